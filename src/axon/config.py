@@ -1,0 +1,314 @@
+"""The run's configuration: frozen dataclasses with units, read from YAML, every key checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from axon.errors import AxonError
+
+Objective = Literal["grad", "noise", "ysubx"]
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """The isotropic cube that is reconstructed, centred on the thorax.
+
+    Attributes:
+        coarse_size: Voxels per side of the bridge's and the refiner's grid.
+        upscale: Super-resolution factor; the fine grid has ``coarse_size * upscale`` voxels per side.
+        extent_mm: Side of the cube in millimetres.
+    """
+
+    coarse_size: int = 32
+    upscale: int = 2
+    extent_mm: float = 360.0
+
+    @property
+    def fine_size(self) -> int:
+        return self.coarse_size * self.upscale
+
+    @property
+    def coarse_spacing_mm(self) -> float:
+        return self.extent_mm / self.coarse_size
+
+    @property
+    def fine_spacing_mm(self) -> float:
+        return self.extent_mm / self.fine_size
+
+
+@dataclass(frozen=True)
+class XrayConfig:
+    """Cone-beam acquisition geometry of both views, and the detector.
+
+    Attributes:
+        source_detector_mm: Distance from the X-ray source to the detector plane.
+        source_object_mm: Distance from the X-ray source to the centre of the cube.
+        detector_px: Pixels per side of the square detector.
+        pixel_pitch_mm: Size of a detector pixel.
+        samples_per_ray: Points at which a ray is sampled inside the cube's bounding sphere.
+    """
+
+    source_detector_mm: float = 1800.0
+    source_object_mm: float = 1550.0
+    detector_px: int = 64
+    pixel_pitch_mm: float = 7.0
+    samples_per_ray: int = 96
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Network sizes.
+
+    Attributes:
+        hu_window: HU range (low, high) that the networks map to [-1, 1]; outside it nothing is reconstructed.
+        channels: U-Net channels, one entry per level.
+        attention: Whether each level attends.
+        res_blocks: Residual blocks per level.
+        norm_groups: Groups of the group normalisation; must divide every entry of ``channels``.
+        superres_channels: Channels of the super-resolution network.
+        superres_blocks: Residual blocks of the super-resolution network.
+    """
+
+    hu_window: tuple[float, float] = (-1024.0, 1476.0)
+    channels: tuple[int, ...] = (8, 16, 32)
+    attention: tuple[bool, ...] = (False, False, True)
+    res_blocks: int = 1
+    norm_groups: int = 8
+    superres_channels: int = 16
+    superres_blocks: int = 4
+
+
+@dataclass(frozen=True)
+class BridgeConfig:
+    """The Brownian bridge (our choices, not the paper's).
+
+    Attributes:
+        train_timesteps: Steps T of the discretised bridge.
+        max_var: Factor on the bridge's variance; 1.0 in BBDM.
+        objective: What the network predicts: ``grad`` m_t (y - x0) + sigma_t eps, ``noise`` eps, ``ysubx`` y - x0.
+        sample_steps: Sampling steps.
+        eta: 0 samples deterministically, 1 with the bridge's full posterior variance.
+    """
+
+    train_timesteps: int = 1000
+    max_var: float = 0.05
+    objective: Objective = "grad"
+    sample_steps: int = 4
+    eta: float = 1.0
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """Training of one stage: AdamW, one-cycle learning rate, gradient clipping, EMA with warm-up.
+
+    Attributes:
+        steps: Optimiser steps.
+        batch_size: Samples a step.
+        learning_rate: Peak of the one-cycle schedule.
+        ema_decay: Decay of the exponential moving average of the weights.
+        grad_clip: Largest gradient norm.
+        checkpoint_every: Steps between checkpoints.
+        log_every: Steps between logged losses.
+    """
+
+    steps: int = 100
+    batch_size: int = 2
+    learning_rate: float = 2e-3
+    ema_decay: float = 0.98
+    grad_clip: float = 1.0
+    checkpoint_every: int = 20
+    log_every: int = 10
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The four trained networks."""
+
+    bridge: StageConfig = field(default_factory=StageConfig)
+    refiner: StageConfig = field(default_factory=lambda: StageConfig(steps=60))
+    superres: StageConfig = field(default_factory=lambda: StageConfig(steps=60))
+    regression: StageConfig = field(default_factory=StageConfig)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Dataset rules.
+
+    Attributes:
+        shards: Parallel ingestion tasks.
+        val_share: Share of the patients held out to watch training.
+        internal_share: Share of the patients held out as the test set ``internal``.
+        named_sets: Test sets by name, each a list of shell patterns matched on patient id or collection.
+        min_train_cases: Fewer training cases than this is an error.
+        max_rejected_share: A larger share of rejected studies is an error.
+        min_coverage: Smallest share of the body that the cube must hold for a case to be kept.
+        view_dropout: Probability that a training sample loses one of its two views.
+        refiner_copies: Augmented copies of each training case that are sampled with stage 1 to train the refiner.
+        rotation_deg, scale, shift_mm, elastic_mm: Half-widths of the random augmentation of the anatomy.
+        film_noise: Standard deviation of noise added to a normalised training film (range 0 to 1).
+        film_gamma: Half-width of the random log2 gamma applied to a normalised training film.
+    """
+
+    shards: int = 2
+    val_share: float = 0.1
+    internal_share: float = 0.15
+    named_sets: dict[str, list[str]] = field(default_factory=dict)
+    min_train_cases: int = 2
+    max_rejected_share: float = 0.5
+    min_coverage: float = 0.6
+    view_dropout: float = 0.3
+    refiner_copies: int = 4
+    rotation_deg: float = 6.0
+    scale: float = 0.12
+    shift_mm: float = 18.0
+    elastic_mm: float = 12.0
+    film_noise: float = 0.01
+    film_gamma: float = 0.3
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Evaluation.
+
+    Attributes:
+        samples: K, the number of diffusion samples for the mean and the standard deviation.
+        bootstrap: Resamples of the confidence intervals.
+        confidence: Level of the intervals.
+    """
+
+    samples: int = 4
+    bootstrap: int = 2000
+    confidence: float = 0.95
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run depends on beside code and data."""
+
+    name: str = "smoke"
+    seed: int = 0
+    grid: GridConfig = field(default_factory=GridConfig)
+    xray: XrayConfig = field(default_factory=XrayConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    bridge: BridgeConfig = field(default_factory=BridgeConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @classmethod
+    def from_yaml(cls, text: str, **overrides: Any) -> Config:
+        """Parse YAML text; ``overrides`` replace top-level keys.
+
+        Raises:
+            AxonError: ``CONFIG_YAML``, ``CONFIG_KEY``, ``CONFIG_TYPE`` or ``CONFIG_VALUE``, naming the key.
+        """
+        try:
+            raw = yaml.safe_load(text) or {}
+        except yaml.YAMLError as error:
+            raise AxonError("CONFIG_YAML", f"the configuration is not YAML: {error}", "mend the line it names") from error
+        if not isinstance(raw, dict):
+            raise AxonError("CONFIG_YAML", "the configuration is not a mapping of keys", "start from configs/smoke.yaml")
+        config = _build(cls, {**raw, **overrides}, "")
+        assert isinstance(config, Config)
+        return config
+
+    @classmethod
+    def load(cls, path: str | Path) -> Config:
+        """Read a YAML file. Raises AxonError as `from_yaml`, or ``CONFIG_MISSING``."""
+        path = Path(path)
+        if not path.is_file():
+            raise AxonError("CONFIG_MISSING", f"no configuration at {path}", "name a file such as configs/smoke.yaml")
+        return cls.from_yaml(path.read_text())
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def to_yaml(self) -> str:
+        """The resolved configuration: every key, defaults included."""
+        return yaml.safe_dump(json.loads(json.dumps(self.to_dict())), sort_keys=False)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the resolved configuration, hexadecimal."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def _build(cls: type, raw: Any, where: str) -> Any:
+    """Make dataclass ``cls`` of the mapping ``raw``; ``where`` is the dotted path for messages."""
+    if not isinstance(raw, dict):
+        raise AxonError("CONFIG_TYPE", f"{where or 'the configuration'} must be a mapping, not {raw!r}", "indent its keys under it")
+    hints = typing.get_type_hints(cls)
+    for key in raw:
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), hints, n=1)
+            guess = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(hints)}"
+            raise AxonError("CONFIG_KEY", f"unknown configuration key {_join(where, str(key))!r}", guess)
+    return cls(**{key: _coerce(hints[key], value, _join(where, key)) for key, value in raw.items()})
+
+
+def _coerce(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, where)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal and value in args:
+        return value
+    if origin is tuple and isinstance(value, list | tuple):
+        inner = args if args[-1] is not Ellipsis else (args[0],) * len(value)
+        if len(inner) == len(value):
+            return tuple(_coerce(kind, item, f"{where}[{n}]") for n, (kind, item) in enumerate(zip(inner, value, strict=True)))
+    if origin is list and isinstance(value, list):
+        return [_coerce(args[0], item, f"{where}[{n}]") for n, item in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {str(key): _coerce(args[1], item, _join(where, str(key))) for key, item in value.items()}
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, str, bool) and type(value) is hint:
+        return value
+    name = hint.__name__ if isinstance(hint, type) and not isinstance(hint, types.GenericAlias) else str(hint)
+    raise AxonError("CONFIG_TYPE", f"configuration key {where!r} is {value!r}, expected {name}", "change its value")
+
+
+def _join(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key
+
+
+def _check(config: Config) -> None:
+    """Refuse combinations that could only fail later."""
+    model, grid, bridge, data = config.model, config.grid, config.bridge, config.data
+
+    def require(ok: bool, key: str, rule: str) -> None:
+        if not ok:
+            raise AxonError("CONFIG_VALUE", f"configuration key {key!r} breaks a rule: {rule}", "change its value")
+
+    levels = 2 ** (len(model.channels) - 1)
+    require(len(model.channels) == len(model.attention), "model.attention", "one entry per entry of model.channels")
+    require(all(c % model.norm_groups == 0 for c in model.channels), "model.channels", "each divisible by model.norm_groups")
+    require(grid.coarse_size > 0 and grid.coarse_size % levels == 0, "grid.coarse_size", f"a positive multiple of {levels} (2^(levels-1))")
+    require(grid.upscale >= 1, "grid.upscale", "at least 1")
+    require(grid.extent_mm > 0, "grid.extent_mm", "positive")
+    require(model.hu_window[0] < model.hu_window[1], "model.hu_window", "low below high")
+    require(config.xray.source_detector_mm > config.xray.source_object_mm, "xray.source_detector_mm", "greater than xray.source_object_mm")
+    require(config.xray.source_object_mm > grid.extent_mm, "xray.source_object_mm", "the source must lie outside the cube")
+    require(2 <= bridge.sample_steps <= bridge.train_timesteps, "bridge.sample_steps", "from 2 to bridge.train_timesteps")
+    require(0.0 <= bridge.eta <= 1.0, "bridge.eta", "from 0 to 1")
+    require(bridge.max_var > 0, "bridge.max_var", "positive")
+    require(0 <= data.view_dropout <= 1, "data.view_dropout", "from 0 to 1")
+    require(data.val_share + data.internal_share < 1, "data.internal_share", "some patients must remain for training")
+    require(data.shards >= 1, "data.shards", "at least 1")
+    require(config.evaluation.samples >= 2, "evaluation.samples", "at least 2, for a standard deviation")
+    for name in ("bridge", "refiner", "superres", "regression"):
+        stage: StageConfig = getattr(config.training, name)
+        require(stage.steps >= 1 and stage.batch_size >= 1, f"training.{name}.steps", "steps and batch_size at least 1")
+        require(stage.checkpoint_every >= 1 and stage.log_every >= 1, f"training.{name}.checkpoint_every", "at least 1")

@@ -1,0 +1,22 @@
+"""The one exception a user can meet: what is wrong, and what to do about it."""
+
+from __future__ import annotations
+
+
+class AxonError(Exception):
+    """A problem the user can mend.
+
+    Args:
+        code: Stable identifier in capitals, for scripts and for counting rejections, e.g. ``"CT_SLICE_GAP"``.
+        message: What is wrong, naming the file, key or value.
+        fix: What to do about it, as an instruction.
+    """
+
+    def __init__(self, code: str, message: str, fix: str) -> None:
+        self.code = code
+        self.message = message
+        self.fix = fix
+        super().__init__(code, message, fix)
+
+    def __str__(self) -> str:
+        return f"[{self.code}] {self.message} -> {self.fix}"

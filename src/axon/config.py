@@ -77,6 +77,7 @@ class ModelConfig:
         norm_groups: Groups of the group normalisation; must divide every entry of ``channels``.
         superres_channels: Channels of the super-resolution network.
         superres_blocks: Residual blocks of the super-resolution network.
+        superres_patch: Side in coarse voxels of the patches it is trained on and of its windows at inference.
     """
 
     hu_window: tuple[float, float] = (-1024.0, 1476.0)
@@ -86,6 +87,7 @@ class ModelConfig:
     norm_groups: int = 8
     superres_channels: int = 16
     superres_blocks: int = 4
+    superres_patch: int = 32
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,7 @@ class DataConfig:
         max_rejected_share: A larger share of rejected studies is an error.
         min_coverage: Smallest share of the body that the cube must hold for a case to be kept.
         view_dropout: Probability that a training sample loses one of its two views.
+        lift_samples: Augmented volumes on which the calibrated lift is fitted.
         refiner_copies: Augmented copies of each training case that are sampled with stage 1 to train the refiner.
         rotation_deg, scale, shift_mm, elastic_mm: Half-widths of the random augmentation of the anatomy.
         film_noise: Standard deviation of noise added to a normalised training film (range 0 to 1).
@@ -167,6 +170,7 @@ class DataConfig:
     max_rejected_share: float = 0.5
     min_coverage: float = 0.6
     view_dropout: float = 0.3
+    lift_samples: int = 96
     refiner_copies: int = 4
     rotation_deg: float = 6.0
     scale: float = 0.12

@@ -1,0 +1,188 @@
+"""Run a trained model and every baseline on the test sets, and write what a person and the gate read."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from axon.config import Config
+from axon.data.cases import VIEWS, Case
+from axon.data.prepared import PreparedDataset
+from axon.errors import AxonError
+from axon.evaluation.pictures import write_hero
+from axon.evaluation.protocols import measure
+from axon.evaluation.results import CaseResult, Evaluation, Picture, showcase, summary_table
+from axon.geometry.projection import normalise_film, render_both
+from axon.inference import AxonOutput, AxonPipeline
+from axon.models.unet import RegressionUNet
+from axon.training.steps import load_network
+
+View = Literal["bi", "mono"]
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Every method's volume of one case from one or two films: HU on the fine grid by method, and AXON's whole output."""
+
+    volumes: dict[str, np.ndarray]
+    output: AxonOutput
+
+
+def evaluate(
+    config: Config,
+    dataset: Path,
+    bridge: Path,
+    refiner: Path,
+    superres: Path,
+    baselines: Path,
+    out: Path,
+    views: str,
+    facts: dict[str, str],
+) -> dict[str, float]:
+    """Evaluate on every test set, mono and bi-planar.
+
+    Writes ``out/model`` (an `AxonPipeline` folder), ``metrics.json``, ``cases.csv``, ``summary.txt``, ``report.html`` and ``hero.png``;
+    ``out`` appears whole or not at all.
+
+    Args:
+        config: The resolved configuration.
+        dataset: What `axon.data.prepared.assemble` wrote.
+        bridge, refiner, superres, baselines: What the training steps wrote.
+        out: Output folder.
+        views: ``"bi"`` or ``"mono"``: which of the two the returned figures and the gate speak of.
+        facts: What the run depended on, for the report.
+
+    Returns:
+        Means of protocol ``axon`` for the final volume, as ``{"<set>/<views>/<method>/<metric>": value}``.
+    """
+    data = PreparedDataset(dataset)
+    test_sets = [name for name in data.sets if name not in ("train", "val") and data.sets[name]]
+    if not test_sets:
+        raise AxonError("NO_TEST_CASES", "the dataset has no test case", "add patients, or raise data.internal_share")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline = AxonPipeline.assemble(config, bridge, refiner, superres).to(device)
+    regression = load_network(RegressionUNet, baselines / "regression").to(device)
+
+    rows: list[CaseResult] = []
+    cases = [(name, case) for name in test_sets for case in data.load(name)]
+    for number, (name, case) in enumerate(cases, 1):
+        for view in ("bi", "mono"):
+            result = reconstruct(pipeline, regression, case, view, config)
+            for method, hu_DHW in result.volumes.items():
+                rows.append(CaseResult(case.case_id, name, view, method, _metrics(hu_DHW, case, method, result, view, config)))
+        print(f"evaluated {number}/{len(cases)}: {case.case_id} ({name})", flush=True)
+
+    shown = showcase(rows)
+    pictures = []
+    for name, case in cases:
+        if (name, case.case_id) in shown:
+            pictures.append(_picture(name, case, reconstruct(pipeline, regression, case, "bi", config), config))
+    folders = {"bridge": bridge, "refiner": refiner, "superres": superres, "regression": baselines}
+    curves = {stage: _curve(folder) for stage, folder in folders.items()}
+    evaluation = Evaluation(
+        facts=facts | {
+            "config": config.name,
+            "views": views,
+            "seed": str(config.seed),
+            "samples": str(config.evaluation.samples),
+            "split_hash": data.split_hash,
+            "hu_window": f"{config.model.hu_window[0]:g} to {config.model.hu_window[1]:g}",
+            "fine_spacing_mm": f"{config.grid.fine_spacing_mm:g}",
+            "data_source": json.dumps(data.info["source"], sort_keys=True),
+        },
+        rows=rows,
+        pictures=pictures,
+        curves=curves,
+        bootstrap=config.evaluation.bootstrap,
+        confidence=config.evaluation.confidence,
+        seed=config.seed,
+    )  # fmt: skip
+
+    part = out.with_name(out.name + ".part")
+    for stale in (part, out):
+        shutil.rmtree(stale, ignore_errors=True)
+    part.mkdir(parents=True)
+    pipeline.to("cpu").save_pretrained(part / "model", safe_serialization=True)
+    evaluation.save(part)
+    write_hero(part / "hero.png", max(pictures, key=lambda picture: picture.set_name == "external"))
+    table = summary_table(evaluation)
+    (part / "summary.txt").write_text(table + "\n")
+    print(table, flush=True)
+    part.rename(out)
+    return _headline(evaluation, views)
+
+
+def reconstruct(pipeline: AxonPipeline, regression: RegressionUNet, case: Case, view: View, config: Config) -> Reconstruction:
+    """Reconstruct a case with every method from its own films: both, or the frontal one alone."""
+    lateral = case.lateral_HW if view == "bi" else None
+    output = pipeline(case.frontal_HW, lateral, num_samples=config.evaluation.samples, seed=config.seed)
+    volumes, seen = pipeline.baseline_volumes(case.frontal_HW, lateral)
+    with torch.no_grad():
+        volumes["regression"] = pipeline.interpolate(regression.regress(seen))
+    volumes["axon_coarse"] = pipeline.interpolate_hu(output.coarse_KDHW[0])
+    volumes["axon_refined"] = pipeline.interpolate_hu(output.refined_KDHW[0])
+    volumes["axon"] = output.samples_KDHW[0]
+    volumes["axon_mean"] = output.volume.hu_DHW
+    return Reconstruction(volumes, output)
+
+
+def reproject(hu_DHW: np.ndarray, config: Config) -> np.ndarray:
+    """Both films of a volume, normalised as the input films are, shape (2, U, V)."""
+    films = render_both(torch.from_numpy(np.asarray(hu_DHW, dtype=np.float32))[None, None], config.grid.extent_mm, config.xray)
+    normalised: np.ndarray = normalise_film(films)[0].numpy()
+    return normalised
+
+
+def input_films(case: Case) -> np.ndarray:
+    """The case's own films, normalised, shape (2, U, V)."""
+    normalised: np.ndarray = normalise_film(torch.from_numpy(np.stack([case.frontal_HW, case.lateral_HW]))[None])[0].numpy()
+    return normalised
+
+
+def _metrics(hu_DHW: np.ndarray, case: Case, method: str, result: Reconstruction, view: View, config: Config) -> dict[str, float]:
+    """Every protocol; the error of the re-projected input films; for the mean of samples how often 2 standard deviations hold the truth."""
+    metrics = measure(hu_DHW, case.hu_DHW.astype(np.float32), config.model.hu_window)
+    error_VUV = np.abs(reproject(hu_DHW, config) - input_films(case))
+    metrics["reprojection/mae"] = float(error_VUV.mean() if view == "bi" else error_VUV[0].mean())
+    if method == "axon_mean" and result.output.std_DHW is not None:
+        reference = np.clip(case.hu_DHW, *config.model.hu_window)
+        metrics["calibration/within_2_std"] = float((np.abs(hu_DHW - reference) <= 2 * result.output.std_DHW).mean())
+    return metrics
+
+
+def _picture(set_name: str, case: Case, result: Reconstruction, config: Config) -> Picture:
+    reprojected, films = reproject(result.volumes["axon"], config), input_films(case)
+    return Picture(
+        case_id=case.case_id,
+        set_name=set_name,
+        spacing_mm=config.grid.fine_spacing_mm,
+        reference_DHW=case.hu_DHW.astype(np.float32),
+        volumes=result.volumes,
+        std_DHW=result.output.std_DHW,
+        films=dict(zip(VIEWS, films, strict=True)),
+        reprojected=dict(zip(VIEWS, reprojected, strict=True)),
+    )
+
+
+def _curve(folder: Path) -> list[tuple[int, float]]:
+    with (folder / "curve.csv").open(newline="") as file:
+        return [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
+
+
+def _headline(evaluation: Evaluation, views: str) -> dict[str, float]:
+    """Flat means for MLflow's and Kubeflow's comparison pages."""
+    headline = {}
+    for set_name in sorted({row.set_name for row in evaluation.rows}):
+        for method in ("axon", "axon_mean", evaluation.best_baseline(set_name, views, "axon/psnr") or "mean_volume"):
+            for metric in ("axon/psnr", "axon/ssim", "axon/mae_hu", "reprojection/mae"):
+                summary = evaluation.summary(set_name, views, method, metric)
+                if summary is not None:
+                    headline[f"{set_name}/{views}/{method}/{metric.replace('axon/', '')}"] = summary.mean
+    return headline

@@ -1,0 +1,215 @@
+"""AxonPipeline: one or two chest X-rays in, a CT volume in HU out.
+
+Shape legend: K samples, V the two views, D/H/W voxels towards head, back and left, U/V film rows and columns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from torch import Tensor
+from torch.nn import functional as F
+
+from axon.config import Config, XrayConfig
+from axon.errors import AxonError
+from axon.geometry.projection import lift_both, normalise_film
+from axon.geometry.volume import Volume, cube_affine
+from axon.models.lift import CalibratedLift
+from axon.models.sampling import sample_bridge
+from axon.models.superres import SuperResolver, upsample
+from axon.models.unet import BridgeUNet, RefinerControlNet, condition
+from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
+from axon.training.samples import denormalise_hu, normalise_hu
+from axon.training.steps import load_bridge, load_network
+
+
+@dataclass(frozen=True)
+class AxonOutput:
+    """A reconstruction. Research only: anatomy may be hallucinated.
+
+    Attributes:
+        volume: float32 HU on the fine grid: the sample, or the mean of the K samples.
+        std_DHW: Standard deviation over the K samples in HU; None for one sample.
+        samples_KDHW: Every sample on the fine grid, HU.
+        refined_KDHW: The same after stage 2, on the coarse grid.
+        coarse_KDHW: The same after stage 1, on the coarse grid.
+    """
+
+    volume: Volume
+    std_DHW: np.ndarray | None
+    samples_KDHW: np.ndarray
+    refined_KDHW: np.ndarray
+    coarse_KDHW: np.ndarray
+
+
+class AxonPipeline(DiffusionPipeline):
+    """Bridge, refiner and super-resolution in a row.
+
+    Save with `save_pretrained`, load with ``AxonPipeline.from_pretrained(folder)``: safetensors and JSON, nothing executable.
+
+    Args:
+        lift, unet, scheduler: Stage 1.
+        controlnet: Stage 2.
+        superres: Stage 3.
+        extent_mm: Side of the reconstructed cube in millimetres.
+        hu_window: HU that -1 and 1 stand for.
+        xray: Fields of `axon.config.XrayConfig`: the geometry that films are assumed to have.
+        sample_steps: Default number of sampling steps.
+    """
+
+    def __init__(
+        self,
+        lift: CalibratedLift,
+        unet: BridgeUNet,
+        scheduler: BrownianBridgeScheduler,
+        controlnet: RefinerControlNet,
+        superres: SuperResolver,
+        extent_mm: float = 360.0,
+        hu_window: Sequence[float] = (-1024.0, 1476.0),
+        xray: dict[str, Any] | None = None,
+        sample_steps: int = 4,
+    ) -> None:
+        super().__init__()
+        self.register_modules(lift=lift, unet=unet, scheduler=scheduler, controlnet=controlnet, superres=superres)
+        self.register_to_config(
+            extent_mm=extent_mm, hu_window=list(hu_window), xray=xray or asdict(XrayConfig()), sample_steps=sample_steps
+        )
+
+    @classmethod
+    def assemble(cls, config: Config, bridge: Path, refiner: Path, superres: Path) -> AxonPipeline:
+        """Put together what the training steps wrote."""
+        lift, unet, scheduler = load_bridge(bridge, torch.device("cpu"))
+        return cls(
+            lift=lift,
+            unet=unet,
+            scheduler=scheduler,
+            controlnet=load_network(RefinerControlNet, refiner / "controlnet"),
+            superres=load_network(SuperResolver, superres / "superres"),
+            extent_mm=config.grid.extent_mm,
+            hu_window=config.model.hu_window,
+            xray=asdict(config.xray),
+            sample_steps=config.bridge.sample_steps,
+        )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> AxonPipeline:
+        """Load a folder that `save_pretrained` wrote.
+
+        Raises:
+            AxonError: ``MODEL_MISSING``; ``MODEL_UNTRUSTED`` where the folder names classes that are not AXON's.
+        """
+        index = Path(pretrained_model_name_or_path) / "model_index.json"
+        if not index.is_file():
+            raise AxonError("MODEL_MISSING", f"no AXON model at {pretrained_model_name_or_path}", "name a folder with model_index.json")
+        for name, entry in json.loads(index.read_text()).items():
+            # [library, class] pairs name the classes to import; a stranger's folder could name anything installed.
+            if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str) and not entry[0].startswith("axon."):
+                raise AxonError("MODEL_UNTRUSTED", f"{index} loads {name!r} from {entry[0]!r}", "use a model written by AXON")
+        pipeline = super().from_pretrained(
+            pretrained_model_name_or_path, use_safetensors=True, low_cpu_mem_usage=False, local_files_only=True, **kwargs
+        )
+        assert isinstance(pipeline, AxonPipeline)
+        return pipeline
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        frontal: np.ndarray | None = None,
+        lateral: np.ndarray | None = None,
+        num_samples: int = 1,
+        seed: int = 0,
+        num_inference_steps: int | None = None,
+    ) -> AxonOutput:
+        """Reconstruct a volume.
+
+        Args:
+            frontal: PA film, shape (U, V), brighter where more is absorbed; row 0 at the head, column 0 at the patient's right.
+            lateral: Left lateral film likewise, column 0 at the patient's front. At least one of the two.
+            num_samples: K; sample k has seed ``seed + k``, whatever K is.
+            seed: Same seed, same volume.
+            num_inference_steps: Sampling steps of each diffusion stage.
+
+        Raises:
+            AxonError: ``XRAY_MISSING``, ``XRAY_SHAPE``, ``XRAY_NOT_FINITE`` or ``XRAY_FLAT``.
+        """
+        films_1VUV, present_1V = self._films(frontal, lateral)
+        size = self.lift.config.size
+        lifted = lift_both(films_1VUV, size, self.config.extent_mm, XrayConfig(**self.config.xray))
+        seen = condition(self.lift(lifted, present_1V), lifted, present_1V).expand(num_samples, -1, -1, -1, -1)
+        steps = num_inference_steps or self.config.sample_steps
+        # Both stages draw from one stream a sample, so that a sample's seed settles all of it.
+        generators = [torch.Generator().manual_seed(seed + k) for k in range(num_samples)]
+        coarse = sample_bridge(self.scheduler, self.unet, seen, steps, generators)
+        refined = sample_bridge(self.scheduler, self.unet, seen, steps, generators, self.controlnet, coarse)
+        samples_KDHW = self._hu(self.superres.upscale(refined))
+        affine = cube_affine(np.zeros(3), size * self.superres.config.upscale, self.config.extent_mm)
+        return AxonOutput(
+            volume=Volume(samples_KDHW.mean(axis=0, dtype=np.float64).astype(np.float32), affine),
+            std_DHW=samples_KDHW.std(axis=0) if num_samples > 1 else None,
+            samples_KDHW=samples_KDHW,
+            refined_KDHW=self._hu(refined),
+            coarse_KDHW=self._hu(coarse),
+        )
+
+    def baseline_volumes(self, frontal: np.ndarray | None, lateral: np.ndarray | None) -> tuple[dict[str, np.ndarray], Tensor]:
+        """Volumes that need no trained network, on the fine grid in HU, by method; and the condition for networks that do."""
+        films_1VUV, present_1V = self._films(frontal, lateral)
+        lifted = lift_both(films_1VUV, self.lift.config.size, self.config.extent_mm, XrayConfig(**self.config.xray))
+        mask = present_1V[:, :, None, None, None]
+        calibrated = self.lift(lifted, present_1V)
+        volumes = {
+            "mean_volume": self.lift.mean_volume.unsqueeze(1),
+            "lift": (lifted * mask).sum(dim=1, keepdim=True) / mask.sum() * 2 - 1,
+            "calibrated_lift": calibrated,
+        }
+        return {name: self.interpolate(volume) for name, volume in volumes.items()}, condition(calibrated, lifted, present_1V)
+
+    def interpolate(self, coarse_11DHW: Tensor) -> np.ndarray:
+        """Trilinear interpolation of a normalised coarse volume to HU on the fine grid: what a method without stage 3 gets."""
+        hu: np.ndarray = self._hu(upsample(coarse_11DHW, self.superres.config.upscale).clamp(-1, 1))[0]
+        return hu
+
+    def interpolate_hu(self, coarse_DHW: np.ndarray) -> np.ndarray:
+        """The same for a coarse volume in HU, shape (D, H, W)."""
+        return self.interpolate(normalise_hu(torch.from_numpy(coarse_DHW)[None, None], tuple(self.config.hu_window)))
+
+    def _hu(self, normalised_K1DHW: Tensor) -> np.ndarray:
+        low, high = self.config.hu_window
+        hu: np.ndarray = denormalise_hu(normalised_K1DHW[:, 0].float(), (low, high)).cpu().numpy()
+        return hu
+
+    def _films(self, frontal: np.ndarray | None, lateral: np.ndarray | None) -> tuple[Tensor, Tensor]:
+        """Checked, normalised films on the detector's grid, shape (1, 2, U, V), and which are present, shape (1, 2)."""
+        if frontal is None and lateral is None:
+            raise AxonError("XRAY_MISSING", "no X-ray was given", "give a frontal film, a lateral one, or both")
+        side = int(self.config.xray["detector_px"])
+        films, present = torch.zeros(1, 2, side, side), torch.zeros(1, 2)
+        for n, (name, film) in enumerate((("frontal", frontal), ("lateral", lateral))):
+            if film is None:
+                continue
+            film_UV = np.asarray(film, dtype=np.float32)
+            if film_UV.ndim != 2:
+                hint = "this looks like a volume or a colour picture; give one film as a 2D grey image"
+                raise AxonError("XRAY_SHAPE", f"the {name} film has shape {film_UV.shape}", hint)
+            if not np.isfinite(film_UV).all():
+                raise AxonError("XRAY_NOT_FINITE", f"the {name} film holds NaN or infinite pixels", "export it again")
+            if float(np.ptp(film_UV)) == 0:
+                raise AxonError("XRAY_FLAT", f"every pixel of the {name} film has the same value", "check that the right file was read")
+            rows, columns = film_UV.shape
+            square = max(rows, columns)
+            top, left = (square - rows) // 2, (square - columns) // 2
+            padded = np.full((square, square), film_UV.min(), dtype=np.float32)
+            padded[top : top + rows, left : left + columns] = film_UV
+            on_detector = torch.from_numpy(padded)[None, None]
+            if square != side:
+                on_detector = F.interpolate(on_detector, (side, side), mode="bilinear", antialias=True)
+            films[0, n] = normalise_film(on_detector)[0, 0]
+            present[0, n] = 1
+        return films.to(self.device), present.to(self.device)

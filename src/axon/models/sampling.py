@@ -1,0 +1,51 @@
+"""Running the reverse bridge with a network. B batch, D/H/W voxels of the coarse grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from axon.models.unet import BridgeUNet, RefinerControlNet
+from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
+
+
+@torch.no_grad()
+def sample_bridge(
+    scheduler: BrownianBridgeScheduler,
+    unet: BridgeUNet,
+    condition_BCDHW: Tensor,
+    steps: int,
+    generators: Sequence[torch.Generator],
+    controlnet: RefinerControlNet | None = None,
+    coarse_B1DHW: Tensor | None = None,
+) -> Tensor:
+    """Sample normalised volumes, shape (B, 1, D, H, W), starting at the end-point in the condition's first channel.
+
+    Args:
+        scheduler: The bridge; its timesteps are set here.
+        unet: Predicts the scheduler's objective.
+        condition_BCDHW: From `axon.models.unet.condition`.
+        steps: Sampling steps.
+        generators: One a sample, so that a sample does not depend on the batch it is drawn in.
+        controlnet: Steers ``unet``; with ``coarse_B1DHW``.
+        coarse_B1DHW: Stage 1's volumes.
+    """
+    count = len(condition_BCDHW)
+    if count == 1 and condition_BCDHW.device.type == "cpu":
+        # torch's Conv3d falls to a slow kernel for small single volumes; two together take half the time of one.
+        condition_BCDHW = condition_BCDHW.expand(2, -1, -1, -1, -1)
+        coarse_B1DHW = coarse_B1DHW.expand(2, -1, -1, -1, -1) if coarse_B1DHW is not None else None
+        generators = [generators[0], torch.Generator()]
+    endpoint = sample = condition_BCDHW[:, :1]
+    scheduler.set_timesteps(steps)
+    for t in scheduler.timesteps.tolist():
+        timesteps_B = torch.full((len(sample),), t, device=sample.device)
+        residuals = None
+        if controlnet is not None and coarse_B1DHW is not None:
+            residuals = controlnet(sample, timesteps_B, condition_BCDHW, coarse_B1DHW)
+        prediction = unet(sample, timesteps_B, condition_BCDHW, residuals)
+        noise = torch.cat([torch.randn((1, *sample.shape[1:]), generator=generator) for generator in generators]).to(sample)
+        sample = scheduler.step(prediction, t, sample, endpoint, variance_noise=noise, return_dict=False)[0]
+    return sample[:count].clamp(-1, 1)

@@ -1,0 +1,121 @@
+"""Checkpoints that are whole or not there: safetensors and JSON, never pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from axon.errors import AxonError
+
+Curve = list[tuple[int, float, float]]
+"""Rows of (step, mean training loss since the last row, validation loss of the EMA weights)."""
+
+KEEP = 2
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Progress:
+    """How far a training is.
+
+    Attributes:
+        step: Optimiser steps done.
+        curve: Rows written so far.
+        losses: Training losses since the last row.
+    """
+
+    step: int = 0
+    curve: Curve = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+
+def save_checkpoint(
+    folder: Path, fingerprint: str, progress: Progress, module: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Write ``folder/step-NNNNNNNN`` under a temporary name, flush it to disk, then rename; keep the newest two."""
+    tensors = {f"module.{k}": v for k, v in module.state_dict().items()} | {f"ema.{k}": v for k, v in ema.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
+    payload = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+    facts = {"fingerprint": fingerprint, "sha256": hashlib.sha256(payload).hexdigest()} | asdict(progress)
+    final = folder / f"step-{progress.step:08d}"
+    if final.exists():
+        return
+    part = folder / f".{final.name}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    _write(part / "state.safetensors", payload)
+    _write(part / "state.json", json.dumps(facts).encode())
+    part.rename(final)
+    _sync(folder)
+    for old in sorted(folder.glob("step-*"))[:-KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def load_newest(folder: Path, fingerprint: str, module: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    """Restore the newest whole checkpoint in place and return how far it was; step 0 where there is none.
+
+    A damaged checkpoint is passed over, with a warning, for the one before it.
+
+    Raises:
+        AxonError: ``RESUME_MISMATCH`` where a checkpoint belongs to another configuration or dataset.
+    """
+    for candidate in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            facts = json.loads((candidate / "state.json").read_text())
+            payload = (candidate / "state.safetensors").read_bytes()
+            whole = hashlib.sha256(payload).hexdigest() == facts["sha256"]
+        except (OSError, ValueError, KeyError):
+            whole = False
+        if not whole:
+            logger.warning("%s is damaged; trying the checkpoint before it", candidate)
+            shutil.rmtree(candidate, ignore_errors=True)
+            continue
+        if facts["fingerprint"] != fingerprint:
+            raise AxonError(
+                "RESUME_MISMATCH",
+                f"{candidate} belongs to another configuration or dataset",
+                "choose another checkpoint folder, or delete it",
+            )
+        _restore(load(payload), module, ema, optimizer)
+        return Progress(facts["step"], [(step, loss, val) for step, loss, val in facts["curve"]], facts["losses"])
+    return Progress()
+
+
+def _restore(tensors: dict[str, Tensor], module: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    parts: dict[str, dict[str, Tensor]] = {"module": {}, "ema": {}, "optimizer": {}}
+    for name, tensor in tensors.items():
+        part, key = name.split(".", 1)
+        parts[part][key] = tensor
+    module.load_state_dict(parts["module"])
+    ema.load_state_dict(parts["ema"])
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in parts["optimizer"].items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _write(path: Path, payload: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(payload)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Flush a folder's entries, so that the rename survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

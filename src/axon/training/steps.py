@@ -1,0 +1,203 @@
+"""The training steps of the pipeline: folders in, one folder out that appears whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from axon.config import Config, StageConfig
+from axon.data.prepared import PreparedDataset
+from axon.models.lift import CalibratedLift
+from axon.models.sampling import sample_bridge
+from axon.models.superres import SuperResolver
+from axon.models.unet import BridgeUNet, RefinerControlNet, RegressionUNet, condition
+from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
+from axon.training.checkpoints import Curve
+from axon.training.loop import Log, Stage, fit
+from axon.training.samples import Sampler, generator_for
+from axon.training.stages import BridgeStage, RefinerStage, RegressionStage, SuperResStage, coarse_key
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def checkpoint_dir(root: Path, stage: str, config: Config, dataset: Path) -> Path:
+    """Where a stage keeps its checkpoints: the same for the same configuration and data, so that a repeated run resumes."""
+    return root / f"{stage}-{_identity(config, PreparedDataset(dataset))[:16]}"
+
+
+def train_bridge(config: Config, dataset: Path, checkpoints: Path, out: Path, log: Log) -> None:
+    """Fit the calibrated lift, then train stage 1; writes ``out/{lift,unet,scheduler}`` and ``out/curve.csv``."""
+    data, device = PreparedDataset(dataset), _device()
+    train, val = _samplers(config, data, device)
+    lift = _fit_lift(config, train, device)
+    scheduler = BrownianBridgeScheduler(
+        config.bridge.train_timesteps, max_var=config.bridge.max_var, objective=config.bridge.objective, eta=config.bridge.eta
+    )
+    torch.manual_seed(config.seed)
+    module = BridgeUNet.of(config.model).to(device)
+    stage = BridgeStage(config, train, val, config.training.bridge.batch_size, scheduler=scheduler, lift=lift, module=module)
+    ema, curve = _fit(stage, config, config.training.bridge, data, checkpoints, log)
+    with _whole(out) as part:
+        lift.save_pretrained(part / "lift")
+        _save(ema, part / "unet")
+        scheduler.save_pretrained(part / "scheduler")
+        write_curve(part, curve)
+
+
+def sample_coarse(config: Config, dataset: Path, bridge: Path, out: Path) -> None:
+    """Sample stage 1 on augmented training cases and on the validation cases; writes ``out/coarse.safetensors``.
+
+    The refiner must meet in training what it will meet at inference: samples, not ground truth.
+    """
+    data, device = PreparedDataset(dataset), _device()
+    train, val = _samplers(config, data, device)
+    lift, unet, scheduler = load_bridge(bridge, device)
+    volumes: dict[str, Tensor] = {}
+    for name, sampler, copies in (("train", train, config.data.refiner_copies), ("val", val, 1)):
+        items = [(index, copy) for index in range(len(sampler.cases)) for copy in range(copies)]
+        size = config.training.refiner.batch_size * 2
+        for start in range(0, len(items), size):
+            chunk = items[start : start + size]
+            batch = sampler.batch([(index, coarse_key(copy)) for index, copy in chunk])
+            seen = condition(lift(batch.lifted_BVdhw, batch.present_BV), batch.lifted_BVdhw, batch.present_BV)
+            generators = [generator_for(config.seed, "coarse", name, *item) for item in chunk]
+            sampled = sample_bridge(scheduler, unet, seen, config.bridge.sample_steps, generators)
+            volumes |= {f"{name}/{i}/{copy}": v.cpu().clone() for (i, copy), v in zip(chunk, sampled, strict=True)}
+            if (start // size) % 5 == 0 or start + size >= len(items):
+                print(f"coarse volumes of {name}: {min(start + size, len(items))}/{len(items)}", flush=True)
+    with _whole(out) as part:
+        save_file(volumes, part / "coarse.safetensors", metadata={"identity": _identity(config, data)})
+
+
+def train_refiner(config: Config, dataset: Path, bridge: Path, coarse: Path, checkpoints: Path, out: Path, log: Log) -> None:
+    """Train stage 2 on the frozen stage 1; writes ``out/controlnet`` and ``out/curve.csv``."""
+    data, device = PreparedDataset(dataset), _device()
+    train, val = _samplers(config, data, device)
+    lift, unet, scheduler = load_bridge(bridge, device)
+    torch.manual_seed(config.seed)
+    module = RefinerControlNet.of(unet).to(device)
+    with safe_open(coarse / "coarse.safetensors", framework="pt") as file:
+
+        def coarse_of(name: str, items: list[tuple[int, int]]) -> Tensor:
+            return torch.stack([file.get_tensor(f"{name}/{index}/{copy}") for index, copy in items]).to(device)
+
+        stage = RefinerStage(
+            config, train, val, config.training.refiner.batch_size,
+            scheduler=scheduler, lift=lift, unet=unet, module=module, coarse_of=coarse_of,
+        )  # fmt: skip
+        ema, curve = _fit(stage, config, config.training.refiner, data, checkpoints, log)
+    with _whole(out) as part:
+        _save(ema, part / "controlnet")
+        write_curve(part, curve)
+
+
+def train_superres(config: Config, dataset: Path, checkpoints: Path, out: Path, log: Log) -> None:
+    """Train stage 3 on CT alone; writes ``out/superres`` and ``out/curve.csv``."""
+    data, device = PreparedDataset(dataset), _device()
+    train, val = _samplers(config, data, device)
+    torch.manual_seed(config.seed)
+    model = config.model
+    module = SuperResolver(config.grid.upscale, model.superres_channels, model.superres_blocks, model.superres_patch).to(device)
+    stage = SuperResStage(config, train, val, config.training.superres.batch_size, module=module)
+    ema, curve = _fit(stage, config, config.training.superres, data, checkpoints, log)
+    with _whole(out) as part:
+        _save(ema, part / "superres")
+        write_curve(part, curve)
+
+
+def train_baselines(config: Config, dataset: Path, checkpoints: Path, out: Path, log: Log) -> None:
+    """Train the regression U-Net with stage 1's data, and keep the calibrated lift; writes ``out/{lift,regression}``."""
+    data, device = PreparedDataset(dataset), _device()
+    train, val = _samplers(config, data, device)
+    lift = _fit_lift(config, train, device)
+    torch.manual_seed(config.seed)
+    module = RegressionUNet.of(config.model).to(device)
+    assert isinstance(module, RegressionUNet)
+    stage = RegressionStage(config, train, val, config.training.regression.batch_size, lift=lift, module=module)
+    ema, curve = _fit(stage, config, config.training.regression, data, checkpoints, log)
+    with _whole(out) as part:
+        lift.save_pretrained(part / "lift")
+        _save(ema, part / "regression")
+        write_curve(part, curve)
+
+
+def load_bridge(folder: Path, device: torch.device) -> tuple[CalibratedLift, BridgeUNet, BrownianBridgeScheduler]:
+    """What `train_bridge` wrote, ready for inference."""
+    lift, unet = load_network(CalibratedLift, folder / "lift"), load_network(BridgeUNet, folder / "unet")
+    return lift.to(device), unet.to(device), BrownianBridgeScheduler.from_pretrained(folder / "scheduler")
+
+
+def load_network(kind: type[Network], folder: Path) -> Network:
+    """A network that `save_pretrained` wrote, in evaluation mode on the CPU; safetensors only."""
+    network = kind.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)  # type: ignore[attr-defined]
+    return network.eval()
+
+
+def write_curve(folder: Path, curve: Curve) -> None:
+    """Write ``curve.csv`` with columns step, loss, val_loss; an empty val_loss where there are no validation cases."""
+    with (folder / "curve.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("step", "loss", "val_loss"))
+        rows.writerows((step, repr(loss), repr(val) if val == val else "") for step, loss, val in curve)
+
+
+def _fit(
+    stage: Stage, config: Config, training: StageConfig, data: PreparedDataset, checkpoints: Path, log: Log
+) -> tuple[nn.Module, Curve]:
+    parameters = sum(p.numel() for p in stage.module.parameters())
+    print(f"{stage.name}: {parameters / 1e6:.2f} M parameters, {training.steps} steps of {training.batch_size}", flush=True)
+    return fit(stage, training, checkpoints, _identity(config, data), log)
+
+
+def _fit_lift(config: Config, train: Sampler, device: torch.device) -> CalibratedLift:
+    """Fit the calibrated lift on augmented training cases with both views."""
+    size = 4
+
+    def samples() -> Iterator[tuple[Tensor, Tensor]]:
+        for step in range(-(-config.data.lift_samples // size)):
+            indices = train.epoch_indices("lift", step, size)
+            batch = train.batch([(index, f"lift/{step}/{slot}") for slot, index in enumerate(indices)])
+            yield batch.coarse_B1dhw, batch.lifted_BVdhw
+
+    print(f"calibrated lift: fitting on {config.data.lift_samples} augmented volumes", flush=True)
+    return CalibratedLift(config.grid.coarse_size).to(device).fit(samples())
+
+
+def _samplers(config: Config, data: PreparedDataset, device: torch.device) -> tuple[Sampler, Sampler]:
+    train = Sampler(data.load("train"), config, device, augment=True)
+    return train, Sampler(data.load("val"), config, device, augment=False)
+
+
+def _identity(config: Config, data: PreparedDataset) -> str:
+    """SHA-256 over what a stage's result depends on beside the code."""
+    return hashlib.sha256(json.dumps([config.fingerprint(), data.split_hash]).encode()).hexdigest()
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _save(module: nn.Module, folder: Path) -> None:
+    module.save_pretrained(folder)  # type: ignore[operator]  # every stage's network is a diffusers ModelMixin
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """A temporary sibling of ``out`` that takes its name when the block ends well."""
+    part = out.with_name(out.name + ".part")
+    for stale in (part, out):
+        shutil.rmtree(stale, ignore_errors=True)
+    part.mkdir(parents=True)
+    yield part
+    part.rename(out)

@@ -1,0 +1,85 @@
+import math
+
+import pytest
+import torch
+
+from axon.config import XrayConfig
+from axon.geometry.projection import WATER_PER_MM, lift_film, normalise_film, render_both, render_drr
+
+XRAY = XrayConfig(detector_px=96, pixel_pitch_mm=5.0, samples_per_ray=400)
+EXTENT = 300.0
+
+
+def ball(center_mm: tuple[float, float, float], radius_mm: float, size: int = 100) -> torch.Tensor:
+    """A water ball in air; the centre is (left, back, up) from the cube's middle."""
+    steps = (torch.arange(size) - (size - 1) / 2) * EXTENT / size
+    up, back, left = torch.meshgrid(steps, steps, steps, indexing="ij")
+    distance = ((left - center_mm[0]) ** 2 + (back - center_mm[1]) ** 2 + (up - center_mm[2]) ** 2).sqrt()
+    # A ramp of one voxel at the surface: a hard edge would show the voxel grid.
+    inside = ((radius_mm - distance) / (EXTENT / size) + 0.5).clamp(0, 1)
+    return (inside * 1000 - 1000)[None, None]
+
+
+def test_line_integral_through_a_water_ball_is_its_chord() -> None:
+    film = render_drr(ball((0, 0, 0), 80), EXTENT, XRAY, "frontal")[0, 0]
+    assert film.max().item() == pytest.approx(160 * WATER_PER_MM, rel=0.01)
+    # A ray that passes the centre at 40 mm cuts a chord of 2 sqrt(80^2 - 40^2).
+    magnification = XRAY.source_detector_mm / XRAY.source_object_mm
+    column = (XRAY.detector_px - 1) / 2 + 40 * magnification / XRAY.pixel_pitch_mm
+    values = film[XRAY.detector_px // 2 - 1 : XRAY.detector_px // 2 + 1].mean(0)
+    low = int(column)
+    at_40_mm = values[low] + (column - low) * (values[low + 1] - values[low])
+    assert at_40_mm.item() == pytest.approx(2 * math.sqrt(80**2 - 40**2) * WATER_PER_MM, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("view", "center_mm", "row", "column"),
+    [
+        ("frontal", (70.0, 0.0, 0.0), 0, 1),  # the patient's left is on the right of the picture
+        ("frontal", (0.0, 0.0, 70.0), -1, 0),  # the head is up
+        ("frontal", (0.0, 70.0, 0.0), 0, 0),  # depth is invisible
+        ("lateral", (0.0, 70.0, 0.0), 0, 1),  # the back is on the right
+        ("lateral", (0.0, 0.0, 70.0), -1, 0),
+        ("lateral", (70.0, 0.0, 0.0), 0, 0),
+    ],
+)
+def test_each_view_is_hung_as_a_radiologist_expects(view: str, center_mm: tuple[float, float, float], row: int, column: int) -> None:
+    film = render_drr(ball(center_mm, 30), EXTENT, XRAY, view)[0, 0]
+    rows, columns = torch.meshgrid(*[torch.arange(XRAY.detector_px) - (XRAY.detector_px - 1) / 2] * 2, indexing="ij")
+    mean_row, mean_column = float((rows * film).sum() / film.sum()), float((columns * film).sum() / film.sum())
+    assert round(mean_row / 10) == row * round(70 * 1.16 / 5 / 10)
+    assert round(mean_column / 10) == column * round(70 * 1.16 / 5 / 10)
+
+
+def test_magnification_follows_depth() -> None:
+    """In a PA film what lies at the back, nearer to the source, is larger."""
+    back, front = (render_drr(ball((0, p, 0), 40), EXTENT, XRAY, "frontal")[0, 0] for p in (90.0, -90.0))
+    ratio = ((back > 0.05).sum() / (front > 0.05).sum()).sqrt().item()
+    assert ratio == pytest.approx((XRAY.source_object_mm + 90) / (XRAY.source_object_mm - 90), rel=0.03)
+
+
+def test_lifting_returns_a_film_to_the_voxels_that_cast_it() -> None:
+    position = (50.0, -30.0, 60.0)
+    films = render_both(ball(position, 25), EXTENT, XRAY)
+    lifted = torch.stack([lift_film(films[:, n : n + 1], 60, EXTENT, XRAY, view)[0, 0] for n, view in enumerate(("frontal", "lateral"))])
+    d, h, w = (torch.tensor(position[::-1]) / (EXTENT / 60) + 29.5).round().long().tolist()
+    both = lifted.prod(dim=0)
+    assert (torch.tensor([d, h, w]) - torch.tensor(divmod_index(int(both.argmax()), 60))).abs().max() <= 3
+    # Along its own ray direction a lifted film is smooth: the frontal film knows nothing of depth.
+    assert lifted[0, d, :, w].min() > 0.5 * lifted[0, d, :, w].max()
+
+
+def divmod_index(flat: int, size: int) -> tuple[int, int, int]:
+    return flat // size**2, flat // size % size, flat % size
+
+
+def test_rendering_is_differentiable() -> None:
+    hu = torch.zeros(1, 1, 16, 16, 16, requires_grad=True)
+    render_both(hu, EXTENT, XRAY).sum().backward()
+    assert hu.grad is not None and (hu.grad > 0).float().mean() > 0.9
+
+
+def test_normalised_films_ignore_exposure() -> None:
+    film = torch.rand(2, 2, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(normalise_film(film * 3.7 + 11), normalise_film(film), atol=1e-5, rtol=0)
+    assert normalise_film(film).min() == 0 and normalise_film(film).max() == 1

@@ -8,6 +8,7 @@ A structure is painted by its coverage of each voxel, 0 to 256, so that edges ar
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import random
@@ -104,8 +105,8 @@ def _draw_anatomy(dice: _Dice) -> _Anatomy:
         lean=dice.between(-40, 40),
         scoliosis=dice.mm(-8, 8),
         kyphosis=dice.mm(4, 16),
-        heart=(dice.mm(50, 66), dice.mm(40, 52), dice.mm(44, 56)),
-        heart_turn=dice.between(380, 760),
+        heart=(dice.mm(58, 76), dice.mm(42, 54), dice.mm(42, 52)),
+        heart_turn=dice.between(360, 640),
         dome_right=dice.mm(-62, -36),
         dome_left=dice.mm(-26, -8),
         mediastinum=dice.mm(24, 32),
@@ -113,7 +114,7 @@ def _draw_anatomy(dice: _Dice) -> _Anatomy:
         blood_hu=dice.between(35, 160),
         bone_hu=dice.between(380, 620),
         rib_drop=dice.mm(40, 75),
-        rib_radius=dice.between(70, 100),
+        rib_radius=dice.between(80, 108),
         nodules=dice.between(0, 3),
         effusion=max(0, dice.mm(-120, 45)),
     )
@@ -134,6 +135,14 @@ class _Canvas:
         """Coordinates in the patient's own frame: shifted, and leaning to one side."""
         z = self.z - self.shift[2]
         return self.x - self.shift[0] - (self.lean * z >> 10), self.y - self.shift[1], z
+
+    def slab(self, z: int, reach: int) -> _Canvas:
+        """The slices within ``reach`` of height ``z``: the same voxels, for a brush that needs no more of them."""
+        middle = z + self.shift[2]
+        low, high = np.searchsorted(self.axis, [middle - reach, middle + reach])
+        part = copy.copy(self)
+        part.z, part.hu = self.z[low:high], self.hu[low:high]
+        return part
 
     def paint(self, depth: np.ndarray, hu: int | np.ndarray, within: np.ndarray | None = None) -> np.ndarray:
         """Blend ``hu`` in where ``depth``, the distance inside the surface, is positive. Returns the coverage, 0 to 256."""
@@ -189,10 +198,10 @@ def _along(z: np.ndarray, knots: list[tuple[int, int]]) -> np.ndarray:
 
 
 _BODY_WIDE = [(-190, 152), (-60, 158), (40, 158), (90, 172), (130, 176), (165, 120), (190, 75)]
-_BODY_DEEP = [(-190, 108), (-60, 112), (50, 110), (110, 98), (150, 78), (190, 66)]
-_CAGE_WIDE = [(-190, 128), (-80, 130), (-20, 126), (40, 112), (80, 94), (105, 72), (122, 44), (134, 8)]
-_CAGE_DEEP = [(-190, 92), (-80, 92), (-20, 88), (40, 76), (80, 60), (105, 46), (122, 30), (134, 6)]
-_CAGE_BACK = [(-190, 4), (0, 4), (60, 12), (134, 24)]
+_BODY_DEEP = [(-190, 120), (-60, 124), (50, 118), (110, 104), (150, 82), (190, 66)]
+_CAGE_WIDE = [(-190, 130), (-80, 132), (-20, 130), (40, 120), (80, 104), (105, 84), (122, 60), (134, 32), (142, 8)]
+_CAGE_DEEP = [(-190, 102), (-80, 102), (-20, 98), (40, 86), (80, 70), (105, 56), (122, 40), (134, 20), (142, 6)]
+_CAGE_BACK = [(-190, 4), (0, 4), (60, 14), (134, 30)]
 
 
 def _barrel(canvas: _Canvas, wide: np.ndarray, deep: np.ndarray, back: np.ndarray | int = 0) -> np.ndarray:
@@ -202,7 +211,7 @@ def _barrel(canvas: _Canvas, wide: np.ndarray, deep: np.ndarray, back: np.ndarra
     u2, v2 = np.minimum(u2, _SQUARE << 3), np.minimum(v2, _SQUARE << 3)
     q = (u2 + v2 + (u2 >> 10) ** 2 + (v2 >> 10) ** 2) >> 1
     # The gradient of q is steeper than an ellipse's by about one half.
-    return (_SQUARE - q) * np.minimum(wide, deep) // (3 * _SQUARE)
+    return (_SQUARE - q) * np.maximum(np.minimum(wide, deep), 8 * MM) // (3 * _SQUARE)
 
 
 def _cage(canvas: _Canvas, a: _Anatomy, inset: int) -> np.ndarray:
@@ -219,7 +228,7 @@ def _paint_trunk(canvas: _Canvas, a: _Anatomy) -> None:
     canvas.paint(_barrel(canvas, wide + a.fat, deep + a.fat), 20)
     canvas.paint(_barrel(canvas, wide + a.fat - 3 * MM, deep + a.fat - 3 * MM), -105)
     canvas.paint(_barrel(canvas, wide, deep), 52)
-    canvas.paint(_cage(canvas, a, 9 * MM), 15)
+    canvas.paint(_cage(canvas, a, 6 * MM), 15)
 
 
 def _dome(canvas: _Canvas, a: _Anatomy, side: int) -> np.ndarray:
@@ -233,7 +242,7 @@ def _dome(canvas: _Canvas, a: _Anatomy, side: int) -> np.ndarray:
 
 def _paint_abdomen(canvas: _Canvas, a: _Anatomy, dice: _Dice) -> None:
     """Under the domes: fat, the liver at the right, spleen, stomach with its air bubble, kidneys left out."""
-    inside = np.clip(_cage(canvas, a, 10 * MM) * 256 // canvas.spacing + 128, 0, 256)
+    inside = np.clip(_cage(canvas, a, 7 * MM) * 256 // canvas.spacing + 128, 0, 256)
     x = canvas.moved()[0]
     below = np.where(x > 8 * MM, -_dome(canvas, a, 1), -_dome(canvas, a, -1))
     under = np.minimum(canvas.paint(below, -70, inside), inside)
@@ -249,17 +258,19 @@ def _paint_abdomen(canvas: _Canvas, a: _Anatomy, dice: _Dice) -> None:
 def _paint_lungs(canvas: _Canvas, a: _Anatomy, dice: _Dice) -> None:
     """Both lungs: inside the cage, above the dome, outside the mediastinum; vessels, nodules, an effusion in some."""
     x, y, z = canvas.moved()
-    cage = _cage(canvas, a, 10 * MM)
-    # The mediastinum narrows behind the sternum, where the lungs nearly meet.
-    half = a.mediastinum - np.clip(-y - 30 * MM, 0, 60 * MM) * 5 // 16 + np.clip(-z, 0, 90 * MM) // 8
+    cage = _cage(canvas, a, 7 * MM)
+    # The mediastinum narrows behind the sternum, where the lungs nearly meet, and beside the spine.
+    half = (
+        a.mediastinum - np.clip(-y - 24 * MM, 0, 60 * MM) * 3 // 8 - np.clip(y - 24 * MM, 0, 30 * MM) // 3 + np.clip(-z, 0, 90 * MM) // 12
+    )
     for side in (-1, 1):
         depth = np.minimum(np.minimum(cage, _dome(canvas, a, side)), side * x - half)
         gradient = a.lung_hu + y // (6 * MM) - z // (12 * MM)
         lung = canvas.paint(depth, gradient)
         hilum = (side * 30 * MM, 8 * MM, 12 * MM)
-        for _ in range(9):
+        for _ in range(13):
             aim = (side * dice.mm(30, 110), dice.mm(-70, 80), dice.mm(-110, 95))
-            _branch(canvas, dice, hilum, aim, dice.between(70, 100), 3, lung)
+            _branch(canvas, dice, hilum, aim, dice.between(56, 92), 3, lung)
         if dice.between(0, 2) < a.nodules:
             center = (side * dice.mm(45, 95), dice.mm(-40, 50), dice.mm(-20, 70))
             canvas.tube([(center, dice.mm(5, 13))], 40, lung)
@@ -299,7 +310,7 @@ def _mm(*points: tuple[int, int, int, int]) -> list[tuple[Point, int]]:
 def _paint_heart_and_vessels(canvas: _Canvas, a: _Anatomy, dice: _Dice) -> None:
     """The heart lies on the left half of the dome, its apex down and to the left."""
     base = a.dome_right + a.dome_left // 2 + a.heart[2] * 3 // 5
-    center = (20 * MM, -26 * MM, base)
+    center = (24 * MM, -28 * MM, base)
     canvas.paint(canvas.ellipsoid(center, (a.heart[0] + 5 * MM, a.heart[1] + 5 * MM, a.heart[2] + 4 * MM), -a.heart_turn), -60)
     canvas.paint(canvas.ellipsoid(center, a.heart, -a.heart_turn), 45)
     canvas.paint(canvas.ellipsoid((30 * MM, -24 * MM, base - 4 * MM), (30 * MM, 26 * MM, 22 * MM), -a.heart_turn), a.blood_hu)
@@ -335,14 +346,16 @@ def _paint_spine(canvas: _Canvas, a: _Anatomy) -> None:
     for n in range(-9, 9):
         z = n * pitch
         x, y = _spine(a, z)
-        canvas.paint(canvas.ellipsoid((x, y, z), (21 * MM, 20 * MM, pitch * 3 // 4)), 70)
+        slab = canvas.slab(z, pitch)
+        slab.paint(slab.ellipsoid((x, y, z), (21 * MM, 20 * MM, pitch * 3 // 4)), 70)
     for n in range(-9, 9):
         z = n * pitch
         x, y = _spine(a, z)
-        block = pitch * 3 // 8
+        block, slab = pitch * 3 // 8, canvas.slab(z, pitch)
+        above = slab.moved()[2] - z
         for grow, hu in ((0, a.bone_hu), (4 * MM, a.bone_hu * 2 // 5)):
-            q = np.maximum(canvas.moved()[2] - z - block, z - block - canvas.moved()[2]) + grow // 2
-            canvas.paint(np.minimum(canvas.ellipsoid((x, y, z), (18 * MM - grow, 16 * MM - grow, 2 * pitch)), -q), hu)
+            plates = block - grow // 2 - np.abs(above)
+            slab.paint(np.minimum(slab.ellipsoid((x, y, z), (18 * MM - grow, 16 * MM - grow, 2 * pitch)), plates), hu)
         knobs = [(x, y + 26 * MM, z, 5), (x, y + 34 * MM, z - 6 * MM, 4), (x, y + 42 * MM, z - 12 * MM, 4)]
         knobs += [(x + s * d * MM, y + 20 * MM, z, 5) for s in (-1, 1) for d in (14, 22, 30)]
         canvas.tube([((px, py, pz), r * MM) for px, py, pz, r in knobs], a.bone_hu * 3 // 4)

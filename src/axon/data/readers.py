@@ -50,7 +50,7 @@ def find_studies(folder: Path) -> list[Study]:
     """
     series: dict[str, list[SliceHeader]] = defaultdict(list)
     studies = []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
         if suffix := _suffix(path, NIFTI + ITK):
             stem = path.name.removesuffix(suffix)
             studies.append(Study(stem, stem.rpartition("_")[0] or stem, _collection(path, folder), (path,)))

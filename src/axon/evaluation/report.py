@@ -27,7 +27,7 @@ from axon.evaluation.results import (
 )
 from axon.evaluation.statistics import Summary
 
-PRIMARY_COLUMNS = ("axon/psnr", "axon/psnr_body", "axon/ssim", "axon/mae_hu")
+PRIMARY_COLUMNS = ("axon/psnr", "axon/ssim", "axon/mae_hu", "axon/psnr_body")
 METRIC_LABELS = {
     "psnr": "PSNR [dB]",
     "psnr_body": "PSNR, body [dB]",
@@ -89,7 +89,11 @@ def _headline(evaluation: Evaluation, set_name: str, view: str) -> dict[str, Any
         gain = evaluation.improvement(set_name, view, method, metric)
         if summary:
             figures.append(
-                {"label": _label(metric), "value": _number(metric, summary.mean) + unit, "gain": gain and f"{_signed(gain.mean)} %"}
+                {
+                    "label": _label(metric).removesuffix(" [dB]"),
+                    "value": _number(metric, summary.mean) + unit,
+                    "gain": gain and f"{_signed(gain.mean)} %",
+                }
             )
     return {"set": set_name, "view": VIEW_LABELS[view], "method": METHODS[method], "figures": figures}
 
@@ -176,7 +180,7 @@ def _picture(evaluation: Evaluation, picture: Picture, title: str) -> dict[str, 
         "set": picture.set_name,
         "view": VIEW_LABELS[view],
         "spacing": f"{picture.spacing_mm:.2f}",
-        "values": [f"{_label(metric)} {_number(metric, value)}" for metric, value in ours.items() if value is not None],
+        "values": [_with_unit(metric, value) for metric, value in ours.items() if value is not None],
         "windows": [_window(picture, name, *window) for name, window in show.WINDOWS.items()],
         "projection": _projection(picture),
         "films": [_film(view, film, picture.reprojected[view]) for view, film in picture.films.items()],
@@ -190,7 +194,7 @@ def _window(picture: Picture, name: str, level: float, width: float) -> dict[str
     low, high = show.window_bounds(level, width)
     ours, reference = picture.volumes["axon"].clip(low, high), picture.reference_DHW.clip(low, high)
     images = [[show.slice_plane(volume, plane) for volume in (ours, reference)] for plane in show.PLANES]
-    note = f"level {level:.0f} HU, width {width:.0f} HU"
+    note = f"level {level:.0f} HU, width {width:.0f} HU".replace("-", "−")
     return {"name": f"{name} window", "note": note, "rows": _with_error(images, low, high), "half": f"{width / 2:.0f}"}
 
 
@@ -253,6 +257,12 @@ def _label(metric: str) -> str:
 def _number(metric: str, value: float) -> str:
     name = metric.split("/")[-1]
     return f"{value:.{1 if name.endswith('hu') else 2 if name.startswith('psnr') else 3}f}"
+
+
+def _with_unit(metric: str, value: float) -> str:
+    """``"PSNR 24.10 dB"``."""
+    name, _, unit = _label(metric).partition(" [")
+    return f"{name} {_number(metric, value)} {unit.rstrip(']')}".rstrip()
 
 
 def _optional(metric: str, value: float | None) -> str:

@@ -59,7 +59,10 @@ def write_report(path: Path, evaluation: Evaluation) -> None:
 
 def _context(evaluation: Evaluation) -> dict[str, Any]:
     groups = evaluation.groups()
-    others = [metric for metric in evaluation.metric_names() if metric not in PRIMARY_COLUMNS]
+    others: dict[str, list[str]] = {}
+    for metric in evaluation.metric_names():
+        if metric not in PRIMARY_COLUMNS:
+            others.setdefault(metric.split("/")[0], []).append(metric)
     return {
         "disclaimer": DISCLAIMER,
         "facts": {**evaluation.facts, "protocol_version": PROTOCOL_VERSION, "seed": str(evaluation.seed)},
@@ -67,7 +70,7 @@ def _context(evaluation: Evaluation) -> dict[str, Any]:
         "bootstrap": evaluation.bootstrap,
         "headlines": [card for group in groups if (card := _headline(evaluation, *group))],
         "tables": [_metric_table(evaluation, *group, list(PRIMARY_COLUMNS)) for group in groups],
-        "other_tables": [_metric_table(evaluation, *group, others) for group in groups] if others else [],
+        "other_tables": [_metric_table(evaluation, *group, metrics) for metrics in others.values() for group in groups],
         "improvements": [row for group in groups for row in _improvement_rows(evaluation, *group)],
         "case_tables": [_case_table(evaluation, *group) for group in groups],
         "pictures": _ranked(evaluation),

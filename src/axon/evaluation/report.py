@@ -1,0 +1,281 @@
+"""The self-contained report that a person reads first: one HTML file, no scripts, no outside assets, the same bytes each time."""
+
+from __future__ import annotations
+
+import inspect
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from axon import DISCLAIMER
+from axon.evaluation import pictures as show
+from axon.evaluation.protocols import PROTOCOL_VERSION, PROTOCOLS
+from axon.evaluation.results import (
+    BASELINES,
+    FINAL,
+    METHODS,
+    PRIMARY_METRICS,
+    VIEW_LABELS,
+    Evaluation,
+    Picture,
+    direction,
+    showcase,
+    write_whole,
+)
+from axon.evaluation.statistics import Summary
+
+PRIMARY_COLUMNS = ("axon/psnr", "axon/ssim", "axon/mae_hu", "axon/psnr_body")
+METRIC_LABELS = {
+    "psnr": "PSNR [dB]",
+    "psnr_body": "PSNR, body [dB]",
+    "psnr_volume": "PSNR, volume [dB]",
+    "psnr_volume_2500": "PSNR, volume, peak 2500 [dB]",
+    "psnr_d": "PSNR, axial [dB]",
+    "psnr_h": "PSNR, coronal [dB]",
+    "psnr_w": "PSNR, sagittal [dB]",
+    "ssim": "SSIM",
+    "mae_hu": "MAE [HU]",
+}
+RANKS = ("best", "median", "worst")
+
+
+def write_report(path: Path, evaluation: Evaluation) -> None:
+    """Write ``report.html``; it appears whole or not at all.
+
+    Args:
+        path: The file.
+        evaluation: Everything that the report shows.
+
+    Raises:
+        AxonError: ``METRIC_NOT_FINITE`` or ``NOT_COMPARABLE`` as the statistics.
+    """
+    template = resources.files("axon.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    write_whole(path, environment.from_string(template).render(_context(evaluation)).encode())
+
+
+def _context(evaluation: Evaluation) -> dict[str, Any]:
+    groups = evaluation.groups()
+    others: dict[str, list[str]] = {}
+    for metric in evaluation.metric_names():
+        if metric not in PRIMARY_COLUMNS:
+            others.setdefault(metric.split("/")[0], []).append(metric)
+    return {
+        "disclaimer": DISCLAIMER,
+        "facts": {**evaluation.facts, "protocol_version": PROTOCOL_VERSION, "seed": str(evaluation.seed)},
+        "confidence": f"{evaluation.confidence:.0%}".replace("%", " %"),
+        "bootstrap": evaluation.bootstrap,
+        "headlines": [card for group in groups if (card := _headline(evaluation, *group))],
+        "tables": [_metric_table(evaluation, *group, list(PRIMARY_COLUMNS)) for group in groups],
+        "other_tables": [_metric_table(evaluation, *group, metrics) for metrics in others.values() for group in groups],
+        "improvements": [row for group in groups for row in _improvement_rows(evaluation, *group)],
+        "case_tables": [_case_table(evaluation, *group) for group in groups],
+        "pictures": _ranked(evaluation),
+        "diverging_bar": show.bar_uri(show.DIVERGING),
+        "sequential_bar": show.bar_uri(show.SEQUENTIAL),
+        "curves": {stage: show.loss_curve_uri(points) for stage, points in evaluation.curves.items() if points},
+        "protocols": {name: _paragraph(function) for name, function in PROTOCOLS.items()},
+    }
+
+
+def _headline(evaluation: Evaluation, set_name: str, view: str) -> dict[str, Any] | None:
+    """The final volume's PSNR and SSIM, and its improvement over the best baseline."""
+    method = next((method for method in FINAL if method in evaluation.methods(set_name, view)), None)
+    if method is None:
+        return None
+    figures = []
+    for metric, unit in zip(PRIMARY_METRICS, (" dB", ""), strict=True):
+        summary = evaluation.summary(set_name, view, method, metric)
+        gain = evaluation.improvement(set_name, view, method, metric)
+        if summary:
+            figures.append(
+                {
+                    "label": _label(metric).removesuffix(" [dB]"),
+                    "value": _number(metric, summary.mean) + unit,
+                    "gain": gain and f"{_signed(gain.mean)} %",
+                }
+            )
+    return {"set": set_name, "view": VIEW_LABELS[view], "method": METHODS[method], "figures": figures}
+
+
+def _metric_table(evaluation: Evaluation, set_name: str, view: str, metrics: list[str]) -> dict[str, Any]:
+    """Rows are methods, columns metrics; the best mean of a column is marked."""
+    methods = evaluation.methods(set_name, view)
+    columns: list[dict[str, Any]] = []
+    for metric in metrics:
+        cells = {method: evaluation.summary(set_name, view, method, metric) for method in methods}
+        columns.append({"protocol": metric.split("/")[0], "label": _label(metric), "cells": _cells(metric, cells)})
+    cases = len({row.case_id for row in evaluation.rows if (row.set_name, row.view) == (set_name, view)})
+    rows = [
+        {"label": METHODS[method], "ours": method not in BASELINES, "cells": [column["cells"][method] for column in columns]}
+        for method in methods
+    ]
+    return {"set": set_name, "view": VIEW_LABELS[view], "cases": cases, "columns": columns, "rows": rows}
+
+
+def _cells(metric: str, summaries: dict[str, Summary | None]) -> dict[str, dict[str, Any] | None]:
+    """Text of each method's cell, and its interval as percentages of the column's whole range."""
+    present = [summary for summary in summaries.values() if summary]
+    if not present:
+        return dict.fromkeys(summaries)
+    left, right = min(summary.low for summary in present), max(summary.high for summary in present)
+    span = (right - left) or 1.0
+    best = max(direction(metric) * summary.mean for summary in present)
+    return {
+        method: None
+        if summary is None
+        else {
+            "mean": _number(metric, summary.mean),
+            "interval": f"{_number(metric, summary.low)} to {_number(metric, summary.high)}",
+            "best": direction(metric) != 0 and direction(metric) * summary.mean == best,
+            "from": f"{100 * (summary.low - left) / span:.1f}",
+            "width": f"{100 * (summary.high - summary.low) / span:.1f}",
+            "dot": f"{100 * (summary.mean - left) / span:.1f}",
+        }
+        for method, summary in summaries.items()
+    }
+
+
+def _improvement_rows(evaluation: Evaluation, set_name: str, view: str) -> list[dict[str, Any]]:
+    rows = []
+    for method in FINAL:
+        cells = []
+        for metric in PRIMARY_METRICS:
+            summary = evaluation.improvement(set_name, view, method, metric)
+            baseline = evaluation.best_baseline(set_name, view, metric)
+            if summary and baseline:
+                interval = f"{_signed(summary.low)} to {_signed(summary.high)}"
+                cells.append({"mean": _signed(summary.mean), "interval": interval, "baseline": METHODS[baseline]})
+        if len(cells) == len(PRIMARY_METRICS):
+            rows.append({"set": set_name, "view": VIEW_LABELS[view], "method": METHODS[method], "cells": cells})
+    return rows
+
+
+def _case_table(evaluation: Evaluation, set_name: str, view: str) -> dict[str, Any]:
+    """PSNR and SSIM of protocol axon, a row a case, a column a method."""
+    methods = evaluation.methods(set_name, view)
+    by_metric = {metric: {method: evaluation.values(set_name, view, method, metric) for method in methods} for metric in PRIMARY_METRICS}
+    cases = sorted({row.case_id for row in evaluation.rows if (row.set_name, row.view) == (set_name, view)})
+    rows = [
+        (case, [[_optional(metric, by_metric[metric][method].get(case)) for metric in PRIMARY_METRICS] for method in methods])
+        for case in cases
+    ]
+    return {"set": set_name, "view": VIEW_LABELS[view], "methods": [METHODS[method] for method in methods], "rows": rows}
+
+
+def _ranked(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """The pictures, best case first."""
+    ranks = showcase(evaluation.rows)
+    ranked = [(ranks.get((picture.set_name, picture.case_id), ""), picture) for picture in evaluation.pictures]
+    ranked.sort(key=lambda pair: RANKS.index(pair[0]) if pair[0] else len(RANKS))
+    return [_picture(evaluation, picture, f"{rank.capitalize()} case" if rank else "Case") for rank, picture in ranked]
+
+
+def _picture(evaluation: Evaluation, picture: Picture, title: str) -> dict[str, Any]:
+    view = "bi" if len(picture.films) == 2 else "mono"
+    ours = {metric: evaluation.values(picture.set_name, view, "axon", metric).get(picture.case_id) for metric in PRIMARY_COLUMNS}
+    return {
+        "title": title,
+        "case": picture.case_id,
+        "set": picture.set_name,
+        "view": VIEW_LABELS[view],
+        "spacing": f"{picture.spacing_mm:.2f}",
+        "values": [_with_unit(metric, value) for metric, value in ours.items() if value is not None],
+        "windows": [_window(picture, name, *window) for name, window in show.WINDOWS.items()],
+        "projection": _projection(picture),
+        "films": [_film(view, film, picture.reprojected[view]) for view, film in picture.films.items()],
+        "std": _std(picture.std_DHW),
+        "stages": _stages(picture),
+    }
+
+
+def _window(picture: Picture, name: str, level: float, width: float) -> dict[str, Any]:
+    """Three planes of reconstruction, reference and error through one display window."""
+    low, high = show.window_bounds(level, width)
+    ours, reference = picture.volumes["axon"].clip(low, high), picture.reference_DHW.clip(low, high)
+    images = [[show.slice_plane(volume, plane) for volume in (ours, reference)] for plane in show.PLANES]
+    note = f"level {level:.0f} HU, width {width:.0f} HU".replace("-", "−")
+    return {"name": f"{name} window", "note": note, "rows": _with_error(images, low, high), "half": f"{width / 2:.0f}"}
+
+
+def _projection(picture: Picture) -> dict[str, Any]:
+    low, high = show.window_bounds(*show.WINDOWS["Bone"])
+    volumes = (picture.volumes["axon"].clip(low, high), picture.reference_DHW.clip(low, high))
+    images = [[show.maximum_intensity(volume, plane) for volume in volumes] for plane in show.PLANES]
+    note = "the densest voxel along each line, bone window"
+    return {"name": "Maximum-intensity projection", "note": note, "rows": _with_error(images, low, high), "half": f"{(high - low) / 2:.0f}"}
+
+
+def _with_error(images: list[list[np.ndarray]], low: float, high: float) -> list[dict[str, Any]]:
+    half = (high - low) / 2
+    return [
+        {
+            "plane": plane,
+            "ours": show.gray_uri(ours, low, high),
+            "reference": show.gray_uri(reference, low, high),
+            "error": show.colour_uri(ours.astype(float) - reference, -half, half, show.DIVERGING),
+        }
+        for plane, (ours, reference) in zip(show.PLANES, images, strict=True)
+    ]
+
+
+def _film(view: str, film_UV: np.ndarray, reprojected_UV: np.ndarray) -> dict[str, str]:
+    difference = reprojected_UV.astype(float) - film_UV
+    return {
+        "view": view,
+        "film": show.gray_uri(film_UV, 0, 1),
+        "reprojected": show.gray_uri(reprojected_UV, 0, 1),
+        "difference": show.colour_uri(difference, -0.5, 0.5, show.DIVERGING),
+        "mae": f"{np.abs(difference).mean():.3f}",
+    }
+
+
+def _std(std_DHW: np.ndarray | None) -> dict[str, Any] | None:
+    if std_DHW is None:
+        return None
+    # The 99.5th percentile, so that a few voxels do not darken the map; 1 HU where samples agree exactly.
+    top = max(float(np.quantile(std_DHW, 0.995)), 1.0)
+    slices = {plane: show.slice_plane(std_DHW, plane) for plane in show.PLANES}
+    return {"planes": {plane: show.colour_uri(image, 0, top, show.SEQUENTIAL) for plane, image in slices.items()}, "top": f"{top:.0f}"}
+
+
+def _stages(picture: Picture) -> list[tuple[str, dict[str, str]]]:
+    """Each method's volume, then the reference, at its own resolution."""
+    low, high = show.window_bounds(*show.OVERVIEW_WINDOW)
+    volumes = [(METHODS[method], picture.volumes[method]) for method in METHODS if method in picture.volumes]
+    return [
+        (label, {plane: show.gray_uri(show.slice_plane(volume, plane), low, high) for plane in show.PLANES})
+        for label, volume in [*volumes, ("Reference CT", picture.reference_DHW)]
+    ]
+
+
+def _label(metric: str) -> str:
+    name = metric.split("/")[-1]
+    return METRIC_LABELS.get(name, name.replace("_", " "))
+
+
+def _number(metric: str, value: float) -> str:
+    name = metric.split("/")[-1]
+    return f"{value:.{1 if name.endswith('hu') else 2 if name.startswith('psnr') else 3}f}"
+
+
+def _with_unit(metric: str, value: float) -> str:
+    """``"PSNR 24.10 dB"``."""
+    name, _, unit = _label(metric).partition(" [")
+    return f"{name} {_number(metric, value)} {unit.rstrip(']')}".rstrip()
+
+
+def _optional(metric: str, value: float | None) -> str:
+    return "–" if value is None else _number(metric, value)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")
+
+
+def _paragraph(function: object) -> str:
+    """A protocol's docstring up to its arguments: one explanation for code and report."""
+    return (inspect.getdoc(function) or "").split("\n\nArgs:")[0].split("\n\nRaises:")[0]

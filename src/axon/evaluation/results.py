@@ -1,0 +1,284 @@
+"""What an evaluation yields: a value per case, volumes to look at, and the files that hold both.
+
+Shape legend: D/H/W voxels towards head/back/left, U film rows (head to feet), V film columns.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from axon import DISCLAIMER
+from axon.errors import AxonError
+from axon.evaluation.protocols import PROTOCOL_VERSION
+from axon.evaluation.statistics import Summary, paired_improvement, summarise
+
+BASELINES = {
+    "mean_volume": "Mean training volume",
+    "lift": "Lifted X-rays",
+    "calibrated_lift": "Calibrated lift",
+    "regression": "3D U-Net regression",
+}
+STAGES = {"axon_coarse": "AXON, coarse (stage 1)", "axon_refined": "AXON, refined (stage 2)"}
+FINAL = {"axon": "AXON, one sample", "axon_mean": "AXON, mean of samples"}
+METHODS = {**BASELINES, **STAGES, **FINAL}
+"""Methods in the order in which they are listed, with their labels."""
+
+VIEW_LABELS = {"bi": "frontal and lateral view", "mono": "frontal view only"}
+PRIMARY_METRICS = ("axon/psnr", "axon/ssim")
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """One method's values on one case.
+
+    Attributes:
+        case_id: Unique within the test set.
+        set_name: Test set.
+        view: ``"bi"`` where the method saw both films, ``"mono"`` where it saw the frontal one.
+        method: A key of `METHODS`.
+        metrics: Values by ``"protocol/name"``.
+    """
+
+    case_id: str
+    set_name: str
+    view: Literal["bi", "mono"]
+    method: str
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The volumes of one case, to be looked at.
+
+    Attributes:
+        case_id, set_name: As in `CaseResult`.
+        spacing_mm: Voxel size of the reference.
+        reference_DHW: HU.
+        volumes: HU by method; a cube of the same extent, of any resolution, but ``"axon"`` has the reference's.
+        std_DHW: Standard deviation over the samples in HU; None for a single sample.
+        films: Input films by view, shape (U, V), 0 to 1, dense is bright.
+        reprojected: Films of the reconstruction, same views and shapes.
+    """
+
+    case_id: str
+    set_name: str
+    spacing_mm: float
+    reference_DHW: np.ndarray
+    volumes: dict[str, np.ndarray]
+    std_DHW: np.ndarray | None
+    films: dict[str, np.ndarray]
+    reprojected: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A whole evaluation.
+
+    Attributes:
+        facts: What the run depended on; ``split_hash``, ``hu_window`` and ``fine_spacing_mm`` are needed to compare runs. No dates:
+            equal runs give equal files.
+        rows: Every method on every case.
+        pictures: Cases to show, see `showcase`.
+        curves: ``(step, loss)`` by training stage.
+        bootstrap, confidence, seed: As in `summarise`.
+    """
+
+    facts: dict[str, str]
+    rows: list[CaseResult]
+    pictures: list[Picture]
+    curves: dict[str, list[tuple[int, float]]]
+    bootstrap: int
+    confidence: float
+    seed: int
+
+    def groups(self) -> list[tuple[str, str]]:
+        """The (test set, view) pairs that have rows, two views before one."""
+        return sorted({(row.set_name, row.view) for row in self.rows})
+
+    def methods(self, set_name: str, view: str) -> list[str]:
+        """The methods with rows there, in the order of `METHODS`."""
+        present = {row.method for row in self.rows if (row.set_name, row.view) == (set_name, view)}
+        return [method for method in METHODS if method in present]
+
+    def metric_names(self) -> list[str]:
+        """Every metric in the order of first appearance."""
+        return list(dict.fromkeys(name for row in self.rows for name in row.metrics))
+
+    def values(self, set_name: str, view: str, method: str, metric: str) -> dict[str, float]:
+        """The metric by case; a case without it is left out."""
+        rows = [row for row in self.rows if (row.set_name, row.view, row.method) == (set_name, view, method)]
+        return {row.case_id: row.metrics[metric] for row in rows if metric in row.metrics}
+
+    def summary(self, set_name: str, view: str, method: str, metric: str) -> Summary | None:
+        """None where no case has the metric. Raises AxonError ``METRIC_NOT_FINITE``."""
+        values = self.values(set_name, view, method, metric)
+        return summarise(values.values(), self.bootstrap, self.confidence, self.seed) if values else None
+
+    def best_baseline(self, set_name: str, view: str, metric: str) -> str | None:
+        """The baseline with the highest mean (or lowest, for an error)."""
+        means = {method: self.summary(set_name, view, method, metric) for method in self.methods(set_name, view) if method in BASELINES}
+        scores = {method: direction(metric) * summary.mean for method, summary in means.items() if summary}
+        return max(scores, key=lambda method: scores[method]) if scores else None
+
+    def improvement(self, set_name: str, view: str, method: str, metric: str) -> Summary | None:
+        """Per cent by which ``method`` exceeds the best baseline; None where either is missing.
+
+        Raises:
+            AxonError: ``NOT_COMPARABLE`` where the two do not cover the same cases.
+        """
+        baseline = self.best_baseline(set_name, view, metric)
+        ours = self.values(set_name, view, method, metric)
+        if baseline is None or not ours:
+            return None
+        theirs = self.values(set_name, view, baseline, metric)
+        return paired_improvement(ours, theirs, self.bootstrap, self.confidence, self.seed)
+
+    def metrics(self) -> dict[str, Any]:
+        """The contents of ``metrics.json``; its ``facts`` are what `axon.evaluation.statistics.comparable` compares."""
+        return {
+            "disclaimer": DISCLAIMER,
+            "facts": {
+                **self.facts,
+                "protocol_version": PROTOCOL_VERSION,
+                "test_sets": sorted({row.set_name for row in self.rows}),
+            },
+            "bootstrap": self.bootstrap,
+            "confidence": self.confidence,
+            "seed": self.seed,
+            "summary": self._nested(self._method_summaries),
+            "improvement_per_cent": self._nested(self._improvements),
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write ``cases.csv``, ``metrics.json`` and ``report.html``, each whole or not at all.
+
+        Raises:
+            AxonError: ``METRIC_NOT_FINITE``, before anything is written.
+        """
+        from axon.evaluation.report import write_report
+
+        _refuse_not_finite(self)
+        metrics = json.dumps(self.metrics(), indent=1, allow_nan=False)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / "cases.csv", _cases_csv(self).encode())
+        write_whole(folder / "metrics.json", metrics.encode() + b"\n")
+        write_report(folder / "report.html", self)
+
+    def _nested(self, describe: Callable[[str, str], dict[str, Any]]) -> dict[str, Any]:
+        """``describe(set, view)`` by set, then view."""
+        nested: dict[str, Any] = {}
+        for set_name, view in self.groups():
+            nested.setdefault(set_name, {})[view] = describe(set_name, view)
+        return nested
+
+    def _method_summaries(self, set_name: str, view: str) -> dict[str, Any]:
+        return {
+            method: {
+                metric: asdict(summary)
+                for metric in self.metric_names()
+                if (summary := self.summary(set_name, view, method, metric)) is not None
+            }
+            for method in self.methods(set_name, view)
+        }
+
+    def _improvements(self, set_name: str, view: str) -> dict[str, Any]:
+        return {
+            method: {
+                metric: {"baseline": self.best_baseline(set_name, view, metric), **asdict(summary)}
+                for metric in PRIMARY_METRICS
+                if (summary := self.improvement(set_name, view, method, metric)) is not None
+            }
+            for method in FINAL
+        }
+
+
+def direction(metric: str) -> int:
+    """1 where more is better, -1 where less is, 0 where neither is known."""
+    name = metric.split("/")[-1]
+    if name.startswith(("psnr", "ssim")):
+        return 1
+    return -1 if name.startswith("mae") else 0
+
+
+def showcase(rows: Sequence[CaseResult]) -> dict[tuple[str, str], str]:
+    """Best, median and worst case by the ``axon`` PSNR of the final volume, from two views where there are any.
+
+    Returns:
+        ``"best"``, ``"worst"`` and ``"median"`` by (set_name, case_id); fewer where there are fewer cases.
+    """
+    ours = [row for row in rows if row.method == "axon"]
+    bi = [row for row in ours if row.view == "bi"]
+    ordered = sorted(bi or ours, key=lambda row: (-row.metrics["axon/psnr"], row.set_name, row.case_id))
+    if not ordered:
+        return {}
+    ranks: dict[tuple[str, str], str] = {}
+    for rank, row in (("best", ordered[0]), ("worst", ordered[-1]), ("median", ordered[len(ordered) // 2])):
+        ranks.setdefault((row.set_name, row.case_id), rank)
+    return ranks
+
+
+def summary_table(evaluation: Evaluation) -> str:
+    """PSNR and SSIM of protocol ``axon`` for a terminal: a block for each test set and view, then the improvement."""
+    lines = [DISCLAIMER]
+    width = max(len(label) for label in METHODS.values())
+    for set_name, view in evaluation.groups():
+        methods = evaluation.methods(set_name, view)
+        cases = len({row.case_id for row in evaluation.rows if (row.set_name, row.view) == (set_name, view)})
+        level = f"{evaluation.confidence:.0%} interval"
+        lines += ["", f"{set_name}, {VIEW_LABELS[view]}, {cases} case{'s' * (cases != 1)}, mean [{level}]"]
+        lines.append(f"  {'':{width}}  {'axon PSNR [dB]':>22}  {'axon SSIM':>23}")
+        for method in methods:
+            psnr, ssim = (evaluation.summary(set_name, view, method, metric) for metric in PRIMARY_METRICS)
+            lines.append(f"  {METHODS[method]:{width}}  {_interval_text(psnr, 2):>22}  {_interval_text(ssim, 3):>23}")
+        lines += [line for method in FINAL if (line := _improvement_line(evaluation, set_name, view, method))]
+    return "\n".join(lines)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    part.replace(path)
+
+
+def _improvement_line(evaluation: Evaluation, set_name: str, view: str, method: str) -> str:
+    parts = []
+    for metric, name in zip(PRIMARY_METRICS, ("PSNR", "SSIM"), strict=True):
+        summary = evaluation.improvement(set_name, view, method, metric)
+        baseline = evaluation.best_baseline(set_name, view, metric)
+        if summary and baseline:
+            parts.append(f"{name} {summary.mean:+.1f} % over {METHODS[baseline]}")
+    return f"  {METHODS[method]}: {'; '.join(parts)}" if parts else ""
+
+
+def _interval_text(summary: Summary | None, digits: int) -> str:
+    if summary is None:
+        return "-"
+    return f"{summary.mean:.{digits}f} [{summary.low:.{digits}f}, {summary.high:.{digits}f}]"
+
+
+def _refuse_not_finite(evaluation: Evaluation) -> None:
+    for row in evaluation.rows:
+        for name, value in row.metrics.items():
+            if not math.isfinite(value):
+                where = f"{name} of {row.method} on {row.set_name}/{row.case_id} ({row.view})"
+                raise AxonError("METRIC_NOT_FINITE", f"{where} is {value}", "look at the case's volumes; nothing was written")
+
+
+def _cases_csv(evaluation: Evaluation) -> str:
+    names = evaluation.metric_names()
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["set_name", "view", "case_id", "method", *names])
+    for row in sorted(evaluation.rows, key=lambda row: (row.set_name, row.view, row.case_id, list(METHODS).index(row.method))):
+        writer.writerow([row.set_name, row.view, row.case_id, row.method, *(row.metrics.get(name, "") for name in names)])
+    return text.getvalue()

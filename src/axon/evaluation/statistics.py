@@ -1,0 +1,127 @@
+"""Statistics over cases: bootstrap intervals, paired comparisons, and when a comparison is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from axon.errors import AxonError
+
+Key = TypeVar("Key", bound=Hashable)
+
+COMPARABLE_KEYS = ("split_hash", "hu_window", "fine_spacing_mm", "protocol_version", "test_sets")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A metric over cases.
+
+    Attributes:
+        mean: Mean over the cases.
+        median: Median over the cases.
+        low: Lower end of the percentile-bootstrap interval of the mean.
+        high: Upper end.
+        n: Number of cases.
+    """
+
+    mean: float
+    median: float
+    low: float
+    high: float
+    n: int
+
+
+def summarise(values: Iterable[float], bootstrap: int, confidence: float, seed: int) -> Summary:
+    """Mean and median of ``values`` with a percentile-bootstrap interval of the mean (Efron 1979).
+
+    Args:
+        values: One value a case.
+        bootstrap: Resamples.
+        confidence: Level of the interval, e.g. 0.95.
+        seed: Seed of the resampling.
+
+    Raises:
+        AxonError: ``METRIC_EMPTY`` or ``METRIC_NOT_FINITE``.
+    """
+    array = _checked(values)
+    low, high = _interval(_resample(array, bootstrap, seed).mean(axis=1), confidence)
+    return Summary(float(array.mean()), float(np.median(array)), low, high, len(array))
+
+
+def paired_difference(a: Mapping[Key, float], b: Mapping[Key, float], bootstrap: int, confidence: float, seed: int) -> Summary:
+    """Summary of ``a - b`` case by case: cases are resampled, so that a hard case weighs on both alike.
+
+    Args:
+        a: Value by case.
+        b: Value by case, the same cases.
+        bootstrap, confidence, seed: As `summarise`.
+
+    Raises:
+        AxonError: ``NOT_COMPARABLE`` where the cases differ; as `summarise`.
+    """
+    values_a, values_b = _paired(a, b)
+    return summarise(values_a - values_b, bootstrap, confidence, seed)
+
+
+def paired_improvement(a: Mapping[Key, float], b: Mapping[Key, float], bootstrap: int, confidence: float, seed: int) -> Summary:
+    """Per cent by which the mean of ``a`` exceeds the mean of ``b``, with a paired bootstrap; the median is of the cases' own.
+
+    Raises:
+        AxonError: As `paired_difference`.
+    """
+    values_a, values_b = _paired(a, b)
+    # The same seed draws the same cases for both, which is what pairs them.
+    ratios = _resample(values_a, bootstrap, seed).mean(axis=1) / _resample(values_b, bootstrap, seed).mean(axis=1)
+    low, high = _interval(100 * (ratios - 1), confidence)
+    mean = 100 * (values_a.mean() / values_b.mean() - 1)
+    return Summary(float(mean), float(np.median(100 * (values_a / values_b - 1))), low, high, len(values_a))
+
+
+def comparable(a_meta: Mapping[str, Any], b_meta: Mapping[str, Any]) -> None:
+    """Return quietly where two evaluations may be compared; a key that is absent on either side counts as differing.
+
+    Args:
+        a_meta, b_meta: The ``facts`` of two `metrics.json`, with the keys `COMPARABLE_KEYS`.
+
+    Raises:
+        AxonError: ``NOT_COMPARABLE``, naming the keys that differ.
+    """
+    different = [key for key in COMPARABLE_KEYS if key not in a_meta or key not in b_meta or _plain(a_meta[key]) != _plain(b_meta[key])]
+    if different:
+        detail = "; ".join(f"{key}: {a_meta.get(key, 'absent')} and {b_meta.get(key, 'absent')}" for key in different)
+        raise AxonError("NOT_COMPARABLE", f"the evaluations differ in {detail}", "evaluate both models on the same data and settings")
+
+
+def _plain(value: Any) -> str:
+    """Text that is equal for a value and for the same value read back from JSON (a tuple returns as a list)."""
+    return json.dumps(value, sort_keys=True)
+
+
+def _checked(values: Iterable[float]) -> np.ndarray:
+    array = np.asarray(list(values), dtype=np.float64)
+    if array.size == 0:
+        raise AxonError("METRIC_EMPTY", "there are no cases to summarise", "check that the test sets hold cases")
+    if not np.isfinite(array).all():
+        raise AxonError("METRIC_NOT_FINITE", "a case's value is not finite", "find the case and the step that made it")
+    return array
+
+
+def _paired(a: Mapping[Key, float], b: Mapping[Key, float]) -> tuple[np.ndarray, np.ndarray]:
+    if a.keys() != b.keys():
+        lone = ", ".join(sorted(str(key) for key in a.keys() ^ b.keys()))
+        raise AxonError("NOT_COMPARABLE", f"only one side holds the cases {lone}", "evaluate both on the same cases")
+    return _checked(a.values()), _checked(b[key] for key in a)
+
+
+def _resample(array: np.ndarray, bootstrap: int, seed: int) -> np.ndarray:
+    """``bootstrap`` samples with replacement, shape (bootstrap, n)."""
+    return array[np.random.default_rng(seed).integers(len(array), size=(bootstrap, len(array)))]
+
+
+def _interval(statistics: np.ndarray, confidence: float) -> tuple[float, float]:
+    low, high = np.quantile(statistics, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)

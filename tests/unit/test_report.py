@@ -1,0 +1,216 @@
+"""The files of an evaluation, and the report as a browser would parse it."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import dataclasses
+import io
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from axon import DISCLAIMER
+from axon.errors import AxonError
+from axon.evaluation import pictures
+from axon.evaluation.protocols import PROTOCOLS, measure
+from axon.evaluation.report import write_report
+from axon.evaluation.results import METHODS, CaseResult, Evaluation, Picture, showcase, summary_table
+from axon.evaluation.statistics import comparable
+
+WINDOW = (-1024.0, 1476.0)
+SIZE = 24
+CASES = [("internal", "case-1"), ("internal", "case-2"), ("external", "case-3"), ("external", "<script>alert(1)</script>")]
+
+
+def anatomy(rng: np.random.Generator) -> np.ndarray:
+    """A block of smooth tissue in air."""
+    volume = np.full((SIZE,) * 3, -1000.0)
+    volume[3:-3, 3:-3, 3:-3] = ndimage.gaussian_filter(rng.normal(0, 1500, (SIZE - 6,) * 3), 2)
+    return volume
+
+
+@pytest.fixture(scope="module")
+def evaluation() -> Evaluation:
+    """Methods whose error falls in the order of `METHODS`, on four cases and both views."""
+    rng = np.random.default_rng(0)
+    rows, shown = [], {}
+    for number, (set_name, case_id) in enumerate(CASES):
+        reference = anatomy(rng)
+        for view in ("bi", "mono"):
+            spread = 60 + 20 * number + 30 * (view == "mono")
+            volumes = {method: reference + rng.normal(0, spread * (1 - 0.1 * rank), reference.shape) for rank, method in enumerate(METHODS)}
+            rows += [CaseResult(case_id, set_name, view, method, measure(volume, reference, WINDOW)) for method, volume in volumes.items()]
+            if view == "bi":
+                films = {name: rng.random((16, 16)) for name in ("frontal", "lateral")}
+                volumes["axon_coarse"] = volumes["axon_coarse"][::2, ::2, ::2]
+                shown[set_name, case_id] = Picture(case_id, set_name, 15.0, reference, volumes, rng.random(reference.shape), films, films)
+    chosen = [shown[key] for key in showcase(rows)]
+    facts = {"config": "smoke", "split_hash": "9b1d77aa", "hu_window": "-1024 to 1476", "fine_spacing_mm": "15.0"}
+    return Evaluation(facts, rows, chosen, {"bridge": [(10, 1.0), (20, 0.5)]}, 200, 0.95, 0)
+
+
+@pytest.fixture(scope="module")
+def folder(evaluation: Evaluation, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluation") / "out"
+    evaluation.save(folder)
+    return folder
+
+
+class Page(HTMLParser):
+    """Visible text, links to assets, pictures and tags that were left open."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text, self.assets, self.images, self.scripts, self.open = "", list[str](), list[str](), 0, list[str]()
+        self.feed(text)
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.assets += [values[name] or "" for name in ("src", "href") if name in values]
+        if tag == "img":
+            assert values.get("alt"), "a picture without a description"
+            self.images.append(values["src"] or "")
+        self.scripts += tag == "script"
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text += data + " "
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Page:
+    return Page((folder / "report.html").read_text())
+
+
+def test_the_report_holds_every_method_set_case_fact_and_protocol(page: Page, evaluation: Evaluation) -> None:
+    assert page.text.startswith("AXON evaluation: smoke " + DISCLAIMER)
+    expected = [*METHODS.values(), *evaluation.facts.values(), *(case for _, case in CASES), "internal", "external", "95 %", "bridge"]
+    expected += ["protocol axon", *(f"protocol {name}" for name in PROTOCOLS), "Best case", "Median case", "Worst case"]
+    assert [text for text in expected if text not in page.text] == []
+    assert page.open == []
+
+
+def test_the_report_holds_every_interval(page: Page, evaluation: Evaluation) -> None:
+    for set_name, view in evaluation.groups():
+        for method in METHODS:
+            summary = evaluation.summary(set_name, view, method, "axon/psnr")
+            assert summary is not None
+            assert f"{summary.mean:.2f} {summary.low:.2f} to {summary.high:.2f}" in page.text
+            gain = evaluation.improvement(set_name, view, "axon", "axon/ssim")
+            assert gain is not None
+            assert f"{gain.mean:+.1f}" in page.text
+
+
+def test_the_report_stands_alone_and_runs_nothing(page: Page) -> None:
+    assert {asset.split(";")[0] for asset in page.assets} == {"data:image/webp", "data:image/svg+xml"}
+    assert page.scripts == 0
+
+
+def test_the_report_stays_below_15_mb_for_the_largest_pictures(page: Page, folder: Path) -> None:
+    noise = np.random.default_rng(0).random((512, 512))
+    worst = max(len(pictures.gray_uri(noise, 0, 1)), len(pictures.colour_uri(noise, 0, 1, pictures.DIVERGING)))
+    text = (folder / "report.html").stat().st_size - sum(len(image) for image in page.images)
+    assert len(page.images) > 200
+    assert text + worst * len(page.images) < 15e6
+
+
+def test_equal_evaluations_give_equal_files(evaluation: Evaluation, folder: Path, tmp_path: Path) -> None:
+    evaluation.save(tmp_path)
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == sorted(path.name for path in tmp_path.iterdir()) == ["cases.csv", "metrics.json", "report.html"]
+    assert all((folder / name).read_bytes() == (tmp_path / name).read_bytes() for name in names)
+
+
+def test_metrics_json_agrees_with_the_rows_and_can_be_compared(evaluation: Evaluation, folder: Path) -> None:
+    metrics = json.loads((folder / "metrics.json").read_text())
+    values = [row.metrics["axon/ssim"] for row in evaluation.rows if (row.set_name, row.view, row.method) == ("external", "mono", "axon")]
+    summary = metrics["summary"]["external"]["mono"]["axon"]["axon/ssim"]
+    assert (summary["mean"], summary["n"]) == (pytest.approx(np.mean(values)), 2)
+    assert summary["low"] <= summary["mean"] <= summary["high"]
+    assert metrics["improvement_per_cent"]["external"]["mono"]["axon"]["axon/psnr"]["baseline"] == "regression"
+    comparable(metrics["facts"], metrics["facts"])
+
+
+def test_the_csv_has_a_line_for_every_row(evaluation: Evaluation, folder: Path) -> None:
+    with (folder / "cases.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == len(evaluation.rows)
+    first = next(row for row in evaluation.rows if (row.case_id, row.view, row.method) == ("case-3", "bi", "axon"))
+    line = next(line for line in lines if (line["case_id"], line["view"], line["method"]) == ("case-3", "bi", "axon"))
+    assert {name: float(line[name]) for name in first.metrics} == first.metrics
+
+
+def test_a_value_that_is_not_finite_writes_nothing(evaluation: Evaluation, tmp_path: Path) -> None:
+    bad = dataclasses.replace(evaluation.rows[0], metrics={"axon/psnr": float("inf")})
+    with pytest.raises(AxonError, match="METRIC_NOT_FINITE"):
+        dataclasses.replace(evaluation, rows=[*evaluation.rows, bad]).save(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_showcase_is_best_median_and_worst() -> None:
+    rows = [CaseResult(f"c{n}", "internal", "bi", "axon", {"axon/psnr": float(n)}) for n in range(5)]
+    rows.append(CaseResult("c9", "internal", "mono", "axon", {"axon/psnr": 99.0}))
+    assert showcase(rows) == {("internal", "c4"): "best", ("internal", "c2"): "median", ("internal", "c0"): "worst"}
+    assert showcase(rows[:1]) == {("internal", "c0"): "best"}
+
+
+def test_the_terminal_table_is_aligned_and_named(evaluation: Evaluation) -> None:
+    table = summary_table(evaluation)
+    assert table.startswith(DISCLAIMER)
+    for set_name, view in evaluation.groups():
+        assert any(line.startswith(set_name) and ("lateral" in line) == (view == "bi") for line in table.splitlines())
+    lines = [line for line in table.splitlines() if line.startswith("  ") and line.endswith("]") and "axon" not in line]
+    assert len(lines) == len(METHODS) * 4
+    assert len({len(line) for line in lines}) == 1
+    assert "% over 3D U-Net regression" in table
+
+
+def test_a_report_without_baselines_pictures_or_curves(evaluation: Evaluation, tmp_path: Path) -> None:
+    rows = [row for row in evaluation.rows if row.method == "axon" and row.view == "mono"]
+    write_report(tmp_path / "report.html", dataclasses.replace(evaluation, rows=rows, pictures=[], curves={}))
+    page = Page((tmp_path / "report.html").read_text())
+    assert "No baseline was evaluated." in page.text
+    assert page.open == []
+
+
+def test_slices_hang_as_a_radiologist_expects() -> None:
+    """Head, back and left are the last voxels of their axes: top, bottom or right, and right of the picture."""
+    head, back, left = (np.zeros((12, 12, 12)) for _ in range(3))
+    head[-1], back[:, -1], left[:, :, -1] = 1, 1, 1
+    assert pictures.slice_plane(back, "axial")[-1].all()
+    assert pictures.slice_plane(left, "axial")[:, -1].all()
+    assert pictures.slice_plane(head, "coronal")[0].all()
+    assert pictures.slice_plane(left, "coronal")[:, -1].all()
+    assert pictures.slice_plane(head, "sagittal")[0].all()
+    assert pictures.slice_plane(back, "sagittal")[:, -1].all()
+    assert pictures.maximum_intensity(head, "coronal")[0].all()
+
+
+def test_gray_values_follow_the_window() -> None:
+    uri = pictures.gray_uri(np.array([[-2000.0, -160.0], [40.0, 240.0]]), *pictures.window_bounds(*pictures.WINDOWS["Soft tissue"]))
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).convert("L"))
+    assert pixels.tolist() == [[0, 0], [128, 255]]
+
+
+@pytest.mark.parametrize("views", [("frontal", "lateral"), ("frontal",)])
+def test_the_hero_is_one_wide_png(evaluation: Evaluation, tmp_path: Path, views: tuple[str, ...]) -> None:
+    picture = dataclasses.replace(evaluation.pictures[0], films={view: evaluation.pictures[0].films[view] for view in views})
+    for name in ("a.png", "b.png"):
+        pictures.write_hero(tmp_path / name, picture)
+    image = Image.open(tmp_path / "a.png")
+    assert image.format == "PNG"
+    assert image.width > 2.5 * image.height
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]

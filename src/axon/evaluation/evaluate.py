@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +13,7 @@ import torch
 
 from axon.config import Config
 from axon.data.cases import VIEWS, Case
+from axon.data.files import whole_folder
 from axon.data.prepared import PreparedDataset
 from axon.errors import AxonError
 from axon.evaluation.pictures import write_hero
@@ -105,17 +105,13 @@ def evaluate(
         seed=config.seed,
     )  # fmt: skip
 
-    part = out.with_name(out.name + ".part")
-    for stale in (part, out):
-        shutil.rmtree(stale, ignore_errors=True)
-    part.mkdir(parents=True)
-    pipeline.to("cpu").save_pretrained(part / "model", safe_serialization=True)
-    evaluation.save(part)
-    write_hero(part / "hero.png", max(pictures, key=lambda picture: picture.set_name == "external"))
     table = summary_table(evaluation)
-    (part / "summary.txt").write_text(table + "\n")
+    with whole_folder(out) as part:
+        pipeline.to("cpu").save_pretrained(part / "model", safe_serialization=True)
+        evaluation.save(part)
+        write_hero(part / "hero.png", max(pictures, key=lambda picture: picture.set_name == "external"))
+        (part / "summary.txt").write_text(table + "\n")
     print(table, flush=True)
-    part.rename(out)
     return _headline(evaluation, views)
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from axon.config import Config, StageConfig
+from axon.data.files import whole_folder
 from axon.data.prepared import PreparedDataset
 from axon.models.lift import CalibratedLift
 from axon.models.sampling import sample_bridge
@@ -48,7 +47,7 @@ def train_bridge(config: Config, dataset: Path, checkpoints: Path, out: Path, lo
     module = BridgeUNet.of(config.model).to(device)
     stage = BridgeStage(config, train, val, config.training.bridge.batch_size, scheduler=scheduler, lift=lift, module=module)
     ema, curve = _fit(stage, config, config.training.bridge, data, checkpoints, log)
-    with _whole(out) as part:
+    with whole_folder(out) as part:
         lift.save_pretrained(part / "lift")
         _save(ema, part / "unet")
         scheduler.save_pretrained(part / "scheduler")
@@ -76,7 +75,7 @@ def sample_coarse(config: Config, dataset: Path, bridge: Path, out: Path) -> Non
             volumes |= {f"{name}/{i}/{copy}": v.cpu().clone() for (i, copy), v in zip(chunk, sampled, strict=True)}
             if (start // size) % 5 == 0 or start + size >= len(items):
                 print(f"coarse volumes of {name}: {min(start + size, len(items))}/{len(items)}", flush=True)
-    with _whole(out) as part:
+    with whole_folder(out) as part:
         save_file(volumes, part / "coarse.safetensors", metadata={"identity": _identity(config, data)})
 
 
@@ -97,7 +96,7 @@ def train_refiner(config: Config, dataset: Path, bridge: Path, coarse: Path, che
             scheduler=scheduler, lift=lift, unet=unet, module=module, coarse_of=coarse_of,
         )  # fmt: skip
         ema, curve = _fit(stage, config, config.training.refiner, data, checkpoints, log)
-    with _whole(out) as part:
+    with whole_folder(out) as part:
         _save(ema, part / "controlnet")
         write_curve(part, curve)
 
@@ -111,7 +110,7 @@ def train_superres(config: Config, dataset: Path, checkpoints: Path, out: Path, 
     module = SuperResolver(config.grid.upscale, model.superres_channels, model.superres_blocks, model.superres_patch).to(device)
     stage = SuperResStage(config, train, val, config.training.superres.batch_size, module=module)
     ema, curve = _fit(stage, config, config.training.superres, data, checkpoints, log)
-    with _whole(out) as part:
+    with whole_folder(out) as part:
         _save(ema, part / "superres")
         write_curve(part, curve)
 
@@ -126,7 +125,7 @@ def train_baselines(config: Config, dataset: Path, checkpoints: Path, out: Path,
     assert isinstance(module, RegressionUNet)
     stage = RegressionStage(config, train, val, config.training.regression.batch_size, lift=lift, module=module)
     ema, curve = _fit(stage, config, config.training.regression, data, checkpoints, log)
-    with _whole(out) as part:
+    with whole_folder(out) as part:
         lift.save_pretrained(part / "lift")
         _save(ema, part / "regression")
         write_curve(part, curve)
@@ -190,14 +189,3 @@ def _device() -> torch.device:
 
 def _save(module: nn.Module, folder: Path) -> None:
     module.save_pretrained(folder)  # type: ignore[operator]  # every stage's network is a diffusers ModelMixin
-
-
-@contextmanager
-def _whole(out: Path) -> Iterator[Path]:
-    """A temporary sibling of ``out`` that takes its name when the block ends well."""
-    part = out.with_name(out.name + ".part")
-    for stale in (part, out):
-        shutil.rmtree(stale, ignore_errors=True)
-    part.mkdir(parents=True)
-    yield part
-    part.rename(out)

@@ -1,0 +1,53 @@
+"""Fixtures that several rooms share: a tiny configuration and a tiny prepared dataset, both real."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from axon.config import Config
+
+TINY = """
+name: tiny
+grid: {coarse_size: 8, upscale: 2, extent_mm: 320.0}
+xray: {detector_px: 16, pixel_pitch_mm: 25.0, samples_per_ray: 24}
+model: {channels: [8, 16], attention: [false, true], superres_channels: 8, superres_blocks: 1, superres_patch: 8}
+bridge: {sample_steps: 2}
+training:
+  bridge: {steps: 6, checkpoint_every: 2, log_every: 2}
+  refiner: {steps: 6, checkpoint_every: 2, log_every: 2}
+  superres: {steps: 6, checkpoint_every: 2, log_every: 2}
+  regression: {steps: 6, checkpoint_every: 2, log_every: 2}
+data: {lift_samples: 8, refiner_copies: 2, shards: 2, min_coverage: 0.5}
+evaluation: {samples: 2, bootstrap: 50}
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Config:
+    return Config.from_yaml(TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory, tiny_config: Config) -> Path:
+    """Six phantoms on a 16^3 cube: three to train on, one to validate, two in the test set ``internal``."""
+    import nibabel as nib
+
+    from axon.data.files import write_json
+    from axon.data.ingest import ingest
+    from axon.data.phantoms import make_phantom
+    from axon.data.prepared import assemble
+    from axon.geometry.volume import lps_to_ras
+
+    root = tmp_path_factory.mktemp("tiny")
+    raw = root / "raw"
+    raw.mkdir()
+    for seed in range(6):
+        volume = make_phantom(seed, size=32, spacing_mm=11.0)
+        nib.save(nib.Nifti1Image(volume.hu_DHW.transpose(2, 1, 0).astype(np.int16), lps_to_ras(volume.affine)), raw / f"p{seed}.nii")
+    sets = {f"p{seed}": "val" if seed == 3 else "internal" if seed > 3 else "train" for seed in range(6)}
+    write_json(raw / "splits.json", {"patients": sets, "version": 1})
+    for shard in range(2):
+        ingest(raw, shard, 2, tiny_config, root / f"shard{shard}")
+    assemble([root / "shard0", root / "shard1"], raw, tiny_config, root / "dataset")
+    return root / "dataset"

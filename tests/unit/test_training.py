@@ -1,0 +1,177 @@
+"""Training: samples by key, resume after a kill, and a guard against losses that are not finite."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from axon.config import Config, StageConfig
+from axon.data.prepared import PreparedDataset
+from axon.errors import AxonError
+from axon.training.loop import fit, one_cycle
+from axon.training.samples import Sampler, generator_for, rotation
+
+CPU = torch.device("cpu")
+TRAIN = StageConfig(steps=30, checkpoint_every=4, log_every=3)
+
+
+class Wobble:
+    """A stage small enough to be killed dozens of times: random linear regression, all randomness by step."""
+
+    name = "wobble"
+
+    def __init__(self, poison_at: int = -1, delay: float = 0.0) -> None:
+        torch.manual_seed(0)
+        self.module: nn.Module = nn.Linear(4, 4)
+        self.poison_at, self.delay = poison_at, delay
+
+    def loss(self, module: nn.Module, step: int) -> torch.Tensor:
+        time.sleep(self.delay)
+        x = torch.randn(8, 4, generator=generator_for("wobble", step))
+        loss = (module(x) - x.flip(1)).square().mean()
+        return loss * float("nan") if step == self.poison_at else loss
+
+    def validation_loss(self, module: nn.Module) -> torch.Tensor:
+        return (module(torch.eye(4)) - torch.eye(4).flip(1)).abs().mean()
+
+
+def train(folder: Path, stage: Wobble | None = None, fingerprint: str = "a") -> tuple[nn.Module, list[tuple[int, float, float]]]:
+    return fit(stage or Wobble(), TRAIN, folder, fingerprint, lambda step, metrics: None)
+
+
+def assert_same(one: tuple[nn.Module, list], two: tuple[nn.Module, list]) -> None:
+    for a, b in zip(one[0].state_dict().values(), two[0].state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert one[1] == two[1]
+
+
+def newest(folder: Path) -> Path:
+    return max(folder.glob("step-*"))
+
+
+def test_training_learns_and_logs_every_row(tmp_path: Path) -> None:
+    seen = []
+    _, curve = fit(Wobble(), TRAIN, tmp_path, "a", lambda step, metrics: seen.append((step, metrics["loss"])))
+    assert [step for step, *_ in curve] == list(range(3, 31, 3)) == [step for step, _ in seen]
+    assert curve[-1][1] < curve[0][1]
+
+
+@pytest.mark.parametrize("stop", [1, 4, 7, 29])
+def test_a_run_that_broke_resumes_bit_for_bit(tmp_path: Path, stop: int) -> None:
+    whole = train(tmp_path / "whole")
+    with pytest.raises(AxonError, match="LOSS_NOT_FINITE"):
+        train(tmp_path / "broken", Wobble(poison_at=stop))
+    assert_same(train(tmp_path / "broken"), whole)
+    assert_same(train(tmp_path / "broken"), whole)  # and once more, from the finished checkpoint
+
+
+KILLED = """
+import sys; from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_training import Wobble, train
+print("ready", flush=True)
+train(Path(sys.argv[1]), Wobble(delay=0.02))
+"""
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    script = KILLED.format(tests=str(Path(__file__).parent))
+    process = subprocess.Popen([sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_sigkill_anywhere_loses_nothing(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole")
+    for delay in (0.15, 0.4):
+        process = start(tmp_path / "killed")
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert any((tmp_path / "killed").glob("step-*"))
+    assert_same(train(tmp_path / "killed"), whole)
+
+
+def test_sigterm_saves_and_asks_for_a_retry(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole")
+    process = start(tmp_path / "ended")
+    time.sleep(0.2)
+    process.terminate()
+    assert process.wait(timeout=20) == 143
+    assert 0 < int(newest(tmp_path / "ended").name[5:]) < TRAIN.steps
+    assert_same(train(tmp_path / "ended"), whole)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> None:
+    whole = train(tmp_path / "whole")
+    with pytest.raises(AxonError):
+        train(tmp_path / "hurt", Wobble(poison_at=25))
+    state = newest(tmp_path / "hurt") / "state.safetensors"
+    payload = bytearray(state.read_bytes())
+    if damage == "truncate":
+        os.truncate(state, len(payload) // 2)
+    elif damage == "remove":
+        state.unlink()
+    else:
+        payload[-5] ^= 1
+        state.write_bytes(payload)
+    assert_same(train(tmp_path / "hurt"), whole)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    train(tmp_path)
+    with pytest.raises(AxonError, match="RESUME_MISMATCH"):
+        train(tmp_path, fingerprint="b")
+
+
+def test_the_learning_rate_rises_then_falls() -> None:
+    rates = [one_cycle(step, TRAIN) for step in range(TRAIN.steps)]
+    assert max(rates) == pytest.approx(TRAIN.learning_rate) and rates.index(max(rates)) in (8, 9)
+    assert rates[0] < 0.2 * max(rates) and rates[-1] < 0.05 * max(rates)
+
+
+def test_a_sample_depends_on_its_key_alone(tiny_config: Config, tiny_dataset: Path) -> None:
+    sampler = Sampler(PreparedDataset(tiny_dataset).load("train"), tiny_config, CPU, augment=True)
+    together, alone = sampler.batch([(0, "a"), (1, "b")]), sampler.batch([(1, "b")])
+    other = sampler.batch([(1, "c")])
+    assert torch.equal(together.fine_B1DHW[1:], alone.fine_B1DHW)
+    torch.testing.assert_close(together.lifted_BVdhw[1:], alone.lifted_BVdhw, atol=1e-5, rtol=0)
+    assert not torch.equal(alone.fine_B1DHW, other.fine_B1DHW)
+
+
+def test_an_epoch_sees_every_item_once(tiny_config: Config, tiny_dataset: Path) -> None:
+    sampler = Sampler(PreparedDataset(tiny_dataset).load("train"), tiny_config, CPU, augment=True)
+    seen = [index for step in range(6) for index in sampler.epoch_indices("x", step, batch_size=2, copies=4)]
+    assert sorted(seen) == list(range(12))
+
+
+def test_views_are_dropped_at_the_configured_rate_but_never_both(tiny_config: Config, tiny_dataset: Path) -> None:
+    sampler = Sampler(PreparedDataset(tiny_dataset).load("train"), tiny_config, CPU, augment=True)
+    present = torch.stack([sampler._drop_view(generator_for("views", n)) for n in range(2000)])
+    assert (present.sum(dim=1) >= 1).all()
+    assert (present.sum(dim=1) == 1).float().mean().item() == pytest.approx(tiny_config.data.view_dropout, abs=0.04)
+
+
+def test_without_augmentation_films_match_the_volume(tiny_config: Config, tiny_dataset: Path) -> None:
+    """A stored film and one rendered from the fine volume differ only by the grid they were rendered from."""
+    from axon.geometry.projection import normalise_film, render_both
+
+    case = PreparedDataset(tiny_dataset).load("train")[0]
+    rendered = normalise_film(render_both(torch.from_numpy(case.hu_DHW).float()[None, None], tiny_config.grid.extent_mm, tiny_config.xray))[
+        0
+    ]
+    stored = normalise_film(torch.stack([torch.from_numpy(case.frontal_HW), torch.from_numpy(case.lateral_HW)])[None])[0]
+    assert (rendered - stored).abs().mean() < 0.05
+
+
+def test_rotation_is_a_rotation() -> None:
+    matrix = rotation(torch.tensor([0.1, -0.2, 0.3]))
+    torch.testing.assert_close(matrix @ matrix.T, torch.eye(3))
+    assert torch.linalg.det(matrix).item() == pytest.approx(1)

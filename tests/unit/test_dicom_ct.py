@@ -169,7 +169,8 @@ def test_deflated_bomb_is_refused_before_it_inflates(tmp_path: Path, monkeypatch
     assert read_ct_series(files).hu_DHW.shape == (5, 6, 7)
     monkeypatch.setattr(ct, "MAX_FILE_BYTES", 2**20)
     packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    head = files[0].read_bytes()[: 132 + 12 + ds.file_meta.FileMetaInformationGroupLength]
+    meta = pydicom.dcmread(files[0]).file_meta
+    head = files[0].read_bytes()[: 132 + 12 + meta.FileMetaInformationGroupLength]
     files[0].write_bytes(head + packer.compress(bytes(2**24)) + packer.flush())
     with pytest.raises(AxonError, match="CT_TOO_LARGE"):
         read_ct_series(files)

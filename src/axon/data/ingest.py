@@ -71,7 +71,7 @@ def prepare(study: Study, config: Config) -> Case:
         message = f"the cube of {config.grid.extent_mm:g} mm holds {coverage:.0%} of the body, less than data.min_coverage"
         raise AxonError("LOW_COVERAGE", message, "widen grid.extent_mm or leave the study out")
     fine = resample_to_cube(volume, center_mm, config.grid.fine_size, config.grid.extent_mm)
-    # Films are rendered from a finer cube, so that the model cannot tell them from real ones by their blur.
+    # A film is sharper than the grid that is reconstructed, so it is rendered from a finer one.
     sharp = resample_to_cube(volume, center_mm, max(config.grid.fine_size, _MIN_FILM_VOXELS), config.grid.extent_mm)
     with torch.no_grad():
         films = render_both(torch.from_numpy(sharp.hu_DHW)[None, None], config.grid.extent_mm, config.xray)[0].numpy()

@@ -157,6 +157,8 @@ def _collection(path: Path, folder: Path) -> str:
 
 
 def _is_dicom(path: Path) -> bool:
+    if path.name == "DICOMDIR":
+        return False
     if path.suffix.lower() == ".dcm":
         return True
     with path.open("rb") as file:

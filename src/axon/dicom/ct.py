@@ -77,9 +77,9 @@ def read_header(path: Path) -> SliceHeader:
     with _guarded():
         ds = _parse(path, _IDENTITY)
         kinds = [str(kind).upper() for kind in ds.get("ImageType") or []]
-        return SliceHeader(
-            path, str(ds.get("Modality", "")), str(ds.get("PatientID") or ""), str(ds.get("SeriesInstanceUID") or ""), "LOCALIZER" in kinds
-        )
+        modality, series = str(ds.get("Modality") or ""), str(ds.get("SeriesInstanceUID") or "")
+        _require(bool(modality and series), "CT_UNREADABLE", "a file lacks Modality or SeriesInstanceUID", "export the series again")
+        return SliceHeader(path, modality, str(ds.get("PatientID") or ""), series, "LOCALIZER" in kinds)
 
 
 def read_ct_series(files: list[Path]) -> Volume:

@@ -1,0 +1,145 @@
+"""Splits: no patient in two sets, named sets first, small sets filled, and every bad split refused."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from axon.config import Config, DataConfig
+from axon.data.cases import Case
+from axon.data.files import write_json
+from axon.data.prepared import PreparedDataset, assemble, split_patients
+from axon.errors import AxonError
+
+
+def rows_of(pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
+    return [{"case_id": f"c{n}", "patient_id": patient, "collection": name} for n, (patient, name) in enumerate(pairs)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    pairs=st.lists(
+        st.tuples(st.sampled_from([f"P-{n}" for n in range(12)]), st.sampled_from(["a", "b", "external"])), min_size=5, max_size=40
+    ),
+    seed=st.integers(0, 5),
+    shares=st.tuples(st.floats(0, 0.45), st.floats(0, 0.45)),
+)
+def test_split_is_by_patient_and_complete(pairs: list[tuple[str, str]], seed: int, shares: tuple[float, float]) -> None:
+    data = DataConfig(val_share=shares[0], internal_share=shares[1], named_sets={"external": ["external*"], "stress": ["P-3"]})
+    rows = rows_of(pairs)
+    sets = split_patients(rows, Config(seed=seed, data=data))
+    assert set(sets) == {patient for patient, _ in pairs}
+    assert sets == split_patients(rows[::-1], Config(seed=seed, data=data))
+    outside = {patient for patient, name in pairs if name == "external"}
+    assert all(sets[patient] == "external" for patient in outside)
+    assert sets.get("P-3", "stress") in ("stress", "external")
+    free = [name for name in sets.values() if name in ("train", "val", "internal")]
+    if len(free) >= 4:
+        assert "val" in free
+        assert ("internal" in free) or not {"internal"}.isdisjoint(sets.values()) or {"external", "stress"} & set(sets.values())
+
+
+def test_small_training_set_takes_patients_back() -> None:
+    data = DataConfig(val_share=0.5, internal_share=0.49, min_train_cases=4)
+    counts = Counter(split_patients(rows_of([(f"P-{n}", "a") for n in range(6)]), Config(data=data)).values())
+    assert counts == {"train": 4, "val": 1, "internal": 1}
+
+
+def test_other_seed_other_split() -> None:
+    rows = rows_of([(f"P-{n}", "a") for n in range(40)])
+    assert split_patients(rows, Config(seed=0)) != split_patients(rows, Config(seed=1))
+
+
+def shard(folder: Path, cases: list[tuple[str, str]], rejected: int = 0) -> Path:
+    """A shard as `ingest` writes it, of tiny cases (case id, patient id)."""
+    (folder / "cases").mkdir(parents=True)
+    accepted = []
+    for n, (case_id, patient) in enumerate(cases):
+        cube, film = np.full((2, 2, 2), n, np.int16), np.full((2, 2), n, np.float32)
+        Case(case_id, patient, "folder", cube, np.eye(4), film, film, 1.0).save(folder / "cases")
+        accepted.append({"case_id": case_id, "patient_id": patient, "collection": "folder", "coverage": 1.0})
+    bad = [{"study": f"bad{n}", "code": "CT_TILT", "message": "tilted"} for n in range(rejected)]
+    write_json(folder / "report.json", {"accepted": accepted, "rejected": bad})
+    return folder
+
+
+CASES = [(f"P-{n // 2}_{n % 2}", f"P-{n // 2}") for n in range(12)]
+
+
+def raw(tmp_path: Path, splits: str = "") -> Path:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    write_json(folder / "source.json", {"kind": "folder", "sha256": "0"})
+    if splits:
+        (folder / "splits.json").write_text(splits)
+    return folder
+
+
+def test_assemble_and_open(tmp_path: Path) -> None:
+    shards = [shard(tmp_path / "a", CASES[::2], rejected=1), shard(tmp_path / "b", CASES[1::2])]
+    facts = assemble(shards, raw(tmp_path), Config(), tmp_path / "out")
+    dataset = PreparedDataset(tmp_path / "out")
+    assert dataset.info == facts and dataset.split_hash == facts["split_hash"]
+    assert facts["rejected"] == {"CT_TILT": 1} and sum(facts["counts"].values()) == 12
+    assert {name: len(ids) for name, ids in dataset.sets.items()} == facts["counts"]
+    assert set(dataset.sets) == {"train", "val", "internal"}
+    assert [case.case_id for case in dataset.load("train")] == dataset.sets["train"]
+    again = assemble(shards[::-1], tmp_path / "raw", Config(), tmp_path / "again")
+    assert again == facts
+    assert (tmp_path / "again" / "manifest.csv").read_bytes() == (tmp_path / "out" / "manifest.csv").read_bytes()
+
+
+def test_given_splits_win(tmp_path: Path) -> None:
+    given_sets = {f"P-{n}": "train" if n < 4 else "mine" for n in range(6)}
+    assemble([shard(tmp_path / "a", CASES)], raw(tmp_path, json.dumps({"patients": given_sets, "version": 1})), Config(), tmp_path / "out")
+    assert PreparedDataset(tmp_path / "out").sets["mine"] == ["P-4_0", "P-4_1", "P-5_0", "P-5_1"]
+
+
+@pytest.mark.parametrize(
+    ("code", "splits"),
+    [
+        ("PATIENT_IN_TWO_SETS", json.dumps({"patients": {case: "train" if case.endswith("0") else "val" for case, _ in CASES}})),
+        ("PATIENT_IN_TWO_SETS", '{"patients": {"P-0": "train", "P-1": "train", "P-0": "val"}}'),
+        ("SPLITS_FORMAT", json.dumps({"patients": {case: "train" for case, _ in CASES}})),
+        ("SPLITS_FORMAT", json.dumps({"patients": {"P-0": "train"}})),
+        ("SPLITS_FORMAT", json.dumps({"cases": {}})),
+        ("SPLITS_FORMAT", "not JSON"),
+        ("TOO_FEW_CASES", json.dumps({"patients": {f"P-{n}": "val" for n in range(6)}})),
+    ],
+)
+def test_bad_splits(tmp_path: Path, code: str, splits: str) -> None:
+    with pytest.raises(AxonError) as error:
+        assemble([shard(tmp_path / "a", CASES)], raw(tmp_path, splits), Config(), tmp_path / "out")
+    assert error.value.code == code
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_many_rejected(tmp_path: Path) -> None:
+    with pytest.raises(AxonError, match=r"TOO_MANY_REJECTED.*CT_TILT 13"):
+        assemble([shard(tmp_path / "a", CASES, rejected=13)], raw(tmp_path), Config(), tmp_path / "out")
+
+
+def test_opening_asserts_disjointness_and_content(tmp_path: Path) -> None:
+    assemble([shard(tmp_path / "a", CASES)], raw(tmp_path), Config(), tmp_path / "out")
+    manifest = tmp_path / "out" / "manifest.csv"
+    lines = manifest.read_text().splitlines()
+    victim = next(n for n, line in enumerate(lines) if ",train," in line)
+    manifest.write_text("\n".join([*lines[:victim], lines[victim].replace(",train,", ",val,"), *lines[victim + 1 :]]) + "\n")
+    with pytest.raises(AxonError, match="PATIENT_IN_TWO_SETS"):
+        PreparedDataset(tmp_path / "out")
+    manifest.write_text("\n".join(line.replace(",val,", ",train,") for line in lines) + "\n")
+    with pytest.raises(AxonError, match="DATASET_DAMAGED"):
+        PreparedDataset(tmp_path / "out")
+    manifest.write_text("\n".join(lines) + "\n")
+    dataset = PreparedDataset(tmp_path / "out")
+    path = tmp_path / "out" / "cases" / f"{dataset.sets['val'][0]}.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x07")
+    with pytest.raises(AxonError, match="DATASET_DAMAGED"):
+        dataset.load("val")

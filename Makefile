@@ -1,0 +1,76 @@
+# `make help` lists the verbs. Everything lives in .venv; nothing else on the machine is changed.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Tested with this one. An ordinary index gives its usual build for your machine (CUDA on Linux); a folder of wheels that
+# pip is configured to search (find-links), for instance with a CPU build, is searched too.
+TORCH ?= torch==2.13.0
+export UV_FIND_LINKS ?= $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || echo "$$PIP_FIND_LINKS")
+export UV_LINK_MODE ?= copy
+# Bytecode saves two thirds of the import time of every pipeline step.
+unexport PYTHONDONTWRITEBYTECODE
+
+# Folder with CTs for `make demo`; empty: the versioned dataset (LIDC-IDRI-0001 and phantoms).
+DATA ?=
+OUT ?= runs/demo
+CONFIG ?= configs/smoke.yaml
+
+.PHONY: help install data demo test test-unit lint format compile lock clean
+
+help: ## list the verbs
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(VENV)/.installed ## make .venv with everything, from the hash-locked list
+
+$(VENV)/.installed: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12)) else "AXON needs Python 3.11 or 3.12, this is %d.%d; try: make PYTHON=python3.11" % v)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.8,<1'
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --compile-bytecode '$(TORCH)'
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --compile-bytecode --no-deps --require-hashes -r requirements.lock
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip check
+	@touch $@
+
+data: install ## build the versioned dataset, bit for bit what data.dvc names, and publish it to the DVC remote
+	$(BIN)/axon dataset build data
+
+demo: install ## run the whole pipeline on real input: make demo, or make demo DATA=folder-of-CTs
+	$(if $(DATA),,$(BIN)/axon dataset build data)
+	$(BIN)/python -m pipelines run --config $(CONFIG) --output $(OUT) $(if $(DATA),--folder "$(DATA)",--revision HEAD)
+
+test: install lint ## lint, then all tests
+	$(BIN)/python -m pytest -q
+
+test-unit: install ## the fast tests only
+	$(BIN)/python -m pytest -q tests/unit
+
+lint: install ## ruff, mypy, and whether the compiled pipeline is up to date
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy
+	$(BIN)/python -m pipelines compile --check
+
+format: install ## let ruff lay out the code
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format --quiet .
+
+compile: install ## write pipelines/axon_pipeline.yaml for Kubeflow
+	$(BIN)/python -m pipelines compile
+
+# torch and what only its CUDA build needs are installed apart: which build fits depends on the machine.
+TORCH_PACKAGES := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
+  nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
+  nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
+
+lock: ## resolve requirements.lock again
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-annotate --quiet \
+	  $(addprefix --no-emit-package ,$(TORCH_PACKAGES)) --custom-compile-command 'make lock' --constraint constraints.txt \
+	  --output-file requirements.lock
+
+clean: ## remove .venv and every run
+	rm -rf $(VENV) runs

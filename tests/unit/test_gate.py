@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,8 +42,17 @@ def write_evaluation(folder: Path, psnr: list[float], facts: dict | None = None)
     return folder
 
 
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database with its tables, copied for every test: making them takes seconds."""
+    folder = tmp_path_factory.mktemp("store")
+    client(default_tracking_uri(folder)).search_experiments()
+    return folder / "mlflow.db"
+
+
 @pytest.fixture
-def uri(tmp_path: Path) -> str:
+def uri(tmp_path: Path, empty_store: Path) -> str:
+    shutil.copy(empty_store, tmp_path)
     return default_tracking_uri(tmp_path)
 
 

@@ -18,7 +18,7 @@ class AxonModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
         self.pipeline = AxonPipeline.from_pretrained(context.artifacts["model"])
 
-    # MLflow reads a type hint of model_input as a signature, which cannot express an optional film.
+    # MLflow would read a type hint of model_input as a signature, which cannot express an optional film.
     def predict(self, context: Any, model_input, params: dict[str, Any] | None = None) -> np.ndarray:  # type: ignore[no-untyped-def]
         """Reconstruct.
 

@@ -7,6 +7,7 @@ import csv
 import json
 import math
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -166,7 +167,8 @@ def _log_model(mlflow: MlflowClient, run_id: str, model: Path) -> None:
     from axon.registry import tracking
 
     code = Path(tracking.__file__).with_name("pyfunc_model.py")
-    with TemporaryDirectory() as scratch:
+    # It warns of the type hint that the model leaves out on purpose, through filters of its own; recording keeps them off the screen.
+    with TemporaryDirectory() as scratch, warnings.catch_warnings(record=True):
         folder = Path(scratch) / "model"
         pyfunc.save_model(
             str(folder), python_model=str(code), artifacts={"model": str(model)}, pip_requirements=[f"axon-ct=={__version__}"]

@@ -18,7 +18,9 @@ from pipelines.axon_pipeline import COMPILED, axon_pipeline
 
 GPU_STEPS = {"train-bridge", "sample-coarse", "train-refiner", "train-superres", "train-baselines", "evaluate"}
 PIPELINE, PLATFORM = yaml.safe_load_all(COMPILED.read_text())
-EXECUTORS: dict[str, Any] = {name.removeprefix("exec-"): value["container"] for name, value in PIPELINE["deploymentSpec"]["executors"].items()}
+EXECUTORS: dict[str, Any] = {
+    name.removeprefix("exec-"): value["container"] for name, value in PIPELINE["deploymentSpec"]["executors"].items()
+}
 KUBERNETES: dict[str, Any] = {
     name.removeprefix("exec-"): value for name, value in PLATFORM["platforms"]["kubernetes"]["deploymentSpec"]["executors"].items()
 }

@@ -75,7 +75,16 @@ def test_sigterm_ends_every_process_and_still_runs_the_exit_handler(tmp_path: Pa
 def test_dump_of_inputs_is_skipped_whatever_it_holds() -> None:
     lines: list[str] = []
     watcher = Watcher(2, lines.append)
-    for line in ["[KFP Executor 2026 INFO]: Got executor_input:", "{", '  "a": {', '    "b": ["x {", "}"],', '    "c": {}', "  }", "}", "real"]:
+    for line in [
+        "[KFP Executor 2026 INFO]: Got executor_input:",
+        "{",
+        '  "a": {',
+        '    "b": ["x {", "}"],',
+        '    "c": {}',
+        "  }",
+        "}",
+        "real",
+    ]:
         watcher.line("    " + line)
     assert [line.strip() for line in lines] == ["real"]
 

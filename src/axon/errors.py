@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 
 class AxonError(Exception):
     """A problem the user can mend.
@@ -20,3 +23,13 @@ class AxonError(Exception):
 
     def __str__(self) -> str:
         return f"[{self.code}] {self.message} -> {self.fix}"
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End the process with status 1 and one readable last line, instead of a traceback, on an `AxonError`."""
+    try:
+        yield
+    except AxonError as error:
+        print(error, flush=True)
+        raise SystemExit(1) from None

@@ -1,0 +1,61 @@
+"""Step 8: assemble the model, measure it on the test sets beside the baselines, write the report."""
+
+from kfp import dsl
+from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output
+
+from components import image
+
+
+@dsl.component(base_image=image("cuda"), install_kfp_package=False)
+def evaluate(
+    config: str,
+    views: str,
+    revision: str,
+    tracking_uri: str,
+    run_id: str,
+    dataset: Input[Dataset],
+    bridge: Input[Model],
+    refiner: Input[Model],
+    superres: Input[Model],
+    baselines: Input[Model],
+    evaluation: Output[Artifact],
+    report: Output[HTML],
+    metrics: Output[Metrics],
+) -> None:
+    """Evaluate on every test set.
+
+    Args:
+        config: The resolved configuration.
+        views: Film sets to evaluate.
+        revision: The dataset's commit.
+        tracking_uri: MLflow tracking.
+        run_id: The pipeline run's MLflow run.
+        dataset: The dataset.
+        bridge: Stage 1.
+        refiner: Stage 2.
+        superres: Stage 3.
+        baselines: The baselines.
+        evaluation: Model folder, metrics, values per case, figures and report.
+        report: The report, for the pipeline's page.
+        metrics: The headline numbers, for the pipeline's page.
+    """
+    import shutil
+    from pathlib import Path
+
+    from axon.config import Config
+    from axon.errors import one_line_errors
+    from axon.evaluation.evaluate import evaluate as run_evaluation
+    from axon.preflight import require_gpu
+    from axon.registry.tracking import code_revision, stage_run
+
+    settings, out = Config.from_yaml(config), Path(evaluation.path)
+    identity = {"config_fingerprint": settings.fingerprint(), "code_revision": code_revision()}
+    facts = {**identity, "data_revision": revision, "mlflow_run": run_id}
+    models = (Path(model.path) for model in (bridge, refiner, superres, baselines))
+    with one_line_errors(), stage_run(tracking_uri, run_id, "evaluate", {"views": views}) as run:
+        require_gpu()
+        headline = run_evaluation(settings, Path(dataset.path), *models, out, views, facts)
+        run.log(0, headline)
+    shutil.copyfile(out / "report.html", report.path)
+    for name, value in headline.items():
+        metrics.log_metric(name, value)

@@ -1,0 +1,31 @@
+"""Step 2: bring the dataset here, verified."""
+
+from kfp import dsl
+from kfp.dsl import Dataset, Output
+
+from components import image
+
+
+@dsl.component(base_image=image("cpu"), install_kfp_package=False)
+def fetch(dataset_repo: str, dataset_folder: str, revision: str, shards: int, raw: Output[Dataset]) -> list[int]:
+    """Fetch the dataset at a commit, or from a folder; every file is verified.
+
+    Args:
+        dataset_repo: Git repository of the dataset.
+        dataset_folder: Folder with CTs, used instead of the repository where given.
+        revision: The dataset's commit; unique for the run where the data come from a folder, so that a cache never serves an old folder.
+        shards: Number of parallel ingestion tasks.
+        raw: The files as they are.
+
+    Returns:
+        The shards, for the loop.
+    """
+    from pathlib import Path
+
+    from axon.data.fetch import fetch as fetch_data
+    from axon.errors import one_line_errors
+
+    with one_line_errors():
+        found = fetch_data(Path(raw.path), shards, repo=dataset_repo, commit="" if dataset_folder else revision, folder=dataset_folder)
+    print(f"fetched {revision}: {len(found)} shards")
+    return found

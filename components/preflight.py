@@ -1,0 +1,67 @@
+"""Step 1: find in the first minute what could stop the run."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+from kfp.dsl import Artifact, Output
+
+from components import image
+
+
+@dsl.component(base_image=image("cpu"), install_kfp_package=False)
+def preflight(
+    config_yaml: str,
+    seed: int,
+    views: str,
+    dataset_repo: str,
+    dataset_revision: str,
+    dataset_folder: str,
+    tracking_uri: str,
+    model_name: str,
+    promote: str,
+    checkpoint_root: str,
+    run_key: str,
+    resolved_config: Output[Artifact],
+) -> NamedTuple("Resolved", [("config", str), ("revision", str), ("run_id", str), ("shards", int)]):  # type: ignore[valid-type]
+    """Check configuration, data, tracking server, storage and GPU, all at once; open the MLflow run.
+
+    Args:
+        config_yaml: The configuration as YAML text.
+        seed: Replaces the configuration's seed.
+        views: Film sets to evaluate: bi, mono or both.
+        dataset_repo: Git repository of the dataset.
+        dataset_revision: Revision of the dataset: branch, tag or commit.
+        dataset_folder: Folder with CTs, used instead of the repository where given.
+        tracking_uri: MLflow tracking and registry.
+        model_name: Registered model and experiment.
+        promote: Promotion policy.
+        checkpoint_root: Folder that outlives the run.
+        run_key: Unique for the pipeline run.
+        resolved_config: The resolved configuration, every key.
+
+    Returns:
+        The resolved configuration, the dataset's commit, the MLflow run id and the number of shards.
+    """
+    from dataclasses import astuple
+    from pathlib import Path
+
+    from axon.errors import one_line_errors
+    from axon.preflight import preflight as check
+
+    with one_line_errors():
+        resolved = check(
+            config_yaml=config_yaml,
+            seed=seed,
+            views=views,
+            dataset_repo=dataset_repo,
+            dataset_revision=dataset_revision,
+            dataset_folder=dataset_folder,
+            tracking_uri=tracking_uri,
+            model_name=model_name,
+            promote=promote,
+            checkpoint_root=checkpoint_root,
+            run_key=run_key,
+            out_config=Path(resolved_config.path),
+        )
+    print(f"data {resolved.revision}, MLflow run {resolved.run_id}, {resolved.shards} shards")
+    return astuple(resolved)

@@ -1,0 +1,28 @@
+"""Step 6: sample coarse volumes of the training cases, which the refiner learns from."""
+
+from kfp import dsl
+from kfp.dsl import Dataset, Input, Model, Output
+
+from components import image
+
+
+@dsl.component(base_image=image("cuda"), install_kfp_package=False)
+def sample_coarse(config: str, dataset: Input[Dataset], bridge: Input[Model], coarse: Output[Dataset]) -> None:
+    """Sample stage 1 on the training cases.
+
+    Args:
+        config: The resolved configuration.
+        dataset: The dataset.
+        bridge: Stage 1.
+        coarse: The sampled volumes.
+    """
+    from pathlib import Path
+
+    from axon.config import Config
+    from axon.errors import one_line_errors
+    from axon.preflight import require_gpu
+    from axon.training.steps import sample_coarse as sample
+
+    with one_line_errors():
+        require_gpu()
+        sample(Config.from_yaml(config), Path(dataset.path), Path(bridge.path), Path(coarse.path))

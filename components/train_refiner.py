@@ -1,0 +1,46 @@
+"""Step 7: stage 2."""
+
+from kfp import dsl
+from kfp.dsl import Dataset, Input, Model, Output
+
+from components import image
+
+
+@dsl.component(base_image=image("cuda"), install_kfp_package=False)
+def train_refiner(
+    config: str,
+    tracking_uri: str,
+    run_id: str,
+    checkpoint_root: str,
+    dataset: Input[Dataset],
+    bridge: Input[Model],
+    coarse: Input[Dataset],
+    refiner: Output[Model],
+) -> None:
+    """Train the refiner: a ControlNet on the bridge, conditioned on its coarse samples.
+
+    Args:
+        config: The resolved configuration.
+        tracking_uri: MLflow tracking.
+        run_id: The pipeline run's MLflow run.
+        checkpoint_root: Folder that outlives the run; a repeated run goes on from its checkpoints.
+        dataset: The dataset.
+        bridge: Stage 1.
+        coarse: Stage 1's samples of the training cases.
+        refiner: The refiner's weights and loss curve.
+    """
+    from pathlib import Path
+
+    from axon.config import Config
+    from axon.errors import one_line_errors
+    from axon.preflight import require_gpu
+    from axon.registry.tracking import stage_run
+    from axon.training.steps import checkpoint_dir
+    from axon.training.steps import train_refiner as train
+
+    settings, out = Config.from_yaml(config), Path(refiner.path)
+    with one_line_errors(), stage_run(tracking_uri, run_id, "refiner", {}) as run:
+        require_gpu()
+        checkpoints = checkpoint_dir(checkpoint_root, "refiner", settings, Path(dataset.path))
+        train(settings, Path(dataset.path), Path(bridge.path), Path(coarse.path), checkpoints, out, run.log)
+        run.artifact(out / "curve.csv")

@@ -1,0 +1,105 @@
+"""The DAG, one for the local runner, Docker and a cluster.
+
+No ``dsl.If``: at the root on a named output it is silently False under the local runner; the gate's decision travels as data instead.
+"""
+
+import json
+from pathlib import Path
+
+import yaml
+from kfp import dsl
+
+from components.evaluate import evaluate
+from components.fetch import fetch
+from components.finish import finish
+from components.gate import gate
+from components.ingest import ingest
+from components.preflight import preflight
+from components.register import register
+from components.sample_coarse import sample_coarse
+from components.train_baselines import train_baselines
+from components.train_bridge import train_bridge
+from components.train_refiner import train_refiner
+from components.train_superres import train_superres
+from components.validate import validate
+from pipelines import resources
+
+ROOT = Path(__file__).parents[1]
+COMPILED = ROOT / "pipelines" / "axon_pipeline.yaml"
+# On one line (JSON is YAML too): KFP copies defaults into a comment of the compiled file, where a line break would break it.
+DEFAULT_CONFIG = json.dumps(yaml.safe_load((ROOT / "configs" / "h100.yaml").read_text()))
+
+
+@dsl.pipeline(name="axon", description="3D chest CT from one or two chest X-rays. Research only, not a medical device.")
+def axon_pipeline(
+    dataset_repo: str = "",
+    dataset_revision: str = "HEAD",
+    dataset_folder: str = "",
+    config_yaml: str = DEFAULT_CONFIG,
+    seed: int = 0,
+    views: str = "bi",
+    tracking_uri: str = "http://mlflow:5000",
+    model_name: str = "axon",
+    promote: str = "if_better",
+    checkpoint_root: str = f"{resources.MOUNT}/checkpoints",
+    gpu_nodes: dict = {"nvidia.com/gpu.present": "true"},  # noqa: B006  KFP reads the default, nobody changes it
+    secret_name: str = "axon-secrets",  # noqa: S107  a name, not a secret
+) -> None:
+    """Train, evaluate and register AXON.
+
+    Args:
+        dataset_repo: Git repository that versions the dataset with DVC.
+        dataset_revision: Its revision: branch, tag or commit.
+        dataset_folder: Folder with CTs on the storage volume, used instead of the repository where given.
+        config_yaml: Configuration, see configs/.
+        seed: Seed of everything random.
+        views: Film sets to evaluate: bi, mono or bi,mono.
+        tracking_uri: MLflow tracking and registry.
+        model_name: Registered model and experiment.
+        promote: Promotion policy: if_better, manual or never.
+        checkpoint_root: Folder for checkpoints that outlives the run.
+        gpu_nodes: Labels of the nodes for GPU steps, which choose the type of GPU.
+        secret_name: Kubernetes secret with the credentials.
+    """
+
+    def on(task: dsl.PipelineTask) -> dsl.PipelineTask:
+        step = task.component_spec.name.replace("-", "_")
+        return resources.apply(task, step, secret_name, gpu_nodes)
+
+    run_key = dsl.PIPELINE_JOB_ID_PLACEHOLDER
+    finished = on(finish(tracking_uri=tracking_uri, model_name=model_name, run_key=run_key))
+    with dsl.ExitHandler(finished, name="run"):
+        checked = on(
+            preflight(
+                config_yaml=config_yaml,
+                seed=seed,
+                views=views,
+                dataset_repo=dataset_repo,
+                dataset_revision=dataset_revision,
+                dataset_folder=dataset_folder,
+                tracking_uri=tracking_uri,
+                model_name=model_name,
+                promote=promote,
+                checkpoint_root=checkpoint_root,
+                run_key=run_key,
+            )
+        )
+        config, revision, run_id, shards = (checked.outputs[name] for name in ("config", "revision", "run_id", "shards"))
+        fetched = on(fetch(dataset_repo=dataset_repo, dataset_folder=dataset_folder, revision=revision, shards=shards))
+        raw = fetched.outputs["raw"]
+        with dsl.ParallelFor(fetched.outputs["Output"], name="shards") as shard:
+            ingested = on(ingest(config=config, revision=revision, shard=shard, shards=shards, raw=raw))
+        cases = dsl.Collected(ingested.outputs["cases"])
+        dataset = on(validate(config=config, revision=revision, shards=cases, raw=raw)).outputs["dataset"]
+
+        tracked = {"config": config, "tracking_uri": tracking_uri, "run_id": run_id}
+        trained = {**tracked, "checkpoint_root": checkpoint_root, "dataset": dataset}
+        bridge = on(train_bridge(**trained)).outputs["bridge"]
+        coarse = on(sample_coarse(config=config, dataset=dataset, bridge=bridge)).outputs["coarse"]
+        refiner = on(train_refiner(**trained, bridge=bridge, coarse=coarse)).outputs["refiner"]
+        superres = on(train_superres(**trained)).outputs["superres"]
+        baselines = on(train_baselines(**trained)).outputs["baselines"]
+        models = {"bridge": bridge, "refiner": refiner, "superres": superres, "baselines": baselines}
+        evaluation = on(evaluate(**tracked, views=views, revision=revision, dataset=dataset, **models)).outputs["evaluation"]
+        decided = on(gate(config=config, tracking_uri=tracking_uri, model_name=model_name, promote=promote, evaluation=evaluation))
+        on(register(**tracked, revision=revision, model_name=model_name, evaluation=evaluation, decision=decided.outputs["decision"]))

@@ -1,0 +1,216 @@
+"""A pipeline run on this machine, in this Python: no Docker, no cluster; shows the steps' own lines and nothing of KFP's."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from axon import DISCLAIMER
+from axon.errors import AxonError
+from axon.registry.tracking import code_revision, default_tracking_uri
+from pipelines.child import EXIT_STEP
+
+ROOT = Path(__file__).parents[1]
+GRACE_S = 60.0
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+STARTED = re.compile(r"- INFO - Executing task '([\w-]+)'$")
+ENDED = re.compile(r"Task '([\w-]+)' finished with status (SUCCESS|FAILURE)$")
+USER_ERROR = re.compile(r"^\[[A-Z][A-Z0-9_]+\] .+ -> .+")
+EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b")
+NOISE = re.compile(
+    r"^(-{20,}|\[KFP Executor .*|\d\d:\d\d:\d\d\.\d{3} - .*|(INFO|WARNING|ERROR):root:.*|Pipeline '.*' finished with status .*)$"
+)
+
+
+@dataclass
+class Watcher:
+    """Turns the local runner's output into what a person wants to see, and remembers why a step failed.
+
+    Attributes:
+        steps: Number of different steps, for the counter.
+        show: Where lines go.
+        failed: The steps that failed with their reasons, in order.
+    """
+
+    steps: int
+    show: Callable[[str], None]
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    stopping: bool = False
+    _seen: list[str] = field(default_factory=list)
+    _in_dump: bool = False
+    _depth: int = 0
+    _in_outputs: bool = False
+    _last: str = ""
+    _error: str = ""
+
+    def line(self, raw: str) -> None:
+        """Take in one line of output."""
+        line = ANSI.sub("", raw).strip()
+        if self._skipped(line):
+            return
+        if started := STARTED.search(line):
+            self._start(started[1])
+        elif ended := ENDED.search(line):
+            self._end(ended[1], ended[2] == "FAILURE")
+        elif NOISE.match(line):
+            self._in_outputs = line.endswith(" outputs:")
+        else:
+            self._last = line
+            if USER_ERROR.match(line):
+                self._error = line
+            self.show(f"          {line}")
+
+    def _skipped(self, line: str) -> bool:
+        """Whether ``line`` is part of KFP's dump of a step's inputs or outputs, or empty."""
+        if self._in_dump:
+            # The dump is indented JSON: its closing brace stands alone, but nested ones do, too.
+            self._depth += line.endswith(("{", "[")) - line.startswith(("}", "]"))
+            self._in_dump = self._depth > 0
+            return True
+        if line.startswith("[KFP Executor") and line.endswith("Got executor_input:"):
+            self._in_dump, self._depth = True, 0
+            return True
+        if self._in_outputs and not (NOISE.match(line) or STARTED.search(line)):
+            return True
+        return not line
+
+    def _start(self, step: str) -> None:
+        self._in_outputs = False
+        if step not in self._seen and not (self.stopping and step != EXIT_STEP):
+            self._seen.append(step)
+            self._error = ""
+            self.show(f"[{len(self._seen):2d}/{self.steps}] {step}")
+        self._last = ""
+
+    def _end(self, step: str, failed: bool) -> None:
+        if failed and not (self.stopping and self.failed):
+            last = self._last if EXCEPTION.match(self._last) else ""
+            silent = f"it ended without saying why (killed? out of memory?); its last line: {self._last or '(none)'}"
+            self.failed.append((step, self._error or last or silent))
+
+
+def execute(target: str, arguments: dict[str, Any], pipeline_root: Path, steps: int, show: Callable[[str], None] = print) -> None:
+    """Run the pipeline ``target`` (``module:name``) and wait for it; SIGINT and SIGTERM end the steps, too.
+
+    Args:
+        target: The pipeline.
+        arguments: Its parameters.
+        pipeline_root: Folder for the steps' outputs.
+        steps: Number of different steps, for the counter.
+        show: Where lines go.
+
+    Raises:
+        AxonError: ``STEP_FAILED``, naming the step and the reason, or ``INTERRUPTED``.
+    """
+    watcher = Watcher(steps, show)
+    command = [sys.executable, "-u", "-m", "pipelines.child", target, str(pipeline_root), json.dumps(arguments)]
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    quiet = {
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": os.pathsep.join(paths),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }
+    env = {**os.environ, **quiet, "AXON_CODE_REVISION": code_revision()}
+    # start_new_session: one process group for the runner and all steps, which a signal to us is passed on to.
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=env, start_new_session=True
+    ) as child:
+        assert child.stdout is not None
+        with _passing_on_signals(child, watcher):
+            for line in child.stdout:
+                watcher.line(line)
+            status = child.wait()
+    if watcher.stopping:
+        raise AxonError("INTERRUPTED", "the run was stopped", "start the same command again: training goes on from its checkpoints")
+    if status != 0 or watcher.failed:
+        step, reason = watcher.failed[0] if watcher.failed else ("the local runner", f"exit status {status}, see above")
+        reason, _, fix = reason.rpartition(" -> ") if USER_ERROR.match(reason) else (reason, "", "mend it and start the same command again")
+        raise AxonError("STEP_FAILED", f"step {step!r} failed: {reason}", fix)
+
+
+@contextlib.contextmanager
+def _passing_on_signals(child: subprocess.Popen[str], watcher: Watcher) -> Iterator[None]:
+    def stop(*_: object) -> None:
+        # A second signal, or the end of the grace period, ends everything at once.
+        number = signal.SIGKILL if watcher.stopping else signal.SIGTERM
+        watcher.stopping = True
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, number)
+        signal.setitimer(signal.ITIMER_REAL, GRACE_S)
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    before = {number: signal.signal(number, stop) for number in signals}
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def output_folder(folder: Path) -> Iterator[Path]:
+    """Make and lock ``folder`` for one run at a time; of earlier runs' step outputs only the latest is kept.
+
+    Raises:
+        AxonError: ``OUTPUT_BUSY`` while another run uses it, ``OUTPUT_FOLDER`` where it cannot be written.
+    """
+    folder = folder.resolve()
+    try:
+        (folder / "pipeline").mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise AxonError("OUTPUT_FOLDER", f"{folder} cannot be written: {error}", "name another folder with --output") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AxonError("OUTPUT_BUSY", f"another run uses {folder}", "wait for it, or name another folder with --output") from error
+        for old in sorted((folder / "pipeline").glob("axon-*"))[:-1]:
+            shutil.rmtree(old)
+        yield folder
+
+
+def run(arguments: dict[str, Any], output: Path, show: Callable[[str], None] = print) -> None:
+    """Run AXON's pipeline on this machine and show its results.
+
+    Args:
+        arguments: Parameters of the pipeline beside those that the output folder determines.
+        output: Folder for everything: MLflow's database and artifacts, checkpoints, the steps' outputs, the report.
+        show: Where lines go.
+
+    Raises:
+        AxonError: As `execute` and `output_folder`.
+    """
+    from pipelines.resources import NEEDS
+
+    with output_folder(output) as folder:
+        uri = default_tracking_uri(folder)
+        here = {"tracking_uri": uri, "checkpoint_root": str(folder / "checkpoints")}
+        began = time.monotonic()
+        execute("pipelines.axon_pipeline:axon_pipeline", {**arguments, **here}, folder / "pipeline", len(NEEDS), show)
+        latest = max((folder / "pipeline").glob("axon-*"))
+        evaluation = latest / "evaluate" / "evaluation"
+        for name in ("report.html", "hero.png", "summary.txt", "metrics.json"):
+            shutil.copyfile(evaluation / name, folder / name)
+        registered = json.loads((latest / "register" / "registered").read_text())
+    show(f"\n{(folder / 'summary.txt').read_text().rstrip()}\n")
+    show(f"report    {folder / 'report.html'}")
+    show(
+        f"model     {arguments['model_name']} version {registered['version']}, {registered['alias'] or 'no alias'}: {registered['reason']}"
+    )
+    show(f"tracking  mlflow ui --backend-store-uri {uri}")
+    show(f"finished in {time.monotonic() - began:.0f} s. {DISCLAIMER}")

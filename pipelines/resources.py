@@ -1,0 +1,94 @@
+"""What each step needs of a cluster. The local runner ignores all of it, so the tests check the compiled specification."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kfp import kubernetes
+from kfp.dsl import PipelineTask
+from kfp.dsl.pipeline_channel import PipelineParameterChannel
+
+ACCELERATOR = "nvidia.com/gpu"
+USER_ID = 10001
+VOLUME, MOUNT = "axon-storage", "/mnt/axon"
+"""A PersistentVolumeClaim for what outlives a run (checkpoints, datasets in folders), and where the steps see it."""
+
+SECRET_KEYS = {
+    "aws_access_key_id": "AWS_ACCESS_KEY_ID",
+    "aws_secret_access_key": "AWS_SECRET_ACCESS_KEY",
+    "aws_endpoint_url": "AWS_ENDPOINT_URL",
+    "mlflow_tracking_username": "MLFLOW_TRACKING_USERNAME",
+    "mlflow_tracking_password": "MLFLOW_TRACKING_PASSWORD",
+}
+"""Keys of the Kubernetes secret and the environment variables that they become. Values are never in a specification."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """A step's resources and policy.
+
+    Attributes:
+        cpu: CPU cores.
+        memory: Memory.
+        gpus: GPUs; with any, the step also gets shared memory, the GPU nodes and a refusal to run without a GPU.
+        retries: Retries with back-off, for what another attempt can mend: a lost node, a network.
+        hours: Time limit.
+        cached: Whether a result may be served from KFP's cache. Only where the step's parameters identify its result.
+        storage: Whether the step sees the volume.
+    """
+
+    cpu: str = "1"
+    memory: str = "2Gi"
+    gpus: int = 0
+    retries: int = 0
+    hours: int = 1
+    cached: bool = False
+    storage: bool = False
+
+
+NEEDS = {
+    "preflight": Needs(storage=True),
+    "fetch": Needs(cpu="2", memory="4Gi", retries=3, hours=12, cached=True, storage=True),
+    "ingest": Needs(cpu="4", memory="16Gi", retries=2, hours=12, cached=True),
+    "validate": Needs(cpu="2", memory="8Gi", retries=1, hours=2, cached=True),
+    "train_bridge": Needs(cpu="8", memory="64Gi", gpus=1, retries=5, hours=168, storage=True),
+    "sample_coarse": Needs(cpu="8", memory="64Gi", gpus=1, retries=3, hours=24),
+    "train_refiner": Needs(cpu="8", memory="64Gi", gpus=1, retries=5, hours=168, storage=True),
+    "train_superres": Needs(cpu="8", memory="64Gi", gpus=1, retries=5, hours=168, storage=True),
+    "train_baselines": Needs(cpu="8", memory="64Gi", gpus=1, retries=5, hours=168, storage=True),
+    "evaluate": Needs(cpu="8", memory="64Gi", gpus=1, retries=3, hours=24),
+    "gate": Needs(retries=2),
+    "register": Needs(memory="4Gi", retries=2),
+    "finish": Needs(retries=2),
+}
+
+
+def apply(task: PipelineTask, step: str, secret_name: PipelineParameterChannel, gpu_nodes: PipelineParameterChannel) -> PipelineTask:
+    """Give ``task`` the resources and the policy of ``step``.
+
+    Args:
+        task: The task, changed in place.
+        step: Key of `NEEDS`.
+        secret_name: Name of the Kubernetes secret with the keys of `SECRET_KEYS`, each optional.
+        gpu_nodes: Labels of the nodes for GPU steps, which choose the type of GPU.
+    """
+    needs = NEEDS[step]
+    task.set_cpu_request(needs.cpu).set_memory_request(needs.memory).set_memory_limit(needs.memory)
+    task.set_caching_options(needs.cached)
+    if needs.retries:
+        task.set_retry(needs.retries, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s")
+    if needs.gpus:
+        task.set_accelerator_type(ACCELERATOR).set_accelerator_limit(needs.gpus)
+        task.set_env_variable("AXON_REQUIRE_GPU", "1")
+        kubernetes.empty_dir_mount(task, volume_name="shm", mount_path="/dev/shm", medium="Memory", size_limit="8Gi")  # noqa: S108
+        kubernetes.add_node_selector_json(task, gpu_nodes)
+        kubernetes.add_toleration(task, key=ACCELERATOR, operator="Exists", effect="NoSchedule")
+    if needs.storage:
+        kubernetes.mount_pvc(task, VOLUME, MOUNT)
+    kubernetes.use_secret_as_env(task, secret_name, SECRET_KEYS, optional=True)
+    kubernetes.set_timeout(task, needs.hours * 3600)
+    kubernetes.set_image_pull_policy(task, "IfNotPresent")
+    kubernetes.set_security_context(task, run_as_user=USER_ID, run_as_group=USER_ID, run_as_non_root=True)
+    kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "axon")
+    kubernetes.add_pod_label(task, "app.kubernetes.io/component", step.replace("_", "-"))
+    return task

@@ -1,0 +1,232 @@
+"""What can stop a run is found in its first minute, all of it at once; then the run is opened in MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from axon import DISCLAIMER
+from axon.config import Config
+from axon.errors import AxonError
+from axon.registry import tracking
+from axon.registry.gate import POLICIES
+
+VIEW_SETS = ("bi", "mono", "bi,mono")
+MIN_FREE_BYTES = 2 * 1024**3
+REQUIRE_GPU = "AXON_REQUIRE_GPU"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What the rest of the run works with.
+
+    Attributes:
+        config_yaml: The resolved configuration, every key.
+        revision: The dataset's commit; ``folder@<run key>`` for a folder, which nothing identifies, so that it is never taken from a cache.
+        run_id: The MLflow run.
+        shards: Parallel ingestion tasks.
+    """
+
+    config_yaml: str
+    revision: str
+    run_id: str
+    shards: int
+
+
+def preflight(
+    *,
+    config_yaml: str,
+    seed: int,
+    views: str,
+    dataset_repo: str,
+    dataset_revision: str,
+    dataset_folder: str,
+    tracking_uri: str,
+    model_name: str,
+    promote: str,
+    checkpoint_root: str,
+    run_key: str,
+    out_config: Path,
+) -> Resolved:
+    """Check everything that a run needs, write the resolved configuration and open the MLflow run.
+
+    Args:
+        config_yaml: The configuration as YAML text.
+        seed: Replaces the configuration's seed.
+        views: Which film sets are evaluated: one of `VIEW_SETS`.
+        dataset_repo: Git repository with the dataset's ``data.dvc``; empty for the current one.
+        dataset_revision: Its revision: branch, tag or commit.
+        dataset_folder: Folder with CTs; used instead of the repository where given.
+        tracking_uri: MLflow server (``http...``) or ``sqlite:///`` file.
+        model_name: Registered model; also the MLflow experiment.
+        promote: Promotion policy.
+        checkpoint_root: Folder that outlives a run, for checkpoints.
+        run_key: Unique for the pipeline run.
+        out_config: File for the resolved configuration.
+
+    Raises:
+        AxonError: The problem, or ``PREFLIGHT`` with all of them.
+    """
+    problems: list[AxonError] = []
+    config, revision = Config(), ""
+    with _collected(problems):
+        config = Config.from_yaml(config_yaml, seed=seed)
+    with _collected(problems):
+        _check_choice("views", views, VIEW_SETS)
+    with _collected(problems):
+        _check_choice("promote", promote, POLICIES)
+    with _collected(problems):
+        _check_model_name(model_name)
+    with _collected(problems):
+        revision = _resolve_data(dataset_repo, dataset_revision, dataset_folder, run_key)
+    with _collected(problems):
+        check_tracking(tracking_uri)
+    with _collected(problems):
+        _check_checkpoint_root(checkpoint_root)
+    with _collected(problems):
+        require_gpu()
+    if problems:
+        raise problems[0] if len(problems) == 1 else _all(problems)
+    _write(out_config, config.to_yaml())
+    tags = {
+        "axon.data_revision": revision,
+        "axon.code_revision": tracking.code_revision(),
+        "axon.config_fingerprint": config.fingerprint(),
+        "axon.disclaimer": DISCLAIMER,
+    }
+    params = {**_flat(config.to_dict(), ""), "views": views, "promote": promote}
+    run_id = tracking.start_parent(tracking_uri, model_name, run_key, params, tags)
+    return Resolved(config.to_yaml(), revision, run_id, config.data.shards)
+
+
+def require_gpu() -> None:
+    """Where ``AXON_REQUIRE_GPU=1`` is set, refuse to go on without a usable GPU rather than train on the CPU for weeks.
+
+    Raises:
+        AxonError: ``GPU_MISSING``.
+    """
+    if os.environ.get(REQUIRE_GPU) == "1" and gpu_count() == 0:
+        raise AxonError(
+            "GPU_MISSING", "a GPU was asked for and the CUDA driver finds none", f"check the node and its driver, or unset {REQUIRE_GPU}"
+        )
+
+
+def gpu_count() -> int:
+    """Number of GPUs that the CUDA driver can use; asks the driver itself, because importing torch takes seconds."""
+    count = ctypes.c_int(0)
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def check_tracking(tracking_uri: str, timeout_s: float = 5.0) -> None:
+    """See that the MLflow server answers, or that the SQLite file can be written.
+
+    Raises:
+        AxonError: ``TRACKING_URI`` or ``TRACKING_UNREACHABLE``.
+    """
+    shown = tracking.without_credentials(tracking_uri)
+    if database := tracking.sqlite_path(tracking_uri):
+        if not _writable(database.parent):
+            raise AxonError("TRACKING_UNREACHABLE", f"the folder of {shown} cannot be written", "name a folder that you may write")
+        return
+    if not tracking_uri.startswith(("http://", "https://")):
+        raise AxonError("TRACKING_URI", f"the tracking URI {shown!r} is neither http(s) nor sqlite:///", "name the MLflow server")
+    try:
+        with urllib.request.urlopen(f"{shown.rstrip('/')}/health", timeout=timeout_s):  # noqa: S310
+            pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise AxonError(
+            "TRACKING_UNREACHABLE", f"no MLflow server answers at {shown}: {reason}", "start it, or correct tracking_uri"
+        ) from error
+
+
+def _resolve_data(repo: str, revision: str, folder: str, run_key: str) -> str:
+    if folder:
+        if not Path(folder).is_dir():
+            raise AxonError("DATA_FOLDER", f"no folder at {folder}", "name a folder with CTs that this step can see")
+        from axon.data.readers import find_studies
+
+        find_studies(Path(folder))
+        return f"folder@{run_key}"
+    if not revision:
+        raise AxonError(
+            "DATA_SOURCE", "neither dataset_folder nor dataset_revision is given", "name a folder with CTs, or a revision such as HEAD"
+        )
+    from axon.data.fetch import resolve
+
+    return resolve(repo, revision).commit
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise AxonError("PARAMETER", f"{name} is {value!r}", f"choose one of: {', '.join(choices)}")
+
+
+def _check_model_name(name: str) -> None:
+    if not name or any(character in name for character in "/:.'\"%"):
+        raise AxonError("PARAMETER", f"model_name is {name!r}", "use letters, digits, '-' and '_'")
+
+
+def _check_checkpoint_root(root: str) -> None:
+    folder = Path(root)
+    if not root or not _writable(folder):
+        raise AxonError(
+            "CHECKPOINT_ROOT", f"checkpoint_root {root!r} cannot be written", "name a folder that outlives the run and may be written"
+        )
+    free = shutil.disk_usage(folder).free
+    if free < MIN_FREE_BYTES:
+        need = f"{MIN_FREE_BYTES / 1024**3:.0f} GiB"
+        raise AxonError("DISK_FULL", f"{free / 1024**3:.1f} GiB are free at {root}", f"free some space: at least {need} are needed")
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _collected(problems: list[AxonError]) -> Iterator[None]:
+    try:
+        yield
+    except AxonError as problem:
+        problems.append(problem)
+
+
+def _all(problems: list[AxonError]) -> AxonError:
+    found = "; ".join(f"({n}) {problem}" for n, problem in enumerate(problems, 1))
+    return AxonError("PREFLIGHT", f"{len(problems)} problems: {found}", "mend them all, then start again")
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def _flat(tree: dict[str, Any], where: str) -> dict[str, Any]:
+    """``{"grid": {"upscale": 2}}`` as ``{"grid.upscale": 2}``, for MLflow."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{where}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
+    return flat

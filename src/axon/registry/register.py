@@ -1,0 +1,193 @@
+"""The model registry: one version for a run, the aliases ``champion`` and ``challenger``, and the way back."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import math
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from axon import DISCLAIMER, __version__
+from axon.errors import AxonError
+from axon.registry.gate import CHAMPION, EVALUATION, Decision, champion_of
+from axon.registry.tracking import StageRun, client, code_revision, tracking_errors
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CHALLENGER = "challenger"
+OUTCOME = "axon.outcome"
+REASON = "axon.reason"
+PREVIOUS = "axon.previous_champion"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A registered version.
+
+    Attributes:
+        version: Version number in the registry.
+        alias: ``champion``, ``challenger`` or empty.
+        accepted: Whether it became the champion.
+        reason: One sentence for people.
+    """
+
+    version: str
+    alias: str
+    accepted: bool
+    reason: str
+
+
+def register(tracking_uri: str, parent_run_id: str, model_name: str, evaluation: Path, decision: Path, tags: dict[str, str]) -> Registered:
+    """Register the model of a run, once, and move the alias that the gate's decision allows.
+
+    Killed at any point, the same call goes on where it ended; run twice, it gives the same version and moves nothing.
+
+    Args:
+        tracking_uri: MLflow tracking and registry.
+        parent_run_id: The pipeline run's MLflow run.
+        model_name: Registered model, created when missing.
+        evaluation: Evaluation folder with ``model/``, ``report.html``, ``metrics.json`` and ``cases.csv``.
+        decision: The gate's decision.
+        tags: Further tags, e.g. the data revision.
+
+    Raises:
+        AxonError: ``TRACKING_FAILED`` or ``MODEL_MISSING``.
+    """
+    if not (evaluation / "model").is_dir():
+        raise AxonError("MODEL_MISSING", f"{evaluation} holds no model folder", "run the evaluation again")
+    decided = Decision.load(decision)
+    mlflow = client(tracking_uri)
+    with tracking_errors(tracking_uri):
+        version = _version_of_run(mlflow, model_name, parent_run_id)
+        if version is None:
+            _log_evaluation(StageRun(mlflow, tracking_uri, parent_run_id), evaluation)
+            _log_model(mlflow, parent_run_id, evaluation / "model")
+            version = _create_version(mlflow, model_name, parent_run_id)
+        known = mlflow.get_model_version(model_name, version).tags
+        if OUTCOME in known:
+            return Registered(version, known[OUTCOME], known[OUTCOME] == CHAMPION, known[REASON])
+        facts = json.loads((evaluation / "metrics.json").read_text())["facts"]
+        described = {
+            "decision": decided.verdict,
+            "split_hash": facts.get("split_hash", ""),
+            "code_revision": code_revision(),
+            "disclaimer": DISCLAIMER,
+            **tags,
+        }
+        for key, value in described.items():
+            mlflow.set_model_version_tag(model_name, version, f"axon.{key}", str(value))
+        alias, reason = _move_alias(mlflow, model_name, version, decided)
+        # The outcome comes last: a version without it is one that the next call finishes.
+        mlflow.set_model_version_tag(model_name, version, REASON, reason)
+        mlflow.set_model_version_tag(model_name, version, OUTCOME, alias)
+    return Registered(version, alias, alias == CHAMPION, reason)
+
+
+def promote(tracking_uri: str, model_name: str, version: str) -> None:
+    """Make ``version`` the champion by hand, e.g. a challenger under the policy ``manual``. Raises AxonError ``TRACKING_FAILED``."""
+    mlflow = client(tracking_uri)
+    with tracking_errors(tracking_uri):
+        _crown(mlflow, model_name, version, champion_of(mlflow, model_name))
+
+
+def rollback(tracking_uri: str, model_name: str) -> str:
+    """Give the alias ``champion`` back to the version that had it before.
+
+    Returns:
+        The version that is the champion now.
+
+    Raises:
+        AxonError: ``ROLLBACK_NONE`` or ``TRACKING_FAILED``.
+    """
+    mlflow = client(tracking_uri)
+    with tracking_errors(tracking_uri):
+        current = champion_of(mlflow, model_name)
+        previous = mlflow.get_model_version(model_name, current).tags.get(PREVIOUS, "") if current else ""
+        if not previous:
+            raise AxonError(
+                "ROLLBACK_NONE", f"no champion of {model_name!r} came before version {current or '(none)'}", "promote a version instead"
+            )
+        mlflow.set_registered_model_alias(model_name, CHAMPION, previous)
+        mlflow.set_model_version_tag(model_name, current, "axon.rolled_back_to", previous)
+    return previous
+
+
+def _move_alias(mlflow: MlflowClient, model_name: str, version: str, decided: Decision) -> tuple[str, str]:
+    """Move the alias that the decision allows; returns the alias (or an empty string) and the reason."""
+    if decided.verdict == "refused":
+        return "", decided.reason
+    if decided.accept:
+        now = champion_of(mlflow, model_name)
+        if now == version:
+            return CHAMPION, decided.reason
+        if now == decided.champion_version:
+            _crown(mlflow, model_name, version, now)
+            return CHAMPION, decided.reason
+        versions = f"from version {decided.champion_version or '(none)'} to {now or '(none)'}"
+        changed = f"the champion changed {versions} since the decision; run the gate again"
+        mlflow.set_registered_model_alias(model_name, CHALLENGER, version)
+        return CHALLENGER, changed
+    mlflow.set_registered_model_alias(model_name, CHALLENGER, version)
+    return CHALLENGER, decided.reason
+
+
+def _crown(mlflow: MlflowClient, model_name: str, version: str, previous: str) -> None:
+    # The way back is written before the alias moves.
+    if version != previous:
+        mlflow.set_model_version_tag(model_name, version, PREVIOUS, previous)
+        mlflow.set_registered_model_alias(model_name, CHAMPION, version)
+
+
+def _version_of_run(mlflow: MlflowClient, model_name: str, run_id: str) -> str | None:
+    versions = [found for found in mlflow.search_model_versions(f"name = '{model_name}'") if found.run_id == run_id]
+    return str(min(versions, key=lambda found: int(found.version)).version) if versions else None
+
+
+def _create_version(mlflow: MlflowClient, model_name: str, run_id: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    if not mlflow.search_registered_models(f"name = '{model_name}'"):
+        # Another run may have made it in between; then creating the version below works, or says why not.
+        with contextlib.suppress(MlflowException):
+            mlflow.create_registered_model(model_name, description=DISCLAIMER)
+    source = f"{mlflow.get_run(run_id).info.artifact_uri}/model"
+    return str(mlflow.create_model_version(model_name, source, run_id).version)
+
+
+def _log_model(mlflow: MlflowClient, run_id: str, model: Path) -> None:
+    import mlflow.pyfunc as pyfunc
+
+    from axon.registry import tracking
+
+    code = Path(tracking.__file__).with_name("pyfunc_model.py")
+    # It warns of the type hint that the model leaves out on purpose, through filters of its own; recording keeps them off the screen.
+    with TemporaryDirectory() as scratch, warnings.catch_warnings(record=True):
+        folder = Path(scratch) / "model"
+        pyfunc.save_model(
+            str(folder), python_model=str(code), artifacts={"model": str(model)}, pip_requirements=[f"axon-ct=={__version__}"]
+        )
+        mlflow.log_artifacts(run_id, str(folder), "model")
+
+
+def _log_evaluation(run: StageRun, evaluation: Path) -> None:
+    with TemporaryDirectory() as scratch:
+        kept = shutil.copytree(evaluation, Path(scratch) / EVALUATION, ignore=shutil.ignore_patterns("model"))
+        run.mlflow.log_artifacts(run.run_id, str(kept), EVALUATION)
+    run.log(0, headline(evaluation))
+
+
+def headline(evaluation: Path) -> dict[str, float]:
+    """Mean of every metric over the cases of ``cases.csv``, keyed ``set/view/method/metric``; values that are not finite are left out."""
+    sums: dict[str, list[float]] = {}
+    with (evaluation / "cases.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            sums.setdefault("/".join(row[key] for key in ("set", "view", "method", "metric")), []).append(float(row["value"]))
+    means = {key: sum(values) / len(values) for key, values in sums.items()}
+    return {key: value for key, value in means.items() if math.isfinite(value)}

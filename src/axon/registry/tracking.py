@@ -1,0 +1,227 @@
+"""MLflow runs: one parent for a pipeline run, one nested run for a stage; doing it twice gives the same runs."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from axon import __version__
+from axon.errors import AxonError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+RUN_KEY = "axon.run_key"
+STAGE = "axon.stage"
+PARENT = "mlflow.parentRunId"
+
+
+def default_tracking_uri(folder: Path) -> str:
+    """The SQLite store in ``folder``, as an MLflow tracking URI."""
+    return f"sqlite:///{folder.resolve() / 'mlflow.db'}"
+
+
+def sqlite_path(tracking_uri: str) -> Path | None:
+    """The database file of a ``sqlite:///`` URI, None for any other URI."""
+    return Path(tracking_uri.removeprefix("sqlite:///")) if tracking_uri.startswith("sqlite:///") else None
+
+
+@contextlib.contextmanager
+def tracking_errors(tracking_uri: str) -> Iterator[None]:
+    """Turn an MLflow failure into an AxonError ``TRACKING_FAILED``; MLflow has retried by itself before it raises."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        reason = str(error).splitlines()[0]
+        fix = "check the address, the credentials and that the server runs"
+        raise AxonError("TRACKING_FAILED", f"MLflow at {without_credentials(tracking_uri)} failed: {reason}", fix) from error
+
+
+def without_credentials(uri: str) -> str:
+    """``uri`` without user name and password, fit for a log."""
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
+
+
+def client(tracking_uri: str) -> MlflowClient:
+    """An MLflow client for tracking and registry."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    from mlflow import MlflowClient
+
+    # After the import, which sets the levels itself.
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+
+
+def code_revision() -> str:
+    """The code's git commit (``-dirty`` with local changes); ``AXON_CODE_REVISION`` where set; else the package version."""
+    if revision := os.environ.get("AXON_CODE_REVISION"):
+        return revision
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        tracked = subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=False).returncode == 0
+        dirty = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return f"axon-ct {__version__}"
+    # An installed package may lie inside the repository of somebody else's project.
+    return f"{commit}{'-dirty' if dirty else ''}" if tracked else f"axon-ct {__version__}"
+
+
+def start_parent(tracking_uri: str, experiment: str, run_key: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+    """Open the pipeline run's MLflow run, or open it again when ``run_key`` has one.
+
+    Args:
+        tracking_uri: MLflow server or ``sqlite:///`` file; the artifacts of the latter lie beside it.
+        experiment: Name of the experiment, created when missing.
+        run_key: Unique for a pipeline run; a repeated call with it gives the same run.
+        params: Parameters of the run, e.g. the resolved configuration.
+        tags: Tags of the run.
+
+    Returns:
+        The MLflow run id.
+
+    Raises:
+        AxonError: ``TRACKING_FAILED``.
+    """
+    mlflow = client(tracking_uri)
+    with tracking_errors(tracking_uri):
+        run_id = find_parent(mlflow, experiment, run_key)
+        if run_id is None:
+            created = mlflow.create_run(
+                _experiment_id(mlflow, tracking_uri, experiment), run_name=f"axon-{run_key}", tags={RUN_KEY: run_key}
+            )
+            run_id = str(created.info.run_id)
+        mlflow.update_run(run_id, status="RUNNING")
+        _record(mlflow, run_id, params, tags)
+    return run_id
+
+
+def find_parent(mlflow: MlflowClient, experiment: str, run_key: str) -> str | None:
+    """The run id of the parent run with ``run_key``, None when there is none."""
+    found = mlflow.get_experiment_by_name(experiment)
+    return None if found is None else _find(mlflow, found.experiment_id, {RUN_KEY: run_key})
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """A stage's nested MLflow run."""
+
+    mlflow: MlflowClient
+    tracking_uri: str
+    run_id: str
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Log ``metrics`` at ``step``. Raises AxonError ``TRACKING_FAILED``."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        batch = [Metric(name, float(value), now, step) for name, value in metrics.items()]
+        with tracking_errors(self.tracking_uri):
+            # A request holds at most 1000 metrics.
+            for start in range(0, len(batch), 1000):
+                self.mlflow.log_batch(self.run_id, metrics=batch[start : start + 1000])
+
+    def artifact(self, path: Path) -> None:
+        """Log a file. Raises AxonError ``TRACKING_FAILED``."""
+        with tracking_errors(self.tracking_uri):
+            self.mlflow.log_artifact(self.run_id, str(path))
+
+
+@contextlib.contextmanager
+def stage_run(tracking_uri: str, parent_run_id: str, stage: str, params: Mapping[str, Any]) -> Iterator[StageRun]:
+    """The nested run of ``stage``, made once for a parent; FINISHED on leaving, FAILED (KILLED on a signal) with the reason on an error.
+
+    Raises:
+        AxonError: ``TRACKING_FAILED``.
+    """
+    mlflow = client(tracking_uri)
+    with tracking_errors(tracking_uri):
+        experiment_id = mlflow.get_run(parent_run_id).info.experiment_id
+        tags = {PARENT: parent_run_id, STAGE: stage}
+        run_id = _find(mlflow, experiment_id, tags) or mlflow.create_run(experiment_id, run_name=stage, tags=tags).info.run_id
+        mlflow.update_run(run_id, status="RUNNING")
+        _record(mlflow, run_id, params, {"axon.error": ""})
+    try:
+        yield StageRun(mlflow, tracking_uri, run_id)
+    except BaseException as error:
+        reason = str(error) if isinstance(error, AxonError) else f"{type(error).__name__}: {error}"
+        # The first error is the one to show, also when MLflow is what failed.
+        with contextlib.suppress(Exception):
+            mlflow.set_tag(run_id, "axon.error", reason[:5000])
+            mlflow.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
+    with tracking_errors(tracking_uri):
+        mlflow.set_terminated(run_id, "FINISHED")
+
+
+def finish_parent(tracking_uri: str, experiment: str, run_key: str, succeeded: bool, reason: str) -> str:
+    """Close the parent run of ``run_key``: FINISHED, or FAILED with ``reason`` and what its failed stages said.
+
+    Returns:
+        The reason as recorded; empty for a success, ``reason`` itself when the run was never opened.
+
+    Raises:
+        AxonError: ``TRACKING_FAILED``.
+    """
+    mlflow = client(tracking_uri)
+    with tracking_errors(tracking_uri):
+        run_id = find_parent(mlflow, experiment, run_key)
+        if run_id is None:
+            return reason
+        if succeeded:
+            mlflow.set_terminated(run_id, "FINISHED")
+            return ""
+        experiment_id = mlflow.get_run(run_id).info.experiment_id
+        children = mlflow.search_runs([experiment_id], f"tags.`{PARENT}` = '{run_id}'")
+        said = [f"{run.data.tags[STAGE]}: {run.data.tags['axon.error']}" for run in children if run.data.tags.get("axon.error")]
+        for run in children:
+            if run.info.status == "RUNNING":
+                mlflow.set_terminated(run.info.run_id, "KILLED")
+        reason = "; ".join([*said, *([reason] if reason else [])])
+        mlflow.set_tag(run_id, "axon.error", reason[:5000])
+        mlflow.set_terminated(run_id, "FAILED")
+    return reason
+
+
+def _experiment_id(mlflow: MlflowClient, tracking_uri: str, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    if found := mlflow.get_experiment_by_name(name):
+        return str(found.experiment_id)
+    database = sqlite_path(tracking_uri)
+    artifacts = (database.resolve().parent / "mlartifacts").as_uri() if database else None
+    try:
+        return str(mlflow.create_experiment(name, artifact_location=artifacts))
+    except MlflowException:
+        # Another run may have made it in between.
+        if found := mlflow.get_experiment_by_name(name):
+            return str(found.experiment_id)
+        raise
+
+
+def _find(mlflow: MlflowClient, experiment_id: str, tags: Mapping[str, str]) -> str | None:
+    query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    found = mlflow.search_runs([experiment_id], query, max_results=1, order_by=["attributes.start_time ASC"])
+    return str(found[0].info.run_id) if found else None
+
+
+def _record(mlflow: MlflowClient, run_id: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+    from mlflow.entities import Param, RunTag
+
+    # MLflow refuses to change a parameter, so a repeated call leaves the first value.
+    known = mlflow.get_run(run_id).data.params
+    fresh = [Param(key, str(value)[:5000]) for key, value in params.items() if key not in known]
+    mlflow.log_batch(run_id, params=fresh, tags=[RunTag(key, str(value)) for key, value in tags.items()])

@@ -1,0 +1,88 @@
+"""The steps through ``python_func``, where they need nothing but their own room."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from axon.registry.tracking import client, default_tracking_uri, start_parent
+from components import IMAGES, image
+from components.finish import finish
+from components.gate import gate
+from components.preflight import preflight
+from components.register import register
+
+FOLDER = Path(IMAGES).parents[1] / "components"
+STEPS = sorted(path for path in FOLDER.glob("*.py") if path.stem != "__init__")
+HEAVY = {"torch", "monai", "diffusers", "numpy", "mlflow", "SimpleITK"}
+
+
+def artifact(path: Path) -> Any:
+    return SimpleNamespace(path=str(path), metadata={})
+
+
+@pytest.mark.parametrize("path", STEPS, ids=lambda path: path.stem)
+def test_a_step_is_one_function_named_as_its_file_that_calls_axon(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    assert [function.name for function in functions] == [path.stem]
+    body = functions[0].body[1:]
+    assert "Args:" in (ast.get_docstring(functions[0]) or "") and body[-1].end_lineno - body[0].lineno < 30
+    imported = {str(getattr(node, "module", "") or "") for node in ast.walk(functions[0]) if isinstance(node, ast.ImportFrom)}
+    assert "axon.errors" in imported and not {name.partition(".")[0] for name in imported} & HEAVY
+
+
+def test_images_are_named_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = yaml.safe_load(IMAGES.read_text())
+    assert image("cpu") == named["cpu"] and "python" in named["cpu"] and "python" in named["cuda"]
+    monkeypatch.setenv("AXON_IMAGE_CUDA", "elsewhere/axon@sha256:00")
+    assert image("cuda") == "elsewhere/axon@sha256:00"
+
+
+def test_gate_register_finish(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    uri = default_tracking_uri(tmp_path)
+    run_id = start_parent(uri, "axon", "key", {}, {})
+    evaluation, decision, registered = tmp_path / "evaluation", tmp_path / "out" / "decision", tmp_path / "registered"
+    (evaluation / "model").mkdir(parents=True)
+    (evaluation / "metrics.json").write_text(json.dumps({"facts": {"split_hash": "s"}}))
+    (evaluation / "cases.csv").write_text("case_id,set,view,method,metric,value\na,internal,bi,axon,axon/psnr,25.0\n")
+    common: dict[str, Any] = {"config": "{}", "tracking_uri": uri, "model_name": "axon", "evaluation": artifact(evaluation)}
+    gate.python_func(**common, promote="if_better", decision=artifact(decision))
+    assert json.loads(decision.read_text())["verdict"] == "accepted"
+    out = artifact(registered)
+    register.python_func(**common, revision="abc", run_id=run_id, decision=artifact(decision), registered=out)
+    assert json.loads(registered.read_text())["alias"] == out.metadata["alias"] == "champion"
+    finish.python_func(uri, "axon", "key", SimpleNamespace(state="SUCCEEDED", error_message=""))
+    assert client(uri).get_run(run_id).info.status == "FINISHED"
+    assert "ended: SUCCEEDED" in capsys.readouterr().out
+
+
+def test_a_user_error_is_the_last_line_and_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every problem at once, although each alone would stop the run."""
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as caught:
+        preflight.python_func(
+            config_yaml="sed: 1",
+            seed=0,
+            views="three",
+            dataset_repo="",
+            dataset_revision="",
+            dataset_folder=str(tmp_path / "none"),
+            tracking_uri="http://user:secret@127.0.0.1:9",
+            model_name="a/b",
+            promote="perhaps",
+            checkpoint_root=str(tmp_path / "file"),
+            run_key="key",
+            resolved_config=artifact(tmp_path / "config"),
+        )
+    last = capsys.readouterr().out.rstrip().splitlines()[-1]
+    assert caught.value.code == 1 and last.startswith("[PREFLIGHT] 7 problems: (1) [CONFIG_KEY] ")
+    for expected in ("did you mean 'seed'?", "choose one of: bi", "a/b", "no folder at", "TRACKING_UNREACHABLE", "CHECKPOINT_ROOT"):
+        assert expected in last
+    assert "secret" not in last and not (tmp_path / "config").exists()

@@ -1,0 +1,121 @@
+"""The committed specification, parsed strictly: the local runner ignores all of this, so only these tests see it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp import compiler
+from kfp.kubernetes import kubernetes_executor_config_pb2
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+from pipelines import resources
+from pipelines.axon_pipeline import COMPILED, axon_pipeline
+
+GPU_STEPS = {"train-bridge", "sample-coarse", "train-refiner", "train-superres", "train-baselines", "evaluate"}
+PIPELINE, PLATFORM = yaml.safe_load_all(COMPILED.read_text())
+EXECUTORS: dict[str, Any] = {
+    name.removeprefix("exec-"): value["container"] for name, value in PIPELINE["deploymentSpec"]["executors"].items()
+}
+KUBERNETES: dict[str, Any] = {
+    name.removeprefix("exec-"): value for name, value in PLATFORM["platforms"]["kubernetes"]["deploymentSpec"]["executors"].items()
+}
+DAGS = [PIPELINE["root"]["dag"], *(component["dag"] for component in PIPELINE["components"].values() if "dag" in component)]
+TASKS: dict[str, Any] = {name: task for dag in DAGS for name, task in dag["tasks"].items() if name in EXECUTORS}
+
+
+def test_committed_file_is_what_the_code_compiles_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler.Compiler().compile(axon_pipeline, str(tmp_path / "fresh.yaml"))
+    assert (tmp_path / "fresh.yaml").read_text() == COMPILED.read_text(), "run: python -m pipelines compile"
+
+
+def test_specification_has_no_unknown_keys() -> None:
+    json_format.ParseDict(PIPELINE, pipeline_spec_pb2.PipelineSpec())
+    json_format.ParseDict(PLATFORM, pipeline_spec_pb2.PlatformSpec())
+    for config in KUBERNETES.values():
+        json_format.ParseDict(config, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
+    with pytest.raises(json_format.ParseError):
+        json_format.ParseDict({"tolerance": []}, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
+
+
+def test_steps_are_those_of_the_policy_table() -> None:
+    steps = {name.replace("_", "-") for name in resources.NEEDS}
+    assert set(EXECUTORS) == set(KUBERNETES) == set(TASKS) == steps
+
+
+@pytest.mark.parametrize("step", sorted(GPU_STEPS))
+def test_gpu_steps(step: str) -> None:
+    wanted = EXECUTORS[step]["resources"]
+    assert wanted["accelerator"]["resourceType"] == "nvidia.com/gpu" and wanted["accelerator"]["resourceCount"] == "1"
+    assert wanted["resourceMemoryLimit"] and wanted["resourceMemoryRequest"] and wanted["resourceCpuRequest"]
+    assert EXECUTORS[step]["image"].startswith("axon/python-cuda:")
+    assert {"name": "AXON_REQUIRE_GPU", "value": "1"} in EXECUTORS[step]["env"]
+    assert KUBERNETES[step]["emptyDirMounts"] == [{"volumeName": "shm", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "8Gi"}]
+    assert KUBERNETES[step]["nodeSelector"]["nodeSelectorJson"]["componentInputParameter"].endswith("gpu_nodes")
+    assert TASKS[step]["retryPolicy"]["maxRetryCount"] >= 3 and TASKS[step]["retryPolicy"]["backoffDuration"] == "30s"
+
+
+@pytest.mark.parametrize("step", sorted(set(EXECUTORS) - GPU_STEPS))
+def test_other_steps_ask_for_no_gpu(step: str) -> None:
+    assert "accelerator" not in EXECUTORS[step]["resources"] and EXECUTORS[step]["image"].startswith("axon/python-cpu:")
+
+
+@pytest.mark.parametrize("step", sorted(EXECUTORS))
+def test_every_step_is_bounded_and_unprivileged(step: str) -> None:
+    config = KUBERNETES[step]
+    assert config["securityContext"] == {"runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True}
+    assert int(config["activeDeadlineSeconds"]) > 0 and config["imagePullPolicy"] == "IfNotPresent"
+    assert config["podMetadata"]["labels"] == {"app.kubernetes.io/part-of": "axon", "app.kubernetes.io/component": step}
+
+
+def test_training_sees_the_volume_where_checkpoints_live() -> None:
+    for step in ("train-bridge", "train-refiner", "train-superres", "train-baselines", "preflight", "fetch"):
+        assert [mount["mountPath"] for mount in KUBERNETES[step]["pvcMount"]] == [resources.MOUNT]
+    default = PIPELINE["root"]["inputDefinitions"]["parameters"]["checkpoint_root"]["defaultValue"]
+    assert default.startswith(resources.MOUNT)
+
+
+def test_nothing_is_installed_at_run_time() -> None:
+    assert not re.search(r"pip3? install|packages_to_install", COMPILED.read_text())
+
+
+def test_secrets_are_names_only() -> None:
+    for config in KUBERNETES.values():
+        for secret in config["secretAsEnv"]:
+            assert secret["secretNameParameter"]["componentInputParameter"].endswith("secret_name") and secret["optional"]
+    named = [variable for container in EXECUTORS.values() for variable in container.get("env", [])]
+    assert {variable["name"] for variable in named} == {"AXON_REQUIRE_GPU"}
+
+
+def test_only_steps_that_their_parameters_identify_are_cached() -> None:
+    cached = {name for name, task in TASKS.items() if task["cachingOptions"].get("enableCache")}
+    assert cached == {"fetch", "ingest", "validate"}
+    for step in cached:
+        # Preflight makes it unique for a run on a folder, and it is the commit otherwise.
+        revision = TASKS[step]["inputs"]["parameters"]["revision"]
+        assert "revision" in str(revision), step
+
+
+def test_order() -> None:
+    inside = PIPELINE["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    assert [name for name, task in inside.items() if not task.get("dependentTasks")] == ["preflight"]
+    assert TASKS["finish"]["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
+    assert set(inside["train-refiner"]["dependentTasks"]) >= {"train-bridge", "sample-coarse"}
+    for beside in ("train-bridge", "train-superres", "train-baselines"):
+        assert set(inside[beside]["dependentTasks"]) == {"preflight", "validate"}
+    assert "gate" in inside["register"]["dependentTasks"]
+
+
+def test_at_most_twelve_parameters_each_explained() -> None:
+    parameters = PIPELINE["root"]["inputDefinitions"]["parameters"]
+    assert len(parameters) <= 12
+    assert all(parameter.get("description") for parameter in parameters.values())
+
+
+def test_no_condition_at_the_root() -> None:
+    """The local runner takes one on a named output for False without a word."""
+    assert "condition" not in COMPILED.read_text().lower().replace("conditioned", "")

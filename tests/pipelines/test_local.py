@@ -1,0 +1,106 @@
+"""The local runner: a failure is a failure with its reason, a signal ends every process, KFP's noise stays out."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from axon.errors import AxonError
+from pipelines.local import ROOT, Watcher, execute, output_folder
+
+TINY = "tests.pipelines.tiny:tiny"
+
+
+def run(tmp_path: Path, mood: str) -> list[str]:
+    lines: list[str] = []
+    try:
+        execute(TINY, {"mood": mood, "where": str(tmp_path)}, tmp_path / "root", 3, lines.append)
+    finally:
+        print("\n".join(lines))
+    return lines
+
+
+def test_success_shows_only_the_steps_own_lines(tmp_path: Path) -> None:
+    lines = run(tmp_path, "fine")
+    assert [line for line in lines if line.startswith("[")] == ["[ 1/3] count", "[ 2/3] work", "[ 3/3] finish"]
+    assert sorted(line.strip() for line in lines if not line.startswith("[")) == ["counting", "number 0 is fine", "number 1 is fine"]
+    state, run_key = (tmp_path / "finish").read_text().split()
+    assert state == "SUCCEEDED" and len(run_key) == 32
+
+
+@pytest.mark.parametrize(
+    ("mood", "reason"),
+    [
+        ("refuse", "step 'work' failed: [TINY_BROKEN] number 1 is broken -> mend number 1"),
+        ("crash", "step 'work' failed: ValueError: no such thing"),
+        ("killed", "step 'work' failed: it ended without saying why"),
+    ],
+)
+def test_failure_ends_failed_with_step_and_reason(tmp_path: Path, mood: str, reason: str) -> None:
+    with pytest.raises(AxonError) as caught:
+        run(tmp_path, mood)
+    assert caught.value.code == "STEP_FAILED" and reason in str(caught.value)
+    assert (tmp_path / "finish").read_text().startswith("FAILED")
+
+
+def is_running(pid: str) -> bool:
+    """Whether the process lives; an orphan that nobody has reaped yet does not."""
+    try:
+        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_sigterm_ends_every_process_and_still_runs_the_exit_handler(tmp_path: Path) -> None:
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path; from pipelines.local import execute; "
+    code += f"execute({TINY!r}, {{'mood': 'wait', 'where': {str(tmp_path)!r}}}, Path({str(tmp_path)!r}, 'root'), 3)"
+    runner = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 60
+    steps: list[str] = []
+    while len(steps) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+        steps = list(filter(None, (path.read_text() for path in tmp_path.glob("started-*"))))
+    runner.send_signal(signal.SIGTERM)
+    said, _ = runner.communicate(timeout=60)
+    assert len(steps) == 2 and runner.returncode == 1 and "INTERRUPTED" in said
+    assert not any(is_running(pid) for pid in steps)
+    assert (tmp_path / "finish").read_text().startswith("FAILED")
+
+
+def test_dump_of_inputs_is_skipped_whatever_it_holds() -> None:
+    lines: list[str] = []
+    watcher = Watcher(2, lines.append)
+    for line in [
+        "[KFP Executor 2026 INFO]: Got executor_input:",
+        "{",
+        '  "a": {',
+        '    "b": ["x {", "}"],',
+        '    "c": {}',
+        "  }",
+        "}",
+        "real",
+    ]:
+        watcher.line("    " + line)
+    assert [line.strip() for line in lines] == ["real"]
+
+
+def test_output_folder_is_for_one_run_at_a_time_and_keeps_the_latest_steps(tmp_path: Path) -> None:
+    for name in ("axon-2026-01-01", "axon-2026-01-02", "axon-2026-01-03"):
+        (tmp_path / "pipeline" / name).mkdir(parents=True)
+    with output_folder(tmp_path) as folder:
+        assert [path.name for path in (folder / "pipeline").iterdir()] == ["axon-2026-01-03"]
+        with pytest.raises(AxonError, match="OUTPUT_BUSY"), output_folder(tmp_path):
+            pass
+    with output_folder(tmp_path):
+        pass
+
+
+def test_command_line_refuses_in_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipelines", "run", "--folder", str(tmp_path), "--config", str(tmp_path / "none.yaml")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stdout.startswith("[CONFIG_MISSING]") and not done.stderr

@@ -1,0 +1,46 @@
+"""Small pipelines for the tests of the local runner."""
+
+from kfp import dsl
+
+
+@dsl.component(base_image="python:3.11", install_kfp_package=False)
+def count(n: int) -> list[int]:
+    print("counting")
+    return list(range(n))
+
+
+@dsl.component(base_image="python:3.11", install_kfp_package=False)
+def work(number: int, mood: str, where: str) -> None:
+    import os
+    import signal
+    import time
+    from pathlib import Path
+
+    from axon.errors import AxonError, one_line_errors
+
+    with one_line_errors():
+        if mood == "refuse" and number == 1:
+            raise AxonError("TINY_BROKEN", "number 1 is broken", "mend number 1")
+    if mood == "crash":
+        raise ValueError("no such thing")
+    if mood == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if mood == "wait":
+        Path(where, f"started-{number}").write_text(str(os.getpid()))
+        time.sleep(120)
+    print(f"number {number} is fine")
+
+
+@dsl.component(base_image="python:3.11", install_kfp_package=False)
+def finish(status: dsl.PipelineTaskFinalStatus, where: str, run_key: str) -> None:
+    from pathlib import Path
+
+    Path(where, "finish").write_text(f"{status.state} {run_key}")
+
+
+@dsl.pipeline(name="tiny")
+def tiny(mood: str, where: str):
+    with dsl.ExitHandler(finish(where=where, run_key=dsl.PIPELINE_JOB_ID_PLACEHOLDER)):
+        numbers = count(n=2)
+        with dsl.ParallelFor(numbers.output) as number:
+            work(number=number, mood=mood, where=where).set_retry(3, backoff_duration="60s").set_env_variable("AXON_REQUIRE_GPU", "1")

@@ -26,7 +26,7 @@ def evaluate(
 
     Args:
         config: The resolved configuration.
-        views: Film sets to evaluate.
+        views: Films that the headline figures speak of: bi or mono.
         revision: The dataset's commit.
         tracking_uri: MLflow tracking.
         run_id: The pipeline run's MLflow run.
@@ -51,10 +51,10 @@ def evaluate(
     settings, out = Config.from_yaml(config), Path(evaluation.path)
     identity = {"config_fingerprint": settings.fingerprint(), "code_revision": code_revision()}
     facts = {**identity, "data_revision": revision, "mlflow_run": run_id}
-    models = (Path(model.path) for model in (bridge, refiner, superres, baselines))
+    stages = Path(bridge.path), Path(refiner.path), Path(superres.path), Path(baselines.path)
     with one_line_errors(), stage_run(tracking_uri, run_id, "evaluate", {"views": views}) as run:
         require_gpu()
-        headline = run_evaluation(settings, Path(dataset.path), *models, out, views, facts)
+        headline = run_evaluation(settings, Path(dataset.path), *stages, out, views, facts)
         run.log(0, headline)
     shutil.copyfile(out / "report.html", report.path)
     for name, value in headline.items():

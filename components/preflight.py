@@ -28,7 +28,7 @@ def preflight(
     Args:
         config_yaml: The configuration as YAML text.
         seed: Replaces the configuration's seed.
-        views: Film sets to evaluate: bi, mono or both.
+        views: Films that the gate and the headline figures speak of: bi or mono.
         dataset_repo: Git repository of the dataset.
         dataset_revision: Revision of the dataset: branch, tag or commit.
         dataset_folder: Folder with CTs, used instead of the repository where given.

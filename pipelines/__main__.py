@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument("--repo", default="", help="git repository of the dataset (default: the one you are in)")
     running.add_argument("--output", type=Path, default=Path("runs"), help="folder for all results (default: %(default)s)")
     running.add_argument(
-        "--views", default="bi", help="film sets to evaluate: bi (frontal and lateral), mono or bi,mono (default: %(default)s)"
+        "--views", default="bi", help="films the gate and the headline figures speak of: bi or mono (default: %(default)s)"
     )
     running.add_argument("--promote", default="if_better", help="if_better, manual or never (default: %(default)s)")
     running.add_argument("--model-name", default="axon", help="registered model (default: %(default)s)")

@@ -53,7 +53,7 @@ def axon_pipeline(
         dataset_folder: Folder with CTs on the storage volume, used instead of the repository where given.
         config_yaml: Configuration, see configs/.
         seed: Seed of everything random.
-        views: Film sets to evaluate: bi, mono or bi,mono.
+        views: Films that the gate and the headline figures speak of: bi (frontal and lateral) or mono (frontal).
         tracking_uri: MLflow tracking and registry.
         model_name: Registered model and experiment.
         promote: Promotion policy: if_better, manual or never.

@@ -43,7 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("folder", type=Path, nargs="?", default=Path("data"), help="where to (default: %(default)s)")
     build.add_argument("--downloads", type=Path, default=Path(".downloads"), help="where downloads are kept (default: %(default)s)")
     build.set_defaults(verb=_build)
-    verify = dataset.add_parser("verify", help="check a dataset", description="Check every file against the manifest; all problems at once.")
+    verify = dataset.add_parser(
+        "verify", help="check a dataset", description="Check every file against the manifest; all problems at once."
+    )
     verify.add_argument("folder", type=Path, nargs="?", default=Path("data"))
     verify.set_defaults(verb=_verify)
 
@@ -51,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     config.add_argument("file", type=Path)
     config.set_defaults(verb=_config)
 
-    model = verbs.add_parser("model", help="promote or roll back a registered model").add_subparsers(required=True, metavar="promote|rollback")
+    model = verbs.add_parser("model", help="promote or roll back a model").add_subparsers(required=True, metavar="promote|rollback")
     promote = model.add_parser("promote", help="make a version the champion", description="Make a version the champion by hand.")
     promote.add_argument("name")
     promote.add_argument("version")

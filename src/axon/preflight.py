@@ -20,7 +20,7 @@ from axon.errors import AxonError
 from axon.registry import tracking
 from axon.registry.gate import POLICIES
 
-VIEW_SETS = ("bi", "mono", "bi,mono")
+VIEW_SETS = ("bi", "mono")
 MIN_FREE_BYTES = 2 * 1024**3
 REQUIRE_GPU = "AXON_REQUIRE_GPU"
 
@@ -62,7 +62,7 @@ def preflight(
     Args:
         config_yaml: The configuration as YAML text.
         seed: Replaces the configuration's seed.
-        views: Which film sets are evaluated: one of `VIEW_SETS`.
+        views: Which films the gate and the headline figures speak of: one of `VIEW_SETS`.
         dataset_repo: Git repository with the dataset's ``data.dvc``; empty for the current one.
         dataset_revision: Its revision: branch, tag or commit.
         dataset_folder: Folder with CTs; used instead of the repository where given.

@@ -17,6 +17,7 @@ from axon.registry.tracking import client, default_tracking_uri, finish_parent, 
 
 CONFIG = Config.from_yaml("evaluation: {bootstrap: 200}")
 FACTS = {
+    "views": "bi",
     "split_hash": "aaa",
     "hu_window": [-1024.0, 1476.0],
     "fine_spacing_mm": 5.625,
@@ -34,11 +35,11 @@ def write_evaluation(folder: Path, psnr: list[float], facts: dict | None = None)
     (folder / "metrics.json").write_text(json.dumps({"facts": FACTS if facts is None else facts, "summary": []}))
     with (folder / "cases.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["case_id", "set", "view", "method", "metric", "value"])
+        writer.writerow(["set_name", "view", "case_id", "method", "axon/psnr"])
         for (name, case), value in zip(CASES, psnr, strict=True):
-            writer.writerow([case, name, "mono", "axon", "axon/psnr", 5.0])
-            writer.writerow([case, name, "bi", "axon", "axon/psnr", value])
-            writer.writerow([case, name, "bi", "lift", "axon/psnr", 99.0])
+            writer.writerow([name, "mono", case, "axon", 5.0])
+            writer.writerow([name, "bi", case, "axon", value])
+            writer.writerow([name, "bi", case, "lift", 99.0])
     return folder
 
 

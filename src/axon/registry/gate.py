@@ -74,7 +74,7 @@ class Evaluated:
 def decide(candidate: Path, tracking_uri: str, model_name: str, policy: Policy, config: Config) -> Decision:
     """Decide about the evaluation in ``candidate``.
 
-    The primary metric is AXON's PSNR of the two-view reconstruction over the cases of all test sets. It is compared with the
+    The primary metric is AXON's PSNR, from the views that the run was asked for, over the cases of all test sets. It is compared with the
     champion's by a paired bootstrap over the same cases; the candidate is better when the mean difference is above zero.
 
     Args:
@@ -112,17 +112,15 @@ def read_evaluation(folder: Path) -> Evaluated:
         facts = json.loads((folder / "metrics.json").read_text())["facts"]
         with (folder / "cases.csv").open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["method"] == METHOD]
-        bad = [row for row in rows if not math.isfinite(float(row["value"]))]
-        views = list(dict.fromkeys(row["view"] for row in rows))
-        view = "bi" if "bi" in views else views[0]
-        values = {(row["set"], row["case_id"]): float(row["value"]) for row in rows if row["metric"] == METRIC and row["view"] == view}
+        view = facts["views"]
+        values = {(row["set_name"], row["case_id"]): float(row[METRIC]) for row in rows if row["view"] == view}
     except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
         raise AxonError("METRICS_MISSING", f"metrics.json or cases.csv is missing or damaged ({_first_line(error)})", fix) from error
     if not values:
         raise AxonError("METRICS_MISSING", f"cases.csv has no {METRIC} of the method {METHOD!r}", fix)
-    if bad:
-        first = bad[0]
-        raise AxonError("METRICS_NOT_FINITE", f"{first['metric']} of case {first['case_id']} ({first['view']}) is {first['value']}", fix)
+    for (_, case_id), value in values.items():
+        if not math.isfinite(value):
+            raise AxonError("METRICS_NOT_FINITE", f"{METRIC} of case {case_id} ({view}) is {value}", fix)
     return Evaluated(facts, view, values)
 
 

@@ -9,7 +9,7 @@ import mlflow.pyfunc
 import numpy as np
 
 
-class AxonModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+class AxonModel(mlflow.pyfunc.PythonModel):
     """X-rays in, HU volume out."""
 
     def load_context(self, context: Any) -> None:
@@ -30,7 +30,7 @@ class AxonModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         Returns:
             HU volume, shape (D, H, W).
         """
-        return np.asarray(self.pipeline(model_input["frontal"], model_input.get("lateral")).hu)
+        return np.asarray(self.pipeline(model_input["frontal"], model_input.get("lateral")).volume.hu_DHW)
 
 
 mlflow.models.set_model(AxonModel())

@@ -184,10 +184,13 @@ def _log_evaluation(run: StageRun, evaluation: Path) -> None:
 
 
 def headline(evaluation: Path) -> dict[str, float]:
-    """Mean of every metric over the cases of ``cases.csv``, keyed ``set/view/method/metric``; values that are not finite are left out."""
-    sums: dict[str, list[float]] = {}
+    """Mean of every metric over the cases of ``cases.csv``, keyed ``set/view/method/protocol/name``."""
+    values: dict[str, list[float]] = {}
     with (evaluation / "cases.csv").open(newline="") as file:
         for row in csv.DictReader(file):
-            sums.setdefault("/".join(row[key] for key in ("set", "view", "method", "metric")), []).append(float(row["value"]))
-    means = {key: sum(values) / len(values) for key, values in sums.items()}
-    return {key: value for key, value in means.items() if math.isfinite(value)}
+            where = "/".join(row.pop(key) for key in ("set_name", "view", "method"))
+            del row["case_id"]
+            for metric, value in row.items():
+                if value and math.isfinite(float(value)):
+                    values.setdefault(f"{where}/{metric}", []).append(float(value))
+    return {key: sum(of_case) / len(of_case) for key, of_case in values.items()}

@@ -83,7 +83,7 @@ def load_newest(folder: Path, fingerprint: str, module: nn.Module, ema: nn.Modul
         if facts["fingerprint"] != fingerprint:
             raise AxonError(
                 "RESUME_MISMATCH",
-                f"{candidate} belongs to another configuration or dataset",
+                f"{candidate} belongs to another configuration, dataset or version of the code",
                 "choose another checkpoint folder, or delete it",
             )
         _restore(load(payload), module, ema, optimizer)

@@ -130,9 +130,11 @@ class SuperResStage(_Stage):
     def batch_loss(self, module: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
         factor, patch = self.config.grid.upscale, min(self.config.model.superres_patch, self.config.grid.coarse_size)
         corner = torch.randint(self.config.grid.coarse_size - patch + 1, (3,), generator=generator).tolist()
-        window = (..., *[slice(c, c + patch) for c in corner])
-        fine_window = (..., *[slice(c * factor, (c + patch) * factor) for c in corner])
-        return F.l1_loss(module(batch.coarse_B1dhw[window]), batch.fine_B1DHW[fine_window])
+        coarse, fine = batch.coarse_B1dhw, batch.fine_B1DHW
+        for axis, start in enumerate(corner, start=2):
+            coarse = coarse.narrow(axis, start, patch)
+            fine = fine.narrow(axis, start * factor, patch * factor)
+        return F.l1_loss(module(coarse), fine)
 
 
 class RegressionStage(_Stage):

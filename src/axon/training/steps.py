@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import axon
 from axon.config import Config, StageConfig
 from axon.data.files import whole_folder
 from axon.data.prepared import PreparedDataset
@@ -30,9 +31,9 @@ from axon.training.stages import BridgeStage, RefinerStage, RegressionStage, Sup
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def checkpoint_dir(root: Path, stage: str, config: Config, dataset: Path) -> Path:
-    """Where a stage keeps its checkpoints: the same for the same configuration and data, so that a repeated run resumes."""
-    return root / f"{stage}-{_identity(config, PreparedDataset(dataset))[:16]}"
+def checkpoint_dir(root: str | Path, stage: str, config: Config, dataset: Path) -> Path:
+    """Where a stage keeps its checkpoints: the same for the same configuration, data and code, so that a repeated run resumes."""
+    return Path(root) / f"{stage}-{_identity(config, PreparedDataset(dataset))[:16]}"
 
 
 def train_bridge(config: Config, dataset: Path, checkpoints: Path, out: Path, log: Log) -> None:
@@ -179,8 +180,11 @@ def _samplers(config: Config, data: PreparedDataset, device: torch.device) -> tu
 
 
 def _identity(config: Config, data: PreparedDataset) -> str:
-    """SHA-256 over what a stage's result depends on beside the code."""
-    return hashlib.sha256(json.dumps([config.fingerprint(), data.split_hash]).encode()).hexdigest()
+    """SHA-256 over what a stage's result depends on: configuration, data, and this package's code."""
+    code = hashlib.sha256()
+    for path in sorted(Path(axon.__file__).parent.rglob("*.py")):
+        code.update(path.read_bytes())
+    return hashlib.sha256(json.dumps([config.fingerprint(), data.split_hash, code.hexdigest()]).encode()).hexdigest()
 
 
 def _device() -> torch.device:

@@ -7,7 +7,7 @@ from components import image
 
 
 @dsl.component(base_image=image("cpu"), install_kfp_package=False)
-def fetch(dataset_repo: str, dataset_folder: str, revision: str, shards: int, raw: Output[Dataset]) -> list[int]:
+def fetch(dataset_repo: str, dataset_folder: str, revision: str, shards: int, raw: Output[Dataset]) -> list[dict]:
     """Fetch the dataset at a commit, or from a folder; every file is verified.
 
     Args:
@@ -18,7 +18,7 @@ def fetch(dataset_repo: str, dataset_folder: str, revision: str, shards: int, ra
         raw: The files as they are.
 
     Returns:
-        The shards, for the loop.
+        The ingestion tasks: index, count and revision of each shard.
     """
     from pathlib import Path
 
@@ -28,4 +28,4 @@ def fetch(dataset_repo: str, dataset_folder: str, revision: str, shards: int, ra
     with one_line_errors():
         found = fetch_data(Path(raw.path), shards, repo=dataset_repo, commit="" if dataset_folder else revision, folder=dataset_folder)
     print(f"fetched {revision}: {len(found)} shards")
-    return found
+    return [{"index": index, "count": shards, "revision": revision} for index in found]

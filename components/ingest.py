@@ -7,14 +7,16 @@ from components import image
 
 
 @dsl.component(base_image=image("cpu"), install_kfp_package=False)
-def ingest(config: str, revision: str, shard: int, shards: int, raw: Input[Dataset], cases: Output[Dataset]) -> None:
+def ingest(config_yaml: str, seed: int, shard: dict, raw: Input[Dataset], cases: Output[Dataset]) -> None:
     """Read, check and resample one shard's CTs and render their films; a bad study costs one rejected case.
 
+    Inside a loop the local runner gives the loop's item to every input that is another step's parameter, so the configuration comes
+    from the pipeline's parameters and the dataset's revision in the item. Both are part of the cache key; an artifact's content is not.
+
     Args:
-        config: The resolved configuration.
-        revision: The dataset's commit; part of the cache key, because an artifact's content is not.
-        shard: Index of the shard.
-        shards: Number of shards.
+        config_yaml: The configuration as YAML text.
+        seed: Replaces the configuration's seed.
+        shard: Index of the shard, count of shards and the dataset's revision.
         raw: The fetched files.
         cases: Prepared cases and the shard's rejections.
     """
@@ -24,6 +26,7 @@ def ingest(config: str, revision: str, shard: int, shards: int, raw: Input[Datas
     from axon.data.ingest import ingest as ingest_shard
     from axon.errors import one_line_errors
 
-    print(f"shard {shard + 1} of {shards}, data {revision}")
+    index, count = int(shard["index"]), int(shard["count"])
+    print(f"shard {index + 1} of {count}, data {shard['revision']}")
     with one_line_errors():
-        ingest_shard(Path(raw.path), shard, shards, Config.from_yaml(config), Path(cases.path))
+        ingest_shard(Path(raw.path), index, count, Config.from_yaml(config_yaml, seed=seed), Path(cases.path))

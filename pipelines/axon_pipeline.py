@@ -88,7 +88,7 @@ def axon_pipeline(
         fetched = on(fetch(dataset_repo=dataset_repo, dataset_folder=dataset_folder, revision=revision, shards=shards))
         raw = fetched.outputs["raw"]
         with dsl.ParallelFor(fetched.outputs["Output"], name="shards") as shard:
-            ingested = on(ingest(config=config, revision=revision, shard=shard, shards=shards, raw=raw))
+            ingested = on(ingest(config_yaml=config_yaml, seed=seed, shard=shard, raw=raw))
         cases = dsl.Collected(ingested.outputs["cases"])
         dataset = on(validate(config=config, revision=revision, shards=cases, raw=raw)).outputs["dataset"]
 

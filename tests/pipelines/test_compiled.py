@@ -94,10 +94,20 @@ def test_secrets_are_names_only() -> None:
 def test_only_steps_that_their_parameters_identify_are_cached() -> None:
     cached = {name for name, task in TASKS.items() if task["cachingOptions"].get("enableCache")}
     assert cached == {"fetch", "ingest", "validate"}
-    for step in cached:
-        # Preflight makes it unique for a run on a folder, and it is the commit otherwise.
-        revision = TASKS[step]["inputs"]["parameters"]["revision"]
-        assert "revision" in str(revision), step
+    # Preflight makes the revision unique for a run on a folder, and it is the commit otherwise. Ingest has it in its shard.
+    revision = {"fetch": "revision", "validate": "revision", "ingest": "shard"}
+    assert all(revision[step] in TASKS[step]["inputs"]["parameters"] for step in cached)
+    assert {"config_yaml", "seed"} <= set(TASKS["ingest"]["inputs"]["parameters"])
+
+
+def test_inside_the_loop_no_parameter_of_another_step_is_used() -> None:
+    """The local runner gives each such input the loop's item instead, without a word."""
+    loop = PIPELINE["components"]["comp-exit-handler-1"]["dag"]["tasks"]["for-loop-2"]
+    item = loop["parameterIterator"]
+    from_steps = {name for name, source in loop["inputs"]["parameters"].items() if "taskOutputParameter" in source}
+    used = {source["componentInputParameter"] for source in TASKS["ingest"]["inputs"]["parameters"].values()}
+    assert from_steps == {item["items"]["inputParameter"]} and item["itemInput"] in used
+    assert not used & from_steps
 
 
 def test_order() -> None:

@@ -7,25 +7,12 @@ import pytest
 
 from axon.config import Config
 
-TINY = """
-name: tiny
-grid: {coarse_size: 8, upscale: 2, extent_mm: 320.0}
-xray: {detector_px: 16, pixel_pitch_mm: 25.0, samples_per_ray: 24}
-model: {channels: [8, 16], attention: [false, true], superres_channels: 8, superres_blocks: 1, superres_patch: 8}
-bridge: {sample_steps: 2}
-training:
-  bridge: {steps: 6, checkpoint_every: 2, log_every: 2}
-  refiner: {steps: 6, checkpoint_every: 2, log_every: 2}
-  superres: {steps: 6, checkpoint_every: 2, log_every: 2}
-  regression: {steps: 6, checkpoint_every: 2, log_every: 2}
-data: {lift_samples: 8, refiner_copies: 2, shards: 2, min_coverage: 0.5}
-evaluation: {samples: 2, bootstrap: 50}
-"""
+TINY = Path(__file__).with_name("tiny.yaml")
 
 
 @pytest.fixture(scope="session")
 def tiny_config() -> Config:
-    return Config.from_yaml(TINY)
+    return Config.load(TINY)
 
 
 @pytest.fixture(scope="session")

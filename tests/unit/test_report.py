@@ -163,7 +163,7 @@ def test_the_showcase_is_best_median_and_worst() -> None:
     rows = [CaseResult(f"c{n}", "internal", "bi", "axon", {"axon/psnr": float(n)}) for n in range(5)]
     rows.append(CaseResult("c9", "internal", "mono", "axon", {"axon/psnr": 99.0}))
     assert showcase(rows) == {("internal", "c4"): "best", ("internal", "c2"): "median", ("internal", "c0"): "worst"}
-    assert showcase(rows[:1]) == {("internal", "c0"): "best"}
+    assert showcase(rows[:1]) == {("internal", "c0"): "only"}
 
 
 def test_the_terminal_table_is_aligned_and_named(evaluation: Evaluation) -> None:

@@ -104,7 +104,7 @@ def write_hero(path: Path, picture: Picture) -> None:
 
     low, high = window_bounds(*OVERVIEW_WINDOW)
     volumes = {"Coarse": "axon_coarse", "Refined": "axon_refined", "Super-resolved": "axon"}
-    shown = {**{title: picture.volumes[method] for title, method in volumes.items()}, "Real CT": picture.reference_DHW}
+    shown = {**{title: picture.volumes[method] for title, method in volumes.items()}, "Reference CT": picture.reference_DHW}
     error_DHW = picture.volumes["axon"].clip(low, high) - picture.reference_DHW.clip(low, high)
     with rc_context({"font.family": "sans-serif", "font.size": 11}):
         figure = Figure(figsize=(13.2, 4.7), facecolor="white")

@@ -39,7 +39,7 @@ METRIC_LABELS = {
     "ssim": "SSIM",
     "mae_hu": "MAE [HU]",
 }
-RANKS = ("best", "median", "worst")
+RANKS = ("only", "best", "median", "worst")
 
 
 def write_report(path: Path, evaluation: Evaluation) -> None:
@@ -167,10 +167,10 @@ def _case_table(evaluation: Evaluation, set_name: str, view: str) -> dict[str, A
 
 
 def _ranked(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """The pictures, best case first."""
+    """The pictures by test set, best case first."""
     ranks = showcase(evaluation.rows)
     ranked = [(ranks.get((picture.set_name, picture.case_id), ""), picture) for picture in evaluation.pictures]
-    ranked.sort(key=lambda pair: RANKS.index(pair[0]) if pair[0] else len(RANKS))
+    ranked.sort(key=lambda pair: (pair[1].set_name, RANKS.index(pair[0]) if pair[0] else len(RANKS)))
     return [_picture(evaluation, picture, f"{rank.capitalize()} case" if rank else "Case") for rank, picture in ranked]
 
 

@@ -210,19 +210,21 @@ def direction(metric: str) -> int:
 
 
 def showcase(rows: Sequence[CaseResult]) -> dict[tuple[str, str], str]:
-    """Best, median and worst case by the ``axon`` PSNR of the final volume, from two views where there are any.
+    """Best, median and worst case of each test set by the ``axon`` PSNR of the final volume, from two views where there are any.
 
     Returns:
-        ``"best"``, ``"worst"`` and ``"median"`` by (set_name, case_id); fewer where there are fewer cases.
+        ``"best"``, ``"worst"`` and ``"median"`` by (set_name, case_id), ``"only"`` for a lone case; fewer where there are fewer cases.
     """
     ours = [row for row in rows if row.method == "axon"]
-    bi = [row for row in ours if row.view == "bi"]
-    ordered = sorted(bi or ours, key=lambda row: (-row.metrics["axon/psnr"], row.set_name, row.case_id))
-    if not ordered:
-        return {}
+    shown = [row for row in ours if row.view == "bi"] or ours
     ranks: dict[tuple[str, str], str] = {}
-    for rank, row in (("best", ordered[0]), ("worst", ordered[-1]), ("median", ordered[len(ordered) // 2])):
-        ranks.setdefault((row.set_name, row.case_id), rank)
+    for name in sorted({row.set_name for row in shown}):
+        ordered = sorted((row for row in shown if row.set_name == name), key=lambda row: (-row.metrics["axon/psnr"], row.case_id))
+        if len(ordered) == 1:
+            ranks[name, ordered[0].case_id] = "only"
+            continue
+        for rank, row in (("best", ordered[0]), ("worst", ordered[-1]), ("median", ordered[len(ordered) // 2])):
+            ranks.setdefault((name, row.case_id), rank)
     return ranks
 
 

@@ -1,0 +1,145 @@
+"""Every command of the README, run as it stands: the whole pipeline on real data, killed once and started again."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STEPS = 13
+# Run by `.ci/run`, which runs this test: running it here would never end.
+ELSEWHERE = {"make test"}
+
+
+def readme_commands() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return [line.split("  #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def shell(command: str, out: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the README with the tiny configuration and a folder of its own."""
+    settings = {
+        **os.environ,
+        "CONFIG": "tests/tiny.yaml",
+        "OUT": str(out),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        **env,
+    }
+    return subprocess.run(["bash", "-c", command], cwd=ROOT, env=settings, capture_output=True, text=True, timeout=900)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def ct_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of CTs: five real ones where AXON_TEST_DATA names them, else phantoms written as a stranger would."""
+    folder = tmp_path_factory.mktemp("cts")
+    if real := os.environ.get("AXON_TEST_DATA"):
+        names = [f"LIDC-IDRI-{n:04d}_2mm" for n in (1, 2, 5, 6, 9)] + ["Lung_Dx-A0002_2mm"]
+        for name in names:
+            shutil.copyfile(Path(real) / "ct" / f"{name}.nii.gz", folder / f"{name}.nii.gz")
+    else:
+        from axon.data.phantoms import make_phantom
+        from axon.geometry.volume import lps_to_ras
+
+        for n, name in enumerate(("a", "b", "c", "d", "LIDC-IDRI-0009")):
+            volume = make_phantom(n, size=40, spacing_mm=9.0)
+            nib.save(nib.Nifti1Image(volume.hu_DHW.transpose(2, 1, 0), lps_to_ras(volume.affine)), folder / f"{name}.nii.gz")
+    nib.save(nib.Nifti1Image(np.full((20, 20, 20), 7, np.int16), np.eye(4)), folder / "notes.nii.gz")
+    return folder
+
+
+def test_the_readme_names_commands_that_run_somewhere() -> None:
+    commands = readme_commands()
+    assert {"make demo", "make test", "make demo DATA=path/to/cts"} <= set(commands)
+    assert "make test" in (ROOT / ".ci/run").read_text()
+
+
+def test_make_demo(runs: Path) -> None:
+    """The demo on the versioned dataset: report, registered champion, nested runs, the data's commit on the run."""
+    done = shell("make demo", runs / "demo")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert f"[{STEPS}/{STEPS}] finish" in done.stdout
+    assert "AXON, one sample" in done.stdout and "champion" in done.stdout and "mlflow ui --backend-store-uri" in done.stdout
+    report = (runs / "demo/report.html").read_text()
+    assert "LIDC-IDRI-0001" in report and "Not a medical device" in report and "<img" in report
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{runs / 'demo/mlflow.db'}")
+    version = client.get_model_version_by_alias("axon", "champion")
+    parent = client.get_run(version.run_id)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    assert parent.info.status == "FINISHED" and parent.data.tags["axon.data_revision"] == commit
+    assert parent.data.params["grid.coarse_size"] == "8"
+    children = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
+    assert {run.data.tags["axon.stage"] for run in children} >= {"bridge", "refiner", "superres", "baselines", "evaluate"}
+    bridge = next(run for run in children if run.data.tags["axon.stage"] == "bridge")
+    assert len(client.get_metric_history(bridge.info.run_id, "loss")) == 3
+    assert not [path for path in (runs / "demo").rglob("*") if path.suffix in (".pkl", ".pickle", ".pt", ".pth")]
+
+
+def test_make_demo_on_a_folder_killed_and_started_again(runs: Path, ct_folder: Path) -> None:
+    """SIGKILL in the middle of training; the same command then goes on from the checkpoint and ends with one champion."""
+    out = runs / "own"
+    command = [sys.executable, "-m", "pipelines", "run", "--config", "tests/tiny.yaml", "--output", str(out), "--folder", str(ct_folder)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 600
+    while not list(out.glob("checkpoints/bridge-*/step-*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    process.kill()
+    for child in children:
+        os.killpg(int(child), signal.SIGKILL)
+    process.wait()
+    assert list(out.glob("checkpoints/bridge-*/step-*"))
+
+    assert "make demo DATA=path/to/cts" in readme_commands()
+    done = shell(f"make demo DATA={ct_folder}", out)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "axon version 1, champion" in re.sub(" +", " ", done.stdout)
+    rejected = next(out.glob("pipeline/*/validate/dataset/rejected.csv")).parent.parent.parent
+    newest = max(out.glob("pipeline/axon-*"), key=lambda path: path.stat().st_mtime)
+    assert "notes,NOT_A_CT" in (newest / "validate/dataset/rejected.csv").read_text() and rejected.exists()
+    metrics = json.loads((out / "metrics.json").read_text())["summary"]
+    assert "internal" in metrics and np.isfinite(metrics["internal"]["bi"]["axon"]["axon/psnr"]["mean"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("--config CONFIG --folder EMPTY", "[NO_CT]"),
+        ("--config CONFIG --revision no-such-revision", "[DATA_REVISION_MISSING]"),
+        ("--config BAD --folder EMPTY", "[CONFIG_KEY]"),
+    ],
+)
+def test_bad_input_ends_before_any_training(tmp_path: Path, arguments: str, reason: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.yaml").write_text("grid: {coarse_sise: 8}")
+    places = {"CONFIG": ROOT / "tests/tiny.yaml", "EMPTY": tmp_path / "empty", "BAD": tmp_path / "bad.yaml"}
+    words = [str(places.get(word, word)) for word in arguments.split()]
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines", "run", "--output", str(tmp_path / "out"), *words], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    last = done.stdout.strip().splitlines()[-1]
+    assert reason in last and "->" in last
+    assert "train-" not in done.stdout and not list((tmp_path / "out").glob("checkpoints/*"))
+
+
+@pytest.mark.parametrize("command", sorted(set(readme_commands()) - ELSEWHERE - {"make demo", "make demo DATA=path/to/cts"}))
+def test_the_other_commands(command: str, runs: Path) -> None:
+    done = shell(command, runs / "demo")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import nibabel
@@ -89,7 +90,8 @@ def test_revision_goes_through_dvc(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     def run(*command: str) -> str:
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"] if command[0] == "git" else []
-        return subprocess.run([command[0], *identity, *command[1:]], cwd=repo, check=True, capture_output=True, text=True).stdout
+        program = [sys.executable, "-m", "dvc"] if command[0] == "dvc" else [command[0]]
+        return subprocess.run([*program, *identity, *command[1:]], cwd=repo, check=True, capture_output=True, text=True).stdout
 
     pack(repo / "data")
     run("git", "init", "-q")

@@ -1,9 +1,6 @@
 """Training: samples by key, resume after a kill, and a guard against losses that are not finite."""
 
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -69,43 +66,6 @@ def test_a_run_that_broke_resumes_bit_for_bit(tmp_path: Path, stop: int) -> None
         train(tmp_path / "broken", Wobble(poison_at=stop))
     assert_same(train(tmp_path / "broken"), whole)
     assert_same(train(tmp_path / "broken"), whole)  # and once more, from the finished checkpoint
-
-
-KILLED = """
-import sys; from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_training import Wobble, train
-print("ready", flush=True)
-train(Path(sys.argv[1]), Wobble(delay=0.02))
-"""
-
-
-def start(folder: Path) -> subprocess.Popen[str]:
-    script = KILLED.format(tests=str(Path(__file__).parent))
-    process = subprocess.Popen([sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    return process
-
-
-def test_sigkill_anywhere_loses_nothing(tmp_path: Path) -> None:
-    whole = train(tmp_path / "whole")
-    for delay in (0.15, 0.4):
-        process = start(tmp_path / "killed")
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    assert any((tmp_path / "killed").glob("step-*"))
-    assert_same(train(tmp_path / "killed"), whole)
-
-
-def test_sigterm_saves_and_asks_for_a_retry(tmp_path: Path) -> None:
-    whole = train(tmp_path / "whole")
-    process = start(tmp_path / "ended")
-    time.sleep(0.2)
-    process.terminate()
-    assert process.wait(timeout=20) == 143
-    assert 0 < int(newest(tmp_path / "ended").name[5:]) < TRAIN.steps
-    assert_same(train(tmp_path / "ended"), whole)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])

@@ -106,7 +106,7 @@ class PreparedDataset:
 def split_patients(rows: list[dict[str, Any]], config: Config) -> dict[str, str]:
     """Set of each patient: the first named set with a pattern that fits, else by a keyed hash of the patient id.
 
-    A set that came out empty takes the training patients of lowest hash; ``internal`` only where there is no test set at all.
+    A set that came out empty takes the patient of lowest hash from the largest; ``internal`` only where there is no test set at all.
     A training set that came out too small takes patients back from the larger hashed sets.
     """
     data = config.data
@@ -125,8 +125,9 @@ def split_patients(rows: list[dict[str, Any]], config: Config) -> dict[str, str]
     if not present - set(NO_TEST):
         wanted.append("internal")
     for name in wanted:
-        if not hashed[name] and hashed["train"]:
-            hashed[name].append(hashed["train"].pop(0))
+        donor = max(hashed.values(), key=len)
+        if not hashed[name] and donor:
+            hashed[name].append(donor.pop(0))
     training = [patient for patient, name in named.items() if name == "train"]
     while sum(cases[p] for p in [*training, *hashed["train"]]) < data.min_train_cases:
         largest = max(("internal", "val"), key=lambda name: len(hashed[name]))

@@ -19,7 +19,7 @@ from typing import Any
 
 from axon import DISCLAIMER
 from axon.errors import AxonError
-from axon.registry.tracking import code_revision, default_tracking_uri
+from axon.registry.tracking import close_interrupted, code_revision, default_tracking_uri
 from pipelines.child import EXIT_STEP
 
 ROOT = Path(__file__).parents[1]
@@ -200,6 +200,8 @@ def run(arguments: dict[str, Any], output: Path, show: Callable[[str], None] = p
     with output_folder(output) as folder:
         uri = default_tracking_uri(folder)
         here = {"tracking_uri": uri, "checkpoint_root": str(folder / "checkpoints")}
+        if (folder / "mlflow.db").is_file():
+            close_interrupted(uri)  # The folder is locked: whatever still seems to run was killed.
         began = time.monotonic()
         execute("pipelines.axon_pipeline:axon_pipeline", {**arguments, **here}, folder / "pipeline", len(NEEDS), show)
         latest = max((folder / "pipeline").glob("axon-*"))

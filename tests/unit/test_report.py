@@ -214,3 +214,10 @@ def test_the_hero_is_one_wide_png(evaluation: Evaluation, tmp_path: Path, views:
     assert image.width > 2.5 * image.height
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
+def test_one_case_has_no_interval(evaluation: Evaluation, tmp_path: Path) -> None:
+    lone = dataclasses.replace(evaluation, rows=[row for row in evaluation.rows if row.case_id == "case-1"])
+    lone.save(tmp_path)
+    assert "one case" in (tmp_path / "report.html").read_text()
+    assert "[" not in summary_table(lone).replace("[95%", "").replace("[dB]", "")

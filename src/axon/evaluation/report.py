@@ -39,6 +39,8 @@ METRIC_LABELS = {
     "ssim": "SSIM",
     "mae_hu": "MAE [HU]",
 }
+ONE_CASE = "one case"
+"""In place of an interval, which one case cannot have."""
 RANKS = ("only", "best", "median", "worst")
 
 
@@ -129,7 +131,7 @@ def _cells(metric: str, summaries: dict[str, Summary | None]) -> dict[str, dict[
         if summary is None
         else {
             "mean": _number(metric, summary.mean),
-            "interval": f"{_number(metric, summary.low)} to {_number(metric, summary.high)}",
+            "interval": f"{_number(metric, summary.low)} to {_number(metric, summary.high)}" if summary.n > 1 else ONE_CASE,
             "best": direction(metric) != 0 and direction(metric) * summary.mean == best,
             "from": f"{100 * (summary.low - left) / span:.1f}",
             "width": f"{100 * (summary.high - summary.low) / span:.1f}",
@@ -147,7 +149,7 @@ def _improvement_rows(evaluation: Evaluation, set_name: str, view: str) -> list[
             summary = evaluation.improvement(set_name, view, method, metric)
             baseline = evaluation.best_baseline(set_name, view, metric)
             if summary and baseline:
-                interval = f"{_signed(summary.low)} to {_signed(summary.high)}"
+                interval = f"{_signed(summary.low)} to {_signed(summary.high)}" if summary.n > 1 else ONE_CASE
                 cells.append({"mean": _signed(summary.mean), "interval": interval, "baseline": METHODS[baseline]})
         if len(cells) == len(PRIMARY_METRICS):
             rows.append({"set": set_name, "view": VIEW_LABELS[view], "method": METHODS[method], "cells": cells})

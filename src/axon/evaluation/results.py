@@ -265,6 +265,8 @@ def _improvement_line(evaluation: Evaluation, set_name: str, view: str, method: 
 def _interval_text(summary: Summary | None, digits: int) -> str:
     if summary is None:
         return "-"
+    if summary.n == 1:  # One case has no interval.
+        return f"{summary.mean:.{digits}f}"
     return f"{summary.mean:.{digits}f} [{summary.low:.{digits}f}, {summary.high:.{digits}f}]"
 
 

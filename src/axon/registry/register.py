@@ -181,6 +181,9 @@ def _log_evaluation(run: StageRun, evaluation: Path) -> None:
         kept = shutil.copytree(evaluation, Path(scratch) / EVALUATION, ignore=shutil.ignore_patterns("model"))
         run.mlflow.log_artifacts(run.run_id, str(kept), EVALUATION)
     run.log(0, headline(evaluation))
+    facts = json.loads((evaluation / "metrics.json").read_text())["facts"]
+    for key in ("split_hash", "data_source"):
+        run.mlflow.set_tag(run.run_id, f"axon.{key}", str(facts.get(key, "")))
 
 
 def headline(evaluation: Path) -> dict[str, float]:

@@ -196,6 +196,19 @@ def finish_parent(tracking_uri: str, experiment: str, run_key: str, succeeded: b
     return reason
 
 
+def close_interrupted(tracking_uri: str) -> None:
+    """Mark runs that are still RUNNING as KILLED; for a store that nobody else writes to, before a new run starts.
+
+    Raises:
+        AxonError: ``TRACKING_FAILED``.
+    """
+    mlflow = client(tracking_uri)
+    with tracking_errors(tracking_uri):
+        experiments = [found.experiment_id for found in mlflow.search_experiments()]
+        for run in mlflow.search_runs(experiments, "attributes.status = 'RUNNING'"):
+            mlflow.set_terminated(run.info.run_id, "KILLED")
+
+
 def _experiment_id(mlflow: MlflowClient, tracking_uri: str, name: str) -> str:
     from mlflow.exceptions import MlflowException
 

@@ -66,6 +66,8 @@ def fit(stage: Stage, config: StageConfig, folder: Path, fingerprint: str, log: 
     first, started = progress.step, time.monotonic()
     if first:
         logger.info("%s: resuming at step %d of %d", stage.name, first, config.steps)
+        for row in progress.curve:  # The log may belong to a new run, which should show the whole curve.
+            log(row[0], _losses(row))
     module.train()
     with _terminated() as terminated, tqdm(total=config.steps, initial=first, desc=stage.name, disable=not sys.stderr.isatty()) as bar:
         while progress.step < config.steps:
@@ -93,7 +95,7 @@ def fit(stage: Stage, config: StageConfig, folder: Path, fingerprint: str, log: 
                 progress.losses = []
                 speed = (progress.step - first) / (time.monotonic() - started)
                 _announce(stage.name, config.steps, row, speed, bar)
-                log(row[0], {"loss": row[1], "steps_per_second": speed} | ({"val_loss": val_loss} if math.isfinite(val_loss) else {}))
+                log(row[0], _losses(row) | {"steps_per_second": speed})
             if last or terminated.is_set() or progress.step % config.checkpoint_every == 0:
                 save_checkpoint(folder, fingerprint, progress, module, ema, optimizer)
             if terminated.is_set() and not last:
@@ -134,6 +136,12 @@ def _terminated() -> Iterator[threading.Event]:
         yield event
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _losses(row: tuple[int, float, float]) -> dict[str, float]:
+    """A row of the curve as metrics; without validation cases there is no validation loss."""
+    _, loss, val_loss = row
+    return {"loss": loss} | ({"val_loss": val_loss} if math.isfinite(val_loss) else {})
 
 
 def _announce(name: str, steps: int, row: tuple[int, float, float], speed: float, bar: tqdm) -> None:

@@ -1,5 +1,6 @@
 """Fixtures that several rooms share: a tiny configuration and a tiny prepared dataset, both real."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,16 @@ import pytest
 
 from axon.config import Config
 
+REAL_DATA_UNSET = "AXON_TEST_DATA names no folder of real data"
 TINY = Path(__file__).with_name("tiny.yaml")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what did not run, and fail where AXON_REQUIRE_REAL_DATA=1 asked for it."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if REAL_DATA_UNSET in str(report.longrepr)]
+    if skipped and os.environ.get("AXON_REQUIRE_REAL_DATA") == "1":
+        terminalreporter.write_line(f"{len(skipped)} tests on real data did not run", red=True)
+        terminalreporter._session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,43 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from axon.cli import main
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["dataset", "build", "--help"], ["model", "rollback", "--help"]])
+def test_help_teaches(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0
+    assert "usage: axon" in capsys.readouterr().out
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = "import sys, axon.cli; print([name for name in ('torch', 'monai', 'mlflow', 'dvc', 'numpy') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_config_prints_every_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.yaml").write_text("seed: 7")
+    assert main(["config", str(tmp_path / "mine.yaml")]) == 0
+    shown = capsys.readouterr().out
+    assert "seed: 7" in shown and "max_var: 0.05" in shown and shown.startswith("# fingerprint ")
+
+
+def test_an_error_is_one_line_and_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.yaml").write_text("sede: 7")
+    with pytest.raises(SystemExit) as ended:
+        main(["config", str(tmp_path / "mine.yaml")])
+    assert ended.value.code == 1
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert len(lines) == 1 and "[CONFIG_KEY]" in lines[0] and "seed" in lines[0]
+
+
+def test_verify_reports_a_missing_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["dataset", "verify", str(tmp_path / "nowhere")])
+    assert "->" in capsys.readouterr().out

@@ -36,7 +36,7 @@ def shell(command: str, out: Path, **env: str) -> subprocess.CompletedProcess[st
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         **env,
     }
-    return subprocess.run(["bash", "-c", command], cwd=ROOT, env=settings, capture_output=True, text=True, timeout=900)
+    return subprocess.run(["bash", "-c", command], cwd=ROOT, env=settings, capture_output=True, text=True, timeout=1800)
 
 
 def tracked(out: Path) -> MlflowClient:
@@ -106,7 +106,7 @@ def test_make_demo_on_a_folder_killed_and_started_again(runs: Path, ct_folder: P
     out = runs / "own"
     command = [sys.executable, "-m", "pipelines", "run", "--config", "tests/tiny.yaml", "--output", str(out), "--folder", str(ct_folder)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + 1200
     while not list(out.glob("checkpoints/bridge-*/step-*")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()

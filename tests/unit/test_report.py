@@ -19,7 +19,7 @@ from axon import DISCLAIMER
 from axon.errors import AxonError
 from axon.evaluation import pictures
 from axon.evaluation.protocols import PROTOCOLS, measure
-from axon.evaluation.report import write_report
+from axon.evaluation.report import save, write_report
 from axon.evaluation.results import METHODS, CaseResult, Evaluation, Picture, showcase, summary_table
 from axon.evaluation.statistics import comparable
 
@@ -58,7 +58,7 @@ def evaluation() -> Evaluation:
 @pytest.fixture(scope="module")
 def folder(evaluation: Evaluation, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluation") / "out"
-    evaluation.save(folder)
+    save(folder, evaluation)
     return folder
 
 
@@ -127,7 +127,7 @@ def test_the_report_stays_below_15_mb_for_the_largest_pictures(page: Page, folde
 
 
 def test_equal_evaluations_give_equal_files(evaluation: Evaluation, folder: Path, tmp_path: Path) -> None:
-    evaluation.save(tmp_path)
+    save(tmp_path, evaluation)
     names = sorted(path.name for path in folder.iterdir())
     assert names == sorted(path.name for path in tmp_path.iterdir()) == ["cases.csv", "metrics.json", "report.html"]
     assert all((folder / name).read_bytes() == (tmp_path / name).read_bytes() for name in names)
@@ -155,7 +155,7 @@ def test_the_csv_has_a_line_for_every_row(evaluation: Evaluation, folder: Path) 
 def test_a_value_that_is_not_finite_writes_nothing(evaluation: Evaluation, tmp_path: Path) -> None:
     bad = dataclasses.replace(evaluation.rows[0], metrics={"axon/psnr": float("inf")})
     with pytest.raises(AxonError, match="METRIC_NOT_FINITE"):
-        dataclasses.replace(evaluation, rows=[*evaluation.rows, bad]).save(tmp_path / "out")
+        save(tmp_path / "out", dataclasses.replace(evaluation, rows=[*evaluation.rows, bad]))
     assert not (tmp_path / "out").exists()
 
 
@@ -218,6 +218,6 @@ def test_the_hero_is_one_wide_png(evaluation: Evaluation, tmp_path: Path, views:
 
 def test_one_case_has_no_interval(evaluation: Evaluation, tmp_path: Path) -> None:
     lone = dataclasses.replace(evaluation, rows=[row for row in evaluation.rows if row.case_id == "case-1"])
-    lone.save(tmp_path)
+    save(tmp_path, lone)
     assert "one case" in (tmp_path / "report.html").read_text()
     assert "[" not in summary_table(lone).replace("[95%", "").replace("[dB]", "")

@@ -12,8 +12,6 @@ from safetensors.numpy import save_file
 
 from axon.errors import AxonError
 
-VIEWS = ("frontal", "lateral")
-
 
 @dataclass(frozen=True)
 class Case:

@@ -12,14 +12,15 @@ import numpy as np
 import torch
 
 from axon.config import Config
-from axon.data.cases import VIEWS, Case
+from axon.data.cases import Case
 from axon.data.files import whole_folder
 from axon.data.prepared import PreparedDataset
 from axon.errors import AxonError
 from axon.evaluation.pictures import write_hero
 from axon.evaluation.protocols import measure
+from axon.evaluation.report import save
 from axon.evaluation.results import CaseResult, Evaluation, Picture, showcase, summary_table
-from axon.geometry.projection import normalise_film, render_both
+from axon.geometry.projection import VIEWS, normalise_film, render_both
 from axon.inference import AxonOutput, AxonPipeline
 from axon.models.unet import RegressionUNet
 from axon.training.steps import load_network
@@ -108,7 +109,7 @@ def evaluate(
     table = summary_table(evaluation)
     with whole_folder(out) as part:
         pipeline.to("cpu").save_pretrained(part / "model", safe_serialization=True)
-        evaluation.save(part)
+        save(part, evaluation)
         write_hero(part / "hero.png", max(pictures, key=lambda picture: picture.set_name == "external"))
         (part / "summary.txt").write_text(table + "\n")
     print(table, flush=True)

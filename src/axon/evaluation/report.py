@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from axon.evaluation.results import (
     VIEW_LABELS,
     Evaluation,
     Picture,
+    cases_csv,
     direction,
+    refuse_not_finite,
     showcase,
     write_whole,
 )
@@ -42,6 +45,20 @@ METRIC_LABELS = {
 ONE_CASE = "one case"
 """In place of an interval, which one case cannot have."""
 RANKS = ("only", "best", "median", "worst")
+
+
+def save(folder: Path, evaluation: Evaluation) -> None:
+    """Write ``cases.csv``, ``metrics.json`` and ``report.html``, each whole or not at all.
+
+    Raises:
+        AxonError: ``METRIC_NOT_FINITE``, before anything is written.
+    """
+    refuse_not_finite(evaluation)
+    metrics = json.dumps(evaluation.metrics(), indent=1, allow_nan=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "cases.csv", cases_csv(evaluation).encode())
+    write_whole(folder / "metrics.json", metrics.encode() + b"\n")
+    write_report(folder / "report.html", evaluation)
 
 
 def write_report(path: Path, evaluation: Evaluation) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -158,21 +157,6 @@ class Evaluation:
             "improvement_per_cent": self._nested(self._improvements),
         }
 
-    def save(self, folder: Path) -> None:
-        """Write ``cases.csv``, ``metrics.json`` and ``report.html``, each whole or not at all.
-
-        Raises:
-            AxonError: ``METRIC_NOT_FINITE``, before anything is written.
-        """
-        from axon.evaluation.report import write_report
-
-        _refuse_not_finite(self)
-        metrics = json.dumps(self.metrics(), indent=1, allow_nan=False)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "cases.csv", _cases_csv(self).encode())
-        write_whole(folder / "metrics.json", metrics.encode() + b"\n")
-        write_report(folder / "report.html", self)
-
     def _nested(self, describe: Callable[[str, str], dict[str, Any]]) -> dict[str, Any]:
         """``describe(set, view)`` by set, then view."""
         nested: dict[str, Any] = {}
@@ -270,7 +254,8 @@ def _interval_text(summary: Summary | None, digits: int) -> str:
     return f"{summary.mean:.{digits}f} [{summary.low:.{digits}f}, {summary.high:.{digits}f}]"
 
 
-def _refuse_not_finite(evaluation: Evaluation) -> None:
+def refuse_not_finite(evaluation: Evaluation) -> None:
+    """Raise AxonError ``METRIC_NOT_FINITE`` for the first value that is not finite."""
     for row in evaluation.rows:
         for name, value in row.metrics.items():
             if not math.isfinite(value):
@@ -278,7 +263,8 @@ def _refuse_not_finite(evaluation: Evaluation) -> None:
                 raise AxonError("METRIC_NOT_FINITE", f"{where} is {value}", "look at the case's volumes; nothing was written")
 
 
-def _cases_csv(evaluation: Evaluation) -> str:
+def cases_csv(evaluation: Evaluation) -> str:
+    """The contents of ``cases.csv``: a row for each method on each case, a column for each metric."""
     names = evaluation.metric_names()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

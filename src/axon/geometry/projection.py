@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from axon.config import XrayConfig
-from axon.data.cases import VIEWS
 
+VIEWS = ("frontal", "lateral")
 WATER_PER_MM = 0.0195
 """Linear attenuation of water at about 65 keV, the mean energy of a chest film, in 1/mm (NIST XCOM)."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tarfile
 from pathlib import Path
 
 import nibabel
@@ -18,7 +19,7 @@ from axon.data.ingest import ingest
 from axon.data.phantoms import make_phantom
 from axon.data.readers import find_studies, read_ct
 from axon.errors import AxonError
-from axon.geometry.volume import Volume, lps_to_ras
+from axon.geometry.volume import Volume, lps_to_ras, resample_to_cube
 from tests.unit.ct_series import write_series
 
 REAL = os.environ.get("AXON_TEST_DATA", "")
@@ -170,3 +171,17 @@ def test_real_cts_are_found_and_films_are_not() -> None:
     assert read_ct(studies[-1]).hu_DHW.shape == (79, 64, 64)
     with pytest.raises(AxonError, match="NO_CT"):
         find_studies(Path(REAL) / "cxr_dicom")
+
+
+@pytest.mark.skipif(not REAL, reason="AXON_TEST_DATA names no folder of real data")
+def test_a_real_dicom_series_lies_where_its_nifti_does(tmp_path: Path) -> None:
+    """The same patient as an original series and as a resampled NIfTI: same HU at the same LPS positions."""
+    with tarfile.open(Path(REAL) / "ct_dicom/Lung_Dx-A0002_B40f_dicom.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    (series,) = find_studies(tmp_path)
+    (nifti,) = [study for study in find_studies(Path(REAL) / "ct") if study.patient_id == "Lung_Dx-A0002"]
+    assert len(series.files) == 30 and "A0002" not in series.patient_id
+    one, two = read_ct(series), read_ct(nifti)
+    cubes = [resample_to_cube(volume, two.center_mm, 40, 200.0).hu_DHW for volume in (one, two)]
+    assert np.corrcoef(cubes[0].ravel(), cubes[1].ravel())[0, 1] > 0.99
+    assert np.abs(cubes[0] - cubes[1]).mean() < 25

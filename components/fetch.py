@@ -11,7 +11,7 @@ def fetch(dataset_repo: str, dataset_folder: str, revision: str, shards: int, ra
     """Fetch the dataset at a commit, or from a folder; every file is verified.
 
     Args:
-        dataset_repo: Git repository of the dataset.
+        dataset_repo: Checkout of the git repository of the dataset.
         dataset_folder: Folder with CTs, used instead of the repository where given.
         revision: The dataset's commit; unique for the run where the data come from a folder, so that a cache never serves an old folder.
         shards: Number of parallel ingestion tasks.

@@ -29,7 +29,7 @@ def preflight(
         config_yaml: The configuration as YAML text.
         seed: Replaces the configuration's seed.
         views: Films that the gate and the headline figures speak of: bi or mono.
-        dataset_repo: Git repository of the dataset.
+        dataset_repo: Checkout of the git repository of the dataset.
         dataset_revision: Revision of the dataset: branch, tag or commit.
         dataset_folder: Folder with CTs, used instead of the repository where given.
         tracking_uri: MLflow tracking and registry.

@@ -48,7 +48,7 @@ def axon_pipeline(
     """Train, evaluate and register AXON.
 
     Args:
-        dataset_repo: Git repository that versions the dataset with DVC.
+        dataset_repo: Checkout of the git repository that versions the dataset with DVC, as a path that the steps see.
         dataset_revision: Its revision: branch, tag or commit.
         dataset_folder: Folder with CTs on the storage volume, used instead of the repository where given.
         config_yaml: Configuration, see configs/.

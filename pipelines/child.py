@@ -6,8 +6,10 @@ output can be read line by line.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -16,6 +18,7 @@ import warnings
 from typing import Any
 
 EXIT_STEP = "finish"
+PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 
 def main() -> int:
@@ -34,6 +37,7 @@ def main() -> int:
     # The runner deletes the workspace after the run, so it gets an empty one of its own.
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root, workspace_root=tempfile.mkdtemp(prefix="axon-workspace-"))
     stop_on_sigterm()
+    end_with_the_parent()
     try:
         pipeline_orchestrator.run_local_pipeline(spec, json.loads(arguments))
     except RuntimeError as error:
@@ -74,6 +78,14 @@ def stop_on_sigterm() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     handler.run_local_subprocess = run_unless_stopping
+
+
+def end_with_the_parent() -> None:
+    """Where the kernel can tell (Linux), end the steps when the command that started us is killed: nobody would read or lock any more."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        signal.signal(signal.SIGHUP, lambda *_: os.killpg(0, signal.SIGTERM))
+        prctl(PR_SET_PDEATHSIG, signal.SIGHUP)
 
 
 if __name__ == "__main__":

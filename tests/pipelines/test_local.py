@@ -56,20 +56,38 @@ def is_running(pid: str) -> bool:
         return False
 
 
-def test_sigterm_ends_every_process_and_still_runs_the_exit_handler(tmp_path: Path) -> None:
+def start_waiting(tmp_path: Path) -> tuple[subprocess.Popen[str], list[str]]:
+    """The tiny pipeline in a process of its own, and the process ids of its two waiting steps."""
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path; from pipelines.local import execute; "
     code += f"execute({TINY!r}, {{'mood': 'wait', 'where': {str(tmp_path)!r}}}, Path({str(tmp_path)!r}, 'root'), 3)"
     runner = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     steps: list[str] = []
     while len(steps) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
         steps = list(filter(None, (path.read_text() for path in tmp_path.glob("started-*"))))
+    assert len(steps) == 2
+    return runner, steps
+
+
+def test_sigterm_ends_every_process_and_still_runs_the_exit_handler(tmp_path: Path) -> None:
+    runner, steps = start_waiting(tmp_path)
     runner.send_signal(signal.SIGTERM)
     said, _ = runner.communicate(timeout=60)
-    assert len(steps) == 2 and runner.returncode == 1 and "INTERRUPTED" in said
+    assert runner.returncode == 1 and "INTERRUPTED" in said
     assert not any(is_running(pid) for pid in steps)
     assert (tmp_path / "finish").read_text().startswith("FAILED")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
+def test_no_step_outlives_a_killed_command(tmp_path: Path) -> None:
+    runner, steps = start_waiting(tmp_path)
+    runner.kill()
+    runner.wait()
+    deadline = time.monotonic() + 60
+    while any(is_running(pid) for pid in steps) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(is_running(pid) for pid in steps)
 
 
 def test_dump_of_inputs_is_skipped_whatever_it_holds() -> None:

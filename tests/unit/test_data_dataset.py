@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel
@@ -14,7 +12,7 @@ import pytest
 from axon.config import Config, GridConfig
 from axon.data.cases import Case
 from axon.data.dataset import COLUMNS, _write_case, average_to_2p5_mm, verify_dataset, write_nifti
-from axon.data.fetch import fetch, publish, resolve
+from axon.data.fetch import fetch
 from axon.data.files import sha256_file, whole_folder, write_csv, write_json
 from axon.data.ingest import ingest, list_studies, locate_body, prepare
 from axon.data.phantoms import make_phantom
@@ -80,52 +78,6 @@ def test_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         with whole_folder(tmp_path / "out") as part:
             (part / text).write_text(text)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["two"]
-
-
-def test_revision_goes_through_dvc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    repo, home = tmp_path / "repo", tmp_path / "home"
-    home.mkdir()
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
-
-    def run(*command: str) -> str:
-        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"] if command[0] == "git" else []
-        program = [sys.executable, "-m", "dvc"] if command[0] == "dvc" else [command[0]]
-        return subprocess.run([*program, *identity, *command[1:]], cwd=repo, check=True, capture_output=True, text=True).stdout
-
-    pack(repo / "data")
-    run("git", "init", "-q")
-    run("dvc", "init", "-q")
-    (repo / ".dvc" / "config").write_text("[core]\n    remote = here\n['remote \"here\"']\n    url = remote\n    verify = true\n")
-    (repo / ".dvc" / ".gitignore").write_text("/tmp\n/cache\n/remote\n")
-    run("git", "commit", "-qm", "Begin")
-    run("dvc", "add", "-q", "data")
-    run("git", "add", "-A")
-    run("git", "commit", "-qm", "Add data")
-    commit = run("git", "rev-parse", "HEAD").strip()
-
-    revision = resolve(str(repo), "HEAD")
-    assert revision.commit == commit and revision.md5.endswith(".dir")
-    for name, code in (("nowhere", "DATA_REVISION_MISSING"), ("HEAD~1", "DATA_NOT_VERSIONED")):
-        with pytest.raises(AxonError) as error:
-            resolve(str(repo), name)
-        assert error.value.code == code
-
-    publish(repo)
-    run("rm", "-rf", ".dvc/cache", "data")
-    assert fetch(tmp_path / "raw", 8, repo=str(repo), commit="HEAD") == [0, 1, 2]
-    assert json.loads((tmp_path / "raw" / "source.json").read_text()) == {"kind": "dvc", "commit": commit, "dvc_md5": revision.md5}
-    run("rm", "-rf", ".dvc/cache", ".dvc/remote")
-    with pytest.raises(AxonError, match=r"DATA_NOT_CACHED.*make data"):
-        fetch(tmp_path / "more", 2, repo=str(repo), commit="HEAD")
-    assert not (tmp_path / "more").exists()
-
-    pack(repo / "data")
-    publish(repo)
-    assert fetch(tmp_path / "more", 2, repo=str(repo), commit="HEAD") == [0, 1]
-    (repo / "data" / "README.md").write_text("changed")
-    with pytest.raises(AxonError, match="DATA_CHANGED"):
-        publish(repo)
 
 
 def test_folder_is_fetched_with_its_split(tmp_path: Path) -> None:

@@ -118,7 +118,9 @@ def test_make_demo_on_a_folder_killed_and_started_again(runs: Path, ct_folder: P
     assert "axon version 1, champion" in re.sub(" +", " ", done.stdout)
     newest = max(out.glob("pipeline/axon-*"), key=lambda path: path.stat().st_mtime)
     assert "notes,NOT_A_CT" in (newest / "validate/dataset/rejected.csv").read_text()
-    assert {run.info.status for run in all_runs(out)} == {"FINISHED", "KILLED"}
+    # Whether the exit handler of the killed run still got to say so is a race; that nothing seems to run any more is not.
+    statuses = {run.info.status for run in all_runs(out)}
+    assert "FINISHED" in statuses and "RUNNING" not in statuses and statuses & {"KILLED", "FAILED"}
     finished = [run for run in all_runs(out) if run.data.tags.get("axon.stage") == "bridge" and run.info.status == "FINISHED"]
     assert len(tracked(out).get_metric_history(finished[0].info.run_id, "loss")) == 3
     metrics = json.loads((out / "metrics.json").read_text())["summary"]

@@ -1,0 +1,19 @@
+"""One file a verb of ``axon``: `add` declares it, its function is a thin call of the package, imported when it runs."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+Verbs = Any  # argparse._SubParsersAction, which argparse does not make public
+
+
+def group(verbs: Verbs, name: str, help_: str) -> Verbs:
+    """A verb with verbs of its own, e.g. ``axon dataset build``."""
+    return verbs.add_parser(name, help=help_).add_subparsers(required=True, metavar="verb")
+
+
+def verb(verbs: Verbs, name: str, help_: str, about: str, epilog: str = "") -> argparse.ArgumentParser:
+    """A verb; ``help_`` is its line in the list, ``about`` opens its own ``--help``, ``epilog`` gives examples."""
+    shape = argparse.RawDescriptionHelpFormatter
+    return verbs.add_parser(name, help=help_, description=about, epilog=epilog, formatter_class=shape)

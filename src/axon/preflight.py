@@ -167,7 +167,7 @@ def _resolve_data(repo: str, revision: str, folder: str, run_key: str) -> str:
         raise AxonError(
             "DATA_SOURCE", "neither dataset_folder nor dataset_revision is given", "name a folder with CTs, or a revision such as HEAD"
         )
-    from axon.data.fetch import resolve
+    from axon.data.versions import resolve
 
     return resolve(repo, revision).commit
 

@@ -8,16 +8,19 @@ import logging
 import sys
 
 from axon import DISCLAIMER, __version__
-from axon.commands import config, dataset, model
+from axon.commands import config, dataset, model, reproduce
 from axon.errors import one_line_errors
 
-COMMANDS = (dataset, config, model)
+COMMANDS = (dataset, config, model, reproduce)
 
 EPILOG = """examples:
   axon dataset build data          build the default dataset and publish it to the DVC remote
+  axon dataset add my_cts --licence "CC BY 4.0" --source doi:10.1234/abc
+  axon dataset pull --revision v1.2
   axon dataset verify data         check every file of a dataset against its manifest
   axon config configs/smoke.yaml   check a configuration and print it with every default
   axon model rollback axon --tracking-uri sqlite:///runs/demo/mlflow.db
+  axon reproduce models:/axon@champion --tracking-uri sqlite:///runs/demo/mlflow.db
 
 To train, evaluate and register a model run the pipeline: python -m pipelines --help
 

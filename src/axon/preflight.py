@@ -63,7 +63,7 @@ def preflight(
         config_yaml: The configuration as YAML text.
         seed: Replaces the configuration's seed.
         views: Which films the gate and the headline figures speak of: one of `VIEW_SETS`.
-        dataset_repo: Git repository with the dataset's ``data.dvc``; empty for the current one.
+        dataset_repo: Checkout or git URL with the dataset's ``data.dvc``; empty for the checkout we are in.
         dataset_revision: Its revision: branch, tag or commit.
         dataset_folder: Folder with CTs; used instead of the repository where given.
         tracking_uri: MLflow server (``http...``) or ``sqlite:///`` file.
@@ -77,7 +77,7 @@ def preflight(
         AxonError: The problem, or ``PREFLIGHT`` with all of them.
     """
     problems: list[AxonError] = []
-    config, revision = Config(), ""
+    config, revision, md5 = Config(), "", ""
     with _collected(problems):
         config = Config.from_yaml(config_yaml, seed=seed)
     with _collected(problems):
@@ -87,7 +87,7 @@ def preflight(
     with _collected(problems):
         _check_model_name(model_name)
     with _collected(problems):
-        revision = _resolve_data(dataset_repo, dataset_revision, dataset_folder, run_key)
+        revision, md5 = _resolve_data(dataset_repo, dataset_revision, dataset_folder, run_key)
     with _collected(problems):
         check_tracking(tracking_uri)
     with _collected(problems):
@@ -99,12 +99,16 @@ def preflight(
     _write(out_config, config.to_yaml())
     tags = {
         "axon.data_revision": revision,
+        "axon.data_md5": md5,
+        "axon.data_repo": tracking.without_credentials(dataset_repo),
         "axon.code_revision": tracking.code_revision(),
         "axon.config_fingerprint": config.fingerprint(),
         "axon.disclaimer": DISCLAIMER,
     }
     params = {**_flat(config.to_dict(), ""), "views": views, "promote": promote}
     run_id = tracking.start_parent(tracking_uri, model_name, run_key, params, tags)
+    # A parameter holds 5000 characters at most; the whole configuration is what reproducing the run needs.
+    tracking.StageRun(tracking.client(tracking_uri), tracking_uri, run_id).artifact(out_config)
     return Resolved(config.to_yaml(), revision, run_id, config.data.shards)
 
 
@@ -155,21 +159,23 @@ def check_tracking(tracking_uri: str, timeout_s: float = 5.0) -> None:
         ) from error
 
 
-def _resolve_data(repo: str, revision: str, folder: str, run_key: str) -> str:
+def _resolve_data(repo: str, revision: str, folder: str, run_key: str) -> tuple[str, str]:
+    """The dataset's commit and DVC hash; a folder has neither."""
     if folder:
         if not Path(folder).is_dir():
             raise AxonError("DATA_FOLDER", f"no folder at {folder}", "name a folder with CTs that this step can see")
         from axon.data.readers import find_studies
 
         find_studies(Path(folder))
-        return f"folder@{run_key}"
+        return f"folder@{run_key}", ""
     if not revision:
         raise AxonError(
             "DATA_SOURCE", "neither dataset_folder nor dataset_revision is given", "name a folder with CTs, or a revision such as HEAD"
         )
     from axon.data.versions import resolve
 
-    return resolve(repo, revision).commit
+    found = resolve(repo, revision)
+    return found.commit, found.md5
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

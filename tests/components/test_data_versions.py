@@ -1,4 +1,4 @@
-"""Dataset versions through a real git repository, DVC and a real S3 server: add, push, fresh clone, pull, and everything that may go wrong."""
+"""Dataset versions through a real git repository, DVC and a real S3 server: there, back, and all that may go wrong on the way."""
 
 from __future__ import annotations
 
@@ -104,12 +104,6 @@ def test_a_flipped_byte_on_the_remote_is_found(name: str, repo: Path, tmp_path: 
     assert not (fresh / "data").exists()
     dvc = subprocess.run([sys.executable, "-m", "dvc", "pull", "-q"], cwd=fresh, capture_output=True, text=True)
     assert dvc.returncode != 0
-
-
-def test_an_object_that_is_gone_is_found(repo: Path, tmp_path: Path) -> None:
-    stored(tmp_path, "cases/phantom-1.nii").unlink()
-    with pytest.raises(AxonError, match="DATA_NOT_CACHED"):
-        pull(clone(repo), "HEAD")
 
 
 def test_wrong_credentials_and_no_server_have_codes(repo: Path, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

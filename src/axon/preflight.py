@@ -108,7 +108,8 @@ def preflight(
     params = {**_flat(config.to_dict(), ""), "views": views, "promote": promote}
     run_id = tracking.start_parent(tracking_uri, model_name, run_key, params, tags)
     # A parameter holds 5000 characters at most; the whole configuration is what reproducing the run needs.
-    tracking.StageRun(tracking.client(tracking_uri), tracking_uri, run_id).artifact(out_config)
+    with tracking.tracking_errors(tracking_uri):
+        tracking.client(tracking_uri).log_text(run_id, config.to_yaml(), tracking.CONFIG)
     return Resolved(config.to_yaml(), revision, run_id, config.data.shards)
 
 

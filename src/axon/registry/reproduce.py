@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from axon.errors import AxonError
-from axon.registry.tracking import client, tracking_errors
+from axon.registry.tracking import CONFIG, client, tracking_errors
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ def read_recipe(uri: str, tracking_uri: str) -> Recipe:
     with tracking_errors(tracking_uri):
         version = mlflow.get_model_version_by_alias(name, alias) if alias else mlflow.get_model_version(name, number)
         run = mlflow.get_run(version.run_id)
-        artifacts = [item.path for item in mlflow.list_artifacts(version.run_id) if item.path.endswith(".yaml")]
-        configs = [Path(mlflow.download_artifacts(version.run_id, path)).read_text() for path in artifacts]
+        has_config = any(item.path == CONFIG for item in mlflow.list_artifacts(version.run_id))
+        config_yaml = Path(mlflow.download_artifacts(version.run_id, CONFIG)).read_text() if has_config else ""
     tags, params = run.data.tags, run.data.params
     needed = {key: tags.get(f"axon.{key}", "") for key in ("code_revision", "data_revision", "split_hash")}
-    missing = [key for key, value in needed.items() if not value] + ["configuration"] * (len(configs) != 1)
+    missing = [key for key, value in needed.items() if not value] + ["configuration"] * (not has_config)
     if missing:
         message = f"{name} version {version.version} does not say its {', '.join(missing)}"
         raise AxonError("NOT_RECORDED", message, "only models registered by this or a later version of AXON can be made again")
@@ -92,7 +92,7 @@ def read_recipe(uri: str, tracking_uri: str) -> Recipe:
         split_hash=needed["split_hash"],
         views=params["views"],
         promote=params["promote"],
-        config_yaml=configs[0],
+        config_yaml=config_yaml,
     )
 
 

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 import os
 import re
+import shutil
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from axon import DISCLAIMER
 from axon.data.files import write_json
 from axon.errors import AxonError
+
+if TYPE_CHECKING:
+    from axon.data.objects import S3Object
 
 CtOnly = Literal["include", "exclude", "only"]
 FILMS = ("CR", "DX")
@@ -143,6 +148,11 @@ def index_path() -> Path:
     return path
 
 
+def index_version() -> str:
+    """Version of the installed index; its first number is IDC's own."""
+    return importlib.metadata.version("idc-index-data")
+
+
 def read_index(index: Path, collections: Sequence[str]) -> list[Series]:
     """All CT, CR and DX series of the collections, read in batches so that memory does not grow with the index.
 
@@ -163,8 +173,7 @@ def read_index(index: Path, collections: Sequence[str]) -> list[Series]:
         rows += batch.filter(wanted).to_pylist()
     if unknown := sorted(set(collections) - held):
         raise AxonError("COHORT_COLLECTION", f"the index holds no collection {', '.join(unknown)}", f"it holds {', '.join(sorted(held))}")
-    series = [_series(row) for row in rows]
-    return sorted(series, key=lambda s: (s.collection, s.patient_id, s.study_uid, s.series_uid))
+    return [_series(row) for row in rows]
 
 
 def select(
@@ -172,8 +181,8 @@ def select(
 ) -> Cohort:
     """One CT by `RULES` and every film of each patient who has both; or patients with CT alone, as ``ct_only`` says.
 
-    A limit keeps the first patients in the order of a hash of their names: a fair sample of all collections, and every smaller
-    cohort is part of every larger one.
+    ``limit`` keeps the first patients in the order of a hash of their names: a fair sample of all collections, and fewer patients are
+    part of more. ``max_bytes`` goes in the same order and passes over who does not fit any more.
 
     Args:
         series: CT, CR and DX series, as of `read_index`.
@@ -186,7 +195,7 @@ def select(
         AxonError: ``COHORT_EMPTY`` where nobody is left.
     """
     patients: dict[tuple[str, str], list[Series]] = defaultdict(list)
-    for one in series:
+    for one in sorted(series, key=lambda s: (s.study_uid, s.series_uid)):
         patients[one.collection, one.patient_id].append(one)
     counts = {collection: Counter[str]() for collection in sorted({name for name, _ in patients})}
     eligible = {}
@@ -203,9 +212,9 @@ def select(
         count["no_ct_passes_the_rules"] += chosen is None
         if chosen:
             eligible[collection, patient] = [chosen, *films]
-    kept = _first(eligible, limit, max_bytes)
+    kept = _sample(eligible, limit, max_bytes)
     if not kept:
-        raise AxonError("COHORT_EMPTY", f"none of {len(patients)} patients is left", "allow more: --max-gb, --limit, --ct-only, --collection")
+        raise AxonError("COHORT_EMPTY", f"none of {len(patients)} patients is left", "allow more: --max-gb, --limit, --ct-only")
     for collection, _ in kept:
         counts[collection]["chosen"] += 1
     chosen_series = tuple(s for patient in sorted(kept) for s in kept[patient])
@@ -228,6 +237,66 @@ def choose_ct(cts: Sequence[Series], films: Sequence[Series]) -> Series | None:
     return min(passing, key=lambda s: _rank(s, films), default=None)
 
 
+def fetch(path: Path, out: Path, client: Any, workers: int, reread: bool = False) -> int:
+    """Bring a cohort's images to ``out/<collection>/<patient>/<series UID>/<file>``; return how many were fetched.
+
+    What is already here, by size, is neither listed nor fetched again; ``reread`` compares its SHA-256, too.
+
+    Args:
+        path: Cohort file; its copy will be ``out/cohort.json``.
+        out: Folder; may hold a part of this cohort, from a run that was ended or of a smaller cohort.
+        client: As of `axon.data.objects.connect`.
+        workers: Objects fetched at a time.
+        reread: Read every file that is here once more.
+
+    Raises:
+        AxonError: ``COHORT_UNREADABLE``, ``COHORT_OTHER``, ``COHORT_BUSY``, ``DISK_FULL``, or one of `axon.data.objects.download`.
+    """
+    from axon.data.objects import Journal, download
+
+    cohort = Cohort.load(path)
+    folders = {f"{s.collection}/{s.patient_id}/{s.series_uid}": s for s in cohort.series}
+    with Journal.open(out) as journal:
+        here: dict[str, list[int]] = defaultdict(list)
+        for name, entry in list(journal.entries.items()):
+            folder = name.rpartition("/")[0]
+            if folder not in folders:
+                raise AxonError("COHORT_OTHER", f"{out} holds {folder}, which is not in {path}", "name another folder")
+            if journal.holds(name, reread):
+                here[folder].append(entry.size)
+            else:
+                del journal.entries[name]
+                (out / name).unlink(missing_ok=True)
+        cohort.save(out / "cohort.json")
+        wanted = {folder: s for folder, s in folders.items() if len(here[folder]) != s.instances}
+        left = sum(s.bytes - sum(here[folder]) for folder, s in wanted.items())
+        if left > (free := shutil.disk_usage(out).free):
+            raise AxonError("DISK_FULL", f"{left / 1e9:.2f} GB are to come and {free / 1e9:.2f} GB are free", "free some, or --max-gb")
+        incomplete: list[AxonError] = []
+        fetched = download(_objects(client, wanted, incomplete), journal, client, workers, left)
+    if incomplete:
+        raise AxonError("S3_MISSING", f"{len(incomplete)} series are not complete; the first: {incomplete[0].message}", incomplete[0].fix)
+    return fetched
+
+
+def _objects(client: Any, wanted: dict[str, Series], incomplete: list[AxonError]) -> Iterator[S3Object]:
+    """Every object of the wanted series; a series that differs from the index is noted and passed over."""
+    from axon.data.objects import list_objects
+
+    for folder, s in wanted.items():
+        try:
+            found = list_objects(client, s.bucket, f"{s.crdc_series_uuid}/", folder)
+            if (len(found), size := sum(o.size for o in found)) != (s.instances, s.bytes):
+                message = f"{folder} has {len(found)} images of {size} bytes, not {s.instances} of {s.bytes}"
+                raise AxonError("S3_MISSING", message, "make the cohort anew with the newest idc-index-data")
+        except AxonError as error:
+            if error.code != "S3_MISSING":
+                raise
+            incomplete.append(error)
+        else:
+            yield from found
+
+
 def describe(cohort: Cohort) -> str:
     """The summary for a person: patients, series, sizes, licences and DOIs of each collection."""
     lines = [f"index {cohort.summary['index']}, patients without a film: {cohort.summary['ct_only']}"]
@@ -247,7 +316,7 @@ def describe(cohort: Cohort) -> str:
 
 
 def _series(row: dict[str, Any]) -> Series:
-    fields = {field: "" if row[column] is None else row[column] for column, field in _COLUMNS.items()}
+    fields: dict[str, Any] = {field: "" if row[column] is None else row[column] for column, field in _COLUMNS.items()}
     # The index gives decimal megabytes with six decimals: whole bytes.
     fields["bytes"] = round(row["series_size_MB"] * 1e6)
     fields["study_date"] = str(fields["study_date"])
@@ -279,17 +348,15 @@ def _named(text: str) -> int:
     return 0 if _CHEST.search(text) else 2 if _ELSEWHERE.search(text) else 1
 
 
-def _first(
-    eligible: dict[tuple[str, str], list[Series]], limit: int | None, max_bytes: int | None
-) -> dict[tuple[str, str], list[Series]]:
-    """The first patients, in the order of a hash of their names, that keep to both limits."""
+def _sample(eligible: dict[tuple[str, str], list[Series]], limit: int | None, max_bytes: int | None) -> dict[tuple[str, str], list[Series]]:
+    """Patients in the order of a hash of their names, up to ``limit``; one who would exceed ``max_bytes`` is passed over."""
     kept: dict[tuple[str, str], list[Series]] = {}
     total = 0
-    for patient in sorted(eligible, key=lambda names: hashlib.sha256("/".join(names).encode()).digest())[:limit]:
-        total += sum(s.bytes for s in eligible[patient])
-        if max_bytes is not None and total > max_bytes:
-            break
-        kept[patient] = eligible[patient]
+    for patient in sorted(eligible, key=lambda names: hashlib.sha256("/".join(names).encode()).digest()):
+        size = sum(s.bytes for s in eligible[patient])
+        if (limit is None or len(kept) < limit) and (max_bytes is None or total + size <= max_bytes):
+            kept[patient] = eligible[patient]
+            total += size
     return kept
 
 

@@ -12,12 +12,11 @@ import os
 import random
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
 import boto3
 from botocore import UNSIGNED
@@ -90,35 +89,32 @@ class Journal:
     It is also the folder's lock: `open` lets one process at a time write there.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.entries: dict[str, Entry] = {}
+    def __init__(self, folder: Path, file: IO[bytes]) -> None:
+        self.folder = folder
+        self._file = file
+        self._lock = threading.Lock()
+        lines = file.read()
+        # A killed process may leave half a line.
+        whole = lines[: lines.rfind(b"\n") + 1]
+        file.truncate(len(whole))
+        self.entries = {entry.path: entry for entry in (Entry(**json.loads(line)) for line in whole.splitlines())}
 
     @classmethod
     @contextlib.contextmanager
     def open(cls, out: Path) -> Iterator[Journal]:
         """Read the journal of ``out``, making both if need be, and lock it. Raises AxonError ``COHORT_BUSY``."""
         out.mkdir(parents=True, exist_ok=True)
-        journal = cls(out / "objects.jsonl")
-        with journal.path.open("a+b") as file:
+        with (out / "objects.jsonl").open("a+b") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise AxonError("COHORT_BUSY", f"another process writes to {out}", "wait for it to end, or name another folder") from error
             file.seek(0)
-            lines = file.read()
-            # A killed process may leave half a line.
-            whole = lines[: lines.rfind(b"\n") + 1]
-            file.truncate(len(whole))
-            for line in whole.splitlines():
-                entry = Entry(**json.loads(line))
-                journal.entries[entry.path] = entry
-            journal._file, journal._lock = file, threading.Lock()
-            yield journal
+            yield cls(out, file)
 
     def holds(self, path: str, again: bool = False) -> bool:
         """Whether the file is here with its size; ``again`` reads it once more and compares its SHA-256."""
-        entry, file = self.entries.get(path), self.path.parent / path
+        entry, file = self.entries.get(path), self.folder / path
         if entry is None or not file.is_file() or file.stat().st_size != entry.size:
             return False
         return not again or sha256_file(file) == entry.sha256
@@ -187,26 +183,27 @@ def download(
     with _progress(total_bytes) as bar, ThreadPoolExecutor(workers) as pool:
         pending: set[Future[Entry]] = set()
 
-        def collect(done: set[Future[Entry]]) -> int:
+        def collect(done: set[Future[Entry]]) -> None:
+            nonlocal fetched
             for future in done:
                 try:
-                    journal.add(entry := future.result())
-                    bar.update(entry.size)
+                    bar.update(future.result().size)
+                    fetched += 1
                 except AxonError as error:
                     if error.code not in ("S3_MISSING", "S3_DAMAGED"):
                         raise
                     failed.append(error)
-            return len(done)
 
         try:
             for one in objects:
                 if journal.holds(one.path) and journal.entries[one.path].etag == one.etag:
                     continue
-                pending.add(pool.submit(_fetch, client, one, journal.path.parent, stop, attempts))
+                pending.add(pool.submit(_fetch, client, one, journal, stop, attempts))
                 if len(pending) >= 4 * workers:
                     done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                    fetched += collect(done)
-            fetched += collect(pending)
+                    collect(done)
+            for future in as_completed(pending):
+                collect({future})
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
@@ -220,8 +217,10 @@ def retry(action: Callable[[], T], what: str, attempts: int = ATTEMPTS, stop: th
     """Do ``action`` until it works; wait a random time up to 0.5, 1, 2, ... 20 s after what may pass, end at once on what will not.
 
     Raises:
-        AxonError: ``S3_UNREACHABLE`` or ``S3_DAMAGED`` after the last attempt; ``S3_DENIED``, ``S3_MISSING``, ``S3_REFUSED``, ``DISK_FULL``.
+        AxonError: ``S3_UNREACHABLE`` or ``S3_DAMAGED`` after the last attempt; ``S3_DENIED``, ``S3_MISSING``, ``S3_REFUSED`` or
+            ``DISK_FULL`` at once.
     """
+    stop = stop or threading.Event()
     for attempt in range(attempts):
         try:
             return action()
@@ -238,10 +237,8 @@ def retry(action: Callable[[], T], what: str, attempts: int = ATTEMPTS, stop: th
         if attempt + 1 < attempts:
             pause = random.uniform(0, min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**attempt))
             _log.debug("%s: %s; again in %.1f s", what, last, pause)
-            if stop and stop.wait(pause):
+            if stop.wait(pause):
                 break
-            elif not stop:
-                time.sleep(pause)
     if isinstance(last, _DamagedError | FlexibleChecksumError):
         raise AxonError("S3_DAMAGED", f"{what} came damaged {attempts} times: {last}", "run it again; else the source is damaged") from last
     fix = "check the endpoint and the network and run it again: it goes on where it was"
@@ -260,8 +257,10 @@ def _lasting(error: ClientError, what: str) -> AxonError | None:
     return AxonError("S3_REFUSED", f"{what}: HTTP {status} {code}", "check the endpoint, the region and the bucket")
 
 
-def _fetch(client: Any, one: S3Object, out: Path, stop: threading.Event, attempts: int) -> Entry:
-    return retry(lambda: _fetch_once(client, one, out, stop), f"s3://{one.bucket}/{one.key}", attempts, stop)
+def _fetch(client: Any, one: S3Object, journal: Journal, stop: threading.Event, attempts: int) -> Entry:
+    entry = retry(lambda: _fetch_once(client, one, journal.folder, stop), f"s3://{one.bucket}/{one.key}", attempts, stop)
+    journal.add(entry)
+    return entry
 
 
 def _fetch_once(client: Any, one: S3Object, out: Path, stop: threading.Event) -> Entry:

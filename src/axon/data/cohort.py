@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import re
 import shutil
@@ -27,6 +28,7 @@ from axon.errors import AxonError
 if TYPE_CHECKING:
     from axon.data.objects import S3Object
 
+_log = logging.getLogger(__name__)
 CtOnly = Literal["include", "exclude", "only"]
 FILMS = ("CR", "DX")
 MIN_SLICES, MAX_SLICES = 40, 1000
@@ -274,6 +276,8 @@ def fetch(path: Path, out: Path, client: Any, workers: int, reread: bool = False
             raise AxonError("DISK_FULL", f"{left / 1e9:.2f} GB are to come and {free / 1e9:.2f} GB are free", "free some, or --max-gb")
         incomplete: list[AxonError] = []
         fetched = download(_objects(client, wanted, incomplete), journal, client, workers, left)
+        if unsure := sum(entry.verified == "size" for entry in journal.entries.values()):
+            _log.warning("%d files were checked by their size alone: their ETags are no checksums that can be recomputed", unsure)
     if incomplete:
         raise AxonError("S3_MISSING", f"{len(incomplete)} series are not complete; the first: {incomplete[0].message}", incomplete[0].fix)
     return fetched

@@ -29,6 +29,7 @@ from botocore.exceptions import (
     NoCredentialsError,
     PartialCredentialsError,
 )
+from botocore.exceptions import ConnectionError as NoConnectionError
 from tqdm import tqdm
 
 from axon.data.files import sha256_file
@@ -39,7 +40,10 @@ T = TypeVar("T")
 ATTEMPTS = 8
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 20.0
 _CHUNK = 1 << 20
+_PASSING = (NoConnectionError, HTTPClientError, IncompleteReadError)
 _PART_SIZES = tuple(n << 20 for n in (5, 8, 10, 15, 16, 32, 50, 64, 100, 128, 256, 512))
+# Servers answer these with 400; the last is rclone's word for a request that is not signed.
+_DENIED = ("ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "UnsupportedAlgorithm")
 _log = logging.getLogger(__name__)
 
 
@@ -139,7 +143,8 @@ def connect(endpoint: str | None = None, sign: bool = False, workers: int = 16) 
         retries={"total_max_attempts": 1},
         connect_timeout=10,
         read_timeout=30,
-        max_pool_connections=workers,
+        # The threads' and that of listing.
+        max_pool_connections=workers + 1,
     )
     return boto3.client("s3", endpoint_url=endpoint, config=config)
 
@@ -171,7 +176,7 @@ def download(
         journal: Of the output folder.
         client: As of `connect`.
         workers: Threads.
-        total_bytes: For the progress.
+        total_bytes: For the progress; 0 shows none.
         attempts: Tries of one object, with a growing, random wait between them.
 
     Raises:
@@ -224,7 +229,7 @@ def retry(action: Callable[[], T], what: str, attempts: int = ATTEMPTS, stop: th
     for attempt in range(attempts):
         try:
             return action()
-        except (ClientError, HTTPClientError, IncompleteReadError, FlexibleChecksumError, _DamagedError) as error:
+        except (ClientError, *_PASSING, FlexibleChecksumError, _DamagedError) as error:
             if isinstance(error, ClientError) and (lasting := _lasting(error, what)):
                 raise lasting from error
             last: Exception = error
@@ -250,8 +255,8 @@ def _lasting(error: ClientError, what: str) -> AxonError | None:
     status, code = error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"]["Code"]
     if status >= 500 or status == 429 or code in ("SlowDown", "Throttling", "ThrottlingException", "RequestTimeout"):
         return None
-    if status in (401, 403):
-        return AxonError("S3_DENIED", f"{what}: {code}", "public buckets need no --sign; for others set working AWS_* credentials")
+    if status in (401, 403) or code in _DENIED:
+        return AxonError("S3_DENIED", f"{what}: {code}", "a public bucket needs no --sign; another needs it and working AWS credentials")
     if status == 404:
         return AxonError("S3_MISSING", f"{what}: {code}", "check the bucket and the endpoint")
     return AxonError("S3_REFUSED", f"{what}: HTTP {status} {code}", "check the endpoint, the region and the bucket")
@@ -330,7 +335,7 @@ class _Lines:
 
 def _progress(total: int) -> Any:
     """A bar with rate and time left on a terminal, otherwise a line every ten seconds."""
-    look: dict[str, Any] = {"total": total or None, "desc": "download", "unit": "B", "unit_scale": True}
+    look: dict[str, Any] = {"total": total, "desc": "download", "unit": "B", "unit_scale": True, "disable": not total}
     if sys.stderr.isatty():
         return tqdm(**look)
     shape = "{desc}: {n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left"

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 Fault = Literal["", "reset", "truncate", "flip", "503", "slow", "hang", "refuse"]
@@ -137,8 +137,7 @@ def faulty_proxy(target: str, plan: Plan = no_fault) -> Iterator[Proxy]:
     class Handler(_Forward):
         pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = _Quiet(("127.0.0.1", 0), Handler)
     proxy = Proxy(f"http://127.0.0.1:{server.server_port}", plan)
     Handler.proxy, Handler.target = proxy, urlsplit(target).netloc
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
@@ -148,6 +147,15 @@ def faulty_proxy(target: str, plan: Plan = no_fault) -> Iterator[Proxy]:
         Handler.ended.set()
         server.shutdown()
         server.server_close()
+
+
+class _Quiet(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is what tests of killed processes want; anything else is shown."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Forward(BaseHTTPRequestHandler):

@@ -146,7 +146,7 @@ def connect(endpoint: str | None = None, sign: bool = False, workers: int = 16) 
         # The threads' and that of listing.
         max_pool_connections=workers + 1,
     )
-    return boto3.client("s3", endpoint_url=endpoint, config=config)
+    return boto3.Session().client("s3", endpoint_url=endpoint, config=config)
 
 
 def list_objects(client: Any, bucket: str, prefix: str, folder: str, attempts: int = ATTEMPTS) -> list[S3Object]:
@@ -157,7 +157,8 @@ def list_objects(client: Any, bucket: str, prefix: str, folder: str, attempts: i
     """
     where = f"s3://{bucket}/{prefix}"
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    rows = retry(lambda: [row for page in pages for row in page.get("Contents", [])], where, attempts)
+    # A key that ends in a slash is the mark of an empty folder, made by some tools.
+    rows = retry(lambda: [row for page in pages for row in page.get("Contents", []) if not row["Key"].endswith("/")], where, attempts)
     if not rows:
         raise AxonError("S3_MISSING", f"there is nothing at {where}", "check the bucket and the endpoint")
     return [S3Object(bucket, r["Key"], r["Size"], r["ETag"].strip('"'), f"{folder}/{r['Key'].rpartition('/')[2]}") for r in rows]

@@ -14,7 +14,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import boto3
 import pytest
+from botocore import UNSIGNED
+from botocore.config import Config
 
 from axon.cli import main
 from axon.data import objects
@@ -103,7 +106,9 @@ def test_fetched_whole_and_read_as_a_ct_and_not_fetched_twice(
     with faulty_proxy(server.endpoint) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint)
         assert main(["cohort", "fetch", str(cohort), str(out)]) == 0
-        assert "31 files fetched" in capsys.readouterr().out
+        shown = capsys.readouterr()
+        assert "31 files fetched" in shown.out and "Not a medical device" in shown.out
+        assert "16.9M of 16.9M" in shown.err and "B/s" in shown.err and "left" in shown.err and "A0002" not in shown.err
         assert_complete(out, buckets)
         assert len(proxy.requests) == 31 + 2
         assert sum(r.sent for r in proxy.requests if r.path.endswith(".dcm")) == sum(s.bytes for s in Cohort.load(cohort).series)
@@ -167,6 +172,14 @@ def test_nobody_listens(tmp_path: Path, buckets: Path, monkeypatch: pytest.Monke
 def test_a_slow_answer_is_waited_for(server: S3Server, tmp_path: Path, buckets: Path) -> None:
     with faulty_proxy(server.endpoint, lambda r: "slow") as proxy, Journal.open(tmp_path / "out") as journal:
         assert download([some(buckets, 0)], journal, connect(proxy.endpoint), attempts=1) == 1
+
+
+def test_an_answer_that_never_goes_on_is_given_up_and_asked_for_again(server: S3Server, tmp_path: Path, buckets: Path) -> None:
+    with faulty_proxy(server.endpoint, lambda r: "" if r.nth else "hang") as proxy, Journal.open(tmp_path / "out") as journal:
+        impatient = Config(signature_version=UNSIGNED, read_timeout=1, retries={"total_max_attempts": 1})
+        client = boto3.client("s3", endpoint_url=proxy.endpoint, config=impatient)
+        assert download([some(buckets, 0)], journal, client) == 1
+        assert [r.fault for r in proxy.requests] == ["hang", ""]
 
 
 def test_missing_object_and_missing_series(server: S3Server, tmp_path: Path, buckets: Path, cohort: Path) -> None:

@@ -7,6 +7,7 @@ judged by its SOP class, its number of images, its names and its date; `axon.dic
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import importlib.metadata
 import json
@@ -156,7 +157,7 @@ def index_version() -> str:
 
 
 def read_index(index: Path, collections: Sequence[str]) -> list[Series]:
-    """All CT, CR and DX series of the collections, read in batches so that memory does not grow with the index.
+    """All CT, CR and DX series of the collections; only the columns needed are read, a batch of rows at a time.
 
     Raises:
         AxonError: ``COHORT_COLLECTION`` for a collection that the index does not hold.
@@ -174,7 +175,9 @@ def read_index(index: Path, collections: Sequence[str]) -> list[Series]:
         )
         rows += batch.filter(wanted).to_pylist()
     if unknown := sorted(set(collections) - held):
-        raise AxonError("COHORT_COLLECTION", f"the index holds no collection {', '.join(unknown)}", f"it holds {', '.join(sorted(held))}")
+        near = difflib.get_close_matches(unknown[0], sorted(held), n=3)
+        fix = f"did you mean {' or '.join(near)}?" if near else "use IDC's short names, such as lidc_idri"
+        raise AxonError("COHORT_COLLECTION", f"the index holds no collection {', '.join(unknown)}", fix)
     return [_series(row) for row in rows]
 
 

@@ -28,11 +28,13 @@ class Wobble:
         self.module: nn.Module = nn.Linear(4, 4)
         self.poison_at, self.delay = poison_at, delay
 
-    def loss(self, module: nn.Module, step: int) -> torch.Tensor:
+    def draw(self, step: int, slots: range) -> torch.Tensor:
+        x = torch.stack([torch.randn(4, generator=generator_for("wobble", step, slot)) for slot in slots])
+        return x * float("nan") if step == self.poison_at else x
+
+    def loss(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
         time.sleep(self.delay)
-        x = torch.randn(8, 4, generator=generator_for("wobble", step))
-        loss = (module(x) - x.flip(1)).square().mean()
-        return loss * float("nan") if step == self.poison_at else loss
+        return (module(x) - x.flip(1)).square().mean()
 
     def validation_loss(self, module: nn.Module) -> torch.Tensor:
         return (module(torch.eye(4)) - torch.eye(4).flip(1)).abs().mean()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,13 +29,17 @@ logger = logging.getLogger(__name__)
 
 
 class Stage(Protocol):
-    """What the loop needs to know of a stage: its network, and its loss at a step, data included."""
+    """What the loop needs to know of a stage: its network, its data and its loss."""
 
     name: str
     module: nn.Module
 
-    def loss(self, module: nn.Module, step: int) -> Tensor:
-        """Training loss at ``step``. All randomness must derive from (seed, step)."""
+    def draw(self, step: int, slots: range) -> Any:
+        """Data and noise for these slots of the batch of ``step``. All randomness must derive from (seed, step, slot)."""
+        ...
+
+    def loss(self, module: nn.Module, draw: Any) -> Tensor:
+        """Training loss, the mean over the slots of ``draw``."""
         ...
 
     def validation_loss(self, module: nn.Module) -> Tensor:
@@ -74,7 +78,7 @@ def fit(stage: Stage, config: StageConfig, folder: Path, fingerprint: str, log: 
             for group in optimizer.param_groups:
                 group["lr"] = one_cycle(progress.step, config)
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                loss = stage.loss(module, progress.step)
+                loss = stage.loss(module, stage.draw(progress.step, range(config.batch_size)))
             progress.losses.append(loss.item())
             if not math.isfinite(progress.losses[-1]):
                 problem = f"{stage.name}: the loss is {progress.losses[-1]} at step {progress.step}"

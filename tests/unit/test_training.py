@@ -40,8 +40,8 @@ class Wobble:
         return (module(torch.eye(4)) - torch.eye(4).flip(1)).abs().mean()
 
 
-def train(folder: Path, stage: Wobble | None = None, fingerprint: str = "a") -> tuple[nn.Module, list[tuple[int, float, float]]]:
-    return fit(stage or Wobble(), TRAIN, folder, fingerprint, lambda step, metrics: None)
+def train(folder: Path, stage: Wobble | None = None, seed: int = 1) -> tuple[nn.Module, list[tuple[int, float, float]]]:
+    return fit(stage or Wobble(), TRAIN, folder, {"seed": seed, "training": {"steps": 30}}, lambda step, metrics: None)
 
 
 def assert_same(one: tuple[nn.Module, list], two: tuple[nn.Module, list]) -> None:
@@ -56,7 +56,7 @@ def newest(folder: Path) -> Path:
 
 def test_training_learns_and_logs_every_row(tmp_path: Path) -> None:
     seen = []
-    _, curve = fit(Wobble(), TRAIN, tmp_path, "a", lambda step, metrics: seen.append((step, metrics["loss"])))
+    _, curve = fit(Wobble(), TRAIN, tmp_path, {}, lambda step, metrics: seen.append((step, metrics["loss"])))
     assert [step for step, *_ in curve] == list(range(3, 31, 3)) == [step for step, _ in seen]
     assert curve[-1][1] < curve[0][1]
 
@@ -89,8 +89,8 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> Non
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     train(tmp_path)
-    with pytest.raises(AxonError, match="RESUME_MISMATCH"):
-        train(tmp_path, fingerprint="b")
+    with pytest.raises(AxonError, match=r"CHECKPOINT_OTHER.*seed is 2, was 1 ->"):
+        train(tmp_path, seed=2)
 
 
 def test_the_learning_rate_rises_then_falls() -> None:

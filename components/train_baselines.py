@@ -18,7 +18,7 @@ def train_baselines(
         run_id: The pipeline run's MLflow run.
         checkpoint_root: Folder that outlives the run; a repeated run goes on from its checkpoints.
         dataset: The dataset.
-        baselines: The baselines and the regression's loss curve.
+        baselines: The baselines and their loss curves.
     """
     from pathlib import Path
 
@@ -34,4 +34,4 @@ def train_baselines(
         require_gpu()
         checkpoints = checkpoint_dir(checkpoint_root, "baselines", settings, Path(dataset.path))
         train(settings, Path(dataset.path), checkpoints, out, run.log)
-        run.artifact(out / "curve.csv")
+        run.artifact(out / "curves")

@@ -15,7 +15,7 @@ def train_bridge(
     dataset: Input[Dataset],
     bridge: Output[Model],
 ) -> None:
-    """Train the Brownian bridge from the calibrated lift of the films to the coarse CT.
+    """Train the estimator of the end-point, then the Brownian bridge from it to the coarse CT.
 
     Args:
         config: The resolved configuration.
@@ -23,7 +23,7 @@ def train_bridge(
         run_id: The pipeline run's MLflow run.
         checkpoint_root: Folder that outlives the run; a repeated run goes on from its checkpoints.
         dataset: The dataset.
-        bridge: The bridge's weights and loss curve.
+        bridge: The bridge's weights and loss curves.
     """
     from pathlib import Path
 
@@ -39,4 +39,4 @@ def train_bridge(
         require_gpu()
         checkpoints = checkpoint_dir(checkpoint_root, "bridge", settings, Path(dataset.path))
         train(settings, Path(dataset.path), checkpoints, out, run.log)
-        run.artifact(out / "curve.csv")
+        run.artifact(out / "curves")

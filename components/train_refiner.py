@@ -27,7 +27,7 @@ def train_refiner(
         dataset: The dataset.
         bridge: Stage 1.
         coarse: Stage 1's samples of the training cases.
-        refiner: The refiner's weights and loss curve.
+        refiner: The refiner's weights and loss curves.
     """
     from pathlib import Path
 
@@ -43,4 +43,4 @@ def train_refiner(
         require_gpu()
         checkpoints = checkpoint_dir(checkpoint_root, "refiner", settings, Path(dataset.path))
         train(settings, Path(dataset.path), Path(bridge.path), Path(coarse.path), checkpoints, out, run.log)
-        run.artifact(out / "curve.csv")
+        run.artifact(out / "curves")

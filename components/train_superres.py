@@ -18,7 +18,7 @@ def train_superres(
         run_id: The pipeline run's MLflow run.
         checkpoint_root: Folder that outlives the run; a repeated run goes on from its checkpoints.
         dataset: The dataset.
-        superres: The super-resolution's weights and loss curve.
+        superres: The super-resolution's weights and loss curves.
     """
     from pathlib import Path
 
@@ -34,4 +34,4 @@ def train_superres(
         require_gpu()
         checkpoints = checkpoint_dir(checkpoint_root, "superres", settings, Path(dataset.path))
         train(settings, Path(dataset.path), checkpoints, out, run.log)
-        run.artifact(out / "curve.csv")
+        run.artifact(out / "curves")

@@ -95,5 +95,5 @@ def test_a_step_starts_its_processes_and_hears_of_their_progress(tmp_path: Path,
 
 def test_an_error_in_a_process_is_the_step_s_own(tmp_path: Path, tiny_config: Config) -> None:
     with pytest.raises(AxonError, match="DATASET_MISSING"):
-        train("gan", with_processes(tiny_config, 2), tmp_path / "ck", tmp_path / "out", lambda *_: None, dataset=tmp_path / "no")
+        train("superres", with_processes(tiny_config, 2), tmp_path / "ck", tmp_path / "out", lambda *_: None, dataset=tmp_path / "no")
     assert not (tmp_path / "out").exists()

@@ -143,7 +143,7 @@ def test_a_batch_in_parts_trains_as_the_whole(tmp_path: Path) -> None:
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AxonError, match="BATCH_SHARE"):
         fit(Wobble(), replace(TRAIN, batch_size=8, accumulate=3), tmp_path, {}, lambda *_: None)
-    with pytest.raises(AxonError, match=r"training\.bridge\.batch_size"):
+    with pytest.raises(AxonError, match=r"training\.estimator\.batch_size"):
         Config.from_yaml("training: {processes: 3}")
 
 
@@ -214,7 +214,7 @@ def test_a_sample_depends_on_its_key_alone(tiny_config: Config, tiny_dataset: Pa
     together, alone = sampler.batch([(0, "a"), (1, "b")]), sampler.batch([(1, "b")])
     other = sampler.batch([(1, "c")])
     assert torch.equal(together.fine_B1DHW[1:], alone.fine_B1DHW)
-    torch.testing.assert_close(together.lifted_BVdhw[1:], alone.lifted_BVdhw, atol=1e-5, rtol=0)
+    torch.testing.assert_close(together.films_BVUV[1:], alone.films_BVUV, atol=1e-5, rtol=0)
     assert not torch.equal(alone.fine_B1DHW, other.fine_B1DHW)
 
 

@@ -30,7 +30,6 @@ from axon import DISCLAIMER
 from axon.config import Config
 from axon.errors import AxonError, one_line_errors
 from axon.training import distributed, steps
-from axon.training.gan import train_gan
 from axon.training.loop import Log, terminated
 
 STAGES: dict[str, Callable[..., None]] = {
@@ -38,7 +37,6 @@ STAGES: dict[str, Callable[..., None]] = {
     "refiner": steps.train_refiner,
     "superres": steps.train_superres,
     "baselines": steps.train_baselines,
-    "gan": train_gan,
 }
 METRICS, ERROR = "metrics.jsonl", "error.json"
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h

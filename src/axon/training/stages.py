@@ -1,4 +1,4 @@
-"""The four stages: for each its network, its data and its loss."""
+"""Every stage and every baseline: its network, its data and its loss."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from axon.config import Config
-from axon.models.lift import CalibratedLift
+from axon.models.estimator import Evidence, FilmEstimator
+from axon.models.gan import Gan
 from axon.models.superres import SuperResolver
-from axon.models.unet import BridgeUNet, RefinerControlNet, RegressionUNet, condition
+from axon.models.unet import BridgeUNet, RefinerControlNet, RegressionUNet
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 from axon.training.samples import Batch, Sampler, generator_for
 
@@ -73,20 +74,43 @@ def bridge_terms(
     return timesteps_B.to(volume_B1DHW.device), sample, target
 
 
+class EstimatorStage(BatchStage):
+    """Before stage 1: L1 between the volume and the estimate that the bridge will start from."""
+
+    name = "estimator"
+
+    def __init__(self, *args: object, estimator: FilmEstimator, module: RegressionUNet) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self.estimator, self.module = estimator, module
+
+    def loss(self, module: nn.Module, draw: Draw) -> Tensor:
+        assert isinstance(module, RegressionUNet)
+        batch = draw.batch
+        seen = self.estimator.untrained(batch.films_BVUV, batch.present_BV)
+        return F.l1_loss(module.regress(seen.condition_BCDHW), batch.coarse_B1dhw)
+
+
 class BridgeStage(BatchStage):
     """Stage 1: L1 on the bridge's objective (BBDM eq. 11)."""
 
     name = "bridge"
 
-    def __init__(self, *args: object, scheduler: BrownianBridgeScheduler, lift: CalibratedLift, module: BridgeUNet) -> None:
+    def __init__(self, *args: object, scheduler: BrownianBridgeScheduler, estimator: FilmEstimator, module: BridgeUNet) -> None:
         super().__init__(*args)  # type: ignore[arg-type]
-        self.scheduler, self.lift, self.module = scheduler, lift, module
+        self.scheduler, self.module = scheduler, module
+        self.estimator = estimator.eval().requires_grad_(False)
 
     def loss(self, module: nn.Module, draw: Draw) -> Tensor:
-        batch = draw.batch
-        endpoint = self.lift(batch.lifted_BVdhw, batch.present_BV)
-        timesteps, sample, target = bridge_terms(self.scheduler, batch.coarse_B1dhw, endpoint, draw.noise)
-        return F.l1_loss(module(sample, timesteps, condition(endpoint, batch.lifted_BVdhw, batch.present_BV)), target)
+        seen = _evidence(self.estimator, draw.batch)
+        timesteps, sample, target = bridge_terms(self.scheduler, draw.batch.coarse_B1dhw, seen.endpoint_B1DHW, draw.noise)
+        return F.l1_loss(module(sample, timesteps, seen.condition_BCDHW), target)
+
+
+@torch.no_grad()
+def _evidence(estimator: FilmEstimator, batch: Batch) -> Evidence:
+    evidence = estimator(batch.films_BVUV, batch.present_BV)
+    assert isinstance(evidence, Evidence)
+    return evidence
 
 
 @dataclass(frozen=True)
@@ -109,13 +133,14 @@ class RefinerStage(BatchStage):
         self,
         *args: object,
         scheduler: BrownianBridgeScheduler,
-        lift: CalibratedLift,
+        estimator: FilmEstimator,
         unet: BridgeUNet,
         module: RefinerControlNet,
         coarse_of: Callable[[str, list[tuple[int, int]]], Tensor],
     ) -> None:
         super().__init__(*args)  # type: ignore[arg-type]
-        self.scheduler, self.lift, self.module, self.coarse_of = scheduler, lift, module, coarse_of
+        self.scheduler, self.module, self.coarse_of = scheduler, module, coarse_of
+        self.estimator = estimator.eval().requires_grad_(False)
         self.unet = unet.eval().requires_grad_(False)
 
     def draw(self, step: int, slots: range) -> RefinerDraw:
@@ -131,12 +156,10 @@ class RefinerStage(BatchStage):
 
     def loss(self, module: nn.Module, draw: Draw) -> Tensor:
         assert isinstance(draw, RefinerDraw)
-        batch = draw.batch
-        endpoint = self.lift(batch.lifted_BVdhw, batch.present_BV)
-        timesteps, sample, target = bridge_terms(self.scheduler, batch.coarse_B1dhw, endpoint, draw.noise)
-        seen = condition(endpoint, batch.lifted_BVdhw, batch.present_BV)
-        residuals = module(sample, timesteps, seen, draw.sampled_B1dhw)
-        return F.l1_loss(self.unet(sample, timesteps, seen, residuals), target)
+        seen = _evidence(self.estimator, draw.batch)
+        timesteps, sample, target = bridge_terms(self.scheduler, draw.batch.coarse_B1dhw, seen.endpoint_B1DHW, draw.noise)
+        residuals = module(sample, timesteps, seen.condition_BCDHW, draw.sampled_B1dhw)
+        return F.l1_loss(self.unet(sample, timesteps, seen.condition_BCDHW, residuals), target)
 
 
 def coarse_key(copy: int) -> str:
@@ -173,12 +196,36 @@ class RegressionStage(BatchStage):
 
     name = "regression"
 
-    def __init__(self, *args: object, lift: CalibratedLift, module: RegressionUNet) -> None:
+    def __init__(self, *args: object, estimator: FilmEstimator, module: RegressionUNet) -> None:
         super().__init__(*args)  # type: ignore[arg-type]
-        self.lift, self.module = lift, module
+        self.estimator, self.module = estimator, module
 
     def loss(self, module: nn.Module, draw: Draw) -> Tensor:
         assert isinstance(module, RegressionUNet)
-        batch = draw.batch
-        endpoint = self.lift(batch.lifted_BVdhw, batch.present_BV)
-        return F.l1_loss(module.regress(condition(endpoint, batch.lifted_BVdhw, batch.present_BV)), batch.coarse_B1dhw)
+        seen = self.estimator.plain(draw.batch.films_BVUV, draw.batch.present_BV)
+        return F.l1_loss(module.regress(seen), draw.batch.coarse_B1dhw)
+
+
+class GanStage(BatchStage):
+    """Baseline: generator and critic together; the validation loss is the generator's L1, that of the regression baseline."""
+
+    name = "gan"
+
+    def __init__(self, *args: object, estimator: FilmEstimator, module: Gan) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self.estimator, self.module = estimator, module
+
+    def loss(self, module: nn.Module, draw: Draw) -> Tensor:
+        assert isinstance(module, Gan)
+        generator, critic = module.losses(draw.batch.coarse_B1dhw, self._seen(draw.batch))
+        return generator + critic
+
+    def validation_loss(self, module: nn.Module) -> Tensor:
+        assert isinstance(module, Gan)
+        if not self.val.cases:
+            return torch.tensor(float("nan"))
+        batch = self.draw_validation().batch
+        return F.l1_loss(module.generator.regress(self._seen(batch)), batch.coarse_B1dhw)
+
+    def _seen(self, batch: Batch) -> Tensor:
+        return self.estimator.plain(batch.films_BVUV, batch.present_BV)

@@ -267,9 +267,11 @@ def _pair(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
 
 
 def metrics_axon(setting: Setting) -> Result:
+    import torch
+
     from axon.evaluation import protocols
 
-    prediction, reference = (protocols.torch.from_numpy(volume).double() for volume in _pair(setting))
+    prediction, reference = (torch.from_numpy(volume).double() for volume in _pair(setting))
 
     def run() -> np.ndarray:
         ssim = protocols._ssim(prediction, reference, protocols._gaussian(), (0, 1, 2), 1.0, sample_covariance=False)

@@ -164,10 +164,7 @@ def _filter(maps_NDHW: Tensor, kernel: Tensor, axes: Sequence[int]) -> Tensor:
         band = torch.zeros(length - len(kernel) + 1, length, dtype=kernel.dtype)
         for shift, weight in enumerate(kernel):
             band.diagonal(shift).fill_(weight)
-        if after:
-            filtered = band @ maps_NDHW.reshape(math.prod(before), length, math.prod(after))
-        else:
-            filtered = maps_NDHW @ band.T
+        filtered = band @ maps_NDHW.reshape(math.prod(before), length, math.prod(after)) if after else maps_NDHW @ band.T
         maps_NDHW = filtered.view(*before, len(band), *after)
     return maps_NDHW
 

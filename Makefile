@@ -19,10 +19,10 @@ DATA ?=
 OUT ?= runs/demo
 CONFIG ?= configs/smoke.yaml
 
-.PHONY: help install data demo test test-unit lint format compile lock clean
+.PHONY: help install data demo test test-unit bench-speed lint format compile lock clean
 
 help: ## list the verbs
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed ## make .venv with everything, from the hash-locked list
 
@@ -48,6 +48,10 @@ test: install lint ## lint, then all tests
 
 test-unit: install ## the fast tests only
 	$(BIN)/python -m pytest -q tests/unit
+
+bench-speed: install ## time the parts beside other libraries, all in one run (benchmarks/README.md)
+	@mkdir -p runs
+	$(BIN)/python -m benchmarks.speed --json runs/speed.json
 
 lint: install ## ruff, mypy, and whether the compiled pipeline is up to date
 	$(BIN)/ruff check .

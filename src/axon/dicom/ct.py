@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from axon.dicom.files import BITS, IMAGE, PIXELS, guarded, numbers, parse, require
+from axon.dicom.files import BITS, IMAGE, guarded, numbers, parse, read_pixels, require
 from axon.errors import AxonError
 from axon.geometry.volume import AIR_HU, Volume, canonical
 
@@ -24,7 +24,8 @@ PADDING_HU = -2000
 _IDENTITY = ["Modality", "ImageType", "PatientID", "SeriesInstanceUID"]
 _GEOMETRY = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "GantryDetectorTilt"]
 _RESCALE = ["RescaleSlope", "RescaleIntercept"]
-_HEADER = _IDENTITY + _GEOMETRY + _RESCALE + IMAGE + BITS
+_UNITS = ["RescaleType"]
+_HEADER = _IDENTITY + _GEOMETRY + _RESCALE + _UNITS + IMAGE + BITS
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,11 @@ class _Slice:
 def read_header(path: Path) -> SliceHeader:
     """Read the identity of one DICOM file. Raises AxonError ``CT_TOO_LARGE`` or ``CT_UNREADABLE``."""
     with guarded("CT", "a slice"):
-        ds = parse(path, _IDENTITY, "CT", MAX_FILE_BYTES)
+        return _header(path, parse(path, _IDENTITY, "CT", MAX_FILE_BYTES))
+
+
+def _header(path: Path, ds: Dataset) -> SliceHeader:
+    with guarded("CT", "a slice"):
         kinds = [str(kind).upper() for kind in ds.get("ImageType") or []]
         modality, series = str(ds.get("Modality") or ""), str(ds.get("SeriesInstanceUID") or "")
         require(bool(modality and series), "CT_UNREADABLE", "a file lacks Modality or SeriesInstanceUID", "export the series again")
@@ -81,7 +86,9 @@ def read_ct_series(files: list[Path]) -> Volume:
     Raises:
         AxonError: With a ``CT_*`` code for each way in which a series is not one uniform stack of slices.
     """
-    headers = [read_header(path) for path in files]
+    with guarded("CT", "a slice"):
+        parsed = {path: parse(path, _HEADER, "CT", MAX_FILE_BYTES) for path in files}
+    headers = [_header(path, ds) for path, ds in parsed.items()]
     if len(files) < 3:
         raise AxonError("CT_TOO_FEW_SLICES", f"the series has {len(files)} slices, a volume needs 3", "export the whole series")
     require(all(h.modality == "CT" for h in headers), "CT_MODALITY", "the series is not of modality CT", "choose a CT series")
@@ -91,7 +98,7 @@ def read_ct_series(files: list[Path]) -> Volume:
         headers[0].patient_id != "", "CT_NO_PATIENT", "the series has no PatientID, so it cannot be split safely", "give it a pseudonym"
     )
     require(not any(h.localizer for h in headers), "CT_LOCALIZER", "a localizer image is in the series", "leave the scout images out")
-    slices = [_read_slice(path) for path in files]
+    slices = [_slice(path, ds) for path, ds in parsed.items()]
     slices, step = _stack(slices)
     rows, columns = slices[0].shape
     if rows * columns * len(slices) > MAX_VOXELS:
@@ -136,14 +143,18 @@ def _stack(slices: list[_Slice]) -> tuple[list[_Slice], np.ndarray]:
     return slices, (positions[-1] - positions[0]) / (len(slices) - 1)
 
 
-def _read_slice(path: Path) -> _Slice:
+def _slice(path: Path, ds: Dataset) -> _Slice:
     with guarded("CT", "a slice"):
-        ds = parse(path, _HEADER, "CT", MAX_FILE_BYTES)
         rows, columns = int(ds.get("Rows") or 0), int(ds.get("Columns") or 0)
         require(int(ds.get("NumberOfFrames") or 1) == 1, "CT_MULTIFRAME", "a file holds several frames", "export one file a slice")
         require(rows > 0 and columns > 0, "CT_SIZE", "a slice has no rows or columns", "export the series again")
         require(rows * columns <= MAX_SLICE_PIXELS, "CT_TOO_LARGE", "a slice has too many pixels", "resample it to 2048 by 2048 or less")
-        require(int(ds.get("SamplesPerPixel") or 1) == 1, "CT_COLOUR", "a slice is a colour image", "export the original slices")
+        grey = int(ds.get("SamplesPerPixel") or 1) == 1 and str(ds.get("PhotometricInterpretation")) in ("MONOCHROME1", "MONOCHROME2")
+        require(grey, "CT_COLOUR", "a slice is not MONOCHROME1 or MONOCHROME2", "export the original slices")
+        # DICOM PS3.3 C.8.2.1.1: 12 to 16 bits, at the low end. A slice of 8 bits is a picture of one, and holds no HU.
+        allocated, stored, high = (int(ds.get(key) or 0) for key in BITS[:3])
+        whole = allocated == 16 and 12 <= stored <= 16 and high == stored - 1
+        require(whole, "CT_BITS", f"a slice has {stored} bits a pixel, or they are laid out oddly", "export the original slices")
         position, orientation, spacing = (_numbers(ds, key, count) for key, count in zip(_GEOMETRY[:3], (3, 6, 2), strict=True))
         row, column = orientation[:3], orientation[3:]
         unit = np.allclose([row @ row, column @ column, row @ column], [1, 1, 0], atol=1e-2)
@@ -155,14 +166,16 @@ def _read_slice(path: Path) -> _Slice:
         require(has_rescale, "CT_RESCALE", "a slice lacks RescaleSlope or RescaleIntercept", "export the original slices")
         slope, intercept = float(ds.RescaleSlope), float(ds.RescaleIntercept)
         require(bool(np.isfinite([slope, intercept]).all()) and slope != 0, "CT_RESCALE", "a slice's rescale is not usable", "export again")
+        # Old scanners write US, unspecified; a map of electron density or of a mass fraction says so.
+        units = str(ds.get("RescaleType") or "HU")
+        require(units in ("HU", "US"), "CT_RESCALE", "a slice's values are not in HU", "choose the CT series, not a map made from it")
         return _Slice(path, position, orientation, spacing, (rows, columns), slope, intercept)
 
 
 def _read_hu(s: _Slice) -> np.ndarray:
     """HU of one slice, int16, shape (H, W)."""
     with guarded("CT", "a slice"):
-        stored = parse(s.path, _HEADER + PIXELS, "CT", MAX_FILE_BYTES).pixel_array
-        require(stored.shape == s.shape, "CT_SIZE", "the pixels do not fill the slice", "export the series again")
+        stored = read_pixels(s.path, "CT", MAX_FILE_BYTES)
         return to_hu(stored * s.slope + s.intercept)
 
 

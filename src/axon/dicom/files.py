@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
 from pydicom.filereader import _read_file_meta_info, read_preamble
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000TransferSyntaxes, RLELossless
 
 from axon.errors import AxonError
 
@@ -25,7 +26,7 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 IMAGE = ["Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"]
 BITS = ["BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"]
-PIXELS = ["PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"]
+_PIXELS = ["PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"]
 
 
 def parse(path: Path, keys: list[str], kind: str, max_bytes: int) -> Dataset:
@@ -52,6 +53,45 @@ def parse(path: Path, keys: list[str], kind: str, max_bytes: int) -> Dataset:
     return pydicom.dcmread(path, specific_tags=list(keys), stop_before_pixels="PixelData" not in keys)
 
 
+def read_pixels(path: Path, kind: str, max_bytes: int) -> np.ndarray:
+    """Decode a file's one grey frame, once its size agrees with Rows and Columns.
+
+    The decoder would trust the header: it cuts pixels off that are too many and lays a compressed 512 x 512 image out as 1024 x 256.
+
+    Args:
+        path: A DICOM file.
+        kind: As for `parse`.
+        max_bytes: As for `parse`.
+
+    Returns:
+        np.ndarray: Stored values, shape (Rows, Columns).
+
+    Raises:
+        AxonError: ``<kind>_SIZE`` where the pixels are more or fewer than the header says; see also `parse`.
+    """
+    ds = parse(path, IMAGE + BITS + _PIXELS, kind, max_bytes)
+    shape = (int(ds.Rows), int(ds.Columns))
+    syntax = ds.file_meta.TransferSyntaxUID
+    if not syntax.is_compressed or syntax == DeflatedExplicitVRLittleEndian:
+        bits = shape[0] * shape[1] * int(ds.BitsAllocated)
+        fits = len(ds.PixelData) in (bits // 8, bits // 8 + 1)
+    else:
+        fits = syntax == RLELossless or _coded_shape(get_frame(ds.PixelData, 0, number_of_frames=1), syntax) == shape
+    require(fits, f"{kind}_SIZE", "the pixels are not as many as the header says", "export it again")
+    stored: np.ndarray = ds.pixel_array
+    require(stored.shape == shape, f"{kind}_SIZE", "the pixels are not as many as the header says", "export it again")
+    return stored
+
+
+def _coded_shape(frame: bytes, syntax: str) -> tuple[int, int]:
+    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 codestream gives itself."""
+    import libjpeg
+    import openjpeg
+
+    found = (openjpeg if syntax in JPEG2000TransferSyntaxes else libjpeg).get_parameters(frame)
+    return int(found["rows"]), int(found["columns"])
+
+
 @contextlib.contextmanager
 def guarded(kind: str, what: str) -> Iterator[None]:
     """Anything that a damaged or hostile file sets off becomes one code; its text, which may quote the header, is dropped.
@@ -66,6 +106,8 @@ def guarded(kind: str, what: str) -> Iterator[None]:
     try:
         with warnings.catch_warnings(), pydicom.config.disable_value_validation():
             warnings.simplefilter("ignore")
+            # An RLE frame larger than the header says would be cut.
+            warnings.filterwarnings("error", message="The decoded RLE segment contains non-conformant padding")
             yield
     except AxonError:
         raise

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi
 from scipy import ndimage
 
-from axon.dicom.files import BITS, IMAGE, PIXELS, guarded, numbers, parse, require
+from axon.dicom.files import BITS, IMAGE, guarded, numbers, parse, read_pixels, require
 from axon.dicom.views import View, judge
 from axon.errors import AxonError
 
@@ -89,8 +89,9 @@ def read_xray(path: Path) -> Xray:
         path: A DICOM file of modality CR or DX, a PNG or a JPEG; told apart by content, not by name.
 
     Raises:
-        AxonError: ``XRAY_UNREADABLE``, ``XRAY_SYNTAX``, ``XRAY_MODALITY``, ``XRAY_MULTIFRAME``, ``XRAY_COLOUR``, ``XRAY_TOO_SMALL``,
-            ``XRAY_TOO_LARGE``, ``XRAY_BURNED_IN``, ``XRAY_FLAT``, ``XRAY_ORIENTATION``, ``XRAY_INVERTED`` or ``XRAY_NOT_CHEST``.
+        AxonError: ``XRAY_UNREADABLE``, ``XRAY_SYNTAX``, ``XRAY_MODALITY``, ``XRAY_MULTIFRAME``, ``XRAY_COLOUR``, ``XRAY_SIZE``,
+            ``XRAY_TOO_SMALL``, ``XRAY_TOO_LARGE``, ``XRAY_BURNED_IN``, ``XRAY_FLAT``, ``XRAY_ORIENTATION``, ``XRAY_INVERTED``
+            or ``XRAY_NOT_CHEST``.
     """
     with guarded("XRAY", "the film"):
         with path.open("rb") as file:
@@ -114,9 +115,7 @@ def _read_dicom(path: Path) -> Xray:
     body_part = str(ds.get("BodyPartExamined") or "").upper()
     is_chest = any(word in body_part for word in ("CHEST", "THORA", "LUNG"))
     require(is_chest or not body_part, "XRAY_NOT_CHEST", "the file says that it shows another part of the body", "give a chest film")
-    stored = parse(path, _HEADER + PIXELS, "XRAY", MAX_FILE_BYTES).pixel_array
-    require(stored.shape == (ds.Rows, ds.Columns), "XRAY_UNREADABLE", "the pixels do not fill the film", "export it again")
-    grey_HW, notes = _to_grey(stored, ds)
+    grey_HW, notes = _to_grey(read_pixels(path, "XRAY", MAX_FILE_BYTES), ds)
     image_HW, turned = _as_hung(grey_HW, ds, tag_view)
     spacing, measured = _spacing(ds)
     return _judged(image_HW, tag_view, is_chest, spacing, "dicom", notes + turned + measured)

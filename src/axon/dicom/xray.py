@@ -19,17 +19,17 @@ from axon.dicom.files import BITS, IMAGE, guarded, numbers, parse, read_pixels, 
 from axon.dicom.views import View, judge
 from axon.errors import AxonError
 
+MODALITIES = ("CR", "DX")
 MIN_SIDE = 64
 MAX_SIDE = 8192
 MAX_FILE_BYTES = 192 * 2**20
 
 # The allow-list: no other element is even parsed.
-_IDENTITY = ["Modality", "PatientID", "SOPInstanceUID"]
-_KIND = ["BodyPartExamined", "ViewPosition", "ViewCodeSequence", "PatientOrientation", "BurnedInAnnotation"]
+_KIND = ["Modality", "BodyPartExamined", "ViewPosition", "ViewCodeSequence", "PatientOrientation", "BurnedInAnnotation"]
 _SPACING = ["PixelSpacing", "ImagerPixelSpacing"]
 _GREY = ["RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction"]
 _PADDING = ["PixelPaddingValue", "PixelPaddingRangeLimit"]
-_HEADER = _IDENTITY + _KIND + _SPACING + _GREY + _PADDING + IMAGE + BITS
+_HEADER = _KIND + _SPACING + _GREY + _PADDING + IMAGE + BITS
 
 _VIEWS: dict[str, View] = {"PA": "frontal", "AP": "frontal", "LL": "lateral", "RL": "lateral", "LATERAL": "lateral"}
 # DICOM PS3.16 CID 4010: SNOMED CT and, before 2020, SRT codes of the same projections.
@@ -63,21 +63,6 @@ class Xray:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class XrayHeader:
-    """What groups a DICOM film with a patient.
-
-    Attributes:
-        modality: ``"CR"``, ``"DX"`` and so on.
-        patient_id: As in the file: an identity, to be hashed at once and never stored.
-        instance_uid: As in the file, likewise.
-    """
-
-    modality: str
-    patient_id: str
-    instance_uid: str
-
-
 def read_xray(path: Path) -> Xray:
     """Read one chest film.
 
@@ -99,13 +84,6 @@ def read_xray(path: Path) -> Xray:
         if start == b"\x89PNG\r\n\x1a\n" or start[:3] == b"\xff\xd8\xff":
             return _read_picture(path)
         return _read_dicom(path)
-
-
-def read_xray_header(path: Path) -> XrayHeader:
-    """Read the identity of a DICOM film. Raises AxonError ``XRAY_TOO_LARGE`` or ``XRAY_UNREADABLE``."""
-    with guarded("XRAY", "the film"):
-        ds = parse(path, _IDENTITY, "XRAY", MAX_FILE_BYTES)
-        return XrayHeader(*(str(ds.get(key) or "") for key in _IDENTITY))
 
 
 def _read_dicom(path: Path) -> Xray:
@@ -141,7 +119,7 @@ def _read_picture(path: Path) -> Xray:
 def _check_header(ds: Dataset) -> None:
     """Refuse what is no single grey film, before anything is decoded."""
     modality = str(ds.get("Modality") or "")
-    require(modality in ("CR", "DX"), "XRAY_MODALITY", "the file is not of modality CR or DX", "give a chest film")
+    require(modality in MODALITIES, "XRAY_MODALITY", "the file is not of modality CR or DX", "give a chest film")
     require(int(ds.get("NumberOfFrames") or 1) == 1, "XRAY_MULTIFRAME", "the file holds several frames", "give one film")
     _check_size(int(ds.get("Rows") or 0), int(ds.get("Columns") or 0))
     grey = int(ds.get("SamplesPerPixel") or 1) == 1 and str(ds.get("PhotometricInterpretation")) in ("MONOCHROME1", "MONOCHROME2")
@@ -257,8 +235,8 @@ def _judged(
 
 
 def _glyphs(image_HW: np.ndarray) -> int:
-    """Number of small marks at full brightness, of the size of letters; a side marker has one or a few."""
-    labels, count = ndimage.label(image_HW >= 0.99)
+    """Number of small marks near full brightness, of the size of letters; a side marker has one or a few."""
+    labels, count = ndimage.label(image_HW >= 0.95)
     boxes = ndimage.find_objects(labels)[:10_000]
     size = image_HW.shape[0]
     heights = np.array([rows.stop - rows.start for rows, _ in boxes], dtype=float)

@@ -19,7 +19,9 @@ DATA ?=
 OUT ?= runs/demo
 CONFIG ?= configs/smoke.yaml
 
-.PHONY: help install data demo test test-unit lint format compile lock clean
+SECONDS_TO_FUZZ ?= 300
+
+.PHONY: help install data demo test test-unit fuzz lint format compile lock clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -48,6 +50,10 @@ test: install lint ## lint, then all tests
 
 test-unit: install ## the fast tests only
 	$(BIN)/python -m pytest -q tests/unit
+
+fuzz: install ## let atheris look for inputs that crash the DICOM readers, SECONDS_TO_FUZZ=300; needs atheris
+	mkdir -p runs/fuzz
+	$(BIN)/python -m tests.fuzz.fuzz_dicom runs/fuzz -max_total_time=$(SECONDS_TO_FUZZ) -rss_limit_mb=4096 -timeout=20
 
 lint: install ## ruff, mypy, and whether the compiled pipeline is up to date
 	$(BIN)/ruff check .

@@ -151,7 +151,9 @@ def absurd_value(ds: Dataset, rng: random.Random) -> None:
     far = rng.choice((["nan"], ["inf"], ["-1e300"], ["0"], ["1e-300"], ["9" * 16], [""], ["1", "2", "3", "4", "5", "6", "7"]))
     ds.setdefault("PixelSpacing", ["1", "1"])
     tag = rng.choice([tag for tag in list(ds.keys()) if ds[tag].VR in ("DS", "IS")])
-    ds[tag] = RawDataElement(tag, "DS", 0, "\\".join(far * max(1, ds[tag].VM)).encode(), 0, False, True)
+    value = "\\".join(far * max(1, ds[tag].VM)).encode()
+    value += b" " * (len(value) % 2)
+    ds[tag] = RawDataElement(tag, "DS", len(value), value, 0, False, True)
 
 
 def absurd_size(ds: Dataset, rng: random.Random) -> None:

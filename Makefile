@@ -19,7 +19,7 @@ DATA ?=
 OUT ?= runs/demo
 CONFIG ?= configs/smoke.yaml
 
-.PHONY: help install data demo test test-unit lint format compile lock clean
+.PHONY: help install data demo pretrained test test-unit lint format compile lock clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ data: install ## build the versioned dataset, bit for bit what data.dvc names, a
 demo: install ## run the whole pipeline on real input: make demo, or make demo DATA=folder-of-CTs
 	$(if $(DATA),,$(BIN)/axon dataset build data)
 	$(BIN)/python -m pipelines run --config $(CONFIG) --output $(OUT) $(if $(DATA),--folder "$(DATA)",--revision HEAD)
+
+pretrained: demo ## train on the versioned dataset and put the model into the package: make pretrained CONFIG=... OUT=...
+	$(BIN)/python benchmarks/pretrain.py $(OUT) --command 'make pretrained CONFIG=$(CONFIG)'
 
 test: install lint ## lint, then all tests
 	$(BIN)/python -m pytest -q

@@ -38,7 +38,11 @@ def ship(evaluation: Path, out: Path, command: str) -> None:
     with whole_folder(out) as part:
         shutil.copytree(evaluation / "model", part, dirs_exist_ok=True)
         (part / CARD).write_text(card_of(evaluation, pretrained.SHIPPED, {"command": f"`{command}`"}))
-        provenance = {key: metrics["facts"][key] for key in FACTS} | {"command": command, "licences": LICENCES, "metrics": metrics["summary"]}
+        provenance = {key: metrics["facts"][key] for key in FACTS} | {
+            "command": command,
+            "licences": LICENCES,
+            "metrics": metrics["summary"],
+        }
         write_json(part / "provenance.json", {"disclaimer": DISCLAIMER, "software": f"axon-ct {__version__}", **provenance})
         pretrained.seal(part)
         size = sum(file.stat().st_size for file in part.rglob("*") if file.is_file())

@@ -114,8 +114,13 @@ def _sums(folder: Path) -> str:
 
 
 def _load_pipeline(folder: Path) -> AxonPipeline:
+    from diffusers.utils import logging
+
     from axon.inference import AxonPipeline
 
+    # Its warnings are about its own bookkeeping, and the components load in a blink.
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         return AxonPipeline.from_pretrained(folder)
     except AxonError:

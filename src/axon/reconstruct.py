@@ -123,7 +123,7 @@ def read_films(frontal: Path, lateral: Path | None, trust_views: bool = False) -
         trust_views: Take the caller's word for the views.
 
     Raises:
-        AxonError: ``XRAY_VIEW``, or those of `read_xray`.
+        AxonError: ``XRAY_MISSING``, ``XRAY_VIEW``, ``XRAY_VIEW_UNSURE``, or those of `read_xray`.
     """
     paths = {"frontal": frontal} | ({"lateral": lateral} if lateral else {})
     for view, path in paths.items():
@@ -136,9 +136,13 @@ def read_films(frontal: Path, lateral: Path | None, trust_views: bool = False) -
         order = "give the two in the other order" if len(wrong) == 2 else "give the frontal film first and the lateral one second"
         swapped = "the two films are swapped: " if len(wrong) == 2 else ""
         raise AxonError("XRAY_VIEW", f"{swapped}{sources}", f"{order}; if you are sure, add --trust-views")
+    if xrays["frontal"].view == "other" and not trust_views:
+        message = "neither the header nor the image of the film given as frontal says that it is a frontal chest film"
+        raise AxonError("XRAY_VIEW_UNSURE", message, "look at the film; if you are sure, add --trust-views")
     for view, xray in xrays.items():
         for note in xray.notes:
             _log.info("%s film: %s", view, note)
+        # What a lateral film looks like is known from rendered ones only, so that doubt about a real one says little.
         if xray.view == "other":
             _log.info("%s film: its view cannot be told from the file, so your word is taken", view)
     return Films(paths, xrays)

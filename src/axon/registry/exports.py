@@ -154,7 +154,6 @@ def _metadata(name: str, number: str, side: int, size: int, hu_window: list[floa
         "pytorch_version": version("torch").partition("+")[0],
         "numpy_version": version("numpy"),
         "required_packages_version": {"axon-ct": __version__, "diffusers": version("diffusers"), "nibabel": version("nibabel")},
-        "optional_packages_version": {},
         "name": name,
         "task": "Chest CT from one or two chest X-rays",
         "description": f"Brownian-bridge diffusion, ControlNet refinement and super-resolution. {DISCLAIMER}",

@@ -166,13 +166,20 @@ def _create_version(mlflow: MlflowClient, model_name: str, run_id: str) -> str:
 def _log_model(mlflow: MlflowClient, run_id: str, evaluation: Path, card: str) -> None:
     import mlflow.pyfunc as pyfunc
 
-    from axon.registry import tracking
+    from axon.registry import serving
 
-    code = Path(tracking.__file__).with_name("pyfunc_model.py")
+    code = Path(serving.__file__).with_name("pyfunc_model.py")
     # It warns of the type hint that the model leaves out on purpose, through filters of its own; recording keeps them off the screen.
     with TemporaryDirectory() as scratch, warnings.catch_warnings(record=True):
         folder, artifacts = Path(scratch) / "model", {"model": str(evaluation / "model")}
-        pyfunc.save_model(str(folder), python_model=str(code), artifacts=artifacts, pip_requirements=[f"axon-ct=={__version__}"])
+        pyfunc.save_model(
+            str(folder),
+            python_model=str(code),
+            artifacts=artifacts,
+            signature=serving.signature(),
+            input_example=serving.example(),
+            pip_requirements=[f"axon-ct=={__version__}"],
+        )
         (folder / CARD).write_text(card)
         mlflow.log_artifacts(run_id, str(folder), "model")
 

@@ -92,7 +92,7 @@ def reconstruct(films: Films, model: Model, out: Path, samples: int = 1, seed: i
     made = sample(films, model.pipeline, samples, seed)
     record = _record(films, model, made, seed)
     key = sha256(repr((record["inputs"], record["model"], seed, patient_id)).encode()).hexdigest()
-    identity = SeriesIdentity(key, patient_id or f"AXON-{key[:12]}", f"{model.name} {model.version}", " and ".join(films.xrays))
+    identity = SeriesIdentity(key, patient_id or f"AXON-{key[:12]}", f"{model.name} {model.version}"[:64], " and ".join(films.xrays))
     with whole_folder(out) as part:
         (part / "ct.nii.gz").write_bytes(nifti_bytes(made.volume))
         if made.output.std_DHW is not None:

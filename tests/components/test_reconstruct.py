@@ -128,6 +128,13 @@ def dicom_film(path: Path, image_HW: np.ndarray, **changes: object) -> Path:
     return path
 
 
+@pytest.mark.parametrize("options", [["--patient-id", "A\\B"], ["--samples", "0"], ["--seed", "x"]])
+def test_wrong_options_are_a_wrong_call(options: list[str], films: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(films[0], "-o", tmp_path / "out", *options)
+    assert ended.value.code == 2 and not (tmp_path / "out").exists()
+
+
 def test_a_pixel_spacing_keeps_the_films_size() -> None:
     image_HW = np.zeros((300, 200), np.float32)
     image_HW[100:200, 50:150] = 1

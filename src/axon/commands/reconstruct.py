@@ -35,7 +35,9 @@ def add(verbs: Verbs) -> None:
         help="MLflow, for --model models:/... (default: $MLFLOW_TRACKING_URI)",
     )
     parser.add_argument("--trust-views", action="store_true", help="do not check that the films show the views they are given as")
-    parser.add_argument("--patient-id", metavar="ID", help="PatientID of the DICOM series (default: a pseudonym; never taken from a film)")
+    parser.add_argument(
+        "--patient-id", type=_dicom_text, metavar="ID", help="PatientID of the DICOM series (default: a pseudonym; never taken from a film)"
+    )
     parser.add_argument("--json", action="store_true", help="print reconstruction.json instead of a summary")
     parser.set_defaults(verb=_reconstruct)
 
@@ -44,6 +46,12 @@ def _at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _dicom_text(text: str) -> str:
+    if not 0 < len(text) <= 64 or not text.isprintable() or set(text) & set("\\^="):
+        raise argparse.ArgumentTypeError(f"{text!r} is not 1 to 64 printable characters without \\, ^ and =")
+    return text
 
 
 def _reconstruct(arguments: argparse.Namespace) -> None:

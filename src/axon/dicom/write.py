@@ -31,7 +31,7 @@ class SeriesIdentity:
     Attributes:
         key: Everything that the volume depends on; the same key gives the same UIDs.
         patient_id: PatientID, and the given name after the family name SYNTHETIC.
-        model: Name and version of the model that made it.
+        model: Name and version of the model that made it, at most 64 characters.
         views: Films it was made from, e.g. ``"frontal and lateral"``.
     """
 

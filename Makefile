@@ -19,9 +19,8 @@ DATA ?=
 OUT ?= runs/demo
 CONFIG ?= configs/smoke.yaml
 
-.PHONY: help install data demo test test-unit bench-speed lint format compile lock clean fuzz
+.PHONY: help install data demo test test-unit bench-speed lint format compile lock clean fuzz pretrained
 SECONDS_TO_FUZZ ?= 300
-
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -44,6 +43,9 @@ data: install ## build the versioned dataset, bit for bit what data.dvc names, a
 demo: install ## run the whole pipeline on real input: make demo, or make demo DATA=folder-of-CTs
 	$(if $(DATA),,$(BIN)/axon dataset build data)
 	$(BIN)/python -m pipelines run --config $(CONFIG) --output $(OUT) $(if $(DATA),--folder "$(DATA)",--revision HEAD)
+
+pretrained: demo ## train on the versioned dataset and put the model into the package: make pretrained CONFIG=... OUT=...
+	$(BIN)/python benchmarks/pretrain.py $(OUT) --command 'make pretrained CONFIG=$(CONFIG)'
 
 test: install lint ## lint, then all tests
 	$(BIN)/python -m pytest -q

@@ -8,12 +8,13 @@ import logging
 import sys
 
 from axon import DISCLAIMER, __version__
-from axon.commands import cohort, config, dataset, model
+from axon.commands import cohort, config, dataset, model, reconstruct
 from axon.errors import one_line_errors
 
-COMMANDS = (dataset, cohort, config, model)
+COMMANDS = (reconstruct, model, dataset, cohort, config)
 
 EPILOG = """examples:
+  axon reconstruct chest.png -o out   a CT volume from a chest X-ray: NIfTI, DICOM and a picture
   axon dataset build data          build the default dataset and publish it to the DVC remote
   axon dataset verify data         check every file of a dataset against its manifest
   axon cohort select --dry-run     how many real patients with CT and X-ray there are, how large, which licence

@@ -23,6 +23,7 @@ from axon.evaluation.results import CaseResult, Evaluation, Picture, showcase, s
 from axon.geometry.projection import VIEWS, normalise_film, render_both
 from axon.inference import AxonOutput, AxonPipeline
 from axon.models.unet import RegressionUNet
+from axon.pretrained import seal
 from axon.training.steps import load_network
 
 View = Literal["bi", "mono"]
@@ -109,6 +110,7 @@ def evaluate(
     table = summary_table(evaluation)
     with whole_folder(out) as part:
         pipeline.to("cpu").save_pretrained(part / "model", safe_serialization=True)
+        seal(part / "model")
         save(part, evaluation)
         write_hero(part / "hero.png", max(pictures, key=lambda picture: picture.set_name == "external"))
         (part / "summary.txt").write_text(table + "\n")

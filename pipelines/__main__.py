@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         "--views", default="bi", help="films the gate and the headline figures speak of: bi or mono (default: %(default)s)"
     )
     running.add_argument("--promote", default="if_better", help="if_better, manual or never (default: %(default)s)")
+    running.add_argument("--force", action="store_true", help="train also where code, data and configuration are those of the last success")
     running.add_argument("--model-name", default="axon", help="registered model (default: %(default)s)")
     running.set_defaults(verb=run_pipeline)
     return parser
@@ -83,6 +84,7 @@ def run_pipeline(arguments: argparse.Namespace) -> int:
         "views": arguments.views,
         "model_name": arguments.model_name,
         "promote": arguments.promote,
+        "force": arguments.force,
     }
     run(parameters, arguments.output, lambda line: print(line, flush=True))
     return 0

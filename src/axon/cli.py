@@ -8,18 +8,17 @@ import logging
 import sys
 
 from axon import DISCLAIMER, __version__
-from axon.commands import config, dataset, model
+from axon.commands import config, dataset, model, pipeline
 from axon.errors import one_line_errors
 
-COMMANDS = (dataset, config, model)
+COMMANDS = (dataset, config, pipeline, model)
 
 EPILOG = """examples:
   axon dataset build data          build the default dataset and publish it to the DVC remote
   axon dataset verify data         check every file of a dataset against its manifest
   axon config configs/smoke.yaml   check a configuration and print it with every default
+  axon pipeline run --folder CTS   train, evaluate and register a model; axon pipeline --help has clusters and schedules
   axon model rollback axon --tracking-uri sqlite:///runs/demo/mlflow.db
-
-To train, evaluate and register a model run the pipeline: python -m pipelines --help
 
 exit codes: 0 success; 1 an error, explained in its last line as [CODE] what is wrong -> what to do; 2 a wrong call; 143 ended by SIGTERM
 """

@@ -103,12 +103,7 @@ def preflight(
     config, revision, data = Config(), "", ""
     with _collected(problems):
         config = Config.from_yaml(config_yaml, seed=seed)
-    with _collected(problems):
-        _check_choice("views", views, VIEW_SETS)
-    with _collected(problems):
-        _check_choice("promote", promote, POLICIES)
-    with _collected(problems):
-        _check_model_name(model_name)
+    problems += parameter_problems(views, promote, model_name)
     with _collected(problems):
         revision, data = _resolve_data(dataset_repo, dataset_revision, dataset_folder, run_key)
     if not dataset_folder:
@@ -123,8 +118,7 @@ def preflight(
         require_gpu(config)
     with _collected(problems):
         check_url(os.environ.get(ALERT_URL, ""))
-    if problems:
-        raise problems[0] if len(problems) == 1 else _all(problems)
+    raise_all(problems)
     _write(out_config, config.to_yaml())
     code = tracking.code_revision()
     key = work_key(code, data, config, views, promote)
@@ -140,6 +134,26 @@ def preflight(
     params = {**_flat(config.to_dict(), ""), "views": views, "promote": promote}
     run_id = tracking.start_parent(tracking_uri, model_name, run_key, params, tags)
     return Resolved(config.to_yaml(), revision, run_id, config.data.shards)
+
+
+def parameter_problems(views: str, promote: str, model_name: str) -> list[AxonError]:
+    """What is wrong with these parameters of the pipeline, all of it."""
+    problems: list[AxonError] = []
+    for name, value, choices in (("views", views, VIEW_SETS), ("promote", promote, POLICIES)):
+        if value not in choices:
+            problems.append(AxonError("PARAMETER", f"{name} is {value!r}", f"choose one of: {', '.join(choices)}"))
+    if not model_name or any(character in model_name for character in "/:.'\"%"):
+        problems.append(AxonError("PARAMETER", f"model_name is {model_name!r}", "use letters, digits, '-' and '_'"))
+    return problems
+
+
+def raise_all(problems: list[AxonError], code: str = "PREFLIGHT") -> None:
+    """Raise the problem, or one with ``code`` that tells all of them; nothing without a problem."""
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        found = "; ".join(f"({n}) {problem}" for n, problem in enumerate(problems, 1))
+        raise AxonError(code, f"{len(problems)} problems: {found}", "mend them all, then start again")
 
 
 def work_key(code: str, data: str, config: Config, views: str, promote: str) -> str:
@@ -202,16 +216,6 @@ def _resolve_data(repo: str, revision: str, folder: str, run_key: str) -> tuple[
     return found.commit, found.md5
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise AxonError("PARAMETER", f"{name} is {value!r}", f"choose one of: {', '.join(choices)}")
-
-
-def _check_model_name(name: str) -> None:
-    if not name or any(character in name for character in "/:.'\"%"):
-        raise AxonError("PARAMETER", f"model_name is {name!r}", "use letters, digits, '-' and '_'")
-
-
 def _check_checkpoint_root(root: str) -> None:
     folder = Path(root)
     if not root or not _writable(folder):
@@ -239,11 +243,6 @@ def _collected(problems: list[AxonError]) -> Iterator[None]:
         yield
     except AxonError as problem:
         problems.append(problem)
-
-
-def _all(problems: list[AxonError]) -> AxonError:
-    found = "; ".join(f"({n}) {problem}" for n, problem in enumerate(problems, 1))
-    return AxonError("PREFLIGHT", f"{len(problems)} problems: {found}", "mend them all, then start again")
 
 
 def _write(path: Path, text: str) -> None:

@@ -69,6 +69,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     setting = "a parameter of the pipeline, e.g. --set promote=manual --set 'gpu_nodes={nvidia.com/gpu.product: NVIDIA-H100-80GB-HBM3}'"
     submitting.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings", help=setting)
     submitting.add_argument("--experiment", default="axon", help="Kubeflow experiment (default: %(default)s)")
+    submitting.add_argument("--service-account", default="", help="account of the steps, e.g. axon-pipeline (default: the cluster's)")
     submitting.add_argument("--name", help="name of the run (default: axon and the time)")
     submitting.set_defaults(verb=submit_run)
 
@@ -197,7 +198,7 @@ def submit_run(arguments: argparse.Namespace) -> None:
         package.check(parameters)
         cluster = Cluster(arguments.host, arguments.namespace)
         name = arguments.name or f"{package.name} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
-        run_id = submit(cluster, package, parameters, arguments.experiment, name)
+        run_id = submit(cluster, package, parameters, arguments.experiment, name, arguments.service_account)
         config = Config.from_yaml(parameters.get("config_yaml", package.parameters["config_yaml"].get("defaultValue")))
     print(f"run       {run_id}  ({name}, version {package.version})")
     print(f"GPU       about {estimated_bytes(config) / 1024**3:.0f} GiB of memory in training, estimated")

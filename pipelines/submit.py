@@ -227,7 +227,7 @@ def _server_message(body: Any) -> str:
         return ""
 
 
-def submit(cluster: Cluster, package: Package, parameters: dict[str, Any], experiment: str, name: str) -> str:
+def submit(cluster: Cluster, package: Package, parameters: dict[str, Any], experiment: str, name: str, service_account: str = "") -> str:
     """Start one run of ``package``.
 
     Args:
@@ -236,6 +236,7 @@ def submit(cluster: Cluster, package: Package, parameters: dict[str, Any], exper
         parameters: Its parameters; the others keep their defaults.
         experiment: Kubeflow experiment, made when missing.
         name: Name of the run.
+        service_account: Account of the steps; empty for the cluster's default.
 
     Returns:
         The run's id.
@@ -247,7 +248,13 @@ def submit(cluster: Cluster, package: Package, parameters: dict[str, Any], exper
     experiment_id = cluster.experiment(experiment)
     pipeline_id, version_id = cluster.upload(package)
     run = cluster.call(
-        cluster.kfp.run_pipeline, experiment_id, job_name=name, params=parameters, pipeline_id=pipeline_id, version_id=version_id
+        cluster.kfp.run_pipeline,
+        experiment_id,
+        job_name=name,
+        params=parameters,
+        pipeline_id=pipeline_id,
+        version_id=version_id,
+        service_account=service_account or None,
     )
     return str(run.run_id)
 

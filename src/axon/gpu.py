@@ -14,12 +14,13 @@ REQUIRE_GPU = "AXON_REQUIRE_GPU"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  the place itself, not a temporary file
 MIN_SHARED_BYTES = 1024**3
 BYTES_PER_ELEMENT = 23
+SURELY_TOO_LITTLE = 0.75  # The estimate is no promise, so only what is well below it is refused.
 
 
 def require_gpu(config: Config) -> None:
     """Where ``AXON_REQUIRE_GPU=1`` is set, refuse to go on without a usable GPU rather than train on the CPU for weeks.
 
-    Any GPU that is there must have the memory for ``config``.
+    Any GPU that is there must have about the memory that ``config`` takes.
 
     Raises:
         AxonError: ``GPU_MISSING``, ``GPU_MEMORY`` or ``SHARED_MEMORY``.
@@ -31,7 +32,7 @@ def require_gpu(config: Config) -> None:
             "GPU_MISSING", "a GPU was asked for and the CUDA driver finds none", f"check the node and its driver, or unset {REQUIRE_GPU}"
         )
     need = estimated_bytes(config)
-    if memory and memory[0] < need:
+    if memory and memory[0] < SURELY_TOO_LITTLE * need:
         raise AxonError(
             "GPU_MEMORY",
             f"training needs about {need / 1024**3:.0f} GiB of GPU memory, the GPU has {memory[0] / 1024**3:.0f}",

@@ -79,16 +79,16 @@ def conditional(answer: str, where: str):
             gather(notes=dsl.Collected(noted.outputs["out"]), where=where)
 
 
+@dsl.component(base_image="python:3.11", install_kfp_package=False)
+def finish_early(where: str) -> None:
+    from pathlib import Path
+
+    Path(where, "taken").touch()
+
+
 @dsl.pipeline(name="named")
 def named(answer: str, where: str):
     """The trap: the condition is on an output with a name of its own."""
     looked = look(answer=answer)
     with dsl.If(looked.outputs["n"] == 2):
         finish_early(where=where)
-
-
-@dsl.component(base_image="python:3.11", install_kfp_package=False)
-def finish_early(where: str) -> None:
-    from pathlib import Path
-
-    Path(where, "taken").touch()

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +140,8 @@ class Cluster:
             )
             raise AxonError("CLUSTER_HOST", f"the cluster's address is {self.host or '(none)'!r}, not http(s)", fix)
         token, authority = os.environ.get(TOKEN), os.environ.get(CA_CERT)
-        with self._errors():
+        with self._errors(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # That it wants Kubeflow Pipelines 2.
             if self._multi_user(token, authority) and not namespace:
                 raise AxonError("CLUSTER_NAMESPACE", f"{self.host} serves several users", "give --namespace, your profile's namespace")
             self.kfp = kfp.Client(host=self.host, namespace=namespace or "kubeflow", existing_token=token, ssl_ca_cert=authority)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import textwrap
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -291,6 +294,26 @@ def test_command_line(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: p
     with pytest.raises(SystemExit) as ended:
         cli.main(["pipeline", "status", "--help"])
     assert ended.value.code == 0 and "usage: axon pipeline status" in capsys.readouterr().out
+
+
+def test_the_whole_way_by_command(server: Server, tmp_path: Path) -> None:
+    """Images are chosen when the components are imported, so each command is a process of its own."""
+    pinned = f"registry/axon@sha256:{DIGEST}"
+    env = {**os.environ, "AXON_IMAGE_CPU": pinned, "AXON_IMAGE_CUDA": pinned, "KF_PIPELINES_ENDPOINT": server.url}
+
+    def axon(*words: str) -> str:
+        command = [sys.executable, "-m", "axon.cli", "pipeline", *words]
+        done = subprocess.run(command, env=env, cwd=COMPILED.parents[1], capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and "Warning" not in done.stderr, done.stdout + done.stderr
+        return done.stdout
+
+    assert axon("schedule", "--dry-run").splitlines()[-1] == "2 changes" and server.changes == []
+    assert "+ create   axon-schedule-weekly  (new)" in axon("schedule")
+    assert "nothing to change" in axon("schedule") and len(on(server)) == 1 and server.recurring[0]["service_account"] == "axon-pipeline"
+    said = axon("submit", "--config", "configs/h100.yaml", "--set", "promote=never")
+    assert server.runs[0]["run_id"] in said and "about 22 GiB" in said and "Not a medical device" in said
+    assert len(server.versions) == 2, "the schedule's version is used again"
+    assert "PENDING" in axon("status", server.runs[0]["run_id"])
 
 
 def test_outside_a_checkout_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

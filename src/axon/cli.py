@@ -8,14 +8,15 @@ import logging
 import sys
 
 from axon import DISCLAIMER, __version__
-from axon.commands import config, dataset, model, pipeline
+from axon.commands import cohort, config, dataset, model, pipeline
 from axon.errors import one_line_errors
 
-COMMANDS = (dataset, config, pipeline, model)
+COMMANDS = (dataset, cohort, config, pipeline, model)
 
 EPILOG = """examples:
   axon dataset build data          build the default dataset and publish it to the DVC remote
   axon dataset verify data         check every file of a dataset against its manifest
+  axon cohort select --dry-run     how many real patients with CT and X-ray there are, how large, which licence
   axon config configs/smoke.yaml   check a configuration and print it with every default
   axon pipeline run --folder CTS   train, evaluate and register a model; axon pipeline --help has clusters and schedules
   axon model rollback axon --tracking-uri sqlite:///runs/demo/mlflow.db

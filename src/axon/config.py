@@ -121,6 +121,10 @@ class StageConfig:
         grad_clip: Largest gradient norm.
         checkpoint_every: Steps between checkpoints.
         log_every: Steps between logged losses.
+        accumulate: Parts in which a batch is passed through the network, one after the other; must divide ``batch_size``. The result is
+            that of the whole batch but for rounding, the memory that of one part.
+        channels_last: Keep the weights channels last in memory, which suits the tensor cores of a GPU.
+        compile: Compile the network with torch.compile: minutes at the start for faster steps on a GPU.
     """
 
     steps: int = 100
@@ -130,16 +134,27 @@ class StageConfig:
     grad_clip: float = 1.0
     checkpoint_every: int = 20
     log_every: int = 10
+    accumulate: int = 1
+    channels_last: bool = False
+    compile: bool = False
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The four trained networks."""
+    """The trained networks.
 
+    Attributes:
+        processes: Processes that train together on one machine, a GPU each where there are GPUs; must divide each ``batch_size``.
+        bridge, refiner, superres: The three stages.
+        regression, gan: The baselines.
+    """
+
+    processes: int = 1
     bridge: StageConfig = field(default_factory=StageConfig)
     refiner: StageConfig = field(default_factory=lambda: StageConfig(steps=60))
     superres: StageConfig = field(default_factory=lambda: StageConfig(steps=60))
     regression: StageConfig = field(default_factory=StageConfig)
+    gan: StageConfig = field(default_factory=StageConfig)
 
 
 @dataclass(frozen=True)
@@ -312,7 +327,11 @@ def _check(config: Config) -> None:
     require(data.val_share + data.internal_share < 1, "data.internal_share", "some patients must remain for training")
     require(data.shards >= 1, "data.shards", "at least 1")
     require(config.evaluation.samples >= 2, "evaluation.samples", "at least 2, for a standard deviation")
-    for name in ("bridge", "refiner", "superres", "regression"):
+    processes = config.training.processes
+    require(processes >= 1, "training.processes", "at least 1")
+    for name in ("bridge", "refiner", "superres", "regression", "gan"):
         stage: StageConfig = getattr(config.training, name)
         require(stage.steps >= 1 and stage.batch_size >= 1, f"training.{name}.steps", "steps and batch_size at least 1")
+        shared = stage.accumulate >= 1 and stage.batch_size % (stage.accumulate * processes) == 0
+        require(shared, f"training.{name}.batch_size", "a multiple of accumulate times training.processes")
         require(stage.checkpoint_every >= 1 and stage.log_every >= 1, f"training.{name}.checkpoint_every", "at least 1")

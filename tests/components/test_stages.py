@@ -11,7 +11,9 @@ from axon.config import Config
 from axon.data.prepared import PreparedDataset
 from axon.errors import AxonError
 from axon.inference import AxonPipeline
+from axon.models.unet import RegressionUNet
 from axon.training import steps
+from axon.training.gan import train_gan
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +149,12 @@ def test_evaluation_covers_every_method_and_view(trained: Path, tiny_config: Con
     assert set(summary) == {"bi", "mono"} and set(summary["bi"]) == set(summary["mono"]) == set(METHODS)
     assert {path.name for path in (trained / "evaluation").iterdir()} >= {"model", "report.html", "cases.csv", "hero.png", "summary.txt"}
     AxonPipeline.from_pretrained(trained / "evaluation/model")
+
+
+def test_the_adversarial_baseline_is_a_regression_network_to_whoever_loads_it(
+    tmp_path: Path, tiny_config: Config, tiny_dataset: Path
+) -> None:
+    train_gan(tiny_config, tiny_dataset, tmp_path / "checkpoints", tmp_path / "out", lambda *_: None)
+    network = steps.load_network(RegressionUNet, tmp_path / "out/gan")
+    assert network.regress(torch.zeros(1, 5, 8, 8, 8)).shape == (1, 1, 8, 8, 8)
+    assert len((tmp_path / "out/curve.csv").read_text().splitlines()) == 4

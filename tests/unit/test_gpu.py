@@ -54,3 +54,9 @@ def test_more_of_anything_needs_more(name: str) -> None:
         "blocks": "model: {res_blocks: 2}",
     }
     assert gpu.estimated_bytes(Config.from_yaml(larger[name])) > gpu.estimated_bytes(Config())
+
+
+def test_a_batch_in_parts_needs_the_memory_of_one_part() -> None:
+    whole = Config.from_yaml("training: {bridge: {batch_size: 8}}")
+    parts = Config.from_yaml("training: {bridge: {batch_size: 8, accumulate: 4}}")
+    assert gpu.estimated_bytes(parts) < gpu.estimated_bytes(whole)

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
@@ -33,7 +33,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 def checkpoint_dir(root: str | Path, stage: str, config: Config, dataset: Path) -> Path:
     """Where a stage keeps its checkpoints: the same for the same configuration, data and code, so that a repeated run resumes."""
-    return Path(root) / f"{stage}-{_identity(config, PreparedDataset(dataset))[:16]}"
+    return Path(root) / f"{stage}-{_fingerprint(config, PreparedDataset(dataset))[:16]}"
 
 
 def train_bridge(config: Config, dataset: Path, checkpoints: Path, out: Path, log: Log) -> None:
@@ -77,7 +77,7 @@ def sample_coarse(config: Config, dataset: Path, bridge: Path, out: Path) -> Non
             if (start // size) % 5 == 0 or start + size >= len(items):
                 print(f"coarse volumes of {name}: {min(start + size, len(items))}/{len(items)}", flush=True)
     with whole_folder(out) as part:
-        save_file(volumes, part / "coarse.safetensors", metadata={"identity": _identity(config, data)})
+        save_file(volumes, part / "coarse.safetensors", metadata={"identity": _fingerprint(config, data)})
 
 
 def train_refiner(config: Config, dataset: Path, bridge: Path, coarse: Path, checkpoints: Path, out: Path, log: Log) -> None:
@@ -179,16 +179,24 @@ def _samplers(config: Config, data: PreparedDataset, device: torch.device) -> tu
     return train, Sampler(data.load("val"), config, device, augment=False)
 
 
-def _identity(config: Config, data: PreparedDataset) -> str:
-    """SHA-256 over what a stage's result depends on: configuration, data, and this package's code."""
+def _identity(config: Config, data: PreparedDataset) -> dict[str, Any]:
+    """What a stage's result depends on: configuration, data, and this package's code; not how many processes share the work."""
     code = hashlib.sha256()
     for path in sorted(Path(axon.__file__).parent.rglob("*.py")):
         code.update(path.read_bytes())
-    return hashlib.sha256(json.dumps([config.fingerprint(), data.split_hash, code.hexdigest()]).encode()).hexdigest()
+    facts = config.to_dict() | {"dataset": data.split_hash, "code": code.hexdigest()}
+    del facts["training"]["processes"]
+    return facts
+
+
+def _fingerprint(config: Config, data: PreparedDataset) -> str:
+    """SHA-256 of `_identity`, hexadecimal."""
+    return hashlib.sha256(json.dumps(_identity(config, data), sort_keys=True).encode()).hexdigest()
 
 
 def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """This process's GPU, by number, because threads do not inherit the current one; else the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def _save(module: nn.Module, folder: Path) -> None:

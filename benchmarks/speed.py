@@ -95,7 +95,7 @@ def _bridge_stage(setting: Setting) -> Any:
     from axon.data.cases import Case
     from axon.data.phantoms import make_phantom
     from axon.geometry.volume import resample_to_cube
-    from axon.models.lift import CalibratedLift
+    from axon.models.estimator import FilmEstimator
     from axon.models.unet import BridgeUNet
     from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
     from axon.training.samples import Sampler
@@ -124,7 +124,7 @@ def _bridge_stage(setting: Setting) -> Any:
     return Timed(
         config, train, val, config.training.bridge.batch_size,
         scheduler=BrownianBridgeScheduler(config.bridge.train_timesteps, max_var=config.bridge.max_var),
-        lift=CalibratedLift(grid.coarse_size).to(device()), module=BridgeUNet.of(config.model).to(device()),
+        estimator=FilmEstimator.of(config).to(device()), module=BridgeUNet.of(config.model).to(device()),
     )  # fmt: skip
 
 
@@ -164,8 +164,9 @@ def _sample(setting: Setting, steps: int) -> Result:
     import torch
 
     from axon.data.prepared import NO_TEST, PreparedDataset
+    from axon.models.estimator import FilmEstimator
     from axon.models.sampling import sample_bridge
-    from axon.models.unet import CONDITION_CHANNELS, BridgeUNet, condition
+    from axon.models.unet import BridgeUNet
     from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
     from axon.training.samples import Sampler
     from axon.training.steps import load_bridge
@@ -173,20 +174,23 @@ def _sample(setting: Setting, steps: int) -> Result:
     config = config_of(setting)
     if not (setting.model and setting.dataset):
         torch.manual_seed(0)
-        unet = BridgeUNet.of(config.model).to(device()).eval()
-        seen = torch.randn(1, CONDITION_CHANNELS, *(config.grid.coarse_size,) * 3, device=device())
+        unet, estimator = BridgeUNet.of(config.model).to(device()).eval(), FilmEstimator.of(config).to(device()).eval()
+        films = torch.rand(1, 2, config.xray.detector_px, config.xray.detector_px, device=device())
+        with torch.no_grad():
+            seen = estimator(films, torch.ones(1, 2, device=device()))
         scheduler = BrownianBridgeScheduler(config.bridge.train_timesteps, max_var=config.bridge.max_var)
-        run = lambda: sample_bridge(scheduler, unet, seen, steps, [torch.Generator().manual_seed(0)])  # noqa: E731
+        run = lambda: sample_bridge(scheduler, unet, estimator, seen, steps, [torch.Generator().manual_seed(0)])  # noqa: E731
         return repeat(run, 1 if steps > 50 else setting.repeats)[0], np.array([])
-    lift, unet, scheduler = load_bridge(Path(setting.model), device())
+    estimator, unet, scheduler = load_bridge(Path(setting.model), device())
     data = PreparedDataset(Path(setting.dataset))
     cases = [case for name in data.sets if name not in NO_TEST for case in data.load(name)]
     sampler, seconds, psnr = Sampler(cases, config, device(), augment=False), [], []
     for index in range(len(cases)):
         batch = sampler.batch([(index, "")])
-        seen = condition(lift(batch.lifted_BVdhw, batch.present_BV), batch.lifted_BVdhw, batch.present_BV)
         started = time.perf_counter()
-        volume = sample_bridge(scheduler, unet, seen, steps, [torch.Generator().manual_seed(index)])
+        with torch.no_grad():
+            seen = estimator(batch.films_BVUV, batch.present_BV)
+        volume = sample_bridge(scheduler, unet, estimator, seen, steps, [torch.Generator().manual_seed(index)])
         mse = (volume - batch.coarse_B1dhw).square().mean().item()
         seconds.append(time.perf_counter() - started)
         psnr.append(10 * np.log10(4 / mse))

@@ -35,12 +35,14 @@ def train_refiner(
     from axon.errors import one_line_errors
     from axon.gpu import require_gpu
     from axon.registry.tracking import stage_run
+    from axon.training.run import train
     from axon.training.steps import checkpoint_dir
-    from axon.training.steps import train_refiner as train
 
     settings, out = Config.from_yaml(config), Path(refiner.path)
     with one_line_errors(), stage_run(tracking_uri, run_id, "refiner", {}) as run:
         require_gpu(settings)
         checkpoints = checkpoint_dir(checkpoint_root, "refiner", settings, Path(dataset.path))
-        train(settings, Path(dataset.path), Path(bridge.path), Path(coarse.path), checkpoints, out, run.log)
+        train(
+            "refiner", settings, checkpoints, out, run.log, dataset=Path(dataset.path), bridge=Path(bridge.path), coarse=Path(coarse.path)
+        )
         run.artifact(out / "curves")

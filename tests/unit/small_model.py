@@ -13,7 +13,7 @@ from axon.config import Config, XrayConfig
 from axon.data.phantoms import make_phantom
 from axon.geometry.projection import render_both
 from axon.inference import AxonPipeline
-from axon.models.lift import CalibratedLift
+from axon.models.estimator import FilmEstimator
 from axon.models.superres import SuperResolver
 from axon.models.unet import BridgeUNet, RefinerControlNet
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
@@ -26,12 +26,13 @@ def small_pipeline(config: Config) -> AxonPipeline:
     unet = BridgeUNet.of(config.model)
     model = config.model
     superres = SuperResolver(config.grid.upscale, model.superres_channels, model.superres_blocks, model.superres_patch)
-    lift = CalibratedLift(config.grid.coarse_size)
-    for network in (unet, superres, lift):
+    estimator = FilmEstimator.of(config)
+    for network in (unet, superres, estimator):
         for tensor in network.state_dict().values():
             tensor.add_(torch.randn_like(tensor) * 0.05)
+    estimator.lift.spread.abs_()
     return AxonPipeline(
-        lift=lift,
+        estimator=estimator,
         unet=unet,
         scheduler=BrownianBridgeScheduler(config.bridge.train_timesteps),
         controlnet=RefinerControlNet.of(unet),

@@ -95,7 +95,7 @@ def _write_bundle(part: Path, config: Any, network: BundleNetwork, name: str, nu
     (part / "configs").mkdir()
     (part / "docs").mkdir()
     side = int(config.xray["detector_px"])
-    size = network.pipeline.lift.config.size * network.pipeline.superres.config.upscale
+    size = network.pipeline.estimator.config.size * network.pipeline.superres.config.upscale
     write_json(part / "configs" / "metadata.json", _metadata(name, number, side, size, list(config.hu_window)))
     # MONAI runs the entries in order, so they are not sorted.
     (part / "configs" / "inference.json").write_text(json.dumps(_inference(), indent=1) + "\n")

@@ -19,10 +19,11 @@ DATA ?=
 OUT ?= runs/demo
 CONFIG ?= configs/smoke.yaml
 
-.PHONY: help install data demo test test-unit lint format compile lock clean
+.PHONY: help install data demo test test-unit bench-speed lint format compile lock clean fuzz pretrained
+SECONDS_TO_FUZZ ?= 300
 
 help: ## list the verbs
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed ## make .venv with everything, from the hash-locked list
 
@@ -43,11 +44,22 @@ demo: install ## run the whole pipeline on real input: make demo, or make demo D
 	$(if $(DATA),,$(BIN)/axon dataset build data)
 	$(BIN)/python -m pipelines run --config $(CONFIG) --output $(OUT) $(if $(DATA),--folder "$(DATA)",--revision HEAD)
 
+pretrained: demo ## train on the versioned dataset and put the model into the package: make pretrained CONFIG=... OUT=...
+	$(BIN)/python benchmarks/pretrain.py $(OUT) --command 'make pretrained CONFIG=$(CONFIG)'
+
 test: install lint ## lint, then all tests
 	$(BIN)/python -m pytest -q
 
 test-unit: install ## the fast tests only
 	$(BIN)/python -m pytest -q tests/unit
+
+bench-speed: install ## time the parts beside other libraries, all in one run (benchmarks/README.md)
+	@mkdir -p runs
+	$(BIN)/python -m benchmarks.speed --json runs/speed.json
+
+fuzz: install ## let atheris look for inputs that crash the DICOM readers, SECONDS_TO_FUZZ=300; needs atheris
+	mkdir -p runs/fuzz
+	$(BIN)/python -m tests.fuzz.fuzz_dicom runs/fuzz -max_total_time=$(SECONDS_TO_FUZZ) -rss_limit_mb=4096 -timeout=20
 
 lint: install ## ruff, mypy, and whether the compiled pipeline is up to date
 	$(BIN)/ruff check .

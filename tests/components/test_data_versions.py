@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import pytest
 
 from axon.cli import main
@@ -32,7 +33,7 @@ def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
     monkeypatch.delenv("AWS_PROFILE", raising=False)
     (tmp_path / "s3" / "lab").mkdir(parents=True)
-    with s3_server(tmp_path / "s3") as server:
+    with s3_server(tmp_path / "s3", uploads=True) as server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
         yield server
@@ -104,6 +105,13 @@ def test_a_flipped_byte_on_the_remote_is_found(name: str, repo: Path, tmp_path: 
     assert not (fresh / "data").exists()
     dvc = subprocess.run([sys.executable, "-m", "dvc", "pull", "-q"], cwd=fresh, capture_output=True, text=True)
     assert dvc.returncode != 0
+
+
+def test_an_object_that_is_gone_is_found(repo: Path, s3: S3Server, tmp_path: Path) -> None:
+    victim = stored(tmp_path, "cases/phantom-1.nii").relative_to(tmp_path / "s3" / "lab")
+    boto3.client("s3", endpoint_url=s3.endpoint).delete_object(Bucket="lab", Key=victim.as_posix())
+    with pytest.raises(AxonError, match="DATA_NOT_CACHED"):
+        pull(clone(repo), "HEAD")
 
 
 def test_wrong_credentials_and_no_server_have_codes(repo: Path, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

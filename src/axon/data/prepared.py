@@ -26,6 +26,7 @@ COLUMNS = {
     "collection": "string",
     "set": "string",
     "views": "string",
+    "films": "string",
     "spacing_mm": "string",
     "shape": "string",
     "coverage": "float64",
@@ -35,7 +36,8 @@ COLUMNS = {
     "excluded": "string",
     "reason": "string",
 }
-"""Columns of ``manifest.parquet`` and their Arrow types; an excluded study has its code and reason and nothing after ``collection``."""
+"""Columns of ``manifest.parquet`` and their Arrow types: ``views`` are rendered, ``films`` the patient's real ones; an excluded study
+has its code and reason alone."""
 NO_TEST = ("train", "val")
 """The sets that are not held out for testing; every other set is a test set."""
 
@@ -162,6 +164,7 @@ def _geometry(path: Path) -> dict[str, str]:
     spacing_mm = np.linalg.norm(case.affine[:3, :3], axis=0)
     return {
         "views": "frontal lateral",
+        "films": " ".join(view for view in ("frontal", "lateral") if getattr(case, f"film_{view}")),
         "spacing_mm": " ".join(f"{step:g}" for step in spacing_mm),
         "shape": " ".join(map(str, case.hu_DHW.shape)),
     }

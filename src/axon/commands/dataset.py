@@ -9,6 +9,7 @@ from axon.commands import Verbs, group, verb
 
 _ADD = """examples:
   axon dataset add my_cts --licence "CC BY 4.0" --source doi:10.1234/abc
+  axon dataset add raw/lidc                                         what `axon cohort fetch` wrote, which knows its licences
   git add data.dvc && git commit -m "My CTs" && axon dataset push
 
 The split is that of my_cts/splits.json where there is one, else by a keyed hash of the patient with the configuration's shares and seed.
@@ -36,8 +37,8 @@ def add(verbs: Verbs) -> None:
     about = "Pack a folder of CTs (DICOM, NIfTI, NRRD, MetaImage) into data/ and make it the version that data.dvc names."
     adding = verb(dataset, "add", "make a version of a folder of CTs", about, _ADD)
     adding.add_argument("folder", type=Path, help="folder with CTs; nothing in it is changed")
-    adding.add_argument("--licence", required=True, help="licence of these CTs, for manifest and dataset card")
-    adding.add_argument("--source", required=True, help="where they come from: doi:..., or words")
+    adding.add_argument("--licence", default="", help="licence of these CTs (default: as the folder's cohort.json says)")
+    adding.add_argument("--source", default="", help="where they come from: doi:..., or words (default: likewise)")
     adding.add_argument("--config", type=Path, help="configuration that says how to split (default: every default)")
     adding.set_defaults(verb=_add)
 

@@ -189,10 +189,10 @@ def _fit_lift(config: Config, train: Sampler, device: torch.device) -> FilmEstim
         for step in range(-(-config.data.lift_samples // size)):
             indices = train.epoch_indices("lift", step, size)
             batch = train.batch([(index, f"lift/{step}/{slot}") for slot, index in enumerate(indices)])
-            yield batch.coarse_B1dhw, estimator.lifted(batch.films_BVUV)
+            yield batch.coarse_B1dhw, batch.films_BVUV
 
     print(f"calibrated lift: fitting on {config.data.lift_samples} augmented volumes", flush=True)
-    estimator.lift.fit(samples())
+    estimator.fit(samples())
     return estimator
 
 

@@ -8,13 +8,15 @@ import logging
 import sys
 
 from axon import DISCLAIMER, __version__
-from axon.commands import config, dataset, model, reconstruct
+from axon.commands import compare, config, dataset, model, reconstruct, serve
 from axon.errors import one_line_errors
 
-COMMANDS = (reconstruct, dataset, config, model)
+COMMANDS = (reconstruct, serve, compare, dataset, config, model)
 
 EPILOG = """examples:
   axon reconstruct chest.png -o out   a CT volume from a chest X-ray: NIfTI, DICOM and a picture
+  axon serve                          the same on a web page of this machine
+  axon compare models:/axon@champion models:/axon/3 --tracking-uri sqlite:///runs/demo/mlflow.db
   axon dataset build data          build the default dataset and publish it to the DVC remote
   axon dataset verify data         check every file of a dataset against its manifest
   axon config configs/smoke.yaml   check a configuration and print it with every default

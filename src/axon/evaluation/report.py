@@ -205,7 +205,7 @@ def _picture(evaluation: Evaluation, picture: Picture, title: str) -> dict[str, 
         "values": [_with_unit(metric, value) for metric, value in ours.items() if value is not None],
         "windows": [_window(picture, name, *window) for name, window in show.WINDOWS.items()],
         "projection": _projection(picture),
-        "films": [_film(view, film, picture.reprojected[view]) for view, film in picture.films.items()],
+        "films": [film_pictures(view, film, picture.reprojected[view]) for view, film in picture.films.items()],
         "std": _std(picture.std_DHW),
         "stages": _stages(picture),
     }
@@ -241,7 +241,8 @@ def _with_error(images: list[list[np.ndarray]], low: float, high: float) -> list
     ]
 
 
-def _film(view: str, film_UV: np.ndarray, reprojected_UV: np.ndarray) -> dict[str, str]:
+def film_pictures(view: str, film_UV: np.ndarray, reprojected_UV: np.ndarray) -> dict[str, str]:
+    """A film, the same view of the volume and their difference as data URIs, both films from 0 to 1; and their mean difference."""
     difference = reprojected_UV.astype(float) - film_UV
     return {
         "view": view,

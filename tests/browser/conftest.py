@@ -72,6 +72,7 @@ def keep(browser: WebDriver, name: str, whole: bool = True) -> None:
     if folder:
         import base64
 
+        browser.execute_script("scrollTo(0, 0)")
         shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": whole})
         Path(folder, f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
 

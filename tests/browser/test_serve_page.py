@@ -92,8 +92,10 @@ def loaded(page: WebDriver, file: str) -> np.ndarray:
 def settled(page: WebDriver) -> np.ndarray:
     """What the viewer shows, once two looks agree."""
     before = None
+    canvas = page.find_element(By.ID, "canvas")
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
     for _ in range(20):
-        now = pixels(page.find_element(By.ID, "canvas"))
+        now = pixels(canvas)
         if before is not None and now.shape == before.shape and (now == before).all():
             return now
         before = now

@@ -180,7 +180,9 @@ class Jobs:
             except Exception as error:
                 # The page must answer whatever a library raises; the trace is for the terminal.
                 _log.exception("a reconstruction failed")
-                job.error = AxonError("SERVE_FAILED", f"the reconstruction failed ({type(error).__name__})", "look at the server's terminal")
+                job.error = AxonError(
+                    "SERVE_FAILED", f"the reconstruction failed ({type(error).__name__})", "look at the server's terminal"
+                )
             shutil.rmtree(job.folder / "films")
             with self._changed:
                 job.state = state

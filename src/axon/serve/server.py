@@ -40,5 +40,7 @@ def serve(source: str | None, tracking_uri: str | None, port: int, waiting: int,
             raise AxonError("SERVE_PORT", f"port {port} cannot be used ({error})", "choose another with --port, or --port 0") from error
         model = pretrained.load(source, tracking_uri)
         jobs = Jobs(model, waiting, keep_s)
-        print(f"{DISCLAIMER}\nmodel {model.name} {model.version}\nopen http://{HOST}:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True)
+        print(
+            f"{DISCLAIMER}\nmodel {model.name} {model.version}\nopen http://{HOST}:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True
+        )
         uvicorn.Server(uvicorn.Config(make_app(jobs), log_level="warning", access_log=False)).run([listener])

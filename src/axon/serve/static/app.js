@@ -55,7 +55,7 @@ for (const drop of document.querySelectorAll(".drop")) {
   input.addEventListener("change", () => {
     const file = input.files[0];
     drop.classList.toggle("full", Boolean(file));
-    drop.querySelector("output").textContent = file ? `${(file.size / 2 ** 20).toFixed(1)} MiB` : "";
+    drop.querySelector("output").textContent = file ? `${Math.ceil(file.size / 1024).toLocaleString("en")} KiB` : "";
   });
   for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
     drop.addEventListener(kind, (event) => {
@@ -137,6 +137,7 @@ async function show(result) {
   const images = { CT: "ct.nii.gz" };
   if (result.std_top_hu !== null) Object.assign(images, { "Mean of samples": "mean.nii.gz", Uncertainty: "std.nii.gz" });
   choice("images", Object.keys(images), (name) => load(name, images[name], result));
+  $("images").hidden = result.std_top_hu === null;
   choice("planes", ["All planes", ...PLANES], setPlane);
   choice("windows", Object.keys(about.windows), (name) => setWindow(...about.windows[name]));
   $("downloads").replaceChildren(...[
@@ -198,9 +199,10 @@ async function load(name, file, result) {
 
 async function makeViewer() {
   const made = new niivue.Niivue({
-    isRadiologicalConvention: true, sagittalNoseLeft: true, dragAndDropEnabled: false, backColor: [0, 0, 0, 1], crosshairWidth: 0.6,
-    crosshairColor: [1, 0.7, 0, 0.8], multiplanarShowRender: niivue.SHOW_RENDER.NEVER, multiplanarLayout: niivue.MULTIPLANAR_TYPE.ROW,
-    multiplanarEqualSize: true, tileMargin: 2, fontSizeScaling: 0.6, logLevel: "error",
+    isRadiologicalConvention: true, sagittalNoseLeft: true, dragAndDropEnabled: false, backColor: [0, 0, 0, 1], crosshairWidth: 1,
+    crosshairWidthUnit: "mm", crosshairColor: [1, 0.7, 0, 0.8], fontColor: [1, 0.8, 0.3, 1], fontMinPx: 15,
+    showAllOrientationMarkers: true, multiplanarShowRender: niivue.SHOW_RENDER.NEVER, multiplanarLayout: niivue.MULTIPLANAR_TYPE.ROW,
+    multiplanarEqualSize: true, tileMargin: 2, logLevel: "error",
   });
   made.onLocationChange = moved;
   await made.attachToCanvas($("canvas"));
@@ -230,7 +232,7 @@ function sliders(std) {
     applyWindow();
   }, " HU")));
   $("sliders").replaceChildren(...rows);
-  moved({});
+  viewer.createOnLocationChange();
 }
 
 function slider(name, min, max, step, act, unit = "") {
@@ -252,8 +254,8 @@ function slider(name, min, max, step, act, unit = "") {
 function moved(location) {
   const dims = viewer.volumes[0].dimsRAS.slice(1, 4);
   for (const plane of PLANES) $(`slider-${plane}`)?.write(Math.min(dims[AXIS[plane]], Math.floor(viewer.scene.crosshairPos[AXIS[plane]] * dims[AXIS[plane]]) + 1));
-  const value = location.values?.[0]?.value;
-  $("readout").textContent = value === undefined ? "" : `At the crosshair: ${value.toFixed(0).replace("-", "−")} HU`;
+  const value = location.values[0].value;
+  $("readout").textContent = `At the crosshair: ${value.toFixed(0).replace("-", "−")} HU`;
 }
 
 function setWindow(level, width) {

@@ -73,7 +73,8 @@ def comparison(evaluation: Evaluation, tmp_path_factory: pytest.TempPathFactory)
 
 
 def column(page: WebDriver, table: int, index: int) -> list[str]:
-    script = "return [...document.querySelectorAll('table')[arguments[0]].tBodies[0].rows].map(row => row.cells[arguments[1]].dataset.value ?? row.cells[arguments[1]].innerText)"
+    cells = "[...document.querySelectorAll('table')[arguments[0]].tBodies[0].rows].map(row => row.cells[arguments[1]])"
+    script = f"return {cells}.map(cell => cell.dataset.value ?? cell.innerText)"
     return page.execute_script(script, table, index)
 
 

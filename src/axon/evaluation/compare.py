@@ -182,12 +182,11 @@ def _side(mlflow: MlflowClient, name: str, scratch: Path) -> Side:
     """Read a model's evaluation from MLflow into ``scratch``."""
     run_id, version, record = _run_of(mlflow, name)
     scratch.mkdir()
-    folder = scratch / EVALUATION
     held = {file.path for file in mlflow.list_artifacts(run_id, EVALUATION)}
     for needed in (f"{EVALUATION}/metrics.json", f"{EVALUATION}/cases.csv"):
         if needed not in held:
             raise AxonError("COMPARE_RUN", f"the run of {name!r} holds no {needed}", "name a run whose evaluation was registered")
-        mlflow.download_artifacts(run_id, needed, str(scratch))
+        folder = Path(mlflow.download_artifacts(run_id, needed, str(scratch))).parent
     metrics = json.loads((folder / "metrics.json").read_text())
     values: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
     with (folder / "cases.csv").open(newline="") as file:
@@ -286,7 +285,7 @@ def _mean(values: Mapping[str, float]) -> float:
 
 def _signed(metric: str, value: float) -> str:
     text = metric_text(metric, value)
-    return text if text.startswith("-") else f"+{text}"
+    return text.replace("-", "−") if text.startswith("-") else f"+{text}"
 
 
 def _title(side: Side) -> str:

@@ -19,7 +19,7 @@ DATA ?=
 OUT ?= runs/demo
 CONFIG ?= configs/smoke.yaml
 
-.PHONY: help install data demo test test-unit bench-speed lint format compile lock clean fuzz pretrained
+.PHONY: help install data demo test test-unit bench-speed lint format compile lock clean fuzz pretrained serve-assets
 SECONDS_TO_FUZZ ?= 300
 
 help: ## list the verbs
@@ -83,6 +83,13 @@ lock: ## resolve requirements.lock again
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-annotate --quiet \
 	  $(addprefix --no-emit-package ,$(TORCH_PACKAGES)) --custom-compile-command 'make lock' --constraint constraints.txt \
 	  --output-file requirements.lock
+
+# A user of the package needs no node: what this makes is in git. The licence of NiiVue itself is not in its npm package.
+serve-assets: ## take the page's viewer from npm again, at the version of src/axon/serve/package-lock.json
+	cd src/axon/serve && npm ci --ignore-scripts --no-audit --no-fund
+	cd src/axon/serve && cp node_modules/@niivue/niivue/dist/niivue.umd.js static/vendor/
+	cd src/axon/serve && for file in $$(find node_modules -iname 'license*' -not -path '*/@rollup/*' | sort); do \
+	  printf '\n=== %s\n\n' "$${file#node_modules/}"; cat "$$file"; done > static/vendor/LICENSES-bundled.txt
 
 clean: ## remove .venv and every run
 	rm -rf $(VENV) runs

@@ -447,14 +447,15 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("only ablate takes names")
     with one_line_errors():
         config = Config.load(given.config)
-        run = Run(config, given.dataset or prepare(config, _data_folder(given.data), given.out), given.out)
+        run = Run(config, given.dataset or prepare(config, data_folder(given.data), given.out), given.out)
         if given.what == "run":
             run_all(run)
         else:
             ablate(run, given.names or list(ABLATIONS), given.budget)
 
 
-def _data_folder(given: Path | None) -> Path:
+def data_folder(given: Path | None) -> Path:
+    """The folder of CTs: as given, else that of AXON_TEST_DATA. Raises AxonError ``DATA_SOURCE``."""
     root = os.environ.get("AXON_TEST_DATA")
     folder = given or (Path(root) / "ct" if root else None)
     if folder is None or not folder.is_dir():

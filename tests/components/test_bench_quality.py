@@ -26,13 +26,13 @@ def test_it_runs_wholly_and_a_second_call_trains_nothing(raw: Path, tmp_path: Pa
     goals = text.split("## Goals")[1].split("## Improvement")[0]
     assert goals.count("| YES |") + goals.count("| NO |") == 7
     assert "| the paper's claim |  | +11.9 | +11.0 |" in text
-    assert shown.count(": begins") == 6 and (tmp_path / "data-").parent.glob("data-*")
+    assert shown.count(": begins") == 6 and list(tmp_path.glob("data-*/dataset"))
     made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("stages/*")}
     assert {path.name.split("-")[0] for path in made} == set(quality.STAGES)
 
     quality.main(arguments)
     again = capsys.readouterr().out
-    assert again.count(": done before") == 6 and "begins" not in again and "step " not in again
+    assert again.count(": done before") == 6 and "begins" not in again and "loss" not in again
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("stages/*")} == made
     assert (tmp_path / "quality.md").read_text().split("## Goals")[1] == text.split("## Goals")[1]
 
@@ -52,17 +52,17 @@ def test_what_is_missing_is_made_again_and_nothing_else(raw: Path, tmp_path: Pat
 
 def test_ablations_go_on_row_by_row(tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--config", TINY, "--dataset", str(tiny_dataset), "--out", str(tmp_path)]
-    quality.main(["ablate", "endpoint", "sampling_physics", *arguments])
+    quality.main(["ablate", "view_dropout", "sampling_physics", *arguments])
     first = capsys.readouterr().out
-    assert first.count(": begins") == 5 + 4  # rows, and trainings of stage 1: one for each end-point, one of the full steps
+    assert first.count(": begins") == 4 + 3  # rows, and trainings of stage 1: one for each trained row, one of the full steps
     rows = sorted((tmp_path / "ablations").glob("*.json"))
-    assert len(rows) == 5
+    assert len(rows) == 4
     text = (tmp_path / "ablations.md").read_text()
-    assert "| learned |" in text and "internal, mono" in text and "val, bi" in text
+    assert "| 0.3 |" in text and "internal, mono" in text and "val, bi" in text
     rows[0].unlink()
-    quality.main(["ablate", "endpoint", "sampling_physics", *arguments])
+    quality.main(["ablate", "view_dropout", "sampling_physics", *arguments])
     again = capsys.readouterr().out
-    assert again.count("begins") == 1 and "step " not in again
+    assert again.count("begins") == 1 and "loss" not in again
     with_physics, without = (line for line in text.split("sampling_physics")[-1].splitlines() if line.startswith(("| 4 ", "| 0 ")))
     assert with_physics.split("|")[2:-2] != without.split("|")[2:-2]
 

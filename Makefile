@@ -19,11 +19,11 @@ DATA ?=
 OUT ?= runs/demo
 CONFIG ?= configs/smoke.yaml
 
-.PHONY: help install data demo test test-unit bench-speed lint format compile lock clean fuzz pretrained serve-assets
+.PHONY: help install data demo test test-unit bench-speed lint format compile lock clean fuzz pretrained serve-assets bench-quality
 SECONDS_TO_FUZZ ?= 300
 
 help: ## list the verbs
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed ## make .venv with everything, from the hash-locked list
 
@@ -56,6 +56,11 @@ test-unit: install ## the fast tests only
 bench-speed: install ## time the parts beside other libraries, all in one run (benchmarks/README.md)
 	@mkdir -p runs
 	$(BIN)/python -m benchmarks.speed --json runs/speed.json
+
+bench-quality: OUT = runs/quality
+bench-quality: CONFIG = configs/bench.yaml
+bench-quality: install ## how good the volumes are beside the baselines: make bench-quality DATA=folder-of-CTs (benchmarks/README.md)
+	$(BIN)/python -m benchmarks.quality --config $(CONFIG) $(if $(DATA),--data "$(DATA)") --out $(OUT)
 
 fuzz: install ## let atheris look for inputs that crash the DICOM readers, SECONDS_TO_FUZZ=300; needs atheris
 	mkdir -p runs/fuzz

@@ -8,10 +8,10 @@ import logging
 import sys
 
 from axon import DISCLAIMER, __version__
-from axon.commands import cohort, config, dataset, model, pipeline, reconstruct
+from axon.commands import cohort, completion, config, dataset, model, pipeline, reconstruct
 from axon.errors import one_line_errors
 
-COMMANDS = (reconstruct, model, pipeline, dataset, cohort, config)
+COMMANDS = (reconstruct, model, pipeline, dataset, cohort, config, completion)
 
 EPILOG = """examples:
   axon reconstruct chest.png -o out   a CT volume from a chest X-ray: NIfTI, DICOM and a picture
@@ -20,7 +20,9 @@ EPILOG = """examples:
   axon cohort select --dry-run     how many real patients with CT and X-ray there are, how large, which licence
   axon config configs/smoke.yaml   check a configuration and print it with every default
   axon pipeline run --folder CTS   train, evaluate and register a model; axon pipeline --help has clusters and schedules
+  axon model list axon --tracking-uri sqlite:///runs/demo/mlflow.db
   axon model rollback axon --tracking-uri sqlite:///runs/demo/mlflow.db
+  source <(axon completion bash)   verbs and options on the Tab key
 
 exit codes: 0 success; 1 an error, explained in its last line as [CODE] what is wrong -> what to do; 2 a wrong call; 143 ended by SIGTERM
 """

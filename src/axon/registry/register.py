@@ -9,6 +9,7 @@ import math
 import shutil
 import warnings
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -89,6 +90,32 @@ def register(tracking_uri: str, parent_run_id: str, model_name: str, evaluation:
         mlflow.set_model_version_tag(model_name, version, REASON, reason)
         mlflow.set_model_version_tag(model_name, version, OUTCOME, alias)
     return Registered(version, alias, alias == CHAMPION, reason)
+
+
+def versions(tracking_uri: str, model_name: str) -> list[dict[str, str]]:
+    """Every version of a model, the newest first: version, alias now, reason of the decision, run id, time of creation (UTC, ISO 8601).
+
+    Raises:
+        AxonError: ``REGISTRY_NO_MODEL`` or ``TRACKING_FAILED``.
+    """
+    mlflow = client(tracking_uri)
+    with tracking_errors(tracking_uri):
+        models = mlflow.search_registered_models(f"name = '{model_name}'")
+        if not models:
+            raise AxonError("REGISTRY_NO_MODEL", f"no model {model_name!r} is registered", "check its name and --tracking-uri")
+        # The registered model knows its aliases; a version found by search may not.
+        aliases = {str(version): alias for alias, version in models[0].aliases.items()}
+        found = sorted(mlflow.search_model_versions(f"name = '{model_name}'"), key=lambda version: -int(version.version))
+    return [
+        {
+            "version": str(version.version),
+            "alias": aliases.get(str(version.version), ""),
+            "reason": version.tags.get(REASON, ""),
+            "run_id": version.run_id,
+            "created": datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).isoformat(timespec="seconds"),
+        }
+        for version in found
+    ]
 
 
 def promote(tracking_uri: str, model_name: str, version: str) -> None:

@@ -9,6 +9,7 @@ import argparse
 import ast
 import dataclasses
 import inspect
+import itertools
 import os
 import re
 import sys
@@ -21,16 +22,16 @@ from pathlib import Path
 # A default may come from the environment; the page must not.
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 
-from axon import config  # noqa: E402
-from axon.cli import parser  # noqa: E402
-from axon.commands import parsers  # noqa: E402
-from axon.commands.pipeline import unfold  # noqa: E402
+from axon import config
+from axon.cli import parser
+from axon.commands import parsers
+from axon.commands.pipeline import unfold
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
 PACKAGES = ("src/axon", "pipelines", "components")
 NOTE = "<!-- Made from the code by `make reference`; changes here are lost. -->\n"
-CODE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
+CODE = re.compile(r"[A-Z][A-Z0-9_]{2,}")
 KINDS = ("CT", "XRAY")
 """What the DICOM readers, which serve both, put in front of a code."""
 
@@ -117,7 +118,7 @@ def cli() -> str:
         lines += ["", f"## {each.prog}", ""]
         if each is not top:
             lines += [f"{each.description}", ""]
-        lines += ["```", _usage(each), "```", "", *_arguments(each)]
+        lines += ["```text", _usage(each), "```", "", *_arguments(each)]
         if each.epilog:
             lines += ["```", each.epilog.rstrip(), "```"]
     return "\n".join(lines).rstrip() + "\n"
@@ -173,7 +174,9 @@ def configuration() -> str:
         "value ends a run before it starts, with `CONFIG_KEY`, `CONFIG_TYPE` or `CONFIG_VALUE` ([error codes](errors.md)).",
         "",
     ]
-    lines += [f"- `configs/{path.name}`: {path.read_text().splitlines()[0].lstrip('# ')}" for path in sorted((ROOT / "configs").glob("*.yaml"))]
+    for path in sorted((ROOT / "configs").glob("*.yaml")):
+        comments = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
+        lines.append(f"- `configs/{path.name}`: {' '.join(line.lstrip('# ') for line in comments)}")
     lines += ["", "| key | type | default | meaning |", "|---|---|---|---|"]
     top = {"name": "Name of the configuration.", "seed": "Everything random is drawn from it."}
     for field in dataclasses.fields(config.Config):
@@ -216,7 +219,7 @@ def _apart(key: dataclasses.Field[typing.Any], stages: list[dataclasses.Field[ty
 def _key(section: str, field: dataclasses.Field[typing.Any], meaning: str, apart: str = "") -> str:
     default = field.default_factory() if callable(field.default_factory) else field.default
     value = list(default) if isinstance(default, tuple) else default
-    shown = str(value).lower() if isinstance(value, bool) else str(value).replace("'", "")
+    shown = str(value).replace("True", "true").replace("False", "false")
     return f"| `{section}.{field.name}` | {_type(field)} | `{shown}`{apart} | {_cell(meaning)} |"
 
 
@@ -226,9 +229,15 @@ def _type(field: dataclasses.Field[typing.Any]) -> str:
     annotation = str(field.type)
     if annotation in aliases:
         return " or ".join(f"`{value}`" for value in typing.get_args(aliases[annotation]))
-    words = {"int": "whole number", "float": "number", "str": "text", "bool": "true or false"}
+    words = {
+        "int": "whole number",
+        "float": "number",
+        "str": "text",
+        "bool": "true or false",
+        "dict[str, list[str]]": "lists of text by name",
+    }
     if inner := re.fullmatch(r"tuple\[(\w+), \.\.\.\]", annotation):
-        return f"list of {words[inner[1]]}"
+        return f"list of {words[inner[1]]}s" if inner[1] != "bool" else "list of true or false"
     if annotation.startswith("tuple["):
         return f"list of {annotation.count(',') + 1} numbers"
     return words.get(annotation, f"`{annotation}`")
@@ -260,8 +269,9 @@ def errors() -> str:
         by_code[raised.code].append(raised)
     lines = [NOTE, "# Error codes", ""]
     lines += [
-        "An error that you can mend is one line, `[CODE] what is wrong -> what to do`, and exit status 1. Words in braces stand for what the",
-        "line names. `--debug` in front of the verb shows the traceback. [Troubleshooting](../troubleshooting.md) starts from what you see.",
+        "An error that you can mend is one line, `[CODE] what is wrong -> what to do`, and exit status 1. Words in braces stand for what",
+        "the line names. `--debug` in front of the verb shows the traceback. [Troubleshooting](../troubleshooting.md) starts from what you",
+        "see.",
     ]
     for code in sorted(by_code):
         lines += ["", f"## {code}", "", "| what is wrong | what to do | raised in |", "|---|---|---|"]
@@ -273,12 +283,21 @@ def errors() -> str:
 def every_error() -> Iterator[Raised]:
     """Every call that makes an `AxonError`, itself or through a helper that takes code, message and fix in this order."""
     for path in sources():
-        for function, call in _calls(ast.parse(path.read_text())):
+        tree = ast.parse(path.read_text())
+        constants = {
+            node.targets[0].id: str(node.value.value)
+            for node in tree.body
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and isinstance(node.value, ast.Constant)
+        }
+        for function, call in _calls(tree):
             name = call.func.id if isinstance(call.func, ast.Name) else ""
             arguments = call.args[1:] if name == "require" else call.args
-            if name not in ("AxonError", "require", "refuse", "_refuse") or len(arguments) != 3:
+            if name == "raise_all":
+                code = _text(call.args[1], function)[0] if len(call.args) > 1 else "PREFLIGHT"
+                yield Raised(code, "{count} problems: {problems}", "mend them all, then start again", _module(path))
+            if name not in ("AxonError", "require") or len(arguments) != 3:
                 continue
-            texts = [_text(argument, function) for argument in arguments]
+            texts = [[_filled(text, constants) for text in _text(argument, function)] for argument in arguments]
             for code in texts[0]:
                 for whole in [code.replace("{kind}", kind) for kind in KINDS] if "{kind}" in code else [code]:
                     if CODE.fullmatch(whole):
@@ -318,6 +337,13 @@ def _text(node: ast.AST, function: ast.AST) -> list[str]:
     return [_placeholder(node)]
 
 
+def _filled(text: str, constants: dict[str, str]) -> str:
+    """``text`` with the module's constants in place of their names."""
+    for name, value in constants.items():
+        text = text.replace("{" + name.lower() + "}", value) if name.isupper() else text
+    return text
+
+
 def _assigned(name: str, function: ast.AST) -> Iterator[ast.AST]:
     """The values that ``name`` is given in the function, alone or in a row of names."""
     for node in ast.walk(function):
@@ -331,10 +357,26 @@ def _assigned(name: str, function: ast.AST) -> Iterator[ast.AST]:
 
 
 def _placeholder(node: ast.AST) -> str:
-    value = node.value if isinstance(node, ast.FormattedValue) else node
-    names = re.findall(r"[A-Za-z]\w*", ast.unparse(value))
-    simple = isinstance(value, ast.Name | ast.Attribute)
-    return "{" + (names[-1].lower() if simple else next((word for word in names if word not in ("len", "str", "type", "sorted")), "…")) + "}"
+    return "{" + (_word(node.value if isinstance(node, ast.FormattedValue) else node) or "…").lower() + "}"
+
+
+def _word(node: ast.AST) -> str:
+    """The name that says best what an expression puts in; empty where there is none."""
+    match node:
+        case ast.Name():
+            return node.id
+        case ast.Attribute() if not node.attr.startswith("__"):
+            return node.attr
+        case ast.Call() if node.args:
+            return next(filter(None, map(_word, reversed(node.args))), "")
+        case ast.Call():
+            return _word(node.func.value) if isinstance(node.func, ast.Attribute) else ""
+        case ast.GeneratorExp() | ast.ListComp():
+            return _word(node.generators[0].iter)
+        case ast.Constant() | ast.JoinedStr():
+            return ""
+        case _:
+            return next(filter(None, map(_word, ast.iter_child_nodes(node))), "")
 
 
 def _module(path: Path) -> str:
@@ -349,7 +391,8 @@ def api() -> str:
     lines = [NOTE, "# The library", ""]
     lines += [
         "What other code may call. Tensors and arrays carry their axes in their names: B batch, C channels, K samples, V the two views,",
-        "D/H/W voxels towards head, back and left, U/V film rows and columns. HU are Hounsfield units, lengths millimetres, positions DICOM's LPS.",
+        "D/H/W voxels towards head, back and left, U/V film rows and columns. HU are Hounsfield units, lengths millimetres, positions",
+        "DICOM's LPS.",
     ]
     for title, names in ENTRY_POINTS.items():
         lines += ["", f"## {title}"]
@@ -393,7 +436,8 @@ def _signature(node: ast.ClassDef | ast.FunctionDef, name: str) -> str:
         init.returns = None
         return _signature(init, name)
     fields = [f"{ast.unparse(s.target)}: {ast.unparse(s.annotation)}" for s in node.body if isinstance(s, ast.AnnAssign)]
-    return f"{name}({', '.join(fields)})"
+    line = f"{name}({', '.join(fields)})"
+    return line if len(line) <= 110 else f"{name}(\n    " + ",\n    ".join(fields) + ",\n)"
 
 
 def _parameters(node: ast.FunctionDef) -> list[str]:

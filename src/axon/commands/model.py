@@ -10,7 +10,7 @@ from axon.commands import Verbs, group, verb
 
 LIST = """examples:
   axon model list axon --tracking-uri sqlite:///runs/demo/mlflow.db
-  axon model list axon --tracking-uri http://mlflow:5000 --json | jq '.[] | select(.alias == "champion") | .version'
+  axon model list axon --tracking-uri http://mlflow:5000 --json | jq '.[] | select(.aliases | index("champion")) | .version'
 """
 PROMOTE = """examples:
   axon model promote axon 3 --tracking-uri sqlite:///runs/demo/mlflow.db
@@ -55,15 +55,16 @@ def add(verbs: Verbs) -> None:
 
 def _list(arguments: argparse.Namespace) -> None:
     import json
+    from dataclasses import asdict
 
     from axon.registry.register import versions
 
     found = versions(arguments.tracking_uri, arguments.name)
     if arguments.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps([asdict(version) for version in found], indent=1))
         return
     for version in found:
-        print(f"{version['version']:>4}  {version['alias'] or '-':<10}  {version['created'][:16]}  {version['reason']}")
+        print(f"{version.version:>4}  {', '.join(version.aliases) or '-':<10}  {version.created[:16]}  {version.reason}")
 
 
 def _promote(arguments: argparse.Namespace) -> None:

@@ -46,6 +46,25 @@ class Registered:
     reason: str
 
 
+@dataclass(frozen=True)
+class Version:
+    """What the registry says of a version.
+
+    Attributes:
+        version: Version number.
+        aliases: Those it has now, sorted.
+        reason: Why the gate decided as it did, one sentence for people; empty where no gate did.
+        run_id: The pipeline run's MLflow run.
+        created: UTC, ISO 8601.
+    """
+
+    version: str
+    aliases: list[str]
+    reason: str
+    run_id: str
+    created: str
+
+
 def register(tracking_uri: str, parent_run_id: str, model_name: str, evaluation: Path, decision: Path, tags: dict[str, str]) -> Registered:
     """Register the model of a run, once, and move the alias that the gate's decision allows.
 
@@ -92,8 +111,8 @@ def register(tracking_uri: str, parent_run_id: str, model_name: str, evaluation:
     return Registered(version, alias, alias == CHAMPION, reason)
 
 
-def versions(tracking_uri: str, model_name: str) -> list[dict[str, str]]:
-    """Every version of a model, the newest first: version, alias now, reason of the decision, run id, time of creation (UTC, ISO 8601).
+def versions(tracking_uri: str, model_name: str) -> list[Version]:
+    """Every version of a model, the newest first.
 
     Raises:
         AxonError: ``REGISTRY_NO_MODEL`` or ``TRACKING_FAILED``.
@@ -103,17 +122,16 @@ def versions(tracking_uri: str, model_name: str) -> list[dict[str, str]]:
         models = mlflow.search_registered_models(f"name = '{model_name}'")
         if not models:
             raise AxonError("REGISTRY_NO_MODEL", f"no model {model_name!r} is registered", "check its name and --tracking-uri")
-        # The registered model knows its aliases; a version found by search may not.
-        aliases = {str(version): alias for alias, version in models[0].aliases.items()}
         found = sorted(mlflow.search_model_versions(f"name = '{model_name}'"), key=lambda version: -int(version.version))
+    # The registered model knows its aliases; a version found by search may not.
     return [
-        {
-            "version": str(version.version),
-            "alias": aliases.get(str(version.version), ""),
-            "reason": version.tags.get(REASON, ""),
-            "run_id": version.run_id,
-            "created": datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).isoformat(timespec="seconds"),
-        }
+        Version(
+            version=str(version.version),
+            aliases=sorted(alias for alias, number in models[0].aliases.items() if str(number) == str(version.version)),
+            reason=version.tags.get(REASON, ""),
+            run_id=version.run_id,
+            created=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).isoformat(timespec="seconds"),
+        )
         for version in found
     ]
 

@@ -191,7 +191,8 @@ def configuration() -> str:
 
 def _section(name: str, section: type) -> list[str]:
     told, meanings = _attributes(section)
-    plain, stages = [], []
+    plain: list[dataclasses.Field[typing.Any]] = []
+    stages: list[dataclasses.Field[typing.Any]] = []
     for field in dataclasses.fields(section):
         (stages if dataclasses.is_dataclass(typing.get_type_hints(section)[field.name]) else plain).append(field)
     lines = [f"## {name}", "", told, ""]
@@ -327,7 +328,7 @@ def _text(node: ast.AST, function: ast.AST) -> list[str]:
     if isinstance(node, ast.Constant):
         return [str(node.value)]
     if isinstance(node, ast.JoinedStr):
-        return ["".join(part.value if isinstance(part, ast.Constant) else _placeholder(part) for part in node.values)]
+        return ["".join(str(part.value) if isinstance(part, ast.Constant) else _placeholder(part) for part in node.values)]
     if isinstance(node, ast.IfExp):
         return _text(node.body, function) + _text(node.orelse, function)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):

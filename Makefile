@@ -19,11 +19,11 @@ DATA ?=
 OUT ?= runs/demo
 CONFIG ?= configs/smoke.yaml
 
-.PHONY: help install data demo test test-unit bench-speed lint format compile lock clean fuzz pretrained reference tour
+.PHONY: help install data demo test test-unit bench-speed lint format compile lock clean fuzz pretrained serve-assets bench-quality reference tour
 SECONDS_TO_FUZZ ?= 300
 
 help: ## list the verbs
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed ## make .venv with everything, from the hash-locked list
 
@@ -57,6 +57,11 @@ bench-speed: install ## time the parts beside other libraries, all in one run (b
 	@mkdir -p runs
 	$(BIN)/python -m benchmarks.speed --json runs/speed.json
 
+bench-quality: OUT = runs/quality
+bench-quality: CONFIG = configs/bench.yaml
+bench-quality: install ## how good the volumes are beside the baselines: make bench-quality DATA=folder-of-CTs (benchmarks/README.md)
+	$(BIN)/python -m benchmarks.quality --config $(CONFIG) $(if $(DATA),--data "$(DATA)") --out $(OUT)
+
 fuzz: install ## let atheris look for inputs that crash the DICOM readers, SECONDS_TO_FUZZ=300; needs atheris
 	mkdir -p runs/fuzz
 	$(BIN)/python -m tests.fuzz.fuzz_dicom runs/fuzz -max_total_time=$(SECONDS_TO_FUZZ) -rss_limit_mb=4096 -timeout=20
@@ -89,6 +94,13 @@ lock: ## resolve requirements.lock again
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-annotate --quiet \
 	  $(addprefix --no-emit-package ,$(TORCH_PACKAGES)) --custom-compile-command 'make lock' --constraint constraints.txt \
 	  --output-file requirements.lock
+
+# A user of the package needs no node: what this makes is in git. The licence of NiiVue itself is not in its npm package.
+serve-assets: ## take the page's viewer from npm again, at the version of src/axon/serve/package-lock.json
+	cd src/axon/serve && npm ci --ignore-scripts --no-audit --no-fund
+	cd src/axon/serve && cp node_modules/@niivue/niivue/dist/niivue.umd.js static/vendor/
+	cd src/axon/serve && for file in $$(find node_modules -iname 'license*' -not -path '*/@rollup/*' | sort); do \
+	  printf '\n=== %s\n\n' "$${file#node_modules/}"; cat "$$file"; done > static/vendor/LICENSES-bundled.txt
 
 clean: ## remove .venv and every run
 	rm -rf $(VENV) runs

@@ -8,13 +8,15 @@ import logging
 import sys
 
 from axon import DISCLAIMER, __version__
-from axon.commands import cohort, completion, config, dataset, model, pipeline, reconstruct, reproduce
+from axon.commands import cohort, compare, completion, config, dataset, model, pipeline, reconstruct, reproduce, serve
 from axon.errors import one_line_errors
 
-COMMANDS = (reconstruct, model, reproduce, pipeline, dataset, cohort, config, completion)
+COMMANDS = (reconstruct, serve, model, compare, reproduce, pipeline, dataset, cohort, config, completion)
 
 EPILOG = """examples:
   axon reconstruct chest.png -o out   a CT volume from a chest X-ray: NIfTI, DICOM and a picture
+  axon serve                          the same on a web page of this machine
+  axon compare models:/axon@champion models:/axon/3 --tracking-uri sqlite:///runs/demo/mlflow.db
   axon dataset build data             build the default dataset and publish it to the DVC remote
   axon dataset add my_cts --licence "CC BY 4.0" --source doi:10.1234/abc
   axon dataset pull --revision v1.2   another version of the dataset

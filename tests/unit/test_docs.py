@@ -17,9 +17,6 @@ ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SHELL = ("sh", "console", "bash", "")
 MAKEFILE = (ROOT / "Makefile").read_text()
-# Other pages link to these and name them before they are here. Once one is here, it must leave the list.
-AWAITED_PAGES = {"docs/serve.md", "docs/compare.md"}
-AWAITED_VERBS = {"serve", "compare"}
 
 
 def pages() -> list[Path]:
@@ -51,8 +48,7 @@ def broken_links(page: Path) -> list[str]:
             continue
         name, _, anchor = target.partition("#")
         there = (page.parent / name).resolve() if name else page
-        awaited = there.is_relative_to(ROOT) and str(there.relative_to(ROOT)) in AWAITED_PAGES
-        if not awaited and (not there.exists() or (anchor and there.suffix == ".md" and anchor not in anchors(there))):
+        if not there.exists() or (anchor and there.suffix == ".md" and anchor not in anchors(there)):
             broken.append(target)
     return broken
 
@@ -85,8 +81,6 @@ def fault(axon: argparse.ArgumentParser, words: list[str], capsys: pytest.Captur
     """What is wrong with a call; empty where nothing is."""
     if words[0] == "make":
         return make_fault(words[1:])
-    if words[1:2] and words[1] in AWAITED_VERBS:
-        return ""
     try:
         axon.parse_args(words[1:])
     except SystemExit as ended:
@@ -119,8 +113,6 @@ def inline_fault(axon: argparse.ArgumentParser, code: str) -> str:
         if word.startswith("--"):
             if word.partition("=")[0] not in at._option_string_actions:
                 return f"{code}: {word}"
-        elif word in AWAITED_VERBS:
-            return ""
         elif verbs is not None and word[0].isalpha() and word.islower():
             if word not in verbs:
                 return f"{code}: {word}"
@@ -156,12 +148,6 @@ def test_codes_and_variables_exist() -> None:
     told = {code for page in pages() for code in re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)\b", page.read_text())}
     assert len(told) > 60
     assert sorted(code for code in told if code not in product) == []
-
-
-def test_what_is_awaited_is_not_here(axon: argparse.ArgumentParser) -> None:
-    assert not [name for name in AWAITED_PAGES if (ROOT / name).exists()]
-    verbs = next(action.choices for action in axon._actions if isinstance(action, argparse._SubParsersAction))
-    assert not AWAITED_VERBS & set(verbs)
 
 
 @pytest.mark.parametrize(

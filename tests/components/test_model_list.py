@@ -48,11 +48,11 @@ def test_a_script_follows_promotion_and_roll_back(uri: str, capsys: pytest.Captu
 
 
 def test_a_person_reads_a_line_a_version(uri: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = listed(uri, capsys)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    capsys.readouterr()
     assert main(["model", "list", "axon"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 and all(reason in line for reason, line in zip(reversed(REASONS.values()), lines, strict=True))
+    for row, line in zip(found, capsys.readouterr().out.splitlines(), strict=True):
+        assert line.split()[0] == row["version"] and row["reason"] in line and all(alias in line for alias in row["aliases"])
 
 
 def test_an_unknown_model_is_no_empty_list(uri: str, capsys: pytest.CaptureFixture[str]) -> None:

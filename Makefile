@@ -19,7 +19,7 @@ DATA ?=
 OUT ?= runs/demo
 CONFIG ?= configs/smoke.yaml
 
-.PHONY: help install data demo test test-unit bench-speed lint format compile lock clean fuzz pretrained serve-assets bench-quality
+.PHONY: help install data demo test test-unit bench-speed lint format compile lock clean fuzz pretrained serve-assets bench-quality reference tour
 SECONDS_TO_FUZZ ?= 300
 
 help: ## list the verbs
@@ -78,6 +78,12 @@ format: install ## let ruff lay out the code
 
 compile: install ## write pipelines/axon_pipeline.yaml for Kubeflow
 	$(BIN)/python -m pipelines compile
+
+reference: install ## write docs/reference from the code
+	$(BIN)/python docs/generate.py
+
+tour: install ## run docs/tour.ipynb with the model of the package, and keep its outputs; TOUR_MODEL=folder for another model
+	$(BIN)/python docs/tour.py $(if $(TOUR_MODEL),--model "$(TOUR_MODEL)")
 
 # torch and what only its CUDA build needs are installed apart: which build fits depends on the machine.
 TORCH_PACKAGES := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \

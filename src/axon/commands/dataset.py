@@ -53,6 +53,7 @@ def add(verbs: Verbs) -> None:
     about = "Check a packed or prepared dataset against its manifest and splits: every problem at once, a line each."
     verify = verb(dataset, "verify", "check a dataset", about)
     verify.add_argument("folder", type=Path, nargs="?", default=Path("data"), help="dataset (default: %(default)s)")
+    verify.add_argument("--json", action="store_true", help="print the number of cases and a list of problems; status 1 where there is one")
     verify.set_defaults(verb=_verify)
 
 
@@ -99,9 +100,15 @@ def _pull(arguments: argparse.Namespace) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> None:
+    import json
+
     from axon.data.verify import check_dataset, damaged
 
     rows, problems = check_dataset(arguments.folder)
+    if arguments.json:
+        told = [{"code": problem.code, "message": problem.message, "fix": problem.fix} for problem in problems]
+        print(json.dumps({"cases": len(rows), "problems": told}, indent=1))
+        raise SystemExit(1 if problems else 0)
     for problem in problems:
         print(problem)
     if problems:

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -47,6 +48,25 @@ class Registered:
     alias: str
     accepted: bool
     reason: str
+
+
+@dataclass(frozen=True)
+class Version:
+    """What the registry says of a version.
+
+    Attributes:
+        version: Version number.
+        aliases: Those it has now, sorted.
+        reason: Why the gate decided as it did, one sentence for people; empty where no gate did.
+        run_id: The pipeline run's MLflow run.
+        created: UTC, ISO 8601.
+    """
+
+    version: str
+    aliases: list[str]
+    reason: str
+    run_id: str
+    created: str
 
 
 def register(tracking_uri: str, parent_run_id: str, model_name: str, evaluation: Path, decision: Path, tags: dict[str, str]) -> Registered:
@@ -94,6 +114,31 @@ def register(tracking_uri: str, parent_run_id: str, model_name: str, evaluation:
         mlflow.set_model_version_tag(model_name, version, REASON, reason)
         mlflow.set_model_version_tag(model_name, version, OUTCOME, alias)
     return Registered(version, alias, alias == CHAMPION, reason)
+
+
+def versions(tracking_uri: str, model_name: str) -> list[Version]:
+    """Every version of a model, the newest first.
+
+    Raises:
+        AxonError: ``REGISTRY_NO_MODEL`` or ``TRACKING_FAILED``.
+    """
+    mlflow = client(tracking_uri)
+    with tracking_errors(tracking_uri):
+        models = mlflow.search_registered_models(f"name = '{model_name}'")
+        if not models:
+            raise AxonError("REGISTRY_NO_MODEL", f"no model {model_name!r} is registered", "check its name and --tracking-uri")
+        found = sorted(mlflow.search_model_versions(f"name = '{model_name}'"), key=lambda version: -int(version.version))
+    # The registered model knows its aliases; a version found by search may not.
+    return [
+        Version(
+            version=str(version.version),
+            aliases=sorted(alias for alias, number in models[0].aliases.items() if str(number) == str(version.version)),
+            reason=version.tags.get(REASON, ""),
+            run_id=version.run_id,
+            created=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).isoformat(timespec="seconds"),
+        )
+        for version in found
+    ]
 
 
 def promote(tracking_uri: str, model_name: str, version: str) -> None:

@@ -296,10 +296,14 @@ def _std(std_DHW: np.ndarray | None) -> dict[str, Any] | None:
     return {"planes": {plane: show.colour_uri(image, 0, top, show.SEQUENTIAL) for plane, image in slices.items()}, "top": f"{top:.0f}"}
 
 
+TABLE_ONLY = ("mean_volume", "lift", "regression_consistent")
+"""Methods whose figures say all: their pictures would make the page too large to send."""
+
+
 def _stages(picture: Picture) -> list[tuple[str, dict[str, str]]]:
     """Each method's volume, then the reference, at its own resolution."""
     low, high = show.window_bounds(*show.OVERVIEW_WINDOW)
-    volumes = [(METHODS[method], picture.volumes[method]) for method in METHODS if method in picture.volumes]
+    volumes = [(METHODS[method], picture.volumes[method]) for method in METHODS if method in picture.volumes and method not in TABLE_ONLY]
     return [
         (label, {plane: show.gray_uri(show.slice_plane(volume, plane), low, high) for plane in show.PLANES})
         for label, volume in [*volumes, ("Reference CT", picture.reference_DHW)]

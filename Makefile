@@ -19,10 +19,10 @@ DATA ?=
 OUT ?= runs/demo
 CONFIG ?= configs/smoke.yaml
 
-.PHONY: help install data demo test test-unit lint format compile lock clean
+.PHONY: help install data demo test test-unit test-containers lint format compile images lock lock-images clean
 
 help: ## list the verbs
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed ## make .venv with everything, from the hash-locked list
 
@@ -49,6 +49,9 @@ test: install lint ## lint, then all tests
 test-unit: install ## the fast tests only
 	$(BIN)/python -m pytest -q tests/unit
 
+test-containers: install ## the pipeline in its images on a real engine, with real S3 and MLflow servers (starts what is missing; 10 to 20 minutes)
+	$(BIN)/python -m pytest -q --durations=0 -m containers tests/containers
+
 lint: install ## ruff, mypy, and whether the compiled pipeline is up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
@@ -62,6 +65,12 @@ format: install ## let ruff lay out the code
 compile: install ## write pipelines/axon_pipeline.yaml for Kubeflow
 	$(BIN)/python -m pipelines compile
 
+# Any Docker-compatible engine: make images DOCKER=podman
+export DOCKER ?= docker
+TARGETS ?= cpu cuda
+images: install ## build the images of containers/images.yaml; TARGETS=cpu for one
+	$(BIN)/python containers/build.py $(TARGETS)
+
 # torch and what only its CUDA build needs are installed apart: which build fits depends on the machine.
 TORCH_PACKAGES := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
   nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
@@ -72,5 +81,17 @@ lock: ## resolve requirements.lock again
 	  $(addprefix --no-emit-package ,$(TORCH_PACKAGES)) --custom-compile-command 'make lock' --constraint constraints.txt \
 	  --output-file requirements.lock
 
+IMAGE_LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11
+NOT_TORCH := $$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' containers/requirements.lock)
+
+lock-images: ## resolve the images' lock files again, with the versions of requirements.lock
+	$(IMAGE_LOCK) pyproject.toml --extra pipeline --universal --constraint requirements.lock \
+	  $(addprefix --no-emit-package ,$(TORCH_PACKAGES)) --output-file containers/requirements.lock
+	echo '$(TORCH)+cpu' | $(IMAGE_LOCK) - $(NOT_TORCH) --python-platform x86_64-manylinux_2_28 --constraint containers/requirements.lock \
+	  --find-links "$(or $(UV_FIND_LINKS),https://download.pytorch.org/whl/cpu/torch/)" --output-file containers/requirements-cpu.lock
+	echo '$(TORCH)' | UV_FIND_LINKS= $(IMAGE_LOCK) - $(NOT_TORCH) --python-platform x86_64-manylinux_2_28 \
+	  --constraint containers/requirements.lock --output-file containers/requirements-cuda.lock
+	printf 'cyclonedx-bom\nhatchling\nuv\n' | $(IMAGE_LOCK) - --universal --output-file containers/requirements-build.lock
+
 clean: ## remove .venv and every run
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs dist

@@ -13,6 +13,7 @@ from axon.errors import AxonError, one_line_errors
 EPILOG = """examples:
   python -m pipelines run --config configs/smoke.yaml --folder my_cts     CTs in a folder (DICOM, NIfTI, NRRD, MetaImage)
   python -m pipelines run --config configs/smoke.yaml --revision HEAD     the versioned dataset of this repository
+  python -m pipelines run --containers --folder my_cts                    every step in its image (see containers/README.md)
   python -m pipelines compile                                            write pipelines/axon_pipeline.yaml, to upload to Kubeflow
   python -m pipelines compile --check                                    end with status 1 where that file is out of date
 """
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     running.add_argument("--promote", default="if_better", help="if_better, manual or never (default: %(default)s)")
     running.add_argument("--model-name", default="axon", help="registered model (default: %(default)s)")
+    running.add_argument("--containers", action="store_true", help="run every step in a container of its image, with retries")
     running.set_defaults(verb=run_pipeline)
     return parser
 
@@ -75,7 +77,7 @@ def run_pipeline(arguments: argparse.Namespace) -> int:
 
     config = Config.load(arguments.config)
     parameters = {
-        "dataset_repo": arguments.repo,
+        "dataset_repo": str(Path(arguments.repo).resolve()) if arguments.containers and arguments.revision else arguments.repo,
         "dataset_revision": arguments.revision or "",
         "dataset_folder": str(arguments.folder.resolve()) if arguments.folder else "",
         "config_yaml": arguments.config.read_text(),
@@ -84,7 +86,7 @@ def run_pipeline(arguments: argparse.Namespace) -> int:
         "model_name": arguments.model_name,
         "promote": arguments.promote,
     }
-    run(parameters, arguments.output, lambda line: print(line, flush=True))
+    run(parameters, arguments.output, lambda line: print(line, flush=True), arguments.containers)
     return 0
 
 

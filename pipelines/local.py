@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,14 @@ from axon import DISCLAIMER
 from axon.errors import AxonError
 from axon.registry.tracking import close_interrupted, code_revision, default_tracking_uri
 from pipelines.child import EXIT_STEP
+from pipelines.containers import step_user
 
 ROOT = Path(__file__).parents[1]
 GRACE_S = 60.0
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 STARTED = re.compile(r"- INFO - Executing task '([\w-]+)'$")
 ENDED = re.compile(r"Task '([\w-]+)' finished with status (SUCCESS|FAILURE)$")
+RETRIED = re.compile(r"Task ([\w-]+) failed \(attempt (\d+/\d+)\)\. Retrying in (\d+)")
 USER_ERROR = re.compile(r"^\[[A-Z][A-Z0-9_]+\] .+ -> .+")
 EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b")
 NOISE = re.compile(
@@ -64,6 +66,8 @@ class Watcher:
             self._start(started[1])
         elif ended := ENDED.search(line):
             self._end(ended[1], ended[2] == "FAILURE")
+        elif retried := RETRIED.search(line):
+            self._retry(*retried.groups())
         elif NOISE.match(line):
             self._in_outputs = line.endswith(" outputs:")
         else:
@@ -100,8 +104,21 @@ class Watcher:
             silent = f"it ended without saying why (killed? out of memory?); its last line: {self._last or '(none)'}"
             self.failed.append((step, self._error or last or silent))
 
+    def _retry(self, step: str, attempt: str, seconds: str) -> None:
+        """The failure just reported is not the last word."""
+        latest = max(number for number, (name, _) in enumerate(self.failed) if name == step)
+        _, reason = self.failed.pop(latest)
+        self.show(f"          attempt {attempt} of {step} failed, the next begins in {seconds} s: {reason}")
 
-def execute(target: str, arguments: dict[str, Any], pipeline_root: Path, steps: int, show: Callable[[str], None] = print) -> None:
+
+def execute(
+    target: str,
+    arguments: dict[str, Any],
+    pipeline_root: Path,
+    steps: int,
+    show: Callable[[str], None] = print,
+    mounts: Mapping[str, bool] | None = None,
+) -> None:
     """Run the pipeline ``target`` (``module:name``) and wait for it; SIGINT and SIGTERM end the steps, too.
 
     Args:
@@ -110,12 +127,17 @@ def execute(target: str, arguments: dict[str, Any], pipeline_root: Path, steps: 
         pipeline_root: Folder for the steps' outputs.
         steps: Number of different steps, for the counter.
         show: Where lines go.
+        mounts: Where given, every step runs in a container of its image (see `pipelines.containers`), which sees these folders under the
+            same path and may write to those with True. The engine is the one that ``DOCKER_HOST`` names.
 
     Raises:
-        AxonError: ``STEP_FAILED``, naming the step and the reason, or ``INTERRUPTED``.
+        AxonError: ``STEP_FAILED``, naming the step and the reason, ``INTERRUPTED``, or that of `containers.step_user`.
     """
     watcher = Watcher(steps, show)
     command = [sys.executable, "-u", "-m", "pipelines.child", target, str(pipeline_root), json.dumps(arguments)]
+    if mounts is not None:
+        step_user(pipeline_root)
+        command.append(json.dumps(dict(mounts)))
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     quiet = {
         "PYTHONUNBUFFERED": "1",
@@ -184,13 +206,14 @@ def output_folder(folder: Path) -> Iterator[Path]:
         yield folder
 
 
-def run(arguments: dict[str, Any], output: Path, show: Callable[[str], None] = print) -> None:
+def run(arguments: dict[str, Any], output: Path, show: Callable[[str], None] = print, in_containers: bool = False) -> None:
     """Run AXON's pipeline on this machine and show its results.
 
     Args:
         arguments: Parameters of the pipeline beside those that the output folder determines.
         output: Folder for everything: MLflow's database and artifacts, checkpoints, the steps' outputs, the report.
         show: Where lines go.
+        in_containers: Run every step in a container of its image, with its retries.
 
     Raises:
         AxonError: As `execute` and `output_folder`.
@@ -203,7 +226,9 @@ def run(arguments: dict[str, Any], output: Path, show: Callable[[str], None] = p
         if (folder / "mlflow.db").is_file():
             close_interrupted(uri)  # The folder is locked: whatever still seems to run was killed.
         began = time.monotonic()
-        execute("pipelines.axon_pipeline:axon_pipeline", {**arguments, **here}, folder / "pipeline", len(NEEDS), show)
+        sources = filter(None, (arguments["dataset_folder"], arguments["dataset_repo"]))
+        mounts = {str(folder): True} | dict.fromkeys(sources, False) if in_containers else None
+        execute("pipelines.axon_pipeline:axon_pipeline", {**arguments, **here}, folder / "pipeline", len(NEEDS), show, mounts)
         latest = max((folder / "pipeline").glob("axon-*"))
         evaluation = latest / "evaluate" / "evaluation"
         for name in ("report.html", "hero.png", "summary.txt", "metrics.json"):

@@ -1,0 +1,38 @@
+"""A failed step is reported as failed, always: KFP's own runner takes a container that is gone already for a success."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from axon.errors import AxonError
+from pipelines.local import execute
+
+
+@pytest.mark.usefixtures("image")
+def test_failing_ten_times_is_reported_ten_times(steps_folder: Path) -> None:
+    for attempt in range(1, 11):
+        lines: list[str] = []
+        with pytest.raises(AxonError, match=r"STEP_FAILED.*exit-at-once"):
+            execute("tests.containers.failing:fails_at_once", {"status": attempt}, steps_folder, 1, lines.append, mounts={})
+
+
+@pytest.mark.usefixtures("image")
+def test_reason_of_a_step_is_the_reason_of_the_run(steps_folder: Path) -> None:
+    with pytest.raises(AxonError, match=r"step 'refuse' failed: \[TINY_BROKEN\] nothing works -> mend it"):
+        execute("tests.containers.failing:refuses", {}, steps_folder, 1, print, mounts={})
+
+
+@pytest.mark.usefixtures("image")
+def test_the_same_step_can_succeed(steps_folder: Path) -> None:
+    """Else the tests above would pass with an engine that runs nothing."""
+    execute("tests.containers.failing:fails_at_once", {"status": 0}, steps_folder, 1, print, mounts={})
+
+
+@pytest.mark.usefixtures("image")
+def test_no_step_runs_as_root(tmp_path: Path) -> None:
+    if tmp_path.stat().st_uid != 0:
+        pytest.skip("only root's folders belong to root")
+    with pytest.raises(AxonError, match="CONTAINER_USER"):
+        execute("tests.containers.failing:refuses", {}, tmp_path, 1, print, mounts={})

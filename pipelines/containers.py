@@ -16,11 +16,8 @@ if TYPE_CHECKING:
     from docker.models.containers import Container
     from kfp import local
 
-# What the steps get of this process's environment: what a cluster's secret gives them, and S3 settings that are none.
-PASSED_ON = (
-    *SECRET_KEYS.values(), "AWS_DEFAULT_REGION", "AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION",
-    "AXON_CODE_REVISION",
-)  # fmt: skip
+# What the steps get of this process's environment: what a cluster's secret gives them, and what S3 needs beside.
+PASSED_ON = (*SECRET_KEYS.values(), "AWS_DEFAULT_REGION", "AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
 STOP_S = 30
 
 _running: dict[str, Container] = {}

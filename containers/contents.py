@@ -27,7 +27,10 @@ for package in distributions():
 bytecode = bytes_of(list(Path(sys.prefix).rglob("*.pyc")))
 rest = sum(sizes.values()) - sum(sorted(sizes.values())[-LARGEST:])
 rows = sorted(((size, name, ", ".join(sorted(needed_by[name])[:4])) for name, size in sizes.items()), reverse=True)[:LARGEST]
-rows += [(bytecode, "(bytecode)", "every step, to start in a third of the time"), (rest, f"({len(sizes) - LARGEST} others)", "")]
+rows += [
+    (bytecode, "(bytecode)", "what steps import, compiled: a read-only image cannot do it later"),
+    (rest, f"({len(sizes) - LARGEST} others)", ""),
+]
 print("   MB  package               needed by")
 for size, name, why in rows:
     print(f"{size / 1e6:5.0f}  {name:20s}  {why}")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 
 import pytest
 import yaml
@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @contextmanager
-def timed(what: str, capture: pytest.CaptureFixture | None = None) -> Iterator[None]:
+def timed(what: str) -> Iterator[None]:
     began = time.monotonic()
     yield
     sys.__stderr__.write(f"\n{what}: {time.monotonic() - began:.0f} s\n")
@@ -77,10 +77,9 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
 
 
 @pytest.fixture(scope="session")
-def steps_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that belongs to the steps' user, and that it can reach."""
-    folder = Path(mkdtemp(prefix="axon-steps-"))
-    folder.chmod(0o755)
-    if os.geteuid() == 0:
-        os.chown(folder, USER_ID, USER_ID)
-    return folder
+def steps_folder() -> Iterator[Path]:
+    """A folder that belongs to the steps' user, and that it can reach: pytest's own folders are for the user who runs the tests."""
+    with TemporaryDirectory(prefix="axon-steps-") as folder:
+        if os.geteuid() == 0:
+            os.chown(folder, USER_ID, USER_ID)
+        yield Path(folder)

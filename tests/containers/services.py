@@ -50,7 +50,7 @@ def services(folder: Path) -> Iterator[Services]:
     store = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--default-artifact-root", f"s3://{BUCKET}", "--no-serve-artifacts"]
     server = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(mlflow), "--workers", "1", *store]
     with (
-        process(rclone, folder / "s3.log", {"RCLONE_AUTH_KEY": f"{key},{secret}"}, aws["AWS_ENDPOINT_URL"]),
+        process(rclone, folder / "s3.log", {"RCLONE_AUTH_KEY": f'"{key},{secret}"'}, aws["AWS_ENDPOINT_URL"]),
         process(server, folder / "mlflow.log", {**aws, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, f"http://127.0.0.1:{mlflow}/health"),
     ):
         yield Services(f"http://127.0.0.1:{mlflow}", folder / "s3" / BUCKET, aws)

@@ -44,8 +44,9 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def cts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cts")
+def cts(steps_folder: Path) -> Path:
+    folder = steps_folder / "cts"
+    folder.mkdir()
     for n, name in enumerate(("a", "b", "c", "d", "LIDC-IDRI-0009")):
         volume = make_phantom(n, size=40, spacing_mm=9.0)
         nib.save(nib.Nifti1Image(volume.hu_DHW.transpose(2, 1, 0), lps_to_ras(volume.affine)), folder / f"{name}.nii.gz")

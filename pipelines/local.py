@@ -28,7 +28,6 @@ GRACE_S = 60.0
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 STARTED = re.compile(r"- INFO - Executing task '([\w-]+)'$")
 ENDED = re.compile(r"Task '([\w-]+)' finished with status (SUCCESS|FAILURE)$")
-RETRIED = re.compile(r"Task ([\w-]+) failed \(attempt (\d+/\d+)\)\. Retrying in (\d+)")
 USER_ERROR = re.compile(r"^\[[A-Z][A-Z0-9_]+\] .+ -> .+")
 EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b")
 NOISE = re.compile(
@@ -43,12 +42,16 @@ class Watcher:
     Attributes:
         steps: Number of different steps, for the counter.
         show: Where lines go.
+        retries: Whether a failed step may be started again.
         failed: The steps that failed with their reasons, in order.
+        recovered: Those of them that succeeded at a later attempt.
     """
 
     steps: int
     show: Callable[[str], None]
+    retries: bool = False
     failed: list[tuple[str, str]] = field(default_factory=list)
+    recovered: list[tuple[str, str]] = field(default_factory=list)
     stopping: bool = False
     _seen: list[str] = field(default_factory=list)
     _in_dump: bool = False
@@ -66,8 +69,6 @@ class Watcher:
             self._start(started[1])
         elif ended := ENDED.search(line):
             self._end(ended[1], ended[2] == "FAILURE")
-        elif retried := RETRIED.search(line):
-            self._retry(*retried.groups())
         elif NOISE.match(line):
             self._in_outputs = line.endswith(" outputs:")
         else:
@@ -96,6 +97,9 @@ class Watcher:
             self._seen.append(step)
             self._error = ""
             self.show(f"[{len(self._seen):2d}/{self.steps}] {step}")
+        elif self.retries:
+            for _, reason in [failure for failure in self.failed if failure[0] == step][-1:]:
+                self.show(f"          {step} again, after a failure: {reason}")
         self._last = ""
 
     def _end(self, step: str, failed: bool) -> None:
@@ -103,12 +107,9 @@ class Watcher:
             last = self._last if EXCEPTION.match(self._last) else ""
             silent = f"it ended without saying why (killed? out of memory?); its last line: {self._last or '(none)'}"
             self.failed.append((step, self._error or last or silent))
-
-    def _retry(self, step: str, attempt: str, seconds: str) -> None:
-        """The failure just reported is not the last word."""
-        latest = max(number for number, (name, _) in enumerate(self.failed) if name == step)
-        _, reason = self.failed.pop(latest)
-        self.show(f"          attempt {attempt} of {step} failed, the next begins in {seconds} s: {reason}")
+        elif not failed and self.retries:
+            self.recovered += [failure for failure in self.failed if failure[0] == step]
+            self.failed = [failure for failure in self.failed if failure[0] != step]
 
 
 def execute(
@@ -133,7 +134,7 @@ def execute(
     Raises:
         AxonError: ``STEP_FAILED``, naming the step and the reason, ``INTERRUPTED``, or that of `containers.step_user`.
     """
-    watcher = Watcher(steps, show)
+    watcher = Watcher(steps, show, retries=mounts is not None)
     command = [sys.executable, "-u", "-m", "pipelines.child", target, str(pipeline_root), json.dumps(arguments)]
     if mounts is not None:
         step_user(pipeline_root)
@@ -158,7 +159,8 @@ def execute(
     if watcher.stopping:
         raise AxonError("INTERRUPTED", "the run was stopped", "start the same command again: training goes on from its checkpoints")
     if status != 0 or watcher.failed:
-        step, reason = watcher.failed[0] if watcher.failed else ("the local runner", f"exit status {status}, see above")
+        # A step that recovered comes last: in a loop, one item's failure is not mended by another's success.
+        step, reason = [*watcher.failed, *watcher.recovered, ("the local runner", f"exit status {status}, see above")][0]
         reason, _, fix = reason.rpartition(" -> ") if USER_ERROR.match(reason) else (reason, "", "mend it and start the same command again")
         raise AxonError("STEP_FAILED", f"step {step!r} failed: {reason}", fix)
 

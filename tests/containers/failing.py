@@ -1,4 +1,4 @@
-"""Pipelines that must fail in every way that a step can."""
+"""Pipelines that must fail, or be stopped."""
 
 from kfp import dsl
 
@@ -17,6 +17,19 @@ def refuse() -> None:
 
     with one_line_errors():
         raise AxonError("TINY_BROKEN", "nothing works", "mend it")
+
+
+@dsl.component(base_image=image("cpu"), install_kfp_package=False)
+def sleep() -> None:
+    import time
+
+    print("sleeping", flush=True)
+    time.sleep(600)
+
+
+@dsl.pipeline(name="sleeps")
+def sleeps():
+    sleep()
 
 
 @dsl.pipeline(name="fails-at-once")

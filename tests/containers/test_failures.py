@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from axon.errors import AxonError
-from pipelines.local import execute
+from pipelines.local import ROOT, execute
 
 
 @pytest.mark.usefixtures("image")
@@ -28,6 +31,19 @@ def test_reason_of_a_step_is_the_reason_of_the_run(steps_folder: Path) -> None:
 def test_the_same_step_can_succeed(steps_folder: Path) -> None:
     """Else the tests above would pass with an engine that runs nothing."""
     execute("tests.containers.failing:fails_at_once", {"status": 0}, steps_folder, 1, print, mounts={})
+
+
+@pytest.mark.usefixtures("image")
+def test_sigterm_ends_the_container_of_the_running_step(docker: str, steps_folder: Path) -> None:
+    code = "from pathlib import Path; from pipelines.local import execute; "
+    code += f"execute('tests.containers.failing:sleeps', {{}}, Path({str(steps_folder)!r}), 1, lambda line: print(line, flush=True), {{}})"
+    runner = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert runner.stdout is not None
+    assert any("sleeping" in line for line in runner.stdout)
+    runner.send_signal(signal.SIGTERM)
+    said, _ = runner.communicate(timeout=60)
+    assert runner.returncode != 0 and "INTERRUPTED" in said
+    assert subprocess.run([docker, "ps", "--all", "--quiet"], capture_output=True, check=True).stdout == b""
 
 
 @pytest.mark.usefixtures("image")

@@ -10,7 +10,7 @@ python3 -m venv --without-pip /opt/axon
 # 0.4 GB that no step reads: test suites, torch's headers and test programs, MLflow's web page.
 packages=/opt/axon/lib/python3.11/site-packages
 find "$packages" -type d -name tests -prune -exec rm -r {} +
-rm -r "$packages/torch/test" "$packages/torch/include" "$packages/mlflow/server/js"
+rm -rf "$packages/torch/test" "$packages/torch/include" "$packages/mlflow/server/js"
 find "$packages/torch/bin" -type f ! -name torch_shm_manager -delete
 find "$packages" -name '*.a' -delete
 

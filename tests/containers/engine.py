@@ -66,7 +66,7 @@ def base_image(folder: Path, name: str) -> Iterator[dict[str, str]]:
         pip, uv = folder / "pip.conf", folder / "uv.toml"
         pip.write_text(f"[global]\ncert = {CERTIFICATES}\nextra-index-url = {' '.join(indexes)}\nfind-links = {' '.join(links)}\n")
         listed = ", ".join(f'{{url = "{index}"}}' for index in indexes)
-        uv.write_text(f'native-tls = true\nindex-strategy = "unsafe-best-match"\nindex = [{listed}]\n')
+        uv.write_text(f'system-certs = true\nindex-strategy = "unsafe-best-match"\nindex = [{listed}]\n')
         uploads = {pip: "/etc/pip.conf", uv: "/etc/uv/uv.toml", CERTIFICATES: CERTIFICATES}
         hooks = ['--customize-hook=mkdir -p "$1/etc/uv"', *(f"--customize-hook=upload {here} {there}" for here, there in uploads.items())]
         tar = folder / "base.tar"

@@ -19,7 +19,8 @@ DATA ?=
 OUT ?= runs/demo
 CONFIG ?= configs/smoke.yaml
 
-.PHONY: help install data demo test test-unit test-containers lint format compile images lock lock-images clean
+.PHONY: help install data demo test test-unit test-containers bench-speed lint format compile images lock lock-images clean fuzz pretrained
+SECONDS_TO_FUZZ ?= 300
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -43,6 +44,9 @@ demo: install ## run the whole pipeline on real input: make demo, or make demo D
 	$(if $(DATA),,$(BIN)/axon dataset build data)
 	$(BIN)/python -m pipelines run --config $(CONFIG) --output $(OUT) $(if $(DATA),--folder "$(DATA)",--revision HEAD)
 
+pretrained: demo ## train on the versioned dataset and put the model into the package: make pretrained CONFIG=... OUT=...
+	$(BIN)/python benchmarks/pretrain.py $(OUT) --command 'make pretrained CONFIG=$(CONFIG)'
+
 test: install lint ## lint, then all tests
 	$(BIN)/python -m pytest -q
 
@@ -51,6 +55,14 @@ test-unit: install ## the fast tests only
 
 test-containers: install ## the pipeline in its images on a real engine, with real S3 and MLflow servers (starts what is missing; 10 to 20 minutes)
 	$(BIN)/python -m pytest -q --durations=0 -m containers tests/containers
+
+bench-speed: install ## time the parts beside other libraries, all in one run (benchmarks/README.md)
+	@mkdir -p runs
+	$(BIN)/python -m benchmarks.speed --json runs/speed.json
+
+fuzz: install ## let atheris look for inputs that crash the DICOM readers, SECONDS_TO_FUZZ=300; needs atheris
+	mkdir -p runs/fuzz
+	$(BIN)/python -m tests.fuzz.fuzz_dicom runs/fuzz -max_total_time=$(SECONDS_TO_FUZZ) -rss_limit_mb=4096 -timeout=20
 
 lint: install ## ruff, mypy, and whether the compiled pipeline is up to date
 	$(BIN)/ruff check .
@@ -81,17 +93,18 @@ lock: ## resolve requirements.lock again
 	  $(addprefix --no-emit-package ,$(TORCH_PACKAGES)) --custom-compile-command 'make lock' --constraint constraints.txt \
 	  --output-file requirements.lock
 
-IMAGE_LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links --python-version 3.11
+IMAGE_LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
+  --python-version 3.11 --python-platform x86_64-manylinux_2_28
 NOT_TORCH := $$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' containers/requirements.lock)
 
-lock-images: ## resolve the images' lock files again, with the versions of requirements.lock
-	$(IMAGE_LOCK) pyproject.toml --extra pipeline --universal --constraint requirements.lock \
+lock-images: ## resolve the images' lock files again, with the versions of constraints.txt
+	$(IMAGE_LOCK) pyproject.toml --extra pipeline --constraint constraints.txt \
 	  $(addprefix --no-emit-package ,$(TORCH_PACKAGES)) --output-file containers/requirements.lock
-	echo '$(TORCH)+cpu' | $(IMAGE_LOCK) - $(NOT_TORCH) --python-platform x86_64-manylinux_2_28 --constraint containers/requirements.lock \
+	echo '$(TORCH)+cpu' | $(IMAGE_LOCK) - $(NOT_TORCH) --constraint containers/requirements.lock \
 	  --find-links "$(or $(UV_FIND_LINKS),https://download.pytorch.org/whl/cpu/torch/)" --output-file containers/requirements-cpu.lock
-	echo '$(TORCH)' | UV_FIND_LINKS= $(IMAGE_LOCK) - $(NOT_TORCH) --python-platform x86_64-manylinux_2_28 \
+	echo '$(TORCH)' | UV_FIND_LINKS= $(IMAGE_LOCK) - $(NOT_TORCH) \
 	  --constraint containers/requirements.lock --output-file containers/requirements-cuda.lock
-	printf 'cyclonedx-bom\nhatchling\nuv\n' | $(IMAGE_LOCK) - --universal --output-file containers/requirements-build.lock
+	printf 'cyclonedx-bom\nhatchling\nuv\n' | $(IMAGE_LOCK) - --output-file containers/requirements-build.lock
 
 clean: ## remove .venv and every run
 	rm -rf $(VENV) runs dist

@@ -45,7 +45,7 @@ def evaluate(
     from axon.config import Config
     from axon.errors import one_line_errors
     from axon.evaluation.evaluate import evaluate as run_evaluation
-    from axon.preflight import require_gpu
+    from axon.gpu import require_gpu
     from axon.registry.tracking import code_revision, stage_run
 
     settings, out = Config.from_yaml(config), Path(evaluation.path)
@@ -53,7 +53,7 @@ def evaluate(
     facts = {**identity, "data_revision": revision, "mlflow_run": run_id}
     stages = Path(bridge.path), Path(refiner.path), Path(superres.path), Path(baselines.path)
     with one_line_errors(), stage_run(tracking_uri, run_id, "evaluate", {"views": views}) as run:
-        require_gpu()
+        require_gpu(settings)
         headline = run_evaluation(settings, Path(dataset.path), *stages, out, views, facts)
         run.log(0, headline)
     shutil.copyfile(out / "report.html", report.path)

@@ -8,7 +8,7 @@ from components import image
 
 @dsl.component(base_image=image("cpu"), install_kfp_package=False)
 def finish(tracking_uri: str, model_name: str, run_key: str, status: PipelineTaskFinalStatus) -> None:
-    """Close the MLflow run and say how the pipeline ended and why.
+    """Close the MLflow run, say how the pipeline ended and why, and alert people where it failed.
 
     Args:
         tracking_uri: MLflow tracking.
@@ -17,8 +17,7 @@ def finish(tracking_uri: str, model_name: str, run_key: str, status: PipelineTas
         status: The pipeline's final status.
     """
     from axon.errors import one_line_errors
-    from axon.registry.tracking import finish_parent
+    from axon.finish import finish as end
 
     with one_line_errors():
-        reason = finish_parent(tracking_uri, model_name, run_key, status.state == "SUCCEEDED", status.error_message or "")
-    print(f"the run {run_key} ended: {status.state}{f' ({reason})' if reason else ''}; MLflow experiment {model_name!r} has the details")
+        print(end(tracking_uri, model_name, run_key, status.state, status.error_message or ""))

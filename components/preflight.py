@@ -19,10 +19,11 @@ def preflight(
     tracking_uri: str,
     model_name: str,
     promote: str,
+    force: bool,
     checkpoint_root: str,
     run_key: str,
     resolved_config: Output[Artifact],
-) -> NamedTuple("Resolved", [("config", str), ("revision", str), ("run_id", str), ("shards", int)]):  # type: ignore[valid-type]
+) -> NamedTuple("Resolved", [("config", str), ("revision", str), ("run_id", str), ("shards", int), ("Output", str)]):  # type: ignore[valid-type]
     """Check configuration, data, tracking server, storage and GPU, all at once; open the MLflow run.
 
     Args:
@@ -35,14 +36,14 @@ def preflight(
         tracking_uri: MLflow tracking and registry.
         model_name: Registered model and experiment.
         promote: Promotion policy.
+        force: Train also where nothing is new.
         checkpoint_root: Folder that outlives the run.
         run_key: Unique for the pipeline run.
         resolved_config: The resolved configuration, every key.
 
     Returns:
-        The resolved configuration, the dataset's commit, the MLflow run id and the number of shards.
+        The resolved configuration, the dataset's commit, the MLflow run id, the number of shards, and whether there is anything new.
     """
-    from dataclasses import astuple
     from pathlib import Path
 
     from axon.errors import one_line_errors
@@ -59,9 +60,10 @@ def preflight(
             tracking_uri=tracking_uri,
             model_name=model_name,
             promote=promote,
+            force=force,
             checkpoint_root=checkpoint_root,
             run_key=run_key,
             out_config=Path(resolved_config.path),
         )
-    print(f"data {resolved.revision}, MLflow run {resolved.run_id}, {resolved.shards} shards")
-    return astuple(resolved)
+    print(resolved.summary)
+    return resolved.outputs

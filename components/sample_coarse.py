@@ -20,9 +20,10 @@ def sample_coarse(config: str, dataset: Input[Dataset], bridge: Input[Model], co
 
     from axon.config import Config
     from axon.errors import one_line_errors
-    from axon.preflight import require_gpu
+    from axon.gpu import require_gpu
     from axon.training.steps import sample_coarse as sample
 
+    settings = Config.from_yaml(config)
     with one_line_errors():
-        require_gpu()
-        sample(Config.from_yaml(config), Path(dataset.path), Path(bridge.path), Path(coarse.path))
+        require_gpu(settings)
+        sample(settings, Path(dataset.path), Path(bridge.path), Path(coarse.path))

@@ -15,7 +15,7 @@ def train_bridge(
     dataset: Input[Dataset],
     bridge: Output[Model],
 ) -> None:
-    """Train the Brownian bridge from the calibrated lift of the films to the coarse CT.
+    """Train the estimator of the end-point, then the Brownian bridge from it to the coarse CT.
 
     Args:
         config: The resolved configuration.
@@ -23,20 +23,20 @@ def train_bridge(
         run_id: The pipeline run's MLflow run.
         checkpoint_root: Folder that outlives the run; a repeated run goes on from its checkpoints.
         dataset: The dataset.
-        bridge: The bridge's weights and loss curve.
+        bridge: The bridge's weights and loss curves.
     """
     from pathlib import Path
 
     from axon.config import Config
     from axon.errors import one_line_errors
-    from axon.preflight import require_gpu
+    from axon.gpu import require_gpu
     from axon.registry.tracking import stage_run
+    from axon.training.run import train
     from axon.training.steps import checkpoint_dir
-    from axon.training.steps import train_bridge as train
 
     settings, out = Config.from_yaml(config), Path(bridge.path)
     with one_line_errors(), stage_run(tracking_uri, run_id, "bridge", {}) as run:
-        require_gpu()
+        require_gpu(settings)
         checkpoints = checkpoint_dir(checkpoint_root, "bridge", settings, Path(dataset.path))
-        train(settings, Path(dataset.path), checkpoints, out, run.log)
-        run.artifact(out / "curve.csv")
+        train("bridge", settings, checkpoints, out, run.log, dataset=Path(dataset.path))
+        run.artifact(out / "curves")

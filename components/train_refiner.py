@@ -27,20 +27,22 @@ def train_refiner(
         dataset: The dataset.
         bridge: Stage 1.
         coarse: Stage 1's samples of the training cases.
-        refiner: The refiner's weights and loss curve.
+        refiner: The refiner's weights and loss curves.
     """
     from pathlib import Path
 
     from axon.config import Config
     from axon.errors import one_line_errors
-    from axon.preflight import require_gpu
+    from axon.gpu import require_gpu
     from axon.registry.tracking import stage_run
+    from axon.training.run import train
     from axon.training.steps import checkpoint_dir
-    from axon.training.steps import train_refiner as train
 
     settings, out = Config.from_yaml(config), Path(refiner.path)
     with one_line_errors(), stage_run(tracking_uri, run_id, "refiner", {}) as run:
-        require_gpu()
+        require_gpu(settings)
         checkpoints = checkpoint_dir(checkpoint_root, "refiner", settings, Path(dataset.path))
-        train(settings, Path(dataset.path), Path(bridge.path), Path(coarse.path), checkpoints, out, run.log)
-        run.artifact(out / "curve.csv")
+        train(
+            "refiner", settings, checkpoints, out, run.log, dataset=Path(dataset.path), bridge=Path(bridge.path), coarse=Path(coarse.path)
+        )
+        run.artifact(out / "curves")

@@ -18,20 +18,20 @@ def train_superres(
         run_id: The pipeline run's MLflow run.
         checkpoint_root: Folder that outlives the run; a repeated run goes on from its checkpoints.
         dataset: The dataset.
-        superres: The super-resolution's weights and loss curve.
+        superres: The super-resolution's weights and loss curves.
     """
     from pathlib import Path
 
     from axon.config import Config
     from axon.errors import one_line_errors
-    from axon.preflight import require_gpu
+    from axon.gpu import require_gpu
     from axon.registry.tracking import stage_run
+    from axon.training.run import train
     from axon.training.steps import checkpoint_dir
-    from axon.training.steps import train_superres as train
 
     settings, out = Config.from_yaml(config), Path(superres.path)
     with one_line_errors(), stage_run(tracking_uri, run_id, "superres", {}) as run:
-        require_gpu()
+        require_gpu(settings)
         checkpoints = checkpoint_dir(checkpoint_root, "superres", settings, Path(dataset.path))
-        train(settings, Path(dataset.path), checkpoints, out, run.log)
-        run.artifact(out / "curve.csv")
+        train("superres", settings, checkpoints, out, run.log, dataset=Path(dataset.path))
+        run.artifact(out / "curves")

@@ -1,41 +1,101 @@
-"""``python -m pipelines``: compile the pipeline, or run it on this machine."""
+"""``axon pipeline``, or ``python -m pipelines``: compile the pipeline, run it here or on a cluster, keep its schedules."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from axon.config import Config
 from axon.errors import AxonError, one_line_errors
 
+if TYPE_CHECKING:
+    from pipelines.submit import Package
+
 EPILOG = """examples:
-  python -m pipelines run --config configs/smoke.yaml --folder my_cts     CTs in a folder (DICOM, NIfTI, NRRD, MetaImage)
-  python -m pipelines run --config configs/smoke.yaml --revision HEAD     the versioned dataset of this repository
-  python -m pipelines run --containers --folder my_cts                    every step in its image (see containers/README.md)
-  python -m pipelines compile                                            write pipelines/axon_pipeline.yaml, to upload to Kubeflow
-  python -m pipelines compile --check                                    end with status 1 where that file is out of date
+  {prog} run --config configs/smoke.yaml --folder my_cts     CTs in a folder (DICOM, NIfTI, NRRD, MetaImage), on this machine
+  {prog} run --config configs/smoke.yaml --revision HEAD     the versioned dataset of this repository
+  {prog} run --containers --folder my_cts                    every step in its image (containers/README.md)
+  {prog} compile                                             write pipelines/axon_pipeline.yaml, to upload to Kubeflow
+  {prog} compile --check                                     end with status 1 where that file is out of date
+  {prog} submit --config configs/h100.yaml --set dataset_revision=main      one run on a cluster
+  {prog} status RUN                                          its steps, and where to look
+  {prog} schedule --dry-run                                  what schedules.yaml would change on the cluster
+  {prog} schedule                                            change it
+
+A cluster is found with --host or KF_PIPELINES_ENDPOINT; AXON_KFP_TOKEN is sent as bearer token, AXON_KFP_CA names a file with its
+certificate authority. Its images are AXON_IMAGE_CPU and AXON_IMAGE_CUDA, each NAME@sha256:DIGEST. docs/cluster.md has the whole way.
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = _parser().parse_args(argv)
+    """As a program: 0 on success, 1 on an error explained in one line, 2 on a wrong call."""
     with one_line_errors():
-        return int(arguments.verb(arguments))
+        dispatch(argv, "python -m pipelines")
+    return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def dispatch(argv: list[str] | None, prog: str) -> None:
+    """Run the verb in ``argv``. Raises AxonError."""
+    arguments = parser(prog).parse_args(argv)
+    arguments.verb(arguments)
+
+
+def parser(prog: str) -> argparse.ArgumentParser:
+    """The whole command line."""
     shape = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines", description="Compile AXON's pipeline, or run it.", epilog=EPILOG, formatter_class=shape
-    )
-    verbs = parser.add_subparsers(required=True, metavar="compile|run")
-
+    about = "Compile AXON's pipeline, run it here or on a Kubeflow cluster, and keep its schedules."
+    top = argparse.ArgumentParser(prog=prog, description=about, epilog=EPILOG.format(prog=prog), formatter_class=shape)
+    verbs = top.add_subparsers(required=True, metavar="compile|run|submit|status|schedule")
     compiling = verbs.add_parser("compile", help="write pipelines/axon_pipeline.yaml", description="Compile the pipeline for Kubeflow.")
     compiling.add_argument("--check", action="store_true", help="write nothing; fail where the file is out of date")
+    compiling.add_argument(
+        "--resources",
+        type=Path,
+        metavar="FILE",
+        help="write Pipeline and PipelineVersion resources to FILE instead, for kubectl or GitOps; images need digests",
+    )
+    compiling.add_argument("--namespace", default="kubeflow", help="namespace of those resources (default: %(default)s)")
     compiling.set_defaults(verb=compile_pipeline)
+    _add_run(verbs)
 
+    about = "Upload the pipeline, unless this version of it is there, and start one run. Everything is checked before."
+    submitting = verbs.add_parser("submit", help="start a run on a cluster", description=about)
+    submitting.add_argument("--config", type=Path, help="configuration (default: the pipeline's, configs/h100.yaml)")
+    setting = "a parameter of the pipeline, e.g. --set promote=manual --set 'gpu_nodes={nvidia.com/gpu.product: NVIDIA-H100-80GB-HBM3}'"
+    submitting.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings", help=setting)
+    submitting.add_argument("--experiment", default="axon", help="Kubeflow experiment (default: %(default)s)")
+    submitting.add_argument("--service-account", default="", help="account of the steps, e.g. axon-pipeline (default: the cluster's)")
+    submitting.add_argument("--name", help="name of the run (default: axon and the time)")
+    submitting.set_defaults(verb=submit_run)
+
+    looking = verbs.add_parser("status", help="how a run on a cluster is doing", description="The state of every step, and where to look.")
+    looking.add_argument("run", help="the run's id, as submit prints it")
+    looking.set_defaults(verb=show_status)
+
+    about = (
+        "Make the cluster's recurring runs as schedules.yaml says: create, replace, switch on or off, delete. The same command again\n"
+        "changes nothing. Recurring runs that it did not make are left alone. A replaced one whose run has not ended is switched off\n"
+        "first and deleted by a later call, because deleting it would end the run."
+    )
+    scheduling = verbs.add_parser(
+        "schedule", help="make the recurring runs as schedules.yaml says", description=about, formatter_class=shape
+    )
+    scheduling.add_argument("--file", type=Path, default=Path("schedules.yaml"), help="the schedules (default: %(default)s)")
+    scheduling.add_argument("--dry-run", action="store_true", help="show the plan and change nothing")
+    scheduling.set_defaults(verb=keep_schedules)
+    for clustered in (submitting, looking, scheduling):
+        clustered.add_argument("--host", default="", help="address of Kubeflow Pipelines (default: KF_PIPELINES_ENDPOINT)")
+        clustered.add_argument("--namespace", default="", help="your namespace, on a cluster with several users")
+    return top
+
+
+def _add_run(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     about = "Run the whole pipeline on this machine, every step in a process of its own. The same command again goes on from checkpoints."
     running = verbs.add_parser("run", help="run the pipeline on this machine", description=about)
     running.add_argument("--config", type=Path, default=Path("configs/smoke.yaml"), help="configuration (default: %(default)s)")
@@ -48,30 +108,66 @@ def _parser() -> argparse.ArgumentParser:
         "--views", default="bi", help="films the gate and the headline figures speak of: bi or mono (default: %(default)s)"
     )
     running.add_argument("--promote", default="if_better", help="if_better, manual or never (default: %(default)s)")
+    running.add_argument("--force", action="store_true", help="train also where code, data and configuration are those of the last success")
     running.add_argument("--model-name", default="axon", help="registered model (default: %(default)s)")
     running.add_argument("--containers", action="store_true", help="run every step in a container of its image, with retries")
     running.set_defaults(verb=run_pipeline)
-    return parser
 
 
-def compile_pipeline(arguments: argparse.Namespace) -> int:
+def compile_pipeline(arguments: argparse.Namespace) -> None:
     """Compile, or compare with the committed file."""
+    from pipelines.axon_pipeline import COMPILED
+
+    with _compiled() as fresh:
+        if arguments.resources:
+            _write_resources(fresh, arguments.resources, arguments.namespace)
+        elif not arguments.check:
+            COMPILED.write_text(fresh.read_text())
+            print(f"wrote {COMPILED}")
+        elif not COMPILED.is_file() or fresh.read_text() != COMPILED.read_text():
+            raise AxonError("COMPILED_STALE", f"{COMPILED.name} is not what the code compiles to", "run: axon pipeline compile")
+
+
+def _write_resources(fresh: Path, target: Path, namespace: str) -> None:
+    from kfp import compiler
+    from kfp.compiler.compiler_utils import KubernetesManifestOptions
+
+    from pipelines.axon_pipeline import axon_pipeline
+    from pipelines.submit import Package
+
+    package = Package.read(fresh)
+    options = KubernetesManifestOptions(
+        pipeline_name=package.name,
+        pipeline_version_name=f"{package.name}-{package.version}",
+        namespace=namespace,
+        include_pipeline_manifest=True,
+    )
+    compiler.Compiler().compile(axon_pipeline, str(target), kubernetes_manifest_options=options, kubernetes_manifest_format=True)
+    print(f"wrote {target}: kubectl apply -f {target}")
+
+
+@contextmanager
+def _compiled() -> Iterator[Path]:
+    """The pipeline, compiled with this environment's images to a file that goes away again."""
     from kfp import compiler
 
-    from pipelines.axon_pipeline import COMPILED, axon_pipeline
+    from pipelines.axon_pipeline import axon_pipeline
 
     with tempfile.TemporaryDirectory() as scratch:
         fresh = Path(scratch) / "axon_pipeline.yaml"
         compiler.Compiler().compile(axon_pipeline, str(fresh))
-        if not arguments.check:
-            COMPILED.write_text(fresh.read_text())
-            print(f"wrote {COMPILED}")
-        elif not COMPILED.is_file() or fresh.read_text() != COMPILED.read_text():
-            raise AxonError("COMPILED_STALE", f"{COMPILED.name} is not what the code compiles to", "run: python -m pipelines compile")
-    return 0
+        yield fresh
 
 
-def run_pipeline(arguments: argparse.Namespace) -> int:
+@contextmanager
+def _package() -> Iterator[Package]:
+    from pipelines.submit import Package
+
+    with _compiled() as fresh:
+        yield Package.read(fresh)
+
+
+def run_pipeline(arguments: argparse.Namespace) -> None:
     """Run on this machine."""
     from pipelines.local import run
 
@@ -85,9 +181,51 @@ def run_pipeline(arguments: argparse.Namespace) -> int:
         "views": arguments.views,
         "model_name": arguments.model_name,
         "promote": arguments.promote,
+        "force": arguments.force,
     }
-    run(parameters, arguments.output, lambda line: print(line, flush=True), arguments.containers)
-    return 0
+    run(parameters, arguments.output, lambda line: print(line, flush=True))
+
+
+def submit_run(arguments: argparse.Namespace) -> None:
+    """Start a run on a cluster."""
+    from axon import DISCLAIMER
+    from axon.gpu import estimated_bytes
+    from pipelines.submit import Cluster, config_parameter, parse_settings, submit
+
+    parameters = parse_settings(arguments.settings)
+    if arguments.config:
+        parameters["config_yaml"] = config_parameter(arguments.config)
+        parameters.setdefault("seed", Config.load(arguments.config).seed)
+    with _package() as package:
+        package.check(parameters)
+        cluster = Cluster(arguments.host, arguments.namespace)
+        name = arguments.name or f"{package.name} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
+        run_id = submit(cluster, package, parameters, arguments.experiment, name, arguments.service_account)
+        config = Config.from_yaml(parameters.get("config_yaml", package.parameters["config_yaml"].get("defaultValue")))
+    print(f"run       {run_id}  ({name}, version {package.version})")
+    print(f"GPU       about {estimated_bytes(config) / 1024**3:.0f} GiB of memory in training, estimated")
+    print(f"look at   {cluster.link(run_id)}, or: axon pipeline status {run_id}\n{DISCLAIMER}")
+
+
+def show_status(arguments: argparse.Namespace) -> None:
+    """Show a run's steps."""
+    from pipelines.submit import Cluster, status
+
+    print("\n".join(status(Cluster(arguments.host, arguments.namespace), arguments.run)))
+
+
+def keep_schedules(arguments: argparse.Namespace) -> None:
+    """Make the cluster's recurring runs as the file says, or show what would change."""
+    from pipelines.schedules import apply, describe, load, plan
+    from pipelines.submit import Cluster
+
+    with _package() as package:
+        experiment, desired = load(arguments.file, package)
+        cluster = Cluster(arguments.host, arguments.namespace)
+        steps = plan(cluster, experiment, desired)
+        print("\n".join(describe(steps, desired, datetime.now(UTC))))
+        if not arguments.dry_run:
+            apply(cluster, experiment, steps)
 
 
 if __name__ == "__main__":

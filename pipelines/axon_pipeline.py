@@ -1,6 +1,7 @@
 """The DAG, one for the local runner, Docker and a cluster.
 
-No ``dsl.If``: at the root on a named output it is silently False under the local runner; the gate's decision travels as data instead.
+Its one condition, whether there is anything new, is on an output called ``Output``: of an output with a name of its own the local
+runner finds nothing and takes the condition for False, without a word. The gate's decision travels as data instead.
 """
 
 import json
@@ -9,6 +10,7 @@ from pathlib import Path
 import yaml
 from kfp import dsl
 
+from axon.preflight import NEW
 from components.evaluate import evaluate
 from components.fetch import fetch
 from components.finish import finish
@@ -41,6 +43,7 @@ def axon_pipeline(
     tracking_uri: str = "http://mlflow:5000",
     model_name: str = "axon",
     promote: str = "if_better",
+    force: bool = False,
     checkpoint_root: str = f"{resources.MOUNT}/checkpoints",
     gpu_nodes: dict = {"nvidia.com/gpu.present": "true"},  # noqa: B006  KFP reads the default, nobody changes it
     secret_name: str = "axon-secrets",  # noqa: S107  a name, not a secret
@@ -57,6 +60,7 @@ def axon_pipeline(
         tracking_uri: MLflow tracking and registry.
         model_name: Registered model and experiment.
         promote: Promotion policy: if_better, manual or never.
+        force: Train also where code, data and configuration are those of the model's last successful run.
         checkpoint_root: Folder for checkpoints that outlives the run.
         gpu_nodes: Labels of the nodes for GPU steps, which choose the type of GPU.
         secret_name: Kubernetes secret with the credentials.
@@ -80,26 +84,28 @@ def axon_pipeline(
                 tracking_uri=tracking_uri,
                 model_name=model_name,
                 promote=promote,
+                force=force,
                 checkpoint_root=checkpoint_root,
                 run_key=run_key,
             )
         )
         config, revision, run_id, shards = (checked.outputs[name] for name in ("config", "revision", "run_id", "shards"))
-        fetched = on(fetch(dataset_repo=dataset_repo, dataset_folder=dataset_folder, revision=revision, shards=shards))
-        raw = fetched.outputs["raw"]
-        with dsl.ParallelFor(fetched.outputs["Output"], name="shards") as shard:
-            ingested = on(ingest(config_yaml=config_yaml, seed=seed, shard=shard, raw=raw))
-        cases = dsl.Collected(ingested.outputs["cases"])
-        dataset = on(validate(config=config, revision=revision, shards=cases, raw=raw)).outputs["dataset"]
+        with dsl.If(checked.outputs["Output"] == NEW, name="anything-new"):
+            fetched = on(fetch(dataset_repo=dataset_repo, dataset_folder=dataset_folder, revision=revision, shards=shards))
+            raw = fetched.outputs["raw"]
+            with dsl.ParallelFor(fetched.outputs["Output"], name="shards") as shard:
+                ingested = on(ingest(config_yaml=config_yaml, seed=seed, shard=shard, raw=raw))
+            cases = dsl.Collected(ingested.outputs["cases"])
+            dataset = on(validate(config=config, revision=revision, shards=cases, raw=raw)).outputs["dataset"]
 
-        tracked = {"config": config, "tracking_uri": tracking_uri, "run_id": run_id}
-        trained = {**tracked, "checkpoint_root": checkpoint_root, "dataset": dataset}
-        bridge = on(train_bridge(**trained)).outputs["bridge"]
-        coarse = on(sample_coarse(config=config, dataset=dataset, bridge=bridge)).outputs["coarse"]
-        refiner = on(train_refiner(**trained, bridge=bridge, coarse=coarse)).outputs["refiner"]
-        superres = on(train_superres(**trained)).outputs["superres"]
-        baselines = on(train_baselines(**trained)).outputs["baselines"]
-        models = {"bridge": bridge, "refiner": refiner, "superres": superres, "baselines": baselines}
-        evaluation = on(evaluate(**tracked, views=views, revision=revision, dataset=dataset, **models)).outputs["evaluation"]
-        decided = on(gate(config=config, tracking_uri=tracking_uri, model_name=model_name, promote=promote, evaluation=evaluation))
-        on(register(**tracked, revision=revision, model_name=model_name, evaluation=evaluation, decision=decided.outputs["decision"]))
+            tracked = {"config": config, "tracking_uri": tracking_uri, "run_id": run_id}
+            trained = {**tracked, "checkpoint_root": checkpoint_root, "dataset": dataset}
+            bridge = on(train_bridge(**trained)).outputs["bridge"]
+            coarse = on(sample_coarse(config=config, dataset=dataset, bridge=bridge)).outputs["coarse"]
+            refiner = on(train_refiner(**trained, bridge=bridge, coarse=coarse)).outputs["refiner"]
+            superres = on(train_superres(**trained)).outputs["superres"]
+            baselines = on(train_baselines(**trained)).outputs["baselines"]
+            models = {"bridge": bridge, "refiner": refiner, "superres": superres, "baselines": baselines}
+            evaluation = on(evaluate(**tracked, views=views, revision=revision, dataset=dataset, **models)).outputs["evaluation"]
+            decided = on(gate(config=config, tracking_uri=tracking_uri, model_name=model_name, promote=promote, evaluation=evaluation))
+            on(register(**tracked, revision=revision, model_name=model_name, evaluation=evaluation, decision=decided.outputs["decision"]))

@@ -19,6 +19,7 @@ from typing import Any
 
 from axon import DISCLAIMER
 from axon.errors import AxonError
+from axon.preflight import NOTHING_NEW
 from axon.registry.tracking import close_interrupted, code_revision, default_tracking_uri
 from pipelines.child import EXIT_STEP
 from pipelines.containers import step_user
@@ -232,6 +233,10 @@ def run(arguments: dict[str, Any], output: Path, show: Callable[[str], None] = p
         mounts = {str(folder): True} | dict.fromkeys(sources, False) if in_containers else None
         execute("pipelines.axon_pipeline:axon_pipeline", {**arguments, **here}, folder / "pipeline", len(NEEDS), show, mounts)
         latest = max((folder / "pipeline").glob("axon-*"))
+        checked = json.loads((latest / "preflight" / "executor_output.json").read_text())["parameterValues"]
+        if checked["Output"] == NOTHING_NEW:
+            show(f"nothing new to train; run it all the same: --force. {DISCLAIMER}")
+            return
         evaluation = latest / "evaluate" / "evaluation"
         for name in ("report.html", "hero.png", "summary.txt", "metrics.json"):
             shutil.copyfile(evaluation / name, folder / name)

@@ -19,6 +19,7 @@ SECRET_KEYS = {
     "aws_endpoint_url": "AWS_ENDPOINT_URL",
     "mlflow_tracking_username": "MLFLOW_TRACKING_USERNAME",
     "mlflow_tracking_password": "MLFLOW_TRACKING_PASSWORD",
+    "axon_alert_url": "AXON_ALERT_URL",
 }
 """Keys of the Kubernetes secret and the environment variables that they become. Values are never in a specification."""
 

@@ -8,18 +8,19 @@ import logging
 import sys
 
 from axon import DISCLAIMER, __version__
-from axon.commands import config, dataset, model
+from axon.commands import cohort, config, dataset, model, pipeline, reconstruct
 from axon.errors import one_line_errors
 
-COMMANDS = (dataset, config, model)
+COMMANDS = (reconstruct, model, pipeline, dataset, cohort, config)
 
 EPILOG = """examples:
+  axon reconstruct chest.png -o out   a CT volume from a chest X-ray: NIfTI, DICOM and a picture
   axon dataset build data          build the default dataset and publish it to the DVC remote
   axon dataset verify data         check every file of a dataset against its manifest
+  axon cohort select --dry-run     how many real patients with CT and X-ray there are, how large, which licence
   axon config configs/smoke.yaml   check a configuration and print it with every default
+  axon pipeline run --folder CTS   train, evaluate and register a model; axon pipeline --help has clusters and schedules
   axon model rollback axon --tracking-uri sqlite:///runs/demo/mlflow.db
-
-To train, evaluate and register a model run the pipeline: python -m pipelines --help
 
 exit codes: 0 success; 1 an error, explained in its last line as [CODE] what is wrong -> what to do; 2 a wrong call; 143 ended by SIGTERM
 """

@@ -17,6 +17,7 @@ import yaml
 from axon.errors import AxonError
 
 Objective = Literal["grad", "noise", "ysubx"]
+Endpoint = Literal["learned", "calibrated", "back_projection"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,15 @@ class XrayConfig:
     pixel_pitch_mm: float = 7.0
     samples_per_ray: int = 96
 
+    def coarsened(self, factor: int) -> XrayConfig:
+        """The same field of view with ``factor`` times fewer pixels a side and points a ray."""
+        return dataclasses.replace(
+            self,
+            detector_px=self.detector_px // factor,
+            pixel_pitch_mm=self.pixel_pitch_mm * factor,
+            samples_per_ray=self.samples_per_ray // factor,
+        )
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -98,6 +108,8 @@ class BridgeConfig:
         train_timesteps: Steps T of the discretised bridge.
         max_var: Factor on the bridge's variance; 1.0 in BBDM.
         objective: What the network predicts: ``grad`` m_t (y - x0) + sigma_t eps, ``noise`` eps, ``ysubx`` y - x0.
+        endpoint: Where the bridge starts: ``learned``, a network's estimate from the calibrated lift; ``calibrated``, that lift itself;
+            ``back_projection``, the mean of the lifted films.
         sample_steps: Sampling steps.
         eta: 0 samples deterministically, 1 with the bridge's full posterior variance.
     """
@@ -105,8 +117,24 @@ class BridgeConfig:
     train_timesteps: int = 1000
     max_var: float = 0.05
     objective: Objective = "grad"
+    endpoint: Endpoint = "learned"
     sample_steps: int = 4
     eta: float = 1.0
+
+
+@dataclass(frozen=True)
+class PhysicsConfig:
+    """Data consistency: how estimates are corrected until their re-projection is like the films (our choice, not the paper's).
+
+    Attributes:
+        noise: Standard deviation of what a normalised film (range 0 to 1) shows beside the anatomy; larger trusts films less.
+        smooth_voxels: Standard deviation in voxels of the Gaussian that correlates the estimate's error between neighbours.
+        iterations: Conjugate-gradient iterations; 0 turns the correction off.
+    """
+
+    noise: float = 0.01
+    smooth_voxels: float = 0.7
+    iterations: int = 4
 
 
 @dataclass(frozen=True)
@@ -121,6 +149,10 @@ class StageConfig:
         grad_clip: Largest gradient norm.
         checkpoint_every: Steps between checkpoints.
         log_every: Steps between logged losses.
+        accumulate: Parts in which a batch is passed through the network, one after the other; must divide ``batch_size``. The result is
+            that of the whole batch but for rounding, the memory that of one part.
+        channels_last: Keep the weights channels last in memory, which suits the tensor cores of a GPU.
+        compile: Compile the network with torch.compile: minutes at the start for faster steps on a GPU.
     """
 
     steps: int = 100
@@ -130,16 +162,29 @@ class StageConfig:
     grad_clip: float = 1.0
     checkpoint_every: int = 20
     log_every: int = 10
+    accumulate: int = 1
+    channels_last: bool = False
+    compile: bool = False
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The four trained networks."""
+    """The trained networks.
 
+    Attributes:
+        processes: Processes that train together on one machine, a GPU each where there are GPUs; must divide each ``batch_size``.
+        estimator: The network that estimates stage 1's end-point.
+        bridge, refiner, superres: The three stages.
+        regression, gan: The baselines.
+    """
+
+    processes: int = 1
+    estimator: StageConfig = field(default_factory=StageConfig)
     bridge: StageConfig = field(default_factory=StageConfig)
     refiner: StageConfig = field(default_factory=lambda: StageConfig(steps=60))
     superres: StageConfig = field(default_factory=lambda: StageConfig(steps=60))
     regression: StageConfig = field(default_factory=StageConfig)
+    gan: StageConfig = field(default_factory=StageConfig)
 
 
 @dataclass(frozen=True)
@@ -205,6 +250,7 @@ class Config:
     xray: XrayConfig = field(default_factory=XrayConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     bridge: BridgeConfig = field(default_factory=BridgeConfig)
+    physics: PhysicsConfig = field(default_factory=PhysicsConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     data: DataConfig = field(default_factory=DataConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -308,11 +354,17 @@ def _check(config: Config) -> None:
     require(2 <= bridge.sample_steps <= bridge.train_timesteps, "bridge.sample_steps", "from 2 to bridge.train_timesteps")
     require(0.0 <= bridge.eta <= 1.0, "bridge.eta", "from 0 to 1")
     require(bridge.max_var > 0, "bridge.max_var", "positive")
+    require(config.physics.noise > 0 and config.physics.smooth_voxels > 0, "physics.noise", "noise and smooth_voxels positive")
+    require(config.physics.iterations >= 0, "physics.iterations", "0 or more")
     require(0 <= data.view_dropout <= 1, "data.view_dropout", "from 0 to 1")
     require(data.val_share + data.internal_share < 1, "data.internal_share", "some patients must remain for training")
     require(data.shards >= 1, "data.shards", "at least 1")
     require(config.evaluation.samples >= 2, "evaluation.samples", "at least 2, for a standard deviation")
-    for name in ("bridge", "refiner", "superres", "regression"):
+    processes = config.training.processes
+    require(processes >= 1, "training.processes", "at least 1")
+    for name in ("estimator", "bridge", "refiner", "superres", "regression", "gan"):
         stage: StageConfig = getattr(config.training, name)
         require(stage.steps >= 1 and stage.batch_size >= 1, f"training.{name}.steps", "steps and batch_size at least 1")
+        shared = stage.accumulate >= 1 and stage.batch_size % (stage.accumulate * processes) == 0
+        require(shared, f"training.{name}.batch_size", "a multiple of accumulate times training.processes")
         require(stage.checkpoint_every >= 1 and stage.log_every >= 1, f"training.{name}.checkpoint_every", "at least 1")

@@ -19,12 +19,12 @@ from torch.nn import functional as F
 
 from axon.config import Config, XrayConfig
 from axon.errors import AxonError
-from axon.geometry.projection import lift_both, normalise_film
+from axon.geometry.projection import normalise_film
 from axon.geometry.volume import Volume, cube_affine
-from axon.models.lift import CalibratedLift
+from axon.models.estimator import FilmEstimator
 from axon.models.sampling import sample_bridge
 from axon.models.superres import SuperResolver, upsample
-from axon.models.unet import BridgeUNet, RefinerControlNet, condition
+from axon.models.unet import BridgeUNet, RefinerControlNet
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 from axon.training.samples import denormalise_hu, normalise_hu
 from axon.training.steps import load_bridge, load_network
@@ -40,6 +40,7 @@ class AxonOutput:
         samples_KDHW: Every sample on the fine grid, HU.
         refined_KDHW: The same after stage 2, on the coarse grid.
         coarse_KDHW: The same after stage 1, on the coarse grid.
+        estimate_DHW: Where the bridge starts, on the coarse grid.
     """
 
     volume: Volume
@@ -47,6 +48,7 @@ class AxonOutput:
     samples_KDHW: np.ndarray
     refined_KDHW: np.ndarray
     coarse_KDHW: np.ndarray
+    estimate_DHW: np.ndarray
 
 
 class AxonPipeline(DiffusionPipeline):
@@ -55,7 +57,7 @@ class AxonPipeline(DiffusionPipeline):
     Save with `save_pretrained`, load with ``AxonPipeline.from_pretrained(folder)``: safetensors and JSON, nothing executable.
 
     Args:
-        lift, unet, scheduler: Stage 1.
+        estimator, unet, scheduler: Stage 1.
         controlnet: Stage 2.
         superres: Stage 3.
         extent_mm: Side of the reconstructed cube in millimetres.
@@ -66,7 +68,7 @@ class AxonPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        lift: CalibratedLift,
+        estimator: FilmEstimator,
         unet: BridgeUNet,
         scheduler: BrownianBridgeScheduler,
         controlnet: RefinerControlNet,
@@ -77,7 +79,7 @@ class AxonPipeline(DiffusionPipeline):
         sample_steps: int = 4,
     ) -> None:
         super().__init__()
-        self.register_modules(lift=lift, unet=unet, scheduler=scheduler, controlnet=controlnet, superres=superres)
+        self.register_modules(estimator=estimator, unet=unet, scheduler=scheduler, controlnet=controlnet, superres=superres)
         self.register_to_config(
             extent_mm=extent_mm, hu_window=list(hu_window), xray=xray or asdict(XrayConfig()), sample_steps=sample_steps
         )
@@ -85,9 +87,9 @@ class AxonPipeline(DiffusionPipeline):
     @classmethod
     def assemble(cls, config: Config, bridge: Path, refiner: Path, superres: Path) -> AxonPipeline:
         """Put together what the training steps wrote."""
-        lift, unet, scheduler = load_bridge(bridge, torch.device("cpu"))
+        estimator, unet, scheduler = load_bridge(bridge, torch.device("cpu"))
         return cls(
-            lift=lift,
+            estimator=estimator,
             unet=unet,
             scheduler=scheduler,
             controlnet=load_network(RefinerControlNet, refiner / "controlnet"),
@@ -140,15 +142,15 @@ class AxonPipeline(DiffusionPipeline):
             AxonError: ``XRAY_MISSING``, ``XRAY_SHAPE``, ``XRAY_NOT_FINITE`` or ``XRAY_FLAT``.
         """
         films_1VUV, present_1V = self._films(frontal, lateral)
-        size = self.lift.config.size
-        lifted = lift_both(films_1VUV, size, self.config.extent_mm, XrayConfig(**self.config.xray))
-        seen = condition(self.lift(lifted, present_1V), lifted, present_1V).expand(num_samples, -1, -1, -1, -1)
+        size = self.estimator.config.size
+        evidence = self.estimator(films_1VUV, present_1V).expand(num_samples)
         steps = num_inference_steps or self.config.sample_steps
         # Both stages draw from one stream a sample, so that a sample's seed settles all of it.
         generators = [torch.Generator().manual_seed(seed + k) for k in range(num_samples)]
-        coarse = sample_bridge(self.scheduler, self.unet, seen, steps, generators)
-        refined = sample_bridge(self.scheduler, self.unet, seen, steps, generators, self.controlnet, coarse)
-        samples_KDHW = self._hu(self.superres.upscale(refined))
+        coarse = sample_bridge(self.scheduler, self.unet, self.estimator, evidence, steps, generators)
+        refined = sample_bridge(self.scheduler, self.unet, self.estimator, evidence, steps, generators, self.controlnet, coarse)
+        fine = self.estimator.consistent(self.superres.upscale(refined), evidence.films_BVUV, evidence.present_BV)
+        samples_KDHW = self._hu(fine)
         affine = cube_affine(np.zeros(3), size * self.superres.config.upscale, self.config.extent_mm)
         return AxonOutput(
             volume=Volume(samples_KDHW.mean(axis=0, dtype=np.float64).astype(np.float32), affine),
@@ -156,20 +158,25 @@ class AxonPipeline(DiffusionPipeline):
             samples_KDHW=samples_KDHW,
             refined_KDHW=self._hu(refined),
             coarse_KDHW=self._hu(coarse),
+            estimate_DHW=self._hu(evidence.endpoint_B1DHW[:1])[0],
         )
 
     def baseline_volumes(self, frontal: np.ndarray | None, lateral: np.ndarray | None) -> tuple[dict[str, np.ndarray], Tensor]:
         """Volumes that need no trained network, on the fine grid in HU, by method; and the condition for networks that do."""
         films_1VUV, present_1V = self._films(frontal, lateral)
-        lifted = lift_both(films_1VUV, self.lift.config.size, self.config.extent_mm, XrayConfig(**self.config.xray))
-        mask = present_1V[:, :, None, None, None]
-        calibrated = self.lift(lifted, present_1V)
+        seen = self.estimator.plain(films_1VUV, present_1V)
         volumes = {
-            "mean_volume": self.lift.mean_volume.unsqueeze(1),
-            "lift": (lifted * mask).sum(dim=1, keepdim=True) / mask.sum() * 2 - 1,
-            "calibrated_lift": calibrated,
+            "mean_volume": self.estimator.lift.mean_volume.unsqueeze(1),
+            "lift": self.estimator.back_projection(films_1VUV, present_1V),
+            "calibrated_lift": seen[:, :1],
         }
-        return {name: self.interpolate(volume) for name, volume in volumes.items()}, condition(calibrated, lifted, present_1V)
+        return {name: self.interpolate(volume) for name, volume in volumes.items()}, seen
+
+    def consistent(self, hu_DHW: np.ndarray, frontal: np.ndarray | None, lateral: np.ndarray | None) -> np.ndarray:
+        """A volume on the fine grid, in HU, corrected until it agrees with the films."""
+        volume = normalise_hu(torch.from_numpy(hu_DHW)[None, None].to(self.device), tuple(self.config.hu_window))
+        hu: np.ndarray = self._hu(self.estimator.consistent(volume, *self._films(frontal, lateral)))[0]
+        return hu
 
     def interpolate(self, coarse_11DHW: Tensor) -> np.ndarray:
         """Trilinear interpolation of a normalised coarse volume to HU on the fine grid: what a method without stage 3 gets."""

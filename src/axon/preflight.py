@@ -1,10 +1,12 @@
-"""What can stop a run is found in its first minute, all of it at once; then the run is opened in MLflow."""
+"""What can stop a run is found in its first minute, all of it at once; then the run is opened in MLflow, if there is anything new."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import hashlib
+import json
 import os
+import re
 import shutil
 import tempfile
 import urllib.error
@@ -15,14 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from axon import DISCLAIMER
+from axon.alert import ALERT_URL, check_url
 from axon.config import Config
 from axon.errors import AxonError
+from axon.gpu import require_gpu
+from axon.probes import check_dvc_remote, check_mlflow_artifacts
 from axon.registry import tracking
 from axon.registry.gate import POLICIES
 
 VIEW_SETS = ("bi", "mono")
 MIN_FREE_BYTES = 2 * 1024**3
-REQUIRE_GPU = "AXON_REQUIRE_GPU"
+COMMIT = re.compile(r"[0-9a-f]{40}")
+NEW, NOTHING_NEW = "new", "nothing new"
 
 
 @dataclass(frozen=True)
@@ -32,14 +38,29 @@ class Resolved:
     Attributes:
         config_yaml: The resolved configuration, every key.
         revision: The dataset's commit; ``folder@<run key>`` for a folder, which nothing identifies, so that it is never taken from a cache.
-        run_id: The MLflow run.
+        run_id: The MLflow run; empty where nothing is new.
         shards: Parallel ingestion tasks.
+        same_as: The MLflow run whose code, data and configuration are those of this run; empty where something is new.
     """
 
     config_yaml: str
     revision: str
     run_id: str
     shards: int
+    same_as: str = ""
+
+    @property
+    def outputs(self) -> tuple[str, str, str, int, str]:
+        """As the step gives them on; the last says whether there is anything to do: `NEW` or `NOTHING_NEW`."""
+        return self.config_yaml, self.revision, self.run_id, self.shards, NOTHING_NEW if self.same_as else NEW
+
+    @property
+    def summary(self) -> str:
+        """One line for people."""
+        if self.same_as:
+            same = f"code, data and configuration are those of the last successful run (MLflow run {self.same_as})"
+            return f"nothing new: {same}; the run ends here, as a success"
+        return f"data {self.revision}, MLflow run {self.run_id}, {self.shards} shards"
 
 
 def preflight(
@@ -53,11 +74,12 @@ def preflight(
     tracking_uri: str,
     model_name: str,
     promote: str,
+    force: bool,
     checkpoint_root: str,
     run_key: str,
     out_config: Path,
 ) -> Resolved:
-    """Check everything that a run needs, write the resolved configuration and open the MLflow run.
+    """Check everything that a run needs, write the resolved configuration and, if there is anything new, open the MLflow run.
 
     Args:
         config_yaml: The configuration as YAML text.
@@ -69,6 +91,7 @@ def preflight(
         tracking_uri: MLflow server (``http...``) or ``sqlite:///`` file.
         model_name: Registered model; also the MLflow experiment.
         promote: Promotion policy.
+        force: Go on also where code, data and configuration are those of the model's last successful run.
         checkpoint_root: Folder that outlives a run, for checkpoints.
         run_key: Unique for the pipeline run.
         out_config: File for the resolved configuration.
@@ -77,29 +100,34 @@ def preflight(
         AxonError: The problem, or ``PREFLIGHT`` with all of them.
     """
     problems: list[AxonError] = []
-    config, revision = Config(), ""
+    config, revision, data = Config(), "", ""
     with _collected(problems):
         config = Config.from_yaml(config_yaml, seed=seed)
+    problems += parameter_problems(views, promote, model_name)
     with _collected(problems):
-        _check_choice("views", views, VIEW_SETS)
-    with _collected(problems):
-        _check_choice("promote", promote, POLICIES)
-    with _collected(problems):
-        _check_model_name(model_name)
-    with _collected(problems):
-        revision = _resolve_data(dataset_repo, dataset_revision, dataset_folder, run_key)
+        revision, data = _resolve_data(dataset_repo, dataset_revision, dataset_folder, run_key)
+    if not dataset_folder:
+        with _collected(problems):
+            check_dvc_remote(dataset_repo)
     with _collected(problems):
         check_tracking(tracking_uri)
+        check_mlflow_artifacts(tracking_uri, model_name)
     with _collected(problems):
         _check_checkpoint_root(checkpoint_root)
     with _collected(problems):
-        require_gpu()
-    if problems:
-        raise problems[0] if len(problems) == 1 else _all(problems)
+        require_gpu(config)
+    with _collected(problems):
+        check_url(os.environ.get(ALERT_URL, ""))
+    raise_all(problems)
     _write(out_config, config.to_yaml())
+    code = tracking.code_revision()
+    key = work_key(code, data, config, views, promote)
+    if key and not force and (same_as := tracking.last_success(tracking_uri, model_name, key)):
+        return Resolved(config.to_yaml(), revision, "", config.data.shards, same_as)
     tags = {
+        tracking.WORK_KEY: key,
         "axon.data_revision": revision,
-        "axon.code_revision": tracking.code_revision(),
+        "axon.code_revision": code,
         "axon.config_fingerprint": config.fingerprint(),
         "axon.disclaimer": DISCLAIMER,
     }
@@ -108,28 +136,42 @@ def preflight(
     return Resolved(config.to_yaml(), revision, run_id, config.data.shards)
 
 
-def require_gpu() -> None:
-    """Where ``AXON_REQUIRE_GPU=1`` is set, refuse to go on without a usable GPU rather than train on the CPU for weeks.
+def parameter_problems(views: str, promote: str, model_name: str) -> list[AxonError]:
+    """What is wrong with these parameters of the pipeline, all of it."""
+    problems: list[AxonError] = []
+    for name, value, choices in (("views", views, VIEW_SETS), ("promote", promote, POLICIES)):
+        if value not in choices:
+            problems.append(AxonError("PARAMETER", f"{name} is {value!r}", f"choose one of: {', '.join(choices)}"))
+    if not model_name or any(character in model_name for character in "/:.'\"%"):
+        problems.append(AxonError("PARAMETER", f"model_name is {model_name!r}", "use letters, digits, '-' and '_'"))
+    return problems
 
-    Raises:
-        AxonError: ``GPU_MISSING``.
+
+def raise_all(problems: list[AxonError], code: str = "PREFLIGHT") -> None:
+    """Raise the problem, or one with ``code`` that tells all of them; nothing without a problem."""
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        found = "; ".join(f"({n}) {problem}" for n, problem in enumerate(problems, 1))
+        raise AxonError(code, f"{len(problems)} problems: {found}", "mend them all, then start again")
+
+
+def work_key(code: str, data: str, config: Config, views: str, promote: str) -> str:
+    """What a run would do, as one SHA-256: two runs with one key do the same.
+
+    Args:
+        code: Code revision.
+        data: DVC's hash of the dataset; empty for a folder, which nothing identifies.
+        config: The resolved configuration, with the seed.
+        views: Films that the gate speaks of.
+        promote: Promotion policy.
+
+    Returns:
+        str: Empty where nothing identifies the code (local changes, no git) or the data: such a run is always new.
     """
-    if os.environ.get(REQUIRE_GPU) == "1" and gpu_count() == 0:
-        raise AxonError(
-            "GPU_MISSING", "a GPU was asked for and the CUDA driver finds none", f"check the node and its driver, or unset {REQUIRE_GPU}"
-        )
-
-
-def gpu_count() -> int:
-    """Number of GPUs that the CUDA driver can use; asks the driver itself, because importing torch takes seconds."""
-    count = ctypes.c_int(0)
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
+    if not data or not COMMIT.fullmatch(code):
+        return ""
+    return hashlib.sha256(json.dumps([code, data, config.fingerprint(), views, promote]).encode()).hexdigest()
 
 
 def check_tracking(tracking_uri: str, timeout_s: float = 5.0) -> None:
@@ -155,31 +197,23 @@ def check_tracking(tracking_uri: str, timeout_s: float = 5.0) -> None:
         ) from error
 
 
-def _resolve_data(repo: str, revision: str, folder: str, run_key: str) -> str:
+def _resolve_data(repo: str, revision: str, folder: str, run_key: str) -> tuple[str, str]:
+    """The revision for the run's record, and DVC's hash of the data; the latter empty for a folder."""
     if folder:
         if not Path(folder).is_dir():
             raise AxonError("DATA_FOLDER", f"no folder at {folder}", "name a folder with CTs that this step can see")
         from axon.data.readers import find_studies
 
         find_studies(Path(folder))
-        return f"folder@{run_key}"
+        return f"folder@{run_key}", ""
     if not revision:
         raise AxonError(
             "DATA_SOURCE", "neither dataset_folder nor dataset_revision is given", "name a folder with CTs, or a revision such as HEAD"
         )
     from axon.data.fetch import resolve
 
-    return resolve(repo, revision).commit
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise AxonError("PARAMETER", f"{name} is {value!r}", f"choose one of: {', '.join(choices)}")
-
-
-def _check_model_name(name: str) -> None:
-    if not name or any(character in name for character in "/:.'\"%"):
-        raise AxonError("PARAMETER", f"model_name is {name!r}", "use letters, digits, '-' and '_'")
+    found = resolve(repo, revision)
+    return found.commit, found.md5
 
 
 def _check_checkpoint_root(root: str) -> None:
@@ -209,11 +243,6 @@ def _collected(problems: list[AxonError]) -> Iterator[None]:
         yield
     except AxonError as problem:
         problems.append(problem)
-
-
-def _all(problems: list[AxonError]) -> AxonError:
-    found = "; ".join(f"({n}) {problem}" for n, problem in enumerate(problems, 1))
-    return AxonError("PREFLIGHT", f"{len(problems)} problems: {found}", "mend them all, then start again")
 
 
 def _write(path: Path, text: str) -> None:

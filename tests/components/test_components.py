@@ -77,6 +77,7 @@ def test_a_user_error_is_the_last_line_and_status_1(tmp_path: Path, capsys: pyte
             tracking_uri="http://user:secret@127.0.0.1:9",
             model_name="a/b",
             promote="perhaps",
+            force=False,
             checkpoint_root=str(tmp_path / "file"),
             run_key="key",
             resolved_config=artifact(tmp_path / "config"),

@@ -11,11 +11,11 @@ import pytest
 
 from axon.config import Config
 from axon.errors import AxonError
-from axon.preflight import Resolved, check_tracking, gpu_count, preflight, require_gpu
-from axon.registry.tracking import client, code_revision, default_tracking_uri, without_credentials
+from axon.preflight import NEW, NOTHING_NEW, Resolved, check_tracking, preflight, work_key
+from axon.registry.tracking import client, code_revision, default_tracking_uri, finish_parent, without_credentials
 
 
-def start(tmp_path: Path, **changes: str) -> Resolved:
+def start(tmp_path: Path, **changes: str | bool) -> Resolved:
     import nibabel
 
     folder = tmp_path / "cts"
@@ -30,6 +30,7 @@ def start(tmp_path: Path, **changes: str) -> Resolved:
         "tracking_uri": default_tracking_uri(tmp_path / "store"),
         "model_name": "axon",
         "promote": "if_better",
+        "force": False,
         "checkpoint_root": str(tmp_path / "checkpoints"),
         "run_key": "key",
     }
@@ -60,21 +61,10 @@ def test_tracking_is_checked_quickly(uri: str, code: str) -> None:
         check_tracking(uri)
 
 
-def test_gpu_is_required_only_where_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("AXON_REQUIRE_GPU", raising=False)
-    require_gpu()
-    monkeypatch.setenv("AXON_REQUIRE_GPU", "1")
-    if gpu_count():
-        require_gpu()
-    else:
-        with pytest.raises(AxonError, match="GPU_MISSING"):
-            require_gpu()
-
-
 def test_preflight_and_gate_are_light() -> None:
     """Every process of a run pays for its imports."""
     heavy = "{'torch', 'monai', 'mlflow', 'dvc'}"
-    code = f"import sys, axon.preflight, axon.registry.register, axon.registry.gate; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, axon.preflight, axon.finish, axon.registry.register, axon.registry.gate; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
@@ -84,3 +74,54 @@ def test_code_revision_and_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AXON_CODE_REVISION")
     assert code_revision().startswith("axon-ct ") or len(code_revision().removesuffix("-dirty")) == 40
     assert without_credentials("https://me:secret@host:1/x") == "https://host:1/x"
+
+
+def versioned(tmp_path: Path, content: str = "one") -> Path:
+    """A git repository whose ``data.dvc`` names a dataset; preflight does not fetch it."""
+    repo = tmp_path / "dataset"
+    repo.mkdir(exist_ok=True)
+    (repo / "data.dvc").write_text(f"outs: [{{md5: {content}.dir, path: data}}]\n")
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-C", str(repo)]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "--allow-empty", "-m", content]):
+        subprocess.run([*git, *words], check=True)
+    return repo
+
+
+def test_a_run_ends_early_only_where_nothing_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same work as the last success: no new MLflow run. Any other code, data, configuration, policy or outcome: a run."""
+    monkeypatch.setenv("AXON_CODE_REVISION", "c" * 40)
+    uri = default_tracking_uri(tmp_path / "store")
+    given = {"dataset_folder": "", "dataset_repo": str(versioned(tmp_path)), "dataset_revision": "HEAD"}
+
+    def run(key: str, ending: str = "", **changes: str | bool) -> Resolved:
+        resolved = start(tmp_path, **{**given, "run_key": key, **changes})
+        if ending:
+            finish_parent(uri, "axon", key, ending == "SUCCEEDED", "")
+        return resolved
+
+    assert run("failed", "FAILED").outputs[-1] == NEW
+    first = run("first", "SUCCEEDED")
+    assert first.outputs[-1] == NEW
+    again = run("again")
+    assert again.outputs[-1] == NOTHING_NEW and again.same_as == first.run_id and again.run_id == ""
+    assert "nothing new" in again.summary and first.run_id in again.summary
+    # The exit handler of a run that ended early finds no MLflow run of its own, and leaves that of the last success alone.
+    assert finish_parent(uri, "axon", "again", True, "") == ""
+    versioned(tmp_path)
+    assert run("the same data in another commit").outputs[-1] == NOTHING_NEW
+    assert run("forced", force=True).outputs[-1] == NEW
+    for n, change in enumerate(({"config_yaml": "{}"}, {"views": "mono"}, {"promote": "never"}, {"model_name": "other"})):
+        assert run(f"changed-{n}", **change).outputs[-1] == NEW
+    monkeypatch.setenv("AXON_CODE_REVISION", "d" * 40)
+    assert run("code").outputs[-1] == NEW
+    monkeypatch.setenv("AXON_CODE_REVISION", "c" * 40)
+    versioned(tmp_path, "two")
+    assert run("data", "SUCCEEDED").outputs[-1] == NEW
+    versioned(tmp_path, "one")
+    assert run("back").outputs[-1] == NEW, "the last success is what counts"
+
+
+@pytest.mark.parametrize(("code", "data"), [("c" * 40 + "-dirty", "md5"), ("axon-ct 0.1.0", "md5"), ("unknown", "md5"), ("c" * 40, "")])
+def test_what_nothing_identifies_is_always_new(code: str, data: str) -> None:
+    assert work_key(code, data, Config(), "bi", "never") == ""
+    assert work_key("c" * 40, "md5", Config(), "bi", "never") != work_key("c" * 40, "md5", Config(seed=1), "bi", "never") != ""

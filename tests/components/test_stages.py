@@ -1,16 +1,18 @@
 """The three stages trained for a few steps on tiny data, then the pipeline: whole, seeded, safe to load."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from axon.config import Config
+from axon.config import Config, Endpoint, PhysicsConfig
 from axon.data.prepared import PreparedDataset
 from axon.errors import AxonError
 from axon.inference import AxonPipeline
+from axon.models.unet import RegressionUNet
 from axon.training import steps
 
 
@@ -147,3 +149,26 @@ def test_evaluation_covers_every_method_and_view(trained: Path, tiny_config: Con
     assert set(summary) == {"bi", "mono"} and set(summary["bi"]) == set(summary["mono"]) == set(METHODS)
     assert {path.name for path in (trained / "evaluation").iterdir()} >= {"model", "report.html", "cases.csv", "hero.png", "summary.txt"}
     AxonPipeline.from_pretrained(trained / "evaluation/model")
+
+
+def test_every_network_has_its_curve_and_a_baseline_is_a_regression_network(trained: Path) -> None:
+    curves = {path.stem: path.read_text().splitlines() for path in trained.rglob("curves/*.csv")}
+    assert set(curves) == {"estimator", "bridge", "refiner", "superres", "regression", "gan"}
+    assert all(len(lines) == 4 for lines in curves.values())
+    for name in ("regression", "gan"):
+        network = steps.load_network(RegressionUNet, trained / "baselines" / name)
+        assert network.regress(torch.zeros(1, 5, 8, 8, 8)).shape == (1, 1, 8, 8, 8)
+
+
+@pytest.mark.parametrize("endpoint", ["calibrated", "back_projection"])
+def test_the_bridge_can_start_elsewhere(tmp_path: Path, tiny_config: Config, tiny_dataset: Path, endpoint: Endpoint) -> None:
+    config = replace(tiny_config, bridge=replace(tiny_config.bridge, endpoint=endpoint), physics=PhysicsConfig(iterations=0))
+    steps.train_bridge(config, tiny_dataset, tmp_path / "checkpoints", tmp_path / "bridge", lambda *_: None)
+    estimator, _, _ = steps.load_bridge(tmp_path / "bridge", torch.device("cpu"))
+    assert estimator.net is None and not (tmp_path / "bridge/curves/estimator.csv").exists()
+    batch = steps._samplers(config, PreparedDataset(tiny_dataset), torch.device("cpu"))[1].batch([(0, "")])
+    y = estimator(batch.films_BVUV, batch.present_BV).endpoint_B1DHW
+    if endpoint == "calibrated":
+        assert torch.equal(y, estimator.plain(batch.films_BVUV, batch.present_BV)[:, :1])
+    else:
+        assert torch.equal(y, estimator.lifted(batch.films_BVUV).mean(dim=1, keepdim=True) * 2 - 1)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
@@ -37,11 +37,11 @@ def timed(what: str) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def docker() -> Iterator[str]:
-    """The client of a running engine; sets DOCKER_HOST. AXON_TEST_IMAGE names an image to test instead of a fresh one."""
-    # A short path: a socket's has at most 108 characters.
-    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+    """The client of a running engine; sets DOCKER_HOST."""
+    # Not pytest's folder, whose path is too long for a socket: that has at most 108 characters.
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch, TemporaryDirectory(prefix="axon-engine-") as folder:
         with timed("engine"):
-            address = stack.enter_context(engine(Path(mkdtemp(prefix="axon-engine-"))))
+            address = stack.enter_context(engine(Path(folder)))
         patch.setenv("DOCKER_HOST", address)
         # Debian's client brings its builder along; another first on the path may not.
         patch.setenv("DOCKER", "/usr/bin/docker" if Path("/usr/bin/docker").exists() else "docker")
@@ -50,7 +50,7 @@ def docker() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def image(docker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The cpu image as `make images` builds it, for all steps."""
+    """The cpu image as `make images` builds it, for all steps; or the one that AXON_TEST_IMAGE names."""
     name = str(yaml.safe_load((ROOT / "containers/images.yaml").read_text())["cpu"])
     folder = tmp_path_factory.mktemp("build")
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:

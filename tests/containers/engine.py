@@ -50,7 +50,6 @@ def engine(folder: Path) -> Iterator[str]:
         finally:
             daemon.terminate()
             daemon.wait(60)
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

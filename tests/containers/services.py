@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.containers.engine import wait_for
+from tests.servers import s3_server
 
 BUCKET = "mlflow"
 
@@ -36,24 +36,15 @@ class Services:
 @contextlib.contextmanager
 def services(folder: Path) -> Iterator[Services]:
     """S3 and MLflow with its artifacts on it; both end with the context."""
-    key, secret, s3, mlflow = secrets.token_hex(8), secrets.token_hex(16), free_port(), free_port()
-    (folder / "s3" / BUCKET).mkdir(parents=True)
-    aws = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3}",
-        "AWS_ACCESS_KEY_ID": key,
-        "AWS_SECRET_ACCESS_KEY": secret,
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
-    }
-    rclone = [str(Path(sys.executable).with_name("rclone")), "serve", "s3", "--addr", f"127.0.0.1:{s3}", str(folder / "s3")]
+    bucket, port = folder / "s3" / BUCKET, free_port()
+    bucket.mkdir(parents=True)
     store = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--default-artifact-root", f"s3://{BUCKET}", "--no-serve-artifacts"]
-    server = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(mlflow), "--workers", "1", *store]
-    with (
-        process(rclone, folder / "s3.log", {"RCLONE_AUTH_KEY": f'"{key},{secret}"'}, aws["AWS_ENDPOINT_URL"]),
-        process(server, folder / "mlflow.log", {**aws, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, f"http://127.0.0.1:{mlflow}/health"),
-    ):
-        yield Services(f"http://127.0.0.1:{mlflow}", folder / "s3" / BUCKET, aws)
+    server = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *store]
+    with s3_server(folder / "s3") as s3:
+        aws = {**s3.environment(), "AWS_ENDPOINT_URL": s3.endpoint}
+        settings = {**aws, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        with process(server, folder / "mlflow.log", settings, f"http://127.0.0.1:{port}/health"):
+            yield Services(f"http://127.0.0.1:{port}", bucket, aws)
 
 
 @contextlib.contextmanager

@@ -63,6 +63,7 @@ def run(name: str, steps_folder: Path, cts: Path, servers: Services) -> Run:
         "config_yaml": yaml.safe_dump(config),
         "tracking_uri": servers.tracking_uri,
         "model_name": MODEL,
+        "force": True,
         "checkpoint_root": str(root / "checkpoints"),
     }
     lines: list[str] = []

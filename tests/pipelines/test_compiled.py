@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,10 @@ from kfp import compiler
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
+from axon.preflight import NEW
 from pipelines import resources
 from pipelines.axon_pipeline import COMPILED, axon_pipeline
+from pipelines.submit import Package
 
 GPU_STEPS = {"train-bridge", "sample-coarse", "train-refiner", "train-superres", "train-baselines", "evaluate"}
 PIPELINE, PLATFORM = yaml.safe_load_all(COMPILED.read_text())
@@ -25,6 +30,7 @@ KUBERNETES: dict[str, Any] = {
     name.removeprefix("exec-"): value for name, value in PLATFORM["platforms"]["kubernetes"]["deploymentSpec"]["executors"].items()
 }
 DAGS = [PIPELINE["root"]["dag"], *(component["dag"] for component in PIPELINE["components"].values() if "dag" in component)]
+INSIDE: dict[str, Any] = PIPELINE["components"]["comp-condition-2"]["dag"]["tasks"]
 TASKS: dict[str, Any] = {name: task for dag in DAGS for name, task in dag["tasks"].items() if name in EXECUTORS}
 
 
@@ -102,7 +108,7 @@ def test_only_steps_that_their_parameters_identify_are_cached() -> None:
 
 def test_inside_the_loop_no_parameter_of_another_step_is_used() -> None:
     """The local runner gives each such input the loop's item instead, without a word."""
-    loop = PIPELINE["components"]["comp-exit-handler-1"]["dag"]["tasks"]["for-loop-2"]
+    loop = INSIDE["for-loop-3"]
     item = loop["parameterIterator"]
     from_steps = {name for name, source in loop["inputs"]["parameters"].items() if "taskOutputParameter" in source}
     used = {source["componentInputParameter"] for source in TASKS["ingest"]["inputs"]["parameters"].values()}
@@ -111,21 +117,78 @@ def test_inside_the_loop_no_parameter_of_another_step_is_used() -> None:
 
 
 def test_order() -> None:
-    inside = PIPELINE["components"]["comp-exit-handler-1"]["dag"]["tasks"]
-    assert [name for name, task in inside.items() if not task.get("dependentTasks")] == ["preflight"]
+    outside = PIPELINE["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    assert [name for name, task in outside.items() if not task.get("dependentTasks")] == ["preflight"]
+    assert [name for name, task in INSIDE.items() if not task.get("dependentTasks")] == ["fetch"]
     assert TASKS["finish"]["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
-    assert set(inside["train-refiner"]["dependentTasks"]) >= {"train-bridge", "sample-coarse"}
+    assert set(INSIDE["train-refiner"]["dependentTasks"]) >= {"train-bridge", "sample-coarse"}
     for beside in ("train-bridge", "train-superres", "train-baselines"):
-        assert set(inside[beside]["dependentTasks"]) == {"preflight", "validate"}
-    assert "gate" in inside["register"]["dependentTasks"]
+        assert INSIDE[beside]["dependentTasks"] == ["validate"]
+    assert "gate" in INSIDE["register"]["dependentTasks"]
 
 
-def test_at_most_twelve_parameters_each_explained() -> None:
+def test_everything_but_preflight_and_finish_waits_for_something_new() -> None:
+    """The one condition, on an output called ``Output``: of a named one the local runner finds nothing, without a word."""
+    conditions = [(name, task["triggerPolicy"]["condition"]) for dag in DAGS for name, task in dag["tasks"].items() if condition_of(task)]
+    channel = "pipelinechannel--preflight-Output"
+    assert conditions == [("condition-2", f"inputs.parameter_values['{channel}'] == '{NEW}'")]
+    inside = {*INSIDE, "ingest"} - {"for-loop-3"}
+    assert set(TASKS) - inside == {"preflight", "finish"}
+    taken = PIPELINE["components"]["comp-exit-handler-1"]["dag"]["tasks"]["condition-2"]
+    assert taken["inputs"]["parameters"][channel]["taskOutputParameter"] == {
+        "producerTask": "preflight",
+        "outputParameterKey": "Output",
+    }
+    outputs = PIPELINE["components"]["comp-preflight"]["outputDefinitions"]["parameters"]
+    assert outputs["Output"]["parameterType"] == "STRING" and outputs["shards"]["parameterType"] == "NUMBER_INTEGER"
+
+
+def condition_of(task: dict[str, Any]) -> str:
+    return str(task.get("triggerPolicy", {}).get("condition", ""))
+
+
+@pytest.mark.parametrize("step", sorted(EXECUTORS))
+def test_names_of_secrets_and_nodes_reach_every_depth(step: str) -> None:
+    """The cluster looks a name's parameter up among the inputs of the sub-DAG that holds the step."""
+    holder = next(
+        component for component in [PIPELINE["root"], *PIPELINE["components"].values()] if step in component.get("dag", {}).get("tasks", {})
+    )
+    wanted = set(re.findall(r"'componentInputParameter': '([^']+)'", str(KUBERNETES[step])))
+    assert wanted and wanted <= set(holder["inputDefinitions"]["parameters"])
+
+
+def test_retries_back_off_and_time_limits() -> None:
+    for step, needs in resources.NEEDS.items():
+        name = step.replace("_", "-")
+        policy = TASKS[name].get("retryPolicy")
+        if needs.retries:
+            backing_off = {"backoffDuration": "30s", "backoffFactor": 2.0, "backoffMaxDuration": "600s"}
+            assert policy == {"maxRetryCount": needs.retries, **backing_off}
+        else:
+            assert policy is None
+        assert int(KUBERNETES[name]["activeDeadlineSeconds"]) == needs.hours * 3600
+        assert EXECUTORS[name]["resources"]["resourceMemoryLimit"] == EXECUTORS[name]["resources"]["resourceMemoryRequest"] == needs.memory
+
+
+def test_gpu_nodes_are_tolerated_and_nobody_else_goes_there() -> None:
+    for step, config in KUBERNETES.items():
+        tolerated = [(one["key"], one["operator"], one["effect"]) for one in config.get("tolerations", [])]
+        assert tolerated == ([("nvidia.com/gpu", "Exists", "NoSchedule")] if step in GPU_STEPS else [])
+        assert ("nodeSelector" in config) == (step in GPU_STEPS)
+
+
+def test_few_parameters_each_explained() -> None:
     parameters = PIPELINE["root"]["inputDefinitions"]["parameters"]
-    assert len(parameters) <= 12
+    assert len(parameters) <= 13
     assert all(parameter.get("description") for parameter in parameters.values())
 
 
-def test_no_condition_at_the_root() -> None:
-    """The local runner takes one on a named output for False without a word."""
-    assert "condition" not in COMPILED.read_text().lower().replace("conditioned", "")
+def test_with_digests_every_image_has_one(tmp_path: Path) -> None:
+    """As `submit` and `schedule` demand; an image is chosen when the components are imported, so in a process of its own."""
+    pinned = f"registry.example/axon@sha256:{'0' * 64}"
+    code = "import sys; from kfp import compiler; from pipelines.axon_pipeline import axon_pipeline as p; "
+    code += "compiler.Compiler().compile(p, sys.argv[1])"
+    env = {**os.environ, "AXON_IMAGE_CPU": pinned, "AXON_IMAGE_CUDA": pinned}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "axon.yaml")], env=env, check=True, cwd=COMPILED.parents[1])
+    assert Package.read(tmp_path / "axon.yaml").name == "axon"
+    assert set(re.findall(r"image: (\S+)", (tmp_path / "axon.yaml").read_text())) == {pinned}

@@ -48,6 +48,20 @@ def test_failure_ends_failed_with_step_and_reason(tmp_path: Path, mood: str, rea
     assert (tmp_path / "finish").read_text().startswith("FAILED")
 
 
+@pytest.mark.parametrize(("answer", "gathered"), [("new", "01"), ("nothing new", None)])
+def test_which_branch_of_a_condition_runs(tmp_path: Path, answer: str, gathered: str | None) -> None:
+    execute("tests.pipelines.tiny:conditional", {"answer": answer, "where": str(tmp_path)}, tmp_path / "root", 5, print)
+    found = tmp_path / "gathered"
+    assert (found.read_text() if found.exists() else None) == gathered
+    assert (tmp_path / "finish").read_text() == "SUCCEEDED key"
+
+
+def test_a_condition_on_a_named_output_is_silently_false(tmp_path: Path) -> None:
+    """Why AXON's condition is on ``Output``; once this fails, the runner has been mended and the name is free."""
+    execute("tests.pipelines.tiny:named", {"answer": "new", "where": str(tmp_path)}, tmp_path / "root", 2, print)
+    assert not (tmp_path / "taken").exists()
+
+
 def is_running(pid: str) -> bool:
     """Whether the process lives; an orphan that nobody has reaped yet does not."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from axon.dicom import ct
 from axon.dicom.ct import read_ct_series
 from axon.errors import AxonError
 from axon.geometry.volume import AIR_HU, Volume
+from tests.conftest import REAL_DATA_UNSET
 from tests.unit.ct_series import write_series
 
+REAL = os.environ.get("AXON_TEST_DATA", "")
 ORDERS = [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
 
 
@@ -35,6 +38,8 @@ def ramp(shape: tuple[int, int, int] = (5, 6, 7), affine: np.ndarray | None = No
     turn=st.floats(-0.3, 0.3),
     names=st.permutations(range(5)),
     rescale=st.sampled_from([(1.0, -1024.0), (1.0, 0.0), (0.5, -1000.0), (0.1, 100.5)]),
+    spacing=st.tuples(*[st.floats(0.3, 6.0)] * 3),
+    padding=st.sampled_from([None, -2000, -2048, -3024]),
 )
 def test_series_comes_back(
     tmp_path_factory: pytest.TempPathFactory,
@@ -43,24 +48,29 @@ def test_series_comes_back(
     turn: float,
     names: list[int],
     rescale: tuple[float, float],
+    spacing: tuple[float, float, float],
+    padding: int | None,
 ) -> None:
     direction = np.eye(3)[:, order] * np.array([*signs, 1])
     direction[:, 2] = np.cross(direction[:, 0], direction[:, 1])
     rotation = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
     affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = rotation @ direction * [0.8, 0.7, 2.5], [-20.5, 30.25, 100.125]
+    affine[:3, :3], affine[:3, 3] = rotation @ direction * spacing, [-20.5, 30.25, 100.125]
     known = ramp(affine=affine)
+    if padding is not None:
+        known.hu_DHW[:, 0, ::2] = padding
     files = write_series(tmp_path_factory.mktemp("series"), known, list(names), *rescale)
     read = read_ct_series(sorted(files))
     assert read.hu_DHW.dtype == np.int16
     assert (np.diag(read.affine)[:3] > 0).all()
+    expected = np.where(known.hu_DHW <= -2000, AIR_HU, known.hu_DHW.astype(float))
     # Every known voxel is found again at its own LPS position.
     index = np.indices(known.hu_DHW.shape).reshape(3, -1)
     lps = known.affine @ np.vstack([index[::-1], np.ones(index.shape[1])])
     found = np.linalg.inv(read.affine) @ lps
     whd = np.rint(found[:3]).astype(int)
     assert np.abs(found[:3] - whd).max() < 1e-3
-    assert np.abs(read.hu_DHW[tuple(whd[::-1])] - known.hu_DHW[tuple(index)].astype(float)).max() <= 0.5
+    assert np.abs(read.hu_DHW[tuple(whd[::-1])] - expected[tuple(index)]).max() <= 0.5
 
 
 def test_slope_and_intercept_are_each_slices_own(tmp_path: Path) -> None:
@@ -117,6 +127,10 @@ def put(key: str, value: object) -> Callable[[Dataset], object]:
         ("CT_MULTIFRAME", put("NumberOfFrames", 2)),
         ("CT_TOO_LARGE", lambda ds: (put("Rows", 65535)(ds), put("Columns", 65535)(ds))),
         ("CT_COLOUR", put("SamplesPerPixel", 3)),
+        ("CT_COLOUR", put("PhotometricInterpretation", "RGB")),
+        ("CT_BITS", put("BitsStored", 8)),
+        ("CT_BITS", put("HighBit", 7)),
+        ("CT_RESCALE", put("RescaleType", "ED")),
         ("CT_SIZE", put("Rows", 5)),
         ("CT_UNREADABLE", drop("PixelData")),
     ],
@@ -174,3 +188,47 @@ def test_deflated_bomb_is_refused_before_it_inflates(tmp_path: Path, monkeypatch
     files[0].write_bytes(head + packer.compress(bytes(2**24)) + packer.flush())
     with pytest.raises(AxonError, match="CT_TOO_LARGE"):
         read_ct_series(files)
+
+
+def test_pixels_more_or_fewer_than_the_header_says(tmp_path: Path) -> None:
+    """In every slice alike, so that only the pixels themselves can tell."""
+    volume = Volume(np.zeros((3, 64, 64), np.int16), np.eye(4))
+    for syntax, shapes in (
+        (ExplicitVRLittleEndian, [(32, 64), (64, 32), (128, 64)]),
+        (RLELossless, [(32, 64), (64, 32), (128, 64)]),
+        (JPEG2000Lossless, [(32, 64), (64, 32), (128, 64), (128, 32), (32, 128)]),
+    ):
+        for rows, columns in shapes:
+            files = write_series(tmp_path / f"{syntax}-{rows}-{columns}", volume)
+            for path in files:
+                ds = pydicom.dcmread(path)
+                if syntax.is_compressed:
+                    ds.compress(syntax)
+                ds.Rows, ds.Columns = rows, columns
+                ds.save_as(path)
+            with pytest.raises(AxonError, match=r"CT_SIZE|CT_UNREADABLE"):
+                read_ct_series(files)
+
+
+@pytest.mark.skipif(not REAL, reason=REAL_DATA_UNSET)
+def test_every_transfer_syntax_is_decoded_or_refused(tmp_path: Path) -> None:
+    refused = {".4.53.": "CT_SYNTAX", ".4.55.": "CT_SYNTAX", ".4.50.": "CT_BITS"}
+    lossy = {".4.51.": 40, ".4.81.": 2, ".4.91.": 8}
+    reference = None
+    paths = sorted((Path(REAL) / "dicom_syntax").glob("*.dcm"))
+    assert len(paths) == 15
+    for path in paths:
+        files = []
+        for number in range(3):
+            ds = pydicom.dcmread(path)
+            ds.ImagePositionPatient = [0, 0, 5 * number]
+            files.append(tmp_path / f"{number}.dcm")
+            ds.save_as(files[-1])
+        if code := next((code for uid, code in refused.items() if uid in path.name), None):
+            with pytest.raises(AxonError, match=code):
+                read_ct_series(files)
+            continue
+        hu = read_ct_series(files).hu_DHW.astype(int)
+        reference = hu if reference is None else reference
+        error = int(np.abs(hu - reference).max())
+        assert error <= next((most for uid, most in lossy.items() if uid in path.name), 0), path.name

@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from axon.config import Config, StageConfig
 from axon.data.prepared import PreparedDataset
 from axon.errors import AxonError
-from axon.training.loop import fit, one_cycle
+from axon.training.loop import _draws, fit, one_cycle
 from axon.training.samples import Sampler, generator_for, rotation
 
 CPU = torch.device("cpu")
@@ -28,18 +29,20 @@ class Wobble:
         self.module: nn.Module = nn.Linear(4, 4)
         self.poison_at, self.delay = poison_at, delay
 
-    def loss(self, module: nn.Module, step: int) -> torch.Tensor:
+    def draw(self, step: int, slots: range) -> torch.Tensor:
+        x = torch.stack([torch.randn(4, generator=generator_for("wobble", step, slot)) for slot in slots])
+        return x * float("nan") if step == self.poison_at else x
+
+    def loss(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
         time.sleep(self.delay)
-        x = torch.randn(8, 4, generator=generator_for("wobble", step))
-        loss = (module(x) - x.flip(1)).square().mean()
-        return loss * float("nan") if step == self.poison_at else loss
+        return (module(x) - x.flip(1)).square().mean()
 
     def validation_loss(self, module: nn.Module) -> torch.Tensor:
         return (module(torch.eye(4)) - torch.eye(4).flip(1)).abs().mean()
 
 
-def train(folder: Path, stage: Wobble | None = None, fingerprint: str = "a") -> tuple[nn.Module, list[tuple[int, float, float]]]:
-    return fit(stage or Wobble(), TRAIN, folder, fingerprint, lambda step, metrics: None)
+def train(folder: Path, stage: Wobble | None = None, seed: int = 1) -> tuple[nn.Module, list[tuple[int, float, float]]]:
+    return fit(stage or Wobble(), TRAIN, folder, {"seed": seed, "training": {"steps": 30}}, lambda step, metrics: None)
 
 
 def assert_same(one: tuple[nn.Module, list], two: tuple[nn.Module, list]) -> None:
@@ -54,7 +57,7 @@ def newest(folder: Path) -> Path:
 
 def test_training_learns_and_logs_every_row(tmp_path: Path) -> None:
     seen = []
-    _, curve = fit(Wobble(), TRAIN, tmp_path, "a", lambda step, metrics: seen.append((step, metrics["loss"])))
+    _, curve = fit(Wobble(), TRAIN, tmp_path, {}, lambda step, metrics: seen.append((step, metrics["loss"])))
     assert [step for step, *_ in curve] == list(range(3, 31, 3)) == [step for step, _ in seen]
     assert curve[-1][1] < curve[0][1]
 
@@ -87,8 +90,117 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> Non
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     train(tmp_path)
-    with pytest.raises(AxonError, match="RESUME_MISMATCH"):
-        train(tmp_path, fingerprint="b")
+    with pytest.raises(AxonError, match=r"CHECKPOINT_OTHER.*seed is 2, was 1 ->"):
+        train(tmp_path, seed=2)
+
+
+class Greedy(nn.Module):
+    """Runs out of memory, as a GPU or as the CPU's allocator does, on more samples at once than ``limit``."""
+
+    def __init__(self, limit: int, error: Exception) -> None:
+        super().__init__()
+        self.linear, self.limit, self.error = nn.Linear(4, 4), limit, error
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > self.limit:
+            raise self.error
+        return self.linear(x)
+
+
+OUT_OF_MEMORY = [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory")]
+
+
+@pytest.mark.parametrize("error", [*OUT_OF_MEMORY, MemoryError()])
+def test_a_batch_that_does_not_fit_names_one_that_does(tmp_path: Path, error: Exception) -> None:
+    stage = Wobble()
+    stage.module = Greedy(5, error)
+    config = replace(TRAIN, batch_size=16)
+    with pytest.raises(AxonError, match=r"OUT_OF_MEMORY.*batch_size 16 does not fit in memory, 4 would") as raised:
+        fit(stage, config, tmp_path, {}, lambda *_: None)
+    assert "accumulate: 4" in raised.value.fix and not list(tmp_path.glob("step-*"))
+    fit(stage, replace(config, accumulate=4), tmp_path, {}, lambda *_: None)  # what it says works
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory(tmp_path: Path) -> None:
+    stage = Wobble()
+    stage.module = Greedy(0, RuntimeError("shapes differ"))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        fit(stage, TRAIN, tmp_path, {}, lambda *_: None)
+    stage.module = Greedy(0, torch.OutOfMemoryError())
+    with pytest.raises(AxonError, match="not even one sample"):
+        fit(stage, TRAIN, tmp_path, {}, lambda *_: None)
+
+
+def test_a_batch_in_parts_trains_as_the_whole(tmp_path: Path) -> None:
+    config = replace(TRAIN, batch_size=8)
+    whole, curve = fit(Wobble(), config, tmp_path / "whole", {}, lambda *_: None)
+    parts, parts_curve = fit(Wobble(), replace(config, accumulate=4), tmp_path / "parts", {}, lambda *_: None)
+    for a, b in zip(whole.state_dict().values(), parts.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(torch.tensor(curve), torch.tensor(parts_curve), rtol=1e-6, atol=1e-6)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AxonError, match="BATCH_SHARE"):
+        fit(Wobble(), replace(TRAIN, batch_size=8, accumulate=3), tmp_path, {}, lambda *_: None)
+    with pytest.raises(AxonError, match=r"training\.estimator\.batch_size"):
+        Config.from_yaml("training: {processes: 3}")
+
+
+def test_drawing_ahead_draws_the_same(tmp_path: Path) -> None:
+    config = replace(TRAIN, batch_size=4, accumulate=2, steps=5)
+    ahead, later = (list(_draws(Wobble(), config, 2, ahead=ahead)) for ahead in (True, False))
+    assert len(ahead) == len(later) == 6
+    for a, b in zip(ahead, later, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_an_error_in_drawing_ahead_reaches_the_loop(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="each slot"):
+        list(_draws(Undrawable(), replace(TRAIN, steps=3), 0, ahead=True))
+
+
+class Undrawable(Wobble):
+    def draw(self, step: int, slots: range) -> torch.Tensor:
+        raise AssertionError("each slot")
+
+
+class Folded(Wobble):
+    """The same on a convolution, whose weights have a memory format."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = nn.Conv3d(4, 4, 3, padding=1)
+
+    def loss(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return super().loss(module, x[:, :, None, None, None].expand(-1, -1, 2, 2, 2))
+
+    def validation_loss(self, module: nn.Module) -> torch.Tensor:
+        return torch.tensor(0.0)
+
+
+def test_channels_last_trains_the_same_and_is_written_in_order(tmp_path: Path) -> None:
+    plain, _ = fit(Folded(), TRAIN, tmp_path / "plain", {}, lambda *_: None)
+    last, _ = fit(Folded(), replace(TRAIN, channels_last=True), tmp_path / "last", {}, lambda *_: None)
+    for a, b in zip(plain.state_dict().values(), last.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+        assert b.is_contiguous()
+
+
+def test_throughput_and_memory_are_logged(tmp_path: Path) -> None:
+    seen = []
+    fit(Wobble(), replace(TRAIN, batch_size=4), tmp_path, {}, lambda step, metrics: seen.append(metrics))
+    assert seen[-1]["samples_per_second"] == pytest.approx(4 * seen[-1]["steps_per_second"])
+    assert 0.05 < seen[-1]["peak_memory_gib"] < 100
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_is_applied(tmp_path: Path) -> None:
+    class Cliff(Wobble):
+        def loss(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+            return (module(x) * 0).square().sum().sqrt()  # zero, with an infinite slope
+
+    with pytest.raises(AxonError, match=r"LOSS_NOT_FINITE.*gradient"):
+        fit(Cliff(), TRAIN, tmp_path, {}, lambda *_: None)
 
 
 def test_the_learning_rate_rises_then_falls() -> None:
@@ -102,7 +214,7 @@ def test_a_sample_depends_on_its_key_alone(tiny_config: Config, tiny_dataset: Pa
     together, alone = sampler.batch([(0, "a"), (1, "b")]), sampler.batch([(1, "b")])
     other = sampler.batch([(1, "c")])
     assert torch.equal(together.fine_B1DHW[1:], alone.fine_B1DHW)
-    torch.testing.assert_close(together.lifted_BVdhw[1:], alone.lifted_BVdhw, atol=1e-5, rtol=0)
+    torch.testing.assert_close(together.films_BVUV[1:], alone.films_BVUV, atol=1e-5, rtol=0)
     assert not torch.equal(alone.fine_B1DHW, other.fine_B1DHW)
 
 

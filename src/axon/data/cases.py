@@ -5,12 +5,30 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from axon.errors import AxonError
+
+_FILMS = ("film_frontal", "film_lateral")
+
+
+@dataclass(frozen=True)
+class Film:
+    """A real film of the patient, not taken with the CT and not registered to it.
+
+    Attributes:
+        image_HW: float32 in [0, 1], bone white, as `axon.dicom.xray.Xray` has it, its longer side shrunk to at most 512.
+        pixel_spacing_mm: Between rows and between columns of ``image_HW``, or None where the file does not say.
+        confidence: That it is the view it is kept as, 0 to 1.
+    """
+
+    image_HW: np.ndarray
+    pixel_spacing_mm: tuple[float, float] | None
+    confidence: float
 
 
 @dataclass(frozen=True)
@@ -26,6 +44,8 @@ class Case:
         frontal_HW: PA line integrals of the attenuation, float32, dimensionless; row 0 is the head, column 0 the right.
         lateral_HW: The left lateral likewise; column 0 is the front.
         coverage: Share of the body voxels of the source CT that lie inside the cube.
+        film_frontal: The patient's real frontal film, where there is one and its view is sure.
+        film_lateral: The lateral one likewise.
     """
 
     case_id: str
@@ -36,6 +56,8 @@ class Case:
     frontal_HW: np.ndarray
     lateral_HW: np.ndarray
     coverage: float
+    film_frontal: Film | None = None
+    film_lateral: Film | None = None
 
     def save(self, folder: Path) -> Path:
         """Write ``folder/<case_id>.safetensors``; it appears whole or not at all."""
@@ -47,7 +69,11 @@ class Case:
             "frontal": self.frontal_HW.astype(np.float32),
             "lateral": self.lateral_HW.astype(np.float32),
         }
-        facts = {"case_id": self.case_id, "patient_id": self.patient_id, "collection": self.collection, "coverage": self.coverage}
+        facts: dict[str, Any] = {key: getattr(self, key) for key in ("case_id", "patient_id", "collection", "coverage")}
+        for name in _FILMS:
+            if film := getattr(self, name):
+                tensors[name] = film.image_HW.astype(np.float32)
+                facts[name] = {"pixel_spacing_mm": film.pixel_spacing_mm, "confidence": film.confidence}
         save_file(tensors, part, metadata={"axon": json.dumps(facts, sort_keys=True)})
         part.replace(path)
         return path
@@ -59,6 +85,9 @@ class Case:
             with safe_open(path, framework="numpy") as file:
                 tensors = {name: file.get_tensor(name) for name in ("hu", "affine", "frontal", "lateral")}
                 facts = json.loads((file.metadata() or {})["axon"])
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+                for name in set(_FILMS) & set(facts):
+                    spacing = facts[name]["pixel_spacing_mm"]
+                    facts[name] = Film(file.get_tensor(name), tuple(spacing) if spacing else None, facts[name]["confidence"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise AxonError("CASE_UNREADABLE", f"{path} is not a prepared case: {error}", "run the ingest step again") from error
         return cls(hu_DHW=tensors["hu"], affine=tensors["affine"], frontal_HW=tensors["frontal"], lateral_HW=tensors["lateral"], **facts)

@@ -118,9 +118,9 @@ def _get_revision(repo: str, revision: DataRevision, out: Path) -> None:
 
 
 def _copy_folder(folder: Path, out: Path) -> str:
-    """Copy the CTs, and splits.json and manifest.csv where given; return the SHA-256 of all names and contents."""
-    files = [path for study in find_studies(folder) for path in study.files]
-    files += [path for name in ("splits.json", "manifest.csv") if (path := folder / name).is_file()]
+    """Copy CTs, their patients' films, and splits.json and manifest.csv where given; return the SHA-256 of all names and contents."""
+    files = {path for study in find_studies(folder) for path in (*study.files, *study.films)}
+    files |= {path for name in ("splits.json", "manifest.csv") if (path := folder / name).is_file()}
     digest = hashlib.sha256()
     for path in sorted(files):
         relative = path.relative_to(folder)

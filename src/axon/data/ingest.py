@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from axon.config import Config
-from axon.data.cases import Case
+from axon.data.cases import Case, Film
 from axon.data.files import read_csv, whole_folder, write_json
+from axon.data.qa import write_picture
 from axon.data.readers import Study, find_studies, read_ct
+from axon.dicom.files import require
+from axon.dicom.xray import Xray, read_xray
 from axon.errors import AxonError
 from axon.geometry.projection import render_both
 from axon.geometry.volume import Volume, body_mask, resample_to_cube
@@ -20,6 +30,11 @@ from axon.geometry.volume import Volume, body_mask, resample_to_cube
 _log = logging.getLogger(__name__)
 _MASK_STEP_MM = 3.0
 _MIN_FILM_VOXELS = 128
+_FILM_SIDE = 512
+_SURE = 0.7
+_STUDIES_A_WORKER = 4
+WORKER_BYTES = 5 * 2**30
+"""Enough to prepare the largest CT that the readers accept: 2^28 voxels, at 12 bytes each (measured); no more workers start than fit."""
 
 
 def list_studies(raw: Path) -> list[Study]:
@@ -39,28 +54,62 @@ def ingest(raw: Path, shard: int, shards: int, config: Config, out: Path) -> Non
         shard: Index of this task.
         shards: Number of tasks.
         config: Grid, film geometry and the smallest coverage.
-        out: Folder for ``cases/`` and ``report.json`` ({"accepted": [...], "rejected": [{study, code, message}]}).
+        out: Folder for ``cases/``, ``qa/`` (a picture of each case) and ``report.json`` ({"accepted": [...], "rejected": [{study, code,
+            message}], "films_rejected": likewise, for films that were left out of an accepted case}).
     """
-    accepted: list[dict[str, Any]] = []
-    rejected: list[dict[str, str]] = []
-    with whole_folder(out) as part:
+    report: dict[str, list[dict[str, Any]]] = {"accepted": [], "rejected": [], "films_rejected": []}
+    studies = list_studies(raw)[shard::shards]
+    with whole_folder(out) as part, _run_in_order(len(studies)) as run:
         (part / "cases").mkdir()
-        for study in list_studies(raw)[shard::shards]:
-            try:
-                case = prepare(study, config)
-            except AxonError as error:
-                _log.warning("%s rejected: %s", study.case_id, error)
-                rejected.append({"study": study.case_id, "code": error.code, "message": error.message})
-                continue
-            case.save(part / "cases")
-            row = {"case_id": case.case_id, "patient_id": case.patient_id, "collection": case.collection, "coverage": case.coverage}
-            accepted.append(row)
-            _log.info("%s accepted, coverage %.2f", case.case_id, case.coverage)
-        write_json(part / "report.json", {"accepted": accepted, "rejected": rejected})
+        (part / "qa").mkdir()
+        for study, done in zip(studies, run(functools.partial(_ingest_one, config=config, folder=part), studies), strict=True):
+            for name, rows in done.items():
+                report[name] += rows
+                for row in rows:
+                    _log.info("%s %s %s", study.case_id, name, row.get("code") or f"with coverage {row['coverage']:.2f}")
+        write_json(part / "report.json", report)
 
 
-def prepare(study: Study, config: Config) -> Case:
-    """Read a study, cut the cube around its body, render its films.
+def _ingest_one(study: Study, config: Config, folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Prepare one study and write its case and picture; return its rows of the report."""
+    try:
+        case, left_out = prepare(study, config)
+    except AxonError as error:
+        return {"rejected": [_rejection(study, error)]}
+    case.save(folder / "cases")
+    write_picture(folder / "qa" / f"{case.case_id}.png", case, [error.code for error in left_out])
+    films = [view for view, film in (("frontal", case.film_frontal), ("lateral", case.film_lateral)) if film]
+    row = {"case_id": case.case_id, "patient_id": case.patient_id, "collection": case.collection, "coverage": case.coverage}
+    return {"accepted": [{**row, "films": films}], "films_rejected": [_rejection(study, error) for error in left_out]}
+
+
+def _rejection(study: Study, error: AxonError) -> dict[str, Any]:
+    return {"study": study.case_id, "code": error.code, "message": error.message}
+
+
+@contextlib.contextmanager
+def _run_in_order(studies: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """Something like the built-in map: over processes where there are studies enough to be worth starting them.
+
+    Processes and not threads, as the readers silence warnings, which is a setting of a whole process; spawned, as torch does not fork.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+        memory = min(memory, int(text))
+    workers = min(len(os.sched_getaffinity(0)), memory // WORKER_BYTES, studies // _STUDIES_A_WORKER)
+    if workers < 2:
+        yield map
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        yield pool.map
+
+
+def prepare(study: Study, config: Config) -> tuple[Case, list[AxonError]]:
+    """Read a study, cut the cube around its body, render its films; keep the real ones whose view is sure.
+
+    Returns:
+        tuple: The case; and why each real film that it does not hold was left out.
 
     Raises:
         AxonError: Those of `read_ct`, ``NO_BODY`` or ``LOW_COVERAGE``.
@@ -76,7 +125,44 @@ def prepare(study: Study, config: Config) -> Case:
     with torch.no_grad():
         films = render_both(torch.from_numpy(sharp.hu_DHW)[None, None], config.grid.extent_mm, config.xray)[0].numpy()
     hu_DHW = np.rint(fine.hu_DHW).astype(np.int16)
-    return Case(study.case_id, study.patient_id, study.collection, hu_DHW, fine.affine, films[0], films[1], coverage)
+    real, left_out = choose_films(study.films)
+    case = Case(study.case_id, study.patient_id, study.collection, hu_DHW, fine.affine, films[0], films[1], coverage, **real)
+    return case, left_out
+
+
+def choose_films(paths: tuple[Path, ...]) -> tuple[dict[str, Film], list[AxonError]]:
+    """The surest frontal and the surest lateral film.
+
+    Returns:
+        tuple: Films by the name that `Case` gives them; and an error for each other film: what `read_xray` met, ``XRAY_VIEW_UNSURE`` or
+            ``XRAY_SPARE``, a second film of a view.
+    """
+    chosen: dict[str, Film] = {}
+    left_out = []
+    for path in paths:
+        try:
+            xray = read_xray(path)
+            name = f"film_{xray.view}"
+            sure = xray.view != "other" and xray.view_confidence >= _SURE
+            require(sure, "XRAY_VIEW_UNSURE", "the view of a film is neither surely frontal nor surely lateral", "set its ViewPosition")
+            surest = name not in chosen or xray.view_confidence > chosen[name].confidence
+            if name in chosen:
+                left_out.append(AxonError("XRAY_SPARE", f"another {xray.view} film is surer, or as sure", "nothing, one is enough"))
+            if surest:
+                chosen[name] = _shrunk(xray)
+        except AxonError as error:
+            left_out.append(error)
+    return chosen, left_out
+
+
+def _shrunk(xray: Xray) -> Film:
+    """The film with its longer side at most 512 pixels, each the mean of those that it covers."""
+    rows, columns = xray.image_HW.shape
+    scale = min(1.0, _FILM_SIDE / max(rows, columns))
+    size = max(1, round(columns * scale)), max(1, round(rows * scale))
+    image_HW = np.array(Image.fromarray(xray.image_HW).resize(size, Image.Resampling.BOX))
+    spacing = xray.pixel_spacing_mm
+    return Film(image_HW, (spacing[0] * rows / size[1], spacing[1] * columns / size[0]) if spacing else None, xray.view_confidence)
 
 
 def locate_body(volume: Volume, extent_mm: float) -> tuple[np.ndarray, float]:

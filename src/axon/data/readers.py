@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from axon.dicom.ct import MAX_VOXELS, SliceHeader, read_ct_series, read_header, to_hu
+from axon.dicom.xray import MODALITIES as XRAY_MODALITIES
 from axon.errors import AxonError
 from axon.geometry.volume import Volume, canonical, lps_to_ras
 
@@ -34,21 +35,24 @@ class Study:
         patient_id: Pseudonym of the patient.
         collection: Name of the first sub-folder, or ``"folder"``.
         files: One NIfTI, NRRD or MetaImage file, or all DICOM files of the series.
+        films: The DICOM films (CR, DX) of the same PatientID.
     """
 
     case_id: str
     patient_id: str
     collection: str
     files: tuple[Path, ...]
+    films: tuple[Path, ...] = ()
 
 
 def find_studies(folder: Path) -> list[Study]:
-    """All CTs below ``folder``, sorted by case id. DICOM of other modalities is passed over.
+    """All CTs below ``folder``, sorted by case id, with their patients' films. Other DICOM is passed over.
 
     Raises:
         AxonError: ``NO_CT`` where there is none; ``DUPLICATE_CASE`` where two files would get one case id.
     """
     series: dict[str, list[SliceHeader]] = defaultdict(list)
+    films: dict[str, list[Path]] = defaultdict(list)
     studies = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
         if suffix := _suffix(path, NIFTI + ITK):
@@ -64,10 +68,13 @@ def find_studies(folder: Path) -> list[Study]:
                 continue
             if header.modality == "CT":
                 series[header.series_uid].append(header)
+            elif header.modality in XRAY_MODALITIES and header.patient_id:
+                films[header.patient_id].append(path)
     for uid, headers in series.items():
         patient_id = _pseudonym("p", headers[0].patient_id, 12)
         case_id = f"{patient_id}-{_pseudonym('', uid, 8)}"
-        studies.append(Study(case_id, patient_id, _collection(headers[0].path, folder), tuple(h.path for h in headers)))
+        files = tuple(h.path for h in headers)
+        studies.append(Study(case_id, patient_id, _collection(files[0], folder), files, tuple(films.get(headers[0].patient_id, ()))))
     if not studies:
         raise AxonError("NO_CT", f"no CT found under {folder}", "name a folder with DICOM series, .nii, .nii.gz, .nrrd or .mha files")
     studies.sort(key=lambda s: s.case_id)

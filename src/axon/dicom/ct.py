@@ -5,20 +5,13 @@ Messages carry no file name and no header value: either may name a patient.
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
-from pydicom.filereader import _read_file_meta_info, read_preamble
-from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from axon.dicom.files import BITS, IMAGE, guarded, numbers, parse, read_pixels, require
 from axon.errors import AxonError
 from axon.geometry.volume import AIR_HU, Volume, canonical
 
@@ -27,17 +20,12 @@ MAX_SLICE_PIXELS = 2**22
 MAX_VOXELS = 2**28
 PADDING_HU = -2000
 
-# Its warnings quote header values.
-logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-
 # The allow-list: no other element is even parsed.
 _IDENTITY = ["Modality", "ImageType", "PatientID", "SeriesInstanceUID"]
 _GEOMETRY = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "GantryDetectorTilt"]
 _RESCALE = ["RescaleSlope", "RescaleIntercept"]
-_IMAGE = ["Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"]
-_BITS = ["BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"]
-_HEADER = _IDENTITY + _GEOMETRY + _RESCALE + _IMAGE + _BITS
-_PIXELS = ["PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"]
+_UNITS = ["RescaleType"]
+_HEADER = _IDENTITY + _GEOMETRY + _RESCALE + _UNITS + IMAGE + BITS
 
 
 @dataclass(frozen=True)
@@ -74,11 +62,15 @@ class _Slice:
 
 def read_header(path: Path) -> SliceHeader:
     """Read the identity of one DICOM file. Raises AxonError ``CT_TOO_LARGE`` or ``CT_UNREADABLE``."""
-    with _guarded():
-        ds = _parse(path, _IDENTITY)
+    with guarded("CT", "a slice"):
+        return _header(path, parse(path, _IDENTITY, "CT", MAX_FILE_BYTES))
+
+
+def _header(path: Path, ds: Dataset) -> SliceHeader:
+    with guarded("CT", "a slice"):
         kinds = [str(kind).upper() for kind in ds.get("ImageType") or []]
         modality, series = str(ds.get("Modality") or ""), str(ds.get("SeriesInstanceUID") or "")
-        _require(bool(modality and series), "CT_UNREADABLE", "a file lacks Modality or SeriesInstanceUID", "export the series again")
+        require(bool(modality and series), "CT_UNREADABLE", "a file lacks Modality or SeriesInstanceUID", "export the series again")
         return SliceHeader(path, modality, str(ds.get("PatientID") or ""), series, "LOCALIZER" in kinds)
 
 
@@ -94,17 +86,19 @@ def read_ct_series(files: list[Path]) -> Volume:
     Raises:
         AxonError: With a ``CT_*`` code for each way in which a series is not one uniform stack of slices.
     """
-    headers = [read_header(path) for path in files]
+    with guarded("CT", "a slice"):
+        parsed = {path: parse(path, _HEADER, "CT", MAX_FILE_BYTES) for path in files}
+    headers = [_header(path, ds) for path, ds in parsed.items()]
     if len(files) < 3:
         raise AxonError("CT_TOO_FEW_SLICES", f"the series has {len(files)} slices, a volume needs 3", "export the whole series")
-    _require(all(h.modality == "CT" for h in headers), "CT_MODALITY", "the series is not of modality CT", "choose a CT series")
-    _require(len({h.series_uid for h in headers}) == 1, "CT_MIXED_SERIES", "the files are of several series", "give one series")
-    _require(len({h.patient_id for h in headers}) == 1, "CT_MIXED_PATIENTS", "the files are of several patients", "give one series")
-    _require(
+    require(all(h.modality == "CT" for h in headers), "CT_MODALITY", "the series is not of modality CT", "choose a CT series")
+    require(len({h.series_uid for h in headers}) == 1, "CT_MIXED_SERIES", "the files are of several series", "give one series")
+    require(len({h.patient_id for h in headers}) == 1, "CT_MIXED_PATIENTS", "the files are of several patients", "give one series")
+    require(
         headers[0].patient_id != "", "CT_NO_PATIENT", "the series has no PatientID, so it cannot be split safely", "give it a pseudonym"
     )
-    _require(not any(h.localizer for h in headers), "CT_LOCALIZER", "a localizer image is in the series", "leave the scout images out")
-    slices = [_read_slice(path) for path in files]
+    require(not any(h.localizer for h in headers), "CT_LOCALIZER", "a localizer image is in the series", "leave the scout images out")
+    slices = [_slice(path, ds) for path, ds in parsed.items()]
     slices, step = _stack(slices)
     rows, columns = slices[0].shape
     if rows * columns * len(slices) > MAX_VOXELS:
@@ -127,101 +121,66 @@ def to_hu(values: np.ndarray) -> np.ndarray:
 def _stack(slices: list[_Slice]) -> tuple[list[_Slice], np.ndarray]:
     """Order the slices along their normal; return them and the step between neighbours in LPS mm, shape (3,)."""
     first = slices[0]
-    _require(len({s.shape for s in slices}) == 1, "CT_SIZE", "slices differ in rows or columns", "export one uniform series")
+    require(len({s.shape for s in slices}) == 1, "CT_SIZE", "slices differ in rows or columns", "export one uniform series")
     alike = all(np.allclose(s.orientation, first.orientation, atol=1e-3) for s in slices)
-    _require(alike, "CT_ORIENTATION", "slices differ in orientation", "export one uniform series")
+    require(alike, "CT_ORIENTATION", "slices differ in orientation", "export one uniform series")
     alike = all(np.allclose(s.spacing, first.spacing, rtol=1e-3) for s in slices)
-    _require(alike, "CT_SPACING", "slices differ in pixel spacing", "export one uniform series")
+    require(alike, "CT_SPACING", "slices differ in pixel spacing", "export one uniform series")
     normal = np.cross(first.orientation[:3], first.orientation[3:])
     slices = sorted(slices, key=lambda s: float(s.position @ normal))
     positions = np.array([s.position for s in slices])
     heights = positions @ normal
     steps = np.diff(heights)
     usual = float(np.median(steps))
-    _require(bool(steps.min() > 0.01), "CT_DUPLICATE_SLICE", "two slices lie at one position", "export each slice once, one phase only")
-    _require(
-        bool(steps.max() < 1.5 * usual), "CT_SLICE_GAP", f"a gap of {steps.max():.2f} mm at a step of {usual:.2f} mm", "add the slices"
-    )
+    require(bool(steps.min() > 0.01), "CT_DUPLICATE_SLICE", "two slices lie at one position", "export each slice once, one phase only")
+    require(bool(steps.max() < 1.5 * usual), "CT_SLICE_GAP", f"a gap of {steps.max():.2f} mm at a step of {usual:.2f} mm", "add the slices")
     # Positions are often rounded to a tenth of a millimetre.
     even = bool(np.abs(steps - usual).max() <= max(0.11, 0.02 * usual))
-    _require(even, "CT_SLICE_STEP", "the step between slices is not uniform", "reconstruct with one slice increment")
+    require(even, "CT_SLICE_STEP", "the step between slices is not uniform", "reconstruct with one slice increment")
     sideways = positions - positions[0] - np.outer(heights - heights[0], normal)
     straight = bool((np.linalg.norm(sideways, axis=1) <= 0.2 + 0.005 * (heights - heights[0])).all())
-    _require(straight, "CT_TILT", "the slices are not stacked along their normal (gantry tilt)", "resample the series without tilt")
+    require(straight, "CT_TILT", "the slices are not stacked along their normal (gantry tilt)", "resample the series without tilt")
     return slices, (positions[-1] - positions[0]) / (len(slices) - 1)
 
 
-def _read_slice(path: Path) -> _Slice:
-    with _guarded():
-        ds = _parse(path, _HEADER)
+def _slice(path: Path, ds: Dataset) -> _Slice:
+    with guarded("CT", "a slice"):
         rows, columns = int(ds.get("Rows") or 0), int(ds.get("Columns") or 0)
-        _require(int(ds.get("NumberOfFrames") or 1) == 1, "CT_MULTIFRAME", "a file holds several frames", "export one file a slice")
-        _require(rows > 0 and columns > 0, "CT_SIZE", "a slice has no rows or columns", "export the series again")
-        _require(rows * columns <= MAX_SLICE_PIXELS, "CT_TOO_LARGE", "a slice has too many pixels", "resample it to 2048 by 2048 or less")
-        _require(int(ds.get("SamplesPerPixel") or 1) == 1, "CT_COLOUR", "a slice is a colour image", "export the original slices")
+        require(int(ds.get("NumberOfFrames") or 1) == 1, "CT_MULTIFRAME", "a file holds several frames", "export one file a slice")
+        require(rows > 0 and columns > 0, "CT_SIZE", "a slice has no rows or columns", "export the series again")
+        require(rows * columns <= MAX_SLICE_PIXELS, "CT_TOO_LARGE", "a slice has too many pixels", "resample it to 2048 by 2048 or less")
+        grey = int(ds.get("SamplesPerPixel") or 1) == 1 and str(ds.get("PhotometricInterpretation")) in ("MONOCHROME1", "MONOCHROME2")
+        require(grey, "CT_COLOUR", "a slice is not MONOCHROME1 or MONOCHROME2", "export the original slices")
+        # DICOM PS3.3 C.8.2.1.1: 12 to 16 bits, at the low end. A slice of 8 bits is a picture of one, and holds no HU.
+        allocated, stored, high = (int(ds.get(key) or 0) for key in BITS[:3])
+        whole = allocated == 16 and 12 <= stored <= 16 and high == stored - 1
+        require(whole, "CT_BITS", f"a slice has {stored} bits a pixel, or they are laid out oddly", "export the original slices")
         position, orientation, spacing = (_numbers(ds, key, count) for key, count in zip(_GEOMETRY[:3], (3, 6, 2), strict=True))
         row, column = orientation[:3], orientation[3:]
         unit = np.allclose([row @ row, column @ column, row @ column], [1, 1, 0], atol=1e-2)
-        _require(unit, "CT_ORIENTATION", "a slice's direction cosines are not orthonormal", "export the series again")
-        _require(bool((spacing > 0).all()), "CT_SPACING", "a slice's pixel spacing is not positive", "export the series again")
+        require(unit, "CT_ORIENTATION", "a slice's direction cosines are not orthonormal", "export the series again")
+        require(bool((spacing > 0).all()), "CT_SPACING", "a slice's pixel spacing is not positive", "export the series again")
         tilted = abs(float(ds.get("GantryDetectorTilt") or 0)) > 0.5
-        _require(not tilted, "CT_TILT", "the gantry was tilted", "resample the series without tilt")
+        require(not tilted, "CT_TILT", "the gantry was tilted", "resample the series without tilt")
         has_rescale = all(ds.get(key) is not None for key in _RESCALE)
-        _require(has_rescale, "CT_RESCALE", "a slice lacks RescaleSlope or RescaleIntercept", "export the original slices")
+        require(has_rescale, "CT_RESCALE", "a slice lacks RescaleSlope or RescaleIntercept", "export the original slices")
         slope, intercept = float(ds.RescaleSlope), float(ds.RescaleIntercept)
-        _require(
-            bool(np.isfinite([slope, intercept]).all()) and slope != 0, "CT_RESCALE", "a slice's rescale is not usable", "export again"
-        )
+        require(bool(np.isfinite([slope, intercept]).all()) and slope != 0, "CT_RESCALE", "a slice's rescale is not usable", "export again")
+        # Old scanners write US, unspecified; a map of electron density or of a mass fraction says so.
+        units = str(ds.get("RescaleType") or "HU")
+        require(units in ("HU", "US"), "CT_RESCALE", "a slice's values are not in HU", "choose the CT series, not a map made from it")
         return _Slice(path, position, orientation, spacing, (rows, columns), slope, intercept)
 
 
 def _read_hu(s: _Slice) -> np.ndarray:
     """HU of one slice, int16, shape (H, W)."""
-    with _guarded():
-        stored = _parse(s.path, _HEADER + _PIXELS).pixel_array
-        _require(stored.shape == s.shape, "CT_SIZE", "the pixels do not fill the slice", "export the series again")
+    with guarded("CT", "a slice"):
+        stored = read_pixels(s.path, "CT", MAX_FILE_BYTES)
         return to_hu(stored * s.slope + s.intercept)
 
 
 def _numbers(ds: Dataset, key: str, count: int) -> np.ndarray:
-    value = ds.get(key)
-    numbers = np.array([float(item) for item in value] if value else [])
-    ok = len(numbers) == count and bool(np.isfinite(numbers).all())
-    _require(ok, "CT_GEOMETRY", f"a slice has no usable {key}", "export the original slices")
-    return numbers
-
-
-def _parse(path: Path, keys: list[str]) -> Dataset:
-    """Parse the allow-listed elements only; refuses what would inflate beyond bounds first."""
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise AxonError("CT_TOO_LARGE", f"a file is larger than {MAX_FILE_BYTES} bytes", "export one file a slice")
-    with path.open("rb") as file:
-        read_preamble(file, force=False)
-        meta = _read_file_meta_info(file)  # unlike the public reader it leaves the file where the data set begins
-        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-            inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-            if len(inflate.decompress(file.read(), MAX_FILE_BYTES + 1)) > MAX_FILE_BYTES:
-                raise AxonError("CT_TOO_LARGE", "a deflated file inflates beyond bounds", "export it uncompressed")
-    return pydicom.dcmread(path, specific_tags=list(keys), stop_before_pixels="PixelData" not in keys)
-
-
-@contextlib.contextmanager
-def _guarded() -> Iterator[None]:
-    """Anything that a damaged or hostile file sets off becomes one code; its text, which may quote the header, is dropped."""
-    try:
-        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
-            warnings.simplefilter("ignore")
-            yield
-    except AxonError:
-        raise
-    except NotImplementedError:
-        raise AxonError("CT_SYNTAX", "a slice's transfer syntax cannot be decoded", "export the series uncompressed") from None
-    except Exception as error:
-        raise AxonError(
-            "CT_UNREADABLE", f"a slice cannot be read ({type(error).__name__})", "export the series again, uncompressed"
-        ) from None
-
-
-def _require(ok: bool, code: str, message: str, fix: str) -> None:
-    if not ok:
-        raise AxonError(code, message, fix)
+    found = numbers(ds, key)
+    ok = len(found) == count and bool(np.isfinite(found).all())
+    require(ok, "CT_GEOMETRY", f"a slice has no usable {key}", "export the original slices")
+    return found

@@ -23,6 +23,7 @@ from axon.evaluation.results import CaseResult, Evaluation, Picture, showcase, s
 from axon.geometry.projection import VIEWS, normalise_film, render_both
 from axon.inference import AxonOutput, AxonPipeline
 from axon.models.unet import RegressionUNet
+from axon.pretrained import seal
 from axon.training.steps import load_network
 
 View = Literal["bi", "mono"]
@@ -69,13 +70,13 @@ def evaluate(
         raise AxonError("NO_TEST_CASES", "the dataset has no test case", "add patients, or raise data.internal_share")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pipeline = AxonPipeline.assemble(config, bridge, refiner, superres).to(device)
-    regression = load_network(RegressionUNet, baselines / "regression").to(device)
+    trained = {name: load_network(RegressionUNet, baselines / name).to(device) for name in ("regression", "gan")}
 
     rows: list[CaseResult] = []
     cases = [(name, case) for name in test_sets for case in data.load(name)]
     for number, (name, case) in enumerate(cases, 1):
         for view in ("bi", "mono"):
-            result = reconstruct(pipeline, regression, case, view, config)
+            result = reconstruct(pipeline, trained, case, view, config)
             for method, hu_DHW in result.volumes.items():
                 rows.append(CaseResult(case.case_id, name, view, method, _metrics(hu_DHW, case, method, result, view, config)))
         print(f"evaluated {number}/{len(cases)}: {case.case_id} ({name})", flush=True)
@@ -84,9 +85,9 @@ def evaluate(
     pictures = []
     for name, case in cases:
         if (name, case.case_id) in shown:
-            pictures.append(_picture(name, case, reconstruct(pipeline, regression, case, "bi", config), config))
-    folders = {"bridge": bridge, "refiner": refiner, "superres": superres, "regression": baselines}
-    curves = {stage: _curve(folder) for stage, folder in folders.items()}
+            pictures.append(_picture(name, case, reconstruct(pipeline, trained, case, "bi", config), config))
+    files = [file for folder in (bridge, refiner, superres, baselines) for file in sorted((folder / "curves").glob("*.csv"))]
+    curves = {file.stem: _curve(file) for file in files}
     evaluation = Evaluation(
         facts=facts | {
             "config": config.name,
@@ -109,6 +110,7 @@ def evaluate(
     table = summary_table(evaluation)
     with whole_folder(out) as part:
         pipeline.to("cpu").save_pretrained(part / "model", safe_serialization=True)
+        seal(part / "model")
         save(part, evaluation)
         write_hero(part / "hero.png", max(pictures, key=lambda picture: picture.set_name == "external"))
         (part / "summary.txt").write_text(table + "\n")
@@ -116,13 +118,16 @@ def evaluate(
     return _headline(evaluation, views)
 
 
-def reconstruct(pipeline: AxonPipeline, regression: RegressionUNet, case: Case, view: View, config: Config) -> Reconstruction:
+def reconstruct(pipeline: AxonPipeline, baselines: dict[str, RegressionUNet], case: Case, view: View, config: Config) -> Reconstruction:
     """Reconstruct a case with every method from its own films: both, or the frontal one alone."""
     lateral = case.lateral_HW if view == "bi" else None
     output = pipeline(case.frontal_HW, lateral, num_samples=config.evaluation.samples, seed=config.seed)
     volumes, seen = pipeline.baseline_volumes(case.frontal_HW, lateral)
-    with torch.no_grad():
-        volumes["regression"] = pipeline.interpolate(regression.regress(seen))
+    for name, network in baselines.items():
+        with torch.no_grad():
+            volumes[name] = pipeline.interpolate(network.regress(seen))
+    volumes["regression_consistent"] = pipeline.consistent(volumes["regression"], case.frontal_HW, lateral)
+    volumes["axon_estimate"] = pipeline.interpolate_hu(output.estimate_DHW)
     volumes["axon_coarse"] = pipeline.interpolate_hu(output.coarse_KDHW[0])
     volumes["axon_refined"] = pipeline.interpolate_hu(output.refined_KDHW[0])
     volumes["axon"] = output.samples_KDHW[0]
@@ -168,9 +173,9 @@ def _picture(set_name: str, case: Case, result: Reconstruction, config: Config) 
     )
 
 
-def _curve(folder: Path) -> list[tuple[int, float]]:
-    with (folder / "curve.csv").open(newline="") as file:
-        return [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
+def _curve(file: Path) -> list[tuple[int, float]]:
+    with file.open(newline="") as rows:
+        return [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(rows)]
 
 
 def _headline(evaluation: Evaluation, views: str) -> dict[str, float]:

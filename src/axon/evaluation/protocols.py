@@ -141,25 +141,31 @@ def _slice_ssim(prediction: Tensor, reference: Tensor, axis: int) -> float:
 
 def _ssim(x: Tensor, y: Tensor, kernel: Tensor, axes: Sequence[int], data_range: float, *, sample_covariance: bool) -> float:
     """Mean structural similarity (Wang et al. 2004, K1 = 0.01, K2 = 0.03) with a window separable over ``axes``."""
-    mean_x, mean_y, xx, yy, xy = _filter(torch.stack([x, y, x * x, y * y, x * y]), kernel, axes)
+    # The formula needs the variances only as their sum, so one map holds both squares.
+    mean_x, mean_y, squares, xy = _filter(torch.stack([x, y, x * x + y * y, x * y]), kernel, axes)
     samples = len(kernel) ** len(axes)
     unbias = samples / (samples - 1) if sample_covariance else 1.0
-    variances = unbias * (xx - mean_x**2 + yy - mean_y**2)
-    covariance = unbias * (xy - mean_x * mean_y)
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
-    return float((luminance * (2 * covariance + c2) / (variances + c2)).mean())
+    product, mean_squares = mean_x * mean_y, mean_x.square_().add_(mean_y.square_())
+    # In place: a volume's worth of fresh memory costs more than the arithmetic.
+    covariance, variances = xy.sub_(product).mul_(unbias), squares.sub_(mean_squares).mul_(unbias)
+    numerator = covariance.mul_(2).add_(c2).mul_(product.mul_(2).add_(c1))
+    return float(numerator.div_(variances.add_(c2).mul_(mean_squares.add_(c1))).mean())
 
 
 def _filter(maps_NDHW: Tensor, kernel: Tensor, axes: Sequence[int]) -> Tensor:
-    """Correlate along each of ``axes``, keeping only positions where the whole kernel fits."""
+    """Correlate along each of ``axes``, keeping only positions where the whole kernel fits.
+
+    As a product with a banded matrix: several times more arithmetic than needed, and still faster on a CPU than float64 convolution
+    or shifted sums, which wait for memory.
+    """
     for axis in axes:
-        length = maps_NDHW.shape[axis + 1] - len(kernel) + 1
-        # Shifted sums: PyTorch's float64 convolution on a CPU is several times slower.
-        filtered = maps_NDHW.narrow(axis + 1, 0, length) * kernel[0]
-        for shift, weight in enumerate(kernel.tolist()[1:], start=1):
-            filtered.add_(maps_NDHW.narrow(axis + 1, shift, length), alpha=weight)
-        maps_NDHW = filtered
+        before, length, after = maps_NDHW.shape[: axis + 1], maps_NDHW.shape[axis + 1], maps_NDHW.shape[axis + 2 :]
+        band = torch.zeros(length - len(kernel) + 1, length, dtype=kernel.dtype)
+        for shift, weight in enumerate(kernel):
+            band.diagonal(shift).fill_(weight)
+        filtered = band @ maps_NDHW.reshape(math.prod(before), length, math.prod(after)) if after else maps_NDHW @ band.T
+        maps_NDHW = filtered.view(*before, len(band), *after)
     return maps_NDHW
 
 

@@ -25,8 +25,15 @@ BASELINES = {
     "lift": "Lifted X-rays",
     "calibrated_lift": "Calibrated lift",
     "regression": "3D U-Net regression",
+    "gan": "3D U-Net, adversarial",
 }
-STAGES = {"axon_coarse": "AXON, coarse (stage 1)", "axon_refined": "AXON, refined (stage 2)"}
+STAGES = {
+    # Not a baseline: what of AXON's gain is the physics' alone.
+    "regression_consistent": "Regression + data consistency",
+    "axon_estimate": "AXON, estimate (before 1)",
+    "axon_coarse": "AXON, coarse (stage 1)",
+    "axon_refined": "AXON, refined (stage 2)",
+}
 FINAL = {"axon": "AXON, one sample", "axon_mean": "AXON, mean of samples"}
 METHODS = {**BASELINES, **STAGES, **FINAL}
 """Methods in the order in which they are listed, with their labels."""

@@ -47,16 +47,21 @@ def render_drr(hu_BCDHW: Tensor, extent_mm: float, xray: XrayConfig, view: str) 
         xray: Geometry.
         view: ``"frontal"`` or ``"lateral"``.
     """
-    source, pixels_UV3 = detector_points(view, xray, hu_BCDHW.device)
+    return project(attenuation(hu_BCDHW), extent_mm, xray, view)
+
+
+def project(volume_BCDHW: Tensor, extent_mm: float, xray: XrayConfig, view: str) -> Tensor:
+    """Line integrals of any volume in its units times millimetres, shape (B, C, U, V): linear, and differentiable."""
+    source, pixels_UV3 = detector_points(view, xray, volume_BCDHW.device)
     ray_UV3 = F.normalize(pixels_UV3 - source, dim=-1)
     radius = extent_mm * 3**0.5 / 2
     step = 2 * radius / xray.samples_per_ray
     depth_N = xray.source_object_mm - radius + step * (torch.arange(xray.samples_per_ray, device=source.device) + 0.5)
     points = source + depth_N.view(-1, 1, 1, 1) * ray_UV3
     # grid_sample wants (x, y, z) = (w, h, d) scaled so that -1 and 1 are the cube's faces.
-    grid = (points / (extent_mm / 2)).expand(len(hu_BCDHW), -1, -1, -1, -1)
-    mu = F.grid_sample(attenuation(hu_BCDHW), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return mu.sum(dim=2) * step
+    grid = (points / (extent_mm / 2)).expand(len(volume_BCDHW), -1, -1, -1, -1)
+    sampled = F.grid_sample(volume_BCDHW, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return sampled.sum(dim=2) * step
 
 
 def lift_film(film_BCUV: Tensor, size: int, extent_mm: float, xray: XrayConfig, view: str) -> Tensor:

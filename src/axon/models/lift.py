@@ -34,6 +34,8 @@ class CalibratedLift(ModelMixin, ConfigMixin):
         self.register_buffer("mean_lifted", torch.zeros(2, *volume))
         # Coefficients of (frontal, lateral) for the patterns frontal alone, lateral alone, both.
         self.register_buffer("coefficients", torch.zeros(3, 2, *volume))
+        # Standard deviation of what the regression on both films leaves unexplained.
+        self.register_buffer("spread", torch.zeros(1, *volume))
 
     @torch.no_grad()
     def fit(self, samples: Iterable[tuple[Tensor, Tensor]]) -> CalibratedLift:
@@ -43,15 +45,15 @@ class CalibratedLift(ModelMixin, ConfigMixin):
             samples: Pairs of normalised volumes, shape (B, 1, D, H, W), and lifted films, shape (B, 2, D, H, W).
         """
         size = self.config.size
-        count, sums = 0, torch.zeros(8, size, size, size, dtype=torch.float64, device=self.mean_volume.device)
+        count, sums = 0, torch.zeros(9, size, size, size, dtype=torch.float64, device=self.mean_volume.device)
         for volume_B1DHW, lifted_BVDHW in samples:
             x, f, s = volume_B1DHW[:, 0].double(), lifted_BVDHW[:, 0].double(), lifted_BVDHW[:, 1].double()
-            sums += torch.stack([x, f, s, f * f, s * s, f * s, f * x, s * x], dim=1).sum(dim=0)
+            sums += torch.stack([x, f, s, f * f, s * s, f * s, f * x, s * x, x * x], dim=1).sum(dim=0)
             count += len(x)
-        x, f, s, ff, ss, fs, fx, sx = sums / count
-        moments = torch.stack([ff - f * f, ss - s * s, fs - f * s, fx - f * x, sx - s * x])
+        x, f, s, ff, ss, fs, fx, sx, xx = sums / count
+        moments = torch.stack([ff - f * f, ss - s * s, fs - f * s, fx - f * x, sx - s * x, xx - x * x])
         pool = self.config.pool
-        var_f, var_s, cov_fs, cov_fx, cov_sx = F.avg_pool3d(moments[None], pool, 1, pool // 2, count_include_pad=False)[0]
+        var_f, var_s, cov_fs, cov_fx, cov_sx, var_x = F.avg_pool3d(moments[None], pool, 1, pool // 2, count_include_pad=False)[0]
         var_f, var_s = var_f + self.config.ridge, var_s + self.config.ridge
         determinant = var_f * var_s - cov_fs**2
         zero = torch.zeros_like(x)
@@ -60,6 +62,8 @@ class CalibratedLift(ModelMixin, ConfigMixin):
         self.mean_volume.copy_(x[None])
         self.mean_lifted.copy_(torch.stack([f, s]))
         self.coefficients.copy_(torch.stack([*alone, both]))
+        # With the ridge in the variances this is an upper bound of the residual's variance.
+        self.spread.copy_((var_x - both[0] * cov_fx - both[1] * cov_sx).clamp(min=0).sqrt()[None])
         return self
 
     def forward(self, lifted_BVDHW: Tensor, present_BV: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from axon.models.estimator import Evidence, FilmEstimator
 from axon.models.unet import BridgeUNet, RefinerControlNet
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 
@@ -15,37 +16,45 @@ from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 def sample_bridge(
     scheduler: BrownianBridgeScheduler,
     unet: BridgeUNet,
-    condition_BCDHW: Tensor,
+    estimator: FilmEstimator,
+    evidence: Evidence,
     steps: int,
     generators: Sequence[torch.Generator],
     controlnet: RefinerControlNet | None = None,
     coarse_B1DHW: Tensor | None = None,
 ) -> Tensor:
-    """Sample normalised volumes, shape (B, 1, D, H, W), starting at the end-point in the condition's first channel.
+    """Sample normalised volumes, shape (B, 1, D, H, W), starting at the evidence's end-point.
+
+    At every step the predicted volume is corrected until it agrees with the films (physics-guided sampling).
 
     Args:
         scheduler: The bridge; its timesteps are set here.
         unet: Predicts the scheduler's objective.
-        condition_BCDHW: From `axon.models.unet.condition`.
+        estimator: Knows how films and volumes agree.
+        evidence: Of each case; from ``estimator``.
         steps: Sampling steps.
         generators: One a sample, so that a sample does not depend on the batch it is drawn in.
         controlnet: Steers ``unet``; with ``coarse_B1DHW``.
         coarse_B1DHW: Stage 1's volumes.
     """
-    count = len(condition_BCDHW)
-    if count == 1 and condition_BCDHW.device.type == "cpu":
+    count = len(evidence.condition_BCDHW)
+    if count == 1 and evidence.condition_BCDHW.device.type == "cpu":
         # torch's Conv3d falls to a slow kernel for small single volumes; two together take half the time of one.
-        condition_BCDHW = condition_BCDHW.expand(2, -1, -1, -1, -1)
+        evidence = evidence.expand(2)
         coarse_B1DHW = coarse_B1DHW.expand(2, -1, -1, -1, -1) if coarse_B1DHW is not None else None
         generators = [generators[0], torch.Generator()]
-    endpoint = sample = condition_BCDHW[:, :1]
+
+    def correct(volume_B1DHW: Tensor) -> Tensor:
+        return estimator.consistent(volume_B1DHW.clamp(-1, 1), evidence.films_BVUV, evidence.present_BV)
+
+    endpoint = sample = evidence.endpoint_B1DHW
     scheduler.set_timesteps(steps)
     for t in scheduler.timesteps.tolist():
         timesteps_B = torch.full((len(sample),), t, device=sample.device)
         residuals = None
         if controlnet is not None and coarse_B1DHW is not None:
-            residuals = controlnet(sample, timesteps_B, condition_BCDHW, coarse_B1DHW)
-        prediction = unet(sample, timesteps_B, condition_BCDHW, residuals)
+            residuals = controlnet(sample, timesteps_B, evidence.condition_BCDHW, coarse_B1DHW)
+        prediction = unet(sample, timesteps_B, evidence.condition_BCDHW, residuals)
         noise = torch.cat([torch.randn((1, *sample.shape[1:]), generator=generator) for generator in generators]).to(sample)
-        sample = scheduler.step(prediction, t, sample, endpoint, variance_noise=noise, return_dict=False)[0]
+        sample = scheduler.step(prediction, t, sample, endpoint, variance_noise=noise, correct=correct, return_dict=False)[0]
     return sample[:count].clamp(-1, 1)

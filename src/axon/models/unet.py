@@ -5,6 +5,8 @@ Shape legend: B batch, V the two views, D/H/W voxels.
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -46,7 +48,7 @@ class BridgeUNet(ModelMixin, ConfigMixin):
         )
 
     @classmethod
-    def of(cls, model: ModelConfig) -> BridgeUNet:
+    def of(cls, model: ModelConfig) -> Self:
         return cls(list(model.channels), list(model.attention), model.res_blocks, model.norm_groups)
 
     def forward(

@@ -2,35 +2,68 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 import mlflow.pyfunc
-import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from axon.reconstruct import Films
 
 
 class AxonModel(mlflow.pyfunc.PythonModel):
-    """X-rays in, HU volume out."""
+    """Film files in, NIfTI files out, as `axon.registry.serving.signature` says."""
 
     def load_context(self, context: Any) -> None:
         """Load the model folder that was logged as the artifact ``model``."""
-        from axon.inference import AxonPipeline
+        from axon.pretrained import load
 
-        self.pipeline = AxonPipeline.from_pretrained(context.artifacts["model"])
+        self.model = load(context.artifacts["model"])
 
-    # MLflow would read a type hint of model_input as a signature, which cannot express an optional film.
-    def predict(self, context: Any, model_input, params: dict[str, Any] | None = None) -> np.ndarray:  # type: ignore[no-untyped-def]
-        """Reconstruct.
+    # MLflow would read a type hint of model_input as a signature, in place of the one that is logged with it.
+    def predict(self, context: Any, model_input, params: dict[str, Any] | None = None) -> pd.DataFrame:  # type: ignore[no-untyped-def]
+        """Reconstruct each row.
 
         Args:
             context: MLflow's context, unused.
-            model_input: A mapping: ``frontal``, and ``lateral`` where there is one: arrays as `AxonPipeline` takes them.
-            params: Unused.
+            model_input: Table with the columns ``frontal`` and optionally ``lateral``: the bytes of PNG, JPEG or DICOM files.
+            params: ``seed``, and ``trust_views`` as of ``axon reconstruct``.
 
         Returns:
-            HU volume, shape (D, H, W).
+            pd.DataFrame: For each row ``ct_nifti_gz``, ``frontal_reprojection_mae`` (0 to 1), ``error`` and ``disclaimer``. A row that
+            cannot be reconstructed costs only itself: its file is empty and ``error`` says why.
         """
-        return np.asarray(self.pipeline(model_input["frontal"], model_input.get("lateral")).volume.hu_DHW)
+        return pd.DataFrame([self._row(row, params or {}) for row in model_input.to_dict("records")])
+
+    def _row(self, row: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        from axon import DISCLAIMER
+        from axon.errors import AxonError
+        from axon.reconstruct import nifti_bytes, sample
+
+        try:
+            made = sample(_films(row, params.get("trust_views", False)), self.model.pipeline, seed=params.get("seed", 0))
+            answer = {"ct_nifti_gz": nifti_bytes(made.volume), "frontal_reprojection_mae": made.reprojection_mae()["frontal"], "error": ""}
+        except AxonError as error:
+            answer = {"ct_nifti_gz": b"", "frontal_reprojection_mae": float("nan"), "error": str(error)}
+        return {**answer, "disclaimer": DISCLAIMER}
+
+
+def _films(row: dict[str, Any], trust_views: bool) -> Films:
+    from axon.errors import AxonError
+    from axon.reconstruct import read_films
+
+    # An absent film is empty where other rows have one, and None where the table lacks the column.
+    given = {view: row[view] for view in ("frontal", "lateral") if row.get(view)}
+    if "frontal" not in given:
+        raise AxonError("XRAY_MISSING", "the row has no frontal film", "send the file's content in base64")
+    with TemporaryDirectory() as scratch:
+        paths = {view: Path(scratch) / view for view in given}
+        for view, content in given.items():
+            paths[view].write_bytes(content)
+        return read_films(paths["frontal"], paths.get("lateral"), trust_views)
 
 
 mlflow.models.set_model(AxonModel())

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from axon import DISCLAIMER, __version__
 from axon.errors import AxonError
+from axon.registry.card import CARD, card_of
 from axon.registry.gate import CHAMPION, EVALUATION, Decision, champion_of
 from axon.registry.tracking import StageRun, client, code_revision, tracking_errors
 
@@ -68,7 +69,7 @@ def register(tracking_uri: str, parent_run_id: str, model_name: str, evaluation:
         version = _version_of_run(mlflow, model_name, parent_run_id)
         if version is None:
             _log_evaluation(StageRun(mlflow, tracking_uri, parent_run_id), evaluation)
-            _log_model(mlflow, parent_run_id, evaluation / "model")
+            _log_model(mlflow, parent_run_id, evaluation, card_of(evaluation, model_name, tags))
             version = _create_version(mlflow, model_name, parent_run_id)
         known = mlflow.get_model_version(model_name, version).tags
         if OUTCOME in known:
@@ -158,21 +159,28 @@ def _create_version(mlflow: MlflowClient, model_name: str, run_id: str) -> str:
         with contextlib.suppress(MlflowException):
             mlflow.create_registered_model(model_name, description=DISCLAIMER)
     source = f"{mlflow.get_run(run_id).info.artifact_uri}/model"
-    return str(mlflow.create_model_version(model_name, source, run_id).version)
+    description = f"{DISCLAIMER} The model card is model/{CARD} among the run's artifacts."
+    return str(mlflow.create_model_version(model_name, source, run_id, description=description).version)
 
 
-def _log_model(mlflow: MlflowClient, run_id: str, model: Path) -> None:
+def _log_model(mlflow: MlflowClient, run_id: str, evaluation: Path, card: str) -> None:
     import mlflow.pyfunc as pyfunc
 
-    from axon.registry import tracking
+    from axon.registry import serving
 
-    code = Path(tracking.__file__).with_name("pyfunc_model.py")
+    code = Path(serving.__file__).with_name("pyfunc_model.py")
     # It warns of the type hint that the model leaves out on purpose, through filters of its own; recording keeps them off the screen.
     with TemporaryDirectory() as scratch, warnings.catch_warnings(record=True):
-        folder = Path(scratch) / "model"
+        folder, artifacts = Path(scratch) / "model", {"model": str(evaluation / "model")}
         pyfunc.save_model(
-            str(folder), python_model=str(code), artifacts={"model": str(model)}, pip_requirements=[f"axon-ct=={__version__}"]
+            str(folder),
+            python_model=str(code),
+            artifacts=artifacts,
+            signature=serving.signature(),
+            input_example=serving.example(),
+            pip_requirements=[f"axon-ct=={__version__}"],
         )
+        (folder / CARD).write_text(card)
         mlflow.log_artifacts(run_id, str(folder), "model")
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 RUN_KEY = "axon.run_key"
 STAGE = "axon.stage"
 PARENT = "mlflow.parentRunId"
+WORK_KEY = "axon.work_key"
 
 
 def default_tracking_uri(folder: Path) -> str:
@@ -113,6 +114,34 @@ def find_parent(mlflow: MlflowClient, experiment: str, run_key: str) -> str | No
     """The run id of the parent run with ``run_key``, None when there is none."""
     found = mlflow.get_experiment_by_name(experiment)
     return None if found is None else _find(mlflow, found.experiment_id, {RUN_KEY: run_key})
+
+
+def run_link(tracking_uri: str, experiment: str, run_key: str) -> str:
+    """Page of the parent run of ``run_key`` on the MLflow server; empty without a server or a run. Raises AxonError ``TRACKING_FAILED``."""
+    mlflow = client(tracking_uri)
+    with tracking_errors(tracking_uri):
+        run_id = find_parent(mlflow, experiment, run_key)
+        if run_id is None or sqlite_path(tracking_uri):
+            return ""
+        of = mlflow.get_run(run_id).info.experiment_id
+    return f"{without_credentials(tracking_uri).rstrip('/')}/#/experiments/{of}/runs/{run_id}"
+
+
+def last_success(tracking_uri: str, experiment: str, work_key: str) -> str | None:
+    """The run id of the experiment's last successful pipeline run, if its work is ``work_key``; else None.
+
+    Raises:
+        AxonError: ``TRACKING_FAILED``.
+    """
+    mlflow = client(tracking_uri)
+    with tracking_errors(tracking_uri):
+        found = mlflow.get_experiment_by_name(experiment)
+        if found is None:
+            return None
+        # Only pipeline runs have the tag; it is empty where nothing identifies code or data.
+        query = f"attributes.status = 'FINISHED' and tags.`{WORK_KEY}` LIKE '%'"
+        runs = mlflow.search_runs([found.experiment_id], query, max_results=1, order_by=["attributes.end_time DESC"])
+    return str(runs[0].info.run_id) if runs and runs[0].data.tags[WORK_KEY] == work_key else None
 
 
 @dataclass(frozen=True)

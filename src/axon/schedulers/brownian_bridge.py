@@ -7,6 +7,7 @@ noise, so that ``eta = 0`` is a deterministic sampler of the same marginals (as 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -114,6 +115,7 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):
         eta: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         variance_noise: Tensor | None = None,
+        correct: Callable[[Tensor], Tensor] | None = None,
         return_dict: bool = True,
     ) -> BrownianBridgeSchedulerOutput | tuple[Tensor, Tensor]:
         """One step of the reverse bridge, from ``timestep`` to the next of `timesteps`; the last returns x0.
@@ -126,11 +128,13 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):
             eta: Overrides the configured ``eta``.
             generator: Source of the noise: one, or one a sample.
             variance_noise: The noise itself, instead of a generator.
+            correct: Applied to the predicted x0 before it is used, e.g. to make it agree with a measurement.
             return_dict: False returns the tuple (prev_sample, pred_original_sample).
         """
         t = int(timestep)
         eta = self.config.eta if eta is None else eta
         x0 = self.predict_original(model_output, torch.tensor([t]), sample, endpoint)
+        x0 = correct(x0) if correct is not None else x0
         later = self.timesteps[self.timesteps < t]
         if len(later) == 0:
             previous = x0

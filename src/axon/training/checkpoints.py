@@ -9,6 +9,7 @@ import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load, save
@@ -20,6 +21,7 @@ Curve = list[tuple[int, float, float]]
 """Rows of (step, mean training loss since the last row, validation loss of the EMA weights)."""
 
 KEEP = 2
+SHOWN = 5
 logger = logging.getLogger(__name__)
 
 
@@ -39,14 +41,14 @@ class Progress:
 
 
 def save_checkpoint(
-    folder: Path, fingerprint: str, progress: Progress, module: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer
+    folder: Path, identity: dict[str, Any], progress: Progress, module: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
     """Write ``folder/step-NNNNNNNN`` under a temporary name, flush it to disk, then rename; keep the newest two."""
     tensors = {f"module.{k}": v for k, v in module.state_dict().items()} | {f"ema.{k}": v for k, v in ema.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
     payload = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
-    facts = {"fingerprint": fingerprint, "sha256": hashlib.sha256(payload).hexdigest()} | asdict(progress)
+    facts = {"identity": identity, "sha256": hashlib.sha256(payload).hexdigest()} | asdict(progress)
     final = folder / f"step-{progress.step:08d}"
     if final.exists():
         return
@@ -61,13 +63,13 @@ def save_checkpoint(
         shutil.rmtree(old, ignore_errors=True)
 
 
-def load_newest(folder: Path, fingerprint: str, module: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+def load_newest(folder: Path, identity: dict[str, Any], module: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
     """Restore the newest whole checkpoint in place and return how far it was; step 0 where there is none.
 
     A damaged checkpoint is passed over, with a warning, for the one before it.
 
     Raises:
-        AxonError: ``RESUME_MISMATCH`` where a checkpoint belongs to another configuration or dataset.
+        AxonError: ``CHECKPOINT_OTHER`` where a checkpoint belongs to another configuration, dataset or code, naming what differs.
     """
     for candidate in sorted(folder.glob("step-*"), reverse=True):
         try:
@@ -80,15 +82,22 @@ def load_newest(folder: Path, fingerprint: str, module: nn.Module, ema: nn.Modul
             logger.warning("%s is damaged; trying the checkpoint before it", candidate)
             shutil.rmtree(candidate, ignore_errors=True)
             continue
-        if facts["fingerprint"] != fingerprint:
+        if different := _differences(json.loads(json.dumps(identity)), facts["identity"]):
+            shown = "; ".join(different[:SHOWN]) + ("; ..." if len(different) > SHOWN else "")
             raise AxonError(
-                "RESUME_MISMATCH",
-                f"{candidate} belongs to another configuration, dataset or version of the code",
-                "choose another checkpoint folder, or delete it",
+                "CHECKPOINT_OTHER", f"{candidate} belongs to another run: {shown}", "restore these, or choose another checkpoint folder"
             )
         _restore(load(payload), module, ema, optimizer)
         return Progress(facts["step"], [(step, loss, val) for step, loss, val in facts["curve"]], facts["losses"])
     return Progress()
+
+
+def _differences(ours: Any, theirs: Any, where: str = "") -> list[str]:
+    """What differs between two nested mappings, by dotted key."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        keys = sorted(ours.keys() | theirs.keys())
+        return [text for key in keys for text in _differences(ours.get(key), theirs.get(key), f"{where}.{key}" if where else key)]
+    return [] if ours == theirs else [f"{where} is {ours}, was {theirs}"]
 
 
 def _restore(tensors: dict[str, Tensor], module: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -9,19 +9,24 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from axon.config import StageConfig
 from axon.errors import AxonError
+from axon.training import distributed
 from axon.training.checkpoints import Curve, load_newest, save_checkpoint
+from axon.training.memory import is_out_of_memory, largest_that_fits, peak_memory_gib
 
 Log = Callable[[int, dict[str, float]], None]
 
@@ -29,13 +34,17 @@ logger = logging.getLogger(__name__)
 
 
 class Stage(Protocol):
-    """What the loop needs to know of a stage: its network, and its loss at a step, data included."""
+    """What the loop needs to know of a stage: its network, its data and its loss."""
 
     name: str
     module: nn.Module
 
-    def loss(self, module: nn.Module, step: int) -> Tensor:
-        """Training loss at ``step``. All randomness must derive from (seed, step)."""
+    def draw(self, step: int, slots: range) -> Any:
+        """Data and noise for these slots of the batch of ``step``. All randomness must derive from (seed, step, slot)."""
+        ...
+
+    def loss(self, module: nn.Module, draw: Any) -> Tensor:
+        """Training loss, the mean over the slots of ``draw``."""
         ...
 
     def validation_loss(self, module: nn.Module) -> Tensor:
@@ -43,46 +52,61 @@ class Stage(Protocol):
         ...
 
 
-def fit(stage: Stage, config: StageConfig, folder: Path, fingerprint: str, log: Log) -> tuple[nn.Module, Curve]:
+class _Loss(nn.Module):
+    """A stage's loss as one network, for DistributedDataParallel, which must see the forward pass of whatever the stage does."""
+
+    def __init__(self, stage: Stage, module: nn.Module) -> None:
+        super().__init__()
+        self.stage, self.module = stage, module
+
+    def forward(self, draw: Any) -> Tensor:
+        return self.stage.loss(self.module, draw)
+
+
+def fit(stage: Stage, config: StageConfig, folder: Path, identity: dict[str, Any], log: Log) -> tuple[nn.Module, Curve]:
     """Train ``stage`` to ``config.steps`` and return the EMA network and the curve.
+
+    Under torchrun (see `axon.training.distributed.process_group`) each process takes its share of every batch and gradients are
+    averaged, so that the result is one process's but for rounding; only rank 0 logs and writes checkpoints, every rank reads them.
 
     Args:
         stage: Network, loss and data.
         config: Steps, learning rate, EMA, checkpoints.
         folder: Checkpoints; the newest whole one is resumed.
-        fingerprint: Identity of configuration and data; a checkpoint of another one is refused.
+        identity: Configuration, data and code by name; a checkpoint of another one is refused.
         log: Called with (step, {"loss": ..., ...}) every ``config.log_every`` steps.
 
     Raises:
-        AxonError: ``LOSS_NOT_FINITE``; ``RESUME_MISMATCH`` from the checkpoints.
+        AxonError: ``LOSS_NOT_FINITE``; ``OUT_OF_MEMORY``; ``BATCH_SHARE``; ``RESUME_UNSHARED``; ``CHECKPOINT_OTHER`` from the checkpoints.
         SystemExit: 143 after SIGTERM, with the state saved, so that an orchestrator retries.
     """
-    module = stage.module
+    module = _lay_out(stage.module, torch.channels_last_3d) if config.channels_last else stage.module
     device = next(module.parameters()).device
     ema = copy.deepcopy(module).eval().requires_grad_(False)
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, fused=device.type == "cuda")
-    progress = load_newest(folder, fingerprint, module, ema, optimizer)
-    first, started = progress.step, time.monotonic()
+    optimizer = _optimizer(module, config)
+    progress = load_newest(folder, identity, module, ema, optimizer)
+    distributed.require_same_step(progress.step)
+    first, started, leader = progress.step, time.monotonic(), distributed.rank() == 0
+    log = log if leader else lambda step, metrics: None
     if first:
         logger.info("%s: resuming at step %d of %d", stage.name, first, config.steps)
         for row in progress.curve:  # The log may belong to a new run, which should show the whole curve.
             log(row[0], _losses(row))
+    if config.compile:
+        module.compile()
     module.train()
-    with _terminated() as terminated, tqdm(total=config.steps, initial=first, desc=stage.name, disable=not sys.stderr.isatty()) as bar:
+    loss_of: nn.Module = _Loss(stage, module)
+    if distributed.world_size() > 1:
+        loss_of = DistributedDataParallel(loss_of)
+    quiet = not (leader and sys.stderr.isatty())
+    with (
+        terminated() as ended,
+        closing(_draws(stage, config, first, ahead=device.type == "cuda")) as draws,
+        tqdm(total=config.steps, initial=first, desc=stage.name, disable=quiet) as bar,
+    ):
         while progress.step < config.steps:
-            for group in optimizer.param_groups:
-                group["lr"] = one_cycle(progress.step, config)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                loss = stage.loss(module, progress.step)
-            progress.losses.append(loss.item())
-            if not math.isfinite(progress.losses[-1]):
-                problem = f"{stage.name}: the loss is {progress.losses[-1]} at step {progress.step}"
-                raise AxonError("LOSS_NOT_FINITE", problem, f"lower training.{stage.name}.learning_rate, or check the data")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(trainable, config.grad_clip)
-            optimizer.step()
+            loss, stop = _step(stage, loss_of, draws, optimizer, config, progress.step, ended)
+            progress.losses.append(loss)
             progress.step += 1
             update_ema(ema, module, min(config.ema_decay, (1 + progress.step) / (10 + progress.step)))
             bar.update()
@@ -94,14 +118,135 @@ def fit(stage: Stage, config: StageConfig, folder: Path, fingerprint: str, log: 
                 progress.curve.append(row)
                 progress.losses = []
                 speed = (progress.step - first) / (time.monotonic() - started)
-                _announce(stage.name, config.steps, row, speed, bar)
-                log(row[0], _losses(row) | {"steps_per_second": speed})
-            if last or terminated.is_set() or progress.step % config.checkpoint_every == 0:
-                save_checkpoint(folder, fingerprint, progress, module, ema, optimizer)
-            if terminated.is_set() and not last:
+                if leader:
+                    _announce(stage.name, config.steps, row, speed, bar)
+                log(row[0], _losses(row) | _costs(speed, config, device))
+            if leader and (last or stop or progress.step % config.checkpoint_every == 0):
+                save_checkpoint(folder, identity, progress, module, ema, optimizer)
+            if stop and not last:
+                distributed.barrier()  # torchrun ends the others as soon as one has ended.
                 logger.warning("%s: terminated at step %d, state saved", stage.name, progress.step)
                 raise SystemExit(143)
-    return ema, progress.curve
+    return _lay_out(ema, torch.contiguous_format), progress.curve
+
+
+def _lay_out(module: nn.Module, memory_format: torch.memory_format) -> nn.Module:
+    return module.to(memory_format=memory_format)  # type: ignore[call-overload]
+
+
+def _optimizer(module: nn.Module, config: StageConfig) -> torch.optim.Optimizer:
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(trainable, lr=config.learning_rate, fused=trainable[0].device.type == "cuda")
+
+
+def _draws(stage: Stage, config: StageConfig, first: int, ahead: bool) -> Generator[Any]:
+    """Draw what this process trains on: of each step from ``first`` its slots of the batch, in ``config.accumulate`` parts.
+
+    Args:
+        stage: Draws.
+        config: Steps, batch size, parts.
+        first: Step to begin with.
+        ahead: Draw the next part in a thread while this one is trained on. On a CPU the two would compete for the same cores.
+    """
+    part = _part(stage.name, config)
+    start = distributed.rank() * config.accumulate * part
+    wanted = [range(slot, slot + part) for slot in range(start, start + config.accumulate * part, part)]
+    parts = ((step, slots) for step in range(first, config.steps) for slots in wanted)
+    if not ahead:
+        yield from (stage.draw(step, slots) for step, slots in parts)
+        return
+    with ThreadPoolExecutor(1) as pool:
+        waiting: Future[Any] | None = None
+        for step, slots in parts:
+            following = pool.submit(stage.draw, step, slots)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = following
+        if waiting is not None:
+            yield waiting.result()
+
+
+def _part(name: str, config: StageConfig) -> int:
+    """Samples that one process passes forward at a time."""
+    parts = config.accumulate * distributed.world_size()
+    if config.batch_size % parts:
+        problem = f"training.{name}.batch_size {config.batch_size} is no multiple of {parts} (accumulate times processes)"
+        raise AxonError("BATCH_SHARE", problem, "change one of them")
+    return config.batch_size // parts
+
+
+def _step(
+    stage: Stage,
+    loss_of: nn.Module,
+    draws: Iterator[Any],
+    optimizer: torch.optim.Optimizer,
+    config: StageConfig,
+    step: int,
+    ended: threading.Event,
+) -> tuple[float, bool]:
+    """One optimiser step; returns the mean loss over the batch, and whether any process was told to end."""
+    try:
+        loss, norm, device = _gradients(loss_of, draws, optimizer, config, step)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    else:
+        mean, norm, stop = distributed.mean_over_ranks([loss, norm, float(ended.is_set())], device)
+        if not math.isfinite(mean + norm):
+            what = "loss" if not math.isfinite(mean) else "gradient"
+            fix = f"lower training.{stage.name}.learning_rate, or check the data"
+            raise AxonError("LOSS_NOT_FINITE", f"{stage.name}: the {what} is not finite at step {step}", fix)
+        optimizer.step()
+        return mean, stop > 0
+    # Outside the handler, whose traceback would keep the failed step's tensors alive.
+    raise _out_of_memory(stage, config, step)
+
+
+def _gradients(
+    loss_of: nn.Module, draws: Iterator[Any], optimizer: torch.optim.Optimizer, config: StageConfig, step: int
+) -> tuple[float, float, torch.device]:
+    """Accumulate and clip the gradients of one step; returns the mean loss, the norm before clipping, and the device."""
+    for group in optimizer.param_groups:
+        group["lr"] = one_cycle(step, config)
+    optimizer.zero_grad(set_to_none=True)
+    trainable = optimizer.param_groups[0]["params"]
+    device = trainable[0].device
+    total = torch.zeros((), device=device)
+    for part in range(config.accumulate):
+        alone = isinstance(loss_of, DistributedDataParallel) and part < config.accumulate - 1
+        with loss_of.no_sync() if alone else nullcontext():  # type: ignore[operator]
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                loss = loss_of(next(draws)) / config.accumulate
+            loss.backward()
+        total += loss.detach()
+    norm = nn.utils.clip_grad_norm_(trainable, config.grad_clip)
+    return total.item(), norm.item(), device
+
+
+def _out_of_memory(stage: Stage, config: StageConfig, step: int) -> AxonError:
+    """The error that names what would fit, found by trial steps on a copy of the network."""
+    whole = _part(stage.name, config)
+
+    def trial(samples: int) -> None:
+        module = copy.deepcopy(stage.module)
+        optimizer = _optimizer(module, config)
+        draws = iter([stage.draw(step, range(samples))])
+        _gradients(_Loss(stage, module), draws, optimizer, replace(config, accumulate=1), step)
+        optimizer.step()
+
+    stage.module.zero_grad(set_to_none=True)
+    key, fitting = f"training.{stage.name}", largest_that_fits(whole, trial)
+    if not fitting:
+        problem = f"{stage.name}: not even one sample at a time fits in memory"
+        return AxonError("OUT_OF_MEMORY", problem, "lower grid.coarse_size or model.channels, or take a device with more memory")
+    share = config.accumulate * whole
+    accumulate = next(n for n in range(1, share + 1) if share % n == 0 and share // n <= fitting)
+    smaller = fitting * config.accumulate * distributed.world_size()
+    return AxonError(
+        "OUT_OF_MEMORY",
+        f"{stage.name}: {key}.batch_size {config.batch_size} does not fit in memory, {smaller} would",
+        f"set {key}.accumulate: {accumulate} (same result, slower), or {key}.batch_size: {smaller}",
+    )
 
 
 def one_cycle(step: int, config: StageConfig) -> float:
@@ -121,7 +266,7 @@ def update_ema(ema: nn.Module, module: nn.Module, decay: float) -> None:
 
 
 @contextmanager
-def _terminated() -> Iterator[threading.Event]:
+def terminated() -> Iterator[threading.Event]:
     """An event that SIGTERM sets; only the main thread may install the handler."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -142,6 +287,15 @@ def _losses(row: tuple[int, float, float]) -> dict[str, float]:
     """A row of the curve as metrics; without validation cases there is no validation loss."""
     _, loss, val_loss = row
     return {"loss": loss} | ({"val_loss": val_loss} if math.isfinite(val_loss) else {})
+
+
+def _costs(speed: float, config: StageConfig, device: torch.device) -> dict[str, float]:
+    """Throughput of all processes together, and the peak memory of this one."""
+    return {
+        "steps_per_second": speed,
+        "samples_per_second": speed * config.batch_size,
+        "peak_memory_gib": peak_memory_gib(device),
+    }
 
 
 def _announce(name: str, steps: int, row: tuple[int, float, float], speed: float, bar: tqdm) -> None:

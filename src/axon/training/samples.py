@@ -1,4 +1,4 @@
-"""Training samples: augmented anatomy, the films it would cast, and their lift. All randomness comes from a key.
+"""Training samples: augmented anatomy and the films it would cast. All randomness comes from a key.
 
 Shape legend: B batch, V the two views, D/H/W voxels of the fine cube, d/h/w of the coarse one, U/V film rows and columns.
 """
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from axon.config import Config
 from axon.data.cases import Case
-from axon.geometry.projection import lift_both, normalise_film, render_both
+from axon.geometry.projection import normalise_film, render_both
 from axon.models.superres import downsample
 
 
@@ -46,13 +46,13 @@ class Batch:
     Attributes:
         fine_B1DHW: Normalised volume on the fine grid.
         coarse_B1dhw: The same on the coarse grid.
-        lifted_BVdhw: Lifted normalised films, both views.
+        films_BVUV: Normalised films, both views.
         present_BV: 1 where the network may see the view.
     """
 
     fine_B1DHW: Tensor
     coarse_B1dhw: Tensor
-    lifted_BVdhw: Tensor
+    films_BVUV: Tensor
     present_BV: Tensor
 
 
@@ -94,8 +94,7 @@ class Sampler:
             films_BVUV = normalise_film(torch.from_numpy(np.stack(films)).to(self.device))
             present_BV = torch.ones(len(keys), 2, device=self.device)
         fine_B1DHW = normalise_hu(hu_B1DHW, config.model.hu_window)
-        lifted_BVdhw = lift_both(films_BVUV, grid.coarse_size, grid.extent_mm, config.xray)
-        return Batch(fine_B1DHW, downsample(fine_B1DHW, grid.upscale), lifted_BVdhw, present_BV)
+        return Batch(fine_B1DHW, downsample(fine_B1DHW, grid.upscale), films_BVUV, present_BV)
 
     def _drop_view(self, generator: torch.Generator) -> Tensor:
         """Which views a sample keeps. Of dropped views three in four are laterals: a frontal alone is the common film."""

@@ -1,25 +1,40 @@
-"""The four stages: for each its network, its data and its loss."""
+"""Every stage and every baseline: its network, its data and its loss."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from axon.config import Config
-from axon.models.lift import CalibratedLift
+from axon.models.estimator import Evidence, FilmEstimator
+from axon.models.gan import Gan
 from axon.models.superres import SuperResolver
-from axon.models.unet import BridgeUNet, RefinerControlNet, RegressionUNet, condition
+from axon.models.unet import BridgeUNet, RefinerControlNet, RegressionUNet
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 from axon.training.samples import Batch, Sampler, generator_for
 
 VALIDATION_CASES = 4
 
 
-class _Stage:
-    """Draws the batch of a step by key and measures the loss; a stage says only how."""
+@dataclass(frozen=True)
+class Draw:
+    """What a step trains on.
+
+    Attributes:
+        batch: The samples.
+        noise: A stream for each sample, so that its noise does not depend on the others in the batch.
+    """
+
+    batch: Batch
+    noise: list[torch.Generator]
+
+
+class BatchStage:
+    """Draws a step's samples by key and measures the loss; a stage says only how."""
 
     name: str
     module: nn.Module
@@ -27,48 +42,85 @@ class _Stage:
     def __init__(self, config: Config, train: Sampler, val: Sampler, batch_size: int) -> None:
         self.config, self.train, self.val, self.batch_size = config, train, val, batch_size
 
-    def loss(self, module: nn.Module, step: int) -> Tensor:
+    def draw(self, step: int, slots: range) -> Draw:
+        """These slots of the batch of ``step``; a slot's sample is the same whichever others are drawn with it."""
         indices = self.train.epoch_indices(self.name, step, self.batch_size)
-        batch = self.train.batch([(index, f"{self.name}/{step}/{slot}") for slot, index in enumerate(indices)])
-        return self.batch_loss(module, batch, generator_for(self.config.seed, self.name, "noise", step))
+        batch = self.train.batch([(indices[slot], f"{self.name}/{step}/{slot}") for slot in slots])
+        return Draw(batch, self.noise("noise", step, slots))
+
+    def draw_validation(self) -> Draw:
+        """Held-out cases with fixed noise."""
+        cases = range(len(self.val.cases))[:VALIDATION_CASES]
+        return Draw(self.val.batch([(index, "") for index in cases]), self.noise("validation", 0, cases))
+
+    def noise(self, purpose: str, step: int, slots: range) -> list[torch.Generator]:
+        return [generator_for(self.config.seed, self.name, purpose, step, slot) for slot in slots]
 
     def validation_loss(self, module: nn.Module) -> Tensor:
-        if not self.val.cases:
-            return torch.tensor(float("nan"))
-        batch = self.val.batch([(index, "") for index in range(len(self.val.cases))][:VALIDATION_CASES])
-        return self.batch_loss(module, batch, generator_for(self.config.seed, self.name, "validation"))
+        return self.loss(module, self.draw_validation()) if self.val.cases else torch.tensor(float("nan"))
 
-    def batch_loss(self, module: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+    def loss(self, module: nn.Module, draw: Draw) -> Tensor:
         raise AssertionError("each stage defines its loss")
 
 
 def bridge_terms(
-    scheduler: BrownianBridgeScheduler, volume_B1DHW: Tensor, endpoint_B1DHW: Tensor, generator: torch.Generator
+    scheduler: BrownianBridgeScheduler, volume_B1DHW: Tensor, endpoint_B1DHW: Tensor, generators: Sequence[torch.Generator]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Random timesteps (B,), the noised sample and the target, both (B, 1, D, H, W)."""
-    timesteps_B = torch.randint(len(scheduler), (len(volume_B1DHW),), generator=generator)
-    noise = torch.randn(volume_B1DHW.shape, generator=generator).to(volume_B1DHW)
+    timesteps_B = torch.cat([torch.randint(len(scheduler), (1,), generator=generator) for generator in generators])
+    noise = torch.stack([torch.randn(volume_B1DHW.shape[1:], generator=generator) for generator in generators]).to(volume_B1DHW)
     sample = scheduler.add_noise(volume_B1DHW, noise, timesteps_B, endpoint_B1DHW)
     target = scheduler.get_target(volume_B1DHW, noise, timesteps_B, endpoint_B1DHW)
     return timesteps_B.to(volume_B1DHW.device), sample, target
 
 
-class BridgeStage(_Stage):
+class EstimatorStage(BatchStage):
+    """Before stage 1: L1 between the volume and the estimate that the bridge will start from."""
+
+    name = "estimator"
+
+    def __init__(self, *args: object, estimator: FilmEstimator, module: RegressionUNet) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self.estimator, self.module = estimator, module
+
+    def loss(self, module: nn.Module, draw: Draw) -> Tensor:
+        assert isinstance(module, RegressionUNet)
+        batch = draw.batch
+        seen = self.estimator.untrained(batch.films_BVUV, batch.present_BV)
+        return F.l1_loss(module.regress(seen.condition_BCDHW), batch.coarse_B1dhw)
+
+
+class BridgeStage(BatchStage):
     """Stage 1: L1 on the bridge's objective (BBDM eq. 11)."""
 
     name = "bridge"
 
-    def __init__(self, *args: object, scheduler: BrownianBridgeScheduler, lift: CalibratedLift, module: BridgeUNet) -> None:
+    def __init__(self, *args: object, scheduler: BrownianBridgeScheduler, estimator: FilmEstimator, module: BridgeUNet) -> None:
         super().__init__(*args)  # type: ignore[arg-type]
-        self.scheduler, self.lift, self.module = scheduler, lift, module
+        self.scheduler, self.module = scheduler, module
+        self.estimator = estimator.eval().requires_grad_(False)
 
-    def batch_loss(self, module: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-        endpoint = self.lift(batch.lifted_BVdhw, batch.present_BV)
-        timesteps, sample, target = bridge_terms(self.scheduler, batch.coarse_B1dhw, endpoint, generator)
-        return F.l1_loss(module(sample, timesteps, condition(endpoint, batch.lifted_BVdhw, batch.present_BV)), target)
+    def loss(self, module: nn.Module, draw: Draw) -> Tensor:
+        seen = _evidence(self.estimator, draw.batch)
+        timesteps, sample, target = bridge_terms(self.scheduler, draw.batch.coarse_B1dhw, seen.endpoint_B1DHW, draw.noise)
+        return F.l1_loss(module(sample, timesteps, seen.condition_BCDHW), target)
 
 
-class RefinerStage(_Stage):
+@torch.no_grad()
+def _evidence(estimator: FilmEstimator, batch: Batch) -> Evidence:
+    evidence = estimator(batch.films_BVUV, batch.present_BV)
+    assert isinstance(evidence, Evidence)
+    return evidence
+
+
+@dataclass(frozen=True)
+class RefinerDraw(Draw):
+    """With ``sampled_B1dhw``, what stage 1 sampled of each, normalised."""
+
+    sampled_B1dhw: Tensor
+
+
+class RefinerStage(BatchStage):
     """Stage 2: the same loss through the frozen U-Net, steered by a ControlNet that sees what stage 1 sampled.
 
     Args:
@@ -81,36 +133,33 @@ class RefinerStage(_Stage):
         self,
         *args: object,
         scheduler: BrownianBridgeScheduler,
-        lift: CalibratedLift,
+        estimator: FilmEstimator,
         unet: BridgeUNet,
         module: RefinerControlNet,
         coarse_of: Callable[[str, list[tuple[int, int]]], Tensor],
     ) -> None:
         super().__init__(*args)  # type: ignore[arg-type]
-        self.scheduler, self.lift, self.module, self.coarse_of = scheduler, lift, module, coarse_of
+        self.scheduler, self.module, self.coarse_of = scheduler, module, coarse_of
+        self.estimator = estimator.eval().requires_grad_(False)
         self.unet = unet.eval().requires_grad_(False)
 
-    def loss(self, module: nn.Module, step: int) -> Tensor:
+    def draw(self, step: int, slots: range) -> RefinerDraw:
         copies = self.config.data.refiner_copies
-        items = [divmod(item, copies) for item in self.train.epoch_indices(self.name, step, self.batch_size, copies)]
+        chosen = self.train.epoch_indices(self.name, step, self.batch_size, copies)
+        items = [divmod(chosen[slot], copies) for slot in slots]
         batch = self.train.batch([(index, coarse_key(copy)) for index, copy in items])
-        generator = generator_for(self.config.seed, self.name, "noise", step)
-        return self._loss(module, batch, self.coarse_of("train", items), generator)
+        return RefinerDraw(batch, self.noise("noise", step, slots), self.coarse_of("train", items))
 
-    def validation_loss(self, module: nn.Module) -> Tensor:
-        if not self.val.cases:
-            return torch.tensor(float("nan"))
-        indices = list(range(len(self.val.cases)))[:VALIDATION_CASES]
-        batch = self.val.batch([(index, "") for index in indices])
-        coarse = self.coarse_of("val", [(index, 0) for index in indices])
-        return self._loss(module, batch, coarse, generator_for(self.config.seed, self.name, "validation"))
+    def draw_validation(self) -> RefinerDraw:
+        draw = super().draw_validation()
+        return RefinerDraw(draw.batch, draw.noise, self.coarse_of("val", [(index, 0) for index in range(len(draw.noise))]))
 
-    def _loss(self, module: nn.Module, batch: Batch, coarse_B1DHW: Tensor, generator: torch.Generator) -> Tensor:
-        endpoint = self.lift(batch.lifted_BVdhw, batch.present_BV)
-        timesteps, sample, target = bridge_terms(self.scheduler, batch.coarse_B1dhw, endpoint, generator)
-        seen = condition(endpoint, batch.lifted_BVdhw, batch.present_BV)
-        residuals = module(sample, timesteps, seen, coarse_B1DHW)
-        return F.l1_loss(self.unet(sample, timesteps, seen, residuals), target)
+    def loss(self, module: nn.Module, draw: Draw) -> Tensor:
+        assert isinstance(draw, RefinerDraw)
+        seen = _evidence(self.estimator, draw.batch)
+        timesteps, sample, target = bridge_terms(self.scheduler, draw.batch.coarse_B1dhw, seen.endpoint_B1DHW, draw.noise)
+        residuals = module(sample, timesteps, seen.condition_BCDHW, draw.sampled_B1dhw)
+        return F.l1_loss(self.unet(sample, timesteps, seen.condition_BCDHW, residuals), target)
 
 
 def coarse_key(copy: int) -> str:
@@ -118,8 +167,8 @@ def coarse_key(copy: int) -> str:
     return f"coarse/{copy}"
 
 
-class SuperResStage(_Stage):
-    """Stage 3: L1 between the upscaled coarse volume and the fine one, on random patches."""
+class SuperResStage(BatchStage):
+    """Stage 3: L1 between the upscaled coarse volume and the fine one, on a random patch of each sample."""
 
     name = "superres"
 
@@ -127,26 +176,56 @@ class SuperResStage(_Stage):
         super().__init__(*args)  # type: ignore[arg-type]
         self.module = module
 
-    def batch_loss(self, module: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+    def loss(self, module: nn.Module, draw: Draw) -> Tensor:
         factor, patch = self.config.grid.upscale, min(self.config.model.superres_patch, self.config.grid.coarse_size)
-        corner = torch.randint(self.config.grid.coarse_size - patch + 1, (3,), generator=generator).tolist()
-        coarse, fine = batch.coarse_B1dhw, batch.fine_B1DHW
-        for axis, start in enumerate(corner, start=2):
-            coarse = coarse.narrow(axis, start, patch)
-            fine = fine.narrow(axis, start * factor, patch * factor)
-        return F.l1_loss(module(coarse), fine)
+        coarse, fine = [], []
+        for n, generator in enumerate(draw.noise):
+            corner = torch.randint(self.config.grid.coarse_size - patch + 1, (3,), generator=generator).tolist()
+            coarse.append(_crop(draw.batch.coarse_B1dhw[n], corner, patch))
+            fine.append(_crop(draw.batch.fine_B1DHW[n], [start * factor for start in corner], patch * factor))
+        return F.l1_loss(module(torch.stack(coarse)), torch.stack(fine))
 
 
-class RegressionStage(_Stage):
+def _crop(volume_1DHW: Tensor, corner: list[int], size: int) -> Tensor:
+    d, h, w = corner
+    return volume_1DHW[:, d : d + size, h : h + size, w : w + size]
+
+
+class RegressionStage(BatchStage):
     """Baseline: L1 between the volume and a single pass of the same U-Net."""
 
     name = "regression"
 
-    def __init__(self, *args: object, lift: CalibratedLift, module: RegressionUNet) -> None:
+    def __init__(self, *args: object, estimator: FilmEstimator, module: RegressionUNet) -> None:
         super().__init__(*args)  # type: ignore[arg-type]
-        self.lift, self.module = lift, module
+        self.estimator, self.module = estimator, module
 
-    def batch_loss(self, module: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+    def loss(self, module: nn.Module, draw: Draw) -> Tensor:
         assert isinstance(module, RegressionUNet)
-        endpoint = self.lift(batch.lifted_BVdhw, batch.present_BV)
-        return F.l1_loss(module.regress(condition(endpoint, batch.lifted_BVdhw, batch.present_BV)), batch.coarse_B1dhw)
+        seen = self.estimator.plain(draw.batch.films_BVUV, draw.batch.present_BV)
+        return F.l1_loss(module.regress(seen), draw.batch.coarse_B1dhw)
+
+
+class GanStage(BatchStage):
+    """Baseline: generator and critic together; the validation loss is the generator's L1, that of the regression baseline."""
+
+    name = "gan"
+
+    def __init__(self, *args: object, estimator: FilmEstimator, module: Gan) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self.estimator, self.module = estimator, module
+
+    def loss(self, module: nn.Module, draw: Draw) -> Tensor:
+        assert isinstance(module, Gan)
+        generator, critic = module.losses(draw.batch.coarse_B1dhw, self._seen(draw.batch))
+        return generator + critic
+
+    def validation_loss(self, module: nn.Module) -> Tensor:
+        assert isinstance(module, Gan)
+        if not self.val.cases:
+            return torch.tensor(float("nan"))
+        batch = self.draw_validation().batch
+        return F.l1_loss(module.generator.regress(self._seen(batch)), batch.coarse_B1dhw)
+
+    def _seen(self, batch: Batch) -> Tensor:
+        return self.estimator.plain(batch.films_BVUV, batch.present_BV)

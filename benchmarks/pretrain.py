@@ -1,0 +1,70 @@
+"""Turn a finished pipeline run into the model folder that ships with the package: weights, card, provenance, checksums.
+
+python benchmarks/pretrain.py runs/pretrain --command 'make pretrained CONFIG=configs/small.yaml'
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from axon import DISCLAIMER, __version__, pretrained
+from axon.data.files import whole_folder, write_json
+from axon.errors import AxonError, one_line_errors
+from axon.registry.card import CARD, card_of
+
+MAX_BYTES = 12 * 2**20
+FACTS = ("code_revision", "config", "config_fingerprint", "data_revision", "data_source", "mlflow_run", "seed", "split_hash", "test_sets")
+LICENCES = {"code": "Apache-2.0", "weights": "Apache-2.0", "training data": "their own, in LICENSES.md of the dataset at data_revision"}
+
+
+def ship(evaluation: Path, out: Path, command: str) -> None:
+    """Write ``out``, whole or not at all.
+
+    Args:
+        evaluation: The evaluation folder of a run, with ``model/`` and ``metrics.json``.
+        out: ``src/axon/pretrained/axon-small``.
+        command: What trained the model, for the record.
+
+    Raises:
+        AxonError: ``MODEL_DIRTY`` where the code that trained it is not a commit, ``MODEL_TOO_LARGE``, or those of `axon.pretrained.load`.
+    """
+    metrics = json.loads((evaluation / "metrics.json").read_text())
+    if metrics["facts"]["code_revision"].endswith("-dirty"):
+        raise AxonError("MODEL_DIRTY", "the model was trained with uncommitted changes", "commit them and train again")
+    pretrained.load(str(evaluation / "model"))
+    with whole_folder(out) as part:
+        shutil.copytree(evaluation / "model", part, dirs_exist_ok=True)
+        (part / CARD).write_text(card_of(evaluation, pretrained.SHIPPED, {"command": f"`{command}`"}))
+        provenance = {key: metrics["facts"][key] for key in FACTS} | {
+            "command": command,
+            "licences": LICENCES,
+            "metrics": metrics["summary"],
+        }
+        write_json(part / "provenance.json", {"disclaimer": DISCLAIMER, "software": f"axon-ct {__version__}", **provenance})
+        pretrained.seal(part)
+        size = sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
+        if size > MAX_BYTES:
+            raise AxonError("MODEL_TOO_LARGE", f"the model has {size} bytes, more than {MAX_BYTES}", "train a smaller one")
+
+
+def main(argv: list[str] | None = None) -> int:
+    about, layout = (__doc__ or "").split("\n\n", 1)
+    parser = argparse.ArgumentParser(description=about, epilog=layout, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="output folder of the finished run")
+    parser.add_argument("--command", required=True, help="the command that trained it, for the record")
+    parser.add_argument("--out", type=Path, default=Path(pretrained.__file__).with_name(pretrained.SHIPPED), help="(default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    with one_line_errors():
+        found = sorted(arguments.run.glob("pipeline/*/evaluate/evaluation"))
+        if len(found) != 1:
+            raise AxonError("RUN_UNCLEAR", f"{arguments.run} holds {len(found)} finished evaluations, not one", "give a run's own folder")
+        ship(found[0], arguments.out, arguments.command)
+    print(f"{arguments.out} is written; commit it")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

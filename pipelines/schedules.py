@@ -1,0 +1,310 @@
+"""Recurring runs, kept in git: `plan` compares schedules.yaml with the cluster, `apply` makes the cluster as the file says."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from croniter import croniter
+from croniter.croniter import CroniterError
+
+from axon.errors import AxonError
+from axon.preflight import raise_all
+from pipelines.submit import Cluster, Package, config_parameter
+
+PREFIX = "axon-schedule-"
+"""Recurring runs with another name are somebody else's, and are left alone."""
+MARK = re.compile(r"kept by schedules\.yaml, ([0-9a-f]{64})$")
+FIELDS = ("second", "minute", "hour", "day of month", "month", "day of week")
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+PIPELINE = "axon"
+ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One entry of schedules.yaml.
+
+    Attributes:
+        name: Lower-case letters, digits and '-'.
+        cron: Six fields, second first, in UTC.
+        config: Configuration file, relative to schedules.yaml; empty for the pipeline's default.
+        parameters: Further parameters of the pipeline.
+        pipeline: The pipeline; there is one, ``axon``.
+        enabled: Whether it fires.
+    """
+
+    name: str
+    cron: str
+    config: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    pipeline: str = PIPELINE
+    enabled: bool = True
+
+    def next_runs(self, after: datetime, count: int = 3) -> Iterator[datetime]:
+        """The next times that it fires after ``after``, in UTC."""
+        times = croniter(self.cron.replace("?", "*"), after.astimezone(UTC), ret_type=datetime, second_at_beginning=True)
+        return islice(times, count)
+
+
+@dataclass(frozen=True)
+class Desired:
+    """A recurring run as it should be on the cluster; ``digest`` covers everything that cannot be edited there."""
+
+    schedule: Schedule
+    parameters: dict[str, Any]
+    package: Package
+    service_account: str
+
+    @property
+    def name(self) -> str:
+        return PREFIX + self.schedule.name
+
+    @property
+    def digest(self) -> str:
+        facts = [self.schedule.cron, self.parameters, self.package.version, self.service_account]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a plan.
+
+    Attributes:
+        action: What happens. A replacement is three steps: create (off), retire, enable.
+        name: The recurring run's name.
+        why: For people.
+        recurring_run_id: The one on the cluster, where there is one already.
+        desired: What to create.
+    """
+
+    action: Literal["create", "enable", "disable", "delete", "keep"]
+    name: str
+    why: str
+    recurring_run_id: str = ""
+    desired: Desired | None = None
+
+
+SIGNS = {"create": "+", "enable": "~", "disable": "~", "delete": "-", "keep": " "}
+
+
+def load(path: Path, package: Package) -> tuple[str, list[Desired]]:
+    """Read and check schedules.yaml; all problems at once.
+
+    Args:
+        path: The file.
+        package: The pipeline that its entries run.
+
+    Returns:
+        The Kubeflow experiment, and what should be on the cluster.
+
+    Raises:
+        AxonError: ``SCHEDULES_MISSING``, ``SCHEDULES_YAML``, ``SCHEDULE_NAME``, ``SCHEDULE_TWICE``, ``SCHEDULE_CRON``,
+            ``SCHEDULE_PIPELINE``, those of `Package.check`, or ``SCHEDULES`` with all of them.
+    """
+    experiment, entries, service_account = _read(path)
+    problems: list[AxonError] = []
+    found: list[Desired] = []
+    seen: set[str] = set()
+    for entry in entries:
+        try:
+            schedule = _schedule(entry)
+            if schedule.name in seen:
+                raise AxonError("SCHEDULE_TWICE", f"two schedules are called {schedule.name!r}", "give each a name of its own")
+            seen.add(schedule.name)
+            check_cron(schedule)
+            if schedule.pipeline != PIPELINE:
+                raise AxonError("SCHEDULE_PIPELINE", f"{schedule.name}: no pipeline {schedule.pipeline!r}", f"write {PIPELINE}")
+            parameters = dict(schedule.parameters)
+            if schedule.config:
+                parameters["config_yaml"] = config_parameter(path.parent / schedule.config)
+            package.check(parameters)
+            found.append(Desired(schedule, parameters, package, service_account))
+        except AxonError as problem:
+            problems.append(problem)
+    raise_all(problems, "SCHEDULES")
+    return experiment, found
+
+
+def _read(path: Path) -> tuple[str, list[Any], str]:
+    if not path.is_file():
+        raise AxonError("SCHEDULES_MISSING", f"no schedules at {path}", "name a file such as schedules.yaml")
+    try:
+        raw = yaml.safe_load(path.read_text())
+        unknown = set(raw) - {"experiment", "service_account", "schedules"}
+        experiment, entries, account = raw["experiment"], raw["schedules"] or [], raw.get("service_account", "")
+        well_formed = not unknown and isinstance(experiment, str) and isinstance(entries, list) and isinstance(account, str)
+    except (yaml.YAMLError, TypeError, KeyError) as error:
+        raise AxonError("SCHEDULES_YAML", f"{path} cannot be read: {error}", "it needs the keys experiment and schedules") from error
+    if not well_formed:
+        raise AxonError("SCHEDULES_YAML", f"{path} has other keys or types", "keys: experiment, service_account, schedules (a list)")
+    return experiment, entries, account
+
+
+def _schedule(entry: Any) -> Schedule:
+    known = {one.name: one.type for one in fields(Schedule)}
+    if not isinstance(entry, dict) or not {"name", "cron"} <= set(entry):
+        raise AxonError("SCHEDULES_YAML", f"{entry!r} is no schedule", "give it at least a name and a cron")
+    for key in entry:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            fix = f"did you mean {near[0]!r}?" if near else f"keys: {', '.join(known)}"
+            raise AxonError("SCHEDULES_YAML", f"unknown key {key!r} in {entry['name']!r}", fix)
+    types = {"parameters": dict, "enabled": bool}
+    for key, value in entry.items():
+        if not isinstance(value, types.get(key, str)):
+            raise AxonError("SCHEDULES_YAML", f"{key} of {entry['name']!r} is {value!r}", f"give it a {types.get(key, str).__name__}")
+    if not NAME.fullmatch(entry["name"]):
+        raise AxonError("SCHEDULE_NAME", f"the name {entry['name']!r} is no good", "at most 40 lower-case letters, digits and '-'")
+    return Schedule(**entry)
+
+
+def check_cron(schedule: Schedule) -> None:
+    """See that the six fields mean the same to Kubeflow's cron (robfig) and here.
+
+    Raises:
+        AxonError: ``SCHEDULE_CRON``.
+    """
+    words = schedule.cron.split()
+    hint = "write six fields: second minute hour day-of-month month day-of-week, e.g. '0 0 3 * * 0' for Sundays at 03:00 UTC"
+    if len(words) != len(FIELDS):
+        raise AxonError("SCHEDULE_CRON", f"{schedule.name}: {schedule.cron!r} has {len(words)} fields", hint)
+    # croniter knows more than robfig does: L, #, W, R and H; robfig takes ? for *, and Sunday as 0 only.
+    strange = next((word for word in words if not re.fullmatch(r"[\d*,/-]+|\?", word.upper()) and not _names_only(word)), None)
+    if strange:
+        raise AxonError("SCHEDULE_CRON", f"{schedule.name}: {strange!r} in {schedule.cron!r} is not understood", hint)
+    if re.search(r"(?<!/)\b7\b", words[-1]):
+        raise AxonError("SCHEDULE_CRON", f"{schedule.name}: Kubeflow's cron has no weekday 7", "write 0 for Sunday")
+    try:
+        next(schedule.next_runs(datetime.now(UTC), 1))
+    except (CroniterError, ValueError, StopIteration) as error:
+        raise AxonError("SCHEDULE_CRON", f"{schedule.name}: {schedule.cron!r} never fires: {error}", hint) from error
+
+
+def _names_only(word: str) -> bool:
+    """Whether ``word`` is made of names of months or days, as in ``MON-FRI``."""
+    return all(len(part) == 3 and part.isalpha() for part in re.split("[,-]", word))
+
+
+def plan(cluster: Cluster, experiment: str, desired: list[Desired]) -> list[Step]:
+    """What to do so that the cluster is as ``desired``; recurring runs with other names are not looked at.
+
+    A recurring run cannot be edited, so a changed one is replaced: the new one is created switched off, the old one is switched
+    off and then deleted, the new one is switched on. Ended at any point, neither do both fire nor are both lost. Deleting a recurring
+    run also deletes the workflows it started, so one with an unfinished run is only switched off; a later call deletes it.
+
+    Args:
+        cluster: The cluster, which is only read.
+        experiment: The Kubeflow experiment.
+        desired: From `load`.
+
+    Returns:
+        The steps in their order.
+    """
+    experiment_id = cluster.find_experiment(experiment)
+    here = [] if experiment_id is None else cluster.pages(cluster.kfp.list_recurring_runs, "recurring_runs", experiment_id=experiment_id)
+    ours = [one for one in here if one.display_name.startswith(PREFIX) and MARK.search(one.description or "")]
+    busy = _busy(cluster, experiment_id) if ours else set()
+    steps: list[Step] = []
+    for wanted in desired:
+        same_name = [one for one in ours if one.display_name == wanted.name]
+        fitting = [one for one in same_name if _digest(one) == wanted.digest]
+        current, others = (fitting[0] if fitting else None), [one for one in same_name if one not in fitting[:1]]
+        if current is None:
+            steps.append(Step("create", wanted.name, "changed" if same_name else "new", desired=wanted))
+        for old in others:
+            steps += _retire(old, "replaced", busy)
+        if current is None:
+            steps += [Step("enable", wanted.name, "created", desired=wanted)] if wanted.schedule.enabled else []
+        else:
+            steps.append(_switch(current, wanted))
+    gone = [one for one in ours if one.display_name not in {wanted.name for wanted in desired}]
+    return steps + [step for old in gone for step in _retire(old, "no longer in the file", busy)]
+
+
+def _digest(recurring: Any) -> str:
+    found = MARK.search(recurring.description or "")
+    return found[1] if found else ""
+
+
+def _is_on(recurring: Any) -> bool:
+    return str(recurring.mode) == "ENABLE"
+
+
+def _switch(current: Any, wanted: Desired) -> Step:
+    identity, on = str(current.recurring_run_id), wanted.schedule.enabled
+    if _is_on(current) == on:
+        return Step("keep", wanted.name, "as the file says" if on else "off, as the file says", identity)
+    return Step("enable" if on else "disable", wanted.name, "as the file says", identity)
+
+
+def _retire(old: Any, why: str, busy: set[str]) -> list[Step]:
+    identity, name = str(old.recurring_run_id), str(old.display_name)
+    off = [Step("disable", name, why, identity)] if _is_on(old) else []
+    if identity in busy:
+        return off or [Step("keep", name, f"{why}; off, deleted once its run has ended", identity)]
+    return [*off, Step("delete", name, why, identity)]
+
+
+def _busy(cluster: Cluster, experiment_id: str | None) -> set[str]:
+    """Recurring runs of which a run has not ended."""
+    runs = cluster.pages(cluster.kfp.list_runs, "runs", experiment_id=experiment_id, sort_by="created_at desc")
+    return {str(run.recurring_run_id) for run in runs if run.recurring_run_id and run.state not in ENDED}
+
+
+def apply(cluster: Cluster, experiment: str, steps: list[Step]) -> None:
+    """Carry out a plan; stopped in the middle, `plan` and `apply` again finish it.
+
+    Raises:
+        AxonError: As `Cluster`.
+    """
+    created: dict[str, str] = {}
+    for step in steps:
+        identity = step.recurring_run_id or created.get(step.name, "")
+        if step.action == "create" and step.desired:
+            created[step.name] = _create(cluster, experiment, step.desired)
+        elif step.action == "enable":
+            cluster.call(cluster.kfp.enable_recurring_run, identity)
+        elif step.action == "disable":
+            cluster.call(cluster.kfp.disable_recurring_run, identity)
+        elif step.action == "delete":
+            cluster.call(cluster.kfp.delete_recurring_run, identity)
+
+
+def _create(cluster: Cluster, experiment: str, wanted: Desired) -> str:
+    experiment_id = cluster.experiment(experiment)
+    pipeline_id, version_id = cluster.upload(wanted.package)
+    made = cluster.call(
+        cluster.kfp.create_recurring_run,
+        experiment_id,
+        wanted.name,
+        description=f"kept by schedules.yaml, {wanted.digest}",
+        cron_expression=wanted.schedule.cron,
+        max_concurrency=1,
+        no_catchup=True,
+        params=wanted.parameters,
+        pipeline_id=pipeline_id,
+        version_id=version_id,
+        enabled=False,
+        service_account=wanted.service_account or None,
+    )
+    return str(made.recurring_run_id)
+
+
+def describe(steps: list[Step], desired: list[Desired], now: datetime) -> list[str]:
+    """The plan for people, with the next three runs of every schedule that is on."""
+    lines = [f"{SIGNS[step.action]} {step.action:<8} {step.name}  ({step.why})" for step in steps]
+    for wanted in desired:
+        times = ", ".join(f"{time:%Y-%m-%d %H:%M:%S}" for time in wanted.schedule.next_runs(now))
+        lines.append(f"{wanted.schedule.name}: next {times} UTC" if wanted.schedule.enabled else f"{wanted.schedule.name}: off")
+    changes = sum(step.action != "keep" for step in steps)
+    return [*lines, f"{changes} changes" if changes else "nothing to change"]

@@ -1,0 +1,276 @@
+"""Speak to a Kubeflow cluster: upload the compiled pipeline, start a run of it, say how a run is doing."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import io
+import json
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import kfp
+import kfp_server_api
+import urllib3
+import yaml
+
+from axon.config import Config
+from axon.errors import AxonError
+from axon.preflight import parameter_problems, raise_all
+
+HOST, TOKEN, CA_CERT = "KF_PIPELINES_ENDPOINT", "AXON_KFP_TOKEN", "AXON_KFP_CA"
+PINNED = re.compile(r".+@sha256:[0-9a-f]{64}$")
+TYPES: dict[str, tuple[type, ...]] = {
+    "STRING": (str,),
+    "BOOLEAN": (bool,),
+    "NUMBER_INTEGER": (int,),
+    "NUMBER_DOUBLE": (int, float),
+    "STRUCT": (dict,),
+    "LIST": (list,),
+}
+PAGE = 100
+
+
+@dataclass(frozen=True)
+class Package:
+    """A compiled pipeline, fit for a cluster.
+
+    Attributes:
+        path: The YAML file.
+        name: The pipeline's name.
+        version: Name of its version on the cluster: a hash of the content, so that the same pipeline is uploaded once.
+        parameters: Its parameters as the specification declares them.
+    """
+
+    path: Path
+    name: str
+    version: str
+    parameters: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> Package:
+        """Read a compiled pipeline.
+
+        Raises:
+            AxonError: ``IMAGE_NOT_PINNED`` where an image is named by a tag: KFP's cache would serve old results of new code.
+        """
+        text = path.read_text()
+        spec = next(iter(yaml.safe_load_all(text)))
+        images = {executor["container"]["image"] for executor in spec["deploymentSpec"]["executors"].values()}
+        if loose := sorted(image for image in images if not PINNED.match(image)):
+            fix = "set AXON_IMAGE_CPU and AXON_IMAGE_CUDA to name@sha256:... of images that the cluster can pull"
+            raise AxonError("IMAGE_NOT_PINNED", f"images without a digest: {', '.join(loose)}", fix)
+        declared = spec["root"]["inputDefinitions"]["parameters"]
+        return cls(path, spec["pipelineInfo"]["name"], f"sha256-{hashlib.sha256(text.encode()).hexdigest()[:16]}", declared)
+
+    def check(self, given: dict[str, Any]) -> None:
+        """See that every parameter in ``given`` exists, has its type and makes sense together with the defaults.
+
+        Raises:
+            AxonError: ``PARAMETER_UNKNOWN``, ``PARAMETER``, those of `Config.from_yaml`, or ``PARAMETERS`` with all of them.
+        """
+        problems: list[AxonError] = []
+        for name, value in given.items():
+            if name not in self.parameters:
+                near = difflib.get_close_matches(name, self.parameters, n=1)
+                fix = f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(self.parameters)}"
+                problems.append(AxonError("PARAMETER_UNKNOWN", f"the pipeline has no parameter {name!r}", fix))
+            elif not _has_type(value, kind := self.parameters[name]["parameterType"]):
+                problems.append(AxonError("PARAMETER", f"{name} is {value!r}", f"give it a {kind.lower()}"))
+        raise_all(problems, "PARAMETERS")
+        of = {name: given.get(name, declared.get("defaultValue")) for name, declared in self.parameters.items()}
+        try:
+            Config.from_yaml(of["config_yaml"], seed=int(of["seed"]))
+        except AxonError as error:
+            problems.append(error)
+        if not of["dataset_revision"] and not of["dataset_folder"]:
+            problems.append(AxonError("DATA_SOURCE", "neither dataset_folder nor dataset_revision is given", "name one, e.g. HEAD"))
+        raise_all(problems + parameter_problems(of["views"], of["promote"], of["model_name"]), "PARAMETERS")
+
+
+def _has_type(value: Any, kind: str) -> bool:
+    return isinstance(value, TYPES[kind]) and (kind == "BOOLEAN" or not isinstance(value, bool))
+
+
+def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
+    """``["seed=1", "promote=never"]`` as parameters; values are read as YAML.
+
+    Raises:
+        AxonError: ``PARAMETER`` for a setting without ``=``.
+    """
+    parsed: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise AxonError("PARAMETER", f"{setting!r} is no setting", "write name=value, e.g. --set promote=manual")
+        parsed[name] = yaml.safe_load(value) if value else ""
+    return parsed
+
+
+def config_parameter(path: Path) -> str:
+    """The configuration file as the parameter ``config_yaml``, on one line. Raises AxonError as `Config.load`."""
+    Config.load(path)
+    return json.dumps(yaml.safe_load(path.read_text()) or {})
+
+
+class Cluster:
+    """Kubeflow Pipelines behind ``kfp.Client``, whose errors become one line and whose own printing is kept quiet.
+
+    Args:
+        host: Address of the API; empty for ``KF_PIPELINES_ENDPOINT``. A bearer token is taken from ``AXON_KFP_TOKEN``, a
+            certificate authority's file from ``AXON_KFP_CA``; neither is an argument, because a process list shows arguments.
+        namespace: The user's namespace on a multi-user cluster, else empty.
+
+    Raises:
+        AxonError: ``CLUSTER_HOST`` without an address; later ``CLUSTER_UNREACHABLE`` or ``CLUSTER_REFUSED``.
+    """
+
+    def __init__(self, host: str = "", namespace: str = "") -> None:
+        self.host = (host or os.environ.get(HOST, "")).rstrip("/")
+        self.namespace = namespace or None
+        if not self.host.startswith(("http://", "https://")):
+            fix = (
+                f"give --host or set {HOST}, e.g. http://localhost:8080 after: kubectl -n kubeflow port-forward svc/ml-pipeline-ui 8080:80"
+            )
+            raise AxonError("CLUSTER_HOST", f"the cluster's address is {self.host or '(none)'!r}, not http(s)", fix)
+        token, authority = os.environ.get(TOKEN), os.environ.get(CA_CERT)
+        with self._errors(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # That it wants Kubeflow Pipelines 2.
+            if self._multi_user(token, authority) and not namespace:
+                raise AxonError("CLUSTER_NAMESPACE", f"{self.host} serves several users", "give --namespace, your profile's namespace")
+            self.kfp = kfp.Client(host=self.host, namespace=namespace or "kubeflow", existing_token=token, ssl_ca_cert=authority)
+
+    def _multi_user(self, token: str | None, authority: str | None) -> bool:
+        """Asked of the server here, because the client would ask five times with pauses, whatever the answer."""
+        configuration = kfp_server_api.Configuration(host=self.host)
+        if token:
+            configuration.api_key, configuration.api_key_prefix = {"authorization": token}, {"authorization": "Bearer"}
+        configuration.ssl_ca_cert = authority
+        health = kfp_server_api.HealthzServiceApi(kfp_server_api.ApiClient(configuration)).healthz_service_get_healthz()
+        return bool(health.multi_user)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """The client's errors as AxonErrors; what it prints (links) is dropped."""
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                yield
+        except kfp_server_api.ApiException as error:
+            said = _server_message(error.body) or str(error.reason)
+            fix = f"check {TOKEN} and your rights in the namespace" if error.status in (401, 403) else "see the server's log"
+            raise AxonError("CLUSTER_REFUSED", f"{self.host} answered {error.status}: {said}", fix) from error
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            reason = getattr(error, "reason", error)
+            fix = "check the address and that the port-forward runs"
+            raise AxonError("CLUSTER_UNREACHABLE", f"{self.host} does not answer: {reason}", fix) from error
+
+    def pages(self, listing: Callable[..., Any], field: str, **options: Any) -> Iterator[Any]:
+        """Every item of a paginated listing."""
+        token = ""
+        while True:
+            with self._errors():
+                page = listing(page_token=token, page_size=PAGE, **options)
+            yield from getattr(page, field) or []
+            token = page.next_page_token
+            if not token:
+                return
+
+    def call(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """``function(...)`` of the client, its errors as AxonErrors."""
+        with self._errors():
+            return function(*arguments, **options)
+
+    def experiment(self, name: str) -> str:
+        """The experiment's id; it is made when missing."""
+        return str(self.call(self.kfp.create_experiment, name, namespace=self.namespace).experiment_id)
+
+    def find_experiment(self, name: str) -> str | None:
+        """The experiment's id; None when it is missing."""
+        found = self.pages(self.kfp.list_experiments, "experiments", namespace=self.namespace)
+        return next((str(one.experiment_id) for one in found if one.display_name == name), None)
+
+    def find_version(self, package: Package) -> tuple[str, str] | None:
+        """Ids of the pipeline and of this version of it on the cluster; None when it was not uploaded."""
+        pipelines = self.pages(self.kfp.list_pipelines, "pipelines", namespace=self.namespace)
+        pipeline = next((one.pipeline_id for one in pipelines if one.display_name == package.name), None)
+        if pipeline is None:
+            return None
+        versions = self.pages(self.kfp.list_pipeline_versions, "pipeline_versions", pipeline_id=pipeline)
+        version = next((one.pipeline_version_id for one in versions if one.display_name == package.version), None)
+        return (pipeline, version) if version else None
+
+    def upload(self, package: Package) -> tuple[str, str]:
+        """Upload the pipeline unless this version is there; returns the ids of the pipeline and of the version."""
+        if found := self.find_version(package):
+            return found
+        pipelines = self.pages(self.kfp.list_pipelines, "pipelines", namespace=self.namespace)
+        pipeline = next((one.pipeline_id for one in pipelines if one.display_name == package.name), None)
+        path = str(package.path)
+        if pipeline is None:
+            pipeline = self.call(self.kfp.upload_pipeline, path, package.name, namespace=self.namespace).pipeline_id
+        version = self.call(self.kfp.upload_pipeline_version, path, package.version, pipeline_id=pipeline)
+        return str(pipeline), str(version.pipeline_version_id)
+
+    def link(self, run_id: str) -> str:
+        """The run's page."""
+        return f"{self.host}/#/runs/details/{run_id}"
+
+
+def _server_message(body: Any) -> str:
+    try:
+        return str(json.loads(body)["message"]).splitlines()[0]
+    except (TypeError, ValueError, KeyError, IndexError):
+        return ""
+
+
+def submit(cluster: Cluster, package: Package, parameters: dict[str, Any], experiment: str, name: str, service_account: str = "") -> str:
+    """Start one run of ``package``.
+
+    Args:
+        cluster: The cluster.
+        package: The pipeline; uploaded where it is not there.
+        parameters: Its parameters; the others keep their defaults.
+        experiment: Kubeflow experiment, made when missing.
+        name: Name of the run.
+        service_account: Account of the steps; empty for the cluster's default.
+
+    Returns:
+        The run's id.
+
+    Raises:
+        AxonError: As `Package.check` and `Cluster`.
+    """
+    package.check(parameters)
+    experiment_id = cluster.experiment(experiment)
+    pipeline_id, version_id = cluster.upload(package)
+    run = cluster.call(
+        cluster.kfp.run_pipeline,
+        experiment_id,
+        job_name=name,
+        params=parameters,
+        pipeline_id=pipeline_id,
+        version_id=version_id,
+        service_account=service_account or None,
+    )
+    return str(run.run_id)
+
+
+def status(cluster: Cluster, run_id: str) -> list[str]:
+    """How the run ``run_id`` is doing: its state, a line a step, and where to look. Raises AxonError as `Cluster`."""
+    run = cluster.call(cluster.kfp.get_run, run_id)
+    lines = [f"{run.display_name}: {run.state or 'PENDING'}"]
+    details = (run.run_details.task_details if run.run_details else None) or []
+    for task in sorted(details, key=lambda task: str(task.start_time or task.create_time or "9999")):
+        took = f"{(task.end_time - task.start_time).total_seconds():.0f} s" if task.end_time and task.start_time else ""
+        pod = f"  pod {task.pod_name}" if task.pod_name else ""
+        problem = f"  {task.error.message}" if task.error and task.error.message else ""
+        lines.append(f"  {task.state or 'PENDING':<10} {took:>8}  {task.display_name}{pod}{problem}")
+    if run.error and run.error.message:
+        lines.append(f"  error: {run.error.message}")
+    return [*lines, f"look at {cluster.link(run_id)}, or at a step: kubectl logs POD -c main"]

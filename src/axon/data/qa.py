@@ -1,0 +1,59 @@
+"""One small picture of a prepared case, for a person to look at before training on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from axon import DISCLAIMER
+from axon.data.cases import Case
+
+TILE = 192
+_WINDOW_HU = (-1000.0, 500.0)
+
+
+def write_picture(path: Path, case: Case, codes: list[str]) -> None:
+    """Write the three middle slices, both rendered films and the real films, if any, as a grey PNG.
+
+    Args:
+        path: File to write.
+        case: The case.
+        codes: Codes of the patient's films that were left out.
+    """
+    middle = [size // 2 for size in case.hu_DHW.shape]
+    # Coronal and sagittal slices run from foot to head, pictures from the top down.
+    slices = [case.hu_DHW[middle[0]], case.hu_DHW[::-1, middle[1]], case.hu_DHW[::-1, :, middle[2]]]
+    tiles = [("axial", slices[0]), ("coronal", slices[1]), ("sagittal", slices[2])]
+    pictures = [(name, _tile(_between(image, *_WINDOW_HU))) for name, image in tiles]
+    pictures += [(name, _tile(_stretched(image))) for name, image in (("DRR frontal", case.frontal_HW), ("DRR lateral", case.lateral_HW))]
+    films = (("film frontal", case.film_frontal), ("film lateral", case.film_lateral))
+    pictures += [(name, _tile(_stretched(film.image_HW))) for name, film in films if film]
+    sheet = Image.new("L", (TILE * len(pictures), TILE + 28))
+    draw = ImageDraw.Draw(sheet)
+    for number, (name, tile) in enumerate(pictures):
+        sheet.paste(tile, (number * TILE, 14))
+        draw.text((number * TILE + 2, 1), name, fill=255)
+    left_out = f"; films left out: {', '.join(codes)}" if codes else ""
+    draw.text((2, TILE + 15), f"{case.case_id}, coverage {case.coverage:.2f}{left_out}. {DISCLAIMER}", fill=255)
+    sheet.save(path)
+
+
+def _tile(image_HW: np.ndarray) -> Image.Image:
+    """Grey values in [0, 1] as a square tile, the longer side filling it."""
+    image = Image.fromarray((255 * image_HW).astype(np.uint8))
+    scale = TILE / max(image.size)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    tile = Image.new("L", (TILE, TILE))
+    tile.paste(image.resize(size, Image.Resampling.BILINEAR), ((TILE - size[0]) // 2, (TILE - size[1]) // 2))
+    return tile
+
+
+def _between(image_HW: np.ndarray, low: float, high: float) -> np.ndarray:
+    return np.clip((image_HW - low) / max(high - low, 1e-9), 0, 1)
+
+
+def _stretched(image_HW: np.ndarray) -> np.ndarray:
+    low, high = np.percentile(image_HW, [1, 99])
+    return _between(image_HW, float(low), float(high))

@@ -1,0 +1,46 @@
+"""How a pipeline run ended: closed in MLflow, said in one line, and told to people where it failed."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from axon.alert import ALERT_URL, Alert, send
+from axon.errors import AxonError
+from axon.registry.tracking import finish_parent, run_link
+
+FAILED_STEP = re.compile(r"(?:^|; )([\w-]+): (?:\[([A-Z][A-Z0-9_]+)\])?")
+
+
+def finish(tracking_uri: str, model_name: str, run_key: str, state: str, message: str) -> str:
+    """Close the run's MLflow run; where it did not succeed and ``AXON_ALERT_URL`` is set, post an alert.
+
+    Args:
+        tracking_uri: MLflow tracking.
+        model_name: The MLflow experiment.
+        run_key: Unique for the pipeline run.
+        state: ``SUCCEEDED``, ``FAILED`` or ``CANCELLED``.
+        message: What the orchestrator said about a failure.
+
+    Returns:
+        One line for people.
+
+    Raises:
+        AxonError: ``TRACKING_FAILED``, after the alert.
+    """
+    succeeded, problem = state == "SUCCEEDED", None
+    reason, link = message, ""
+    try:
+        reason = finish_parent(tracking_uri, model_name, run_key, succeeded, message)
+        link = run_link(tracking_uri, model_name, run_key)
+    except AxonError as error:
+        problem = error
+    if not succeeded and (url := os.environ.get(ALERT_URL)):
+        failed = [f"{step} [{code}]" if code else step for step, code in FAILED_STEP.findall(reason)]
+        where = f" in {', '.join(failed)}" if failed else ""
+        text = f"AXON run {run_key} of model {model_name} ended {state}{where}. {link}".rstrip()
+        trouble = send(url, Alert(text, run_key, model_name, state, failed, link))
+        print(f"the alert was not delivered: {trouble}" if trouble else "the alert was delivered")
+    if problem:
+        raise problem
+    return f"the run {run_key} ended: {state}{f' ({reason})' if reason else ''}; MLflow experiment {model_name!r} has the details"

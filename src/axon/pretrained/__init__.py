@@ -1,0 +1,157 @@
+"""Model folders: the one that comes with the package, one of yours, or one from the registry; each checked before it is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from axon.data.files import sha256_file
+from axon.errors import AxonError
+
+if TYPE_CHECKING:
+    from axon.inference import AxonPipeline
+
+SHIPPED = "axon-small"
+SUMS = "SHA256SUMS"
+REGISTRY = "models:/"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model and what identifies it.
+
+    Attributes:
+        pipeline: Ready to run, on the CPU.
+        name: ``axon-small``, the registered name, or ``axon`` for a folder.
+        version: The registry's version number; for a folder the first 12 digits of ``sha256``.
+        sha256: Of the list of its files' SHA-256, in the layout of ``sha256sum``.
+    """
+
+    pipeline: AxonPipeline
+    name: str
+    version: str
+    sha256: str
+
+
+def path() -> Path:
+    """The model folder that comes with the package.
+
+    Raises:
+        AxonError: ``MODEL_MISSING`` where it or one of its files is not there, ``MODEL_DAMAGED`` where a file was changed.
+    """
+    folder = Path(__file__).with_name(SHIPPED)
+    if not (folder / SUMS).is_file():
+        fix = "name a model: a folder such as runs/demo/pipeline/*/evaluate/evaluation/model, or models:/axon@champion"
+        raise AxonError("MODEL_MISSING", f"this installation holds no {SHIPPED!r}", fix)
+    verify(folder)
+    return folder
+
+
+def load(source: str | None, tracking_uri: str | None = None) -> Model:
+    """Load a model.
+
+    Args:
+        source: A folder, ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, or None for the one that comes with the package.
+        tracking_uri: Where the registry is; only for ``models:/``.
+
+    Raises:
+        AxonError: ``MODEL_MISSING``, ``MODEL_DAMAGED``, ``MODEL_UNTRUSTED``, ``MODEL_URI``, ``TRACKING_URI`` or ``TRACKING_FAILED``.
+    """
+    with folder_of(source, tracking_uri) as (folder, name, version):
+        sha256 = verify(folder)
+        return Model(_load_pipeline(folder), name, version or sha256[:12], sha256)
+
+
+@contextmanager
+def folder_of(source: str | None, tracking_uri: str | None = None) -> Iterator[tuple[Path, str, str]]:
+    """The folder of a model, its name and its version in the registry (empty for a folder); a download lives as long as the block.
+
+    Raises:
+        AxonError: As `load`.
+    """
+    if source is None or source == SHIPPED:
+        yield path(), SHIPPED, ""
+    elif source.startswith(REGISTRY):
+        with TemporaryDirectory() as scratch:
+            yield _download(source, tracking_uri, scratch)
+    else:
+        yield Path(source), "axon", ""
+
+
+def seal(folder: Path) -> None:
+    """Write ``SHA256SUMS`` over every file of the folder; ``sha256sum -c SHA256SUMS`` checks it too."""
+    (folder / SUMS).write_text(_sums(folder))
+
+
+def verify(folder: Path) -> str:
+    """Check every file against ``SHA256SUMS`` where the folder has one, and give the model's own SHA-256.
+
+    Raises:
+        AxonError: ``MODEL_MISSING`` or ``MODEL_DAMAGED``, naming the file.
+    """
+    fix = "copy or install the model again"
+    if not (folder / "model_index.json").is_file():
+        raise AxonError("MODEL_MISSING", f"no AXON model at {folder}: model_index.json is missing", "name a folder that holds one, whole")
+    if not (folder / SUMS).is_file():
+        return hashlib.sha256(_sums(folder).encode()).hexdigest()
+    for line in (folder / SUMS).read_text(errors="replace").splitlines():
+        expected, _, name = line.partition("  ")
+        if not (folder / name).is_file():
+            raise AxonError("MODEL_MISSING", f"the model at {folder} lacks {name}", fix)
+        if sha256_file(folder / name) != expected:
+            raise AxonError("MODEL_DAMAGED", f"{name} of the model at {folder} is not the file that {SUMS} lists", fix)
+    return sha256_file(folder / SUMS)
+
+
+def _sums(folder: Path) -> str:
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != SUMS)
+    return "".join(f"{sha256_file(file)}  {file.relative_to(folder).as_posix()}\n" for file in files)
+
+
+def _load_pipeline(folder: Path) -> AxonPipeline:
+    from diffusers.utils import logging
+
+    from axon.inference import AxonPipeline
+
+    # Its warnings are about its own bookkeeping, and the components load in a blink.
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        return AxonPipeline.from_pretrained(folder)
+    except AxonError:
+        raise
+    except Exception as error:
+        # A folder without checksums can be damaged in as many ways as three libraries have exceptions.
+        reason = (str(error).splitlines() or [""])[0]
+        message = f"the model at {folder} cannot be loaded ({type(error).__name__}: {reason})"
+        raise AxonError("MODEL_DAMAGED", message, "copy the model again") from error
+
+
+def _download(uri: str, tracking_uri: str | None, scratch: str) -> tuple[Path, str, str]:
+    """Fetch a registered model's folder; returns it, the name and the version."""
+    from axon.registry.tracking import client, tracking_errors
+
+    if not tracking_uri:
+        raise AxonError("TRACKING_URI", f"{uri} needs a registry", "give --tracking-uri, or set MLFLOW_TRACKING_URI")
+    name, alias, number = _parse(uri)
+    mlflow = client(tracking_uri)
+    with tracking_errors(tracking_uri):
+        version = mlflow.get_model_version_by_alias(name, alias) if alias else mlflow.get_model_version(name, number)
+        folder = mlflow.download_artifacts(version.run_id, "model/artifacts/model", scratch)
+    return Path(folder), name, str(version.version)
+
+
+def _parse(uri: str) -> tuple[str, str, str]:
+    """Name, alias and version number of a ``models:/`` URI; one of the last two is empty."""
+    name, at, alias = uri.removeprefix(REGISTRY).partition("@")
+    number = ""
+    if not at:
+        name, _, number = name.partition("/")
+    if not name or not (alias or number.isdecimal()):
+        raise AxonError("MODEL_URI", f"{uri!r} names no registered version", "write models:/NAME@ALIAS or models:/NAME/VERSION")
+    return name, alias, number

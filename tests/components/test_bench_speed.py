@@ -1,0 +1,34 @@
+"""The speed benchmark runs and its contestants agree; what it times is not judged here."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import speed
+
+pytest.importorskip("nanodrr", reason="the extra `bench` is not installed")
+TINY = str(Path(__file__).parents[1] / "tiny.yaml")
+
+
+def test_a_section_prints_its_table_and_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    speed.main(["--quick", "--only", "drr", "--config", TINY, "--json", str(tmp_path / "speed.json")])
+    written, shown = json.loads((tmp_path / "speed.json").read_text()), capsys.readouterr().out
+    assert [row["name"] for row in written["rows"]] == ["AXON", "nanodrr"] and written["quick"]
+    assert all(row["seconds"] > 0 and row["peak_mib"] > 50 for row in written["rows"])
+    assert "mean difference" in shown and "commit: " in shown
+
+
+@pytest.mark.parametrize("name", ["scikit-image", "MONAI", "torchmetrics"])
+def test_ssim_and_psnr_agree_with_the_libraries(name: str) -> None:
+    setting = speed.Setting(TINY, 24, 1, "")
+    contestants = speed.SECTIONS["metrics"][1]
+    _, ours = contestants["AXON"](setting)
+    _, theirs = contestants[name](setting)
+    assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+def test_an_unknown_section_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        speed.main(["--only", "steps"])
+    assert "unknown section steps" in capsys.readouterr().err

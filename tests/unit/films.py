@@ -1,0 +1,40 @@
+"""Chest-like films as DICOM, from the template of the view."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
+from scipy import ndimage
+
+from axon.dicom import views
+
+
+def chest_like(view: str = "frontal", shape: tuple[int, int] = (96, 112)) -> np.ndarray:
+    """A smooth film of a view, float in [0, 1], bone white, with a dark rim."""
+    rows = (views.FRONTAL if view == "frontal" else views.LATERAL).split()
+    small = np.pad(np.array([[int(digit, 16) for digit in row] for row in rows]) / 15, 1)
+    return ndimage.zoom(small, np.array(shape) / small.shape, order=1).clip(0, 1)
+
+
+def write_film(path: Path, image_HW: np.ndarray | None = None, photometric: str = "MONOCHROME2", **elements: Any) -> Path:
+    """Write a film, bone white in [0, 1], as a 12 bit DX file whose stored values are what ``photometric`` asks for."""
+    image = chest_like() if image_HW is None else image_HW
+    stored = np.rint(4095 * (1 - image if photometric == "MONOCHROME1" else image)).astype("<u2")
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.SOPClassUID, ds.SOPInstanceUID = DigitalXRayImageStorageForPresentation, "1.2.3.4"
+    ds.Modality, ds.PatientID, ds.SeriesInstanceUID, ds.BodyPartExamined = "DX", "SOMEBODY", "1.2.3", "CHEST"
+    ds.PixelSpacing = ["4", "4"]
+    ds.Rows, ds.Columns = stored.shape
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, photometric
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 12, 11, 0
+    ds.PixelData = stored.tobytes()
+    for key, value in elements.items():
+        setattr(ds, key, value)
+    ds.save_as(path, enforce_file_format=True)
+    return path

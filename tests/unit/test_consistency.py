@@ -1,0 +1,121 @@
+"""Data consistency against its closed form, and on a phantom."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from axon.config import PhysicsConfig, XrayConfig
+from axon.geometry.consistency import _exposure, _smooth, conjugate_gradient, make_consistent
+from axon.geometry.projection import VIEWS, WATER_PER_MM, attenuation, normalise_film, project, render_both
+
+XRAY = XrayConfig(detector_px=8, pixel_pitch_mm=50.0, samples_per_ray=32)
+EXTENT, WINDOW = 300.0, (-1024.0, 1476.0)
+BOTH = torch.ones(1, 2)
+
+
+def ball(size: int, radius: float, shift: float = 0.0) -> torch.Tensor:
+    steps = torch.linspace(-1, 1, size)
+    d, h, w = torch.meshgrid(steps, steps, steps, indexing="ij")
+    inside = d**2 + (h - shift) ** 2 + w**2 < radius**2
+    lung = (d**2 + (h - shift) ** 2 + (w - 0.3) ** 2) < (radius / 3) ** 2
+    return (torch.where(inside, 40.0, -1000.0) - 700.0 * lung)[None, None]
+
+
+def normalised(hu: torch.Tensor) -> torch.Tensor:
+    return (hu - WINDOW[0]) / (WINDOW[1] - WINDOW[0]) * 2 - 1
+
+
+def correct(volume: torch.Tensor, films: torch.Tensor, present: torch.Tensor = BOTH, **physics: float) -> torch.Tensor:
+    settings = replace(PhysicsConfig(), **physics)
+    return make_consistent(volume, films, present, torch.full_like(volume, 0.2), settings, EXTENT, XRAY, WINDOW)
+
+
+def test_it_is_the_kalman_update() -> None:
+    """The update equals C A^T (A C A^T + noise^2 I)^-1 r with every matrix written out."""
+    torch.manual_seed(0)
+    volume = normalised(ball(8, 0.7)) + torch.rand(1, 1, 8, 8, 8) * 0.05
+    films = normalise_film(render_both(ball(8, 0.75, 0.1), EXTENT, XRAY))
+    noise, sigma = 0.05, 0.7
+    with torch.no_grad():
+        lines = render_both((volume + 1) / 2 * (WINDOW[1] - WINDOW[0]) + WINDOW[0], EXTENT, XRAY)
+        used = ((films > 0.005) & (films < 0.995)).float()
+        gain, offset = _exposure(lines, films, used)
+        basis = torch.eye(512).view(512, 1, 8, 8, 8)
+        rendered = torch.cat([project(basis, EXTENT, XRAY, view) for view in VIEWS], dim=1)
+        per_unit = WATER_PER_MM * (WINDOW[1] - WINDOW[0]) / 2000
+        a = (gain * used * per_unit * rendered).flatten(1).T.double()
+        c = 0.2**2 * _smooth(_smooth(basis, sigma), sigma).flatten(1).double()
+        r = ((films - gain * lines - offset) * used).flatten().double()
+        update = c @ a.T @ torch.linalg.solve(a @ c @ a.T + noise**2 * torch.eye(len(a), dtype=torch.double), r)
+        expected = (volume + update.view_as(volume).float()).clamp(-1, 1)
+    assert (expected - volume).abs().max() > 0.05
+    got = correct(volume, films, noise=noise, smooth_voxels=sigma, iterations=100)
+    torch.testing.assert_close(got, expected, atol=2e-3, rtol=0)
+
+
+def test_films_and_truth_come_nearer() -> None:
+    fine = replace(XRAY, detector_px=16, pixel_pitch_mm=25.0, samples_per_ray=64)
+    truth, estimate = ball(16, 0.75, 0.15), normalised(ball(16, 0.7))
+    films = normalise_film(render_both(truth, EXTENT, fine))
+    better = make_consistent(estimate, films, BOTH, torch.full_like(estimate, 0.2), PhysicsConfig(), EXTENT, fine, WINDOW)
+
+    def film_error(volume: torch.Tensor) -> float:
+        hu = (volume + 1) / 2 * (WINDOW[1] - WINDOW[0]) + WINDOW[0]
+        return (normalise_film(render_both(hu, EXTENT, fine)) - films).abs().mean().item()
+
+    assert film_error(better) < 0.6 * film_error(estimate)
+    assert (better - normalised(truth)).square().mean() < 0.9 * (estimate - normalised(truth)).square().mean()
+
+
+def test_the_exposure_of_a_film_does_not_matter() -> None:
+    films = normalise_film(render_both(ball(8, 0.75, 0.15), EXTENT, XRAY)).clamp(0.01, 0.99)
+    volume = normalised(ball(8, 0.7))
+    darker = (0.1 + 0.7 * films).clamp(0, 1)
+    whole, half = (correct(volume, x, noise=noise) for x, noise in ((films, 0.01), (darker, 0.007)))
+    torch.testing.assert_close(whole, half, atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("absent", [0, 1])
+def test_an_absent_film_says_nothing(absent: int) -> None:
+    volume, films = normalised(ball(8, 0.7)), normalise_film(render_both(ball(8, 0.75, 0.15), EXTENT, XRAY))
+    present = BOTH.clone()
+    present[0, absent] = 0
+    other = films.clone()
+    other[:, absent] = torch.rand(8, 8)
+    assert torch.equal(correct(volume, films, present), correct(volume, other, present))
+    assert not torch.equal(correct(volume, films, present), volume)
+
+
+def test_cases_of_a_batch_do_not_touch() -> None:
+    volumes = torch.cat([normalised(ball(8, 0.7)), normalised(ball(8, 0.6))])
+    films = normalise_film(render_both(torch.cat([ball(8, 0.75), ball(8, 0.5)]), EXTENT, XRAY))
+    together = correct(volumes, films, BOTH.expand(2, -1))
+    torch.testing.assert_close(together[1:], correct(volumes[1:], films[1:]), atol=1e-5, rtol=0)
+
+
+def test_no_iterations_no_change() -> None:
+    volume = normalised(ball(8, 0.7))
+    assert correct(volume, torch.rand(1, 2, 8, 8), iterations=0) is volume
+
+
+def test_finer_films_are_averaged_to_the_voxels() -> None:
+    fine = replace(XRAY, detector_px=16, pixel_pitch_mm=25.0, samples_per_ray=64)
+    assert fine.coarsened(2) == XRAY
+    films = normalise_film(render_both(ball(16, 0.75, 0.15), EXTENT, fine))
+    volume = normalised(ball(8, 0.7))
+    got = make_consistent(volume, films, BOTH, torch.full_like(volume, 0.2), PhysicsConfig(), EXTENT, fine, WINDOW)
+    assert got.shape == volume.shape and (got - volume).abs().max() > 0.05
+
+
+def test_conjugate_gradient_solves() -> None:
+    torch.manual_seed(1)
+    root = torch.randn(18, 18)
+    matrix = root @ root.T / 18 + torch.eye(18)
+    target = torch.randn(2, 2, 3, 3)
+    solution = conjugate_gradient(lambda x: (x.flatten(1) @ matrix).view_as(x), target, 40)
+    torch.testing.assert_close((solution.flatten(1) @ matrix).view_as(target), target, atol=1e-4, rtol=0)
+
+
+def test_attenuation_is_linear_above_air() -> None:
+    assert attenuation(torch.tensor([-2000.0, -1000.0, 0.0])).tolist() == pytest.approx([0, 0, WATER_PER_MM])

@@ -57,7 +57,7 @@ def step_user(pipeline_root: Path) -> str:
     """
     owner = pipeline_root.stat()
     if owner.st_uid == 0:
-        fix = f"give the output folder to another user: chown {USER_ID}:{USER_ID}"
+        fix = f"give the output folder to another user: chown -R {USER_ID}:{USER_ID} FOLDER"
         raise AxonError("CONTAINER_USER", f"{pipeline_root} belongs to root, and no step runs as root", fix)
     return f"{owner.st_uid}:{owner.st_gid}"
 

@@ -183,7 +183,7 @@ def run_pipeline(arguments: argparse.Namespace) -> None:
         "promote": arguments.promote,
         "force": arguments.force,
     }
-    run(parameters, arguments.output, lambda line: print(line, flush=True))
+    run(parameters, arguments.output, lambda line: print(line, flush=True), arguments.containers)
 
 
 def submit_run(arguments: argparse.Namespace) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from axon.errors import AxonError
 from pipelines.local import ROOT, execute
+from pipelines.resources import USER_ID
+from tests.conftest import TINY
 
 
 @pytest.mark.usefixtures("image")
@@ -44,6 +46,30 @@ def test_sigterm_ends_the_container_of_the_running_step(docker: str, steps_folde
     said, _ = runner.communicate(timeout=60)
     assert runner.returncode != 0 and "INTERRUPTED" in said
     assert subprocess.run([docker, "ps", "--all", "--quiet"], capture_output=True, check=True).stdout == b""
+
+
+@pytest.mark.usefixtures("image")
+def test_command_line_runs_the_steps_in_containers(steps_folder: Path) -> None:
+    """Shown by whom the files belong to, and by a step that refuses an empty folder."""
+    empty, out = steps_folder / "empty", steps_folder / "out"
+    for folder in (empty, out, out / "pipeline"):
+        subprocess.run(["install", "-d", f"--owner={USER_ID}", f"--group={USER_ID}", folder], check=True)
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines",
+        "run",
+        "--containers",
+        "--config",
+        str(TINY),
+        "--folder",
+        str(empty),
+        "--output",
+        str(out),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "step 'preflight' failed: [NO_CT]" in done.stdout
+    assert (out / "mlflow.db").stat().st_uid == USER_ID
 
 
 @pytest.mark.usefixtures("image")

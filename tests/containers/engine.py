@@ -50,6 +50,8 @@ def engine(folder: Path) -> Iterator[str]:
         finally:
             daemon.terminate()
             daemon.wait(60)
+            # It leaves the network namespace of the host mounted, in which the containers ran.
+            subprocess.run(["umount", str(folder / "exec/netns/default")], capture_output=True, check=False)
 
 
 @contextlib.contextmanager

@@ -25,8 +25,11 @@ from tests.conftest import TINY
 from tests.containers.services import Services
 
 MODEL = "axon"
-# Long enough to be killed in the middle.
-LONG = {"steps": 600, "checkpoint_every": 20, "log_every": 200}
+# Long enough to be killed in the middle: seconds.
+LONG = {
+    "bridge": {"steps": 60, "checkpoint_every": 5, "log_every": 20},
+    "superres": {"steps": 400, "checkpoint_every": 20, "log_every": 100},
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def cts(steps_folder: Path) -> Path:
 
 def run(name: str, steps_folder: Path, cts: Path, servers: Services) -> Run:
     config = yaml.safe_load(TINY.read_text())
-    config["training"] |= {"bridge": LONG, "superres": LONG}
+    config["training"] |= LONG
     root = steps_folder / name
     subprocess.run(["install", "-d", f"--owner={USER_ID}", f"--group={USER_ID}", root, root / "checkpoints"], check=True)
     parameters = {

@@ -19,11 +19,11 @@ DATA ?=
 OUT ?= runs/demo
 CONFIG ?= configs/smoke.yaml
 
-.PHONY: help install data demo test test-unit bench-speed lint format compile lock clean fuzz pretrained serve-assets bench-quality reference tour
+.PHONY: help install data demo test test-unit bench-speed lint format compile lock clean fuzz pretrained serve-assets bench-quality reference tour test-containers images lock-images
 SECONDS_TO_FUZZ ?= 300
 
 help: ## list the verbs
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed ## make .venv with everything, from the hash-locked list
 
@@ -52,6 +52,9 @@ test: install lint ## lint, then all tests
 
 test-unit: install ## the fast tests only
 	$(BIN)/python -m pytest -q tests/unit
+
+test-containers: install ## the pipeline in its images on a real engine, with real S3 and MLflow servers (starts what is missing; 10 to 20 minutes)
+	$(BIN)/python -m pytest -q --durations=0 -m containers tests/containers
 
 bench-speed: install ## time the parts beside other libraries, all in one run (benchmarks/README.md)
 	@mkdir -p runs
@@ -85,6 +88,12 @@ reference: install ## write docs/reference from the code
 tour: install ## run docs/tour.ipynb with the model of the package, and keep its outputs; TOUR_MODEL=folder for another model
 	$(BIN)/python docs/tour.py $(if $(TOUR_MODEL),--model "$(TOUR_MODEL)")
 
+# Any Docker-compatible engine: make images DOCKER=podman
+export DOCKER ?= docker
+TARGETS ?= cpu cuda
+images: install ## build the images of containers/images.yaml; TARGETS=cpu for one
+	$(BIN)/python containers/build.py $(TARGETS)
+
 # torch and what only its CUDA build needs are installed apart: which build fits depends on the machine.
 TORCH_PACKAGES := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
   nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
@@ -102,5 +111,18 @@ serve-assets: ## take the page's viewer from npm again, at the version of src/ax
 	cd src/axon/serve && for file in $$(find node_modules -iname 'license*' -not -path '*/@rollup/*' | sort); do \
 	  printf '\n=== %s\n\n' "$${file#node_modules/}"; cat "$$file"; done > static/vendor/LICENSES-bundled.txt
 
+IMAGE_LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
+  --python-version 3.11 --python-platform x86_64-manylinux_2_28
+NOT_TORCH := $$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' containers/requirements.lock)
+
+lock-images: ## resolve the images' lock files again, with the versions of constraints.txt
+	$(IMAGE_LOCK) pyproject.toml --extra pipeline --constraint constraints.txt \
+	  $(addprefix --no-emit-package ,$(TORCH_PACKAGES)) --output-file containers/requirements.lock
+	echo '$(TORCH)+cpu' | $(IMAGE_LOCK) - $(NOT_TORCH) --constraint containers/requirements.lock \
+	  --find-links "$(or $(UV_FIND_LINKS),https://download.pytorch.org/whl/cpu/torch/)" --output-file containers/requirements-cpu.lock
+	echo '$(TORCH)' | UV_FIND_LINKS= $(IMAGE_LOCK) - $(NOT_TORCH) \
+	  --constraint containers/requirements.lock --output-file containers/requirements-cuda.lock
+	printf 'cyclonedx-bom\nhatchling\nuv\n' | $(IMAGE_LOCK) - --output-file containers/requirements-build.lock
+
 clean: ## remove .venv and every run
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs dist

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 EPILOG = """examples:
   {prog} run --config configs/smoke.yaml --folder my_cts     CTs in a folder (DICOM, NIfTI, NRRD, MetaImage), on this machine
   {prog} run --config configs/smoke.yaml --revision HEAD     the versioned dataset of this repository
+  {prog} run --containers --folder my_cts                    every step in its image (containers/README.md)
   {prog} compile                                             write pipelines/axon_pipeline.yaml, to upload to Kubeflow
   {prog} compile --check                                     end with status 1 where that file is out of date
   {prog} submit --config configs/h100.yaml --set dataset_revision=main      one run on a cluster
@@ -109,6 +110,7 @@ def _add_run(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     running.add_argument("--promote", default="if_better", help="if_better, manual or never (default: %(default)s)")
     running.add_argument("--force", action="store_true", help="train also where code, data and configuration are those of the last success")
     running.add_argument("--model-name", default="axon", help="registered model (default: %(default)s)")
+    running.add_argument("--containers", action="store_true", help="run every step in a container of its image, with retries")
     running.set_defaults(verb=run_pipeline)
 
 
@@ -171,7 +173,7 @@ def run_pipeline(arguments: argparse.Namespace) -> None:
 
     config = Config.load(arguments.config)
     parameters = {
-        "dataset_repo": arguments.repo,
+        "dataset_repo": str(Path(arguments.repo).resolve()) if arguments.containers and arguments.revision else arguments.repo,
         "dataset_revision": arguments.revision or "",
         "dataset_folder": str(arguments.folder.resolve()) if arguments.folder else "",
         "config_yaml": arguments.config.read_text(),
@@ -181,7 +183,7 @@ def run_pipeline(arguments: argparse.Namespace) -> None:
         "promote": arguments.promote,
         "force": arguments.force,
     }
-    run(parameters, arguments.output, lambda line: print(line, flush=True))
+    run(parameters, arguments.output, lambda line: print(line, flush=True), arguments.containers)
 
 
 def submit_run(arguments: argparse.Namespace) -> None:

@@ -1,4 +1,6 @@
-"""Runs a pipeline with KFP's local runner in this process: ``python -m pipelines.child MODULE:PIPELINE ROOT ARGUMENTS_JSON``.
+"""Runs a pipeline with KFP's local runner in this process: ``python -m pipelines.child MODULE:PIPELINE ROOT ARGUMENTS_JSON [MOUNTS_JSON]``.
+
+With mounts (a folder and whether it may be written to), every step runs in a container of its image, else in a process.
 
 A process and a process group of its own (see `pipelines.local`), so that one signal reaches it and all its steps, and so that its
 output can be read line by line.
@@ -13,9 +15,13 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import uuid
 import warnings
+from types import ModuleType
 from typing import Any
+
+from pipelines import containers
 
 EXIT_STEP = "finish"
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
@@ -27,16 +33,23 @@ def main() -> int:
     warnings.simplefilter("ignore")
     from google.protobuf import json_format  # type: ignore[import-untyped]
     from kfp import local
-    from kfp.local import pipeline_orchestrator
+    from kfp.local import docker_task_handler, pipeline_orchestrator, subprocess_task_handler
     from kfp.pipeline_spec import pipeline_spec_pb2
 
-    target, root, arguments = sys.argv[1:]
+    target, root, arguments, *mounts = sys.argv[1:]
     module, _, name = target.partition(":")
     pipeline = getattr(importlib.import_module(module), name)
-    spec = json_format.ParseDict(for_this_machine(json_format.MessageToDict(pipeline.pipeline_spec)), pipeline_spec_pb2.PipelineSpec())
+    adapted = for_this_machine(json_format.MessageToDict(pipeline.pipeline_spec), retries=bool(mounts))
+    spec = json_format.ParseDict(adapted, pipeline_spec_pb2.PipelineSpec())
+    runner: Any
+    if mounts:
+        runner = containers.runner(root, json.loads(mounts[0]))
+        stop_on_sigterm(docker_task_handler, "run_docker_container")
+    else:
+        runner = local.SubprocessRunner(use_venv=False)
+        stop_on_sigterm(subprocess_task_handler, "run_local_subprocess")
     # The runner deletes the workspace after the run, so it gets an empty one of its own.
-    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root, workspace_root=tempfile.mkdtemp(prefix="axon-workspace-"))
-    stop_on_sigterm()
+    local.init(runner, pipeline_root=root, workspace_root=tempfile.mkdtemp(prefix="axon-workspace-"))
     end_with_the_parent()
     try:
         pipeline_orchestrator.run_local_pipeline(spec, json.loads(arguments))
@@ -46,38 +59,44 @@ def main() -> int:
     return 0
 
 
-def for_this_machine(spec: dict[str, Any]) -> dict[str, Any]:
+def for_this_machine(spec: dict[str, Any], retries: bool) -> dict[str, Any]:
     """``spec`` for a local run.
 
-    Retries go: a failure is shown at once, and a second attempt would see the first one's outputs. The environment meant for a
-    cluster's GPU nodes goes. The run's id becomes a UUID: the local runner's own has 8 digits, which repeat some day.
+    Without ``retries``, they go: a failure is shown at once. The environment meant for a cluster's GPU nodes goes. The run's id becomes
+    a UUID: the local runner's own has 8 digits, which repeat some day.
     """
     for component in [spec["root"], *spec["components"].values()]:
         for task in component.get("dag", {}).get("tasks", {}).values():
-            task.pop("retryPolicy", None)
+            if not retries:
+                task.pop("retryPolicy", None)
     for executor in spec["deploymentSpec"]["executors"].values():
         executor["container"].pop("env", None)
     return dict(json.loads(json.dumps(spec).replace("{{$.pipeline_job_uuid}}", uuid.uuid4().hex)))
 
 
-def stop_on_sigterm() -> None:
-    """After SIGTERM no further step starts but the exit handler; the steps got the same signal, and are read until they have ended."""
-    from kfp.local import subprocess_task_handler as handler
+def stop_on_sigterm(handler: ModuleType, name: str) -> None:
+    """After SIGTERM no further step starts but the exit handler; the steps get the same signal, and are read until they have ended.
 
-    run_step = handler.run_local_subprocess
+    Args:
+        handler: Module of KFP with
+        name: the function that runs a step.
+    """
+    run_step = getattr(handler, name)
     stopping = False
 
     def stop(*_: object) -> None:
         nonlocal stopping
         stopping = True
+        # In a thread: the signal may have come while this one holds the lock.
+        threading.Thread(target=containers.stop_running).start()
 
-    def run_unless_stopping(full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
-        if stopping and EXIT_STEP not in full_command:
+    def run_unless_stopping(**step: Any) -> int:
+        if stopping and EXIT_STEP not in (step.get("command") or step["full_command"]):
             return 128 + signal.SIGTERM
-        return int(run_step(full_command, env_vars))
+        return int(run_step(**step))
 
     signal.signal(signal.SIGTERM, stop)
-    handler.run_local_subprocess = run_unless_stopping
+    setattr(handler, name, run_unless_stopping)
 
 
 def end_with_the_parent() -> None:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from axon.errors import AxonError
 from axon.preflight import NOTHING_NEW
 from axon.registry.tracking import close_interrupted, code_revision, default_tracking_uri
 from pipelines.child import EXIT_STEP
+from pipelines.containers import step_user
 
 ROOT = Path(__file__).parents[1]
 GRACE_S = 60.0
@@ -42,12 +43,16 @@ class Watcher:
     Attributes:
         steps: Number of different steps, for the counter.
         show: Where lines go.
+        retries: Whether a failed step may be started again.
         failed: The steps that failed with their reasons, in order.
+        recovered: Those of them that succeeded at a later attempt.
     """
 
     steps: int
     show: Callable[[str], None]
+    retries: bool = False
     failed: list[tuple[str, str]] = field(default_factory=list)
+    recovered: list[tuple[str, str]] = field(default_factory=list)
     stopping: bool = False
     _seen: list[str] = field(default_factory=list)
     _in_dump: bool = False
@@ -93,6 +98,9 @@ class Watcher:
             self._seen.append(step)
             self._error = ""
             self.show(f"[{len(self._seen):2d}/{self.steps}] {step}")
+        elif self.retries:
+            for _, reason in [failure for failure in self.failed if failure[0] == step][-1:]:
+                self.show(f"          {step} again, after a failure: {reason}")
         self._last = ""
 
     def _end(self, step: str, failed: bool) -> None:
@@ -100,9 +108,19 @@ class Watcher:
             last = self._last if EXCEPTION.match(self._last) else ""
             silent = f"it ended without saying why (killed? out of memory?); its last line: {self._last or '(none)'}"
             self.failed.append((step, self._error or last or silent))
+        elif not failed and self.retries:
+            self.recovered += [failure for failure in self.failed if failure[0] == step]
+            self.failed = [failure for failure in self.failed if failure[0] != step]
 
 
-def execute(target: str, arguments: dict[str, Any], pipeline_root: Path, steps: int, show: Callable[[str], None] = print) -> None:
+def execute(
+    target: str,
+    arguments: dict[str, Any],
+    pipeline_root: Path,
+    steps: int,
+    show: Callable[[str], None] = print,
+    mounts: Mapping[str, bool] | None = None,
+) -> None:
     """Run the pipeline ``target`` (``module:name``) and wait for it; SIGINT and SIGTERM end the steps, too.
 
     Args:
@@ -111,12 +129,17 @@ def execute(target: str, arguments: dict[str, Any], pipeline_root: Path, steps: 
         pipeline_root: Folder for the steps' outputs.
         steps: Number of different steps, for the counter.
         show: Where lines go.
+        mounts: Where given, every step runs in a container of its image (see `pipelines.containers`), which sees these folders under the
+            same path and may write to those with True. The engine is the one that ``DOCKER_HOST`` names.
 
     Raises:
-        AxonError: ``STEP_FAILED``, naming the step and the reason, or ``INTERRUPTED``.
+        AxonError: ``STEP_FAILED``, naming the step and the reason, ``INTERRUPTED``, or that of `containers.step_user`.
     """
-    watcher = Watcher(steps, show)
+    watcher = Watcher(steps, show, retries=mounts is not None)
     command = [sys.executable, "-u", "-m", "pipelines.child", target, str(pipeline_root), json.dumps(arguments)]
+    if mounts is not None:
+        step_user(pipeline_root)
+        command.append(json.dumps(dict(mounts)))
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     quiet = {
         "PYTHONUNBUFFERED": "1",
@@ -137,7 +160,8 @@ def execute(target: str, arguments: dict[str, Any], pipeline_root: Path, steps: 
     if watcher.stopping:
         raise AxonError("INTERRUPTED", "the run was stopped", "start the same command again: training goes on from its checkpoints")
     if status != 0 or watcher.failed:
-        step, reason = watcher.failed[0] if watcher.failed else ("the local runner", f"exit status {status}, see above")
+        # A step that recovered comes last: in a loop, one item's failure is not mended by another's success.
+        step, reason = [*watcher.failed, *watcher.recovered, ("the local runner", f"exit status {status}, see above")][0]
         reason, _, fix = reason.rpartition(" -> ") if USER_ERROR.match(reason) else (reason, "", "mend it and start the same command again")
         raise AxonError("STEP_FAILED", f"step {step!r} failed: {reason}", fix)
 
@@ -185,13 +209,14 @@ def output_folder(folder: Path) -> Iterator[Path]:
         yield folder
 
 
-def run(arguments: dict[str, Any], output: Path, show: Callable[[str], None] = print) -> None:
+def run(arguments: dict[str, Any], output: Path, show: Callable[[str], None] = print, in_containers: bool = False) -> None:
     """Run AXON's pipeline on this machine and show its results.
 
     Args:
         arguments: Parameters of the pipeline beside those that the output folder determines.
         output: Folder for everything: MLflow's database and artifacts, checkpoints, the steps' outputs, the report.
         show: Where lines go.
+        in_containers: Run every step in a container of its image, with its retries.
 
     Raises:
         AxonError: As `execute` and `output_folder`.
@@ -204,7 +229,9 @@ def run(arguments: dict[str, Any], output: Path, show: Callable[[str], None] = p
         if (folder / "mlflow.db").is_file():
             close_interrupted(uri)  # The folder is locked: whatever still seems to run was killed.
         began = time.monotonic()
-        execute("pipelines.axon_pipeline:axon_pipeline", {**arguments, **here}, folder / "pipeline", len(NEEDS), show)
+        sources = filter(None, (arguments["dataset_folder"], arguments["dataset_repo"]))
+        mounts = {str(folder): True} | dict.fromkeys(sources, False) if in_containers else None
+        execute("pipelines.axon_pipeline:axon_pipeline", {**arguments, **here}, folder / "pipeline", len(NEEDS), show, mounts)
         latest = max((folder / "pipeline").glob("axon-*"))
         checked = json.loads((latest / "preflight" / "executor_output.json").read_text())["parameterValues"]
         if checked["Output"] == NOTHING_NEW:

@@ -136,3 +136,13 @@ def test_command_line_refuses_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pipelines", "run", "--folder", str(tmp_path), "--config", str(tmp_path / "none.yaml")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stdout.startswith("[CONFIG_MISSING]") and not done.stderr
+
+
+def test_a_step_that_recovers_has_not_failed() -> None:
+    lines: list[str] = []
+    watcher = Watcher(1, lines.append, retries=True)
+    begins, ends = "12:00:00.000 - INFO - Executing task 'work'", "12:00:00.000 - INFO - Task 'work' finished with status {}"
+    for line in [begins, "ValueError: no", ends.format("FAILURE"), begins, "fine", ends.format("SUCCESS")]:
+        watcher.line(line)
+    assert not watcher.failed and watcher.recovered == [("work", "ValueError: no")]
+    assert "work again, after a failure: ValueError: no" in [line.strip() for line in lines]

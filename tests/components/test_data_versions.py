@@ -33,7 +33,7 @@ def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
     monkeypatch.delenv("AWS_PROFILE", raising=False)
     (tmp_path / "s3" / "lab").mkdir(parents=True)
-    with s3_server(tmp_path / "s3", uploads=True) as server:
+    with s3_server(tmp_path / "s3") as server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
         yield server

@@ -40,7 +40,7 @@ def services(folder: Path) -> Iterator[Services]:
     bucket.mkdir(parents=True)
     store = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--default-artifact-root", f"s3://{BUCKET}", "--no-serve-artifacts"]
     server = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *store]
-    with s3_server(folder / "s3", uploads=True) as s3:
+    with s3_server(folder / "s3") as s3:
         aws = {**s3.environment(), "AWS_ENDPOINT_URL": s3.endpoint}
         settings = {**aws, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with process(server, folder / "mlflow.log", settings, f"http://127.0.0.1:{port}/health"):

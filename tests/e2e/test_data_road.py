@@ -62,7 +62,7 @@ def test_from_the_archive_to_the_registry(tmp_path: Path, monkeypatch: pytest.Mo
     repo.mkdir()
     run(repo, "git", "init", "-q")
     run(repo, "python", "dvc", "init", "-q")
-    with s3_server(tmp_path / "s3", uploads=True) as s3:
+    with s3_server(tmp_path / "s3") as s3:
         for name, value in s3.environment().items():
             monkeypatch.setenv(name, value)
         run(repo, "python", "dvc", "remote", "add", "--default", "lab", "s3://lab/axon")

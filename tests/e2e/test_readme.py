@@ -113,11 +113,11 @@ def test_make_demo_on_a_folder_killed_and_started_again(runs: Path, ct_folder: P
     command = [sys.executable, "-m", "pipelines", "run", "--config", "tests/tiny.yaml", "--output", str(out), "--folder", str(ct_folder)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 1200
-    while not list(out.glob("checkpoints/bridge-*/step-*")) and process.poll() is None and time.monotonic() < deadline:
+    while not list(out.glob("checkpoints/bridge-*/bridge/step-*")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.kill()
     process.wait()
-    assert list(out.glob("checkpoints/bridge-*/step-*"))
+    assert list(out.glob("checkpoints/bridge-*/bridge/step-*"))
 
     assert "make demo DATA=path/to/cts" in readme_commands()
     done = shell(f"make demo DATA={ct_folder}", out)

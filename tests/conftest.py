@@ -1,4 +1,4 @@
-"""Fixtures that several rooms share: a tiny configuration and a tiny prepared dataset, both real."""
+"""Fixtures that tests share: a tiny configuration and a tiny prepared dataset, both real."""
 
 import os
 from pathlib import Path

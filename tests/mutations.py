@@ -1,6 +1,6 @@
 """Seeded damage to DICOM and picture files, and what must hold when they are read; run as a program in a bounded process.
 
-``python -m tests.mutations <bases> <first> <count> <workplace>`` reads cases ``first`` to ``first + count`` and prints one line
+``python -m tests.mutations <bases> <first> <count> <scratch>`` reads cases ``first`` to ``first + count`` and prints one line
 before and one after each, so that the parent knows which case a crash or a hang belongs to. A base is a folder of whole files.
 """
 
@@ -248,7 +248,7 @@ OF_SERIES = (*OF_FILM, *map(edit_all, EDITS), *SERIES)
 HEADER_SAYS_SO = ("all_absurd_value", "all_zero_spacing")
 
 
-def run_case(index: int, bases: list[Path], workplace: Path) -> str:
+def run_case(index: int, bases: list[Path], scratch: Path) -> str:
     """Damage a copy of one base, read it, and return the code that it met or ``"read"``. AssertionError: it was read wrongly."""
     rng = random.Random(index)
     # Slices of 512 x 512 take long to decode, so they are one case of forty.
@@ -260,7 +260,7 @@ def run_case(index: int, bases: list[Path], workplace: Path) -> str:
     mutate = bomb if dicom and index % 50 < 2 else rng.choice(kinds)
     victim = rng.choice(sorted(files))
     mutate(files, victim, rng)
-    folder = workplace / "case"
+    folder = scratch / "case"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name, content in files.items():
@@ -330,7 +330,7 @@ def _whole_series(base: Path) -> Volume:
 
 def main() -> None:
     """The bounded process: a case that takes too long or too much memory ends it, which the parent sees."""
-    bases, first, count, workplace = sorted(Path(sys.argv[1]).iterdir()), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    bases, first, count, scratch = sorted(Path(sys.argv[1]).iterdir()), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -338,7 +338,7 @@ def main() -> None:
         print(f"begin {index}", flush=True)
         signal.setitimer(signal.ITIMER_REAL, SECONDS)
         try:
-            print(f"end {index} {run_case(index, bases, workplace)}", flush=True)
+            print(f"end {index} {run_case(index, bases, scratch)}", flush=True)
         except Exception as error:
             print(f"wrong {index} {type(error).__name__}: {error}", flush=True)
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -1,4 +1,4 @@
-"""The steps through ``python_func``, where they need nothing but their own room."""
+"""The steps through ``python_func``, where they need nothing else."""
 
 from __future__ import annotations
 

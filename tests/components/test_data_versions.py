@@ -14,10 +14,13 @@ import pytest
 
 from axon.cli import main
 from axon.data.fetch import fetch
+from axon.data.films import choose_films
+from axon.data.ingest import list_studies
 from axon.data.versions import DataRevision, pull, push, record, resolve, tree_md5
 from axon.errors import AxonError
 from tests.servers import S3Server, s3_server
 from tests.unit.test_data_dataset import pack
+from tests.unit.test_data_films import write_cohort
 
 
 def run(repo: Path, *command: str) -> str:
@@ -154,6 +157,18 @@ def test_versions_come_and_go_and_nothing_unsaved_is_lost(repo: Path, tmp_path: 
             main(refused)
         assert isinstance(error.value, SystemExit) or error.value.code == "DATA_CHANGED"
     assert (repo / "data" / "README.md").read_text() == "unsaved"
+
+
+def test_films_take_the_same_road(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(repo)
+    cohort = tmp_path / "cohort"
+    cohort.mkdir()
+    assert main(["dataset", "add", str(write_cohort(cohort)), "--licence", "CC BY 4.0", "--source", "doi:10.1/x"]) == 0
+    run(repo, "git", "commit", "-qam", "Films")
+    assert main(["dataset", "push"]) == 0
+    assert fetch(tmp_path / "raw", 9, repo=f"file://{repo}", commit="HEAD") == [0, 1]
+    chosen = [choose_films(study.films)[0] for study in list_studies(tmp_path / "raw")]
+    assert [set(films) for films in chosen] == [{"film_frontal", "film_lateral"}] * 2
 
 
 def test_no_repository(tmp_path: Path) -> None:

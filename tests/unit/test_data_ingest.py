@@ -1,4 +1,4 @@
-"""Ingestion keeps no identity, and keeps the patient's real films."""
+"""Ingestion and packing keep no identity; a case keeps the patient's real films."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from pydicom.tag import Tag
 from axon.config import Config
 from axon.data.cases import Case
 from axon.data.fetch import fetch
-from axon.data.ingest import choose_films, ingest
+from axon.data.films import choose_films
+from axon.data.ingest import ingest
+from axon.data.pack import pack
 from axon.data.phantoms import make_phantom
 from axon.geometry.volume import Volume
 from tests.unit.ct_series import write_series
@@ -73,7 +75,7 @@ def _put(ds: pydicom.Dataset, tag: int, vr: str) -> None:
     ds[tag] = RawDataElement(Tag(tag), vr, len(value), value, 0, False, True)
 
 
-def test_no_canary_leaves_ingestion(
+def test_no_canary_leaves_ingestion_or_packing(
     tmp_path: Path, chest: Volume, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -94,12 +96,15 @@ def test_no_canary_leaves_ingestion(
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         ingest(raw, 0, 1, Config(), tmp_path / "out")
+        assert pack(raw, tmp_path / "packed", "CC BY 4.0", "here", Config()) == (1, 2, 1, 1)
     files = [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
+    packed = [p for p in (tmp_path / "packed").rglob("*") if p.is_file()]
+    assert sorted(path.suffix for path in packed) == [".csv", ".csv", ".csv", ".json", ".md", ".nii", ".safetensors"]
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [row["films"] for row in report["accepted"]] == [["frontal"]] and len(report["rejected"]) == 2
     assert [row["code"] for row in report["films_rejected"]] == ["XRAY_VIEW_UNSURE"]
     assert sorted(path.suffix for path in files) == [".json", ".png", ".safetensors"]
-    assert not any(CANARY.encode() in path.read_bytes() or CANARY in str(path.relative_to(tmp_path)) for path in files)
+    assert not any(CANARY.encode() in path.read_bytes() or CANARY in str(path.relative_to(tmp_path)) for path in [*files, *packed])
     heard = capfd.readouterr()
     assert CANARY not in caplog.text + heard.out + heard.err + "".join(str(warning.message) for warning in warned)
 

@@ -123,9 +123,10 @@ def test_pack(packed: Path, tmp_path: Path) -> None:
         (packed / "cases" / f"phantom-{n}.nii").rename(folder / "here" / f"A{n}_early.nii")
     nibabel.save(nibabel.Nifti1Image(np.full((20, 20, 20), 7, np.int16), np.eye(4)), folder / "notes.nii.gz")
     for out in ("one", "two"):
-        assert pack(folder, tmp_path / out, "CC BY 4.0", "doi:10.1/x", Config()) == (3, 1)
+        assert pack(folder, tmp_path / out, "CC BY 4.0", "doi:10.1/x", Config()) == (3, 1, 0, 0)
     names = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file())
     assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
+    assert not any("film" in str(name) for name in names)
     rows = verify_dataset(tmp_path / "one")
     assert [(row["case_id"], row["patient_id"], row["collection"]) for row in rows] == [(f"A{n}_early", f"A{n}", "here") for n in range(3)]
     assert [row["code"] for row in read_csv(tmp_path / "one" / "rejected.csv")] == ["NOT_A_CT"]

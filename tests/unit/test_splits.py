@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from axon.config import Config, DataConfig
-from axon.data.cases import Case
+from axon.data.cases import Case, Film
 from axon.data.files import write_json
 from axon.data.prepared import PreparedDataset, assemble, read_manifest, split_patients, write_manifest
 from axon.errors import AxonError
@@ -63,10 +63,12 @@ def shard(folder: Path, cases: list[tuple[str, str]], rejected: int = 0) -> Path
     accepted = []
     for n, (case_id, patient) in enumerate(cases):
         cube, film = np.full((2, 2, 2), n, np.int16), np.full((2, 2), n, np.float32)
-        Case(case_id, patient, "folder", cube, np.eye(4), film, film, 1.0).save(folder / "cases")
+        real = Film(film, None, 1.0) if case_id == "P-0_0" else None
+        Case(case_id, patient, "folder", cube, np.eye(4), film, film, 1.0, real).save(folder / "cases")
         accepted.append({"case_id": case_id, "patient_id": patient, "collection": "folder", "coverage": 1.0})
     bad = [{"study": f"bad{n}", "code": "CT_TILT", "message": "tilted"} for n in range(rejected)]
-    write_json(folder / "report.json", {"accepted": accepted, "rejected": bad})
+    bad_films = [{"study": "P-0_0", "code": "XRAY_FLAT", "message": "flat"}] * rejected
+    write_json(folder / "report.json", {"accepted": accepted, "rejected": bad, "films_rejected": bad_films})
     return folder
 
 
@@ -87,6 +89,7 @@ def test_assemble_and_open(tmp_path: Path) -> None:
     facts = assemble(shards, raw(tmp_path), Config(), tmp_path / "out")
     dataset = PreparedDataset(tmp_path / "out")
     assert dataset.info == facts and dataset.split_hash == facts["split_hash"]
+    assert facts["films"] == {"frontal": 1} and facts["films_rejected"] == {"XRAY_FLAT": 1}
     assert facts["rejected"] == {"CT_TILT": 1} and sum(facts["counts"].values()) == 12
     assert {name: len(ids) for name, ids in dataset.sets.items()} == facts["counts"]
     assert set(dataset.sets) == {"train", "val", "internal"}
@@ -95,6 +98,8 @@ def test_assemble_and_open(tmp_path: Path) -> None:
     assert len(rows) == 13 and rows["bad0"]["excluded"] == "CT_TILT" and rows["bad0"]["sha256"] == "" and rows["bad0"]["coverage"] is None
     assert (rows["P-0_0"]["shape"], rows["P-0_0"]["spacing_mm"], rows["P-0_0"]["views"]) == ("2 2 2", "1 1 1", "frontal lateral")
     card = (tmp_path / "out" / "README.md").read_text()
+    assert (rows["P-0_0"]["films"], rows["P-0_1"]["films"]) == ("frontal", "")
+    assert "| XRAY_FLAT | 1 |" in card and "Real X-ray films of these patients: 1 frontal." in card
     assert "| bad0 | CT_TILT | tilted |" in card and "12 chest CTs of 6 patients" in card
     again = assemble(shards[::-1], tmp_path / "raw", Config(), tmp_path / "again")
     assert again == facts

@@ -34,10 +34,10 @@ def add(verbs: Verbs) -> None:
     build.add_argument("--downloads", type=Path, default=Path(".downloads"), help="where downloads are kept (default: %(default)s)")
     build.set_defaults(verb=_build)
 
-    about = "Pack a folder of CTs (DICOM, NIfTI, NRRD, MetaImage) into data/ and make it the version that data.dvc names."
+    about = "Pack CTs (DICOM, NIfTI, NRRD, MetaImage) and their patients' DICOM films into data/, the version that data.dvc names."
     adding = verb(dataset, "add", "make a version of a folder of CTs", about, _ADD)
     adding.add_argument("folder", type=Path, help="folder with CTs; nothing in it is changed")
-    adding.add_argument("--licence", default="", help="licence of these CTs (default: as the folder's cohort.json says)")
+    adding.add_argument("--licence", default="", help="licence of these images (default: as the folder's cohort.json says)")
     adding.add_argument("--source", default="", help="where they come from: doi:..., or words (default: likewise)")
     adding.add_argument("--config", type=Path, help="configuration that says how to split (default: every default)")
     adding.set_defaults(verb=_add)
@@ -80,8 +80,9 @@ def _add(arguments: argparse.Namespace) -> None:
 
     config = Config.load(arguments.config) if arguments.config else Config()
     refuse_unsaved(Path.cwd())
-    packed, rejected = pack(arguments.folder, Path("data"), arguments.licence, arguments.source, config)
-    print(f"{packed} cases packed, {rejected} studies left out: data/README.md says why")
+    packed = pack(arguments.folder, Path("data"), arguments.licence, arguments.source, config)
+    counted = f"{packed.cases} cases and {packed.films} films packed, {packed.rejected} studies and {packed.films_rejected} films left out"
+    print(f"{counted}: data/README.md says why")
     print(f"data.dvc names {record(Path.cwd())}; next: git add data.dvc && git commit, then axon dataset push")
 
 

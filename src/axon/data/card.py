@@ -13,7 +13,14 @@ _UNKNOWN = "not stated"
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"))
 
 
-def card(title: str, rows: Sequence[Mapping[str, Any]], source: Mapping[str, str], left_out: Sequence[Mapping[str, Any]]) -> str:
+def card(
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    source: Mapping[str, str],
+    left_out: Sequence[Mapping[str, Any]],
+    films: Mapping[str, int],
+    films_left_out: Mapping[str, int],
+) -> str:
     """The card's text.
 
     Args:
@@ -21,6 +28,8 @@ def card(title: str, rows: Sequence[Mapping[str, Any]], source: Mapping[str, str
         rows: The manifest's rows that have a case: patient_id, collection, set, spacing_mm ("w h d"), shape ("D H W"), licence, source.
         source: What ``source.json`` says of the dataset this one was made from; may be empty.
         left_out: Studies without a case: case_id, excluded (a code), reason.
+        films: Number of the patients' real X-ray films by view.
+        films_left_out: Number of films that were left out, by code.
 
     Returns:
         str: Markdown; equal input gives equal text.
@@ -50,6 +59,8 @@ def card(title: str, rows: Sequence[Mapping[str, Any]], source: Mapping[str, str
         "Volumes are int16 HU in patient axes; every header but the geometry was dropped. Cases left out, by code:",
         _table(("code", "studies"), sorted(Counter(row["excluded"] for row in left_out).items())) if left_out else "None.",
         *([_table(("study", "code", "reason"), [(r["case_id"], r["excluded"], r["reason"]) for r in left_out])] if left_out else []),
+        _films(films),
+        *(["Films left out, by code:", _table(("code", "films"), sorted(films_left_out.items()))] if films_left_out else []),
         "### Personal and Sensitive Information",
         "Patients appear under the pseudonyms of the manifest. The sources' own terms forbid re-identification.",
         "## Bias, Risks, and Limitations",
@@ -64,6 +75,11 @@ def _front_matter(rows: Sequence[Mapping[str, Any]]) -> str:
     licences = sorted({str(row["licence"]).lower().replace(" ", "-") or "unknown" for row in rows})
     size = next((name for limit, name in _SIZES if len(rows) < limit), "n>100K")
     return "\n".join(["---", f"license: [{', '.join(licences)}]", "tags: [medical, ct, x-ray]", f"size_categories: [{size}]", "---"])
+
+
+def _films(films: Mapping[str, int]) -> str:
+    counted = ", ".join(f"{count} {view}" for view, count in sorted(films.items())) or "none"
+    return f"Real X-ray films of these patients: {counted}. They were not taken with the CT and are not registered to it."
 
 
 def _counted(rows: Sequence[Mapping[str, Any]]) -> str:

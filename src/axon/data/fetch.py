@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from axon.data.files import sha256_file, whole_folder, write_json
+from axon.data.films import TABLE
 from axon.data.readers import find_studies
 from axon.data.verify import verify_dataset
 from axon.data.versions import get_revision
@@ -44,9 +45,12 @@ def fetch(out: Path, shards: int, repo: str = "", commit: str = "", folder: str 
 
 
 def _copy_folder(folder: Path, out: Path) -> str:
-    """Copy CTs, their patients' films, and splits.json and manifest.csv where given; return the SHA-256 of all names and contents."""
+    """Copy CTs, their patients' films, splits.json, and a packed dataset's tables; return the SHA-256 of all names and contents."""
     files = {path for study in find_studies(folder) for path in (*study.files, *study.films)}
-    files |= {path for name in ("splits.json", "manifest.csv") if (path := folder / name).is_file()}
+    if (folder / "manifest.csv").is_file():
+        files |= {folder / "manifest.csv", *(path for path in (folder / TABLE, *folder.glob("films/*")) if path.is_file())}
+    if (folder / "splits.json").is_file():
+        files.add(folder / "splits.json")
     digest = hashlib.sha256()
     for path in sorted(files):
         relative = path.relative_to(folder)

@@ -14,15 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from axon.config import Config
-from axon.data.cases import Case, Film
+from axon.data.cases import Case
 from axon.data.files import read_csv, whole_folder, write_json
+from axon.data.films import choose_films, packed_films
 from axon.data.qa import write_picture
 from axon.data.readers import Study, find_studies, read_ct
-from axon.dicom.files import require
-from axon.dicom.xray import Xray, read_xray
 from axon.errors import AxonError
 from axon.geometry.projection import render_both
 from axon.geometry.volume import Volume, body_mask, resample_to_cube
@@ -30,8 +28,6 @@ from axon.geometry.volume import Volume, body_mask, resample_to_cube
 _log = logging.getLogger(__name__)
 _MASK_STEP_MM = 3.0
 _MIN_FILM_VOXELS = 128
-_FILM_SIDE = 512
-_SURE = 0.7
 _STUDIES_A_WORKER = 4
 WORKER_BYTES = 5 * 2**30
 """Enough to prepare the largest CT that the readers accept: 2^28 voxels, at 12 bytes each (measured); no more workers start than fit."""
@@ -43,7 +39,10 @@ def list_studies(raw: Path) -> list[Study]:
     if not manifest.is_file():
         return find_studies(raw)
     rows = sorted(read_csv(manifest), key=lambda row: row["case_id"])
-    return [Study(row["case_id"], row["patient_id"], row["collection"], (raw / row["file"],)) for row in rows]
+    films = packed_films(raw)
+    return [
+        Study(row["case_id"], row["patient_id"], row["collection"], (raw / row["file"],), films.get(row["patient_id"], ())) for row in rows
+    ]
 
 
 def ingest(raw: Path, shard: int, shards: int, config: Config, out: Path) -> None:
@@ -128,41 +127,6 @@ def prepare(study: Study, config: Config) -> tuple[Case, list[AxonError]]:
     real, left_out = choose_films(study.films)
     case = Case(study.case_id, study.patient_id, study.collection, hu_DHW, fine.affine, films[0], films[1], coverage, **real)
     return case, left_out
-
-
-def choose_films(paths: tuple[Path, ...]) -> tuple[dict[str, Film], list[AxonError]]:
-    """The surest frontal and the surest lateral film.
-
-    Returns:
-        tuple: Films by the name that `Case` gives them; and an error for each other film: what `read_xray` met, ``XRAY_VIEW_UNSURE`` or
-            ``XRAY_SPARE``, a second film of a view.
-    """
-    chosen: dict[str, Film] = {}
-    left_out = []
-    for path in paths:
-        try:
-            xray = read_xray(path)
-            name = f"film_{xray.view}"
-            sure = xray.view != "other" and xray.view_confidence >= _SURE
-            require(sure, "XRAY_VIEW_UNSURE", "the view of a film is neither surely frontal nor surely lateral", "set its ViewPosition")
-            surest = name not in chosen or xray.view_confidence > chosen[name].confidence
-            if name in chosen:
-                left_out.append(AxonError("XRAY_SPARE", f"another {xray.view} film is surer, or as sure", "nothing, one is enough"))
-            if surest:
-                chosen[name] = _shrunk(xray)
-        except AxonError as error:
-            left_out.append(error)
-    return chosen, left_out
-
-
-def _shrunk(xray: Xray) -> Film:
-    """The film with its longer side at most 512 pixels, each the mean of those that it covers."""
-    rows, columns = xray.image_HW.shape
-    scale = min(1.0, _FILM_SIDE / max(rows, columns))
-    size = max(1, round(columns * scale)), max(1, round(rows * scale))
-    image_HW = np.array(Image.fromarray(xray.image_HW).resize(size, Image.Resampling.BOX))
-    spacing = xray.pixel_spacing_mm
-    return Film(image_HW, (spacing[0] * rows / size[1], spacing[1] * columns / size[0]) if spacing else None, xray.view_confidence)
 
 
 def locate_body(volume: Volume, extent_mm: float) -> tuple[np.ndarray, float]:

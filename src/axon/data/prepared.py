@@ -49,12 +49,13 @@ def assemble(shard_folders: list[Path], raw: Path, config: Config, out: Path) ->
     out, with the reason), ``splits.json``, ``cases/``, ``dataset.json`` and ``README.md``, the dataset card.
 
     Returns:
-        dict: What ``dataset.json`` holds: source, split_hash, counts, rejected, config.
+        dict: What ``dataset.json`` holds: source, split_hash, counts, rejected (by code), films (real ones by view), films_rejected (by
+            code), config.
 
     Raises:
         AxonError: ``TOO_MANY_REJECTED``, ``TOO_FEW_CASES``, ``PATIENT_IN_TWO_SETS``, ``SPLITS_FORMAT``.
     """
-    rows, rejected = _merge_reports(shard_folders)
+    rows, rejected, films_rejected = _merge_reports(shard_folders)
     _check_rejected(len(rows), rejected, config)
     sets = sets_of(raw / "splits.json", rows, config)
     known = {row["case_id"]: row for row in read_csv(raw / "manifest.csv")} if (raw / "manifest.csv").is_file() else {}
@@ -74,12 +75,15 @@ def assemble(shard_folders: list[Path], raw: Path, config: Config, out: Path) ->
             "source": json.loads((raw / "source.json").read_text()) if (raw / "source.json").is_file() else {},
             "split_hash": _split_hash(rows),
             "counts": counts,
-            "rejected": dict(sorted(Counter(row["code"] for row in rejected).items())),
+            "rejected": _by_code(rejected),
+            "films": dict(sorted(Counter(view for row in rows for view in row["films"].split()).items())),
+            "films_rejected": _by_code(films_rejected),
             "config": config.fingerprint(),
         }
         left_out = [{"case_id": row["study"], "excluded": row["code"], "reason": row["message"]} for row in rejected]
         write_manifest(part, [*rows, *left_out])
-        (part / "README.md").write_text(card("A dataset prepared by AXON", rows, facts["source"], left_out))
+        text = card("A dataset prepared by AXON", rows, facts["source"], left_out, facts["films"], facts["films_rejected"])
+        (part / "README.md").write_text(text)
         write_json(part / "splits.json", {"patients": {row["patient_id"]: row["set"] for row in rows}, "version": 1})
         write_json(part / "dataset.json", facts)
     return facts
@@ -253,14 +257,19 @@ def _one_set_each(pairs: Iterable[tuple[str, str]]) -> None:
         raise AxonError("PATIENT_IN_TWO_SETS", f"patients in more than one set: {', '.join(twice)}", "split by patient, not by case")
 
 
-def _merge_reports(shard_folders: list[Path]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """Accepted rows, with the path of each case, and rejected rows, both in a fixed order."""
-    rows, rejected = [], []
+def _merge_reports(shard_folders: list[Path]) -> tuple[list[dict[str, Any]], list[dict[str, str]], list[dict[str, str]]]:
+    """Accepted rows, with the path of each case, rejected rows, both in a fixed order; and rejected films."""
+    rows, rejected, films_rejected = [], [], []
     for folder in shard_folders:
         report = json.loads((folder / "report.json").read_text())
         rows += [{**row, "path": folder / "cases" / f"{row['case_id']}.safetensors"} for row in report["accepted"]]
         rejected += report["rejected"]
-    return sorted(rows, key=lambda row: row["case_id"]), sorted(rejected, key=lambda row: row["study"])
+        films_rejected += report["films_rejected"]
+    return sorted(rows, key=lambda row: row["case_id"]), sorted(rejected, key=lambda row: row["study"]), films_rejected
+
+
+def _by_code(rejected: list[dict[str, str]]) -> dict[str, int]:
+    return dict(sorted(Counter(row["code"] for row in rejected).items()))
 
 
 def _check_rejected(accepted: int, rejected: list[dict[str, str]], config: Config) -> None:

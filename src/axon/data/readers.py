@@ -35,7 +35,7 @@ class Study:
         patient_id: Pseudonym of the patient.
         collection: Name of the first sub-folder, or ``"folder"``.
         files: One NIfTI, NRRD or MetaImage file, or all DICOM files of the series.
-        films: The DICOM films (CR, DX) of the same PatientID.
+        films: The films of the same patient: DICOM (CR, DX) of the same PatientID, or packed ones.
     """
 
     case_id: str
@@ -57,14 +57,14 @@ def find_studies(folder: Path) -> list[Study]:
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
         if suffix := _suffix(path, NIFTI + ITK):
             stem = path.name.removesuffix(suffix)
-            studies.append(Study(stem, stem.rpartition("_")[0] or stem, _collection(path, folder), (path,)))
+            studies.append(Study(stem, stem.rpartition("_")[0] or stem, collection_of(path, folder), (path,)))
         elif _is_dicom(path):
             try:
                 header = read_header(path)
             except AxonError:
                 # It cannot be grouped: a study of its own, which reading will reject.
                 name = _pseudonym("unreadable-", str(path.relative_to(folder)), 8)
-                studies.append(Study(name, name, _collection(path, folder), (path,)))
+                studies.append(Study(name, name, collection_of(path, folder), (path,)))
                 continue
             if header.modality == "CT":
                 series[header.series_uid].append(header)
@@ -74,7 +74,7 @@ def find_studies(folder: Path) -> list[Study]:
         patient_id = _pseudonym("p", headers[0].patient_id, 12)
         case_id = f"{patient_id}-{_pseudonym('', uid, 8)}"
         files = tuple(h.path for h in headers)
-        studies.append(Study(case_id, patient_id, _collection(files[0], folder), files, tuple(films.get(headers[0].patient_id, ()))))
+        studies.append(Study(case_id, patient_id, collection_of(files[0], folder), files, tuple(films.get(headers[0].patient_id, ()))))
     if not studies:
         raise AxonError("NO_CT", f"no CT found under {folder}", "name a folder with DICOM series, .nii, .nii.gz, .nrrd or .mha files")
     studies.sort(key=lambda s: s.case_id)
@@ -158,7 +158,8 @@ def _check_ct(volume: Volume) -> None:
         raise AxonError("NOT_A_CT", f"{air:.1%} air and {soft:.1%} soft tissue: values are not HU of a chest", "give a chest CT in HU")
 
 
-def _collection(path: Path, folder: Path) -> str:
+def collection_of(path: Path, folder: Path) -> str:
+    """The first sub-folder of ``folder`` on the way to ``path``, or ``"folder"``."""
     parts = path.relative_to(folder).parts
     return parts[0] if len(parts) > 1 else "folder"
 

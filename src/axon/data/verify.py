@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from axon.data import films
 from axon.data.dataset import COLUMNS
 from axon.data.files import read_csv, sha256_file
 from axon.errors import AxonError
@@ -45,7 +46,7 @@ def check_dataset(folder: Path) -> tuple[list[dict[str, Any]], list[AxonError]]:
         AxonError: ``DATASET_MISSING`` where there is no manifest.
     """
     if (folder / "manifest.csv").is_file():
-        rows, problems = _packed_rows(folder / "manifest.csv")
+        rows, problems = _packed_rows(folder / "manifest.csv", COLUMNS)
         check: Callable[[Path, dict[str, Any]], Iterator[AxonError]] = _check_nifti
     elif (folder / "manifest.parquet").is_file():
         from axon.data.prepared import PreparedDataset, case_file, read_manifest
@@ -58,15 +59,23 @@ def check_dataset(folder: Path) -> tuple[list[dict[str, Any]], list[AxonError]]:
             problems.append(problem)
     else:
         raise AxonError("DATASET_MISSING", f"no dataset at {folder}", "run `make data`, or `axon dataset pull`")
+    patients = {str(row["patient_id"]) for row in rows}
     problems += _check_names(rows)
     for row in rows:
         problems += _check_file(folder, row, check)
-    problems += _check_strays(folder, {str(row["file"]) for row in rows})
-    problems += _check_splits(folder / "splits.json", {row["patient_id"] for row in rows})
+    film_rows, film_problems = _packed_rows(folder / films.TABLE, films.COLUMNS) if (folder / films.TABLE).is_file() else ([], [])
+    problems += film_problems
+    for row in film_rows:
+        problems += _check_file(folder, row, _check_film)
+        if row["patient_id"] not in patients:
+            message = f"{row['file']} is a film of {row['patient_id']}, who has no CT here"
+            problems.append(AxonError("FILM_NO_PATIENT", message, "pack the dataset again"))
+    problems += _check_strays(folder, {str(row["file"]) for row in [*rows, *film_rows]})
+    problems += _check_splits(folder / "splits.json", patients)
     return rows, problems
 
 
-def _packed_rows(manifest: Path) -> tuple[list[dict[str, Any]], list[AxonError]]:
+def _packed_rows(manifest: Path, known: tuple[str, ...]) -> tuple[list[dict[str, Any]], list[AxonError]]:
     try:
         rows: list[dict[str, Any]] = [dict(row) for row in read_csv(manifest)]
     except (UnicodeDecodeError, ValueError) as error:
@@ -74,15 +83,15 @@ def _packed_rows(manifest: Path) -> tuple[list[dict[str, Any]], list[AxonError]]
     # What csv puts under None are the fields beyond the header's.
     columns = {str(name) for row in rows for name in row if name is not None}
     problems = [
-        AxonError("MANIFEST_COLUMNS", f"{manifest.name} has the unknown column {name!r}", f"its columns are: {', '.join(COLUMNS)}")
-        for name in sorted(columns - set(COLUMNS))
+        AxonError("MANIFEST_COLUMNS", f"{manifest.name} has the unknown column {name!r}", f"its columns are: {', '.join(known)}")
+        for name in sorted(columns - set(known))
     ]
     for row in rows:
-        if None in row or any(row.get(name) is None for name in COLUMNS):
-            name = row.get("case_id") or "a row"
+        if None in row or any(row.get(name) is None for name in known):
+            name = row.get("case_id") or row.get("file") or "a row"
             problems.append(AxonError("MANIFEST_COLUMNS", f"{name} of {manifest.name} lacks or exceeds columns", _RESTORE))
     # A row that names no file or patient cannot be checked any further.
-    return [row for row in rows if all(row.get(name) for name in ("case_id", "patient_id", "file", "sha256"))], problems
+    return [row for row in rows if all(row.get(name) for name in {"case_id", "patient_id", "file", "sha256"} & set(known))], problems
 
 
 def _check_names(rows: list[dict[str, Any]]) -> Iterator[AxonError]:
@@ -93,7 +102,7 @@ def _check_names(rows: list[dict[str, Any]]) -> Iterator[AxonError]:
 
 def _check_file(folder: Path, row: dict[str, Any], check: Callable[[Path, dict[str, Any]], Iterator[AxonError]]) -> Iterator[AxonError]:
     path = folder / row["file"]
-    named = f"{row['case_id']}: {row['file']}"
+    named = f"{row.get('case_id', row['patient_id'])}: {row['file']}"
     if not path.resolve().is_relative_to(folder.resolve()):
         yield AxonError("FILE_OUTSIDE", f"{named} lies outside the dataset", "mend the manifest")
     elif not path.is_file():
@@ -133,12 +142,24 @@ def _check_case(path: Path, row: dict[str, Any]) -> Iterator[AxonError]:
     except AxonError as problem:
         yield problem
         return
-    if not all(np.isfinite(array).all() for array in (case.frontal_HW, case.lateral_HW, case.affine)):
+    real = [film.image_HW for film in (case.film_frontal, case.film_lateral) if film]
+    if not all(np.isfinite(array).all() for array in (case.frontal_HW, case.lateral_HW, case.affine, *real)):
         yield AxonError("FILM_NOT_FINITE", f"{row['case_id']}: a film or the affine is not finite", "prepare the case again")
 
 
+def _check_film(path: Path, row: dict[str, Any]) -> Iterator[AxonError]:
+    try:
+        found = films.described(*films.load_film(path))
+    except AxonError as problem:
+        yield problem
+        return
+    if changed := [name for name, word in found.items() if row.get(name) != word]:
+        message = f"{row['file']} differs from {films.TABLE} in {', '.join(changed)}"
+        yield AxonError("FILM_CHANGED", message, "pack the dataset again")
+
+
 def _check_strays(folder: Path, listed: set[str]) -> Iterator[AxonError]:
-    for path in sorted((folder / "cases").rglob("*")):
+    for path in sorted([*(folder / "cases").rglob("*"), *(folder / "films").rglob("*")]):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name not in listed:
             yield AxonError("FILE_EXTRA", f"{name} is not in the manifest", "delete it, or pack the dataset again")

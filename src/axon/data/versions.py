@@ -126,7 +126,7 @@ def refuse_unsaved(repo: Path) -> None:
 def tree_md5(folder: Path) -> str:
     """DVC's hash of a folder: MD5 of the sorted list of its files and their MD5s (`dvc_data.hashfile.tree.Tree`)."""
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    tree = [{"md5": _md5(files[name]), "relpath": name} for name in sorted(files, key=lambda name: name.split("/"))]
+    tree = [{"md5": _md5(files[name]), "relpath": name} for name in sorted(files)]
     return hashlib.md5(json.dumps(tree, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 

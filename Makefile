@@ -19,7 +19,7 @@ DATA ?=
 OUT ?= runs/demo
 CONFIG ?= configs/smoke.yaml
 
-.PHONY: help install data demo test test-unit test-containers bench-speed lint format compile images lock lock-images clean fuzz pretrained
+.PHONY: help install data demo test test-unit bench-speed lint format compile lock clean fuzz pretrained serve-assets bench-quality reference tour test-containers images lock-images
 SECONDS_TO_FUZZ ?= 300
 
 help: ## list the verbs
@@ -44,8 +44,9 @@ demo: install ## run the whole pipeline on real input: make demo, or make demo D
 	$(if $(DATA),,$(BIN)/axon dataset build data)
 	$(BIN)/python -m pipelines run --config $(CONFIG) --output $(OUT) $(if $(DATA),--folder "$(DATA)",--revision HEAD)
 
-pretrained: demo ## train on the versioned dataset and put the model into the package: make pretrained CONFIG=... OUT=...
-	$(BIN)/python benchmarks/pretrain.py $(OUT) --command 'make pretrained CONFIG=$(CONFIG)'
+pretrained: OUT = runs/quality
+pretrained: bench-quality ## run the quality benchmark and put its model into the package: make pretrained DATA=folder-of-CTs
+	$(BIN)/python benchmarks/pretrain.py $(OUT) --command 'make pretrained DATA=FOLDER'
 
 test: install lint ## lint, then all tests
 	$(BIN)/python -m pytest -q
@@ -59,6 +60,11 @@ test-containers: install ## the pipeline in its images on a real engine, with re
 bench-speed: install ## time the parts beside other libraries, all in one run (benchmarks/README.md)
 	@mkdir -p runs
 	$(BIN)/python -m benchmarks.speed --json runs/speed.json
+
+bench-quality: OUT = runs/quality
+bench-quality: CONFIG = configs/bench.yaml
+bench-quality: install ## how good the volumes are beside the baselines: make bench-quality DATA=folder-of-CTs (benchmarks/README.md)
+	$(BIN)/python -m benchmarks.quality --config $(CONFIG) $(if $(DATA),--data "$(DATA)") --out $(OUT)
 
 fuzz: install ## let atheris look for inputs that crash the DICOM readers, SECONDS_TO_FUZZ=300; needs atheris
 	mkdir -p runs/fuzz
@@ -77,6 +83,12 @@ format: install ## let ruff lay out the code
 compile: install ## write pipelines/axon_pipeline.yaml for Kubeflow
 	$(BIN)/python -m pipelines compile
 
+reference: install ## write docs/reference from the code
+	$(BIN)/python docs/generate.py
+
+tour: install ## run docs/tour.ipynb with the model of the package, and keep its outputs; TOUR_MODEL=folder for another model
+	$(BIN)/python docs/tour.py $(if $(TOUR_MODEL),--model "$(TOUR_MODEL)")
+
 # Any Docker-compatible engine: make images DOCKER=podman
 export DOCKER ?= docker
 TARGETS ?= cpu cuda
@@ -92,6 +104,13 @@ lock: ## resolve requirements.lock again
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-annotate --quiet \
 	  $(addprefix --no-emit-package ,$(TORCH_PACKAGES)) --custom-compile-command 'make lock' --constraint constraints.txt \
 	  --output-file requirements.lock
+
+# A user of the package needs no node: what this makes is in git. The licence of NiiVue itself is not in its npm package.
+serve-assets: ## take the page's viewer from npm again, at the version of src/axon/serve/package-lock.json
+	cd src/axon/serve && npm ci --ignore-scripts --no-audit --no-fund
+	cd src/axon/serve && cp node_modules/@niivue/niivue/dist/niivue.umd.js static/vendor/
+	cd src/axon/serve && for file in $$(find node_modules -iname 'license*' -not -path '*/@rollup/*' | sort); do \
+	  printf '\n=== %s\n\n' "$${file#node_modules/}"; cat "$$file"; done > static/vendor/LICENSES-bundled.txt
 
 IMAGE_LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
   --python-version 3.11 --python-platform x86_64-manylinux_2_28

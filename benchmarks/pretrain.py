@@ -1,6 +1,6 @@
-"""Turn a finished pipeline run into the model folder that ships with the package: weights, card, provenance, checksums.
+"""Turn a finished quality benchmark into the model folder that ships with the package: weights, card, provenance, checksums.
 
-python benchmarks/pretrain.py runs/pretrain --command 'make pretrained CONFIG=configs/small.yaml'
+python benchmarks/pretrain.py runs/quality --command 'make pretrained DATA=cts'
 """
 
 from __future__ import annotations
@@ -16,15 +16,19 @@ from axon.errors import AxonError, one_line_errors
 from axon.registry.card import CARD, card_of
 
 MAX_BYTES = 12 * 2**20
-FACTS = ("code_revision", "config", "config_fingerprint", "data_revision", "data_source", "mlflow_run", "seed", "split_hash", "test_sets")
-LICENCES = {"code": "Apache-2.0", "weights": "Apache-2.0", "training data": "their own, in LICENSES.md of the dataset at data_revision"}
+FACTS = ("code_revision", "config", "config_fingerprint", "data_source", "seed", "split_hash")
+LICENCES = {
+    "code": "Apache-2.0",
+    "weights": "Apache-2.0",
+    "training data": "LIDC-IDRI, CC BY 3.0, Armato et al. 2015, doi 10.7937/K9/TCIA.2015.LO9QL9SX",
+}
 
 
 def ship(evaluation: Path, out: Path, command: str) -> None:
     """Write ``out``, whole or not at all.
 
     Args:
-        evaluation: The evaluation folder of a run, with ``model/`` and ``metrics.json``.
+        evaluation: The evaluation folder of a benchmark, with ``model/`` and ``metrics.json``.
         out: ``src/axon/pretrained/axon-small``.
         command: What trained the model, for the record.
 
@@ -53,12 +57,12 @@ def ship(evaluation: Path, out: Path, command: str) -> None:
 def main(argv: list[str] | None = None) -> int:
     about, layout = (__doc__ or "").split("\n\n", 1)
     parser = argparse.ArgumentParser(description=about, epilog=layout, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="output folder of the finished run")
+    parser.add_argument("run", type=Path, help="output folder of the finished benchmark")
     parser.add_argument("--command", required=True, help="the command that trained it, for the record")
     parser.add_argument("--out", type=Path, default=Path(pretrained.__file__).with_name(pretrained.SHIPPED), help="(default: %(default)s)")
     arguments = parser.parse_args(argv)
     with one_line_errors():
-        found = sorted(arguments.run.glob("pipeline/*/evaluate/evaluation"))
+        found = [path for path in sorted(arguments.run.glob("stages/evaluation-*")) if path.is_dir()]
         if len(found) != 1:
             raise AxonError("RUN_UNCLEAR", f"{arguments.run} holds {len(found)} finished evaluations, not one", "give a run's own folder")
         ship(found[0], arguments.out, arguments.command)

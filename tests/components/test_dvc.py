@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from axon.data.fetch import fetch, publish, resolve
+from axon.data.fetch import fetch
+from axon.data.versions import push, resolve
 from axon.errors import AxonError
 from tests.unit.test_data_dataset import pack
 
@@ -41,7 +42,7 @@ def test_revision_goes_through_dvc(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             resolve(str(repo), name)
         assert error.value.code == code
 
-    publish(repo)
+    push(repo)
     run("rm", "-rf", ".dvc/cache", "data")
     assert fetch(tmp_path / "raw", 8, repo=str(repo), commit="HEAD") == [0, 1, 2]
     assert json.loads((tmp_path / "raw" / "source.json").read_text()) == {"kind": "dvc", "commit": commit, "dvc_md5": revision.md5}
@@ -51,8 +52,8 @@ def test_revision_goes_through_dvc(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not (tmp_path / "more").exists()
 
     pack(repo / "data")
-    publish(repo)
+    push(repo)
     assert fetch(tmp_path / "more", 2, repo=str(repo), commit="HEAD") == [0, 1]
     (repo / "data" / "README.md").write_text("changed")
     with pytest.raises(AxonError, match="DATA_CHANGED"):
-        publish(repo)
+        push(repo)

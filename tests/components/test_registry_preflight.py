@@ -43,6 +43,7 @@ def test_resolves_and_opens_the_run_once(tmp_path: Path) -> None:
     assert resolved.shards == 3 and resolved.revision == "folder@key"
     assert Config.from_yaml(resolved.config_yaml) == Config.from_yaml("{seed: 7, data: {shards: 3}}")
     assert (tmp_path / "out" / "config.yaml").read_text() == resolved.config_yaml
+    assert "config.yaml" in [item.path for item in client(default_tracking_uri(tmp_path / "store")).list_artifacts(resolved.run_id)]
     run = client(default_tracking_uri(tmp_path / "store")).get_run(resolved.run_id)
     assert run.data.params["data.shards"] == "3" and run.data.tags["axon.data_revision"] == "folder@key"
     assert start(tmp_path) == resolved

@@ -113,18 +113,18 @@ def test_make_demo_on_a_folder_killed_and_started_again(runs: Path, ct_folder: P
     command = [sys.executable, "-m", "pipelines", "run", "--config", "tests/tiny.yaml", "--output", str(out), "--folder", str(ct_folder)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 1200
-    while not list(out.glob("checkpoints/bridge-*/step-*")) and process.poll() is None and time.monotonic() < deadline:
+    while not list(out.glob("checkpoints/bridge-*/bridge/step-*")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.kill()
     process.wait()
-    assert list(out.glob("checkpoints/bridge-*/step-*"))
+    assert list(out.glob("checkpoints/bridge-*/bridge/step-*"))
 
     assert "make demo DATA=path/to/cts" in readme_commands()
     done = shell(f"make demo DATA={ct_folder}", out)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "axon version 1, champion" in re.sub(" +", " ", done.stdout)
     newest = max(out.glob("pipeline/axon-*"), key=lambda path: path.stat().st_mtime)
-    assert "notes,NOT_A_CT" in (newest / "validate/dataset/rejected.csv").read_text()
+    assert "| notes | NOT_A_CT |" in (newest / "validate/dataset/README.md").read_text()
     # Whether the exit handler of the killed run still got to say so is a race; that nothing seems to run any more is not.
     statuses = {run.info.status for run in all_runs(out)}
     assert "FINISHED" in statuses and "RUNNING" not in statuses and statuses & {"KILLED", "FAILED"}

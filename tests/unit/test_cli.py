@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -41,3 +42,14 @@ def test_verify_reports_a_missing_dataset(tmp_path: Path, capsys: pytest.Capture
     with pytest.raises(SystemExit):
         main(["dataset", "verify", str(tmp_path / "nowhere")])
     assert "->" in capsys.readouterr().out
+
+
+def test_verify_tells_a_script_every_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "manifest.csv").write_text(
+        "case_id,patient_id,collection,file,spacing_mm,shape,licence,source,sha256\na,a,x,cases/a.nii,,,,,0\n"
+    )
+    with pytest.raises(SystemExit) as ended:
+        main(["dataset", "verify", str(tmp_path), "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert ended.value.code == 1 and told["cases"] == 1
+    assert told["problems"] and all(problem["code"] and problem["fix"] for problem in told["problems"])

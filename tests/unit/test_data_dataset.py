@@ -11,7 +11,7 @@ import pytest
 
 from axon.config import Config, GridConfig
 from axon.data.cases import Case
-from axon.data.dataset import COLUMNS, _write_case, average_to_2p5_mm, verify_dataset, write_nifti
+from axon.data.dataset import COLUMNS, average_to_2p5_mm, write_case, write_nifti
 from axon.data.fetch import fetch
 from axon.data.files import sha256_file, whole_folder, write_csv, write_json
 from axon.data.ingest import ingest, list_studies, locate_body, prepare
@@ -25,7 +25,7 @@ def pack(folder: Path, seeds: tuple[int, ...] = (0, 1, 2)) -> None:
     (folder / "cases").mkdir(parents=True)
     names = [f"phantom-{seed}" for seed in seeds]
     volumes = [make_phantom(seed, size=30, spacing_mm=12.0) for seed in seeds]
-    rows = [_write_case(folder, n, n, "phantom", v, "Apache-2.0", "here") for n, v in zip(names, volumes, strict=True)]
+    rows = [write_case(folder, n, n, "phantom", v, "Apache-2.0", "here") for n, v in zip(names, volumes, strict=True)]
     write_csv(folder / "manifest.csv", COLUMNS, rows)
     write_json(folder / "splits.json", {"patients": dict.fromkeys(names, "train"), "version": 1})
 
@@ -53,20 +53,6 @@ def test_nifti_is_fixed_bytes(tmp_path: Path) -> None:
     assert image.shape == (4, 3, 2) and np.array_equal(np.asarray(image.dataobj), hu.transpose(2, 1, 0))
     assert np.array_equal(image.affine, np.diag([-1, -1, 1, 1]) @ affine)
     assert sha256_file(tmp_path / "x.nii") == "f2e1f48235ebbc1341431cea14ec7db9112c889cb1eef19dcbeecddaacf5e3fc"
-
-
-def test_verify_reports_every_problem(tmp_path: Path) -> None:
-    with pytest.raises(AxonError, match="DATASET_MISSING"):
-        verify_dataset(tmp_path)
-    pack(tmp_path / "d")
-    assert len(verify_dataset(tmp_path / "d")) == 3
-    cases = tmp_path / "d" / "cases"
-    (cases / "phantom-0.nii").unlink()
-    (cases / "phantom-1.nii").write_bytes(b"\0" + (cases / "phantom-1.nii").read_bytes()[1:])
-    (cases / "stray.nii").write_bytes(b"")
-    with pytest.raises(AxonError) as error:
-        verify_dataset(tmp_path / "d")
-    assert all(text in error.value.message for text in ("3 problems", "phantom-0", "phantom-1", "stray"))
 
 
 def test_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -44,7 +44,9 @@ def evaluation() -> Evaluation:
         reference = anatomy(rng)
         for view in ("bi", "mono"):
             spread = 60 + 20 * number + 30 * (view == "mono")
-            volumes = {method: reference + rng.normal(0, spread * (1 - 0.1 * rank), reference.shape) for rank, method in enumerate(METHODS)}
+            volumes = {
+                method: reference + rng.normal(0, spread * (1 - 0.07 * rank), reference.shape) for rank, method in enumerate(METHODS)
+            }
             rows += [CaseResult(case_id, set_name, view, method, measure(volume, reference, WINDOW)) for method, volume in volumes.items()]
             if view == "bi":
                 films = {name: rng.random((16, 16)) for name in ("frontal", "lateral")}
@@ -78,14 +80,14 @@ class Page(HTMLParser):
             assert values.get("alt"), "a picture without a description"
             self.images.append(values["src"] or "")
         self.scripts += tag == "script"
-        if tag not in ("meta", "img", "br", "link"):
+        if tag not in ("meta", "img", "br", "link", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] not in ("style", "script"):
             self.text += data + " "
 
 
@@ -113,9 +115,9 @@ def test_the_report_holds_every_interval(page: Page, evaluation: Evaluation) -> 
             assert f"{gain.mean:+.1f}" in page.text
 
 
-def test_the_report_stands_alone_and_runs_nothing(page: Page) -> None:
+def test_the_report_stands_alone(page: Page) -> None:
     assert {asset.split(";")[0] for asset in page.assets} == {"data:image/webp", "data:image/svg+xml"}
-    assert page.scripts == 0
+    assert page.scripts == 1, "its own, within the page: no asset is a script"
 
 
 def test_the_report_stays_below_15_mb_for_the_largest_pictures(page: Page, folder: Path) -> None:
@@ -139,7 +141,7 @@ def test_metrics_json_agrees_with_the_rows_and_can_be_compared(evaluation: Evalu
     summary = metrics["summary"]["external"]["mono"]["axon"]["axon/ssim"]
     assert (summary["mean"], summary["n"]) == (pytest.approx(np.mean(values)), 2)
     assert summary["low"] <= summary["mean"] <= summary["high"]
-    assert metrics["improvement_per_cent"]["external"]["mono"]["axon"]["axon/psnr"]["baseline"] == "regression"
+    assert metrics["improvement_per_cent"]["external"]["mono"]["axon"]["axon/psnr"]["baseline"] == "gan"
     comparable(metrics["facts"], metrics["facts"])
 
 
@@ -174,7 +176,7 @@ def test_the_terminal_table_is_aligned_and_named(evaluation: Evaluation) -> None
     lines = [line for line in table.splitlines() if line.startswith("  ") and line.endswith("]") and "axon" not in line]
     assert len(lines) == len(METHODS) * 4
     assert len({len(line) for line in lines}) == 1
-    assert "% over 3D U-Net regression" in table
+    assert f"% over {METHODS['gan']}" in table
 
 
 def test_a_report_without_baselines_pictures_or_curves(evaluation: Evaluation, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from axon.config import Config, DataConfig
 from axon.data.cases import Case
 from axon.data.files import write_json
-from axon.data.prepared import PreparedDataset, assemble, split_patients
+from axon.data.prepared import PreparedDataset, assemble, read_manifest, split_patients, write_manifest
 from axon.errors import AxonError
 
 
@@ -91,9 +91,14 @@ def test_assemble_and_open(tmp_path: Path) -> None:
     assert {name: len(ids) for name, ids in dataset.sets.items()} == facts["counts"]
     assert set(dataset.sets) == {"train", "val", "internal"}
     assert [case.case_id for case in dataset.load("train")] == dataset.sets["train"]
+    rows = {row["case_id"]: row for row in read_manifest(tmp_path / "out")}
+    assert len(rows) == 13 and rows["bad0"]["excluded"] == "CT_TILT" and rows["bad0"]["sha256"] == "" and rows["bad0"]["coverage"] is None
+    assert (rows["P-0_0"]["shape"], rows["P-0_0"]["spacing_mm"], rows["P-0_0"]["views"]) == ("2 2 2", "1 1 1", "frontal lateral")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| bad0 | CT_TILT | tilted |" in card and "12 chest CTs of 6 patients" in card
     again = assemble(shards[::-1], tmp_path / "raw", Config(), tmp_path / "again")
     assert again == facts
-    assert (tmp_path / "again" / "manifest.csv").read_bytes() == (tmp_path / "out" / "manifest.csv").read_bytes()
+    assert (tmp_path / "again" / "manifest.parquet").read_bytes() == (tmp_path / "out" / "manifest.parquet").read_bytes()
 
 
 def test_given_splits_win(tmp_path: Path) -> None:
@@ -128,16 +133,18 @@ def test_too_many_rejected(tmp_path: Path) -> None:
 
 def test_opening_asserts_disjointness_and_content(tmp_path: Path) -> None:
     assemble([shard(tmp_path / "a", CASES)], raw(tmp_path), Config(), tmp_path / "out")
-    manifest = tmp_path / "out" / "manifest.csv"
-    lines = manifest.read_text().splitlines()
-    victim = next(n for n, line in enumerate(lines) if ",train," in line)
-    manifest.write_text("\n".join([*lines[:victim], lines[victim].replace(",train,", ",val,"), *lines[victim + 1 :]]) + "\n")
+    rows = read_manifest(tmp_path / "out")
+    victim = next(row for row in rows if row["set"] == "train")
+    write_manifest(tmp_path / "out", [{**row, "set": "val"} if row is victim else row for row in rows])
     with pytest.raises(AxonError, match="PATIENT_IN_TWO_SETS"):
         PreparedDataset(tmp_path / "out")
-    manifest.write_text("\n".join(line.replace(",val,", ",train,") for line in lines) + "\n")
+    write_manifest(tmp_path / "out", [{**row, "set": "train"} for row in rows])
     with pytest.raises(AxonError, match="DATASET_DAMAGED"):
         PreparedDataset(tmp_path / "out")
-    manifest.write_text("\n".join(lines) + "\n")
+    (tmp_path / "out" / "manifest.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(AxonError, match=r"DATASET_DAMAGED.*cannot be read"):
+        PreparedDataset(tmp_path / "out")
+    write_manifest(tmp_path / "out", rows)
     dataset = PreparedDataset(tmp_path / "out")
     path = tmp_path / "out" / "cases" / f"{dataset.sets['val'][0]}.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x07")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import Any
 
 Verbs = Any  # argparse._SubParsersAction, which argparse does not make public
@@ -17,3 +18,12 @@ def verb(verbs: Verbs, name: str, help_: str, about: str, epilog: str = "") -> a
     """A verb; ``help_`` is its line in the list, ``about`` opens its own ``--help``, ``epilog`` gives examples."""
     shape = argparse.RawDescriptionHelpFormatter
     return verbs.add_parser(name, help=help_, description=about, epilog=epilog, formatter_class=shape)
+
+
+def parsers(top: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """``top`` and the parser of every verb below it, in the order of the help; ``prog`` is a verb's whole name."""
+    yield top
+    for action in top._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from parsers(below)

@@ -7,22 +7,60 @@ from pathlib import Path
 
 from axon.commands import Verbs, group, verb
 
+_ADD = """examples:
+  axon dataset add my_cts --licence "CC BY 4.0" --source doi:10.1234/abc
+  axon dataset add raw/lidc                                         what `axon cohort fetch` wrote, which knows its licences
+  git add data.dvc && git commit -m "My CTs" && axon dataset push
+
+The split is that of my_cts/splits.json where there is one, else by a keyed hash of the patient with the configuration's shares and seed.
+"""
+_PUSH = """The remote is the default one of .dvc/config. To S3, with the credentials in the environment and nowhere else:
+  dvc remote add --default team s3://bucket/axon
+  dvc remote modify team verify true
+  dvc remote modify team endpointurl https://s3.example.org      where it is not Amazon's
+  AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=... axon dataset push
+"""
+_PULL = """examples:
+  axon dataset pull                      what HEAD names
+  axon dataset pull --revision v1.2      another version: data/ and data.dvc become those of v1.2
+"""
+
 
 def add(verbs: Verbs) -> None:
-    dataset = group(verbs, "dataset", "build or verify a dataset")
+    dataset = group(verbs, "dataset", "build, add, push, pull or verify a dataset")
     about = "Build the dataset that data.dvc names, bit for bit, from public sources: one LIDC-IDRI patient and 22 phantoms."
     build = verb(dataset, "build", "build the default dataset", about)
     build.add_argument("folder", type=Path, nargs="?", default=Path("data"), help="where to (default: %(default)s)")
     build.add_argument("--downloads", type=Path, default=Path(".downloads"), help="where downloads are kept (default: %(default)s)")
     build.set_defaults(verb=_build)
-    verify = verb(dataset, "verify", "check a dataset", "Check every file against the manifest; all problems at once.")
-    verify.add_argument("folder", type=Path, nargs="?", default=Path("data"))
+
+    about = "Pack a folder of CTs (DICOM, NIfTI, NRRD, MetaImage) into data/ and make it the version that data.dvc names."
+    adding = verb(dataset, "add", "make a version of a folder of CTs", about, _ADD)
+    adding.add_argument("folder", type=Path, help="folder with CTs; nothing in it is changed")
+    adding.add_argument("--licence", default="", help="licence of these CTs (default: as the folder's cohort.json says)")
+    adding.add_argument("--source", default="", help="where they come from: doi:..., or words (default: likewise)")
+    adding.add_argument("--config", type=Path, help="configuration that says how to split (default: every default)")
+    adding.set_defaults(verb=_add)
+
+    push = verb(dataset, "push", "push data/ to the DVC remote", "Put data/ into the DVC cache and push it to the DVC remote.", _PUSH)
+    push.set_defaults(verb=_push)
+
+    about = "Bring the dataset of a git revision here from the DVC cache or remote; every byte is checked against data.dvc."
+    pull = verb(dataset, "pull", "bring a version of the dataset", about, _PULL)
+    pull.add_argument("--revision", default="HEAD", help="branch, tag or commit (default: %(default)s)")
+    pull.set_defaults(verb=_pull)
+
+    about = "Check a packed or prepared dataset against its manifest and splits: every problem at once, a line each."
+    verify = verb(dataset, "verify", "check a dataset", about)
+    verify.add_argument("folder", type=Path, nargs="?", default=Path("data"), help="dataset (default: %(default)s)")
+    verify.add_argument("--json", action="store_true", help="print the number of cases and a list of problems; status 1 where there is one")
     verify.set_defaults(verb=_verify)
 
 
 def _build(arguments: argparse.Namespace) -> None:
-    from axon.data.dataset import build_default, verify_dataset
-    from axon.data.fetch import publish
+    from axon.data.dataset import build_default
+    from axon.data.verify import verify_dataset
+    from axon.data.versions import push
     from axon.errors import AxonError
 
     try:
@@ -31,11 +69,48 @@ def _build(arguments: argparse.Namespace) -> None:
     except AxonError:
         build_default(arguments.folder, arguments.downloads)
     if (Path.cwd() / "data.dvc").is_file() and arguments.folder.resolve() == Path.cwd() / "data":
-        publish(Path.cwd())
+        push(Path.cwd())
         print("data.dvc is up to date; the data are on the DVC remote")
 
 
-def _verify(arguments: argparse.Namespace) -> None:
-    from axon.data.dataset import verify_dataset
+def _add(arguments: argparse.Namespace) -> None:
+    from axon.config import Config
+    from axon.data.pack import pack
+    from axon.data.versions import record, refuse_unsaved
 
-    print(f"{len(verify_dataset(arguments.folder))} cases, every file as its manifest says")
+    config = Config.load(arguments.config) if arguments.config else Config()
+    refuse_unsaved(Path.cwd())
+    packed, rejected = pack(arguments.folder, Path("data"), arguments.licence, arguments.source, config)
+    print(f"{packed} cases packed, {rejected} studies left out: data/README.md says why")
+    print(f"data.dvc names {record(Path.cwd())}; next: git add data.dvc && git commit, then axon dataset push")
+
+
+def _push(arguments: argparse.Namespace) -> None:
+    from axon.data.versions import push
+
+    push(Path.cwd())
+    print("the data are in the DVC cache and on the DVC remote")
+
+
+def _pull(arguments: argparse.Namespace) -> None:
+    from axon.data.versions import pull
+
+    found = pull(Path.cwd(), arguments.revision)
+    print(f"data/ and data.dvc are those of {found.commit} ({found.md5}), every file verified")
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    import json
+
+    from axon.data.verify import check_dataset, damaged
+
+    rows, problems = check_dataset(arguments.folder)
+    if arguments.json:
+        told = [{"code": problem.code, "message": problem.message, "fix": problem.fix} for problem in problems]
+        print(json.dumps({"cases": len(rows), "problems": told}, indent=1))
+        raise SystemExit(1 if problems else 0)
+    for problem in problems:
+        print(problem)
+    if problems:
+        raise damaged(arguments.folder, problems)
+    print(f"{len(rows)} cases, every file as its manifest says")

@@ -8,6 +8,16 @@ from pathlib import Path
 
 from axon.commands import Verbs, group, verb
 
+LIST = """examples:
+  axon model list axon --tracking-uri sqlite:///runs/demo/mlflow.db
+  axon model list axon --tracking-uri http://mlflow:5000 --json | jq '.[] | select(.aliases | index("champion")) | .version'
+"""
+PROMOTE = """examples:
+  axon model promote axon 3 --tracking-uri sqlite:///runs/demo/mlflow.db
+"""
+ROLLBACK = """examples:
+  axon model rollback axon --tracking-uri sqlite:///runs/demo/mlflow.db
+"""
 EXPORTS = """examples:
   axon model export models:/axon@champion axon --format diffusers --tracking-uri sqlite:///runs/demo/mlflow.db
   axon model export runs/demo/pipeline/*/evaluate/evaluation/model axon --format monai
@@ -16,22 +26,45 @@ EXPORTS = """examples:
 
 
 def add(verbs: Verbs) -> None:
-    model = group(verbs, "model", "promote, roll back or export a model")
-    promote = verb(model, "promote", "make a version the champion", "Make a version the champion by hand.")
-    promote.add_argument("name")
-    promote.add_argument("version")
+    model = group(verbs, "model", "list, promote, roll back or export a model")
+    about = "The versions of a registered model, the newest first: their alias, and why they have it or not."
+    listing = verb(model, "list", "list the versions of a model", about, LIST)
+    listing.add_argument("--json", action="store_true", help="print a list of objects instead of lines")
+    listing.set_defaults(verb=_list)
+    promote = verb(model, "promote", "make a version the champion", "Make a version the champion by hand.", PROMOTE)
     promote.set_defaults(verb=_promote)
-    rollback = verb(model, "rollback", "bring the last champion back", "Give `champion` back to the version before.")
-    rollback.add_argument("name")
+    rollback = verb(model, "rollback", "bring the last champion back", "Give `champion` back to the version before.", ROLLBACK)
     rollback.set_defaults(verb=_rollback)
-    for parser in (promote, rollback):
-        parser.add_argument("--tracking-uri", required=True, help="MLflow server, or sqlite:///path/to/mlflow.db")
+    for parser in (listing, promote, rollback):
+        parser.add_argument("name", help="registered model, e.g. axon")
+    promote.add_argument("version", help="version number, as `axon model list` shows it")
+    for parser in (listing, promote, rollback):
+        parser.add_argument(
+            "--tracking-uri",
+            default=os.environ.get("MLFLOW_TRACKING_URI"),
+            required="MLFLOW_TRACKING_URI" not in os.environ,
+            help="MLflow server, or sqlite:///path/to/mlflow.db (default: $MLFLOW_TRACKING_URI)",
+        )
     export = verb(model, "export", "write a model as a diffusers folder or a MONAI bundle", "Write a model in another layout.", EXPORTS)
     export.add_argument("model", help="folder, models:/NAME@ALIAS, models:/NAME/VERSION, or axon-small, the one in the package")
     export.add_argument("out", type=Path, help="new folder")
     export.add_argument("--format", choices=("diffusers", "monai"), required=True)
     export.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow, for models:/...")
     export.set_defaults(verb=_export)
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    import json
+    from dataclasses import asdict
+
+    from axon.registry.register import versions
+
+    found = versions(arguments.tracking_uri, arguments.name)
+    if arguments.json:
+        print(json.dumps([asdict(version) for version in found], indent=1))
+        return
+    for version in found:
+        print(f"{version.version:>4}  {', '.join(version.aliases) or '-':<10}  {version.created[:16]}  {version.reason}")
 
 
 def _promote(arguments: argparse.Namespace) -> None:

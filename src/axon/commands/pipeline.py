@@ -25,6 +25,22 @@ def _pipeline(arguments: argparse.Namespace) -> None:
     dispatch(arguments.words, "axon pipeline")
 
 
+def unfold(top: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """``top`` with the pipelines' own verbs in place of the parser that hands over to them, for completion and the reference.
+
+    Outside a checkout ``top`` as it is, because there is nothing to hand over to.
+    """
+    try:
+        sys.path.insert(0, str(checkout()))
+    except AxonError:
+        return top
+    from pipelines.__main__ import parser
+
+    verbs = next(action for action in top._actions if isinstance(action, argparse._SubParsersAction))
+    verbs.choices["pipeline"] = parser("axon pipeline")
+    return top
+
+
 def checkout() -> Path:
     """The repository that ``axon`` is installed from, else the folder one is in.
 

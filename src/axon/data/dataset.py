@@ -1,6 +1,6 @@
 """The default dataset: one real CT and procedural phantoms, rebuilt bit for bit from public sources by `build_default`.
 
-Layout: ``manifest.csv`` (one row per case), ``splits.json``, ``cases/<case_id>.nii``, ``README.md``, ``LICENSES.md``.
+Layout of a packed dataset: ``manifest.csv`` (one row per case), ``splits.json``, ``cases/<case_id>.nii``, ``README.md``, ``LICENSES.md``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from axon import DISCLAIMER
-from axon.data.files import read_csv, sha256_file, whole_folder, write_csv, write_json
+from axon.data.files import sha256_file, whole_folder, write_csv, write_json
 from axon.data.phantoms import make_phantom
 from axon.dicom.ct import read_ct_series
 from axon.errors import AxonError
@@ -66,40 +66,16 @@ def build_default(out: Path, downloads: Path) -> None:
     with whole_folder(out) as part:
         (part / "cases").mkdir()
         patient = "LIDC-IDRI-0001"
-        rows = [_write_case(part, patient, patient, "lidc_idri", read_lidc(wheel), "CC BY 3.0", f"doi:{_LIDC_DOI}")]
+        rows = [write_case(part, patient, patient, "lidc_idri", read_lidc(wheel), "CC BY 3.0", f"doi:{_LIDC_DOI}")]
         sets = {patient: "external"}
         for seed, name in enumerate(tqdm(_SETS, desc="phantoms", unit="case", mininterval=2)):
             patient = f"phantom-{seed:03d}"
-            rows.append(_write_case(part, patient, patient, "phantom", make_phantom(seed), "Apache-2.0", f"axon.data.phantoms seed {seed}"))
+            rows.append(write_case(part, patient, patient, "phantom", make_phantom(seed), "Apache-2.0", f"axon.data.phantoms seed {seed}"))
             sets[patient] = name
         write_csv(part / "manifest.csv", COLUMNS, rows)
         write_json(part / "splits.json", {"patients": sets, "version": 1})
         (part / "README.md").write_text(_README)
         (part / "LICENSES.md").write_text(_LICENSES)
-
-
-def verify_dataset(folder: Path) -> list[dict[str, str]]:
-    """Check every file against the manifest; return the manifest's rows.
-
-    Raises:
-        AxonError: ``DATASET_MISSING``, or ``DATASET_DAMAGED`` with all problems at once.
-    """
-    if not (folder / "manifest.csv").is_file():
-        raise AxonError("DATASET_MISSING", f"no dataset at {folder}", "run `make data`")
-    rows = read_csv(folder / "manifest.csv")
-    problems = []
-    for row in rows:
-        path = folder / row.get("file", "")
-        if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
-            problems.append(f"{row.get('case_id')}: {row.get('file')} is missing")
-        elif sha256_file(path) != row.get("sha256"):
-            problems.append(f"{row['case_id']}: {row['file']} differs from its sha256")
-    listed = {row.get("file") for row in rows}
-    strays = sorted(str(p.relative_to(folder)) for p in (folder / "cases").rglob("*") if p.is_file())
-    problems += [f"{name} is not in the manifest" for name in strays if name not in listed]
-    if problems:
-        raise AxonError("DATASET_DAMAGED", f"{len(problems)} problems in {folder}: " + "; ".join(problems), "run `make data`")
-    return rows
 
 
 def read_lidc(wheel: Path) -> Volume:
@@ -143,7 +119,8 @@ def write_nifti(path: Path, volume: Volume) -> None:
     path.write_bytes(header.binaryblock + bytes(4) + np.ascontiguousarray(volume.hu_DHW, dtype="<i2").tobytes())
 
 
-def _write_case(folder: Path, case_id: str, patient: str, collection: str, volume: Volume, licence: str, source: str) -> dict[str, Any]:
+def write_case(folder: Path, case_id: str, patient: str, collection: str, volume: Volume, licence: str, source: str) -> dict[str, Any]:
+    """Write ``folder/cases/<case_id>.nii``; return its row of the manifest."""
     path = folder / "cases" / f"{case_id}.nii"
     write_nifti(path, volume)
     return {

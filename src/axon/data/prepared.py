@@ -12,12 +12,32 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from axon.config import Config
+from axon.data.card import card
 from axon.data.cases import Case
-from axon.data.files import read_csv, sha256_file, whole_folder, write_csv, write_json
+from axon.data.files import read_csv, sha256_file, whole_folder, write_json
 from axon.errors import AxonError
 
-COLUMNS = ("case_id", "patient_id", "collection", "set", "coverage", "sha256")
+COLUMNS = {
+    "case_id": "string",
+    "patient_id": "string",
+    "collection": "string",
+    "set": "string",
+    "views": "string",
+    "films": "string",
+    "spacing_mm": "string",
+    "shape": "string",
+    "coverage": "float64",
+    "licence": "string",
+    "source": "string",
+    "sha256": "string",
+    "excluded": "string",
+    "reason": "string",
+}
+"""Columns of ``manifest.parquet`` and their Arrow types: ``views`` are rendered, ``films`` the patient's real ones; an excluded study
+has its code and reason alone."""
 NO_TEST = ("train", "val")
 """The sets that are not held out for testing; every other set is a test set."""
 
@@ -25,7 +45,8 @@ NO_TEST = ("train", "val")
 def assemble(shard_folders: list[Path], raw: Path, config: Config, out: Path) -> dict[str, Any]:
     """Merge the shards of `axon.data.ingest.ingest` into one dataset, split by patient.
 
-    The split is that of ``raw/splits.json``, else of `split_patients`.
+    The split is that of ``raw/splits.json``, else of `split_patients`. Files: ``manifest.parquet`` (one row a study, also of those left
+    out, with the reason), ``splits.json``, ``cases/``, ``dataset.json`` and ``README.md``, the dataset card.
 
     Returns:
         dict: What ``dataset.json`` holds: source, split_hash, counts, rejected, config.
@@ -35,9 +56,11 @@ def assemble(shard_folders: list[Path], raw: Path, config: Config, out: Path) ->
     """
     rows, rejected = _merge_reports(shard_folders)
     _check_rejected(len(rows), rejected, config)
-    sets = _sets_of_file(raw / "splits.json", rows) if (raw / "splits.json").is_file() else split_patients(rows, config)
+    sets = sets_of(raw / "splits.json", rows, config)
+    known = {row["case_id"]: row for row in read_csv(raw / "manifest.csv")} if (raw / "manifest.csv").is_file() else {}
     for row in rows:
         row["set"] = sets[row["patient_id"]]
+        row |= {name: known.get(row["case_id"], {}).get(name, "") for name in ("licence", "source")}
     counts = dict(sorted(Counter(row["set"] for row in rows).items()))
     if counts.get("train", 0) < config.data.min_train_cases:
         message = f"{counts.get('train', 0)} training cases of {len(rows)}, data.min_train_cases is {config.data.min_train_cases}"
@@ -46,7 +69,7 @@ def assemble(shard_folders: list[Path], raw: Path, config: Config, out: Path) ->
         (part / "cases").mkdir()
         for row in rows:
             shutil.copyfile(row["path"], part / "cases" / row["path"].name)
-            row["sha256"] = sha256_file(row["path"])
+            row |= {"sha256": sha256_file(row["path"]), **_geometry(row["path"])}
         facts = {
             "source": json.loads((raw / "source.json").read_text()) if (raw / "source.json").is_file() else {},
             "split_hash": _split_hash(rows),
@@ -54,8 +77,9 @@ def assemble(shard_folders: list[Path], raw: Path, config: Config, out: Path) ->
             "rejected": dict(sorted(Counter(row["code"] for row in rejected).items())),
             "config": config.fingerprint(),
         }
-        write_csv(part / "manifest.csv", COLUMNS, rows)
-        write_csv(part / "rejected.csv", ("study", "code", "message"), rejected)
+        left_out = [{"case_id": row["study"], "excluded": row["code"], "reason": row["message"]} for row in rejected]
+        write_manifest(part, [*rows, *left_out])
+        (part / "README.md").write_text(card("A dataset prepared by AXON", rows, facts["source"], left_out))
         write_json(part / "splits.json", {"patients": {row["patient_id"]: row["set"] for row in rows}, "version": 1})
         write_json(part / "dataset.json", facts)
     return facts
@@ -82,7 +106,7 @@ class PreparedDataset:
         self.folder = folder
         self.info: dict[str, Any] = json.loads((folder / "dataset.json").read_text())
         self.split_hash: str = self.info["split_hash"]
-        rows = read_csv(folder / "manifest.csv")
+        rows = [row for row in read_manifest(folder) if not row["excluded"]]
         _one_set_each((row["patient_id"], row["set"]) for row in rows)
         if _split_hash(rows) != self.split_hash:
             raise AxonError("DATASET_DAMAGED", f"the manifest of {folder} is not the one that was split", "run the assemble step again")
@@ -96,11 +120,63 @@ class PreparedDataset:
         """The cases of a set in the order of their ids; none for an unknown set. Raises AxonError ``DATASET_DAMAGED``."""
         cases = []
         for case_id in self.sets.get(set_name, []):
-            path = self.folder / "cases" / f"{case_id}.safetensors"
+            path = self.folder / case_file({"case_id": case_id})
             if not path.is_file() or sha256_file(path) != self._sha256[case_id]:
                 raise AxonError("DATASET_DAMAGED", f"{path} is missing or differs from its sha256", "run the assemble step again")
             cases.append(Case.load(path))
         return cases
+
+
+def write_manifest(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Write ``manifest.parquet``; equal rows are equal bytes with one version of pyarrow. What a row lacks is empty, a number null."""
+    import pyarrow
+    from pyarrow import parquet
+
+    full = [{name: row.get(name, "" if kind == "string" else None) for name, kind in COLUMNS.items()} for row in rows]
+    schema = pyarrow.schema([(name, getattr(pyarrow, kind)()) for name, kind in COLUMNS.items()])
+    parquet.write_table(pyarrow.Table.from_pylist(full, schema), folder / "manifest.parquet", compression="none")
+
+
+def read_manifest(folder: Path) -> list[dict[str, Any]]:
+    """Rows as written by `write_manifest`. Raises AxonError ``DATASET_DAMAGED``."""
+    import pyarrow
+    from pyarrow import parquet
+
+    path = folder / "manifest.parquet"
+    try:
+        table = parquet.read_table(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise AxonError("DATASET_DAMAGED", f"{path} cannot be read: {error}", "run the assemble step again") from error
+    if table.column_names != list(COLUMNS):
+        message = f"the columns of {path} are {', '.join(table.column_names)}"
+        raise AxonError("DATASET_DAMAGED", message, f"they should be {', '.join(COLUMNS)}: run the assemble step again")
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
+def case_file(row: dict[str, Any]) -> str:
+    """Where a row's case lies, relative to the dataset."""
+    return f"cases/{row['case_id']}.safetensors"
+
+
+def _geometry(path: Path) -> dict[str, str]:
+    case = Case.load(path)
+    spacing_mm = np.linalg.norm(case.affine[:3, :3], axis=0)
+    return {
+        "views": "frontal lateral",
+        "films": " ".join(view for view in ("frontal", "lateral") if getattr(case, f"film_{view}")),
+        "spacing_mm": " ".join(f"{step:g}" for step in spacing_mm),
+        "shape": " ".join(map(str, case.hu_DHW.shape)),
+    }
+
+
+def sets_of(path: Path, rows: list[dict[str, Any]], config: Config) -> dict[str, str]:
+    """Set of each patient: as the file says where it is there, else as `split_patients` does.
+
+    Raises:
+        AxonError: ``PATIENT_IN_TWO_SETS`` or ``SPLITS_FORMAT``.
+    """
+    return _sets_of_file(path, rows) if path.is_file() else split_patients(rows, config)
 
 
 def split_patients(rows: list[dict[str, Any]], config: Config) -> dict[str, str]:

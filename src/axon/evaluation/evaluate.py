@@ -16,10 +16,10 @@ from axon.data.cases import Case
 from axon.data.files import whole_folder
 from axon.data.prepared import PreparedDataset
 from axon.errors import AxonError
-from axon.evaluation.pictures import write_hero
+from axon.evaluation.pictures import strip, write_hero
 from axon.evaluation.protocols import measure
 from axon.evaluation.report import save
-from axon.evaluation.results import CaseResult, Evaluation, Picture, showcase, summary_table
+from axon.evaluation.results import STRIPS, CaseResult, Evaluation, Picture, showcase, strip_name, summary_table
 from axon.geometry.projection import VIEWS, normalise_film, render_both
 from axon.inference import AxonOutput, AxonPipeline
 from axon.models.unet import RegressionUNet
@@ -50,8 +50,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Evaluate on every test set, mono and bi-planar.
 
-    Writes ``out/model`` (an `AxonPipeline` folder), ``metrics.json``, ``cases.csv``, ``summary.txt``, ``report.html`` and ``hero.png``;
-    ``out`` appears whole or not at all.
+    Writes ``out/model`` (an `AxonPipeline` folder), ``metrics.json``, ``cases.csv``, ``summary.txt``, ``report.html``, ``hero.png`` and
+    in ``cases/`` a small picture of every case; ``out`` appears whole or not at all.
 
     Args:
         config: The resolved configuration.
@@ -73,12 +73,15 @@ def evaluate(
     trained = {name: load_network(RegressionUNet, baselines / name).to(device) for name in ("regression", "gan")}
 
     rows: list[CaseResult] = []
+    strips: dict[str, bytes] = {}
     cases = [(name, case) for name in test_sets for case in data.load(name)]
     for number, (name, case) in enumerate(cases, 1):
         for view in ("bi", "mono"):
             result = reconstruct(pipeline, trained, case, view, config)
             for method, hu_DHW in result.volumes.items():
                 rows.append(CaseResult(case.case_id, name, view, method, _metrics(hu_DHW, case, method, result, view, config)))
+            if view == views:
+                strips[strip_name(name, case.case_id)] = strip(result.volumes["axon"], case.hu_DHW)
         print(f"evaluated {number}/{len(cases)}: {case.case_id} ({name})", flush=True)
 
     shown = showcase(rows)
@@ -112,6 +115,9 @@ def evaluate(
         pipeline.to("cpu").save_pretrained(part / "model", safe_serialization=True)
         seal(part / "model")
         save(part, evaluation)
+        (part / STRIPS).mkdir()
+        for file, content in strips.items():
+            (part / file).write_bytes(content)
         write_hero(part / "hero.png", max(pictures, key=lambda picture: picture.set_name == "external"))
         (part / "summary.txt").write_text(table + "\n")
     print(table, flush=True)

@@ -30,6 +30,9 @@ OVERVIEW_WINDOW = (-300.0, 1400.0)
 
 HERO_ERROR_HU = 500
 DIVERGING, SEQUENTIAL = "RdBu_r", "cividis"
+FRAMES, FRAME_PX = 15, 144
+"""Slices to scroll through, and their side."""
+
 LARGEST_PX = 192
 """About the size at which a slice is shown; three cases of pure noise then stay below 15 MB."""
 
@@ -72,6 +75,34 @@ def colour_uri(image: np.ndarray, low: float, high: float, colours: str) -> str:
 def bar_uri(colours: str) -> str:
     """A horizontal colour bar."""
     return colour_uri(np.linspace(0, 1, 128)[None].repeat(4, axis=0), 0, 1, colours)
+
+
+def frames_uri(volume_DHW: np.ndarray, plane: str, low: float, high: float) -> str:
+    """`FRAMES` slices side by side in one picture, from a tenth to nine tenths of the way towards head, back or left, as a data URI."""
+    from PIL import Image
+
+    slices = [slice_plane(volume_DHW, plane, fraction) for fraction in np.linspace(0.1, 0.9, FRAMES)]
+    levels = [Image.fromarray(_levels(image, low, high)).resize((FRAME_PX, FRAME_PX), Image.Resampling.BILINEAR) for image in slices]
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate([np.asarray(image) for image in levels], axis=1)).save(buffer, format="WEBP", quality=75, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def strip(ours_DHW: np.ndarray, reference_DHW: np.ndarray) -> bytes:
+    """One small WebP for one case: rows are the middle planes, columns reconstruction, reference and error."""
+    from matplotlib import colormaps
+    from PIL import Image
+
+    low, high = window_bounds(*OVERVIEW_WINDOW)
+    rows = []
+    for plane in PLANES:
+        ours, reference = (slice_plane(volume_DHW.astype(float).clip(low, high), plane) for volume_DHW in (ours_DHW, reference_DHW))
+        gray = [_levels(image, low, high)[..., None].repeat(3, axis=-1) for image in (ours, reference)]
+        error = colormaps[DIVERGING](_levels(ours - reference, -HERO_ERROR_HU, HERO_ERROR_HU), bytes=True)[..., :3]
+        rows.append(np.concatenate([*gray, error], axis=1))
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate(rows)).save(buffer, format="WEBP", quality=80, method=4)
+    return buffer.getvalue()
 
 
 def loss_curve_uri(points: list[tuple[int, float]]) -> str:

@@ -1,4 +1,4 @@
-"""The self-contained report that a person reads first: one HTML file, no scripts, no outside assets, the same bytes each time."""
+"""The report that a person reads first: one HTML file, readable without its script, no outside assets, the same bytes each time."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 
 import jinja2
 import numpy as np
+from markupsafe import Markup
 
 from axon import DISCLAIMER
+from axon.errors import AxonError
 from axon.evaluation import pictures as show
 from axon.evaluation.protocols import PROTOCOL_VERSION, PROTOCOLS
 from axon.evaluation.results import (
@@ -42,6 +44,7 @@ METRIC_LABELS = {
     "ssim": "SSIM",
     "mae_hu": "MAE [HU]",
 }
+MAX_PAGE_BYTES = 15_000_000
 ONE_CASE = "one case"
 """In place of an interval, which one case cannot have."""
 RANKS = ("only", "best", "median", "worst")
@@ -71,9 +74,28 @@ def write_report(path: Path, evaluation: Evaluation) -> None:
     Raises:
         AxonError: ``METRIC_NOT_FINITE`` or ``NOT_COMPARABLE`` as the statistics.
     """
-    template = resources.files("axon.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
+    write_page(path, "report.html.j2", _context(evaluation))
+
+
+def write_page(path: Path, template: str, context: dict[str, Any]) -> None:
+    """Write a self-contained page with ``page.js`` in it; it appears whole or not at all.
+
+    Args:
+        path: The file.
+        template: Name of a template beside this module.
+        context: What the template shows.
+
+    Raises:
+        AxonError: ``REPORT_TOO_LARGE``.
+    """
+    here = resources.files("axon.evaluation")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    write_whole(path, environment.from_string(template).render(_context(evaluation)).encode())
+    source, script = (here.joinpath(name).read_text(encoding="utf-8") for name in (template, "page.js"))
+    page = environment.from_string(source).render(context, script=Markup(script)).encode()  # noqa: S704 our own script
+    if len(page) > MAX_PAGE_BYTES:
+        message = f"{path.name} has {len(page) / 1e6:.1f} MB, more than {MAX_PAGE_BYTES / 1e6:.0f}"
+        raise AxonError("REPORT_TOO_LARGE", message, "evaluate fewer test sets at once")
+    write_whole(path, page)
 
 
 def _context(evaluation: Evaluation) -> dict[str, Any]:
@@ -93,6 +115,8 @@ def _context(evaluation: Evaluation) -> dict[str, Any]:
         "improvements": [row for group in groups for row in _improvement_rows(evaluation, *group)],
         "case_tables": [_case_table(evaluation, *group) for group in groups],
         "pictures": _ranked(evaluation),
+        "frame_count": show.FRAMES,
+        "overview": "level {:.0f} HU, width {:.0f} HU".format(*show.OVERVIEW_WINDOW).replace("-", "−"),
         "diverging_bar": show.bar_uri(show.DIVERGING),
         "sequential_bar": show.bar_uri(show.SEQUENTIAL),
         "curves": {stage: show.loss_curve_uri(points) for stage, points in evaluation.curves.items() if points},
@@ -112,8 +136,8 @@ def _headline(evaluation: Evaluation, set_name: str, view: str) -> dict[str, Any
         if summary:
             figures.append(
                 {
-                    "label": _label(metric).removesuffix(" [dB]"),
-                    "value": _number(metric, summary.mean) + unit,
+                    "label": metric_label(metric).removesuffix(" [dB]"),
+                    "value": metric_text(metric, summary.mean) + unit,
                     "gain": gain and f"{_signed(gain.mean)} %",
                 }
             )
@@ -126,7 +150,7 @@ def _metric_table(evaluation: Evaluation, set_name: str, view: str, metrics: lis
     columns: list[dict[str, Any]] = []
     for metric in metrics:
         cells = {method: evaluation.summary(set_name, view, method, metric) for method in methods}
-        columns.append({"protocol": metric.split("/")[0], "label": _label(metric), "cells": _cells(metric, cells)})
+        columns.append({"protocol": metric.split("/")[0], "label": metric_label(metric), "cells": _cells(metric, cells)})
     cases = len({row.case_id for row in evaluation.rows if (row.set_name, row.view) == (set_name, view)})
     rows = [
         {"label": METHODS[method], "ours": method not in BASELINES, "cells": [column["cells"][method] for column in columns]}
@@ -147,8 +171,8 @@ def _cells(metric: str, summaries: dict[str, Summary | None]) -> dict[str, dict[
         method: None
         if summary is None
         else {
-            "mean": _number(metric, summary.mean),
-            "interval": f"{_number(metric, summary.low)} to {_number(metric, summary.high)}" if summary.n > 1 else ONE_CASE,
+            "mean": metric_text(metric, summary.mean),
+            "interval": f"{metric_text(metric, summary.low)} to {metric_text(metric, summary.high)}" if summary.n > 1 else ONE_CASE,
             "best": direction(metric) != 0 and direction(metric) * summary.mean == best,
             "from": f"{100 * (summary.low - left) / span:.1f}",
             "width": f"{100 * (summary.high - summary.low) / span:.1f}",
@@ -204,8 +228,9 @@ def _picture(evaluation: Evaluation, picture: Picture, title: str) -> dict[str, 
         "spacing": f"{picture.spacing_mm:.2f}",
         "values": [_with_unit(metric, value) for metric, value in ours.items() if value is not None],
         "windows": [_window(picture, name, *window) for name, window in show.WINDOWS.items()],
+        "frames": _frames(picture),
         "projection": _projection(picture),
-        "films": [_film(view, film, picture.reprojected[view]) for view, film in picture.films.items()],
+        "films": [film_pictures(view, film, picture.reprojected[view]) for view, film in picture.films.items()],
         "std": _std(picture.std_DHW),
         "stages": _stages(picture),
     }
@@ -218,6 +243,15 @@ def _window(picture: Picture, name: str, level: float, width: float) -> dict[str
     images = [[show.slice_plane(volume, plane) for volume in (ours, reference)] for plane in show.PLANES]
     note = f"level {level:.0f} HU, width {width:.0f} HU".replace("-", "−")
     return {"name": f"{name} window", "note": note, "rows": _with_error(images, low, high), "half": f"{width / 2:.0f}"}
+
+
+def _frames(picture: Picture) -> list[dict[str, str]]:
+    """Slices to scroll through, by plane."""
+    low, high = show.window_bounds(*show.OVERVIEW_WINDOW)
+    volumes = {"ours": picture.volumes["axon"], "reference": picture.reference_DHW}
+    return [
+        {"plane": plane, **{name: show.frames_uri(volume, plane, low, high) for name, volume in volumes.items()}} for plane in show.PLANES
+    ]
 
 
 def _projection(picture: Picture) -> dict[str, Any]:
@@ -241,7 +275,8 @@ def _with_error(images: list[list[np.ndarray]], low: float, high: float) -> list
     ]
 
 
-def _film(view: str, film_UV: np.ndarray, reprojected_UV: np.ndarray) -> dict[str, str]:
+def film_pictures(view: str, film_UV: np.ndarray, reprojected_UV: np.ndarray) -> dict[str, str]:
+    """A film, the same view of the volume and their difference as data URIs, both films from 0 to 1; and their mean difference."""
     difference = reprojected_UV.astype(float) - film_UV
     return {
         "view": view,
@@ -261,34 +296,40 @@ def _std(std_DHW: np.ndarray | None) -> dict[str, Any] | None:
     return {"planes": {plane: show.colour_uri(image, 0, top, show.SEQUENTIAL) for plane, image in slices.items()}, "top": f"{top:.0f}"}
 
 
+TABLE_ONLY = ("mean_volume", "lift", "regression_consistent")
+"""Methods whose figures say all: their pictures would make the page too large to send."""
+
+
 def _stages(picture: Picture) -> list[tuple[str, dict[str, str]]]:
     """Each method's volume, then the reference, at its own resolution."""
     low, high = show.window_bounds(*show.OVERVIEW_WINDOW)
-    volumes = [(METHODS[method], picture.volumes[method]) for method in METHODS if method in picture.volumes]
+    volumes = [(METHODS[method], picture.volumes[method]) for method in METHODS if method in picture.volumes and method not in TABLE_ONLY]
     return [
         (label, {plane: show.gray_uri(show.slice_plane(volume, plane), low, high) for plane in show.PLANES})
         for label, volume in [*volumes, ("Reference CT", picture.reference_DHW)]
     ]
 
 
-def _label(metric: str) -> str:
+def metric_label(metric: str) -> str:
+    """A metric's name with its unit."""
     name = metric.split("/")[-1]
     return METRIC_LABELS.get(name, name.replace("_", " "))
 
 
-def _number(metric: str, value: float) -> str:
+def metric_text(metric: str, value: float) -> str:
+    """A metric's value with as many digits as mean something."""
     name = metric.split("/")[-1]
     return f"{value:.{1 if name.endswith('hu') else 2 if name.startswith('psnr') else 3}f}"
 
 
 def _with_unit(metric: str, value: float) -> str:
     """``"PSNR 24.10 dB"``."""
-    name, _, unit = _label(metric).partition(" [")
-    return f"{name} {_number(metric, value)} {unit.rstrip(']')}".rstrip()
+    name, _, unit = metric_label(metric).partition(" [")
+    return f"{name} {metric_text(metric, value)} {unit.rstrip(']')}".rstrip()
 
 
 def _optional(metric: str, value: float | None) -> str:
-    return "–" if value is None else _number(metric, value)
+    return "–" if value is None else metric_text(metric, value)
 
 
 def _signed(value: float) -> str:

@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +38,9 @@ STAGES = {
 FINAL = {"axon": "AXON, one sample", "axon_mean": "AXON, mean of samples"}
 METHODS = {**BASELINES, **STAGES, **FINAL}
 """Methods in the order in which they are listed, with their labels."""
+
+STRIPS = "cases"
+"""Folder of an evaluation with a small picture of every case."""
 
 VIEW_LABELS = {"bi": "frontal and lateral view", "mono": "frontal view only"}
 PRIMARY_METRICS = ("axon/psnr", "axon/ssim")
@@ -234,6 +238,11 @@ def summary_table(evaluation: Evaluation) -> str:
             lines.append(f"  {METHODS[method]:{width}}  {_interval_text(psnr, 2):>22}  {_interval_text(ssim, 3):>23}")
         lines += [line for method in FINAL if (line := _improvement_line(evaluation, set_name, view, method))]
     return "\n".join(lines)
+
+
+def strip_name(set_name: str, case_id: str) -> str:
+    """File of a case's small picture within an evaluation folder: a digest, as a case id may hold what a path may not."""
+    return f"{STRIPS}/{sha256(repr((set_name, case_id)).encode()).hexdigest()[:16]}.webp"
 
 
 def write_whole(path: Path, content: bytes) -> None:

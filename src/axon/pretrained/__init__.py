@@ -138,7 +138,7 @@ def _download(uri: str, tracking_uri: str | None, scratch: str) -> tuple[Path, s
 
     if not tracking_uri:
         raise AxonError("TRACKING_URI", f"{uri} needs a registry", "give --tracking-uri, or set MLFLOW_TRACKING_URI")
-    name, alias, number = _parse(uri)
+    name, alias, number = parse_uri(uri)
     mlflow = client(tracking_uri)
     with tracking_errors(tracking_uri):
         version = mlflow.get_model_version_by_alias(name, alias) if alias else mlflow.get_model_version(name, number)
@@ -146,7 +146,7 @@ def _download(uri: str, tracking_uri: str | None, scratch: str) -> tuple[Path, s
     return Path(folder), name, str(version.version)
 
 
-def _parse(uri: str) -> tuple[str, str, str]:
+def parse_uri(uri: str) -> tuple[str, str, str]:
     """Name, alias and version number of a ``models:/`` URI; one of the last two is empty."""
     name, at, alias = uri.removeprefix(REGISTRY).partition("@")
     number = ""

@@ -7,8 +7,11 @@ import csv
 import json
 import math
 import shutil
+import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -26,6 +29,8 @@ CHALLENGER = "challenger"
 OUTCOME = "axon.outcome"
 REASON = "axon.reason"
 PREVIOUS = "axon.previous_champion"
+STALE_S = 60.0
+"""Seconds after which the lock of a promotion counts as left behind; moving an alias takes a few requests."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,25 @@ class Registered:
     reason: str
 
 
+@dataclass(frozen=True)
+class Version:
+    """What the registry says of a version.
+
+    Attributes:
+        version: Version number.
+        aliases: Those it has now, sorted.
+        reason: Why the gate decided as it did, one sentence for people; empty where no gate did.
+        run_id: The pipeline run's MLflow run.
+        created: UTC, ISO 8601.
+    """
+
+    version: str
+    aliases: list[str]
+    reason: str
+    run_id: str
+    created: str
+
+
 def register(tracking_uri: str, parent_run_id: str, model_name: str, evaluation: Path, decision: Path, tags: dict[str, str]) -> Registered:
     """Register the model of a run, once, and move the alias that the gate's decision allows.
 
@@ -59,7 +83,7 @@ def register(tracking_uri: str, parent_run_id: str, model_name: str, evaluation:
         tags: Further tags, e.g. the data revision.
 
     Raises:
-        AxonError: ``TRACKING_FAILED`` or ``MODEL_MISSING``.
+        AxonError: ``TRACKING_FAILED``, ``PROMOTION_BUSY`` or ``MODEL_MISSING``.
     """
     if not (evaluation / "model").is_dir():
         raise AxonError("MODEL_MISSING", f"{evaluation} holds no model folder", "run the evaluation again")
@@ -84,18 +108,46 @@ def register(tracking_uri: str, parent_run_id: str, model_name: str, evaluation:
         }
         for key, value in described.items():
             mlflow.set_model_version_tag(model_name, version, f"axon.{key}", str(value))
-        alias, reason = _move_alias(mlflow, model_name, version, decided)
+        with _alone(mlflow, model_name):
+            alias, reason = _move_alias(mlflow, model_name, version, decided)
         # The outcome comes last: a version without it is one that the next call finishes.
         mlflow.set_model_version_tag(model_name, version, REASON, reason)
         mlflow.set_model_version_tag(model_name, version, OUTCOME, alias)
     return Registered(version, alias, alias == CHAMPION, reason)
 
 
-def promote(tracking_uri: str, model_name: str, version: str) -> None:
-    """Make ``version`` the champion by hand, e.g. a challenger under the policy ``manual``. Raises AxonError ``TRACKING_FAILED``."""
+def versions(tracking_uri: str, model_name: str) -> list[Version]:
+    """Every version of a model, the newest first.
+
+    Raises:
+        AxonError: ``REGISTRY_NO_MODEL`` or ``TRACKING_FAILED``.
+    """
     mlflow = client(tracking_uri)
     with tracking_errors(tracking_uri):
+        models = mlflow.search_registered_models(f"name = '{model_name}'")
+        if not models:
+            raise AxonError("REGISTRY_NO_MODEL", f"no model {model_name!r} is registered", "check its name and --tracking-uri")
+        found = sorted(mlflow.search_model_versions(f"name = '{model_name}'"), key=lambda version: -int(version.version))
+    # The registered model knows its aliases; a version found by search may not.
+    return [
+        Version(
+            version=str(version.version),
+            aliases=sorted(alias for alias, number in models[0].aliases.items() if str(number) == str(version.version)),
+            reason=version.tags.get(REASON, ""),
+            run_id=version.run_id,
+            created=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).isoformat(timespec="seconds"),
+        )
+        for version in found
+    ]
+
+
+def promote(tracking_uri: str, model_name: str, version: str) -> None:
+    """Make ``version`` the champion by hand, e.g. a challenger. Raises AxonError ``PROMOTION_BUSY`` or ``TRACKING_FAILED``."""
+    mlflow = client(tracking_uri)
+    with tracking_errors(tracking_uri), _alone(mlflow, model_name):
         _crown(mlflow, model_name, version, champion_of(mlflow, model_name))
+        mlflow.set_model_version_tag(model_name, version, REASON, "promoted by hand")
+        mlflow.set_model_version_tag(model_name, version, OUTCOME, CHAMPION)
 
 
 def rollback(tracking_uri: str, model_name: str) -> str:
@@ -105,10 +157,10 @@ def rollback(tracking_uri: str, model_name: str) -> str:
         The version that is the champion now.
 
     Raises:
-        AxonError: ``ROLLBACK_NONE`` or ``TRACKING_FAILED``.
+        AxonError: ``ROLLBACK_NONE``, ``PROMOTION_BUSY`` or ``TRACKING_FAILED``.
     """
     mlflow = client(tracking_uri)
-    with tracking_errors(tracking_uri):
+    with tracking_errors(tracking_uri), _alone(mlflow, model_name):
         current = champion_of(mlflow, model_name)
         previous = mlflow.get_model_version(model_name, current).tags.get(PREVIOUS, "") if current else ""
         if not previous:
@@ -118,6 +170,43 @@ def rollback(tracking_uri: str, model_name: str) -> str:
         mlflow.set_registered_model_alias(model_name, CHAMPION, previous)
         mlflow.set_model_version_tag(model_name, current, "axon.rolled_back_to", previous)
     return previous
+
+
+@contextlib.contextmanager
+def _alone(mlflow: MlflowClient, model_name: str) -> Iterator[None]:
+    """Let one process at a time look at the aliases and move them, whatever machine it runs on.
+
+    MLflow has no lock and no compare-and-set, but it makes a registered model of a name only once: that is the lock.
+    One that stays the same for `STALE_S` belongs to a process that was killed, and is taken away.
+
+    Raises:
+        AxonError: ``PROMOTION_BUSY``.
+    """
+    from mlflow.exceptions import MlflowException
+
+    name, since, held_by = f"{model_name}.promoting", time.monotonic(), None
+    started = since
+    while True:
+        try:
+            mlflow.create_registered_model(name, description="Lock of a promotion; gone in a moment.")
+            break
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        now = [found.creation_timestamp for found in mlflow.search_registered_models(f"name = '{name}'")]
+        if now != held_by:
+            held_by, since = now, time.monotonic()
+        elif time.monotonic() - since > STALE_S:
+            with contextlib.suppress(MlflowException):  # another waiter may have been quicker
+                mlflow.delete_registered_model(name)
+        if time.monotonic() - started > 5 * STALE_S:
+            raise AxonError("PROMOTION_BUSY", f"other promotions of {model_name!r} do not end", "try again, or look at who promotes")
+        time.sleep(0.2)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(MlflowException):  # what failed inside is the error to show
+            mlflow.delete_registered_model(name)
 
 
 def _move_alias(mlflow: MlflowClient, model_name: str, version: str, decided: Decision) -> tuple[str, str]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 RUN_KEY = "axon.run_key"
 STAGE = "axon.stage"
 PARENT = "mlflow.parentRunId"
+CONFIG = "config.yaml"
+"""Artifact of the pipeline run: its resolved configuration."""
 WORK_KEY = "axon.work_key"
 
 

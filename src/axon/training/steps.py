@@ -189,10 +189,10 @@ def _fit_lift(config: Config, train: Sampler, device: torch.device) -> FilmEstim
         for step in range(-(-config.data.lift_samples // size)):
             indices = train.epoch_indices("lift", step, size)
             batch = train.batch([(index, f"lift/{step}/{slot}") for slot, index in enumerate(indices)])
-            yield batch.coarse_B1dhw, estimator.lifted(batch.films_BVUV)
+            yield batch.coarse_B1dhw, batch.films_BVUV
 
     print(f"calibrated lift: fitting on {config.data.lift_samples} augmented volumes", flush=True)
-    estimator.lift.fit(samples())
+    estimator.fit(samples())
     return estimator
 
 
@@ -203,12 +203,17 @@ def _samplers(config: Config, data: PreparedDataset, device: torch.device) -> tu
 
 def _identity(config: Config, data: PreparedDataset) -> dict[str, Any]:
     """What a stage's result depends on: configuration, data, and this package's code; not how many processes share the work."""
+    facts = config.to_dict() | {"dataset": data.split_hash, "code": code_digest()}
+    del facts["training"]["processes"]
+    return facts
+
+
+def code_digest() -> str:
+    """SHA-256 of this package's code, hexadecimal."""
     code = hashlib.sha256()
     for path in sorted(Path(axon.__file__).parent.rglob("*.py")):
         code.update(path.read_bytes())
-    facts = config.to_dict() | {"dataset": data.split_hash, "code": code.hexdigest()}
-    del facts["training"]["processes"]
-    return facts
+    return code.hexdigest()
 
 
 def _fingerprint(config: Config, data: PreparedDataset) -> str:

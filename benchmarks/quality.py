@@ -1,0 +1,487 @@
+"""How good AXON's volumes are beside every baseline's, and what each part of it is worth, on one dataset and one budget.
+
+Examples:
+    Train and evaluate everything on a folder of CTs (the same command again goes on where it stopped, and repeats nothing):
+        python -m benchmarks.quality --data FOLDER --out runs/quality
+
+    The same on a dataset that the pipeline has prepared already:
+        python -m benchmarks.quality --dataset runs/demo/dataset --out runs/quality
+
+    Every ablation, or two of them, into OUT/ablations.md:
+        python -m benchmarks.quality ablate
+        python -m benchmarks.quality ablate endpoint sample_steps
+
+`run` writes OUT/quality.md and OUT/evaluation, the pipeline's own report. What is finished lies under OUT/stages in folders named after
+configuration, data and code: change one of them and the training starts anew.
+
+`ablate` trains the estimator and the bridge alone, with --budget times the configured steps, and measures stage 1 on its own,
+interpolated to the fine grid. Ablations of sampling train nothing: they take the stage 1 of `run`. What the refiner's frozen base is
+worth (the bridge or none) is not among them: the refiner cannot be trained without one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import functools
+import hashlib
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from axon import DISCLAIMER
+from axon.config import Config
+from axon.data.files import write_json
+from axon.errors import AxonError, one_line_errors
+from axon.evaluation.results import BASELINES, FINAL, METHODS, PRIMARY_METRICS, CaseResult, Evaluation, write_whole
+from axon.evaluation.statistics import Summary, paired_difference
+
+COLUMNS = {
+    "axon/psnr": ("axon PSNR", 2), "axon/ssim": ("axon SSIM", 3),
+    "axon/mae_hu": ("axon MAE [HU]", 1), "axon/psnr_body": ("axon PSNR body", 2),
+    "x2ct/psnr": ("x2ct PSNR", 2), "x2ct/ssim": ("x2ct SSIM", 3), "x2ct/psnr_volume": ("x2ct PSNR volume", 2),
+    "x2ct/psnr_volume_2500": ("x2ct PSNR volume, peak 2500", 2), "perx2ct/psnr": ("perx2ct PSNR", 2), "perx2ct/ssim": ("perx2ct SSIM", 3),
+    "reprojection/mae": ("re-projection MAE", 4), "calibration/within_2_std": ("truth within 2 std", 3),
+}  # fmt: skip
+"""Columns of the tables: the metric, its title and its digits."""
+
+PAPER = {"axon/psnr": 11.9, "axon/ssim": 11.0}
+"""Per cent by which the paper says that AXON exceeds the best baseline."""
+
+LADDER = ("axon_estimate", "axon_coarse", "axon_refined", "axon")
+"""Each should be better than the one before."""
+
+GOAL_SETS = ("internal", "external")
+Overrides = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One thing that is varied.
+
+    Attributes:
+        about: What is varied.
+        rows: Configuration overrides by the value's name.
+        trains: Whether each row is trained; else the rows sample one trained model in different ways.
+    """
+
+    about: str
+    rows: dict[str, Overrides]
+    trains: bool = True
+
+
+def _vary(about: str, section: str, key: str, *values: Any, trains: bool = True) -> Ablation:
+    return Ablation(about, {str(value): {section: {key: value}} for value in values}, trains)
+
+
+_NO_AUGMENTATION = dict.fromkeys(("rotation_deg", "scale", "shift_mm", "elastic_mm", "film_noise", "film_gamma"), 0.0)
+
+ABLATIONS: dict[str, Ablation] = {
+    "endpoint": _vary("where the bridge starts", "bridge", "endpoint", "back_projection", "calibrated", "learned"),
+    "physics": _vary("iterations of data consistency, trained and sampled with", "physics", "iterations", 0, 4),
+    "max_var": _vary("variance of the bridge", "bridge", "max_var", 1.0, 0.2, 0.05, 0.01),
+    "objective": _vary("what the bridge predicts", "bridge", "objective", "grad", "noise", "ysubx"),
+    "view_dropout": _vary("share of training samples that lose a view", "data", "view_dropout", 0.0, 0.3),
+    "augmentation": Ablation("augmentation of anatomy and films", {"on": {}, "off": {"data": _NO_AUGMENTATION}}),
+    "film_gamma": _vary("random gamma of the training films", "data", "film_gamma", 0.0, 0.3),
+    "sample_steps": _vary("sampling steps", "bridge", "sample_steps", 2, 3, 4, 8, 20, trains=False),
+    "eta": _vary("noise while sampling", "bridge", "eta", 0.0, 1.0, trains=False),
+    # Not a key of the configuration: how many samples are drawn and averaged.
+    "samples": Ablation("samples whose mean is taken", {"1": {}, "4": {}, "8": {}}, trains=False),
+    "sampling_physics": _vary("iterations of data consistency in each sampling step only", "physics", "iterations", 0, 4, trains=False),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One configuration on one prepared dataset.
+
+    Attributes:
+        config: The configuration.
+        dataset: A prepared dataset.
+        out: Where stages and checkpoints lie, also those of other runs.
+        started: When this process began, for the progress lines.
+    """
+
+    config: Config
+    dataset: Path
+    out: Path
+    started: float = field(default_factory=time.monotonic)
+
+    def folder(self, stage: str) -> Path:
+        """Where a stage's result lies: another one for another configuration, dataset or code."""
+        from axon.training.steps import checkpoint_dir
+
+        return checkpoint_dir(self.out / "stages", stage, self.config, self.dataset)
+
+    def done(self, stage: str, make: Callable[[Path], object]) -> Path:
+        """The stage's folder, made unless it is there."""
+        folder = self.folder(stage)
+        if folder.is_dir():
+            self.say(f"{stage}: done before, {folder.name}")
+            return folder
+        self.say(f"{stage}: begins")
+        began = time.monotonic()
+        try:
+            make(folder)
+        finally:  # An interrupted stage goes on later, and its time counts too.
+            self.out.mkdir(parents=True, exist_ok=True)
+            seconds = self.seconds(stage) + time.monotonic() - began
+            folder.parent.mkdir(exist_ok=True)
+            write_json(_beside(folder), {"seconds": seconds})
+        self.say(f"{stage}: done in {seconds:.0f} s")
+        return folder
+
+    def trained(self, stage: str, **inputs: Path) -> Path:
+        """The folder of a trained stage, see `axon.training.run.train`."""
+        from axon.training.run import train
+        from axon.training.steps import checkpoint_dir
+
+        checkpoints = checkpoint_dir(self.out / "checkpoints", stage, self.config, self.dataset)
+        return self.done(stage, lambda out: train(stage, self.config, checkpoints, out, lambda *_: None, dataset=self.dataset, **inputs))
+
+    def seconds(self, stage: str) -> float:
+        """Time that a stage has taken so far, over every process that worked on it and was not killed."""
+        file = _beside(self.folder(stage))
+        return float(json.loads(file.read_text())["seconds"]) if file.is_file() else 0.0
+
+    def say(self, text: str) -> None:
+        print(f"[{time.monotonic() - self.started:6.0f} s] {text}", flush=True)
+
+
+def _beside(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".json")
+
+
+def prepare(config: Config, data: Path, out: Path) -> Path:
+    """Fetch, ingest and assemble a folder of CTs; what is there already is not made again.
+
+    Returns:
+        Path: The prepared dataset.
+
+    Raises:
+        AxonError: As `fetch`, `ingest` and `assemble`.
+    """
+    from axon.data.fetch import fetch
+    from axon.data.ingest import ingest
+    from axon.data.prepared import assemble
+    from axon.training.steps import code_digest
+
+    files = sorted(path for path in data.rglob("*") if path.is_file())
+    listing = [(path.relative_to(data).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    # What a case depends on; the networks' sizes and steps are not among it.
+    facts = [listing, code_digest(), config.seed, *(asdict(part) for part in (config.grid, config.xray, config.data))]
+    root = out / f"data-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
+    shards = config.data.shards
+    raw, dataset = root / "raw", root / "dataset"
+    if not dataset.is_dir():
+        if not raw.is_dir():
+            fetch(raw, shards, folder=str(data))
+        folders = [root / f"shard{shard}" for shard in range(shards)]
+        for shard, folder in enumerate(folders):
+            if not folder.is_dir():
+                print(f"ingest: shard {shard + 1} of {shards}", flush=True)
+                ingest(raw, shard, shards, config, folder)
+        assemble(folders, raw, config, dataset)
+    return dataset
+
+
+STAGES = ("bridge", "coarse", "refiner", "superres", "baselines", "evaluation")
+
+
+def run_all(run: Run) -> Path:
+    """Train every stage and baseline, evaluate, and write ``OUT/quality.md``; returns the evaluation's folder."""
+    from axon.evaluation.evaluate import evaluate
+    from axon.registry.tracking import code_revision
+    from axon.training.steps import sample_coarse
+
+    config, dataset = run.config, run.dataset
+    bridge = run.trained("bridge")
+    coarse = run.done("coarse", lambda out: sample_coarse(config, dataset, bridge, out))
+    refiner, superres, baselines = run.trained("refiner", bridge=bridge, coarse=coarse), run.trained("superres"), run.trained("baselines")
+    facts = {"code_revision": code_revision(), "config_fingerprint": config.fingerprint()}
+    evaluation = run.done("evaluation", lambda out: evaluate(config, dataset, bridge, refiner, superres, baselines, out, "bi", facts))
+    text = quality_text(read_evaluation(evaluation), {stage: run.seconds(stage) for stage in STAGES}, f"report: {evaluation}/report.html")
+    write_whole(run.out / "quality.md", text.encode())
+    print(text, flush=True)
+    return evaluation
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """An evaluation as `axon.evaluation.evaluate.evaluate` wrote it, without its pictures and curves."""
+    written = json.loads((folder / "metrics.json").read_text())
+    rows = []
+    with (folder / "cases.csv").open(newline="") as file:
+        for line in csv.DictReader(file):
+            metrics = {name: float(value) for name, value in line.items() if "/" in name and value}
+            view: Literal["bi", "mono"] = "bi" if line["view"] == "bi" else "mono"
+            rows.append(CaseResult(line["case_id"], line["set_name"], view, line["method"], metrics))
+    return Evaluation(written["facts"], rows, [], {}, written["bootstrap"], written["confidence"], written["seed"])
+
+
+def quality_text(evaluation: Evaluation, seconds: Mapping[str, float], note: str) -> str:
+    """The contents of ``quality.md``."""
+    parts = [_head("Quality"), f"Facts: {json.dumps(dict(evaluation.facts), sort_keys=True)}", note]
+    parts += ["## Seconds", _markdown(["stage", "s"], [[stage, f"{value:.0f}"] for stage, value in seconds.items()])]
+    parts += ["## Goals", _goals(evaluation)]
+    about = f"Per cent of the means, [{evaluation.confidence:.0%} interval of a paired bootstrap]."
+    parts += ["## Improvement over the best baseline", about, _improvements(evaluation)]
+    for set_name, view in evaluation.groups():
+        cases = len(evaluation.values(set_name, view, "axon", "axon/psnr"))
+        parts += [f"## {set_name}, {view}, {cases} cases", _methods(evaluation, set_name, view)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _head(title: str) -> str:
+    from benchmarks.speed import machine
+
+    return f"# {title}\n\n{DISCLAIMER}\n\n" + "\n".join(f"- {key}: {value}" for key, value in machine().items())
+
+
+def _methods(evaluation: Evaluation, set_name: str, view: str) -> str:
+    """Means: a row a method, a column a metric."""
+
+    def cell(method: str, metric: str, digits: int) -> str:
+        summary = evaluation.summary(set_name, view, method, metric)
+        return "-" if summary is None else f"{summary.mean:.{digits}f}"
+
+    rows = [
+        [METHODS[method], *(cell(method, metric, digits) for metric, (_, digits) in COLUMNS.items())]
+        for method in evaluation.methods(set_name, view)
+    ]
+    return _markdown(["method", *(title for title, _ in COLUMNS.values())], rows)
+
+
+def _improvements(evaluation: Evaluation) -> str:
+    rows = [["the paper's claim", "", *(f"{PAPER[metric]:+.1f}" for metric in PRIMARY_METRICS)]]
+    for set_name, view in evaluation.groups():
+        for method in FINAL:
+            cells = []
+            for metric in PRIMARY_METRICS:
+                summary, baseline = evaluation.improvement(set_name, view, method, metric), evaluation.best_baseline(set_name, view, metric)
+                cells.append(f"{_interval(summary, 1)} over {METHODS[baseline]}" if summary and baseline else "-")
+            rows.append([f"{set_name}, {view}", METHODS[method], *cells])
+    return _markdown(["", "method", "PSNR %", "SSIM %"], rows)
+
+
+def _goals(evaluation: Evaluation) -> str:
+    """What was hoped for, with YES where the mean difference of every case's PSNR and of its SSIM is above zero, else NO."""
+    rows = []
+    for name in (name for name in GOAL_SETS if (name, "bi") in evaluation.groups()):
+        values = functools.partial(evaluation.values, name)
+        for method in FINAL:
+            best = {metric: evaluation.best_baseline(name, "bi", metric) or "" for metric in PRIMARY_METRICS}
+            pairs = {metric: (values("bi", method, metric), values("bi", best[metric], metric)) for metric in PRIMARY_METRICS}
+            rows.append([f"{METHODS[method]}, above each of the {len(BASELINES)} baselines", name, *_verdict(evaluation, pairs)])
+        for before, after in itertools.pairwise(LADDER):
+            pairs = {metric: (values("bi", after, metric), values("bi", before, metric)) for metric in PRIMARY_METRICS}
+            rows.append([f"{METHODS[after]}, above {METHODS[before]}", name, *_verdict(evaluation, pairs)])
+        for method in FINAL:
+            pairs = {metric: (values("bi", method, metric), values("mono", method, metric)) for metric in PRIMARY_METRICS}
+            rows.append([f"{METHODS[method]}, two views above one", name, *_verdict(evaluation, pairs)])
+    return _markdown(["goal", "set", "PSNR difference [dB]", "SSIM difference", "reached"], rows)
+
+
+def _verdict(evaluation: Evaluation, pairs: Mapping[str, tuple[dict[str, float], dict[str, float]]]) -> list[str]:
+    """Difference in PSNR and SSIM with its paired interval, and YES or NO."""
+    differences = [
+        paired_difference(*pairs[metric], evaluation.bootstrap, evaluation.confidence, evaluation.seed) for metric in PRIMARY_METRICS
+    ]
+    reached = all(difference.mean > 0 for difference in differences)
+    return [_interval(differences[0], 2), _interval(differences[1], 3), "YES" if reached else "NO"]
+
+
+def _interval(summary: Summary, digits: int) -> str:
+    ends = f" [{summary.low:+.{digits}f}, {summary.high:+.{digits}f}]" if summary.n > 1 else " (one case)"
+    return f"{summary.mean:+.{digits}f}{ends}"
+
+
+def _markdown(titles: list[str], rows: list[list[str]]) -> str:
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def overridden(config: Config, overrides: Overrides) -> Config:
+    """The configuration with nested keys replaced; checked as any other."""
+    raw = yaml.safe_load(config.to_yaml())
+    for section, values in overrides.items():
+        raw[section] |= values
+    return Config.from_yaml(yaml.safe_dump(raw))
+
+
+def budgeted(config: Config, share: float) -> Config:
+    """The configuration with ``share`` of the steps of stage 1; a bridge without an estimator takes the estimator's steps too."""
+    training = config.training
+    estimator, bridge = (max(1, round(share * stage.steps)) for stage in (training.estimator, training.bridge))
+    if config.bridge.endpoint != "learned":
+        bridge += estimator
+    return replace(
+        config,
+        training=replace(
+            training, estimator=replace(training.estimator, steps=estimator), bridge=replace(training.bridge, steps=bridge)
+        ),
+    )  # fmt: skip
+
+
+def ablate(run: Run, names: list[str], budget: float) -> Path:
+    """Train and measure stage 1 for each row of the named ablations; writes ``OUT/ablations.md`` after each row.
+
+    Returns:
+        Path: ``OUT/ablations.md``, which holds every ablation that has been measured with this configuration, dataset and code.
+    """
+    for name in names:
+        for value in ABLATIONS[name].rows:
+            file = _row_file(run, name, value, budget)
+            if file.is_file():
+                run.say(f"{name} {value}: done before")
+                continue
+            run.say(f"{name} {value}: begins")
+            row = _row_run(run, name, value, budget)
+            # A row that only samples differently takes the model of the configuration as it is.
+            stage = (row if ABLATIONS[name].trains else run).trained("bridge")
+            samples = int(value) if name == "samples" else 1
+            measured = measure_stage_one(row.config, run.dataset, stage, samples)
+            file.parent.mkdir(exist_ok=True)
+            write_whole(file, json.dumps(measured).encode())
+            write_whole(run.out / "ablations.md", ablations_text(run, budget).encode())
+    text = ablations_text(run, budget)
+    write_whole(run.out / "ablations.md", text.encode())
+    print(text, flush=True)
+    return run.out / "ablations.md"
+
+
+def _row_run(run: Run, name: str, value: str, budget: float) -> Run:
+    config = overridden(run.config, ABLATIONS[name].rows[value])
+    return replace(run, config=budgeted(config, budget) if ABLATIONS[name].trains else config)
+
+
+def _row_file(run: Run, name: str, value: str, budget: float) -> Path:
+    folder = _row_run(run, name, value, budget).folder(f"{name}-{value}")
+    return run.out / "ablations" / f"{folder.name}.json"
+
+
+def measure_stage_one(config: Config, dataset: Path, stage: Path, samples: int) -> dict[str, Any]:
+    """Stage 1 on the validation set and every test set, interpolated to the fine grid.
+
+    Args:
+        config: How to sample: steps, eta, data consistency of each step.
+        dataset: A prepared dataset.
+        stage: What `axon.training.steps.train_bridge` wrote.
+        samples: Samples whose mean is measured.
+
+    Returns:
+        dict: ``sets``: mean PSNR and SSIM of protocol axon by ``"set, view"``; ``seconds``: mean for a volume (of all its samples).
+    """
+    import torch
+
+    from axon.data.prepared import PreparedDataset
+    from axon.evaluation.protocols import axon as protocol
+    from axon.models.sampling import sample_bridge
+    from axon.models.superres import upsample
+    from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
+    from axon.training.samples import Sampler, denormalise_hu
+    from axon.training.steps import load_bridge
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    estimator, unet, _ = load_bridge(stage, device)
+    bridge, window = config.bridge, config.model.hu_window
+    scheduler = BrownianBridgeScheduler(bridge.train_timesteps, max_var=bridge.max_var, objective=bridge.objective, eta=bridge.eta)
+    guide = copy.deepcopy(estimator)  # Corrects the sampling steps; the evidence stays what the network was trained on.
+    guide.register_to_config(physics=asdict(config.physics))
+    data, seconds = PreparedDataset(dataset), []
+    sets: dict[str, dict[str, float]] = {}
+    for name in (name for name in sorted(data.sets) if name != "train" and data.sets[name]):
+        sampler = Sampler(data.load(name), config, device, augment=False)
+        for view in ("bi", "mono"):
+            measured = []
+            for index, case in enumerate(sampler.cases):
+                batch = sampler.batch([(index, "")])
+                began = time.perf_counter()
+                with torch.no_grad():
+                    evidence = estimator(batch.films_BVUV, torch.tensor([[1.0, float(view == "bi")]], device=device)).expand(samples)
+                generators = [torch.Generator().manual_seed(config.seed + k) for k in range(samples)]
+                volume = sample_bridge(scheduler, unet, guide, evidence, bridge.sample_steps, generators)
+                fine = upsample(volume, config.grid.upscale).clamp(-1, 1).mean(dim=0)[0].cpu()
+                seconds.append(time.perf_counter() - began)
+                measured.append(protocol(denormalise_hu(fine, window), torch.from_numpy(case.hu_DHW).float(), window))
+            sets[f"{name}, {view}"] = {metric: sum(row[metric] for row in measured) / len(measured) for metric in ("psnr", "ssim")}
+    return {"sets": sets, "seconds": sum(seconds) / len(seconds)}
+
+
+def ablations_text(run: Run, budget: float) -> str:
+    """The contents of ``ablations.md``: a table for each ablation that has rows."""
+    parts = [
+        _head("Ablations of stage 1"),
+        f"Configuration {run.config.name}. PSNR [dB] / SSIM of protocol axon, mean over cases, one sample of stage 1 interpolated to the "
+        f"fine grid. Trained rows: {budget:g} of the configured steps of estimator and bridge. Other rows sample the model of the full "
+        "steps. s: seconds for a volume, all its samples together.",
+    ]
+    for name, ablation in ABLATIONS.items():
+        files = {value: _row_file(run, name, value, budget) for value in ablation.rows}
+        measured = {value: json.loads(file.read_text()) for value, file in files.items() if file.is_file()}
+        if measured:
+            sets = list(next(iter(measured.values()))["sets"])
+            rows = [
+                [value, *(f"{row['sets'][key]['psnr']:.2f} / {row['sets'][key]['ssim']:.3f}" for key in sets), f"{row['seconds']:.2f}"]
+                for value, row in measured.items()
+            ]
+            kind = "trained" if ablation.trains else "sampled"
+            parts += [f"## {name}: {ablation.about} ({kind})", _markdown([name, *sets, "s"], rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if unknown := set(given.names) - set(ABLATIONS):
+        parser.error(f"unknown ablation {', '.join(sorted(unknown))}; known: {', '.join(ABLATIONS)}")
+    if given.names and given.what == "run":
+        parser.error("only ablate takes names")
+    with one_line_errors():
+        config = Config.load(given.config)
+        run = Run(config, given.dataset or prepare(config, data_folder(given.data), given.out), given.out)
+        if given.what == "run":
+            run_all(run)
+        else:
+            ablate(run, given.names or list(ABLATIONS), given.budget)
+
+
+def data_folder(given: Path | None) -> Path:
+    """The folder of CTs: as given, else that of AXON_TEST_DATA. Raises AxonError ``DATA_SOURCE``."""
+    root = os.environ.get("AXON_TEST_DATA")
+    folder = given or (Path(root) / "ct" if root else None)
+    if folder is None or not folder.is_dir():
+        problem = f"{folder} is no folder" if folder else "no data were named"
+        raise AxonError("DATA_SOURCE", problem, "give --data FOLDER with CTs, --dataset with a prepared dataset, or set AXON_TEST_DATA")
+    return folder
+
+
+def _parser() -> argparse.ArgumentParser:
+    listed = "\n".join(f"  {name:17} {', '.join(row.rows)}: {row.about}" for name, row in ABLATIONS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quality",
+        description=__doc__,
+        epilog=f"ablations:\n{listed}\n\n{DISCLAIMER}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("what", nargs="?", choices=("run", "ablate"), default="run", help="(default: %(default)s)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="ablations (default: all)")
+    parser.add_argument("--config", type=Path, default=Path("configs/bench.yaml"), help="(default: %(default)s)")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--data", type=Path, help="folder of CTs (default: $AXON_TEST_DATA/ct)")
+    source.add_argument("--dataset", type=Path, help="a prepared dataset, used instead")
+    parser.add_argument("--out", type=Path, default=Path("runs/quality"), help="(default: %(default)s)")
+    parser.add_argument("--budget", type=float, default=0.5, help="share of the steps for trained ablations (default: %(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

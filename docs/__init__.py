@@ -1,0 +1,1 @@
+"""The documentation's own programs: `generate` writes the reference, `tour` runs the notebook."""

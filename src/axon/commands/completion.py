@@ -1,0 +1,35 @@
+"""``axon completion``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from axon.commands import Verbs, parsers, verb
+
+EPILOG = """examples:
+  source <(axon completion bash)                                                    for this shell
+  axon completion bash > ~/.local/share/bash-completion/completions/axon            for every bash to come
+  axon completion zsh > ~/.zfunc/_axon                                              with ~/.zfunc in $fpath, before compinit
+"""
+
+
+def add(verbs: Verbs) -> None:
+    about = "Print a script that lets the shell complete verbs, options and file names of `axon` when you press Tab."
+    parser = verb(verbs, "completion", "a script for your shell's Tab key", about, EPILOG)
+    parser.add_argument("shell", choices=("bash", "zsh"))
+    parser.set_defaults(verb=_completion)
+
+
+def _completion(arguments: argparse.Namespace) -> None:
+    import shtab
+
+    from axon.cli import parser
+    from axon.commands.pipeline import unfold
+
+    top = unfold(parser())
+    for each in parsers(top):
+        for action in each._actions:
+            if action.type is Path:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]  # how shtab is told
+    print(shtab.complete(top, arguments.shell))

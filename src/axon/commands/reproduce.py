@@ -1,0 +1,45 @@
+"""``axon reproduce``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from axon.commands import Verbs, verb
+
+_EXAMPLES = """examples:
+  axon reproduce models:/axon@champion --tracking-uri sqlite:///runs/demo/mlflow.db          say how it was made
+  axon reproduce models:/axon/3 --tracking-uri http://mlflow:5000 --run                      make it again
+"""
+
+
+def add(verbs: Verbs) -> None:
+    about = "Print the data revision, configuration and code of a registered model, and the commands that make it again."
+    reproduce = verb(verbs, "reproduce", "say how a registered model was made, or make it again", about, _EXAMPLES)
+    reproduce.add_argument("model", help="models:/NAME@ALIAS or models:/NAME/VERSION")
+    reproduce.add_argument("--tracking-uri", required=True, help="MLflow server, or sqlite:///path/to/mlflow.db")
+    reproduce.add_argument("--output", type=Path, default=Path("runs/reproduced"), help="folder of the new run (default: %(default)s)")
+    reproduce.add_argument("--run", action="store_true", help="run the pipeline, where the running code is the recorded one")
+    reproduce.set_defaults(verb=_reproduce)
+
+
+def _reproduce(arguments: argparse.Namespace) -> None:
+    import subprocess
+
+    from axon.registry.reproduce import check_reproducible, python_command, read_recipe
+    from axon.registry.tracking import code_revision
+
+    recipe = read_recipe(arguments.model, arguments.tracking_uri)
+    config = recipe.write_config(arguments.output)
+    checkout, run = recipe.commands(config, arguments.output)
+    print(f"model    {recipe.name} version {recipe.version}")
+    print(f"code     {recipe.code}")
+    print(f"data     {recipe.data_revision} {recipe.data_md5} {recipe.data_repo}".rstrip())
+    print(f"split    {recipe.split_hash}")
+    print(f"config   {config}")
+    print(f"\n{checkout}\n{run}", flush=True)
+    if arguments.run:
+        check_reproducible(recipe, code_revision())
+        status = subprocess.run(python_command(recipe, config, arguments.output)).returncode
+        if status:
+            raise SystemExit(status)

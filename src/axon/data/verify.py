@@ -1,0 +1,162 @@
+"""Check a dataset, packed or prepared: every problem at once, each with what to do about it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from axon.data.dataset import COLUMNS
+from axon.data.files import read_csv, sha256_file
+from axon.errors import AxonError
+
+_RESTORE = "bring it back: `axon dataset pull`, or `make data` for the default dataset"
+
+
+def verify_dataset(folder: Path) -> list[dict[str, Any]]:
+    """Check a dataset; return the manifest's rows.
+
+    Raises:
+        AxonError: ``DATASET_MISSING``, or ``DATASET_DAMAGED`` with all problems at once.
+    """
+    rows, problems = check_dataset(folder)
+    if problems:
+        found = "; ".join(f"({n}) {problem}" for n, problem in enumerate(problems, 1))
+        raise damaged(folder, problems, f": {found}")
+    return rows
+
+
+def damaged(folder: Path, problems: list[AxonError], found: str = "") -> AxonError:
+    """The error that sums up ``problems``."""
+    return AxonError("DATASET_DAMAGED", f"{len(problems)} problems in {folder}{found}", "mend them all, or build the dataset again")
+
+
+def check_dataset(folder: Path) -> tuple[list[dict[str, Any]], list[AxonError]]:
+    """All that is wrong with a packed dataset (``manifest.csv``) or a prepared one (``manifest.parquet``).
+
+    Returns:
+        tuple: The manifest's rows that have a file, and the problems, each naming its case.
+
+    Raises:
+        AxonError: ``DATASET_MISSING`` where there is no manifest.
+    """
+    if (folder / "manifest.csv").is_file():
+        rows, problems = _packed_rows(folder / "manifest.csv")
+        check: Callable[[Path, dict[str, Any]], Iterator[AxonError]] = _check_nifti
+    elif (folder / "manifest.parquet").is_file():
+        from axon.data.prepared import PreparedDataset, case_file, read_manifest
+
+        rows, problems = [{**row, "file": case_file(row)} for row in read_manifest(folder) if not row["excluded"]], []
+        check = _check_case
+        try:
+            PreparedDataset(folder)
+        except AxonError as problem:
+            problems.append(problem)
+    else:
+        raise AxonError("DATASET_MISSING", f"no dataset at {folder}", "run `make data`, or `axon dataset pull`")
+    problems += _check_names(rows)
+    for row in rows:
+        problems += _check_file(folder, row, check)
+    problems += _check_strays(folder, {str(row["file"]) for row in rows})
+    problems += _check_splits(folder / "splits.json", {row["patient_id"] for row in rows})
+    return rows, problems
+
+
+def _packed_rows(manifest: Path) -> tuple[list[dict[str, Any]], list[AxonError]]:
+    try:
+        rows: list[dict[str, Any]] = [dict(row) for row in read_csv(manifest)]
+    except (UnicodeDecodeError, ValueError) as error:
+        return [], [AxonError("MANIFEST_UNREADABLE", f"{manifest.name} is no CSV: {error}", _RESTORE)]
+    # What csv puts under None are the fields beyond the header's.
+    columns = {str(name) for row in rows for name in row if name is not None}
+    problems = [
+        AxonError("MANIFEST_COLUMNS", f"{manifest.name} has the unknown column {name!r}", f"its columns are: {', '.join(COLUMNS)}")
+        for name in sorted(columns - set(COLUMNS))
+    ]
+    for row in rows:
+        if None in row or any(row.get(name) is None for name in COLUMNS):
+            name = row.get("case_id") or "a row"
+            problems.append(AxonError("MANIFEST_COLUMNS", f"{name} of {manifest.name} lacks or exceeds columns", _RESTORE))
+    # A row that names no file or patient cannot be checked any further.
+    return [row for row in rows if all(row.get(name) for name in ("case_id", "patient_id", "file", "sha256"))], problems
+
+
+def _check_names(rows: list[dict[str, Any]]) -> Iterator[AxonError]:
+    for name, count in Counter(row["case_id"] for row in rows).items():
+        if count > 1:
+            yield AxonError("DUPLICATE_CASE", f"{name} is {count} times in the manifest", "give every case a name of its own")
+
+
+def _check_file(folder: Path, row: dict[str, Any], check: Callable[[Path, dict[str, Any]], Iterator[AxonError]]) -> Iterator[AxonError]:
+    path = folder / row["file"]
+    named = f"{row['case_id']}: {row['file']}"
+    if not path.resolve().is_relative_to(folder.resolve()):
+        yield AxonError("FILE_OUTSIDE", f"{named} lies outside the dataset", "mend the manifest")
+    elif not path.is_file():
+        yield AxonError("FILE_MISSING", f"{named} is missing", _RESTORE)
+    elif sha256_file(path) != row["sha256"]:
+        yield AxonError("FILE_CHANGED", f"{named} differs from its sha256", _RESTORE)
+    else:
+        yield from check(path, row)
+
+
+def _check_nifti(path: Path, row: dict[str, Any]) -> Iterator[AxonError]:
+    """What a checksum cannot tell: that the file is the volume that its row describes."""
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+
+    try:
+        image = nibabel.load(path)
+        # Whole numbers are finite; only another type's voxels need reading.
+        finite = np.issubdtype(image.get_data_dtype(), np.integer) or bool(np.isfinite(np.asarray(image.dataobj)).all())
+    except (ImageFileError, OSError, ValueError) as error:
+        yield AxonError("CT_UNREADABLE", f"{row['case_id']}: {row['file']} cannot be read: {error}", "pack the case again")
+        return
+    if not finite:
+        yield AxonError("HU_NOT_FINITE", f"{row['case_id']}: {row['file']} holds HU that are not finite", "pack the case again")
+    shape = " ".join(map(str, image.shape[::-1]))
+    spacing = " ".join(f"{float(step):g}" for step in image.header.get_zooms())
+    if (row["shape"], row["spacing_mm"]) != (shape, spacing):
+        found = f"{row['case_id']}: {row['file']} has shape {shape} and spacing {spacing}, the manifest says otherwise"
+        yield AxonError("GEOMETRY_CHANGED", found, "pack the case again")
+
+
+def _check_case(path: Path, row: dict[str, Any]) -> Iterator[AxonError]:
+    from axon.data.cases import Case
+
+    try:
+        case = Case.load(path)
+    except AxonError as problem:
+        yield problem
+        return
+    if not all(np.isfinite(array).all() for array in (case.frontal_HW, case.lateral_HW, case.affine)):
+        yield AxonError("FILM_NOT_FINITE", f"{row['case_id']}: a film or the affine is not finite", "prepare the case again")
+
+
+def _check_strays(folder: Path, listed: set[str]) -> Iterator[AxonError]:
+    for path in sorted((folder / "cases").rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in listed:
+            yield AxonError("FILE_EXTRA", f"{name} is not in the manifest", "delete it, or pack the dataset again")
+
+
+def _check_splits(path: Path, patients: Iterable[str]) -> Iterator[AxonError]:
+    """Every patient in one set. JSON keeps the last of equal keys; the pairs show them all."""
+    fix = 'write {"patients": {"<patient id>": "<set>"}, "version": 1}'
+    try:
+        pairs = dict(json.loads(path.read_text(), object_pairs_hook=list))["patients"]
+        sets: dict[str, set[str]] = {}
+        for patient, name in pairs:
+            sets.setdefault(str(patient), set()).add(str(name))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        yield AxonError("SPLITS_FORMAT", f"{path.name} is missing or no split of patients ({error})", fix)
+        return
+    for patient, names in sorted(sets.items()):
+        if len(names) > 1:
+            yield AxonError("PATIENT_IN_TWO_SETS", f"{patient} is in {' and '.join(sorted(names))}", "split by patient, not by case")
+    for patient in sorted(set(patients) - set(sets)):
+        yield AxonError("SPLITS_FORMAT", f"{path.name} does not name the patient {patient}", fix)

@@ -1,0 +1,304 @@
+"""Two evaluated models side by side, case by case: what changed, whether it may be chance, and what differed between the runs."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from axon import DISCLAIMER
+from axon.errors import AxonError
+from axon.evaluation.report import ONE_CASE, metric_label, metric_text, write_page
+from axon.evaluation.results import STRIPS, VIEW_LABELS, direction, strip_name
+from axon.evaluation.statistics import Summary, comparable, paired_difference
+from axon.pretrained import REGISTRY, parse_uri
+from axon.registry.gate import EVALUATION, METHOD, METRIC, read_evaluation
+from axon.registry.tracking import client, tracking_errors
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+TERMINAL = ("axon/psnr", "axon/ssim", "axon/mae_hu", "axon/psnr_body", "reprojection/mae")
+SHOWN_CASES = 3
+"""Most improved cases with a picture, and as many of the most worsened."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two models.
+
+    Attributes:
+        name: As the user gave it.
+        run_id: The MLflow run that evaluated it.
+        version: In the registry; empty for a run.
+        facts, settings: Of its ``metrics.json``: what it depended on; bootstrap, confidence and seed.
+        values: Metric by case of AXON's final volume, by (test set, view) and metric.
+        primary: The primary metric by (test set, case), over all test sets and the views that its run was asked for.
+        record: Parameters and AXON's tags of the run.
+    """
+
+    name: str
+    run_id: str
+    version: str
+    facts: dict[str, Any]
+    settings: dict[str, Any]
+    values: dict[tuple[str, str], dict[str, dict[str, float]]]
+    primary: dict[tuple[str, str], float]
+    record: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A metric on a test set: both means, and B minus A with its interval."""
+
+    set_name: str
+    view: str
+    metric: str
+    a: float
+    b: float
+    difference: Summary
+
+    @property
+    def finding(self) -> str:
+        """``better``, ``worse`` or ``no difference shown`` of B; empty where neither direction is good."""
+        return _finding(self.metric, self.difference)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found.
+
+    Attributes:
+        a, b: The two.
+        primary: B minus A of the primary metric over the cases of all test sets, which is what the gate looks at.
+        rows: Every metric on every test set and view.
+        cases: Primary metric of A and B by (test set, case), most improved first.
+        differences: What the runs' records differ in: A's and B's value, None where absent.
+    """
+
+    a: Side
+    b: Side
+    primary: Summary
+    rows: list[Row]
+    cases: list[tuple[tuple[str, str], float, float]]
+    differences: dict[str, tuple[str | None, str | None]]
+
+    @property
+    def verdict(self) -> str:
+        """One sentence."""
+        finding = _finding(METRIC, self.primary)
+        text = {"better": "B is better than A", "worse": "B is worse than A", "no difference shown": "no difference is shown"}
+        return f"{text[finding]}: paired PSNR difference {interval_text(METRIC, self.primary)} dB over {_cases(self.primary.n)}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "disclaimer": DISCLAIMER,
+            **{side: {"name": of.name, "run_id": of.run_id, "version": of.version} for side, of in (("a", self.a), ("b", self.b))},
+            "verdict": self.verdict,
+            "primary": {"metric": METRIC, **asdict(self.primary)},
+            "rows": [{**asdict(row), "finding": row.finding} for row in self.rows],
+            "cases": [{"set_name": key[0], "case_id": key[1], "a": a, "b": b, "difference": b - a} for key, a, b in self.cases],
+            "differences": {key: {"a": a, "b": b} for key, (a, b) in self.differences.items()},
+        }
+
+
+def compare(a: str, b: str, tracking_uri: str, out: Path | None = None) -> Comparison:
+    """Compare two evaluated models, and write a page about it.
+
+    Args:
+        a, b: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION`` or the id of an MLflow run.
+        tracking_uri: MLflow tracking and registry.
+        out: HTML file; None writes none.
+
+    Raises:
+        AxonError: ``COMPARE_RUN`` where one names no evaluated run, ``COMPARE_DIFFERENT`` where the two were not evaluated alike,
+            ``TRACKING_FAILED``, ``MODEL_URI`` or ``METRICS_NOT_FINITE``.
+    """
+    mlflow = client(tracking_uri)
+    with TemporaryDirectory() as scratch, tracking_errors(tracking_uri):
+        sides = [_side(mlflow, name, Path(scratch) / letter) for name, letter in ((a, "a"), (b, "b"))]
+        found = compare_sides(*sides)
+        if out:
+            write_page(out, "compare.html.j2", _context(found, _pictures(mlflow, found, Path(scratch))))
+    return found
+
+
+def compare_sides(a: Side, b: Side) -> Comparison:
+    """Compare what was read. Raises AxonError ``COMPARE_DIFFERENT``."""
+    settings = (int(a.settings["bootstrap"]), float(a.settings["confidence"]), int(a.settings["seed"]))
+    try:
+        comparable(a.facts, b.facts)
+        primary = paired_difference(b.primary, a.primary, *settings)
+        rows = [
+            Row(*group, metric, _mean(of_a), _mean(b.values[group][metric]), paired_difference(b.values[group][metric], of_a, *settings))
+            for group in sorted(a.values.keys() & b.values.keys())
+            for metric, of_a in a.values[group].items()
+            if metric in b.values[group]
+        ]
+    except AxonError as error:
+        raise AxonError("COMPARE_DIFFERENT", f"{a.name} and {b.name}: {error.message}", error.fix) from error
+    cases = sorted(((key, of_a, b.primary[key]) for key, of_a in a.primary.items()), key=lambda case: (case[1] - case[2], case[0]))
+    keys = sorted(a.record.keys() | b.record.keys())
+    differences = {key: (a.record.get(key), b.record.get(key)) for key in keys if a.record.get(key) != b.record.get(key)}
+    return Comparison(a, b, primary, rows, cases, differences)
+
+
+def table(found: Comparison) -> str:
+    """For a terminal."""
+    lines = [DISCLAIMER]
+    lines += [f"{letter}: {_title(side)}" for letter, side in (("A", found.a), ("B", found.b))]
+    group = None
+    for row in found.rows:
+        if row.metric not in TERMINAL:
+            continue
+        if group != (group := (row.set_name, row.view)):
+            level = f"{found.a.settings['confidence']:.0%}"
+            head = f"{row.set_name}, {VIEW_LABELS[row.view]}, {_cases(row.difference.n)}"
+            lines += ["", head, f"  {'metric':22}{'A':>10}{'B':>10}   B - A [{level} paired interval]"]
+        name = metric_label(row.metric) if row.metric.startswith("axon/") else f"{row.metric.split('/')[0]} {metric_label(row.metric)}"
+        a, b = (metric_text(row.metric, value) for value in (row.a, row.b))
+        lines.append(f"  {name:22}{a:>10}{b:>10}   {interval_text(row.metric, row.difference):30} {row.finding}".rstrip())
+    lines += [
+        "",
+        f"{len(found.differences)} parameters and tags differ:" if found.differences else "The runs' parameters and tags are equal.",
+    ]
+    lines += [f"  {key}: {_shown(a)} -> {_shown(b)}" for key, (a, b) in found.differences.items()]
+    return "\n".join([*lines, "", found.verdict])
+
+
+def interval_text(metric: str, summary: Summary) -> str:
+    """``"+0.35 [+0.10, +0.61]"``; one case has no interval."""
+    mean, low, high = (_signed(metric, value) for value in (summary.mean, summary.low, summary.high))
+    return f"{mean} [{low}, {high}]" if summary.n > 1 else f"{mean} ({ONE_CASE})"
+
+
+def _side(mlflow: MlflowClient, name: str, scratch: Path) -> Side:
+    """Read a model's evaluation from MLflow into ``scratch``."""
+    run_id, version, record = _run_of(mlflow, name)
+    scratch.mkdir()
+    held = {file.path for file in mlflow.list_artifacts(run_id, EVALUATION)}
+    for needed in (f"{EVALUATION}/metrics.json", f"{EVALUATION}/cases.csv"):
+        if needed not in held:
+            raise AxonError("COMPARE_RUN", f"the run of {name!r} holds no {needed}", "name a run whose evaluation was registered")
+        folder = Path(mlflow.download_artifacts(run_id, needed, str(scratch))).parent
+    metrics = json.loads((folder / "metrics.json").read_text())
+    values: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
+    with (folder / "cases.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            where, case = (row.pop("set_name"), row.pop("view")), row.pop("case_id")
+            if row.pop("method") == METHOD:
+                for metric, value in row.items():
+                    if value:
+                        values.setdefault(where, {}).setdefault(metric, {})[case] = float(value)
+    settings = {key: metrics[key] for key in ("bootstrap", "confidence", "seed")}
+    evaluated = read_evaluation(folder)
+    facts = {**metrics["facts"], "views": evaluated.view}
+    return Side(name, run_id, version, facts, settings, values, evaluated.values, record)
+
+
+def _run_of(mlflow: MlflowClient, name: str) -> tuple[str, str, dict[str, str]]:
+    """The run id, the version where ``name`` is of the registry, and the run's parameters and AXON's tags."""
+    from mlflow.exceptions import MlflowException
+
+    run_id, version = name, ""
+    try:
+        if name.startswith(REGISTRY):
+            model, alias, number = parse_uri(name)
+            found = mlflow.get_model_version_by_alias(model, alias) if alias else mlflow.get_model_version(model, number)
+            run_id, version = str(found.run_id), str(found.version)
+        data = mlflow.get_run(run_id).data
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        fix = "name a run id, models:/NAME@ALIAS or models:/NAME/VERSION that this MLflow holds"
+        raise AxonError("COMPARE_RUN", f"{name!r} is neither a run nor a registered model", fix) from error
+    tags = {key: value for key, value in data.tags.items() if key.startswith("axon.") and key not in ("axon.run_key", "axon.error")}
+    return run_id, version, {**data.params, **tags}
+
+
+def _pictures(mlflow: MlflowClient, found: Comparison, scratch: Path) -> list[dict[str, Any]]:
+    """The most improved and the most worsened cases; older evaluations have no pictures of every case."""
+    changed = [(key, b - a) for key, a, b in found.cases]
+    improved = [case for case in changed if case[1] > 0][:SHOWN_CASES]
+    worsened = [case for case in reversed(changed) if case[1] < 0][:SHOWN_CASES]
+    shown = []
+    for title, cases in (("Improved", improved), ("Worsened", worsened)):
+        for key, difference in cases:
+            images = [_picture(mlflow, side, key, scratch / letter) for letter, side in (("a", found.a), ("b", found.b))]
+            shown.append({"title": title, "case": key, "difference": _signed(METRIC, difference), "images": images})
+    return shown
+
+
+def _picture(mlflow: MlflowClient, side: Side, key: tuple[str, str], scratch: Path) -> str | None:
+    path = f"{EVALUATION}/{strip_name(*key)}"
+    if path not in [file.path for file in mlflow.list_artifacts(side.run_id, f"{EVALUATION}/{STRIPS}")]:
+        return None
+    content = Path(mlflow.download_artifacts(side.run_id, path, str(scratch))).read_bytes()
+    return f"data:image/webp;base64,{base64.b64encode(content).decode()}"
+
+
+def _context(found: Comparison, pictures: list[dict[str, Any]]) -> dict[str, Any]:
+    tables: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in found.rows:
+        cell = {
+            "protocol": row.metric.split("/")[0],
+            "label": metric_label(row.metric),
+            "a": metric_text(row.metric, row.a),
+            "b": metric_text(row.metric, row.b),
+            "difference": interval_text(row.metric, row.difference),
+            "value": row.difference.mean,
+            "finding": row.finding,
+        }
+        tables.setdefault((row.set_name, row.view), []).append(cell)
+    facts = ("split_hash", "hu_window", "fine_spacing_mm", "protocol_version", "test_sets")
+    return {
+        "disclaimer": DISCLAIMER,
+        "sides": [("A", _title(found.a), found.a.run_id), ("B", _title(found.b), found.b.run_id)],
+        "verdict": found.verdict,
+        "confidence": f"{found.a.settings['confidence']:.0%}".replace("%", " %"),
+        "bootstrap": found.a.settings["bootstrap"],
+        "facts": {key: _plain(found.a.facts[key]) for key in facts},
+        "tables": [{"set": name, "view": VIEW_LABELS[view], "rows": rows} for (name, view), rows in tables.items()],
+        "cases": [(key, metric_text(METRIC, a), metric_text(METRIC, b), _signed(METRIC, b - a), b - a) for key, a, b in found.cases],
+        "differences": {key: (_shown(a), _shown(b)) for key, (a, b) in found.differences.items()},
+        "pictures": pictures,
+    }
+
+
+def _finding(metric: str, difference: Summary) -> str:
+    if direction(metric) == 0:
+        return ""
+    if difference.n == 1 or difference.low <= 0 <= difference.high:
+        return "no difference shown"
+    return "better" if direction(metric) * difference.mean > 0 else "worse"
+
+
+def _mean(values: Mapping[str, float]) -> float:
+    return sum(values.values()) / len(values)
+
+
+def _signed(metric: str, value: float) -> str:
+    text = metric_text(metric, value)
+    return text.replace("-", "−") if text.startswith("-") else f"+{text}"
+
+
+def _title(side: Side) -> str:
+    return f"{side.name} (version {side.version})" if side.version else f"run {side.name}"
+
+
+def _cases(count: int) -> str:
+    return f"{count} case{'s' * (count != 1)}"
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _shown(value: str | None) -> str:
+    return "(absent)" if value is None else value if len(value) <= 200 else value[:200] + "…"

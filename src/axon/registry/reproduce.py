@@ -1,0 +1,119 @@
+"""What a registered model was made from, and the commands that make it again."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from axon.errors import AxonError
+from axon.registry.tracking import CONFIG, client, tracking_errors
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a model version's MLflow run recorded.
+
+    Attributes:
+        name, version: Of the registered model.
+        code: Git commit of the code, ``<commit>-dirty`` or ``axon-ct <version>``.
+        data_revision: The dataset's commit, or ``folder@...`` where it was a plain folder.
+        data_md5: DVC's hash of the dataset.
+        data_repo: Repository of the dataset; empty for that of the code.
+        split_hash: Names the split and every case's content.
+        views, promote: Parameters of the pipeline.
+        config_yaml: The resolved configuration, every key, the seed among them.
+    """
+
+    name: str
+    version: str
+    code: str
+    data_revision: str
+    data_md5: str
+    data_repo: str
+    split_hash: str
+    views: str
+    promote: str
+    config_yaml: str
+
+    def write_config(self, folder: Path) -> Path:
+        """Write the configuration to ``folder`` and return its path."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.name}-{self.version}.yaml"
+        path.write_text(self.config_yaml)
+        return path
+
+    def commands(self, config: Path, output: Path) -> tuple[str, str]:
+        """The commands that check out the code and that run the pipeline, fit for a shell."""
+        return f"git worktree add axon-{self.code[:12]} {self.code}", shlex.join(["python", *self.arguments(config, output)])
+
+    def arguments(self, config: Path, output: Path) -> list[str]:
+        """Python's arguments that run the pipeline again, into a folder and a registry of its own."""
+        run = ["-m", "pipelines", "run", "--config", str(config), "--revision", self.data_revision, "--output", str(output)]
+        run += ["--views", self.views, "--promote", self.promote, "--model-name", self.name]
+        return [*run, *(["--repo", self.data_repo] if self.data_repo else [])]
+
+
+def read_recipe(uri: str, tracking_uri: str) -> Recipe:
+    """Read from the registry how a model was made.
+
+    Args:
+        uri: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
+        tracking_uri: MLflow tracking and registry.
+
+    Raises:
+        AxonError: ``MODEL_URI``, ``TRACKING_FAILED`` (also for an unknown model), or ``NOT_RECORDED`` where the run did not say enough.
+    """
+    named = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
+    if named is None:
+        raise AxonError("MODEL_URI", f"{uri!r} names no registered model", "write models:/NAME@ALIAS or models:/NAME/VERSION")
+    name, alias, number = named.groups()
+    mlflow = client(tracking_uri)
+    with tracking_errors(tracking_uri):
+        version = mlflow.get_model_version_by_alias(name, alias) if alias else mlflow.get_model_version(name, number)
+        run = mlflow.get_run(version.run_id)
+        has_config = any(item.path == CONFIG for item in mlflow.list_artifacts(version.run_id))
+        config_yaml = Path(mlflow.download_artifacts(version.run_id, CONFIG)).read_text() if has_config else ""
+    tags, params = run.data.tags, run.data.params
+    needed = {key: tags.get(f"axon.{key}", "") for key in ("code_revision", "data_revision", "split_hash")}
+    missing = [key for key, value in needed.items() if not value] + ["configuration"] * (not has_config)
+    if missing:
+        message = f"{name} version {version.version} does not say its {', '.join(missing)}"
+        raise AxonError("NOT_RECORDED", message, "only models registered by this or a later version of AXON can be made again")
+    return Recipe(
+        name=name,
+        version=str(version.version),
+        code=needed["code_revision"],
+        data_revision=needed["data_revision"],
+        data_md5=tags.get("axon.data_md5", ""),
+        data_repo=tags.get("axon.data_repo", ""),
+        split_hash=needed["split_hash"],
+        views=params["views"],
+        promote=params["promote"],
+        config_yaml=config_yaml,
+    )
+
+
+def check_reproducible(recipe: Recipe, running_code: str) -> None:
+    """See that the running code and a versioned dataset can make the model again.
+
+    Raises:
+        AxonError: ``CODE_NOT_RECORDED``, ``CODE_DIFFERS`` or ``DATA_NOT_VERSIONED``.
+    """
+    if not re.fullmatch(r"[0-9a-f]{40}", recipe.code):
+        fix = "commit every change before a run whose model is to be made again"
+        raise AxonError("CODE_NOT_RECORDED", f"the model's code is {recipe.code!r}, no commit", fix)
+    if recipe.data_revision.startswith("folder@"):
+        fix = "run the commands by hand with --folder and the same CTs; `axon dataset add` versions them for the next time"
+        raise AxonError("DATA_NOT_VERSIONED", "the model's data were a plain folder", fix)
+    if running_code != recipe.code:
+        checkout = f"git worktree add ../axon-{recipe.code[:12]} {recipe.code}"
+        fix = f"run this command from the recorded code: {checkout}, then cd there, make install, and once more"
+        raise AxonError("CODE_DIFFERS", f"the running code is {running_code}, the model's is {recipe.code}", fix)
+
+
+def python_command(recipe: Recipe, config: Path, output: Path) -> list[str]:
+    """The pipeline's command with the Python that is running."""
+    return [sys.executable, *recipe.arguments(config, output)]

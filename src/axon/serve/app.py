@@ -1,0 +1,190 @@
+"""The web application: a page, the queue behind it, and who may talk to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from importlib import resources
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from axon import DISCLAIMER, __version__
+from axon.errors import AxonError
+from axon.evaluation.pictures import WINDOWS
+from axon.serve.jobs import OUT, Jobs, Order
+
+MAX_FILM_BYTES = 32 * 2**20
+MAX_SAMPLES = 8
+HOSTS = ["127.0.0.1", "localhost"]
+DOWNLOADS = ("ct.nii.gz", "mean.nii.gz", "std.nii.gz", "dicom.zip", "preview.png", "reconstruction.json")
+STATUS = {"SERVE_BUSY": 503, "SERVE_GONE": 404, "SERVE_TOO_LARGE": 413, "SERVE_ORIGIN": 403, "SERVE_FORM": 400}
+HEADERS = {
+    # The viewer decodes its fonts from data: URIs; everything else comes from this server.
+    "content-security-policy": "default-src 'self'; img-src 'self' data: blob:; connect-src 'self' data: blob:; "
+    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-store",
+}
+
+
+def make_app(jobs: Jobs) -> Starlette:
+    """The application over a queue, which it closes, files and all, when it ends."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        expiry = asyncio.create_task(_expire(jobs))
+        yield
+        expiry.cancel()
+        await asyncio.to_thread(jobs.close)
+
+    static = Path(str(resources.files("axon.serve").joinpath("static")))
+    app = Starlette(
+        lifespan=lifespan,
+        routes=[
+            Route("/", lambda _: FileResponse(static / "index.html")),
+            Mount("/static", StaticFiles(directory=static)),
+            Route("/api/about", _about),
+            Route("/api/jobs", _submit, methods=["POST"]),
+            Route("/api/jobs/{job}", _status, methods=["GET"]),
+            Route("/api/jobs/{job}", _drop, methods=["DELETE"]),
+            Route("/api/jobs/{job}/{file}", _file),
+        ],
+        middleware=[Middleware(_Headers), Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)],
+        exception_handlers={AxonError: _explained},
+    )
+    app.state.jobs = jobs
+    return app
+
+
+class _Headers:
+    """Put the security headers on every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *((name.encode(), value.encode()) for name, value in HEADERS.items())]
+            await send(message)
+
+        await self.app(scope, receive, with_headers)
+
+
+async def _expire(jobs: Jobs) -> None:
+    while True:
+        await asyncio.sleep(min(jobs.keep_s / 2, 10))
+        await asyncio.to_thread(jobs.expire)
+
+
+async def _about(request: Request) -> Response:
+    model = request.app.state.jobs.model
+    return JSONResponse(
+        {
+            "disclaimer": DISCLAIMER,
+            "software": f"axon-ct {__version__}",
+            "model": {"name": model.name, "version": model.version},
+            "windows": WINDOWS,
+            "hu_window": list(model.pipeline.config.hu_window),
+            "max_film_bytes": MAX_FILM_BYTES,
+            "max_samples": MAX_SAMPLES,
+        }
+    )
+
+
+async def _submit(request: Request) -> Response:
+    _refuse_strangers(request)
+    bounded = Request(request.scope, _bounded(request.receive, 2 * MAX_FILM_BYTES + 2**16))
+    try:
+        async with bounded.form(max_files=2, max_fields=3) as form:
+            films = {view: await _content(view, form[view]) for view in ("frontal", "lateral") if view in form}
+            order = _order({name: value for name, value in form.items() if isinstance(value, str)})
+    except HTTPException as error:
+        raise AxonError("SERVE_FORM", f"the form cannot be read ({error.detail})", "send multipart/form-data") from error
+    if "frontal" not in films:
+        raise AxonError("XRAY_MISSING", "no frontal film was given", "choose a frontal film")
+    job = await asyncio.to_thread(request.app.state.jobs.submit, films, order)
+    return JSONResponse({"id": job.id}, 202)
+
+
+async def _content(view: str, upload: UploadFile | str) -> bytes:
+    if isinstance(upload, str):
+        raise AxonError("SERVE_FORM", f"{view} is no file", "send each film as a file")
+    if (upload.size or 0) > MAX_FILM_BYTES:
+        raise _too_large(f"the {view} film has more than {MAX_FILM_BYTES // 2**20} MiB")
+    return await upload.read()
+
+
+def _order(fields: dict[str, str]) -> Order:
+    samples, seed = fields.get("samples", "1"), fields.get("seed", "0")
+    if not (samples.isdecimal() and 1 <= int(samples) <= MAX_SAMPLES):
+        raise AxonError("SERVE_FORM", f"samples is {samples[:20]!r}", f"give a whole number from 1 to {MAX_SAMPLES}")
+    if not (seed.isdecimal() and int(seed) < 2**31):
+        raise AxonError("SERVE_FORM", f"seed is {seed[:20]!r}", f"give a whole number from 0 to {2**31 - 1}")
+    return Order(int(samples), int(seed), fields.get("trust_views") == "true")
+
+
+def _bounded(receive: Receive, most: int) -> Receive:
+    """``receive`` that refuses to read more than ``most`` bytes of a body, whatever its header promises."""
+    seen = 0
+
+    async def bounded() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > most:
+            raise _too_large(f"the films have more than {most // 2**20} MiB together")
+        return message
+
+    return bounded
+
+
+def _too_large(message: str) -> AxonError:
+    return AxonError("SERVE_TOO_LARGE", message, f"give films of at most {MAX_FILM_BYTES // 2**20} MiB each")
+
+
+async def _status(request: Request) -> Response:
+    jobs: Jobs = request.app.state.jobs
+    return JSONResponse(jobs.status(jobs.find(request.path_params["job"])))
+
+
+async def _drop(request: Request) -> Response:
+    _refuse_strangers(request)
+    await asyncio.to_thread(request.app.state.jobs.drop, request.path_params["job"])
+    return Response(status_code=204)
+
+
+async def _file(request: Request) -> Response:
+    name = request.path_params["file"]
+    path = request.app.state.jobs.find(request.path_params["job"]).folder / OUT / name
+    if name not in DOWNLOADS or not path.is_file():
+        raise AxonError("SERVE_GONE", f"there is no {name[:40]!r} of this reconstruction", f"ask for one of {', '.join(DOWNLOADS)}")
+    return FileResponse(path, filename=f"axon-{name}")
+
+
+def _refuse_strangers(request: Request) -> None:
+    """Refuse a change asked for by a page of another origin; a browser names it, a script has none."""
+    origin = request.headers.get("origin")
+    if origin is not None and origin != f"http://{request.headers['host']}":
+        raise AxonError("SERVE_ORIGIN", "the request comes from a page of another origin", "use the page of this server")
+
+
+async def _explained(_: Request, error: Exception) -> Response:
+    assert isinstance(error, AxonError)
+    content = {"code": error.code, "message": error.message, "fix": error.fix}
+    status = STATUS.get(error.code, 422)
+    return JSONResponse(content, status, {"retry-after": "60"} if status == 503 else None)

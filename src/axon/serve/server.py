@@ -1,0 +1,46 @@
+"""Run the page's application on a port of this machine."""
+
+from __future__ import annotations
+
+import socket
+
+from axon import DISCLAIMER, pretrained
+from axon.errors import AxonError
+
+HOST = "127.0.0.1"
+
+
+def serve(source: str | None, tracking_uri: str | None, port: int, waiting: int, keep_s: float) -> None:
+    """Load a model and serve until SIGINT or SIGTERM.
+
+    Args:
+        source, tracking_uri: As `axon.pretrained.load`.
+        port: On the loopback interface; 0 takes any free one.
+        waiting: Jobs that may wait.
+        keep_s: Seconds that a job outlives the last sign of its page.
+
+    Raises:
+        AxonError: ``SERVE_EXTRA``, ``SERVE_PORT``, or those of `axon.pretrained.load`.
+    """
+    try:
+        import python_multipart  # noqa: F401
+        import uvicorn
+
+        from axon.serve.app import make_app
+    except ModuleNotFoundError as error:
+        raise AxonError("SERVE_EXTRA", f"the page needs the package {error.name!r}", "pip install 'axon-ct[serve]'") from error
+    from axon.serve.jobs import Jobs
+
+    # The port is taken before the model is loaded: what is quickly checked comes first.
+    with socket.socket() as listener:
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((HOST, port))
+        except (OSError, OverflowError) as error:
+            raise AxonError("SERVE_PORT", f"port {port} cannot be used ({error})", "choose another with --port, or --port 0") from error
+        model = pretrained.load(source, tracking_uri)
+        jobs = Jobs(model, waiting, keep_s)
+        print(
+            f"{DISCLAIMER}\nmodel {model.name} {model.version}\nopen http://{HOST}:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True
+        )
+        uvicorn.Server(uvicorn.Config(make_app(jobs), log_level="warning", access_log=False)).run([listener])

@@ -1,0 +1,61 @@
+"""What a registry holds, on the terminal and for a script; against a real MLflow store."""
+
+import json
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from axon.cli import main
+
+REASONS = {"1": "there is no champion yet; this is the first", "2": "a person decides"}
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("registry")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    mlflow = MlflowClient(uri, uri)
+    mlflow.create_registered_model("axon")
+    run = mlflow.create_run(mlflow.create_experiment("axon", str(folder / "artifacts")))
+    for number, reason in REASONS.items():
+        mlflow.create_model_version("axon", f"{run.info.artifact_uri}/model", run.info.run_id)
+        mlflow.set_model_version_tag("axon", number, "axon.reason", reason)
+    mlflow.set_registered_model_alias("axon", "champion", "1")
+    mlflow.set_registered_model_alias("axon", "challenger", "2")
+    return uri
+
+
+def listed(uri: str, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    capsys.readouterr()
+    assert main(["model", "list", "axon", "--json", "--tracking-uri", uri]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def aliases(uri: str, capsys: pytest.CaptureFixture[str]) -> dict[str, list[str]]:
+    return {row["version"]: row["aliases"] for row in listed(uri, capsys)}
+
+
+def test_a_script_follows_promotion_and_roll_back(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = listed(uri, capsys)
+    assert [(row["version"], row["aliases"]) for row in found] == [("2", ["challenger"]), ("1", ["champion"])]
+    assert {row["version"]: row["reason"] for row in found} == REASONS
+    assert all(row["run_id"] and row["created"].endswith("+00:00") for row in found)
+    assert main(["model", "promote", "axon", "2", "--tracking-uri", uri]) == 0
+    assert aliases(uri, capsys) == {"1": [], "2": ["challenger", "champion"]}
+    assert main(["model", "rollback", "axon", "--tracking-uri", uri]) == 0
+    assert aliases(uri, capsys) == {"1": ["champion"], "2": ["challenger"]}
+
+
+def test_a_person_reads_a_line_a_version(uri: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = listed(uri, capsys)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert main(["model", "list", "axon"]) == 0
+    for row, line in zip(found, capsys.readouterr().out.splitlines(), strict=True):
+        assert line.split()[0] == row["version"] and row["reason"] in line and all(alias in line for alias in row["aliases"])
+
+
+def test_an_unknown_model_is_no_empty_list(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["model", "list", "no-such-model", "--tracking-uri", uri])
+    assert "[REGISTRY_NO_MODEL]" in capsys.readouterr().out

@@ -1,0 +1,59 @@
+"""A registered model says how it was made, in a real MLflow store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from axon.cli import main
+from axon.config import Config
+from axon.errors import AxonError
+from axon.registry.register import CHAMPION
+from axon.registry.reproduce import check_reproducible, python_command, read_recipe
+from axon.registry.tracking import CONFIG, client, default_tracking_uri, start_parent
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def registered(folder: Path, **tags: str) -> str:
+    """The tracking URI of a store with one champion, whose run has ``tags``."""
+    uri = default_tracking_uri(folder)
+    named = {f"axon.{name}": value for name, value in tags.items()}
+    run_id = start_parent(uri, "axon", "key", {"views": "mono", "promote": "never"}, named)
+    mlflow = client(uri)
+    mlflow.log_text(run_id, Config(seed=7).to_yaml(), CONFIG)
+    mlflow.create_registered_model("axon")
+    mlflow.create_model_version("axon", f"{mlflow.get_run(run_id).info.artifact_uri}/model", run_id)
+    mlflow.set_registered_model_alias("axon", CHAMPION, "1")
+    return uri
+
+
+def test_a_recorded_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = {"code_revision": COMMIT, "data_revision": "d" * 40, "data_md5": "5.dir", "data_repo": "https://x/y", "split_hash": "5117"}
+    uri = registered(tmp_path, **facts)
+    assert main(["reproduce", "models:/axon@champion", "--tracking-uri", uri, "--output", str(tmp_path / "again")]) == 0
+    shown = capsys.readouterr().out
+    assert all(value in shown for value in facts.values()) and "--views mono" in shown
+    recipe = read_recipe("models:/axon/1", uri)
+    assert Config.from_yaml(recipe.write_config(tmp_path / "again").read_text()) == Config(seed=7)
+    command = python_command(recipe, tmp_path / "c.yaml", tmp_path / "o")
+    assert command[command.index("--revision") + 1] == "d" * 40 and command[command.index("--repo") + 1] == "https://x/y"
+    check_reproducible(recipe, COMMIT)
+    with pytest.raises(AxonError, match=rf"CODE_DIFFERS.*git worktree add .* {COMMIT}"):
+        check_reproducible(recipe, "f" * 40)
+    with pytest.raises(AxonError, match="MODEL_URI"):
+        read_recipe("axon", uri)
+    with pytest.raises(AxonError, match="TRACKING_FAILED"):
+        read_recipe("models:/axon@nobody", uri)
+
+
+@pytest.mark.parametrize(
+    ("code", "data", "reason"),
+    [(f"{COMMIT}-dirty", "d" * 40, "CODE_NOT_RECORDED"), (COMMIT, "folder@key", "DATA_NOT_VERSIONED"), (COMMIT, "", "NOT_RECORDED")],
+)
+def test_a_model_that_cannot_be_made_again(tmp_path: Path, code: str, data: str, reason: str) -> None:
+    uri = registered(tmp_path, code_revision=code, data_revision=data, split_hash="5117")
+    with pytest.raises(AxonError) as error:
+        check_reproducible(read_recipe("models:/axon@champion", uri), COMMIT)
+    assert error.value.code == reason

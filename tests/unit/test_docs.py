@@ -1,0 +1,176 @@
+"""Every link in the documentation leads somewhere, and every command in it is one that can be called."""
+
+import argparse
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from axon.cli import parser
+from axon.commands.pipeline import unfold
+
+ROOT = Path(__file__).parents[2]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+SHELL = ("sh", "console", "bash", "")
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def pages() -> list[Path]:
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    return [ROOT / name for name in sorted(set(listed)) if (ROOT / name).is_file()]
+
+
+@pytest.fixture(scope="module")
+def axon() -> argparse.ArgumentParser:
+    with mock.patch.dict(os.environ, MLFLOW_TRACKING_URI="sqlite:///mlflow.db"):
+        return unfold(parser())
+
+
+def prose(text: str) -> str:
+    return FENCE.sub("", text)
+
+
+def anchors(page: Path) -> set[str]:
+    """As GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", prose(page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.replace("`", "").lower()).replace(" ", "-") for title in titles}
+
+
+def broken_links(page: Path) -> list[str]:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page.read_text())):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        there = (page.parent / name).resolve() if name else page
+        if not there.exists() or (anchor and there.suffix == ".md" and anchor not in anchors(there)):
+            broken.append(target)
+    return broken
+
+
+def calls(line: str) -> list[list[str]]:
+    """The calls of ``axon`` and ``make`` in a line of a shell block, as words; what follows two spaces is a remark."""
+    line = re.split(r"\s{2,}", line.strip().removeprefix("$ "))[0]
+    if not re.search(r"\b(axon|make)\b", line):
+        return []
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>()")
+    lexer.whitespace_split = True
+    found: list[list[str]] = [[]]
+    for word in lexer:
+        if set(word) <= set("|&;<>()"):
+            found.append([])
+        elif found[-1] or not re.fullmatch(r"[A-Z_]+=.*", word):
+            found[-1].append(word)
+    named = [words[2:] if words[:2] == ["python", "-m"] else words for words in found]
+    return [
+        [words[0].removeprefix(".venv/bin/"), *words[1:]] for words in named if words and re.fullmatch(r"(\.venv/bin/)?axon|make", words[0])
+    ]
+
+
+def shell_calls(text: str) -> list[list[str]]:
+    blocks = [block.replace("\\\n", " ") for language, block in FENCE.findall(text) if language in SHELL]
+    return [call for block in blocks for line in block.splitlines() for call in calls(line)]
+
+
+def fault(axon: argparse.ArgumentParser, words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What is wrong with a call; empty where nothing is."""
+    if words[0] == "make":
+        return make_fault(words[1:])
+    try:
+        axon.parse_args(words[1:])
+    except SystemExit as ended:
+        said = capsys.readouterr().err.strip().splitlines()
+        return f"{shlex.join(words)}: {said[-1]}" if ended.code else ""
+    return ""
+
+
+def make_fault(words: list[str]) -> str:
+    for word in words:
+        name, given, _ = word.partition("=")
+        known = (
+            re.search(rf"\b{name}\b *[?:]?=|\$\({name}\)", MAKEFILE)
+            if given
+            else re.search(rf"^{re.escape(name)}:", MAKEFILE, re.MULTILINE)
+        )
+        if not known:
+            return f"make {' '.join(words)}: {word}"
+    return ""
+
+
+def inline_fault(axon: argparse.ArgumentParser, code: str) -> str:
+    """The same for a command in a sentence, which may be cut short: its verbs and options exist."""
+    words = [word.strip(",") for word in code.split()]
+    if words[0] == "make":
+        return make_fault([word for word in words[1:] if word != "..."])
+    at: argparse.ArgumentParser = axon
+    for word in words[1:]:
+        verbs = next((action.choices for action in at._actions if isinstance(action, argparse._SubParsersAction)), None)
+        if word.startswith("--"):
+            if word.partition("=")[0] not in at._option_string_actions:
+                return f"{code}: {word}"
+        elif verbs is not None and word[0].isalpha() and word.islower():
+            if word not in verbs:
+                return f"{code}: {word}"
+            # "axon pipeline submit, status": what follows a comma is a verb beside, not below.
+            at = at if f"{word}," in code else verbs[word]
+    return ""
+
+
+def test_there_are_pages_and_commands() -> None:
+    assert {"README.md", "docs/tutorial.md", "docs/reference/cli.md"} <= {str(page.relative_to(ROOT)) for page in pages()}
+    assert len([call for page in pages() for call in shell_calls(page.read_text())]) > 60
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    assert broken_links(page) == []
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_can_be_called(page: Path, axon: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]) -> None:
+    faults = [fault(axon, call, capsys) for call in shell_calls(page.read_text())]
+    codes = re.findall(r"`((?:axon|make)(?: [^`\n]+)?)`", prose(page.read_text()))
+    faults += [inline_fault(axon, code) for code in codes]
+    assert [found for found in faults if found] == []
+
+
+def test_codes_and_variables_exist() -> None:
+    """What looks like an error code or an environment variable occurs in the product."""
+    names = subprocess.run(
+        ["git", "ls-files", "*.py", "Makefile", "*.yaml", ".ci/run"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    product = " ".join((ROOT / name).read_text() for name in names.stdout.split()) + (ROOT / "docs/reference/errors.md").read_text()
+    told = {code for page in pages() for code in re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)\b", page.read_text())}
+    assert len(told) > 60
+    assert sorted(code for code in told if code not in product) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ("$ axon reconstruct a.png -o out  # two spaces", ""),
+        ("AXON_X=1 axon config configs/smoke.yaml && make demo DATA=x", ""),
+        ("source <(axon completion bash)", ""),
+        ("axon reconstruct a.png -o out --smaples 3", "--smaples"),
+        ("axon modle list", "modle"),
+        ("axon pipeline run --folder x --revision y", "not allowed"),
+        ("make deom", "deom"),
+        ("make demo DTAA=x", "DTAA"),
+    ],
+)
+def test_a_wrong_command_is_found(line: str, wrong: str, axon: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]) -> None:
+    faults = [fault(axon, call, capsys) for call in calls(line)]
+    assert faults and (wrong in "".join(faults)) and bool("".join(faults)) == bool(wrong)
+
+
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A title\n[a](#a-title) [b](#b-title) [c](page.md#a-title) [d](gone.md) [e](https://example.org)\n```\n[f](gone.md)\n```\n"
+    )
+    assert broken_links(page) == ["#b-title", "gone.md"]

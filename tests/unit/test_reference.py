@@ -1,0 +1,63 @@
+"""docs/reference is what the code says, and nothing that a user can meet is missing from it."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from docs import generate
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_pages_are_up_to_date_and_made_without_torch() -> None:
+    script = """
+import sys
+from docs import generate
+sys.argv = ["generate", "--check"]
+code = generate.main()
+print("torch" in sys.modules)
+sys.exit(code)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines() == ["docs/reference is up to date", "False"]
+
+
+def test_a_stale_page_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(generate, "REFERENCE", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["generate"])
+    assert generate.main() == 0
+    page = tmp_path / "errors.md"
+    page.write_text(page.read_text().replace("XRAY_FLAT", "XRAY_ROUND"))
+    monkeypatch.setattr(sys, "argv", ["generate", "--check"])
+    assert generate.main() == 1
+    assert "errors.md" in capsys.readouterr().out and "XRAY_ROUND" in page.read_text()
+
+
+def test_every_code_that_a_docstring_promises_is_listed() -> None:
+    known = {raised.code for raised in generate.every_error()}
+    promised = set()
+    for path in generate.sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and (told := ast.get_docstring(node)):
+                raises = re.findall(r"(?:Raises:|Raises AxonError).*", told, re.DOTALL)
+                promised |= {code for text in raises for code in re.findall(r"``([A-Z][A-Z0-9_]{2,})``", text)}
+    assert len(promised) > 60
+    assert promised <= known
+
+
+def test_messages_read_as_a_person_sees_them() -> None:
+    found = {(raised.code, raised.message, raised.fix) for raised in generate.every_error()}
+    assert ("XRAY_TOO_SMALL", "the film has {rows} x {columns} pixels", "give 64 or more a side") in found
+    assert {code for code, _, _ in found if code.endswith("_SYNTAX")} == {"CT_SYNTAX", "XRAY_SYNTAX"}
+
+
+def test_every_key_of_the_configuration_is_explained() -> None:
+    page = generate.configuration()
+    keys = re.findall(r"^\| `([\w.]+)` \| .+ \| .+ \| (.*) \|$", page, re.MULTILINE)
+    assert len(keys) > 50 and all(meaning.strip() for _, meaning in keys)
+    assert "`bridge.max_var` | number | `0.05`" in page and "`training.STAGE.steps` | whole number | `100`; refiner: `60`" in page

@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from axon import __version__
+from axon.errors import AxonError, one_line_errors
 from axon.registry.tracking import code_revision, without_credentials
 
 HERE = Path(__file__).parent
@@ -48,11 +49,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def build(target: str, name: str, arguments: list[str], network: str) -> None:
-    """Build one target and tag it ``name``."""
+    """Build one target and tag it ``name``. Raises AxonError ``IMAGE_BUILD``."""
     arguments = [*arguments, f"REVISION={code_revision()}", f"SOURCE={source()}", f"VERSION={__version__}"]
     passed = [part for argument in arguments for part in ("--build-arg", argument)]
     command = ["build", "--network", network, "--file", str(HERE / "Containerfile"), "--target", target, "--tag", name, *passed, str(ROOT)]
-    subprocess.run([engine(), *command], check=True, env={"DOCKER_BUILDKIT": "1", **os.environ})
+    done = subprocess.run([engine(), *command], check=False, env={"DOCKER_BUILDKIT": "1", **os.environ})
+    if done.returncode != 0:
+        raise AxonError("IMAGE_BUILD", f"{engine()} could not build {target}", "read its lines above; --help names what can be changed")
 
 
 def source() -> str:
@@ -78,4 +81,5 @@ def engine() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with one_line_errors():
+        sys.exit(main())

@@ -26,7 +26,8 @@ import axon
 for name in ("kfp.dsl.executor_main", "mlflow.pyfunc", "dvc.api", "dvc_s3", "boto3"):
     importlib.import_module(name)
 for module in pkgutil.walk_packages(axon.__path__, "axon."):
-    importlib.import_module(module.name)
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
 PYTHON
     MPLCONFIGDIR=/tmp PYTHONDONTWRITEBYTECODE='' /opt/axon/bin/python /imports.py
     rm -f /opt/axon/.lock

@@ -99,7 +99,7 @@ def killing(docker: str, step: str, signal: str, checkpoints: Path, stage: str) 
 
     def watch() -> None:
         while not over.is_set():
-            if list(checkpoints.glob(f"{stage}-*/step-*")) and (found := containers(docker, step)):
+            if list(checkpoints.glob(f"{stage}-*/{stage}/step-*")) and (found := containers(docker, step)):
                 subprocess.run([docker, "kill", f"--signal={signal}", *found], check=True, capture_output=True)
                 return
             time.sleep(0.05)

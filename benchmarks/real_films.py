@@ -18,11 +18,12 @@ import numpy as np
 
 from axon import DISCLAIMER, pretrained
 from axon.errors import AxonError, one_line_errors
-from axon.geometry.volume import body_mask
 from axon.reconstruct import Reconstruction, read_films, sample
 
-BANDS = {"lung": (-950, -500), "fat": (-150, -30), "soft": (-30, 150), "bone": (200, 1476)}
+BANDS = {"lung": (-950, -350), "fat": (-150, -30), "soft": (-30, 150), "bone": (200, 1476)}
 """HU of tissues, rounded; shares of the body's voxels."""
+SOLID = -350
+"""HU above which a voxel is tissue, halfway between lung and soft tissue: a coarse volume blurs the two."""
 LITRES = (2.0, 9.0)
 """What the lungs of an adult hold in and around a chest film's inspiration, generously."""
 
@@ -45,7 +46,7 @@ class Look:
 def look(name: str, made: Reconstruction) -> Look:
     """Measure a reconstruction."""
     hu_DHW = made.volume.hu_DHW
-    body_DHW = body_mask(hu_DHW)
+    body_DHW = enclosed(hu_DHW)
     inside = hu_DHW[body_DHW]
     shares = {band: float(((inside >= low) & (inside < high)).mean()) for band, (low, high) in BANDS.items()}
     voxel_mm3 = abs(float(np.linalg.det(made.volume.affine[:3, :3])))
@@ -57,6 +58,15 @@ def look(name: str, made: Reconstruction) -> Look:
         made.reprojection_mae()["frontal"],
         float(np.corrcoef(film.ravel(), own.ravel())[0, 1]),
     )
+
+
+def enclosed(hu_DHW: np.ndarray) -> np.ndarray:
+    """Tissue, and what has tissue on three of its four sides in the axial plane: a blurred chest wall may have holes."""
+    solid = hu_DHW > SOLID
+    sides = [np.flip(np.maximum.accumulate(np.flip(solid, axis), axis), axis) for axis in (1, 2)]
+    sides += [np.maximum.accumulate(solid, axis) for axis in (1, 2)]
+    enclosed_DHW: np.ndarray = np.sum(sides, axis=0) >= 3
+    return enclosed_DHW
 
 
 def table(looks: list[Look], left_out: list[str], model: str) -> str:

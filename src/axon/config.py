@@ -115,7 +115,7 @@ class BridgeConfig:
     """
 
     train_timesteps: int = 1000
-    max_var: float = 0.05
+    max_var: float = 0.01
     objective: Objective = "grad"
     endpoint: Endpoint = "learned"
     sample_steps: int = 4

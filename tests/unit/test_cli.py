@@ -26,7 +26,7 @@ def test_config_prints_every_key(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (tmp_path / "mine.yaml").write_text("seed: 7")
     assert main(["config", str(tmp_path / "mine.yaml")]) == 0
     shown = capsys.readouterr().out
-    assert "seed: 7" in shown and "max_var: 0.05" in shown and shown.startswith("# fingerprint ")
+    assert "seed: 7" in shown and "max_var: 0.01" in shown and shown.startswith("# fingerprint ")
 
 
 def test_an_error_is_one_line_and_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,6 +80,9 @@ class Watcher:
 
     def _skipped(self, line: str) -> bool:
         """Whether ``line`` is part of KFP's dump of a step's inputs or outputs, or empty."""
+        # Tasks that run side by side share this output: one's error may stand within another's dump.
+        if USER_ERROR.match(line):
+            return False
         if self._in_dump:
             # The dump is indented JSON: its closing brace stands alone, but nested ones do, too.
             self._depth += line.endswith(("{", "[")) - line.startswith(("}", "]"))

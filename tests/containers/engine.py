@@ -50,8 +50,9 @@ def engine(folder: Path) -> Iterator[str]:
         finally:
             daemon.terminate()
             daemon.wait(60)
-            # It leaves the network namespace of the host mounted, in which the containers ran.
-            subprocess.run(["umount", str(folder / "exec/netns/default")], capture_output=True, check=False)
+            # It leaves the network namespace of the host mounted, in which the containers ran, and sometimes more.
+            while left := [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if f" {folder}/" in line]:
+                subprocess.run(["umount", "--lazy", *left], check=True)
 
 
 @contextlib.contextmanager

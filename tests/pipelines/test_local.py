@@ -146,3 +146,17 @@ def test_a_step_that_recovers_has_not_failed() -> None:
         watcher.line(line)
     assert not watcher.failed and watcher.recovered == [("work", "ValueError: no")]
     assert "work again, after a failure: ValueError: no" in [line.strip() for line in lines]
+
+
+def test_an_error_within_another_task_s_dump_is_heard() -> None:
+    watcher = Watcher(3, lambda _: None)
+    for line in (
+        "12:00:00.000 - INFO - Executing task 'work'",
+        "[KFP Executor 2026-01-01 00:00:00,000 INFO]: Got executor_input:",
+        "{",
+        "[TINY_BROKEN] number 1 is broken -> mend number 1",
+        "}",
+        "12:00:01.000 - INFO - Task 'work' finished with status FAILURE",
+    ):
+        watcher.line(line)
+    assert watcher.failed == [("work", "[TINY_BROKEN] number 1 is broken -> mend number 1")]

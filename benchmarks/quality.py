@@ -71,15 +71,19 @@ class Ablation:
         about: What is varied.
         rows: Configuration overrides by the value's name.
         trains: Whether each row is trained; else the rows sample one trained model in different ways.
+        samples: Samples with noise whose mean is measured; 0: the one volume without noise.
+        after_estimator: Whether the estimator does not depend on what is varied, so that the rows share one.
     """
 
     about: str
     rows: dict[str, Overrides]
     trains: bool = True
+    samples: int = 0
+    after_estimator: bool = False
 
 
-def _vary(about: str, section: str, key: str, *values: Any, trains: bool = True) -> Ablation:
-    return Ablation(about, {str(value): {section: {key: value}} for value in values}, trains)
+def _vary(about: str, section: str, key: str, *values: Any, **options: Any) -> Ablation:
+    return Ablation(about, {str(value): {section: {key: value}} for value in values}, **options)
 
 
 _NO_AUGMENTATION = dict.fromkeys(("rotation_deg", "scale", "shift_mm", "elastic_mm", "film_noise", "film_gamma"), 0.0)
@@ -87,15 +91,16 @@ _NO_AUGMENTATION = dict.fromkeys(("rotation_deg", "scale", "shift_mm", "elastic_
 ABLATIONS: dict[str, Ablation] = {
     "endpoint": _vary("where the bridge starts", "bridge", "endpoint", "back_projection", "calibrated", "learned"),
     "physics": _vary("iterations of data consistency, trained and sampled with", "physics", "iterations", 0, 4),
-    "max_var": _vary("variance of the bridge", "bridge", "max_var", 1.0, 0.2, 0.05, 0.01),
-    "objective": _vary("what the bridge predicts", "bridge", "objective", "grad", "noise", "ysubx"),
+    "max_var": _vary("variance of the bridge", "bridge", "max_var", 1.0, 0.2, 0.05, 0.01, after_estimator=True),
+    "objective": _vary("what the bridge predicts", "bridge", "objective", "grad", "noise", "ysubx", after_estimator=True),
     "view_dropout": _vary("share of training samples that lose a view", "data", "view_dropout", 0.0, 0.3),
     "augmentation": Ablation("augmentation of anatomy and films", {"on": {}, "off": {"data": _NO_AUGMENTATION}}),
     "film_gamma": _vary("random gamma of the training films", "data", "film_gamma", 0.0, 0.3),
-    "sample_steps": _vary("sampling steps", "bridge", "sample_steps", 2, 3, 4, 8, 20, trains=False),
-    "eta": _vary("noise while sampling", "bridge", "eta", 0.0, 1.0, trains=False),
+    "volume_steps": _vary("steps of one volume without noise", "bridge", "volume_steps", 2, 3, 4, 8, 20, trains=False),
+    "sample_steps": _vary("steps of one sample with noise", "bridge", "sample_steps", 2, 3, 4, 8, 20, trains=False, samples=1),
+    "eta": _vary("noise of one sample", "bridge", "eta", 0.0, 0.5, 1.0, trains=False, samples=1),
     # Not a key of the configuration: how many samples are drawn and averaged.
-    "samples": Ablation("samples whose mean is taken", {"1": {}, "4": {}, "8": {}}, trains=False),
+    "samples": Ablation("samples whose mean is taken; 0: the volume without noise", {"0": {}, "1": {}, "4": {}, "8": {}}, trains=False),
     "sampling_physics": _vary("iterations of data consistency in each sampling step only", "physics", "iterations", 0, 4, trains=False),
 }
 
@@ -346,8 +351,8 @@ def ablate(run: Run, names: list[str], budget: float) -> Path:
             run.say(f"{name} {value}: begins")
             row = _row_run(run, name, value, budget)
             # A row that only samples differently takes the model of the configuration as it is.
-            stage = (row if ABLATIONS[name].trains else run).trained("bridge")
-            samples = int(value) if name == "samples" else 1
+            stage = _stage_one(run, row, name, budget)
+            samples = int(value) if name == "samples" else ABLATIONS[name].samples
             measured = measure_stage_one(row.config, run.dataset, stage, samples)
             file.parent.mkdir(exist_ok=True)
             write_whole(file, json.dumps(measured).encode())
@@ -363,6 +368,16 @@ def _row_run(run: Run, name: str, value: str, budget: float) -> Run:
     return replace(run, config=budgeted(config, budget) if ABLATIONS[name].trains else config)
 
 
+def _stage_one(run: Run, row: Run, name: str, budget: float) -> Path:
+    """The trained stage 1 that the row measures."""
+    if not ABLATIONS[name].trains:
+        return run.trained("bridge")
+    if not ABLATIONS[name].after_estimator:
+        return row.trained("bridge")
+    shared = replace(run, config=budgeted(run.config, budget)).trained("bridge")
+    return row.trained("bridge", estimator=shared / "estimator")
+
+
 def _row_file(run: Run, name: str, value: str, budget: float) -> Path:
     folder = _row_run(run, name, value, budget).folder(f"{name}-{value}")
     return run.out / "ablations" / f"{folder.name}.json"
@@ -375,7 +390,7 @@ def measure_stage_one(config: Config, dataset: Path, stage: Path, samples: int) 
         config: How to sample: steps, eta, data consistency of each step.
         dataset: A prepared dataset.
         stage: What `axon.training.steps.train_bridge` wrote.
-        samples: Samples whose mean is measured.
+        samples: Samples with noise whose mean is measured; 0 draws one volume without.
 
     Returns:
         dict: ``sets``: mean PSNR and SSIM of protocol axon by ``"set, view"``; ``seconds``: mean for a volume (of all its samples).
@@ -396,7 +411,8 @@ def measure_stage_one(config: Config, dataset: Path, stage: Path, samples: int) 
     scheduler = BrownianBridgeScheduler(bridge.train_timesteps, max_var=bridge.max_var, objective=bridge.objective, eta=bridge.eta)
     guide = copy.deepcopy(estimator)  # Corrects the sampling steps; the evidence stays what the network was trained on.
     guide.register_to_config(physics=asdict(config.physics))
-    data, seconds = PreparedDataset(dataset), []
+    data, seconds, count = PreparedDataset(dataset), [], max(1, samples)
+    steps, eta = (bridge.sample_steps, None) if samples else (bridge.volume_steps, 0.0)
     sets: dict[str, dict[str, float]] = {}
     for name in (name for name in sorted(data.sets) if name != "train" and data.sets[name]):
         sampler = Sampler(data.load(name), config, device, augment=False)
@@ -406,9 +422,9 @@ def measure_stage_one(config: Config, dataset: Path, stage: Path, samples: int) 
                 batch = sampler.batch([(index, "")])
                 began = time.perf_counter()
                 with torch.no_grad():
-                    evidence = estimator(batch.films_BVUV, torch.tensor([[1.0, float(view == "bi")]], device=device)).expand(samples)
-                generators = [torch.Generator().manual_seed(config.seed + k) for k in range(samples)]
-                volume = sample_bridge(scheduler, unet, guide, evidence, bridge.sample_steps, generators)
+                    evidence = estimator(batch.films_BVUV, torch.tensor([[1.0, float(view == "bi")]], device=device)).expand(count)
+                generators = [torch.Generator().manual_seed(config.seed + k) for k in range(count)]
+                volume = sample_bridge(scheduler, unet, guide, evidence, steps, generators, eta=eta)
                 fine = upsample(volume, config.grid.upscale).clamp(-1, 1).mean(dim=0)[0].cpu()
                 seconds.append(time.perf_counter() - began)
                 measured.append(protocol(denormalise_hu(fine, window), torch.from_numpy(case.hu_DHW).float(), window))
@@ -420,7 +436,7 @@ def ablations_text(run: Run, budget: float) -> str:
     """The contents of ``ablations.md``: a table for each ablation that has rows."""
     parts = [
         _head("Ablations of stage 1"),
-        f"Configuration {run.config.name}. PSNR [dB] / SSIM of protocol axon, mean over cases, one sample of stage 1 interpolated to the "
+        f"Configuration {run.config.name}. PSNR [dB] / SSIM of protocol axon, mean over cases, one volume of stage 1 interpolated to the "
         f"fine grid. Trained rows: {budget:g} of the configured steps of estimator and bridge. Other rows sample the model of the full "
         "steps. s: seconds for a volume, all its samples together.",
     ]

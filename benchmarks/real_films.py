@@ -45,11 +45,11 @@ class Look:
 
 def look(name: str, made: Reconstruction) -> Look:
     """Measure a reconstruction."""
-    hu_DHW = made.volume.hu_DHW
+    hu_DHW = made.output.volume.hu_DHW
     body_DHW = enclosed(hu_DHW)
     inside = hu_DHW[body_DHW]
     shares = {band: float(((inside >= low) & (inside < high)).mean()) for band, (low, high) in BANDS.items()}
-    voxel_mm3 = abs(float(np.linalg.det(made.volume.affine[:3, :3])))
+    voxel_mm3 = abs(float(np.linalg.det(made.output.volume.affine[:3, :3])))
     film, own = made.films["frontal"], made.reprojected["frontal"]
     return Look(
         name,
@@ -94,7 +94,7 @@ def draw(path: Path, shown: list[tuple[str, Reconstruction]]) -> None:
     figure = Figure(figsize=(2 * len(titles), 2.1 * len(shown)), layout="constrained")
     axes = figure.subplots(len(shown), len(titles), squeeze=False)
     for row, (name, made) in zip(axes, shown, strict=True):
-        hu, middle = made.volume.hu_DHW, made.volume.hu_DHW.shape[0] // 2
+        hu, middle = made.output.volume.hu_DHW, made.output.volume.hu_DHW.shape[0] // 2
         slices = (hu[::-1, middle], hu[middle], hu[::-1, :, middle])
         for ax, title, image in zip(row, titles, (made.films["frontal"], made.reprojected["frontal"], *slices), strict=True):
             low, high = (0, 1) if title in titles[:2] else (-1000, 400)

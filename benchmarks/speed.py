@@ -162,7 +162,7 @@ def step_plain(setting: Setting) -> Result:
 # Sampling: the configured number of steps against BBDM's 200.
 
 
-def _sample(setting: Setting, steps: int) -> Result:
+def _sample(setting: Setting, steps: int, eta: float) -> Result:
     """Result: PSNR in dB of each test case on the coarse grid; empty without a model."""
     import torch
 
@@ -182,7 +182,7 @@ def _sample(setting: Setting, steps: int) -> Result:
         with torch.no_grad():
             seen = estimator(films, torch.ones(1, 2, device=device()))
         scheduler = BrownianBridgeScheduler(config.bridge.train_timesteps, max_var=config.bridge.max_var)
-        run = lambda: sample_bridge(scheduler, unet, estimator, seen, steps, [torch.Generator().manual_seed(0)])  # noqa: E731
+        run = lambda: sample_bridge(scheduler, unet, estimator, seen, steps, [torch.Generator().manual_seed(0)], eta=eta)  # noqa: E731
         return repeat(run, 1 if steps > 50 else setting.repeats)[0], np.array([])
     estimator, unet, scheduler = load_bridge(Path(setting.model), device())
     data = PreparedDataset(Path(setting.dataset))
@@ -193,7 +193,7 @@ def _sample(setting: Setting, steps: int) -> Result:
         started = time.perf_counter()
         with torch.no_grad():
             seen = estimator(batch.films_BVUV, batch.present_BV)
-        volume = sample_bridge(scheduler, unet, estimator, seen, steps, [torch.Generator().manual_seed(index)])
+        volume = sample_bridge(scheduler, unet, estimator, seen, steps, [torch.Generator().manual_seed(index)], eta=eta)
         mse = (volume - batch.coarse_B1dhw).square().mean().item()
         seconds.append(time.perf_counter() - started)
         psnr.append(10 * np.log10(4 / mse))
@@ -201,11 +201,11 @@ def _sample(setting: Setting, steps: int) -> Result:
 
 
 def sampling_axon(setting: Setting) -> Result:
-    return _sample(setting, config_of(setting).bridge.sample_steps)
+    return _sample(setting, config_of(setting).bridge.volume_steps, 0.0)
 
 
 def sampling_bbdm_200(setting: Setting) -> Result:
-    return _sample(setting, 200)
+    return _sample(setting, 200, 1.0)
 
 
 # DRR: one frontal film.

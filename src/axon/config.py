@@ -110,14 +110,16 @@ class BridgeConfig:
         objective: What the network predicts: ``grad`` m_t (y - x0) + sigma_t eps, ``noise`` eps, ``ysubx`` y - x0.
         endpoint: Where the bridge starts: ``learned``, a network's estimate from the calibrated lift; ``calibrated``, that lift itself;
             ``back_projection``, the mean of the lifted films.
-        sample_steps: Sampling steps.
-        eta: 0 samples deterministically, 1 with the bridge's full posterior variance.
+        volume_steps: Sampling steps of the one volume that is drawn without noise.
+        sample_steps: Sampling steps of each of several samples, drawn with noise.
+        eta: Noise of the samples: 1 for the bridge's full posterior variance, 0 for none.
     """
 
     train_timesteps: int = 1000
     max_var: float = 0.01
     objective: Objective = "grad"
     endpoint: Endpoint = "learned"
+    volume_steps: int = 2
     sample_steps: int = 4
     eta: float = 1.0
 
@@ -351,6 +353,7 @@ def _check(config: Config) -> None:
     require(model.hu_window[0] < model.hu_window[1], "model.hu_window", "low below high")
     require(config.xray.source_detector_mm > config.xray.source_object_mm, "xray.source_detector_mm", "greater than xray.source_object_mm")
     require(config.xray.source_object_mm > grid.extent_mm, "xray.source_object_mm", "the source must lie outside the cube")
+    require(2 <= bridge.volume_steps <= bridge.train_timesteps, "bridge.volume_steps", "from 2 to bridge.train_timesteps")
     require(2 <= bridge.sample_steps <= bridge.train_timesteps, "bridge.sample_steps", "from 2 to bridge.train_timesteps")
     require(0.0 <= bridge.eta <= 1.0, "bridge.eta", "from 0 to 1")
     require(bridge.max_var > 0, "bridge.max_var", "positive")

@@ -21,7 +21,7 @@ from axon.config import Config, XrayConfig
 from axon.errors import AxonError
 from axon.geometry.projection import VIEWS, match_exposure, normalise_film
 from axon.geometry.volume import Volume, cube_affine
-from axon.models.estimator import FilmEstimator
+from axon.models.estimator import Evidence, FilmEstimator
 from axon.models.sampling import sample_bridge
 from axon.models.superres import SuperResolver, upsample
 from axon.models.unet import BridgeUNet, RefinerControlNet
@@ -35,19 +35,22 @@ class AxonOutput:
     """A reconstruction. Research only: anatomy may be hallucinated.
 
     Attributes:
-        volume: float32 HU on the fine grid: the sample, or the mean of the K samples.
-        std_DHW: Standard deviation over the K samples in HU; None for one sample.
-        samples_KDHW: Every sample on the fine grid, HU.
-        refined_KDHW: The same after stage 2, on the coarse grid.
-        coarse_KDHW: The same after stage 1, on the coarse grid.
+        volume: float32 HU on the fine grid, drawn without noise: the nearest to the truth on average.
+        mean_DHW: Mean of the K samples in HU; None for K = 1.
+        std_DHW: Standard deviation of the error to expect of the mean, in HU; None for K = 1. From that over the samples, by the curve
+            fitted on the validation set (`axon.evaluation.calibration`); without one, that over the samples itself.
+        samples_KDHW: Every sample on the fine grid, HU; for K = 1 the volume.
+        refined_DHW: The volume after stage 2, on the coarse grid.
+        coarse_DHW: The volume after stage 1, on the coarse grid.
         estimate_DHW: Where the bridge starts, on the coarse grid.
     """
 
     volume: Volume
+    mean_DHW: np.ndarray | None
     std_DHW: np.ndarray | None
     samples_KDHW: np.ndarray
-    refined_KDHW: np.ndarray
-    coarse_KDHW: np.ndarray
+    refined_DHW: np.ndarray
+    coarse_DHW: np.ndarray
     estimate_DHW: np.ndarray
 
 
@@ -63,7 +66,10 @@ class AxonPipeline(DiffusionPipeline):
         extent_mm: Side of the reconstructed cube in millimetres.
         hu_window: HU that -1 and 1 stand for.
         xray: Fields of `axon.config.XrayConfig`: the geometry that films are assumed to have.
-        sample_steps: Default number of sampling steps.
+        volume_steps: Default number of sampling steps of one volume.
+        sample_steps: The same of each of several samples.
+        std_curves: For ``"mono"`` and ``"bi"`` the knots that turn the spread of samples into an expected error, see
+            `axon.evaluation.calibration.error_curve`.
     """
 
     def __init__(
@@ -76,12 +82,19 @@ class AxonPipeline(DiffusionPipeline):
         extent_mm: float = 360.0,
         hu_window: Sequence[float] = (-1024.0, 1476.0),
         xray: dict[str, Any] | None = None,
+        volume_steps: int = 2,
         sample_steps: int = 4,
+        std_curves: dict[str, list[list[float]]] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(estimator=estimator, unet=unet, scheduler=scheduler, controlnet=controlnet, superres=superres)
         self.register_to_config(
-            extent_mm=extent_mm, hu_window=list(hu_window), xray=xray or asdict(XrayConfig()), sample_steps=sample_steps
+            extent_mm=extent_mm,
+            hu_window=list(hu_window),
+            xray=xray or asdict(XrayConfig()),
+            volume_steps=volume_steps,
+            sample_steps=sample_steps,
+            std_curves=std_curves or {},
         )
 
     @classmethod
@@ -97,6 +110,7 @@ class AxonPipeline(DiffusionPipeline):
             extent_mm=config.grid.extent_mm,
             hu_window=config.model.hu_window,
             xray=asdict(config.xray),
+            volume_steps=config.bridge.volume_steps,
             sample_steps=config.bridge.sample_steps,
         )
 
@@ -134,32 +148,47 @@ class AxonPipeline(DiffusionPipeline):
         Args:
             frontal: PA film, shape (U, V), brighter where more is absorbed; row 0 at the head, column 0 at the patient's right.
             lateral: Left lateral film likewise, column 0 at the patient's front. At least one of the two.
-            num_samples: K; sample k has seed ``seed + k``, whatever K is.
-            seed: Same seed, same volume.
-            num_inference_steps: Sampling steps of each diffusion stage.
+            num_samples: K. Above 1, K samples are drawn with noise beside the volume; sample k has seed ``seed + k``, whatever K is.
+            seed: Same seed, same samples; the volume does not depend on it.
+            num_inference_steps: Sampling steps of each diffusion stage, instead of the model's own.
 
         Raises:
             AxonError: ``XRAY_MISSING``, ``XRAY_SHAPE``, ``XRAY_NOT_FINITE`` or ``XRAY_FLAT``.
         """
         films_1VUV, present_1V = self._films(frontal, lateral)
         size = self.estimator.config.size
-        evidence = self.estimator(films_1VUV, present_1V).expand(num_samples)
-        steps = num_inference_steps or self.config.sample_steps
-        # Both stages draw from one stream a sample, so that a sample's seed settles all of it.
-        generators = [torch.Generator().manual_seed(seed + k) for k in range(num_samples)]
-        coarse = sample_bridge(self.scheduler, self.unet, self.estimator, evidence, steps, generators)
-        refined = sample_bridge(self.scheduler, self.unet, self.estimator, evidence, steps, generators, self.controlnet, coarse)
-        fine = self.estimator.consistent(self.superres.upscale(refined), evidence.films_BVUV, evidence.present_BV)
-        samples_KDHW = self._hu(fine)
-        affine = cube_affine(np.zeros(3), size * self.superres.config.upscale, self.config.extent_mm)
+        evidence, config = self.estimator(films_1VUV, present_1V), self.config
+        coarse, refined, fine = self._draw(evidence, num_inference_steps or config.volume_steps, 0.0, [seed])
+        volume_DHW = self._hu(fine)[0]
+        samples_KDHW, mean_DHW, std_DHW = volume_DHW[None], None, None
+        if num_samples > 1:
+            seeds = range(seed, seed + num_samples)
+            samples_KDHW = self._hu(self._draw(evidence.expand(num_samples), num_inference_steps or config.sample_steps, None, seeds)[-1])
+            mean_DHW = samples_KDHW.mean(axis=0, dtype=np.float64).astype(np.float32)
+            std_DHW = self._expected_error(samples_KDHW, "mono" if frontal is None or lateral is None else "bi")
+        affine = cube_affine(np.zeros(3), size * self.superres.config.upscale, config.extent_mm)
         return AxonOutput(
-            volume=Volume(samples_KDHW.mean(axis=0, dtype=np.float64).astype(np.float32), affine),
-            std_DHW=samples_KDHW.std(axis=0) if num_samples > 1 else None,
+            volume=Volume(volume_DHW, affine),
+            mean_DHW=mean_DHW,
+            std_DHW=std_DHW,
             samples_KDHW=samples_KDHW,
-            refined_KDHW=self._hu(refined),
-            coarse_KDHW=self._hu(coarse),
-            estimate_DHW=self._hu(evidence.endpoint_B1DHW[:1])[0],
+            refined_DHW=self._hu(refined)[0],
+            coarse_DHW=self._hu(coarse)[0],
+            estimate_DHW=self._hu(evidence.endpoint_B1DHW)[0],
         )
+
+    def _draw(self, evidence: Evidence, steps: int, eta: float | None, seeds: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """A normalised volume for each seed after stage 1, after stage 2 and after stage 3."""
+        # Both stages draw from one stream a sample, so that a sample's seed settles all of it.
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        stage = (self.scheduler, self.unet, self.estimator, evidence, steps, generators)
+        coarse = sample_bridge(*stage, eta=eta)
+        refined = sample_bridge(*stage, self.controlnet, coarse, eta=eta)
+        return coarse, refined, self.estimator.consistent(self.superres.upscale(refined), evidence.films_BVUV, evidence.present_BV)
+
+    def steps_for(self, num_samples: int) -> int:
+        """Calls of the U-Net for ``num_samples`` samples, the volume's included."""
+        return 2 * int(self.config.volume_steps + (self.config.sample_steps if num_samples > 1 else 0))
 
     def as_rendered(self, film: np.ndarray, view: str) -> np.ndarray:
         """A real film of ``view`` with the grey values of the rendered films that the networks know, shape (U, V), in [0, 1]."""
@@ -192,6 +221,11 @@ class AxonPipeline(DiffusionPipeline):
     def interpolate_hu(self, coarse_DHW: np.ndarray) -> np.ndarray:
         """The same for a coarse volume in HU, shape (D, H, W)."""
         return self.interpolate(normalise_hu(torch.from_numpy(coarse_DHW)[None, None], tuple(self.config.hu_window)))
+
+    def _expected_error(self, samples_KDHW: np.ndarray, views: str) -> np.ndarray:
+        spread_DHW: np.ndarray = samples_KDHW.std(axis=0, ddof=1)
+        knots = self.config.std_curves.get(views)
+        return np.interp(spread_DHW, *knots).astype(np.float32) if knots else spread_DHW
 
     def _hu(self, normalised_K1DHW: Tensor) -> np.ndarray:
         low, high = self.config.hu_window

@@ -54,13 +54,11 @@ class Reconstruction:
     """What a model made of films.
 
     Attributes:
-        volume: The first sample, HU.
-        output: Everything that the pipeline gives.
+        output: What the pipeline gives.
         films: The films on the detector, normalised to [0, 1], by view.
-        reprojected: The same views of ``volume``.
+        reprojected: The same views of the volume.
     """
 
-    volume: Volume
     output: AxonOutput
     films: dict[str, np.ndarray]
     reprojected: dict[str, np.ndarray]
@@ -77,7 +75,7 @@ def reconstruct(films: Films, model: Model, out: Path, samples: int = 1, seed: i
         films: From `read_films`.
         model: From `axon.pretrained.load`.
         out: New folder, or one that an earlier reconstruction wrote.
-        samples: K; above 1, mean and standard deviation are written too. ``ct.nii.gz`` and ``dicom/`` hold the first sample.
+        samples: K; above 1, the samples' mean and the error to expect of it are written too.
         seed: Same films, model and seed give the same bytes.
         patient_id: PatientID of the DICOM series; by default a pseudonym derived from the films' SHA-256.
 
@@ -98,25 +96,26 @@ def write(out: Path, films: Films, model: Model, made: Reconstruction, seed: int
     key = sha256(repr((record["inputs"], record["model"], seed, patient_id)).encode()).hexdigest()
     identity = SeriesIdentity(key, patient_id or f"AXON-{key[:12]}", f"{model.name} {model.version}"[:64], " and ".join(films.xrays))
     with whole_folder(out) as part:
-        (part / "ct.nii.gz").write_bytes(nifti_bytes(made.volume))
-        if made.output.std_DHW is not None:
-            (part / "mean.nii.gz").write_bytes(nifti_bytes(made.output.volume))
-            (part / "std.nii.gz").write_bytes(nifti_bytes(Volume(made.output.std_DHW, made.volume.affine)))
-        write_ct_series(made.volume, part / "dicom", identity)
+        (part / "ct.nii.gz").write_bytes(nifti_bytes(made.output.volume))
+        affine = made.output.volume.affine
+        for name, hu_DHW in (("mean", made.output.mean_DHW), ("std", made.output.std_DHW)):
+            if hu_DHW is not None:
+                (part / f"{name}.nii.gz").write_bytes(nifti_bytes(Volume(hu_DHW, affine)))
+        write_ct_series(made.output.volume, part / "dicom", identity)
         write_preview(part / "preview.png", made)
         write_json(part / RECORD, record)
     return record
 
 
 def sample(films: Films, pipeline: AxonPipeline, samples: int = 1, seed: int = 0) -> Reconstruction:
-    """Bring the films onto the model's detector, sample, and project the first sample back. Raises AxonError as the pipeline does."""
+    """Bring the films onto the model's detector, reconstruct, and project the volume back. Raises AxonError as the pipeline does."""
     films_UV = on_detector(films, pipeline)
     output = pipeline(films_UV["frontal"], films_UV.get("lateral"), num_samples=samples, seed=seed)
-    hu_11DHW = torch.from_numpy(output.samples_KDHW[:1, None])
+    hu_11DHW = torch.from_numpy(output.volume.hu_DHW)[None, None]
     own_VUV = normalise_film(render_both(hu_11DHW, pipeline.config.extent_mm, XrayConfig(**pipeline.config.xray)))[0].numpy()
     given = {view: normalise_film(torch.from_numpy(film)[None, None])[0, 0].numpy() for view, film in films_UV.items()}
     own = {view: film for view, film in zip(VIEWS, own_VUV, strict=True) if view in given}
-    return Reconstruction(Volume(output.samples_KDHW[0], output.volume.affine), output, given, own)
+    return Reconstruction(output, given, own)
 
 
 def read_films(frontal: Path, lateral: Path | None, trust_views: bool = False) -> Films:
@@ -199,7 +198,7 @@ def write_preview(path: Path, made: Reconstruction) -> None:
     from axon.evaluation.pictures import OVERVIEW_WINDOW, PLANES, slice_plane, window_bounds
 
     low, high = window_bounds(*OVERVIEW_WINDOW)
-    pictures = [(plane, slice_plane(made.volume.hu_DHW, plane), low, high) for plane in PLANES]
+    pictures = [(plane, slice_plane(made.output.volume.hu_DHW, plane), low, high) for plane in PLANES]
     for view, film_UV in made.films.items():
         pictures += [(f"{view} film, as given", film_UV, 0, 1), (f"{view}, from the volume", made.reprojected[view], 0, 1)]
     figure = Figure(figsize=(3 * len(pictures), 3.4), facecolor="white")
@@ -240,9 +239,9 @@ def _record(films: Films, model: Model, made: Reconstruction, seed: int) -> dict
         "samples": len(made.output.samples_KDHW),
         "inputs": inputs,
         "volume": {
-            "shape_DHW": list(made.volume.hu_DHW.shape),
-            "spacing_mm": list(made.volume.spacing_mm),
-            "hu_range": [float(made.volume.hu_DHW.min()), float(made.volume.hu_DHW.max())],
+            "shape_DHW": list(made.output.volume.hu_DHW.shape),
+            "spacing_mm": list(made.output.volume.spacing_mm),
+            "hu_range": [float(made.output.volume.hu_DHW.min()), float(made.output.volume.hu_DHW.max())],
         },
         "reprojection_mae": made.reprojection_mae(),
     }

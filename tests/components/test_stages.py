@@ -60,9 +60,32 @@ def test_a_seed_settles_the_volume_and_samples_differ(model: AxonPipeline, films
     one, two = model(*films, num_samples=3, seed=5), model(*films, num_samples=3, seed=5)
     np.testing.assert_array_equal(one.samples_KDHW, two.samples_KDHW)
     assert one.std_DHW is not None and one.std_DHW.mean() > 0
-    np.testing.assert_allclose(one.volume.hu_DHW, one.samples_KDHW.mean(axis=0), atol=1e-2)
+    np.testing.assert_allclose(one.mean_DHW, one.samples_KDHW.mean(axis=0), atol=1e-2)
+    np.testing.assert_array_equal(one.volume.hu_DHW, model(*films).volume.hu_DHW)  # drawn apart, without noise
     # Sample k has seed + k, however many are drawn.
-    np.testing.assert_allclose(model(*films, seed=7).samples_KDHW[0], one.samples_KDHW[2], atol=0.5)
+    np.testing.assert_allclose(model(*films, num_samples=2, seed=6).samples_KDHW[1], one.samples_KDHW[2], atol=0.5)
+
+
+def test_one_volume_is_drawn_without_noise(model: AxonPipeline, films: tuple[np.ndarray, np.ndarray]) -> None:
+    one = model(*films, seed=1)
+    assert one.std_DHW is None
+    np.testing.assert_array_equal(one.volume.hu_DHW, model(*films, seed=2).volume.hu_DHW)
+    assert not np.array_equal(one.volume.hu_DHW, model(*films, num_inference_steps=3).volume.hu_DHW)
+
+
+def test_the_expected_error_follows_the_curve_of_as_many_views(
+    model: AxonPipeline, films: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    spread = model(*films, num_samples=3).std_DHW
+    assert spread is not None
+    model.save_pretrained(tmp_path)
+    calibrated = AxonPipeline.from_pretrained(tmp_path)
+    calibrated.register_to_config(std_curves={"bi": [[0.0, 1000.0], [5.0, 2005.0]]})
+    calibrated.save_pretrained(tmp_path)
+    calibrated = AxonPipeline.from_pretrained(tmp_path)
+    error = calibrated(*films, num_samples=3).std_DHW
+    np.testing.assert_allclose(error, 5 + 2 * spread, rtol=1e-4)
+    np.testing.assert_array_equal(calibrated(films[0], num_samples=3).std_DHW, model(films[0], num_samples=3).std_DHW)
 
 
 def test_output_lies_on_the_stated_grid(model: AxonPipeline, films: tuple[np.ndarray, np.ndarray], tiny_config: Config) -> None:

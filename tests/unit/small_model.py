@@ -40,6 +40,7 @@ def small_pipeline(config: Config) -> AxonPipeline:
         extent_mm=config.grid.extent_mm,
         hu_window=config.model.hu_window,
         xray=asdict(config.xray),
+        volume_steps=config.bridge.volume_steps,
         sample_steps=config.bridge.sample_steps,
     )
 

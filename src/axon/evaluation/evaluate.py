@@ -16,12 +16,13 @@ from axon.data.cases import Case
 from axon.data.files import whole_folder
 from axon.data.prepared import PreparedDataset
 from axon.errors import AxonError
+from axon.evaluation.calibration import error_curve
 from axon.evaluation.pictures import strip, write_hero
 from axon.evaluation.protocols import measure
 from axon.evaluation.report import save
 from axon.evaluation.results import STRIPS, CaseResult, Evaluation, Picture, showcase, strip_name, summary_table
 from axon.geometry.projection import VIEWS, normalise_film, render_both
-from axon.inference import AxonOutput, AxonPipeline
+from axon.inference import AxonPipeline
 from axon.models.unet import RegressionUNet
 from axon.pretrained import seal
 from axon.training.steps import load_network
@@ -31,10 +32,10 @@ View = Literal["bi", "mono"]
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Every method's volume of one case from one or two films: HU on the fine grid by method, and AXON's whole output."""
+    """Every method's volume of one case from one or two films: HU on the fine grid by method, and the error that AXON expects."""
 
     volumes: dict[str, np.ndarray]
-    output: AxonOutput
+    std_DHW: np.ndarray | None
 
 
 def evaluate(
@@ -70,6 +71,7 @@ def evaluate(
         raise AxonError("NO_TEST_CASES", "the dataset has no test case", "add patients, or raise data.internal_share")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pipeline = AxonPipeline.assemble(config, bridge, refiner, superres).to(device)
+    calibrate(pipeline, data.load("val"), config)
     trained = {name: load_network(RegressionUNet, baselines / name).to(device) for name in ("regression", "gan")}
 
     rows: list[CaseResult] = []
@@ -134,11 +136,26 @@ def reconstruct(pipeline: AxonPipeline, baselines: dict[str, RegressionUNet], ca
             volumes[name] = pipeline.interpolate(network.regress(seen))
     volumes["regression_consistent"] = pipeline.consistent(volumes["regression"], case.frontal_HW, lateral)
     volumes["axon_estimate"] = pipeline.interpolate_hu(output.estimate_DHW)
-    volumes["axon_coarse"] = pipeline.interpolate_hu(output.coarse_KDHW[0])
-    volumes["axon_refined"] = pipeline.interpolate_hu(output.refined_KDHW[0])
-    volumes["axon"] = output.samples_KDHW[0]
-    volumes["axon_mean"] = output.volume.hu_DHW
-    return Reconstruction(volumes, output)
+    volumes["axon_coarse"] = pipeline.interpolate_hu(output.coarse_DHW)
+    volumes["axon_refined"] = pipeline.interpolate_hu(output.refined_DHW)
+    volumes["axon"] = output.volume.hu_DHW
+    volumes["axon_mean"] = output.volume.hu_DHW if output.mean_DHW is None else output.mean_DHW
+    return Reconstruction(volumes, output.std_DHW)
+
+
+def calibrate(pipeline: AxonPipeline, cases: list[Case], config: Config) -> None:
+    """Fit the model's ``std_curves`` on held-out cases; without cases, or with one sample, they stay empty."""
+    curves, samples = {}, config.evaluation.samples
+    for view in ("mono", "bi") if samples > 1 and cases else ():
+        spreads, errors = [], []
+        for case in cases:
+            drawn_KDHW = pipeline(
+                case.frontal_HW, case.lateral_HW if view == "bi" else None, num_samples=samples, seed=config.seed
+            ).samples_KDHW
+            spreads.append(drawn_KDHW.std(axis=0, ddof=1).ravel())
+            errors.append((drawn_KDHW.mean(axis=0) - np.clip(case.hu_DHW, *config.model.hu_window)).ravel())
+        curves[view] = error_curve(np.concatenate(spreads), np.concatenate(errors))
+    pipeline.register_to_config(std_curves=curves)
 
 
 def reproject(hu_DHW: np.ndarray, config: Config) -> np.ndarray:
@@ -159,9 +176,9 @@ def _metrics(hu_DHW: np.ndarray, case: Case, method: str, result: Reconstruction
     metrics = measure(hu_DHW, case.hu_DHW.astype(np.float32), config.model.hu_window)
     error_VUV = np.abs(reproject(hu_DHW, config) - input_films(case))
     metrics["reprojection/mae"] = float(error_VUV.mean() if view == "bi" else error_VUV[0].mean())
-    if method == "axon_mean" and result.output.std_DHW is not None:
+    if method == "axon_mean" and result.std_DHW is not None:
         reference = np.clip(case.hu_DHW, *config.model.hu_window)
-        metrics["calibration/within_2_std"] = float((np.abs(hu_DHW - reference) <= 2 * result.output.std_DHW).mean())
+        metrics["calibration/within_2_std"] = float((np.abs(hu_DHW - reference) <= 2 * result.std_DHW).mean())
     return metrics
 
 
@@ -173,7 +190,7 @@ def _picture(set_name: str, case: Case, result: Reconstruction, config: Config) 
         spacing_mm=config.grid.fine_spacing_mm,
         reference_DHW=case.hu_DHW.astype(np.float32),
         volumes=result.volumes,
-        std_DHW=result.output.std_DHW,
+        std_DHW=result.std_DHW,
         films=dict(zip(VIEWS, films, strict=True)),
         reprojected=dict(zip(VIEWS, reprojected, strict=True)),
     )

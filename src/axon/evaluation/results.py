@@ -35,7 +35,7 @@ STAGES = {
     "axon_coarse": "AXON, coarse (stage 1)",
     "axon_refined": "AXON, refined (stage 2)",
 }
-FINAL = {"axon": "AXON, one sample", "axon_mean": "AXON, mean of samples"}
+FINAL = {"axon": "AXON", "axon_mean": "AXON, mean of samples"}
 METHODS = {**BASELINES, **STAGES, **FINAL}
 """Methods in the order in which they are listed, with their labels."""
 

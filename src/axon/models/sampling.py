@@ -22,6 +22,7 @@ def sample_bridge(
     generators: Sequence[torch.Generator],
     controlnet: RefinerControlNet | None = None,
     coarse_B1DHW: Tensor | None = None,
+    eta: float | None = None,
 ) -> Tensor:
     """Sample normalised volumes, shape (B, 1, D, H, W), starting at the evidence's end-point.
 
@@ -36,6 +37,7 @@ def sample_bridge(
         generators: One a sample, so that a sample does not depend on the batch it is drawn in.
         controlnet: Steers ``unet``; with ``coarse_B1DHW``.
         coarse_B1DHW: Stage 1's volumes.
+        eta: Overrides the scheduler's; 0 draws without noise.
     """
     count = len(evidence.condition_BCDHW)
     if count == 1 and evidence.condition_BCDHW.device.type == "cpu":
@@ -56,5 +58,5 @@ def sample_bridge(
             residuals = controlnet(sample, timesteps_B, evidence.condition_BCDHW, coarse_B1DHW)
         prediction = unet(sample, timesteps_B, evidence.condition_BCDHW, residuals)
         noise = torch.cat([torch.randn((1, *sample.shape[1:]), generator=generator) for generator in generators]).to(sample)
-        sample = scheduler.step(prediction, t, sample, endpoint, variance_noise=noise, correct=correct, return_dict=False)[0]
+        sample = scheduler.step(prediction, t, sample, endpoint, eta=eta, variance_noise=noise, correct=correct, return_dict=False)[0]
     return sample[:count].clamp(-1, 1)

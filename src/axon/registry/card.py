@@ -34,7 +34,7 @@ do not determine a volume: what they do not show is filled in from the training 
 - Small data: the figures below say over how many cases each mean is taken. No clinical claim can rest on them.
 - Adults lying in a scanner with raised arms; children, devices and unusual anatomy are hardly represented.
 - HU outside the model's window are never reconstructed; contrast medium is not modelled.
-- The standard deviation over samples is not a calibrated error; the report shows how often two of them hold the truth.
+- The standard deviation is calibrated on validation patients and rendered films; the report shows how often two of it hold the truth.
 
 ## How to get started
 

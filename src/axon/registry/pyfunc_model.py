@@ -45,7 +45,11 @@ class AxonModel(mlflow.pyfunc.PythonModel):
 
         try:
             made = sample(_films(row, params.get("trust_views", False)), self.model.pipeline, seed=params.get("seed", 0))
-            answer = {"ct_nifti_gz": nifti_bytes(made.volume), "frontal_reprojection_mae": made.reprojection_mae()["frontal"], "error": ""}
+            answer = {
+                "ct_nifti_gz": nifti_bytes(made.output.volume),
+                "frontal_reprojection_mae": made.reprojection_mae()["frontal"],
+                "error": "",
+            }
         except AxonError as error:
             answer = {"ct_nifti_gz": b"", "frontal_reprojection_mae": float("nan"), "error": str(error)}
         return {**answer, "disclaimer": DISCLAIMER}

@@ -123,7 +123,7 @@ class Jobs:
                 "state": job.state,
                 "ahead": ahead.index(job) if job in ahead else 0,
                 "step": job.steps,
-                "steps": 2 * int(self.model.pipeline.config.sample_steps),
+                "steps": self.model.pipeline.steps_for(job.order.samples),
                 "result": job.result,
                 "error": job.error and {"code": job.error.code, "message": job.error.message, "fix": job.error.fix},
             }

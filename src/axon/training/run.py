@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
     if "WORLD_SIZE" in os.environ:
         _end_with_parent()
     config, leader = Config.load(given.config), os.environ.get("RANK", "0") == "0"
-    inputs = {name: Path(value) for name in ("dataset", "bridge", "coarse") if (value := getattr(given, name))}
+    inputs = {name: Path(value) for name in ("dataset", "estimator", "bridge", "coarse") if (value := getattr(given, name))}
     errors = _relayed_errors(given.relay) if given.relay else one_line_errors()
     with contextlib.ExitStack() as stack:
         stack.enter_context(errors)
@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, required=True, help="YAML, e.g. configs/smoke.yaml")
     parser.add_argument("--dataset", type=Path, required=True, help="prepared dataset")
     parser.add_argument("--bridge", type=Path, help="stage 1, for the refiner")
+    parser.add_argument("--estimator", type=Path, help="a trained one, for the bridge, instead of training it")
     parser.add_argument("--coarse", type=Path, help="stage 1's samples, for the refiner")
     parser.add_argument("--checkpoints", type=Path, required=True, help="folder to resume from; the same on every node")
     parser.add_argument("--out", type=Path, required=True, help="folder of the result")

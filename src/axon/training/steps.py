@@ -37,25 +37,33 @@ def checkpoint_dir(root: str | Path, stage: str, config: Config, dataset: Path) 
     return Path(root) / f"{stage}-{_fingerprint(config, PreparedDataset(dataset))[:16]}"
 
 
-def train_bridge(config: Config, dataset: Path, checkpoints: Path, out: Path, log: Log) -> None:
-    """Train the end-point's estimator, then stage 1; writes ``out/{estimator,unet,scheduler}`` and a curve of each."""
+def train_bridge(config: Config, dataset: Path, checkpoints: Path, out: Path, log: Log, estimator: Path | None = None) -> None:
+    """Train the end-point's estimator, then stage 1; writes ``out/{estimator,unet,scheduler}`` and a curve of each.
+
+    Args:
+        config, dataset, checkpoints, out, log: As of every training step.
+        estimator: A trained one to take instead, for comparisons that begin after it.
+    """
     data, device = PreparedDataset(dataset), _device()
     train, val = _samplers(config, data, device)
-    estimator = _fit_lift(config, train, device)
     curves: dict[str, Curve] = {}
-    if estimator.net is not None:
-        before = EstimatorStage(config, train, val, config.training.estimator.batch_size, estimator=estimator, module=estimator.net)
-        trained, curves["estimator"] = _fit(before, config, data, checkpoints, _named(log, "estimator"))
-        estimator.net.load_state_dict(trained.state_dict())
+    if estimator is None:
+        start = _fit_lift(config, train, device)
+        if start.net is not None:
+            before = EstimatorStage(config, train, val, config.training.estimator.batch_size, estimator=start, module=start.net)
+            trained, curves["estimator"] = _fit(before, config, data, checkpoints, _named(log, "estimator"))
+            start.net.load_state_dict(trained.state_dict())
+    else:
+        start = load_network(FilmEstimator, estimator).to(device)
     scheduler = BrownianBridgeScheduler(
         config.bridge.train_timesteps, max_var=config.bridge.max_var, objective=config.bridge.objective, eta=config.bridge.eta
     )
     torch.manual_seed(config.seed)
     module = BridgeUNet.of(config.model).to(device)
-    stage = BridgeStage(config, train, val, config.training.bridge.batch_size, scheduler=scheduler, estimator=estimator, module=module)
+    stage = BridgeStage(config, train, val, config.training.bridge.batch_size, scheduler=scheduler, estimator=start, module=module)
     ema, curves["bridge"] = _fit(stage, config, data, checkpoints, log)
     with whole_folder(out) as part:
-        _save(estimator, part / "estimator")
+        _save(start, part / "estimator")
         _save(ema, part / "unet")
         scheduler.save_pretrained(part / "scheduler")
         write_curves(part, curves)
@@ -70,16 +78,20 @@ def sample_coarse(config: Config, dataset: Path, bridge: Path, out: Path) -> Non
     train, val = _samplers(config, data, device)
     estimator, unet, scheduler = load_bridge(bridge, device)
     volumes: dict[str, Tensor] = {}
-    for name, sampler, copies in (("train", train, config.data.refiner_copies), ("val", val, 1)):
-        items = [(index, copy) for index in range(len(sampler.cases)) for copy in range(copies)]
-        size = config.training.refiner.batch_size * 2
+    size = config.training.refiner.batch_size * 2
+    # Every other copy is drawn as one volume is, without noise, the rest as samples are.
+    copies = range(config.data.refiner_copies)
+    plans = [("val", val, range(1), True), ("train", train, copies[::2], True), ("train", train, copies[1::2], False)]
+    for name, sampler, chosen, alone in plans:
+        steps, eta = (config.bridge.volume_steps, 0.0) if alone else (config.bridge.sample_steps, None)
+        items = [(index, copy) for index in range(len(sampler.cases)) for copy in chosen]
         for start in range(0, len(items), size):
             chunk = items[start : start + size]
             batch = sampler.batch([(index, coarse_key(copy)) for index, copy in chunk])
             with torch.no_grad():
                 evidence = estimator(batch.films_BVUV, batch.present_BV)
             generators = [generator_for(config.seed, "coarse", name, *item) for item in chunk]
-            sampled = sample_bridge(scheduler, unet, estimator, evidence, config.bridge.sample_steps, generators)
+            sampled = sample_bridge(scheduler, unet, estimator, evidence, steps, generators, eta=eta)
             volumes |= {f"{name}/{i}/{copy}": v.cpu().clone() for (i, copy), v in zip(chunk, sampled, strict=True)}
             if (start // size) % 5 == 0 or start + size >= len(items):
                 print(f"coarse volumes of {name}: {min(start + size, len(items))}/{len(items)}", flush=True)

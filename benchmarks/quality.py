@@ -15,8 +15,8 @@ Examples:
 configuration, data and code: change one of them and the training starts anew.
 
 `ablate` trains the estimator and the bridge alone, with --budget times the configured steps, and measures stage 1 on its own,
-interpolated to the fine grid. Ablations of sampling train nothing: they take the stage 1 of `run`. What the refiner's frozen base is
-worth (the bridge or none) is not among them: the refiner cannot be trained without one.
+interpolated to the fine grid. Ablations of sampling train nothing: they take the stage 1 of `run`. What the refiner should be built on
+is the question of `benchmarks.refiner_base`.
 """
 
 from __future__ import annotations
@@ -234,8 +234,8 @@ def read_evaluation(folder: Path) -> Evaluation:
 
 def quality_text(evaluation: Evaluation, seconds: Mapping[str, float], note: str) -> str:
     """The contents of ``quality.md``."""
-    parts = [_head("Quality"), f"Facts: {json.dumps(dict(evaluation.facts), sort_keys=True)}", note]
-    parts += ["## Seconds", _markdown(["stage", "s"], [[stage, f"{value:.0f}"] for stage, value in seconds.items()])]
+    parts = [page_head("Quality"), f"Facts: {json.dumps(dict(evaluation.facts), sort_keys=True)}", note]
+    parts += ["## Seconds", markdown(["stage", "s"], [[stage, f"{value:.0f}"] for stage, value in seconds.items()])]
     parts += ["## Goals", _goals(evaluation)]
     about = f"Per cent of the means, [{evaluation.confidence:.0%} interval of a paired bootstrap]."
     parts += ["## Improvement over the best baseline", about, _improvements(evaluation)]
@@ -245,7 +245,7 @@ def quality_text(evaluation: Evaluation, seconds: Mapping[str, float], note: str
     return "\n\n".join(parts) + "\n"
 
 
-def _head(title: str) -> str:
+def page_head(title: str) -> str:
     from benchmarks.speed import machine
 
     return f"# {title}\n\n{DISCLAIMER}\n\n" + "\n".join(f"- {key}: {value}" for key, value in machine().items())
@@ -262,7 +262,7 @@ def _methods(evaluation: Evaluation, set_name: str, view: str) -> str:
         [METHODS[method], *(cell(method, metric, digits) for metric, (_, digits) in COLUMNS.items())]
         for method in evaluation.methods(set_name, view)
     ]
-    return _markdown(["method", *(title for title, _ in COLUMNS.values())], rows)
+    return markdown(["method", *(title for title, _ in COLUMNS.values())], rows)
 
 
 def _improvements(evaluation: Evaluation) -> str:
@@ -274,7 +274,7 @@ def _improvements(evaluation: Evaluation) -> str:
                 summary, baseline = evaluation.improvement(set_name, view, method, metric), evaluation.best_baseline(set_name, view, metric)
                 cells.append(f"{_interval(summary, 1)} over {METHODS[baseline]}" if summary and baseline else "-")
             rows.append([f"{set_name}, {view}", METHODS[method], *cells])
-    return _markdown(["", "method", "PSNR %", "SSIM %"], rows)
+    return markdown(["", "method", "PSNR %", "SSIM %"], rows)
 
 
 def _goals(evaluation: Evaluation) -> str:
@@ -292,7 +292,7 @@ def _goals(evaluation: Evaluation) -> str:
         for method in FINAL:
             pairs = {metric: (values("bi", method, metric), values("mono", method, metric)) for metric in PRIMARY_METRICS}
             rows.append([f"{METHODS[method]}, two views above one", name, *_verdict(evaluation, pairs)])
-    return _markdown(["goal", "set", "PSNR difference [dB]", "SSIM difference", "reached"], rows)
+    return markdown(["goal", "set", "PSNR difference [dB]", "SSIM difference", "reached"], rows)
 
 
 def _verdict(evaluation: Evaluation, pairs: Mapping[str, tuple[dict[str, float], dict[str, float]]]) -> list[str]:
@@ -309,7 +309,7 @@ def _interval(summary: Summary, digits: int) -> str:
     return f"{summary.mean:+.{digits}f}{ends}"
 
 
-def _markdown(titles: list[str], rows: list[list[str]]) -> str:
+def markdown(titles: list[str], rows: list[list[str]]) -> str:
     lines = [titles, ["---"] * len(titles), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -435,7 +435,7 @@ def measure_stage_one(config: Config, dataset: Path, stage: Path, samples: int) 
 def ablations_text(run: Run, budget: float) -> str:
     """The contents of ``ablations.md``: a table for each ablation that has rows."""
     parts = [
-        _head("Ablations of stage 1"),
+        page_head("Ablations of stage 1"),
         f"Configuration {run.config.name}. PSNR [dB] / SSIM of protocol axon, mean over cases, one volume of stage 1 interpolated to the "
         f"fine grid. Trained rows: {budget:g} of the configured steps of estimator and bridge. Other rows sample the model of the full "
         "steps. s: seconds for a volume, all its samples together.",
@@ -450,7 +450,7 @@ def ablations_text(run: Run, budget: float) -> str:
                 for value, row in measured.items()
             ]
             kind = "trained" if ablation.trains else "sampled"
-            parts += [f"## {name}: {ablation.about} ({kind})", _markdown([name, *sets, "s"], rows)]
+            parts += [f"## {name}: {ablation.about} ({kind})", markdown([name, *sets, "s"], rows)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,12 +1,13 @@
 """The quality benchmark, whole, at a size that learns nothing: what it trains, skips and writes."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from axon.config import Config
 from axon.evaluation.results import METHODS
-from benchmarks import quality
+from benchmarks import quality, refiner_base
 
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
 
@@ -89,3 +90,15 @@ def test_bad_arguments_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     with pytest.raises(SystemExit):
         quality.main(["ablate", "endpont"])
     assert "unknown ablation endpont; known: endpoint" in capsys.readouterr().err
+
+
+def test_the_refiners_bases_are_compared_and_trained_once(tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--config", TINY, "--dataset", str(tiny_dataset), "--out", str(tmp_path)]
+    refiner_base.main(arguments)
+    capsys.readouterr()
+    rows = json.loads((tmp_path / "refiner_base.json").read_text())
+    assert list(rows) == ["none", "bridge", "from coarse", "prior"]
+    assert rows["prior"] != rows["from coarse"] != rows["bridge"]
+    refiner_base.main(arguments)
+    assert "begins" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "refiner_base.json").read_text()) == rows

@@ -1,7 +1,7 @@
 """How ingestion grows: time and memory for 16, 64 and 256 studies, copies of one real DICOM series under new UIDs.
 
-``python -m benchmarks.ingest_scale --series FOLDER`` prints a table and what it would mean for LIDC-IDRI; ``--quick`` is a dry run on a
-few small phantoms, whose figures mean nothing.
+``python -m benchmarks.ingest_scale --series FOLDER`` prints a table, the line that fits it best with what is left over, and what that
+would mean for LIDC-IDRI; ``--quick`` is a dry run on a few small phantoms, whose figures mean nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pydicom.uid import generate_uid
 
 from axon import DISCLAIMER
 from axon.config import Config
-from axon.data.ingest import ingest
+from axon.data.ingest import ingest, workers_for
 from axon.data.phantoms import make_phantom
 from axon.geometry.volume import lps_to_ras
 
@@ -42,25 +42,33 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if bool(arguments.series) == arguments.quick:
         parser.error("give --series FOLDER, or --quick")
-    print(f"{'studies':>8} {'MB':>8} {'seconds':>8} {'s/study':>8} {'MB/s':>8} {'worker MiB':>11}")
-    measured: list[tuple[int, float]] = []
-    for count in QUICK if arguments.quick else arguments.counts:
+    print(f"{'studies':>8} {'workers':>8} {'MB':>8} {'seconds':>8} {'s/study':>8} {'MB/s':>8} {'worker MiB':>11}")
+    measured: list[tuple[int, int, float]] = []
+    for count in QUICK if arguments.quick else sorted(arguments.counts):
         with tempfile.TemporaryDirectory() as scratch:
             raw = Path(scratch) / "raw"
             for n in range(count):
                 make_study(raw, n, arguments.series)
             size = sum(path.stat().st_size for path in raw.rglob("*") if path.is_file())
             seconds, worker_bytes = in_a_process_of_its_own(raw, Path(scratch) / "out", count)
-        measured.append((size, seconds))
-        row = f"{count:8d} {size / 1e6:8.1f} {seconds:8.1f} {seconds / count:8.2f} {size / 1e6 / seconds:8.1f}"
+        measured.append((workers_for(count), size, seconds))
+        row = f"{count:8d} {workers_for(count):8d} {size / 1e6:8.1f} {seconds:8.1f} {seconds / count:8.2f} {size / 1e6 / seconds:8.1f}"
         print(f"{row} {worker_bytes / 2**20:11.0f}", flush=True)
     if arguments.quick:
         print("a dry run: these figures mean nothing")
         return 0
-    (small, first), (large, last) = measured[0], measured[-1]
-    # The slope between the smallest and the largest run: starting processes costs the same whatever they do.
-    hours = (last + (LIDC_BYTES - large) * (last - first) / (large - small)) / 3600
-    print(f"by that slope LIDC-IDRI ({LIDC_BYTES / 1e9:g} GB) takes {hours:.1f} h on this machine, {os.cpu_count()} cores. {DISCLAIMER}")
+    alike = [run[1:] for run in measured if run[0] == measured[-1][0]]
+    if len(alike) < 2:
+        print(f"no line: no other run had {measured[-1][0]} workers, as the largest. {DISCLAIMER}")
+        return 0
+    sizes, seconds = np.array(alike).T
+    # What starting the processes costs, whatever they do, and what a byte costs.
+    slope, start = np.polyfit(sizes, seconds, 1)
+    left_over = np.abs(seconds / (start + slope * sizes) - 1).max()
+    told = f"{start:.1f} s and {slope * 1e9:.1f} s a GB; they lie within {left_over:.1%} of it"
+    print(f"best line through the {len(alike)} runs with {measured[-1][0]} workers: {told}")
+    hours = (start + slope * LIDC_BYTES) / 3600
+    print(f"by that line LIDC-IDRI ({LIDC_BYTES / 1e9:g} GB) takes {hours:.1f} h on this machine, {os.cpu_count()} cores. {DISCLAIMER}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""A real S3 server (rclone) on loopback, and a proxy in front of it that counts requests and spoils chosen answers."""
+"""Real servers on loopback: S3 (rclone), git over HTTP, and a proxy that counts requests and spoils chosen answers."""
 
 from __future__ import annotations
 
@@ -79,6 +79,55 @@ def _listening(server: subprocess.Popen[bytes], log: Path) -> str:
         assert server.poll() is None, f"rclone ended: {said}"
         time.sleep(0.1)
     raise TimeoutError(f"rclone does not listen: {said}")
+
+
+@contextlib.contextmanager
+def git_server(folder: Path) -> Iterator[str]:
+    """Serve the bare git repositories in ``folder`` by git's own smart HTTP, read only; gives the address above them."""
+
+    class Handler(_GitBackend):
+        root = folder
+
+    server = _Quiet(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _GitBackend(BaseHTTPRequestHandler):
+    """CGI, as much of it as ``git http-backend`` needs."""
+
+    root: Path
+
+    def _answer(self) -> None:
+        address, body = urlsplit(self.path), self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        cgi = {
+            "GIT_PROJECT_ROOT": str(self.root),
+            "GIT_HTTP_EXPORT_ALL": "1",
+            "PATH_INFO": address.path,
+            "QUERY_STRING": address.query,
+            "REQUEST_METHOD": self.command,
+            "CONTENT_TYPE": self.headers.get("Content-Type") or "",
+            "CONTENT_LENGTH": str(len(body)),
+            "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding") or "",
+            "HTTP_GIT_PROTOCOL": self.headers.get("Git-Protocol") or "",
+        }
+        done = subprocess.run(["git", "http-backend"], input=body, env={**os.environ, **cgi}, capture_output=True, check=True)
+        head, _, content = done.stdout.partition(b"\r\n\r\n")
+        headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
+        self.send_response_only(int(headers.pop("Status", "200").split()[0]))
+        for name, value in {**headers, "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = _answer
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator
 
 
@@ -25,11 +26,27 @@ class AxonError(Exception):
         return f"[{self.code}] {self.message} -> {self.fix}"
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End the process with status 1 and one readable last line, instead of a traceback, on an `AxonError`."""
+    """End the process with status 1 and one readable last line, instead of a traceback, on an `AxonError` or a full disk."""
     try:
-        yield
+        with _full_disk():
+            yield
     except AxonError as error:
         print(error, flush=True)
         raise SystemExit(1) from None
+
+
+@contextlib.contextmanager
+def _full_disk() -> Iterator[None]:
+    """Turn the system's refusal to write more, met anywhere, into an `AxonError` ``DISK_FULL``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        fix = "free some space, or raise the limit, and run it again: what was there before is as it was"
+        raise AxonError("DISK_FULL", f"no more can be written: {error.strerror}", fix) from error

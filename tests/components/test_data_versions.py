@@ -18,7 +18,7 @@ from axon.data.films import choose_films
 from axon.data.ingest import list_studies
 from axon.data.versions import DataRevision, pull, push, record, resolve, tree_md5
 from axon.errors import AxonError
-from tests.servers import S3Server, s3_server
+from tests.servers import S3Server, git_server, s3_server
 from tests.unit.test_data_dataset import pack
 from tests.unit.test_data_films import write_cohort
 
@@ -89,6 +89,47 @@ def test_a_step_needs_a_url_but_neither_git_nor_a_checkout(repo: Path, tmp_path:
     assert done.stdout.strip() == "[0, 1]", done.stderr
     (tmp_path / "raw" / "source.json").unlink()
     assert tree_md5(tmp_path / "raw") == tree_md5(repo / "data")
+
+
+@pytest.fixture
+def history(repo: Path, tmp_path: Path) -> tuple[list[DataRevision], Path]:
+    """Two versions of the dataset, and the folder of a bare ``data.git`` with both: the first tagged and on a branch, the second HEAD."""
+    run(repo, "git", "tag", "-a", "v1", "-m", "First")
+    run(repo, "git", "branch", "team/first")
+    (repo / "data" / "README.md").write_text("Second")
+    record(repo)
+    run(repo, "git", "commit", "-qam", "Second")
+    push(repo)
+    (tmp_path / "git").mkdir()
+    run(tmp_path, "git", "clone", "-q", "--bare", f"file://{repo}", "git/data.git")
+    return [resolve(str(repo), name) for name in ("HEAD~1", "HEAD")], tmp_path / "git"
+
+
+def test_any_revision_of_a_git_url(history: tuple[list[DataRevision], Path], tmp_path: Path) -> None:
+    """From git's own HTTP server: branch, tag, commit, short commit; what is not there has a code."""
+    (first, second), folder = history
+    with git_server(folder) as server:
+        url = f"{server}/data.git"
+        for name in ("v1", "team/first", first.commit, first.commit[:8], "HEAD~1"):
+            assert resolve(url, name) == first, name
+        for name in ("HEAD", second.commit[:8]):
+            assert resolve(url, name) == second, name
+        for name in ("nowhere", "0" * 40, first.commit[:7] + "x"):
+            with pytest.raises(AxonError) as error:
+                resolve(url, name)
+            assert error.value.code == "DATA_REVISION_MISSING" and name in str(error.value)
+        with pytest.raises(AxonError, match="DATA_REPO"):
+            resolve(f"{server}/other.git", "HEAD")
+        assert fetch(tmp_path / "raw", 2, repo=url, commit=first.commit) == [0, 1]
+        (tmp_path / "raw" / "source.json").unlink()
+        assert tree_md5(tmp_path / "raw") == first.md5
+        # A checkout without history knows its own commit alone, and says so.
+        run(tmp_path, "git", "clone", "-q", "--depth", "1", url, "shallow")
+        assert resolve(str(tmp_path / "shallow"), "HEAD") == second
+        with pytest.raises(AxonError, match="DATA_REVISION_MISSING"):
+            resolve(str(tmp_path / "shallow"), first.commit)
+    with pytest.raises(AxonError, match="DATA_REPO"):
+        resolve(url, "HEAD")
 
 
 @pytest.mark.parametrize("name", ["cases/phantom-1.nii", "README.md"])

@@ -97,7 +97,7 @@ def test_every_damaged_file_is_read_rightly_or_refused_with_a_code(tmp_path: Pat
             read_ct_series(sorted(base.iterdir()))
     # 2,000 cases on files of our own, always; 300 more where there are real ones.
     total, processes = (300 if real else CASES), min(4, os.cpu_count() or 1)
-    share = total // processes
+    share = -(-total // processes)
     running = []
     for number in range(processes):
         arguments = [str(bases), str(number * share), str(share), str(tmp_path / f"work{number}")]

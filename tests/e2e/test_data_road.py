@@ -1,8 +1,11 @@
-"""The whole road of the data, with real servers: cohort, IDC's bucket, a DVC version on S3, a fresh clone, a run that says where from."""
+"""The whole road of the data, with real servers: cohort, IDC's bucket, a DVC version on S3, a fresh clone, a run that says where from,
+and the same model made again from what that run says."""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +43,18 @@ def idc(root: Path) -> Cohort:
     return Cohort(tuple(series), {"index": "test"})
 
 
+def committed(where: Path) -> Path:
+    """The code as it is here in a repository of its own, all of it committed: what a model can be made from again."""
+    names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(lambda name: (ROOT / name).is_file(), names.splitlines()):
+        (where / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, where / name)
+    run(where, "git", "init", "-q")
+    run(where, "git", "add", "-A")
+    run(where, "git", "commit", "-qm", "Code")
+    return where
+
+
 def run(where: Path, *command: str) -> str:
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"] if command[0] == "git" else []
     program = [sys.executable, "-m", *command[1:]] if command[0] == "python" else [command[0], *identity, *command[1:]]
@@ -50,7 +65,8 @@ def run(where: Path, *command: str) -> str:
 
 def test_from_the_archive_to_the_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), str(ROOT)]))
+    code = committed(tmp_path / "code")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(code / "src"), str(code)]))
     monkeypatch.delenv("AWS_PROFILE", raising=False)
     idc(tmp_path / "archive").save(tmp_path / "cohort.json")
     with s3_server(tmp_path / "archive", anonymous=True) as archive:
@@ -83,13 +99,24 @@ def test_from_the_archive_to_the_registry(tmp_path: Path, monkeypatch: pytest.Mo
 
         # A git URL, as a step on a cluster would have: nothing but the remote and the credentials leads to the data.
         asked = ["--config", "tests/tiny.yaml", "--repo", f"file://{repo}", "--revision", "HEAD", "--output", str(tmp_path / "runs")]
-        run(ROOT, "python", "pipelines", "run", *asked)
+        run(code, "python", "pipelines", "run", *asked)
+        # From anywhere, and into a registry of its own: equal to the last bit, as seed, machine and threads are the same.
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
+        again = run(tmp_path, "python", "axon.cli", "reproduce", "models:/axon@champion", "--output", "again", "--run")
+    told = again.splitlines()[-1]
+    counts = re.search(r"made again: the same code, data, split and configuration; (\d+) of (\d+) metrics are equal", told)
+    assert counts and counts[1] == counts[2] and int(counts[1]) > 100, told
     store = f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"
     client = MlflowClient(store)
     tags = client.get_run(client.get_model_version_by_alias("axon", "champion").run_id).data.tags
     assert (tags["axon.data_revision"], tags["axon.data_md5"]) == (revision.commit, revision.md5)
     assert tags["axon.data_repo"] == f"file://{repo}" and len(tags["axon.split_hash"]) == 64
-    told = run(ROOT, "python", "axon.cli", "reproduce", "models:/axon@champion", "--tracking-uri", store, "--output", str(tmp_path / "x"))
-    assert revision.commit in told and f"--repo file://{repo}" in told
+    assert revision.commit in again and f"--repo file://{repo}" in again
+    weights = [tmp_path / name / "mlartifacts" for name in ("runs", "again")]
+    one, other = (
+        {path.relative_to(root).as_posix().partition("/artifacts/")[2]: path.read_bytes() for path in root.rglob("*.safetensors")}
+        for root in weights
+    )
+    assert one and one == other
     for path in (tmp_path / "runs").rglob("*"):
         assert not path.is_file() or s3.secret.encode() not in path.read_bytes(), path

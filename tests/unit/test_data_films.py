@@ -23,6 +23,7 @@ from axon.data.films import COLUMNS, TABLE, choose_films, load_film, write_film
 from axon.data.ingest import ingest
 from axon.data.pack import pack
 from axon.data.phantoms import make_phantom
+from axon.data.readers import collection_of
 from axon.data.verify import check_dataset, verify_dataset
 from axon.errors import AxonError
 from tests.conftest import REAL_DATA_UNSET
@@ -93,6 +94,22 @@ def test_each_sure_film_is_packed_once_with_its_terms(cohort: Path, packed: Path
     assert all((packed / name).read_bytes() == (again / name).read_bytes() for name in names)
 
 
+def test_a_packed_dataset_is_packed_again_whole(packed: Path, tmp_path: Path) -> None:
+    """Cases, films, ids, terms and split are the same bytes; damage in it is named, not packed."""
+    again = tmp_path / "again"
+    assert pack(packed, again, "", "", Config()) == (2, 0, 4, 0)
+    names = sorted(path.relative_to(packed) for path in packed.rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
+    told_anew = {Path("README.md"), Path("rejected.csv")}
+    assert len(verify_dataset(again)) == 2 and len(names) == 11
+    assert all((packed / name).read_bytes() == (again / name).read_bytes() for name in names if name not in told_anew)
+    pack(packed, tmp_path / "theirs", "CC0", "doi:10.1/y", Config())
+    assert {(row["licence"], row["source"]) for row in read_csv(tmp_path / "theirs" / TABLE)} == {("CC0", "doi:10.1/y")}
+    next(again.glob("films/*")).unlink()
+    with pytest.raises(AxonError, match="DATASET_DAMAGED"):
+        pack(again, tmp_path / "more", "", "", Config())
+
+
 def test_a_case_has_the_same_films_from_dicom_and_packed(cohort: Path, packed: Path, tmp_path: Path) -> None:
     """Bit for bit, also through `fetch`."""
     fetch(tmp_path / "raw", 1, folder=str(packed))
@@ -108,7 +125,10 @@ def test_a_case_has_the_same_films_from_dicom_and_packed(cohort: Path, packed: P
 
 
 def test_films_have_the_terms_of_their_own_collection(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("axon.data.pack._terms", lambda _, names, *__: {name: (f"licence of {name}", "here") for name in names})
+    def terms(folder: Path, files: set[Path], *_: str) -> dict[Path, tuple[str, str]]:
+        return {file: (f"licence of {collection_of(file, folder)}", "here") for file in files}
+
+    monkeypatch.setattr("axon.data.pack._terms", terms)
     pack(cohort, tmp_path / "out", "", "", Config())
     assert {row["licence"] for row in read_csv(tmp_path / "out" / TABLE)} == {"licence of films"}
     assert {row["licence"] for row in read_csv(tmp_path / "out" / "manifest.csv")} == {"licence of ct"}

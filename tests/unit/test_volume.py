@@ -1,10 +1,12 @@
 import itertools
+from unittest import mock
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from axon.errors import AxonError
+from axon.geometry import volume
 from axon.geometry.volume import Volume, body_mask, canonical, cube_affine, lps_to_ras, resample_to_cube
 
 
@@ -55,6 +57,23 @@ def test_resampling_a_ramp_keeps_its_world_position() -> None:
     inner = (slice(3, -3),) * 3
     np.testing.assert_allclose(cube.hu_DHW[inner], expected[inner], atol=0.02)
     np.testing.assert_allclose(cube.center_mm, ramp.center_mm)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "size", "extent"), [((0.7, 0.8, 2.5), 24, 60.0), ((3.0, 3.0, 3.0), 40, 50.0), ((1.0, 2.0, 1.5), 8, 200.0)]
+)
+def test_a_straight_volume_is_resampled_as_any_other(spacing: tuple[float, float, float], size: int, extent: float) -> None:
+    """One sparse matrix an axis and scipy's Gaussian and spline give the same, edges and outside included."""
+    hu_DHW = np.random.default_rng(0).integers(-1024, 3000, (20, 60, 70)).astype(np.int16)
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = (-17.3, 9.1, 101.7)
+    straight = Volume(hu_DHW, affine)
+    center = straight.center_mm + np.array([3.1, -2.2, 5.5])
+    with mock.patch.object(volume, "_STRAIGHT", 0.0):
+        slow = resample_to_cube(straight, center, size, extent).hu_DHW
+    fast = resample_to_cube(straight, center, size, extent).hu_DHW
+    assert fast.dtype == slow.dtype == np.float32 and np.array_equal(fast == -1024, slow == -1024) and (fast > -1024).any()
+    np.testing.assert_allclose(fast, slow, atol=0.01)
 
 
 def test_outside_the_scan_is_air() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +185,17 @@ def test_pictures(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(start)
         with pytest.raises(AxonError, match="XRAY_UNREADABLE"):
             read_xray(tmp_path / name)
+
+
+def test_a_picture_that_says_it_is_huge_is_refused_undecoded(tmp_path: Path) -> None:
+    """Also where the decoder itself would refuse it as a bomb."""
+    Image.fromarray((255 * chest_like()).astype(np.uint8)).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    for side in (8193, 20_000, 2**31 - 1):
+        header = b"IHDR" + struct.pack(">II", side, side) + content[24:29]
+        (tmp_path / "b.png").write_bytes(content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:])
+        with pytest.raises(AxonError, match="XRAY_TOO_LARGE"):
+            read_xray(tmp_path / "b.png")
 
 
 def test_burned_in_text_is_noted(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from axon.commands import Verbs, group, verb
 _ADD = """examples:
   axon dataset add my_cts --licence "CC BY 4.0" --source doi:10.1234/abc
   axon dataset add raw/lidc                                         what `axon cohort fetch` wrote, which knows its licences
+  axon dataset add ../other/data                                    a packed dataset, films and all, which knows them, too
   git add data.dvc && git commit -m "My CTs" && axon dataset push
 
 The split is that of my_cts/splits.json where there is one, else by a keyed hash of the patient with the configuration's shares and seed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from axon.commands import Verbs, verb
@@ -10,6 +11,8 @@ from axon.commands import Verbs, verb
 _EXAMPLES = """examples:
   axon reproduce models:/axon@champion --tracking-uri sqlite:///runs/demo/mlflow.db          say how it was made
   axon reproduce models:/axon/3 --tracking-uri http://mlflow:5000 --run                      make it again
+
+With --run the last line says what of the new model equals the recorded one. On one machine, with as many threads, every metric does.
 """
 
 
@@ -17,7 +20,8 @@ def add(verbs: Verbs) -> None:
     about = "Print the data revision, configuration and code of a registered model, and the commands that make it again."
     reproduce = verb(verbs, "reproduce", "say how a registered model was made, or make it again", about, _EXAMPLES)
     reproduce.add_argument("model", help="models:/NAME@ALIAS or models:/NAME/VERSION")
-    reproduce.add_argument("--tracking-uri", required=True, help="MLflow server, or sqlite:///path/to/mlflow.db")
+    where = "MLflow server, or sqlite:///path/to/mlflow.db (default: $MLFLOW_TRACKING_URI)"
+    reproduce.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help=where)
     reproduce.add_argument("--output", type=Path, default=Path("runs/reproduced"), help="folder of the new run (default: %(default)s)")
     reproduce.add_argument("--run", action="store_true", help="run the pipeline, where the running code is the recorded one")
     reproduce.set_defaults(verb=_reproduce)
@@ -26,9 +30,14 @@ def add(verbs: Verbs) -> None:
 def _reproduce(arguments: argparse.Namespace) -> None:
     import subprocess
 
-    from axon.registry.reproduce import check_reproducible, python_command, read_recipe
+    from axon import DISCLAIMER
+    from axon.commands.pipeline import checkout as code_checkout
+    from axon.errors import AxonError
+    from axon.registry.reproduce import check_reproducible, compared, python_command, read_recipe
     from axon.registry.tracking import code_revision
 
+    if not arguments.tracking_uri:
+        raise AxonError("TRACKING_URI", "no MLflow is named", "give --tracking-uri, or set MLFLOW_TRACKING_URI")
     recipe = read_recipe(arguments.model, arguments.tracking_uri)
     config = recipe.write_config(arguments.output)
     checkout, run = recipe.commands(config, arguments.output)
@@ -40,6 +49,7 @@ def _reproduce(arguments: argparse.Namespace) -> None:
     print(f"\n{checkout}\n{run}", flush=True)
     if arguments.run:
         check_reproducible(recipe, code_revision())
-        status = subprocess.run(python_command(recipe, config, arguments.output)).returncode
+        status = subprocess.run(python_command(recipe, config, arguments.output), cwd=code_checkout()).returncode
         if status:
             raise SystemExit(status)
+        print(f"\nmade again: {compared(recipe, arguments.output)}. {DISCLAIMER}")

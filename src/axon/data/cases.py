@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from axon.errors import AxonError
 
@@ -74,7 +74,8 @@ class Case:
             if film := getattr(self, name):
                 tensors[name] = film.image_HW.astype(np.float32)
                 facts[name] = {"pixel_spacing_mm": film.pixel_spacing_mm, "confidence": film.confidence}
-        save_file(tensors, part, metadata={"axon": json.dumps(facts, sort_keys=True)})
+        # Not safetensors' own save_file, which says in words alone that a disk is full.
+        part.write_bytes(save(tensors, metadata={"axon": json.dumps(facts, sort_keys=True)}))
         part.replace(path)
         return path
 

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import numpy as np
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from axon.data.cases import Film
 from axon.data.files import read_csv, sha256_file
@@ -55,7 +55,7 @@ def write_film(folder: Path, name: str, view: View, film: Film) -> dict[str, Any
     path = folder / "films" / f"{name}{_SUFFIX}"
     path.parent.mkdir(exist_ok=True)
     facts = {"view": view, "pixel_spacing_mm": film.pixel_spacing_mm, "confidence": film.confidence}
-    save_file({"image": film.image_HW.astype(np.float32)}, path, metadata={"axon": json.dumps(facts, sort_keys=True)})
+    path.write_bytes(save({"image": film.image_HW.astype(np.float32)}, metadata={"axon": json.dumps(facts, sort_keys=True)}))
     return {"file": path.relative_to(folder).as_posix(), "sha256": sha256_file(path), **described(view, film)}
 
 

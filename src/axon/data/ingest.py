@@ -86,17 +86,22 @@ def _rejection(study: Study, error: AxonError) -> dict[str, Any]:
     return {"study": study.case_id, "code": error.code, "message": error.message}
 
 
+def workers_for(studies: int) -> int:
+    """How many processes prepare so many studies: no more than there are cores, than fit into memory, and than are worth starting."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+        memory = min(memory, int(text))
+    return max(1, min(len(os.sched_getaffinity(0)), memory // WORKER_BYTES, studies // _STUDIES_A_WORKER))
+
+
 @contextlib.contextmanager
 def _run_in_order(studies: int) -> Iterator[Callable[..., Iterator[Any]]]:
     """Something like the built-in map: over processes where there are studies enough to be worth starting them.
 
     Processes and not threads, as the readers silence warnings, which is a setting of a whole process; spawned, as torch does not fork.
     """
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
-        memory = min(memory, int(text))
-    workers = min(len(os.sched_getaffinity(0)), memory // WORKER_BYTES, studies // _STUDIES_A_WORKER)
+    workers = workers_for(studies)
     if workers < 2:
         yield map
         return

@@ -13,16 +13,18 @@ from axon.config import Config
 from axon.data.card import card
 from axon.data.cohort import Cohort
 from axon.data.dataset import COLUMNS, write_case
-from axon.data.files import whole_folder, write_csv, write_json
+from axon.data.files import read_csv, whole_folder, write_csv, write_json
 from axon.data.films import COLUMNS as FILM_COLUMNS
 from axon.data.films import TABLE, read_film, write_film
+from axon.data.ingest import list_studies
 from axon.data.prepared import sets_of
-from axon.data.readers import Study, collection_of, find_studies, read_ct
+from axon.data.readers import Study, collection_of, read_ct
+from axon.data.verify import verify_dataset
 from axon.errors import AxonError
 
 REJECTED = ("study", "code", "message")
-Terms = dict[str, tuple[str, str]]
-"""Licence and source of each collection."""
+Terms = dict[Path, tuple[str, str]]
+"""Licence and source of each file."""
 _log = logging.getLogger(__name__)
 
 
@@ -42,18 +44,22 @@ def pack(folder: Path, out: Path, licence: str, source: str, config: Config) -> 
     packed patient whose view is sure comes along, with ``films.csv``; the card counts the others by code.
 
     Args:
-        folder: CTs in any form that `axon.data.readers.find_studies` knows; its ``splits.json`` is used where there is one.
+        folder: CTs in any form that `axon.data.readers.find_studies` knows, or a packed dataset, whose cases and films stay as they
+            are; its ``splits.json`` is used where there is one.
         out: Dataset folder; it appears whole, or not at all.
-        licence: Of all these CTs and films, e.g. ``"CC BY 4.0"``; empty for a fetched cohort, whose ``cohort.json`` knows it.
+        licence: Of all these CTs and films, e.g. ``"CC BY 4.0"``; empty for a packed dataset, which says it of each file, and for a
+            fetched cohort, whose ``cohort.json`` knows it.
         source: Where they come from, e.g. ``"doi:10.7937/..."``; likewise.
         config: Its seed and ``data`` section split the patients where ``folder`` has no ``splits.json``.
 
     Raises:
-        AxonError: ``LICENCE_MISSING``, ``NO_CT``, ``SPLITS_FORMAT``, ``PATIENT_IN_TWO_SETS``.
+        AxonError: ``LICENCE_MISSING``, ``NO_CT``, ``SPLITS_FORMAT``, ``PATIENT_IN_TWO_SETS``; ``DATASET_DAMAGED`` for a packed dataset that
+            `verify_dataset` finds damaged.
     """
-    studies = find_studies(folder)
-    collections = {study.collection for study in studies} | {collection_of(film, folder) for study in studies for film in study.films}
-    terms = _terms(folder, collections, licence, source)
+    if (folder / "manifest.csv").is_file():
+        verify_dataset(folder)
+    studies = list_studies(folder)
+    terms = _terms(folder, {file for study in studies for file in (study.files[0], *study.films)}, licence, source)
     with whole_folder(out) as part:
         rows, rejected = _pack_cts(studies, terms, part)
         if not rows:
@@ -82,7 +88,7 @@ def _pack_cts(studies: list[Study], terms: Terms, out: Path) -> tuple[list[dict[
             _log.warning("%s rejected: %s", study.case_id, error)
             rejected.append({"study": study.case_id, "code": error.code, "message": error.message})
             continue
-        rows.append(write_case(out, study.case_id, study.patient_id, study.collection, volume, *terms[study.collection]))
+        rows.append(write_case(out, study.case_id, study.patient_id, study.collection, volume, *terms[study.files[0]]))
     return rows, rejected
 
 
@@ -90,34 +96,40 @@ def _pack_films(folder: Path, studies: list[Study], terms: Terms, out: Path) -> 
     """Write ``out/films`` and ``out/films.csv``, neither where no film is kept; return the table's rows and the left out films by code."""
     rows: list[dict[str, Any]] = []
     left_out: Counter[str] = Counter()
+    kept: Counter[str] = Counter()
     # All CTs of a patient come with the same films.
     of_patient = {study.patient_id: study.films for study in studies}
-    paths = [(patient, number, path) for patient, films in sorted(of_patient.items()) for number, path in enumerate(films, 1)]
-    for patient, number, path in tqdm(paths, desc="packing films", unit="film", mininterval=2, disable=not paths):
+    paths = [(patient, path) for patient, films in sorted(of_patient.items()) for path in films]
+    for patient, path in tqdm(paths, desc="packing films", unit="film", mininterval=2, disable=not paths):
         try:
             view, film = read_film(path)
         except AxonError as error:
             _log.warning("a film of %s left out: %s", patient, error)
             left_out[error.code] += 1
             continue
-        licence, source = terms[collection_of(path, folder)]
-        row = write_film(out, f"{patient}-{number}-{view}", view, film)
+        licence, source = terms[path]
+        kept[patient] += 1
+        row = write_film(out, f"{patient}-{kept[patient]}-{view}", view, film)
         rows.append({"patient_id": patient, "licence": licence, "source": source, **row})
     if rows:
         write_csv(out / TABLE, FILM_COLUMNS, rows)
     return rows, left_out
 
 
-def _terms(folder: Path, collections: set[str], licence: str, source: str) -> Terms:
-    """Licence and source of each collection."""
+def _terms(folder: Path, files: set[Path], licence: str, source: str) -> Terms:
+    """Licence and source of each file."""
     if licence and source:
-        return dict.fromkeys(collections, (licence, source))
+        return dict.fromkeys(files, (licence, source))
+    if (folder / "manifest.csv").is_file():
+        tables = [table for table in (folder / "manifest.csv", folder / TABLE) if table.is_file()]
+        return {folder / row["file"]: (row["licence"], row["source"]) for table in tables for row in read_csv(table)}
+    collection = {file: collection_of(file, folder) for file in files}
     cohort = folder / "cohort.json"
     known = {s.collection: (s.licence, f"doi:{s.doi}") for s in Cohort.load(cohort).series} if cohort.is_file() else {}
-    if unknown := sorted(collections - set(known)):
+    if unknown := sorted(set(collection.values()) - set(known)):
         message = f"nobody says under which licence the images of {', '.join(unknown)} are, or where they come from"
         raise AxonError("LICENCE_MISSING", message, "give --licence and --source, or add a folder that `axon cohort fetch` wrote")
-    return known
+    return {file: known[name] for file, name in collection.items()}
 
 
 def _codes(rejected: list[dict[str, str]]) -> str:

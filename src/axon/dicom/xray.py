@@ -101,7 +101,7 @@ def _read_dicom(path: Path) -> Xray:
 
 def _read_picture(path: Path) -> Xray:
     require(path.stat().st_size <= MAX_FILE_BYTES, "XRAY_TOO_LARGE", f"the file has more than {MAX_FILE_BYTES} bytes", "shrink it")
-    with Image.open(path, formats=("PNG", "JPEG")) as picture:
+    with _opened(path) as picture:
         _check_size(picture.height, picture.width)
         require(getattr(picture, "n_frames", 1) == 1, "XRAY_MULTIFRAME", "the picture is animated", "give one film")
         upright = ImageOps.exif_transpose(picture)
@@ -114,6 +114,13 @@ def _read_picture(path: Path) -> Xray:
             require(grey, "XRAY_COLOUR", "the picture is in colour", "give the film itself, not a photograph or a screenshot of it")
             grey_HW = channels[..., 1].astype(np.float32)
     return _judged(_unit(grey_HW), None, False, None, "picture", ("grey levels and orientation as in the picture",))
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        return Image.open(path, formats=("PNG", "JPEG"))
+    except Image.DecompressionBombError:
+        raise AxonError("XRAY_TOO_LARGE", "the picture says that it has hundreds of millions of pixels", "give the film itself") from None
 
 
 def _check_header(ds: Dataset) -> None:

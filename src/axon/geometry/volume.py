@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 from axon.errors import AxonError
 
 AIR_HU = -1024
+_STRAIGHT = 1e-4
+"""Voxels by which a volume's axes may leave the cube's and count as the same."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,51 @@ def resample_to_cube(volume: Volume, center_mm: np.ndarray, size: int, extent_mm
     """
     affine = cube_affine(center_mm, size, extent_mm)
     ratio = np.array([extent_mm / size / s for s in volume.spacing_mm])
-    sigma_whd = np.where(ratio > 1, 0.4 * ratio, 0.0)
-    hu_DHW = ndimage.gaussian_filter(volume.hu_DHW.astype(np.float32), sigma_whd[::-1], mode="nearest")
+    sigma_dhw = np.where(ratio > 1, 0.4 * ratio, 0.0)[::-1]
     to_source = np.linalg.inv(volume.affine) @ affine
     # scipy indexes (d, h, w); the affine speaks (w, h, d).
     matrix, offset = to_source[:3, :3][::-1, ::-1], to_source[:3, 3][::-1]
-    out = ndimage.affine_transform(hu_DHW, matrix, offset, (size,) * 3, order=1, mode="constant", cval=AIR_HU)
-    return Volume(out.astype(np.float32), affine)
+    steps = np.diag(matrix)
+    if np.abs(matrix - np.diag(steps)).max() * size < _STRAIGHT:
+        out = _resample_straight(volume.hu_DHW, steps, offset, sigma_dhw, size)
+    else:
+        smooth_DHW = ndimage.gaussian_filter(volume.hu_DHW.astype(np.float32), sigma_dhw, mode="nearest")
+        out = ndimage.affine_transform(smooth_DHW, matrix, offset, (size,) * 3, order=1, mode="constant", cval=AIR_HU)
+    return Volume(out, affine)
+
+
+def _resample_straight(hu_DHW: np.ndarray, steps: np.ndarray, offset: np.ndarray, sigma_dhw: np.ndarray, size: int) -> np.ndarray:
+    """The same where the volume's axes are the cube's: Gaussian and interpolation are then one sparse matrix an axis.
+
+    It is what `ndimage` computes, at a tenth of the time, as nothing is smoothed that no voxel of the cube needs.
+    """
+    axes = [_weights(*facts, size) for facts in zip(hu_DHW.shape, steps, offset, sigma_dhw, strict=True)]
+    (along_d, inside_d), (along_h, inside_h), (along_w, inside_w) = axes
+    used = np.unique(along_d.indices)
+    planes_NWH = np.empty((len(used), size, size), np.float32)
+    for plane_WH, slice_HW in zip(planes_NWH, hu_DHW[used], strict=True):
+        plane_WH[:] = along_w @ (along_h @ slice_HW.astype(np.float32)).T
+    out_DHW = (along_d[:, used] @ planes_NWH.reshape(-1, size * size)).reshape((size,) * 3).transpose(0, 2, 1)
+    inside_DHW = inside_d[:, None, None] & inside_h[:, None] & inside_w
+    return np.where(inside_DHW, out_DHW, np.float32(AIR_HU))
+
+
+def _weights(length: int, step: float, offset: float, sigma: float, size: int) -> tuple[sparse.csr_array, np.ndarray]:
+    """What each of ``length`` voxels gives to the samples at ``offset + step * k``, shape (size, length); and which of these are inside."""
+    position = offset + step * np.arange(size)
+    inside = (position >= 0) & (position <= length - 1)
+    radius = int(4 * sigma + 0.5)
+    reach = np.arange(-radius, radius + 1)
+    kernel = np.exp(-0.5 * (reach / sigma) ** 2) if radius else np.ones(1)
+    kernel /= kernel.sum()
+    below = np.floor(position).astype(int)
+    share = (position - below)[:, None]
+    weights = (1 - share) * np.append(kernel, 0) + share * np.append(0, kernel)
+    # The edge goes on outside.
+    columns = np.clip(below[:, None] + np.append(reach, radius + 1), 0, length - 1)
+    rows = np.broadcast_to(np.arange(size)[:, None], columns.shape)
+    at = np.broadcast_to(inside[:, None], columns.shape)
+    return sparse.csr_array((weights[at].astype(np.float32), (rows[at], columns[at])), (size, length)), inside
 
 
 def body_mask(hu_DHW: np.ndarray, threshold_hu: float = -400.0) -> np.ndarray:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from axon.errors import AxonError
-from axon.registry.tracking import CONFIG, client, tracking_errors
+from axon.registry.tracking import CONFIG, client, default_tracking_uri, tracking_errors
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Recipe:
         split_hash: Names the split and every case's content.
         views, promote: Parameters of the pipeline.
         config_yaml: The resolved configuration, every key, the seed among them.
+        metrics: Mean of every metric of the evaluation, keyed ``set/view/method/protocol/name``.
     """
 
     name: str
@@ -37,21 +39,24 @@ class Recipe:
     views: str
     promote: str
     config_yaml: str
+    metrics: Mapping[str, float] = field(default_factory=dict, repr=False)
 
     def write_config(self, folder: Path) -> Path:
-        """Write the configuration to ``folder`` and return its path."""
+        """Write the configuration to ``folder`` and return its absolute path."""
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{self.name}-{self.version}.yaml"
+        path = folder.resolve() / f"{self.name}-{self.version}.yaml"
         path.write_text(self.config_yaml)
         return path
 
     def commands(self, config: Path, output: Path) -> tuple[str, str]:
-        """The commands that check out the code and that run the pipeline, fit for a shell."""
-        return f"git worktree add axon-{self.code[:12]} {self.code}", shlex.join(["python", *self.arguments(config, output)])
+        """The commands that check out the code and that run the pipeline there, fit for a shell."""
+        folder = f"axon-{self.code[:12]}"
+        checkout = f"git worktree add {folder} {self.code} && cd {folder} && make install"
+        return checkout, shlex.join([".venv/bin/python", *self.arguments(config, output)])
 
     def arguments(self, config: Path, output: Path) -> list[str]:
         """Python's arguments that run the pipeline again, into a folder and a registry of its own."""
-        run = ["-m", "pipelines", "run", "--config", str(config), "--revision", self.data_revision, "--output", str(output)]
+        run = ["-m", "pipelines", "run", "--config", str(config), "--revision", self.data_revision, "--output", str(output.resolve())]
         run += ["--views", self.views, "--promote", self.promote, "--model-name", self.name]
         return [*run, *(["--repo", self.data_repo] if self.data_repo else [])]
 
@@ -93,6 +98,7 @@ def read_recipe(uri: str, tracking_uri: str) -> Recipe:
         views=params["views"],
         promote=params["promote"],
         config_yaml=config_yaml,
+        metrics=run.data.metrics,
     )
 
 
@@ -117,3 +123,30 @@ def check_reproducible(recipe: Recipe, running_code: str) -> None:
 def python_command(recipe: Recipe, config: Path, output: Path) -> list[str]:
     """The pipeline's command with the Python that is running."""
     return [sys.executable, *recipe.arguments(config, output)]
+
+
+def compared(recipe: Recipe, output: Path) -> str:
+    """How the model that was made again compares with the one recorded, in one line.
+
+    Args:
+        recipe: Of the model that was to be made again.
+        output: Folder of the new run, with its registry.
+
+    Raises:
+        AxonError: ``NOT_REPRODUCED`` where code, data, split, configuration or the set of metrics is another; those of `read_recipe`.
+    """
+    from axon.registry.register import versions
+
+    uri = default_tracking_uri(output)
+    again = read_recipe(f"models:/{recipe.name}/{versions(uri, recipe.name)[0].version}", uri)
+    same = ("code", "data_revision", "data_md5", "split_hash", "views", "config_yaml")
+    differ = [key for key in same if getattr(again, key) != getattr(recipe, key)]
+    if differ or set(again.metrics) != set(recipe.metrics):
+        message = f"the new model differs from the recorded one in {', '.join(differ) or 'what was measured'}"
+        raise AxonError("NOT_REPRODUCED", message, f"compare the two runs; the new one is in {uri}")
+    apart = {key: abs(again.metrics[key] - value) for key, value in recipe.metrics.items() if again.metrics[key] != value}
+    told = f"the same code, data, split and configuration; {len(recipe.metrics) - len(apart)} of {len(recipe.metrics)} metrics are equal"
+    if not apart:
+        return told
+    worst = max(apart, key=lambda key: apart[key] / max(abs(recipe.metrics[key]), 1e-12))
+    return f"{told}; furthest apart: {worst}, {recipe.metrics[worst]:g} and {again.metrics[worst]:g}"

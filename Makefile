@@ -117,7 +117,7 @@ IMAGE_LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no
 NOT_TORCH := $$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' containers/requirements.lock)
 
 lock-images: ## resolve the images' lock files again, with the versions of constraints.txt
-	$(IMAGE_LOCK) pyproject.toml --extra pipeline --constraint constraints.txt \
+	$(IMAGE_LOCK) pyproject.toml --extra pipeline --extra serve --constraint constraints.txt \
 	  $(addprefix --no-emit-package ,$(TORCH_PACKAGES)) --output-file containers/requirements.lock
 	echo '$(TORCH)+cpu' | $(IMAGE_LOCK) - $(NOT_TORCH) --constraint containers/requirements.lock \
 	  --find-links "$(or $(UV_FIND_LINKS),https://download.pytorch.org/whl/cpu/torch/)" --output-file containers/requirements-cpu.lock

@@ -19,7 +19,7 @@ DATA ?=
 OUT ?= runs/demo
 CONFIG ?= configs/smoke.yaml
 
-.PHONY: help install data demo test test-unit bench-speed lint format compile lock clean fuzz pretrained serve-assets bench-quality reference tour test-containers images lock-images
+.PHONY: help install data demo test test-unit bench-speed lint format compile lock clean fuzz pretrained serve-assets bench-quality reference tour screenshots test-containers images lock-images
 SECONDS_TO_FUZZ ?= 300
 
 help: ## list the verbs
@@ -88,6 +88,9 @@ reference: install ## write docs/reference from the code
 
 tour: install ## run docs/tour.ipynb with the model of the package, and keep its outputs; TOUR_MODEL=folder for another model
 	$(BIN)/python docs/tour.py $(if $(TOUR_MODEL),--model "$(TOUR_MODEL)")
+
+screenshots: install ## take docs/screenshots again with the model of the package; needs chromium and chromedriver
+	$(BIN)/python -m docs.screenshots
 
 # Any Docker-compatible engine: make images DOCKER=podman
 export DOCKER ?= docker

@@ -19,7 +19,7 @@ DATA ?=
 OUT ?= runs/demo
 CONFIG ?= configs/smoke.yaml
 
-.PHONY: help install data demo test test-unit bench-speed lint format compile lock clean fuzz pretrained serve-assets bench-quality reference tour test-containers images lock-images
+.PHONY: help install data demo test test-unit bench-speed lint format compile lock clean fuzz pretrained serve-assets bench-quality reference tour screenshots test-containers images lock-images
 SECONDS_TO_FUZZ ?= 300
 
 help: ## list the verbs
@@ -89,6 +89,9 @@ reference: install ## write docs/reference from the code
 tour: install ## run docs/tour.ipynb with the model of the package, and keep its outputs; TOUR_MODEL=folder for another model
 	$(BIN)/python docs/tour.py $(if $(TOUR_MODEL),--model "$(TOUR_MODEL)")
 
+screenshots: install ## take docs/screenshots again with the model of the package; needs chromium and chromedriver
+	$(BIN)/python -m docs.screenshots
+
 # Any Docker-compatible engine: make images DOCKER=podman
 export DOCKER ?= docker
 TARGETS ?= cpu cuda
@@ -117,7 +120,7 @@ IMAGE_LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no
 NOT_TORCH := $$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' containers/requirements.lock)
 
 lock-images: ## resolve the images' lock files again, with the versions of constraints.txt
-	$(IMAGE_LOCK) pyproject.toml --extra pipeline --constraint constraints.txt \
+	$(IMAGE_LOCK) pyproject.toml --extra pipeline --extra serve --constraint constraints.txt \
 	  $(addprefix --no-emit-package ,$(TORCH_PACKAGES)) --output-file containers/requirements.lock
 	echo '$(TORCH)+cpu' | $(IMAGE_LOCK) - $(NOT_TORCH) --constraint containers/requirements.lock \
 	  --find-links "$(or $(UV_FIND_LINKS),https://download.pytorch.org/whl/cpu/torch/)" --output-file containers/requirements-cpu.lock

@@ -20,6 +20,7 @@ ROOT = HERE.parent
 SBOM = "/opt/axon/sbom.cdx.json"
 EPILOG = """examples:
   python containers/build.py cpu cuda                  both images, as containers/images.yaml names them
+  python containers/build.py serve                     the web page with the model of the package
   DOCKER=podman python containers/build.py cpu         with podman
   python containers/build.py cpu --base-image my/python-3.11@sha256:...
 """
@@ -28,7 +29,7 @@ EPILOG = """examples:
 def main(argv: list[str] | None = None) -> int:
     """Build the named targets one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("targets", nargs="+", choices=("cpu", "cuda"), help="the images to build")
+    parser.add_argument("targets", nargs="+", choices=("cpu", "cuda", "serve"), help="the images to build")
     parser.add_argument("--base-image", help="Debian with Python 3.11, by digest (default: the one in the Containerfile)")
     parser.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE", help="passed on; e.g. UV_FIND_LINKS=URL")
     parser.add_argument("--network", default="default", help="network of the build steps (default: %(default)s)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ EPILOG = """examples:
   {prog} compile --check                                     end with status 1 where that file is out of date
   {prog} submit --config configs/h100.yaml --set dataset_revision=main      one run on a cluster
   {prog} status RUN                                          its steps, and where to look
+  {prog} status RUN --json | jq -r .state                    for a script
   {prog} schedule --dry-run                                  what schedules.yaml would change on the cluster
   {prog} schedule                                            change it
 
@@ -76,6 +78,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
 
     looking = verbs.add_parser("status", help="how a run on a cluster is doing", description="The state of every step, and where to look.")
     looking.add_argument("run", help="the run's id, as submit prints it")
+    for scripted in (submitting, looking):
+        scripted.add_argument("--json", action="store_true", help="print an object instead of lines")
     looking.set_defaults(verb=show_status)
 
     about = (
@@ -202,6 +206,10 @@ def submit_run(arguments: argparse.Namespace) -> None:
         name = arguments.name or f"{package.name} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
         run_id = submit(cluster, package, parameters, arguments.experiment, name, arguments.service_account)
         config = Config.from_yaml(parameters.get("config_yaml", package.parameters["config_yaml"].get("defaultValue")))
+    if arguments.json:
+        told = {"run_id": run_id, "name": name, "version": package.version, "link": cluster.link(run_id), "disclaimer": DISCLAIMER}
+        print(json.dumps(told, indent=1))
+        return
     print(f"run       {run_id}  ({name}, version {package.version})")
     print(f"GPU       about {estimated_bytes(config) / 1024**3:.0f} GiB of memory in training, estimated")
     print(f"look at   {cluster.link(run_id)}, or: axon pipeline status {run_id}\n{DISCLAIMER}")
@@ -209,9 +217,10 @@ def submit_run(arguments: argparse.Namespace) -> None:
 
 def show_status(arguments: argparse.Namespace) -> None:
     """Show a run's steps."""
-    from pipelines.submit import Cluster, status
+    from pipelines.submit import Cluster, status, status_lines
 
-    print("\n".join(status(Cluster(arguments.host, arguments.namespace), arguments.run)))
+    found = status(Cluster(arguments.host, arguments.namespace), arguments.run)
+    print(json.dumps(found, indent=1) if arguments.json else "\n".join(status_lines(found)))
 
 
 def keep_schedules(arguments: argparse.Namespace) -> None:

@@ -261,16 +261,40 @@ def submit(cluster: Cluster, package: Package, parameters: dict[str, Any], exper
     return str(run.run_id)
 
 
-def status(cluster: Cluster, run_id: str) -> list[str]:
-    """How the run ``run_id`` is doing: its state, a line a step, and where to look. Raises AxonError as `Cluster`."""
+def status(cluster: Cluster, run_id: str) -> dict[str, Any]:
+    """How the run ``run_id`` is doing.
+
+    Returns:
+        dict: ``run_id``, ``name``, ``state``, ``error`` (empty without one), ``link``, and ``steps`` in the order in which they began, each
+        with ``name``, ``state``, ``seconds`` (None while it runs), ``pod`` and ``error``.
+
+    Raises:
+        AxonError: As `Cluster`.
+    """
     run = cluster.call(cluster.kfp.get_run, run_id)
-    lines = [f"{run.display_name}: {run.state or 'PENDING'}"]
     details = (run.run_details.task_details if run.run_details else None) or []
-    for task in sorted(details, key=lambda task: str(task.start_time or task.create_time or "9999")):
-        took = f"{(task.end_time - task.start_time).total_seconds():.0f} s" if task.end_time and task.start_time else ""
-        pod = f"  pod {task.pod_name}" if task.pod_name else ""
-        problem = f"  {task.error.message}" if task.error and task.error.message else ""
-        lines.append(f"  {task.state or 'PENDING':<10} {took:>8}  {task.display_name}{pod}{problem}")
-    if run.error and run.error.message:
-        lines.append(f"  error: {run.error.message}")
-    return [*lines, f"look at {cluster.link(run_id)}, or at a step: kubectl logs POD -c main"]
+    steps = [
+        {
+            "name": task.display_name,
+            "state": task.state or "PENDING",
+            "seconds": (task.end_time - task.start_time).total_seconds() if task.end_time and task.start_time else None,
+            "pod": task.pod_name or "",
+            "error": (task.error and task.error.message) or "",
+        }
+        for task in sorted(details, key=lambda task: str(task.start_time or task.create_time or "9999"))
+    ]
+    error = (run.error and run.error.message) or ""
+    where = {"run_id": run_id, "link": cluster.link(run_id)}
+    return {**where, "name": run.display_name, "state": run.state or "PENDING", "error": error, "steps": steps}
+
+
+def status_lines(found: dict[str, Any]) -> list[str]:
+    """What `status` found, for a person."""
+    lines = [f"{found['name']}: {found['state']}"]
+    for step in found["steps"]:
+        took = "" if step["seconds"] is None else f"{step['seconds']:.0f} s"
+        pod = f"  pod {step['pod']}" if step["pod"] else ""
+        lines.append(f"  {step['state']:<10} {took:>8}  {step['name']}{pod}  {step['error']}".rstrip())
+    if found["error"]:
+        lines.append(f"  error: {found['error']}")
+    return [*lines, f"look at {found['link']}, or at a step: kubectl logs POD -c main"]

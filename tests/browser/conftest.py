@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,23 +28,30 @@ DESK, PHONE = (1280, 900), (390, 844)
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
-    """Chromium with a profile of its own. Skips without one, unless AXON_REQUIRE_BROWSER says that it must be there."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
+    """Chromium. Skips without one, unless AXON_REQUIRE_BROWSER says that it must be there."""
+    if not shutil.which("chromium") or not shutil.which("chromedriver"):
         if os.environ.get("AXON_REQUIRE_BROWSER"):
             pytest.fail("AXON_REQUIRE_BROWSER is set, and there is no chromium with chromedriver")
         pytest.skip("no chromium with chromedriver")
+    with chromium(tmp_path_factory.mktemp("browser")) as chrome:
+        yield chrome
+
+
+@contextmanager
+def chromium(folder: Path) -> Iterator[WebDriver]:
+    """A browser with its profile and its downloads in ``folder``."""
     options = Options()
-    options.binary_location = chromium
-    downloads = tmp_path_factory.mktemp("downloads")
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+    options.binary_location = str(shutil.which("chromium"))
+    for flag in (*FLAGS, f"--user-data-dir={folder / 'profile'}"):
         options.add_argument(flag)
-    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    options.add_experimental_option("prefs", {"download.default_directory": str(folder / "downloads")})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = webdriver.Chrome(options, Service(driver))
-    chrome.downloads = downloads  # type: ignore[attr-defined]
-    yield chrome
-    chrome.quit()
+    chrome = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
+    chrome.downloads = folder / "downloads"  # type: ignore[attr-defined]
+    try:
+        yield chrome
+    finally:
+        chrome.quit()
 
 
 @pytest.fixture
@@ -68,13 +77,14 @@ def pixels(element: WebElement) -> np.ndarray:
 
 def keep(browser: WebDriver, name: str, whole: bool = True) -> None:
     """Keep a picture of the page in the folder AXON_SCREENSHOTS, where that is set."""
-    folder = os.environ.get("AXON_SCREENSHOTS")
-    if folder:
-        import base64
+    if folder := os.environ.get("AXON_SCREENSHOTS"):
+        Path(folder, f"{name}.png").write_bytes(screenshot(browser, whole))
 
-        browser.execute_script("scrollTo(0, 0)")
-        shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": whole})
-        Path(folder, f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
+
+def screenshot(browser: WebDriver, whole: bool = True) -> bytes:
+    """A PNG of the page, the whole of it or what the window shows."""
+    browser.execute_script("scrollTo(0, 0)")
+    return base64.b64decode(browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": whole})["data"])
 
 
 def fits(browser: WebDriver) -> bool:

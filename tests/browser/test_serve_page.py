@@ -205,3 +205,12 @@ def test_a_real_film(sized: WebDriver, address: str) -> None:
     image = sized.find_element(By.CSS_SELECTOR, "#films img")
     assert Image.fromarray(pixels(image)).convert("L").getextrema() != (0, 0)
     keep(sized, "serve-real-film")
+
+
+def test_the_screenshots_of_the_documentation_are_made_by_a_command(browser: WebDriver, tmp_path: Path) -> None:
+    from docs.screenshots import take
+
+    take([], tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"serve-desk.webp", "serve-phone.webp"}
+    sizes = {path.stem: Image.open(path).size for path in tmp_path.iterdir()}
+    assert sizes["serve-desk"][0] == 1280 and sizes["serve-phone"][0] == PHONE[0] and min(height for _, height in sizes.values()) > 1000

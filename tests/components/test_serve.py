@@ -199,3 +199,18 @@ def test_a_taken_port_is_explained_before_the_model_is_loaded(capsys: pytest.Cap
         with pytest.raises(SystemExit):
             main(["serve", "--port", str(other.getsockname()[1]), "--model", "/nowhere"])
     assert "[SERVE_PORT]" in capsys.readouterr().out
+
+
+def test_only_a_container_is_asked_to_listen_everywhere(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    """The loopback is the default and says nothing; every interface is asked for by name, warned of, and nothing else is accepted."""
+    from axon.cli import main
+
+    for words, warned in ((["--port", "0"], False), (["--port", "0", "--host", "0.0.0.0"], True)):
+        caplog.clear()
+        with pytest.raises(SystemExit):
+            main(["serve", "--model", "/nowhere", *words])
+        assert "[MODEL_MISSING]" in capsys.readouterr().out
+        assert ("no password" in caplog.text) == warned
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--host", "192.168.0.1"])
+    assert ended.value.code == 2

@@ -19,7 +19,7 @@ from axon.commands import pipeline as command
 from axon.errors import AxonError
 from pipelines.axon_pipeline import COMPILED
 from pipelines.schedules import PREFIX, Schedule, apply, check_cron, describe, load, plan
-from pipelines.submit import Cluster, Package, config_parameter, parse_settings, status, submit
+from pipelines.submit import Cluster, Package, config_parameter, parse_settings, status, status_lines, submit
 from tests.pipelines.kfp_server import Server, serving, strictly
 
 DIGEST = "a" * 64
@@ -252,7 +252,10 @@ def test_submit_and_status(server: Server, package: Package, tmp_path: Path) -> 
             ]
         },
     }
-    shown = status(cluster, first)
+    found = status(cluster, first)
+    assert (found["name"], found["state"], found["error"]) == ("one", "FAILED", "one step failed") and found["run_id"] == first
+    assert [(step["name"], step["seconds"]) for step in found["steps"]] == [("preflight", 12.0), ("fetch", None)]
+    shown = status_lines(found)
     assert shown[0] == "one: FAILED" and [line.split() for line in shown[1:3]] == [
         ["SUCCEEDED", "12", "s", "preflight"],
         ["FAILED", "fetch", "pod", "axon-2"],
@@ -313,7 +316,9 @@ def test_the_whole_way_by_command(server: Server, tmp_path: Path) -> None:
     said = axon("submit", "--config", "configs/h100.yaml", "--set", "promote=never")
     assert server.runs[0]["run_id"] in said and "about 22 GiB" in said and "Not a medical device" in said
     assert len(server.versions) == 2, "the schedule's version is used again"
-    assert "PENDING" in axon("status", server.runs[0]["run_id"])
+    run = server.runs[0]["run_id"]
+    assert "PENDING" in axon("status", run) and json.loads(axon("status", run, "--json"))["state"] == "PENDING"
+    assert json.loads(axon("submit", "--config", "configs/h100.yaml", "--json"))["run_id"] == server.runs[1]["run_id"]
 
 
 def test_outside_a_checkout_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,8 @@ from axon.cli import parser
 from axon.commands.pipeline import unfold
 
 ROOT = Path(__file__).parents[2]
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+# What follows the language says how tests/e2e/test_docs_run.py runs the block.
+FENCE = re.compile(r"^```(\w*)(?: [^\n]*)?\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SHELL = ("sh", "console", "bash", "")
 MAKEFILE = (ROOT / "Makefile").read_text()
 

@@ -23,7 +23,13 @@ def add(verbs: Verbs) -> None:
     about = f"Open a page on this machine: X-rays in, a CT volume to look at and to download. {DISCLAIMER}"
     parser = verb(verbs, "serve", "a web page that reconstructs X-rays", about, EPILOG)
     parser.add_argument("--model", help="folder, models:/NAME@ALIAS or models:/NAME/VERSION (default: the one in the package)")
-    parser.add_argument("--port", type=int, default=8765, help="on 127.0.0.1; 0 takes any free one (default: 8765)")
+    parser.add_argument("--port", type=int, default=8765, help="0 takes any free one (default: 8765)")
+    parser.add_argument(
+        "--host",
+        choices=("127.0.0.1", "0.0.0.0"),  # noqa: S104 only where it is asked for
+        default="127.0.0.1",
+        help="0.0.0.0 only inside a container (default: %(default)s)",
+    )
     parser.add_argument("--waiting", type=int, default=4, metavar="N", help="reconstructions that may wait (default: 4)")
     parser.add_argument("--keep-minutes", type=float, default=15, metavar="M", help="how long results outlive their page (default: 15)")
     parser.add_argument(
@@ -37,4 +43,4 @@ def add(verbs: Verbs) -> None:
 def _serve(arguments: argparse.Namespace) -> None:
     from axon.serve.server import serve
 
-    serve(arguments.model, arguments.tracking_uri, arguments.port, arguments.waiting, arguments.keep_minutes * 60)
+    serve(arguments.model, arguments.tracking_uri, arguments.host, arguments.port, arguments.waiting, arguments.keep_minutes * 60)

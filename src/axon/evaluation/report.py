@@ -17,7 +17,6 @@ from axon.errors import AxonError
 from axon.evaluation import pictures as show
 from axon.evaluation.protocols import PROTOCOL_VERSION, PROTOCOLS
 from axon.evaluation.results import (
-    BASELINES,
     FINAL,
     METHODS,
     PRIMARY_METRICS,
@@ -109,6 +108,7 @@ def _context(evaluation: Evaluation) -> dict[str, Any]:
         "facts": {**evaluation.facts, "protocol_version": PROTOCOL_VERSION, "seed": str(evaluation.seed)},
         "confidence": f"{evaluation.confidence:.0%}".replace("%", " %"),
         "bootstrap": evaluation.bootstrap,
+        "stamp": _stamp(evaluation.facts),
         "headlines": [card for group in groups if (card := _headline(evaluation, *group))],
         "tables": [_metric_table(evaluation, *group, list(PRIMARY_COLUMNS)) for group in groups],
         "other_tables": [_metric_table(evaluation, *group, metrics) for metrics in others.values() for group in groups],
@@ -124,8 +124,15 @@ def _context(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
+def _stamp(facts: dict[str, str]) -> str:
+    """What every figure depends on, short enough to stand beside each: HU window and data revision."""
+    source = json.loads(facts.get("data_source", "{}"))
+    data = source.get("commit") or source.get("sha256") or facts.get("data_revision", "")
+    return f"HU window {facts['hu_window']}".replace("-", "−") + (f", data {data[:12]}" if data else "")
+
+
 def _headline(evaluation: Evaluation, set_name: str, view: str) -> dict[str, Any] | None:
-    """The final volume's PSNR and SSIM, and its improvement over the best baseline."""
+    """The final volume's PSNR and SSIM, and its improvement over the best baseline, with intervals."""
     method = next((method for method in FINAL if method in evaluation.methods(set_name, view)), None)
     if method is None:
         return None
@@ -138,7 +145,9 @@ def _headline(evaluation: Evaluation, set_name: str, view: str) -> dict[str, Any
                 {
                     "label": metric_label(metric).removesuffix(" [dB]"),
                     "value": metric_text(metric, summary.mean) + unit,
+                    "interval": _interval(metric, summary),
                     "gain": gain and f"{_signed(gain.mean)} %",
+                    "gain_interval": gain and _signed_interval(gain),
                 }
             )
     return {"set": set_name, "view": VIEW_LABELS[view], "method": METHODS[method], "figures": figures}
@@ -153,7 +162,7 @@ def _metric_table(evaluation: Evaluation, set_name: str, view: str, metrics: lis
         columns.append({"protocol": metric.split("/")[0], "label": metric_label(metric), "cells": _cells(metric, cells)})
     cases = len({row.case_id for row in evaluation.rows if (row.set_name, row.view) == (set_name, view)})
     rows = [
-        {"label": METHODS[method], "ours": method not in BASELINES, "cells": [column["cells"][method] for column in columns]}
+        {"label": METHODS[method], "ours": method.startswith("axon"), "cells": [column["cells"][method] for column in columns]}
         for method in methods
     ]
     return {"set": set_name, "view": VIEW_LABELS[view], "cases": cases, "columns": columns, "rows": rows}
@@ -172,7 +181,7 @@ def _cells(metric: str, summaries: dict[str, Summary | None]) -> dict[str, dict[
         if summary is None
         else {
             "mean": metric_text(metric, summary.mean),
-            "interval": f"{metric_text(metric, summary.low)} to {metric_text(metric, summary.high)}" if summary.n > 1 else ONE_CASE,
+            "interval": _interval(metric, summary),
             "best": direction(metric) != 0 and direction(metric) * summary.mean == best,
             "from": f"{100 * (summary.low - left) / span:.1f}",
             "width": f"{100 * (summary.high - summary.low) / span:.1f}",
@@ -190,8 +199,7 @@ def _improvement_rows(evaluation: Evaluation, set_name: str, view: str) -> list[
             summary = evaluation.improvement(set_name, view, method, metric)
             baseline = evaluation.best_baseline(set_name, view, metric)
             if summary and baseline:
-                interval = f"{_signed(summary.low)} to {_signed(summary.high)}" if summary.n > 1 else ONE_CASE
-                cells.append({"mean": _signed(summary.mean), "interval": interval, "baseline": METHODS[baseline]})
+                cells.append({"mean": _signed(summary.mean), "interval": _signed_interval(summary), "baseline": METHODS[baseline]})
         if len(cells) == len(PRIMARY_METRICS):
             rows.append({"set": set_name, "view": VIEW_LABELS[view], "method": METHODS[method], "cells": cells})
     return rows
@@ -330,6 +338,14 @@ def _with_unit(metric: str, value: float) -> str:
 
 def _optional(metric: str, value: float | None) -> str:
     return "–" if value is None else metric_text(metric, value)
+
+
+def _interval(metric: str, summary: Summary) -> str:
+    return f"{metric_text(metric, summary.low)} to {metric_text(metric, summary.high)}" if summary.n > 1 else ONE_CASE
+
+
+def _signed_interval(summary: Summary) -> str:
+    return f"{_signed(summary.low)} to {_signed(summary.high)}" if summary.n > 1 else ONE_CASE
 
 
 def _signed(value: float) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from axon import DISCLAIMER, __version__
+from axon.evaluation.results import METHODS
 
 CARD = "README.md"
 PAPER = "arXiv 2603.26509"
@@ -96,19 +97,23 @@ def _evaluation(metrics: dict[str, Any]) -> str:
     lines = []
     for set_name, views in dict(metrics["summary"]).items():
         for view, methods in views.items():
-            counts = {metric["n"] for summaries in methods.values() for metric in summaries.values()}
-            lines.append(f"**{set_name}**, {_VIEWS.get(view, view)}, {max(counts)} cases; mean (bootstrap interval)\n")
+            count = max(metric["n"] for summaries in methods.values() for metric in summaries.values())
+            cases = f"{count} cases; mean (bootstrap interval)" if count > 1 else "one case"
+            lines.append(f"**{set_name}**, {_VIEWS.get(view, view)}, protocol axon, {cases}\n")
             lines.append("| method | " + " | ".join(_COLUMNS.values()) + " |")
             lines.append("|---|" + "---|" * len(_COLUMNS))
             lines += [
-                f"| {method} | " + " | ".join(_cell(values.get(key)) for key in _COLUMNS) + " |" for method, values in methods.items()
+                f"| {METHODS.get(method, method)} | " + " | ".join(_cell(values.get(key)) for key in _COLUMNS) + " |"
+                for method, values in methods.items()
             ]
             lines.append("")
     return "\n".join(lines) if lines else "No test set was evaluated.\n"
 
 
 def _cell(summary: dict[str, Any] | None) -> str:
-    return "" if summary is None else f"{summary['mean']:.3f} ({summary['low']:.3f} to {summary['high']:.3f})"
+    if summary is None:
+        return ""
+    return f"{summary['mean']:.3f}" + (f" ({summary['low']:.3f} to {summary['high']:.3f})" if summary["n"] > 1 else "")
 
 
 def _plain(value: Any) -> str:

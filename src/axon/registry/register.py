@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from axon import DISCLAIMER, __version__
 from axon.errors import AxonError
+from axon.evaluation.results import FINAL
 from axon.registry.card import CARD, card_of
 from axon.registry.gate import CHAMPION, EVALUATION, Decision, champion_of
 from axon.registry.tracking import StageRun, client, code_revision, tracking_errors
@@ -29,6 +30,8 @@ CHALLENGER = "challenger"
 OUTCOME = "axon.outcome"
 REASON = "axon.reason"
 PREVIOUS = "axon.previous_champion"
+COMPARED = ("axon", "reprojection", "calibration")
+"""Protocols whose means are metrics of the run."""
 STALE_S = 60.0
 """Seconds after which the lock of a promotion counts as left behind; moving an alias takes a few requests."""
 
@@ -284,13 +287,18 @@ def _log_evaluation(run: StageRun, evaluation: Path) -> None:
 
 
 def headline(evaluation: Path) -> dict[str, float]:
-    """Mean of every metric over the cases of ``cases.csv``, keyed ``set/view/method/protocol/name``."""
+    """What two runs are compared by: mean over the cases of ``cases.csv``, keyed ``set/view/method/protocol/name``.
+
+    Only AXON's final volumes, by our protocol and the measures beside it: with every baseline and protocol there were hundreds of rows,
+    and MLflow's page of comparison showed the wrong ones first. The report and ``metrics.json`` have them all.
+    """
     values: dict[str, list[float]] = {}
     with (evaluation / "cases.csv").open(newline="") as file:
         for row in csv.DictReader(file):
-            where = "/".join(row.pop(key) for key in ("set_name", "view", "method"))
-            del row["case_id"]
+            set_name, view, method, _ = (row.pop(key) for key in ("set_name", "view", "method", "case_id"))
+            if method not in FINAL:
+                continue
             for metric, value in row.items():
-                if value and math.isfinite(float(value)):
-                    values.setdefault(f"{where}/{metric}", []).append(float(value))
+                if metric.split("/")[0] in COMPARED and value and math.isfinite(float(value)):
+                    values.setdefault(f"{set_name}/{view}/{method}/{metric}", []).append(float(value))
     return {key: sum(of_case) / len(of_case) for key, of_case in values.items()}

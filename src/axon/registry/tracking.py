@@ -104,7 +104,9 @@ def start_parent(tracking_uri: str, experiment: str, run_key: str, params: Mappi
         run_id = find_parent(mlflow, experiment, run_key)
         if run_id is None:
             created = mlflow.create_run(
-                _experiment_id(mlflow, tracking_uri, experiment), run_name=f"axon-{run_key}", tags={RUN_KEY: run_key}
+                _experiment_id(mlflow, tracking_uri, experiment),
+                run_name=f"{params.get('name', 'axon')}, seed {params.get('seed', '-')}, {run_key[:8]}",
+                tags={RUN_KEY: run_key},
             )
             run_id = str(created.info.run_id)
         mlflow.update_run(run_id, status="RUNNING")

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 
 from axon import DISCLAIMER, pretrained
 from axon.errors import AxonError
 
-HOST = "127.0.0.1"
+LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104 only where it is asked for
+HOSTS = (LOOPBACK, EVERYWHERE)
+WARNING = (
+    "WARNING: this listens on every network interface, with no password and no encryption, and films are patient data. It is meant for a "
+    "container whose port is published on 127.0.0.1 alone (docs/serve.md)."
+)
+
+_log = logging.getLogger(__name__)
 
 
-def serve(source: str | None, tracking_uri: str | None, port: int, waiting: int, keep_s: float) -> None:
+def serve(source: str | None, tracking_uri: str | None, host: str, port: int, waiting: int, keep_s: float) -> None:
     """Load a model and serve until SIGINT or SIGTERM.
 
     Args:
         source, tracking_uri: As `axon.pretrained.load`.
-        port: On the loopback interface; 0 takes any free one.
+        host: One of `HOSTS`: the loopback interface, or every one, with a warning. Either way the page answers only to the names
+            ``localhost`` and ``127.0.0.1``, which a port that is published or forwarded on the user's own machine has.
+        port: 0 takes any free one.
         waiting: Jobs that may wait.
         keep_s: Seconds that a job outlives the last sign of its page.
 
@@ -35,12 +45,15 @@ def serve(source: str | None, tracking_uri: str | None, port: int, waiting: int,
     with socket.socket() as listener:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((HOST, port))
+            listener.bind((host, port))
         except (OSError, OverflowError) as error:
             raise AxonError("SERVE_PORT", f"port {port} cannot be used ({error})", "choose another with --port, or --port 0") from error
+        if host == EVERYWHERE:
+            _log.warning(WARNING)
         model = pretrained.load(source, tracking_uri)
         jobs = Jobs(model, waiting, keep_s)
         print(
-            f"{DISCLAIMER}\nmodel {model.name} {model.version}\nopen http://{HOST}:{listener.getsockname()[1]} (Ctrl-C ends it)", flush=True
+            f"{DISCLAIMER}\nmodel {model.name} {model.version}\nopen http://{LOOPBACK}:{listener.getsockname()[1]} (Ctrl-C ends it)",
+            flush=True,
         )
         uvicorn.Server(uvicorn.Config(make_app(jobs), log_level="warning", access_log=False)).run([listener])

@@ -1,0 +1,194 @@
+"""The commands of the documentation, run as they stand, page after page, in a checkout of their own.
+
+A block that begins with ```sh is run. What may follow the word:
+
+- ``server=URL``: the block's command does not end; it runs until the end of its page, and the next block once URL answers.
+- ``film``: in the README, whose other blocks tests/e2e/test_readme.py runs.
+- ``elsewhere``: needs a cluster, a registry, a download or an editor's hand. tests/unit/test_docs.py sees that it can be called.
+
+A block ```python NAME is saved as NAME. Every page in RUN has its films, data and models from the pages before it, the tutorial first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+import pytest
+
+from axon.data.phantoms import make_phantom
+from axon.geometry.volume import lps_to_ras
+from tests.components.test_reconstruct import dicom_film
+
+ROOT = Path(__file__).parents[2]
+RUN = ("tutorial", "compare", "reconstruct", "serve")
+LATER = {"cluster": "tests/pipelines/test_guide.py", "reproduce": "tests of `axon reproduce`"}
+"""Pages whose ```sh blocks other tests run or parse."""
+FENCE = re.compile(r"^```(sh|python)(?: ([^\n]+))?\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+class Block(NamedTuple):
+    language: str
+    how: str
+    text: str
+
+
+def blocks(page: str) -> list[Block]:
+    return [Block(*found) for found in FENCE.findall((ROOT / "docs" / f"{page}.md").read_text())]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkout's files as they are now, committed, with a tiny configuration for the demo's and five phantoms for its data."""
+    folder = tmp_path_factory.mktemp("docs") / "axon"
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0"):
+        if name and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    tiny = (ROOT / "tests/tiny.yaml").read_text().replace("sample_steps: 2", "sample_steps: 3")
+    assert "sample_steps: 3" in (ROOT / "configs/smoke.yaml").read_text() and "sample_steps: 3" in tiny
+    (folder / "configs/smoke.yaml").write_text(tiny)
+    # The environment that runs the tests, so that make has nothing to install.
+    (folder / ".venv").mkdir()
+    for path in Path(sys.prefix).iterdir():
+        if path.name != ".installed":
+            (folder / ".venv" / path.name).symlink_to(path)
+    (folder / ".venv/.installed").touch()
+    (folder / "cts").mkdir()
+    for seed, name in enumerate(("a", "b", "c", "d", "LIDC-IDRI-0009")):
+        volume = make_phantom(seed, size=40, spacing_mm=9.0)
+        nib.save(nib.Nifti1Image(volume.hu_DHW.transpose(2, 1, 0), lps_to_ras(volume.affine)), folder / "cts" / f"{name}.nii.gz")
+    (folder / "data.dvc").unlink()
+    set_up = """
+        git init --quiet && git config user.email test@example.org && git config user.name test && git add --all
+        git commit --quiet --message "as it is"
+        axon dataset add cts --licence "CC BY 4.0" --source "doi:10.1234/test"
+        git add data.dvc && git commit --quiet --message data && axon dataset push
+    """
+    bash(set_up, folder)
+    return folder
+
+
+def bash(script: str, folder: Path) -> str:
+    """What a script prints, with the checkout's own code."""
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=environment(folder), capture_output=True, text=True)
+    assert done.returncode == 0, f"{script}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+def environment(folder: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "AXON_CODE_REVISION")}
+    path = f"{folder}/.venv/bin:{Path(sys.executable).parent}:{kept['PATH']}"
+    return {**kept, "PATH": path, "PYTHONPATH": f"{folder}/src:{folder}"}
+
+
+@contextmanager
+def server(script: str, url: str, folder: Path) -> Iterator[None]:
+    """A command that does not end, from when it answers."""
+    with (folder / "server.log").open("w+") as log:
+        process = subprocess.Popen(
+            ["bash", "-c", script], cwd=folder, env=environment(folder), stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            deadline = time.monotonic() + 300
+            while not answers(url):
+                assert process.poll() is None and time.monotonic() < deadline, (folder / "server.log").read_text()[-3000:]
+                time.sleep(0.3)
+            assert process.poll() is None, f"another server answers at {url}"
+            yield
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(60)
+
+
+def answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=5).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def run_page(page: str, folder: Path, how: str = "") -> str:
+    """Run the blocks of a page that can be run; what a block exports or changes holds for those after it. Returns what they print."""
+    said, before = "", ""
+    with ExitStack() as servers:
+        for block in blocks(page):
+            if block.language == "python" and block.how:
+                (folder / block.how).write_text(block.text)
+            elif block.language == "sh" and block.how.startswith("server="):
+                servers.enter_context(server(before + block.text, block.how.removeprefix("server="), folder))
+            elif block.language == "sh" and block.how == how:
+                said += bash(before + block.text, folder)
+                before += "".join(line + "\n" for line in block.text.splitlines() if line.startswith(("export ", "source ")))
+    return said
+
+
+@pytest.fixture(scope="module")
+def walked(checkout: Path) -> str:
+    """What the tutorial printed."""
+    return run_page("tutorial", checkout)
+
+
+def test_the_tutorial_from_the_first_command_to_the_last(checkout: Path, walked: str) -> None:
+    for promised in ("report    ", "axon version 1, champion", "tracking  mlflow ui --backend-store-uri sqlite:///", "finished in"):
+        assert promised in walked
+    assert {"ct.nii.gz", "std.nii.gz", "mean.nii.gz", "dicom", "preview.png"} <= {path.name for path in (checkout / "out").iterdir()}
+    assert "paired PSNR difference" in walked
+    assert "axon version 2 is the champion" in walked and "axon version 1 is the champion again" in walked
+    assert "python -m pipelines run" in walked.rpartition("is the champion again")[2]
+
+
+def test_two_models_are_compared(checkout: Path, walked: str) -> None:
+    run_page("compare", checkout)
+    assert "Two models compared" in (checkout / "compare.html").read_text()
+    assert json.loads((checkout / "compare.json").read_text())["primary"]["metric"] == "axon/psnr"
+
+
+def test_a_film_is_reconstructed_exported_and_served(checkout: Path, walked: str) -> None:
+    import numpy as np
+    from PIL import Image
+
+    for view, position in (("frontal", "PA"), ("lateral", "LL")):
+        dicom_film(checkout / f"{view}.dcm", np.asarray(Image.open(checkout / f"{view}.png")), ViewPosition=position)
+    run_page("reconstruct", checkout)
+    assert (checkout / "small/model_index.json").is_file() and (checkout / "bundle/ct.nii.gz").is_file()
+    (answer,) = json.loads((checkout / "answer.json").read_text())["predictions"]
+    assert answer["ct_nifti_gz"] and answer["error"] == ""
+
+
+def test_the_page_is_asked_without_a_browser(checkout: Path, walked: str) -> None:
+    (checkout / "ct.nii.gz").unlink(missing_ok=True)
+    run_page("serve", checkout)
+    assert len(set(nib.load(checkout / "ct.nii.gz").shape)) == 1
+
+
+def test_the_readmes_film(checkout: Path, walked: str) -> None:
+    """The first thing that a new user does. The README's other commands are run by tests/e2e/test_readme.py."""
+    shutil.rmtree(checkout / "out")
+    said = run_page("../README", checkout, how="film")
+    assert "model axon-small" in said and (checkout / "out/preview.png").is_file()
+
+
+def test_every_page_with_commands_is_run_here_or_elsewhere() -> None:
+    with_commands = {path.stem for path in (ROOT / "docs").glob("*.md") if any(found.language == "sh" for found in blocks(path.stem))}
+    assert with_commands >= set(RUN)
+    assert with_commands - set(RUN) <= set(LATER)
+    told = {block.how.partition("=")[0] for page in RUN for block in blocks(page) if block.language == "sh"}
+    assert told <= {"", "server", "elsewhere"}

@@ -333,14 +333,18 @@ def main() -> None:
     bases, first, count, scratch = sorted(Path(sys.argv[1]).iterdir()), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     for index in range(first, first + count):
         print(f"begin {index}", flush=True)
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        # Seconds of work, which a busy machine does not lengthen; and of waiting, should it hang without working.
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, 10 * SECONDS)
         try:
             print(f"end {index} {run_case(index, bases, scratch)}", flush=True)
         except Exception as error:
             print(f"wrong {index} {type(error).__name__}: {error}", flush=True)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 

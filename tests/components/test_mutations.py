@@ -106,7 +106,7 @@ def test_every_damaged_file_is_read_rightly_or_refused_with_a_code(tmp_path: Pat
     outcomes: Counter[str] = Counter()
     problems = []
     for process in running:
-        out, err = process.communicate(timeout=600)
+        out, err = process.communicate(timeout=1800)
         lines = out.splitlines()
         problems += [line for line in lines if line.startswith("wrong")]
         if process.returncode:

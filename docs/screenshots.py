@@ -22,6 +22,7 @@ from tests.unit.small_model import write_films
 FOLDER = Path(__file__).with_name("screenshots")
 PHANTOM = 1000
 """Of a seed that no model was trained on."""
+PATIENCE_S = 900
 
 
 def main() -> int:
@@ -42,7 +43,7 @@ def take(films: list[Path], out: Path) -> None:
     with TemporaryDirectory(prefix="axon-screenshots-") as scratch, serving() as address, chromium(Path(scratch)) as page:
         for name, size in (("desk", DESK), ("phone", PHONE)):
             resize(page, size)
-            give(page, address, *(films or write_films(Path(scratch), PHANTOM)), samples=4)
+            give(page, address, *(films or write_films(Path(scratch), PHANTOM)), samples=4, seconds=PATIENCE_S)
             loaded(page, "ct.nii.gz")
             press(page, "Soft tissue")
             path = out / f"serve-{name}.webp"

@@ -70,7 +70,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_films(tmp_path_factory.mktemp("films"))
 
 
-def give(page: WebDriver, address: str, *films: Path, samples: int = 1) -> None:
+def give(page: WebDriver, address: str, *films: Path, samples: int = 1, seconds: float = 90) -> None:
     """Open the page and send films; returns when the page has an answer."""
     page.get(address)
     WebDriverWait(page, 20).until(lambda _: page.find_element(By.ID, "model").text)
@@ -79,7 +79,7 @@ def give(page: WebDriver, address: str, *films: Path, samples: int = 1) -> None:
     page.find_element(By.CSS_SELECTOR, f"select[name=samples] option[value='{samples}']").click()
     page.find_element(By.CSS_SELECTOR, "button.main").click()
     body = page.find_element(By.TAG_NAME, "body")
-    WebDriverWait(page, 90).until(lambda _: body.get_attribute("data-state") in ("done", "failed"))
+    WebDriverWait(page, seconds).until(lambda _: body.get_attribute("data-state") in ("done", "failed"))
 
 
 def loaded(page: WebDriver, file: str) -> np.ndarray:

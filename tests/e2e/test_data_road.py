@@ -58,7 +58,7 @@ def committed(where: Path) -> Path:
 def run(where: Path, *command: str) -> str:
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"] if command[0] == "git" else []
     program = [sys.executable, "-m", *command[1:]] if command[0] == "python" else [command[0], *identity, *command[1:]]
-    done = subprocess.run(program, cwd=where, capture_output=True, text=True, timeout=1800)
+    done = subprocess.run(program, cwd=where, capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout.strip()
 

@@ -136,7 +136,7 @@ def run_page(page: str, folder: Path, how: str = "") -> str:
                 servers.enter_context(server(before + block.text, block.how.removeprefix("server="), folder))
             elif block.language == "sh" and block.how == how:
                 said += bash(before + block.text, folder)
-                before += "".join(line + "\n" for line in block.text.splitlines() if line.startswith(("export ", "source ")))
+                before += "".join(line + "\n" for line in block.text.splitlines() if line.startswith(("export ", "source .venv")))
     return said
 
 

@@ -43,7 +43,8 @@ def running(docker: str, image: str, port: int, *command: str, options: tuple[st
     """A restricted container with ``port`` published on a free port of the loopback; yields its name and address, and sees it end."""
     name = f"axon-test-{uuid.uuid4().hex[:8]}"
     words = [docker, "run", "--detach", "--name", name, f"--publish=127.0.0.1::{port}", *RESTRICTED, *options, image, *command]
-    subprocess.run(words, check=True, capture_output=True)
+    started = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert started.returncode == 0, started.stderr
     try:
         published = subprocess.run([docker, "port", name, str(port)], check=True, capture_output=True, text=True).stdout.split()[0]
         yield name, f"http://{published}"

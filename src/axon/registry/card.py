@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from axon import DISCLAIMER, __version__
-from axon.evaluation.results import METHODS
 
 CARD = "README.md"
 PAPER = "arXiv 2603.26509"
@@ -94,6 +93,9 @@ def card_of(evaluation: Path, name: str, extra: dict[str, str] | None = None) ->
 
 def _evaluation(metrics: dict[str, Any]) -> str:
     """A table for each test set and view: mean and interval over the cases, baselines included."""
+    # Here, because it loads PyTorch, which a step that registers would wait for.
+    from axon.evaluation.results import METHODS
+
     lines = []
     for set_name, views in dict(metrics["summary"]).items():
         for view, methods in views.items():

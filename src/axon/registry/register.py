@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 from axon import DISCLAIMER, __version__
 from axon.errors import AxonError
-from axon.evaluation.results import FINAL
 from axon.registry.card import CARD, card_of
 from axon.registry.gate import CHAMPION, EVALUATION, Decision, champion_of
 from axon.registry.tracking import StageRun, client, code_revision, tracking_errors
@@ -292,6 +291,8 @@ def headline(evaluation: Path) -> dict[str, float]:
     Only AXON's final volumes, by our protocol and the measures beside it: with every baseline and protocol there were hundreds of rows,
     and MLflow's page of comparison showed the wrong ones first. The report and ``metrics.json`` have them all.
     """
+    from axon.evaluation.results import FINAL
+
     values: dict[str, list[float]] = {}
     with (evaluation / "cases.csv").open(newline="") as file:
         for row in csv.DictReader(file):

@@ -196,5 +196,9 @@ def test_runs_are_made_once(uri: str) -> None:
     assert finish_parent(uri, "axon", "key", False, "the pipeline failed") == "refiner: RuntimeError: no memory; the pipeline failed"
     assert mlflow.get_run(parent).info.status == "FAILED"
     runs = mlflow.search_runs([mlflow.get_run(parent).info.experiment_id])
-    assert {run.info.run_name: run.info.status for run in runs} == {"axon, seed -, key": "FAILED", "bridge": "FINISHED", "refiner": "FAILED"}
+    assert {run.info.run_name: run.info.status for run in runs} == {
+        "axon, seed -, key": "FAILED",
+        "bridge": "FINISHED",
+        "refiner": "FAILED",
+    }
     assert mlflow.get_metric_history(stage.run_id, "loss")[0].value == 0.5

@@ -105,7 +105,7 @@ def test_from_the_archive_to_the_registry(tmp_path: Path, monkeypatch: pytest.Mo
         again = run(tmp_path, "python", "axon.cli", "reproduce", "models:/axon@champion", "--output", "again", "--run")
     told = again.splitlines()[-1]
     counts = re.search(r"made again: the same code, data, split and configuration; (\d+) of (\d+) metrics are equal", told)
-    assert counts and counts[1] == counts[2] and int(counts[1]) > 100, told
+    assert counts and counts[1] == counts[2] and int(counts[1]) > 10, told
     store = f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"
     client = MlflowClient(store)
     tags = client.get_run(client.get_model_version_by_alias("axon", "champion").run_id).data.tags

@@ -35,6 +35,7 @@ def engine(folder: Path) -> Iterator[str]:
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         subprocess.run(["apt-get", "update", "-qq"], check=True)
         subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], check=True, env=environment)
+    folder.mkdir()
     address = f"unix://{folder}/socket"
     command = ["dockerd", "--host", address, "--data-root", str(folder / "data"), "--exec-root", str(folder / "exec")]
     command += ["--pidfile", str(folder / "pid"), "--default-ulimit", "nofile=4096:4096"]
@@ -50,9 +51,22 @@ def engine(folder: Path) -> Iterator[str]:
         finally:
             daemon.terminate()
             daemon.wait(60)
-            # It leaves the network namespace of the host mounted, in which the containers ran, and sometimes more.
-            while left := [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if f" {folder}/" in line]:
-                subprocess.run(["umount", "--lazy", *left], check=True)
+            remove(folder)
+
+
+def remove(folder: Path) -> None:
+    """Remove what the ended engine leaves; it leaves the host's network namespace mounted, in which containers ran, and sometimes more."""
+    deadline = time.monotonic() + 60
+    while True:
+        if left := [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if f" {folder}/" in line]:
+            subprocess.run(["umount", "--lazy", *left], check=False)
+        try:
+            return shutil.rmtree(folder)
+        except OSError:
+            # Something is being unmounted still.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
 
 
 @contextlib.contextmanager
@@ -112,7 +126,7 @@ def served(folders: list[str]) -> Iterator[str]:
         server.server_close()
 
 
-def wait_for(url: str, process: subprocess.Popen[bytes], log: Path, seconds: int = 120) -> None:
+def wait_for(url: str, process: subprocess.Popen[bytes], log: Path, seconds: int = 600) -> None:
     """Wait until a server answers, with whatever status."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:

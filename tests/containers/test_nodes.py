@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -80,15 +79,6 @@ class Stage:
 
     def weights(self) -> dict:
         return load_file(self.shared / f"{self.name}-out" / WEIGHTS)
-
-
-@pytest.fixture(scope="module")
-def shared(steps_folder: Path, tiny_dataset: Path) -> Path:
-    folder = steps_folder / "nodes"
-    shutil.copytree(tiny_dataset, folder / "dataset")
-    for path in (folder, *folder.rglob("*")):
-        os.chown(path, USER_ID, USER_ID)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ The one place in this package that knows an orchestrator. `axon.training.run` st
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 import time
@@ -116,11 +117,7 @@ class TrainJob:
         except Exception as error:
             if now - self._answered < PATIENCE_S:
                 return None
-            self._over.set()
-            self._status = 1
-            raise AxonError(
-                "TRAINJOB_LOST", f"no answer about TrainJob {self.name}: {_reason(error)}", "see what ails the cluster"
-            ) from error
+            raise self._lost(f"no answer about TrainJob {self.name}: {_reason(error)}") from error
         self._answered = now
         if job is None:
             raise self._lost(f"TrainJob {self.name} was removed while it ran")
@@ -159,9 +156,10 @@ class TrainJob:
         return AxonError("TRAINJOB_LOST", problem, "look at the cluster, then start the run again: it resumes at the newest checkpoint")
 
     def _end(self, status: int) -> None:
-        self._stop_following()
+        self._over.set()
         if self.look() is not None:
             self.delete()
+        self._stop_following()
         self._status = status
 
     def _follow(self) -> None:
@@ -175,11 +173,14 @@ class TrainJob:
             self._reader.join(5.0)  # What it has not shown by then, it never will.
 
     def _show_lines(self) -> None:
-        """Show the first node's lines as they come; a stream that breaks is taken up again, which may repeat or skip lines."""
+        """Show the first node's lines as they come; a stream that breaks, as after hours it will, is taken up where it was."""
+        shown = 0
         while not self._over.wait(self.poll_s):
             try:
-                for line in self.client.get_job_logs(self.name, follow=True):
-                    print(line.rstrip(), flush=True)
+                for number, line in enumerate(self.client.get_job_logs(self.name, follow=True), 1):
+                    if number > shown:
+                        print(line.rstrip(), flush=True)
+                        shown = number
                     if self._over.is_set():
                         return
             except Exception as error:
@@ -213,6 +214,7 @@ def _cluster_client() -> Any:
         raise AxonError("TRAINJOB_CLUSTER", problem, "submit the run to a cluster (docs/cluster.md), or set training.nodes to 1")
     from kubeflow.trainer import TrainerClient
 
+    logging.getLogger("kubeflow").setLevel(logging.ERROR)  # It warns of a ConfigMap that it may not read and does not need.
     return TrainerClient()
 
 

@@ -40,8 +40,8 @@ def timed(what: str) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def docker() -> Iterator[str]:
     """The client of a running engine; sets DOCKER_HOST."""
-    # Not pytest's folder, whose path is too long for a socket: that has at most 108 characters.
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # pytest cleans up after a keyboard interrupt.
+    # Not pytest's folder, whose path is too long for a socket: that has at most 108 characters.
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch, TemporaryDirectory(prefix="axon-engine-") as folder:
         with timed("engine"):
             address = stack.enter_context(engine(Path(folder) / "engine"))

@@ -18,7 +18,6 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-DEBIAN_PACKAGES = {"dockerd": "docker.io", "iptables": "iptables", "mmdebstrap": "mmdebstrap"}
 IN_BASE = "python3-minimal,python3-venv,ca-certificates"
 
 
@@ -28,13 +27,7 @@ def engine(folder: Path) -> Iterator[str]:
     if shutil.which("docker") and subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0:
         yield os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
         return
-    missing = [package for program, package in DEBIAN_PACKAGES.items() if not shutil.which(program)]
-    if missing:
-        if os.geteuid() != 0 or not shutil.which("apt-get"):
-            raise RuntimeError("no container engine runs, and only root on Debian can have one installed here: start Docker")
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run(["apt-get", "update", "-qq"], check=True)
-        subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], check=True, env=environment)
+    install(dockerd="docker.io", iptables="iptables")
     folder.mkdir()
     address = f"unix://{folder}/socket"
     command = ["dockerd", "--host", address, "--data-root", str(folder / "data"), "--exec-root", str(folder / "exec")]
@@ -52,6 +45,18 @@ def engine(folder: Path) -> Iterator[str]:
             daemon.terminate()
             daemon.wait(60)
             remove(folder)
+
+
+def install(**packages: str) -> None:
+    """Install the Debian packages of those programs that are not there."""
+    missing = [package for program, package in packages.items() if not shutil.which(program)]
+    if not missing:
+        return
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        raise RuntimeError(f"not installed, and only root on Debian can have it installed here: {', '.join(missing)}")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    subprocess.run(["apt-get", "update", "-qq"], check=True)
+    subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], check=True, env=environment)
 
 
 def remove(folder: Path) -> None:
@@ -75,6 +80,7 @@ def base_image(folder: Path, name: str) -> Iterator[dict[str, str]]:
 
     Package folders of this machine are served on loopback as long as the context lasts. The image is for tests and never published.
     """
+    install(mmdebstrap="mmdebstrap")
     settings = pip_settings()
     with served([urlsplit(value).path for value in (*settings["index"], *settings["links"]) if is_local(value)]) as origin:
         indexes, links = ([origin + urlsplit(value).path if is_local(value) else value for value in settings[key]] for key in settings)

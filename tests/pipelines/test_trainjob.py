@@ -81,6 +81,8 @@ def test_a_success_shows_its_lines_and_leaves_nothing(server: Cluster, jobs: Tra
         assert time.monotonic() < deadline
         time.sleep(0.05)
         said += capsys.readouterr().out
+    time.sleep(0.3)
+    assert (said + capsys.readouterr().out).count("step 2") == 1, "the stream ends, and its lines are not shown again"
     server.end(NAME, "Complete")
     assert wait(job) == 0 and not server.jobs and server.asked == ["POST trainjobs", f"DELETE {NAME}"]
 

@@ -67,7 +67,7 @@ class Nodes(Protocol):
 
 
 def train(
-    stage: str, config: Config, checkpoints: Path, out: Path, log: Log, nodes: Callable[[], Nodes] | None = None, **inputs: Path
+    stage: str, config: Config, checkpoints: Path, out: Path, log: Log, nodes: Callable[[], Nodes] | None = None, /, **inputs: Path
 ) -> None:
     """Run a training step here, under torchrun where ``config.training.processes`` asks for several processes, or on several nodes.
 

@@ -24,14 +24,13 @@ def train_baselines(
 
     from axon.config import Config
     from axon.errors import one_line_errors
-    from axon.gpu import require_gpu
     from axon.registry.tracking import stage_run
     from axon.training.run import train
     from axon.training.steps import checkpoint_dir
+    from axon.trainjob import TrainJobs
 
     settings, out = Config.from_yaml(config), Path(baselines.path)
     with one_line_errors(), stage_run(tracking_uri, run_id, "baselines", {}) as run:
-        require_gpu(settings)
         checkpoints = checkpoint_dir(checkpoint_root, "baselines", settings, Path(dataset.path))
-        train("baselines", settings, checkpoints, out, run.log, dataset=Path(dataset.path))
+        train("baselines", settings, checkpoints, out, run.log, TrainJobs, dataset=Path(dataset.path))
         run.artifact(out / "curves")

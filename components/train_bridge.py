@@ -29,14 +29,13 @@ def train_bridge(
 
     from axon.config import Config
     from axon.errors import one_line_errors
-    from axon.gpu import require_gpu
     from axon.registry.tracking import stage_run
     from axon.training.run import train
     from axon.training.steps import checkpoint_dir
+    from axon.trainjob import TrainJobs
 
     settings, out = Config.from_yaml(config), Path(bridge.path)
     with one_line_errors(), stage_run(tracking_uri, run_id, "bridge", {}) as run:
-        require_gpu(settings)
         checkpoints = checkpoint_dir(checkpoint_root, "bridge", settings, Path(dataset.path))
-        train("bridge", settings, checkpoints, out, run.log, dataset=Path(dataset.path))
+        train("bridge", settings, checkpoints, out, run.log, TrainJobs, dataset=Path(dataset.path))
         run.artifact(out / "curves")

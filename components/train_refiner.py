@@ -33,16 +33,23 @@ def train_refiner(
 
     from axon.config import Config
     from axon.errors import one_line_errors
-    from axon.gpu import require_gpu
     from axon.registry.tracking import stage_run
     from axon.training.run import train
     from axon.training.steps import checkpoint_dir
+    from axon.trainjob import TrainJobs
 
     settings, out = Config.from_yaml(config), Path(refiner.path)
     with one_line_errors(), stage_run(tracking_uri, run_id, "refiner", {}) as run:
-        require_gpu(settings)
         checkpoints = checkpoint_dir(checkpoint_root, "refiner", settings, Path(dataset.path))
         train(
-            "refiner", settings, checkpoints, out, run.log, dataset=Path(dataset.path), bridge=Path(bridge.path), coarse=Path(coarse.path)
+            "refiner",
+            settings,
+            checkpoints,
+            out,
+            run.log,
+            TrainJobs,
+            dataset=Path(dataset.path),
+            bridge=Path(bridge.path),
+            coarse=Path(coarse.path),
         )
         run.artifact(out / "curves")

@@ -6,6 +6,7 @@ runner finds nothing and takes the condition for False, without a word. The gate
 
 import json
 from pathlib import Path
+from typing import Any
 
 import yaml
 from kfp import dsl
@@ -66,9 +67,9 @@ def axon_pipeline(
         secret_name: Kubernetes secret with the credentials.
     """
 
-    def on(task: dsl.PipelineTask) -> dsl.PipelineTask:
+    def on(task: dsl.PipelineTask, gpus: Any = None) -> dsl.PipelineTask:
         step = task.component_spec.name.replace("-", "_")
-        return resources.apply(task, step, secret_name, gpu_nodes)
+        return resources.apply(task, step, secret_name, gpu_nodes, gpus)
 
     run_key = dsl.PIPELINE_JOB_ID_PLACEHOLDER
     finished = on(finish(tracking_uri=tracking_uri, model_name=model_name, run_key=run_key))
@@ -89,7 +90,7 @@ def axon_pipeline(
                 run_key=run_key,
             )
         )
-        config, revision, run_id, shards = (checked.outputs[name] for name in ("config", "revision", "run_id", "shards"))
+        config, revision, run_id, shards, gpus = (checked.outputs[name] for name in ("config", "revision", "run_id", "shards", "gpus"))
         with dsl.If(checked.outputs["Output"] == NEW, name="anything-new"):
             fetched = on(fetch(dataset_repo=dataset_repo, dataset_folder=dataset_folder, revision=revision, shards=shards))
             raw = fetched.outputs["raw"]
@@ -100,11 +101,11 @@ def axon_pipeline(
 
             tracked = {"config": config, "tracking_uri": tracking_uri, "run_id": run_id}
             trained = {**tracked, "checkpoint_root": checkpoint_root, "dataset": dataset}
-            bridge = on(train_bridge(**trained)).outputs["bridge"]
+            bridge = on(train_bridge(**trained), gpus).outputs["bridge"]
             coarse = on(sample_coarse(config=config, dataset=dataset, bridge=bridge)).outputs["coarse"]
-            refiner = on(train_refiner(**trained, bridge=bridge, coarse=coarse)).outputs["refiner"]
-            superres = on(train_superres(**trained)).outputs["superres"]
-            baselines = on(train_baselines(**trained)).outputs["baselines"]
+            refiner = on(train_refiner(**trained, bridge=bridge, coarse=coarse), gpus).outputs["refiner"]
+            superres = on(train_superres(**trained), gpus).outputs["superres"]
+            baselines = on(train_baselines(**trained), gpus).outputs["baselines"]
             models = {"bridge": bridge, "refiner": refiner, "superres": superres, "baselines": baselines}
             evaluation = on(evaluate(**tracked, views=views, revision=revision, dataset=dataset, **models)).outputs["evaluation"]
             decided = on(gate(config=config, tracking_uri=tracking_uri, model_name=model_name, promote=promote, evaluation=evaluation))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from kfp import kubernetes
 from kfp.dsl import PipelineTask
 from kfp.dsl.pipeline_channel import PipelineParameterChannel
+
+from axon.trainjob import NODE
+from components import image
 
 ACCELERATOR = "nvidia.com/gpu"
 USER_ID = 10001
@@ -31,7 +35,8 @@ class Needs:
     Attributes:
         cpu: CPU cores.
         memory: Memory.
-        gpus: GPUs; with any, the step also gets shared memory, the GPU nodes and a refusal to run without a GPU.
+        gpus: GPUs; with any, the step also gets shared memory, the GPU nodes and a refusal to run without a GPU. A training step gets as
+            many as its configuration has processes.
         retries: Retries with back-off, for what another attempt can mend: a lost node, a network.
         hours: Time limit.
         cached: Whether a result may be served from KFP's cache. Only where the step's parameters identify its result.
@@ -64,7 +69,13 @@ NEEDS = {
 }
 
 
-def apply(task: PipelineTask, step: str, secret_name: PipelineParameterChannel, gpu_nodes: PipelineParameterChannel) -> PipelineTask:
+def apply(
+    task: PipelineTask,
+    step: str,
+    secret_name: PipelineParameterChannel,
+    gpu_nodes: PipelineParameterChannel,
+    gpus: PipelineParameterChannel | None = None,
+) -> PipelineTask:
     """Give ``task`` the resources and the policy of ``step``.
 
     Args:
@@ -72,6 +83,7 @@ def apply(task: PipelineTask, step: str, secret_name: PipelineParameterChannel, 
         step: Key of `NEEDS`.
         secret_name: Name of the Kubernetes secret with the keys of `SECRET_KEYS`, each optional.
         gpu_nodes: Labels of the nodes for GPU steps, which choose the type of GPU.
+        gpus: For a training step: its number of GPUs, found out in the run; 0 where it has a TrainJob's nodes train.
     """
     needs = NEEDS[step]
     task.set_cpu_request(needs.cpu).set_memory_request(needs.memory).set_memory_limit(needs.memory)
@@ -79,11 +91,15 @@ def apply(task: PipelineTask, step: str, secret_name: PipelineParameterChannel, 
     if needs.retries:
         task.set_retry(needs.retries, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s")
     if needs.gpus:
-        task.set_accelerator_type(ACCELERATOR).set_accelerator_limit(needs.gpus)
+        task.set_accelerator_type(ACCELERATOR).set_accelerator_limit(gpus or needs.gpus)
         task.set_env_variable("AXON_REQUIRE_GPU", "1")
         kubernetes.empty_dir_mount(task, volume_name="shm", mount_path="/dev/shm", medium="Memory", size_limit="8Gi")  # noqa: S108
         kubernetes.add_node_selector_json(task, gpu_nodes)
         kubernetes.add_toleration(task, key=ACCELERATOR, operator="Exists", effect="NoSchedule")
+    if gpus:
+        task.register_pipeline_channels([gpus])  # set_accelerator_limit forgets to
+        node = {"image": image("cuda"), "cpu": int(needs.cpu), "memory_gib": int(needs.memory.removesuffix("Gi"))}
+        task.set_env_variable(NODE, json.dumps(node))
     if needs.storage:
         kubernetes.mount_pvc(task, VOLUME, MOUNT)
     kubernetes.use_secret_as_env(task, secret_name, SECRET_KEYS, optional=True)

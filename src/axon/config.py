@@ -174,12 +174,15 @@ class TrainingConfig:
     """The trained networks.
 
     Attributes:
-        processes: Processes that train together on one machine, a GPU each where there are GPUs; must divide each ``batch_size``.
+        nodes: Machines that train together, on a cluster with Kubeflow Trainer; 1 is the machine of the training step itself.
+        processes: Processes of each machine that train together, a GPU each where there are GPUs; their total number must divide each
+            ``batch_size``.
         estimator: The network that estimates stage 1's end-point.
         bridge, refiner, superres: The three stages.
         regression, gan: The baselines.
     """
 
+    nodes: int = 1
     processes: int = 1
     estimator: StageConfig = field(default_factory=StageConfig)
     bridge: StageConfig = field(default_factory=StageConfig)
@@ -363,11 +366,12 @@ def _check(config: Config) -> None:
     require(data.val_share + data.internal_share < 1, "data.internal_share", "some patients must remain for training")
     require(data.shards >= 1, "data.shards", "at least 1")
     require(config.evaluation.samples >= 2, "evaluation.samples", "at least 2, for a standard deviation")
-    processes = config.training.processes
-    require(processes >= 1, "training.processes", "at least 1")
+    processes = config.training.nodes * config.training.processes
+    require(config.training.nodes >= 1, "training.nodes", "at least 1")
+    require(config.training.processes >= 1, "training.processes", "at least 1")
     for name in ("estimator", "bridge", "refiner", "superres", "regression", "gan"):
         stage: StageConfig = getattr(config.training, name)
         require(stage.steps >= 1 and stage.batch_size >= 1, f"training.{name}.steps", "steps and batch_size at least 1")
         shared = stage.accumulate >= 1 and stage.batch_size % (stage.accumulate * processes) == 0
-        require(shared, f"training.{name}.batch_size", "a multiple of accumulate times training.processes")
+        require(shared, f"training.{name}.batch_size", "a multiple of accumulate times training.nodes times training.processes")
         require(stage.checkpoint_every >= 1 and stage.log_every >= 1, f"training.{name}.checkpoint_every", "at least 1")

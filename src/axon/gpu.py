@@ -84,7 +84,7 @@ def estimated_bytes(config: Config) -> int:
     """
     model, size, training = config.model, config.grid.coarse_size, config.training
     stages = (training.bridge, training.refiner, training.regression)
-    batch = max(stage.batch_size // (stage.accumulate * training.processes) for stage in stages)
+    batch = max(stage.batch_size // (stage.accumulate * training.processes * training.nodes) for stage in stages)
     elements = sum(channels * (size >> level) ** 3 for level, channels in enumerate(model.channels))
     activations = BYTES_PER_ELEMENT * elements * batch * (3 * model.res_blocks + 2)
     parameters = 2.1 * 2 * 27 * sum(channels**2 for channels in model.channels) * (3 * model.res_blocks + 2)

@@ -24,6 +24,7 @@ from axon.gpu import require_gpu
 from axon.probes import check_dvc_remote, check_mlflow_artifacts
 from axon.registry import tracking
 from axon.registry.gate import POLICIES
+from axon.trainjob import TrainJobs
 
 VIEW_SETS = ("bi", "mono")
 MIN_FREE_BYTES = 2 * 1024**3
@@ -40,6 +41,7 @@ class Resolved:
         revision: The dataset's commit; ``folder@<run key>`` for a folder, which nothing identifies, so that it is never taken from a cache.
         run_id: The MLflow run; empty where nothing is new.
         shards: Parallel ingestion tasks.
+        gpus: GPUs of a training step: as many as it has processes, none where other nodes train.
         same_as: The MLflow run whose code, data and configuration are those of this run; empty where something is new.
     """
 
@@ -47,12 +49,13 @@ class Resolved:
     revision: str
     run_id: str
     shards: int
+    gpus: int
     same_as: str = ""
 
     @property
-    def outputs(self) -> tuple[str, str, str, int, str]:
+    def outputs(self) -> tuple[str, str, str, int, int, str]:
         """As the step gives them on; the last says whether there is anything to do: `NEW` or `NOTHING_NEW`."""
-        return self.config_yaml, self.revision, self.run_id, self.shards, NOTHING_NEW if self.same_as else NEW
+        return self.config_yaml, self.revision, self.run_id, self.shards, self.gpus, NOTHING_NEW if self.same_as else NEW
 
     @property
     def summary(self) -> str:
@@ -116,14 +119,18 @@ def preflight(
         _check_checkpoint_root(checkpoint_root)
     with _collected(problems):
         require_gpu(config)
+    if config.training.nodes > 1:
+        with _collected(problems):
+            TrainJobs()
     with _collected(problems):
         check_url(os.environ.get(ALERT_URL, ""))
     raise_all(problems)
     _write(out_config, config.to_yaml())
+    gpus = config.training.processes if config.training.nodes == 1 else 0
     code = tracking.code_revision()
     key = work_key(code, data, config, views, promote)
     if key and not force and (same_as := tracking.last_success(tracking_uri, model_name, key)):
-        return Resolved(config.to_yaml(), revision, "", config.data.shards, same_as)
+        return Resolved(config.to_yaml(), revision, "", config.data.shards, gpus, same_as)
     tags = {
         tracking.WORK_KEY: key,
         "axon.data_revision": revision,
@@ -138,7 +145,7 @@ def preflight(
     # A parameter holds 5000 characters at most; the whole configuration is what reproducing the run needs.
     with tracking.tracking_errors(tracking_uri):
         tracking.client(tracking_uri).log_text(run_id, config.to_yaml(), tracking.CONFIG)
-    return Resolved(config.to_yaml(), revision, run_id, config.data.shards)
+    return Resolved(config.to_yaml(), revision, run_id, config.data.shards, gpus)
 
 
 def parameter_problems(views: str, promote: str, model_name: str) -> list[AxonError]:

@@ -49,6 +49,18 @@ def test_resolves_and_opens_the_run_once(tmp_path: Path) -> None:
     assert start(tmp_path) == resolved
 
 
+def test_a_training_step_has_the_gpus_of_its_processes_and_none_where_other_nodes_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert start(tmp_path).gpus == 1
+    assert start(tmp_path, run_key="four", config_yaml="training: {processes: 4}").gpus == 4
+    nodes = {"run_key": "nodes", "config_yaml": "training: {nodes: 2, processes: 2}"}
+    with pytest.raises(AxonError, match="TRAINJOB_CLUSTER"):
+        start(tmp_path, **nodes)
+    monkeypatch.setattr("axon.preflight.TrainJobs", lambda: None)
+    assert start(tmp_path, **nodes).gpus == 0
+
+
 def test_empty_folder_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("axon.data.readers")
     (tmp_path / "empty").mkdir()

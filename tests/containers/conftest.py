@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -38,10 +40,11 @@ def timed(what: str) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def docker() -> Iterator[str]:
     """The client of a running engine; sets DOCKER_HOST."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # pytest cleans up after a keyboard interrupt.
     # Not pytest's folder, whose path is too long for a socket: that has at most 108 characters.
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch, TemporaryDirectory(prefix="axon-engine-") as folder:
         with timed("engine"):
-            address = stack.enter_context(engine(Path(folder)))
+            address = stack.enter_context(engine(Path(folder) / "engine"))
         patch.setenv("DOCKER_HOST", address)
         # Debian's client brings its builder along; another first on the path may not.
         patch.setenv("DOCKER", "/usr/bin/docker" if Path("/usr/bin/docker").exists() else "docker")
@@ -83,3 +86,13 @@ def steps_folder() -> Iterator[Path]:
         if os.geteuid() == 0:
             os.chown(folder, USER_ID, USER_ID)
         yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def shared(steps_folder: Path, tiny_dataset: Path) -> Path:
+    """A folder of the steps' user with the tiny dataset in ``dataset``."""
+    folder = steps_folder / "shared"
+    shutil.copytree(tiny_dataset, folder / "dataset")
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, USER_ID, USER_ID)
+    return folder

@@ -18,7 +18,6 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-DEBIAN_PACKAGES = {"dockerd": "docker.io", "iptables": "iptables", "mmdebstrap": "mmdebstrap"}
 IN_BASE = "python3-minimal,python3-venv,ca-certificates"
 
 
@@ -28,13 +27,8 @@ def engine(folder: Path) -> Iterator[str]:
     if shutil.which("docker") and subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0:
         yield os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
         return
-    missing = [package for program, package in DEBIAN_PACKAGES.items() if not shutil.which(program)]
-    if missing:
-        if os.geteuid() != 0 or not shutil.which("apt-get"):
-            raise RuntimeError("no container engine runs, and only root on Debian can have one installed here: start Docker")
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run(["apt-get", "update", "-qq"], check=True)
-        subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], check=True, env=environment)
+    install(dockerd="docker.io", iptables="iptables")
+    folder.mkdir()
     address = f"unix://{folder}/socket"
     command = ["dockerd", "--host", address, "--data-root", str(folder / "data"), "--exec-root", str(folder / "exec")]
     command += ["--pidfile", str(folder / "pid"), "--default-ulimit", "nofile=4096:4096"]
@@ -50,9 +44,34 @@ def engine(folder: Path) -> Iterator[str]:
         finally:
             daemon.terminate()
             daemon.wait(60)
-            # It leaves the network namespace of the host mounted, in which the containers ran, and sometimes more.
-            while left := [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if f" {folder}/" in line]:
-                subprocess.run(["umount", "--lazy", *left], check=True)
+            remove(folder)
+
+
+def install(**packages: str) -> None:
+    """Install the Debian packages of those programs that are not there."""
+    missing = [package for program, package in packages.items() if not shutil.which(program)]
+    if not missing:
+        return
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        raise RuntimeError(f"not installed, and only root on Debian can have it installed here: {', '.join(missing)}")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    subprocess.run(["apt-get", "update", "-qq"], check=True)
+    subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], check=True, env=environment)
+
+
+def remove(folder: Path) -> None:
+    """Remove what the ended engine leaves; it leaves the host's network namespace mounted, in which containers ran, and sometimes more."""
+    deadline = time.monotonic() + 60
+    while True:
+        if left := [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if f" {folder}/" in line]:
+            subprocess.run(["umount", "--lazy", *left], check=False)
+        try:
+            return shutil.rmtree(folder)
+        except OSError:
+            # Something is being unmounted still.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
 
 
 @contextlib.contextmanager
@@ -61,6 +80,7 @@ def base_image(folder: Path, name: str) -> Iterator[dict[str, str]]:
 
     Package folders of this machine are served on loopback as long as the context lasts. The image is for tests and never published.
     """
+    install(mmdebstrap="mmdebstrap")
     settings = pip_settings()
     with served([urlsplit(value).path for value in (*settings["index"], *settings["links"]) if is_local(value)]) as origin:
         indexes, links = ([origin + urlsplit(value).path if is_local(value) else value for value in settings[key]] for key in settings)
@@ -112,7 +132,7 @@ def served(folders: list[str]) -> Iterator[str]:
         server.server_close()
 
 
-def wait_for(url: str, process: subprocess.Popen[bytes], log: Path, seconds: int = 120) -> None:
+def wait_for(url: str, process: subprocess.Popen[bytes], log: Path, seconds: int = 600) -> None:
     """Wait until a server answers, with whatever status."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:

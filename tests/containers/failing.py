@@ -20,6 +20,18 @@ def refuse() -> None:
 
 
 @dsl.component(base_image=image("cpu"), install_kfp_package=False)
+def diverge(config: str, dataset: str) -> None:
+    from pathlib import Path
+
+    from axon.config import Config
+    from axon.errors import one_line_errors
+    from axon.training.run import train
+
+    with one_line_errors():
+        train("superres", Config.from_yaml(config), Path("/tmp/checkpoints"), Path("/tmp/out"), lambda *_: None, dataset=Path(dataset))
+
+
+@dsl.component(base_image=image("cpu"), install_kfp_package=False)
 def sleep() -> None:
     import time
 
@@ -40,3 +52,8 @@ def fails_at_once(status: int):
 @dsl.pipeline(name="refuses")
 def refuses():
     refuse()
+
+
+@dsl.pipeline(name="diverges")
+def diverges(config: str, dataset: str):
+    diverge(config=config, dataset=dataset)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from axon.config import Config
 from axon.errors import AxonError
 from pipelines.local import ROOT, execute
 from pipelines.resources import USER_ID
@@ -27,6 +29,15 @@ def test_failing_ten_times_is_reported_ten_times(steps_folder: Path) -> None:
 def test_reason_of_a_step_is_the_reason_of_the_run(steps_folder: Path) -> None:
     with pytest.raises(AxonError, match=r"step 'refuse' failed: \[TINY_BROKEN\] nothing works -> mend it"):
         execute("tests.containers.failing:refuses", {}, steps_folder, 1, print, mounts={})
+
+
+@pytest.mark.usefixtures("image")
+def test_training_whose_loss_is_no_number_is_a_failed_run(steps_folder: Path, shared: Path, tiny_config: Config) -> None:
+    superres = replace(tiny_config.training.superres, learning_rate=1e30)
+    config = replace(tiny_config, training=replace(tiny_config.training, superres=superres))
+    parameters = {"config": config.to_yaml(), "dataset": str(shared / "dataset")}
+    with pytest.raises(AxonError, match=r"step 'diverge' failed: \[LOSS_NOT_FINITE\] superres: the loss is not finite"):
+        execute("tests.containers.failing:diverges", parameters, steps_folder, 1, print, mounts={})
 
 
 @pytest.mark.usefixtures("image")

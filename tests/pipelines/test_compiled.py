@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -17,11 +18,13 @@ from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from axon.preflight import NEW
+from axon.trainjob import NODE
 from pipelines import resources
 from pipelines.axon_pipeline import COMPILED, axon_pipeline
 from pipelines.submit import Package
 
 GPU_STEPS = {"train-bridge", "sample-coarse", "train-refiner", "train-superres", "train-baselines", "evaluate"}
+TRAINING_STEPS = {step for step in GPU_STEPS if step.startswith("train-")}
 PIPELINE, PLATFORM = yaml.safe_load_all(COMPILED.read_text())
 EXECUTORS: dict[str, Any] = {
     name.removeprefix("exec-"): value["container"] for name, value in PIPELINE["deploymentSpec"]["executors"].items()
@@ -56,7 +59,8 @@ def test_steps_are_those_of_the_policy_table() -> None:
 @pytest.mark.parametrize("step", sorted(GPU_STEPS))
 def test_gpu_steps(step: str) -> None:
     wanted = EXECUTORS[step]["resources"]
-    assert wanted["accelerator"]["resourceType"] == "nvidia.com/gpu" and wanted["accelerator"]["resourceCount"] == "1"
+    counted = "{{$.inputs.parameters['pipelinechannel--preflight-gpus']}}" if step in TRAINING_STEPS else "1"
+    assert wanted["accelerator"]["resourceType"] == "nvidia.com/gpu" and wanted["accelerator"]["resourceCount"] == counted
     assert wanted["resourceMemoryLimit"] and wanted["resourceMemoryRequest"] and wanted["resourceCpuRequest"]
     assert EXECUTORS[step]["image"].startswith("axon/python-cuda:")
     assert {"name": "AXON_REQUIRE_GPU", "value": "1"} in EXECUTORS[step]["env"]
@@ -94,7 +98,19 @@ def test_secrets_are_names_only() -> None:
         for secret in config["secretAsEnv"]:
             assert secret["secretNameParameter"]["componentInputParameter"].endswith("secret_name") and secret["optional"]
     named = [variable for container in EXECUTORS.values() for variable in container.get("env", [])]
-    assert {variable["name"] for variable in named} == {"AXON_REQUIRE_GPU"}
+    assert {variable["name"] for variable in named} == {"AXON_REQUIRE_GPU", NODE}
+
+
+def test_nodes_of_a_trainjob_get_the_image_and_the_share_of_the_step_that_starts_it() -> None:
+    for step, container in EXECUTORS.items():
+        told = [json.loads(variable["value"]) for variable in container.get("env", []) if variable["name"] == NODE]
+        assert len(told) == (step in TRAINING_STEPS)
+        for node in told:
+            wanted = container["resources"]
+            assert node["image"] == container["image"]
+            assert (str(node["cpu"]), f"{node['memory_gib']}Gi") == (wanted["resourceCpuRequest"], wanted["resourceMemoryLimit"])
+            count = TASKS[step]["inputs"]["parameters"]["pipelinechannel--preflight-gpus"]
+            assert count == {"componentInputParameter": "pipelinechannel--preflight-gpus"}
 
 
 def test_only_steps_that_their_parameters_identify_are_cached() -> None:

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from kubeflow_trainer_api.models import TrainerV1alpha1ClusterTrainingRuntime
 
+from axon.trainjob import RUNTIME
 from pipelines import resources
 from pipelines.local import ROOT
 
@@ -136,8 +137,13 @@ def test_rights_are_few_and_named(overlay: str) -> None:
         for rule in role["rules"]:
             assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
             assert "secrets" not in rule["resources"] or rule.get("resourceNames")
-    assert not {"ClusterRole", "ClusterRoleBinding"} & {one["kind"] for one in rendered(overlay)}
-    (account,) = of_kind(overlay, "ServiceAccount")
+    (everywhere,), (account,) = of_kind(overlay, "ClusterRole"), of_kind(overlay, "ServiceAccount")
+    (runtime,), (bound,) = of_kind(overlay, "ClusterTrainingRuntime"), of_kind(overlay, "ClusterRoleBinding")
+    reading = {"apiGroups": ["trainer.kubeflow.org"], "resources": ["clustertrainingruntimes"], "verbs": ["get"]}
+    assert everywhere["rules"] == [{**reading, "resourceNames": [runtime["metadata"]["name"]]}]
+    assert runtime["metadata"]["name"] == RUNTIME
+    assert bound["roleRef"]["name"] == everywhere["metadata"]["name"]
+    assert bound["subjects"] == [{"kind": "ServiceAccount", **name_of(account)}]
     schedules = yaml.safe_load((ROOT / "schedules.yaml").read_text())
     assert schedules["service_account"] == account["metadata"]["name"]
     assert of_kind(overlay, "RoleBinding")[0]["subjects"][0] == {"kind": "ServiceAccount", **name_of(account)}

@@ -143,8 +143,11 @@ def test_a_batch_in_parts_trains_as_the_whole(tmp_path: Path) -> None:
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AxonError, match="BATCH_SHARE"):
         fit(Wobble(), replace(TRAIN, batch_size=8, accumulate=3), tmp_path, {}, lambda *_: None)
-    with pytest.raises(AxonError, match=r"training\.estimator\.batch_size"):
-        Config.from_yaml("training: {processes: 3}")
+    for many in ("processes: 3", "nodes: 3"):
+        with pytest.raises(AxonError, match=r"training\.estimator\.batch_size"):
+            Config.from_yaml(f"training: {{{many}}}")
+    with pytest.raises(AxonError, match=r"training\.nodes"):
+        Config.from_yaml("training: {nodes: 0}")
 
 
 def test_drawing_ahead_draws_the_same(tmp_path: Path) -> None:

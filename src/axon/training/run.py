@@ -7,7 +7,7 @@ Examples:
     Two processes on this machine, each with half of every batch:
         torchrun --standalone --nproc_per_node=2 -m axon.training.run bridge --config ...
 
-    Two nodes, the checkpoints on a folder that both see:
+    Two nodes, all folders on storage that both see:
         torchrun --nnodes=2 --nproc_per_node=8 --rdzv_backend=c10d --rdzv_endpoint=HOST:29400 -m axon.training.run bridge --config ...
 """
 
@@ -18,17 +18,21 @@ import contextlib
 import ctypes
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from axon import DISCLAIMER
 from axon.config import Config
+from axon.data.files import whole_folder
 from axon.errors import AxonError, one_line_errors
+from axon.gpu import require_gpu
 from axon.training import distributed, steps
 from axon.training.loop import Log, terminated
 
@@ -42,31 +46,59 @@ METRICS, ERROR = "metrics.jsonl", "error.json"
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 
-def train(stage: str, config: Config, checkpoints: Path, out: Path, log: Log, **inputs: Path) -> None:
-    """Run a training step here, or under torchrun where ``config.training.processes`` asks for several processes.
+class Running(Protocol):
+    """A training that runs elsewhere: the part of ``subprocess.Popen`` that watching it takes."""
+
+    def poll(self) -> int | None:
+        """None while it runs, then 0 for a success."""
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+
+
+class Nodes(Protocol):
+    """Machines that train together, e.g. `axon.trainjob.TrainJobs`."""
+
+    def find(self, name: str) -> Running | None:
+        """The training of this name that an earlier attempt started, where it runs or has succeeded."""
+
+    def start(self, name: str, arguments: list[str], nodes: int, processes: int) -> Running:
+        """Run this module with ``arguments`` under torchrun with so many processes on each of so many nodes."""
+
+
+def train(
+    stage: str, config: Config, checkpoints: Path, out: Path, log: Log, nodes: Callable[[], Nodes] | None = None, /, **inputs: Path
+) -> None:
+    """Run a training step here, under torchrun where ``config.training.processes`` asks for several processes, or on several nodes.
 
     Args:
         stage: One of `STAGES`.
         config: The run's configuration.
-        checkpoints: Folder that outlives the run; the newest checkpoint is resumed.
+        checkpoints: Folder that outlives the run; the newest checkpoint is resumed. Where ``config.training.nodes`` is above 1, the
+            nodes see it under the same path.
         out: Result; appears whole or not at all.
         log: Called with (step, metrics) in this process, wherever the training runs.
+        nodes: Gives the nodes, where ``config.training.nodes`` asks for several.
         inputs: The step's other folders by name: ``dataset``, and for the refiner ``bridge`` and ``coarse``.
 
     Raises:
-        AxonError: As the step; ``TRAINING_PROCESS`` where a process ended without saying why.
+        AxonError: As the step and as ``nodes``; ``TRAINING_PROCESS`` where a process ended without saying why.
         SystemExit: 143 after SIGTERM, with the state saved.
     """
-    if config.training.processes == 1:
+    training = config.training
+    if training.nodes > 1:
+        assert nodes is not None
+        _train_on_nodes(nodes(), stage, config, checkpoints, out, log, inputs)
+        return
+    require_gpu(config)
+    if training.processes == 1:
         STAGES[stage](config, checkpoints=checkpoints, out=out, log=log, **inputs)
         return
     with tempfile.TemporaryDirectory(prefix="axon-training-") as folder:
         relay = Path(folder)
-        (relay / "config.yaml").write_text(config.to_yaml())
-        (relay / METRICS).touch()
-        folders = {"config": relay / "config.yaml", "checkpoints": checkpoints, "out": out, "relay": relay, **inputs}
-        options = [text for name, path in folders.items() for text in (f"--{name}", str(path))]
-        _torchrun(config.training.processes, [stage, *options], relay, log)
+        arguments = _prepare(relay, stage, config, checkpoints, out, inputs)
+        child = _torchrun(training.processes, arguments)
+        _watch(child, relay, log)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -79,7 +111,10 @@ def main(arguments: list[str] | None = None) -> None:
     errors = _relayed_errors(given.relay) if given.relay else one_line_errors()
     with contextlib.ExitStack() as stack:
         stack.enter_context(errors)
+        require_gpu(config)
         stack.enter_context(distributed.process_group())
+        if "WORLD_SIZE" in os.environ:
+            print(f"process {distributed.rank()} of {distributed.world_size()}", flush=True)
         out = given.out
         if not leader:
             # Every process goes the same way; what another than the first would write or say is thrown away.
@@ -105,37 +140,74 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _torchrun(processes: int, arguments: list[str], relay: Path, log: Log) -> None:
-    """Run this module under torchrun, pass its metrics on to ``log`` and SIGTERM on to it, and raise what it raised."""
+def _train_on_nodes(nodes: Nodes, stage: str, config: Config, checkpoints: Path, out: Path, log: Log, inputs: dict[str, Path]) -> None:
+    """Train on several nodes, which see of this machine nothing but the folder of the checkpoints: inputs and result go through it.
+
+    A repeated call watches the training that an earlier one started, or takes its result.
+    """
+    relay, result, name = checkpoints / "relay", checkpoints / "result", f"axon-{checkpoints.name}"
+    if not result.exists():
+        running = nodes.find(name)
+        if running is None:
+            copies = {key: checkpoints / "inputs" / key for key in inputs}
+            for key, copy in copies.items():
+                if not copy.exists():
+                    with whole_folder(copy) as part:
+                        shutil.copytree(inputs[key], part, dirs_exist_ok=True)
+            shutil.rmtree(relay, ignore_errors=True)
+            relay.mkdir(parents=True)
+            arguments = _prepare(relay, stage, config, checkpoints, result, copies)
+            running = nodes.start(name, arguments, config.training.nodes, config.training.processes)
+        _watch(running, relay, log)
+    with whole_folder(out) as part:
+        shutil.copytree(result, part, dirs_exist_ok=True)
+    for folder in (result, relay, checkpoints / "inputs"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _prepare(relay: Path, stage: str, config: Config, checkpoints: Path, out: Path, inputs: dict[str, Path]) -> list[str]:
+    """Write what the processes read and write beside their folders; returns their command line."""
+    (relay / "config.yaml").write_text(config.to_yaml())
+    (relay / METRICS).touch()
+    folders = {"config": relay / "config.yaml", "checkpoints": checkpoints, "out": out, "relay": relay, **inputs}
+    return [stage, *(text for name, path in folders.items() for text in (f"--{name}", str(path)))]
+
+
+def _torchrun(processes: int, arguments: list[str]) -> subprocess.Popen[bytes]:
+    """This module with ``arguments``, under torchrun."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     threads = str(max(1, (os.cpu_count() or 1) // processes))
+    return subprocess.Popen(
+        [*torchrun, "-m", "axon.training.run", *arguments],
+        env={"OMP_NUM_THREADS": threads, **os.environ},
+        preexec_fn=_end_with_parent,
+    )
+
+
+def _watch(running: Running, relay: Path, log: Log) -> None:
+    """Wait for a training, pass its metrics on to ``log`` and SIGTERM on to it, and raise what it raised."""
     with terminated() as ended, (relay / METRICS).open() as metrics:
-        child = subprocess.Popen(
-            [*torchrun, "-m", "axon.training.run", *arguments],
-            env={"OMP_NUM_THREADS": threads, **os.environ},
-            preexec_fn=_end_with_parent,
-        )
         try:
             told = False
-            while child.poll() is None:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(0.5)
+            while (status := running.poll()) is None:
+                time.sleep(0.1)
                 _pass_on(metrics, log)
                 if ended.is_set() and not told:
-                    child.terminate()
+                    running.terminate()
                     told = True
         finally:
-            if child.poll() is None:
-                child.terminate()
-                child.wait()
+            if running.poll() is None:
+                running.terminate()
+                while running.poll() is None:
+                    time.sleep(0.1)
         _pass_on(metrics, log)
     if ended.is_set():
         raise SystemExit(143)
     if (relay / ERROR).exists():
         raise AxonError(**json.loads((relay / ERROR).read_text()))
-    if child.returncode:
-        problem = f"torchrun ended with status {child.returncode}"
-        raise AxonError("TRAINING_PROCESS", problem, "read the traceback above; one killed by signal 9 was out of memory")
+    if status:
+        problem = f"the training processes ended with status {status}"
+        raise AxonError("TRAINING_PROCESS", problem, "read the lines above; one killed by signal 9 was out of memory")
 
 
 def _end_with_parent() -> None:
@@ -145,7 +217,12 @@ def _end_with_parent() -> None:
 
 
 def _pass_on(metrics: TextIO, log: Log) -> None:
-    for line in metrics:
+    while True:
+        here, line = metrics.tell(), metrics.readline()
+        if not line.endswith("\n"):
+            # On a network's file system the end of a line may come later than its beginning.
+            metrics.seek(here)
+            return
         step, values = json.loads(line)
         log(step, values)
 

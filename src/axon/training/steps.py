@@ -214,9 +214,9 @@ def _samplers(config: Config, data: PreparedDataset, device: torch.device) -> tu
 
 
 def _identity(config: Config, data: PreparedDataset) -> dict[str, Any]:
-    """What a stage's result depends on: configuration, data, and this package's code; not how many processes share the work."""
+    """What a stage's result depends on: configuration, data, and this package's code; not how many processes and nodes share the work."""
     facts = config.to_dict() | {"dataset": data.split_hash, "code": code_digest()}
-    del facts["training"]["processes"]
+    del facts["training"]["processes"], facts["training"]["nodes"]
     return facts
 
 

@@ -44,7 +44,8 @@ def test_no_canary_in_mlflow_or_any_result(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **paths}, capture_output=True, text=True, timeout=3600)
     said = done.stdout + done.stderr
     assert done.returncode == 0, said[-3000:]
-    assert "CT_RESCALE" in said or "CT_UNREADABLE" in said
+    datasets = [path.read_text() for path in out.rglob("dataset.json")]
+    assert datasets and all("CT_RESCALE" in text or "CT_UNREADABLE" in text for text in datasets)
 
     client = MlflowClient(f"sqlite:///{out / 'mlflow.db'}")
     runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])

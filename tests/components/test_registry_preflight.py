@@ -53,8 +53,8 @@ def test_a_training_step_has_the_gpus_of_its_processes_and_none_where_other_node
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert start(tmp_path).gpus == 1
-    assert start(tmp_path, run_key="four", config_yaml="training: {processes: 4}").gpus == 4
-    nodes = {"run_key": "nodes", "config_yaml": "training: {nodes: 2, processes: 2}"}
+    assert start(tmp_path, run_key="two", config_yaml="training: {processes: 2}").gpus == 2
+    nodes = {"run_key": "nodes", "config_yaml": "training: {nodes: 2}"}
     with pytest.raises(AxonError, match="TRAINJOB_CLUSTER"):
         start(tmp_path, **nodes)
     monkeypatch.setattr("axon.preflight.TrainJobs", lambda: None)

@@ -41,10 +41,10 @@ def timed(what: str) -> Iterator[None]:
 def docker() -> Iterator[str]:
     """The client of a running engine; sets DOCKER_HOST."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # pytest cleans up after a keyboard interrupt.
-    # Not pytest's folder, whose path is too long for a socket: that has at most 108 characters.
-    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch, TemporaryDirectory(prefix="axon-engine-") as folder:
+    # Not pytest's folder, whose path is too long for a socket: that has at most 108 characters. The engine ends before it goes.
+    with TemporaryDirectory(prefix="axon-engine-") as folder, ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         with timed("engine"):
-            address = stack.enter_context(engine(Path(folder) / "engine"))
+            address = stack.enter_context(engine(Path(folder)))
         patch.setenv("DOCKER_HOST", address)
         # Debian's client brings its builder along; another first on the path may not.
         patch.setenv("DOCKER", "/usr/bin/docker" if Path("/usr/bin/docker").exists() else "docker")

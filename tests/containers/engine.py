@@ -28,7 +28,6 @@ def engine(folder: Path) -> Iterator[str]:
         yield os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
         return
     install(dockerd="docker.io", iptables="iptables")
-    folder.mkdir()
     address = f"unix://{folder}/socket"
     command = ["dockerd", "--host", address, "--data-root", str(folder / "data"), "--exec-root", str(folder / "exec")]
     command += ["--pidfile", str(folder / "pid"), "--default-ulimit", "nofile=4096:4096"]
@@ -44,7 +43,9 @@ def engine(folder: Path) -> Iterator[str]:
         finally:
             daemon.terminate()
             daemon.wait(60)
-            remove(folder)
+            # It leaves the network namespace of the host mounted, in which the containers ran, and sometimes more.
+            while left := [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if f" {folder}/" in line]:
+                subprocess.run(["umount", "--lazy", *left], check=True)
 
 
 def install(**packages: str) -> None:
@@ -57,21 +58,6 @@ def install(**packages: str) -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     subprocess.run(["apt-get", "update", "-qq"], check=True)
     subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], check=True, env=environment)
-
-
-def remove(folder: Path) -> None:
-    """Remove what the ended engine leaves; it leaves the host's network namespace mounted, in which containers ran, and sometimes more."""
-    deadline = time.monotonic() + 60
-    while True:
-        if left := [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if f" {folder}/" in line]:
-            subprocess.run(["umount", "--lazy", *left], check=False)
-        try:
-            return shutil.rmtree(folder)
-        except OSError:
-            # Something is being unmounted still.
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
 
 
 @contextlib.contextmanager

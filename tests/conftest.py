@@ -17,6 +17,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = [report for report in terminalreporter.stats.get("skipped", []) if REAL_DATA_UNSET in str(report.longrepr)]
     if skipped and os.environ.get("AXON_REQUIRE_REAL_DATA") == "1":
         terminalreporter.write_line(f"{len(skipped)} tests on real data did not run", red=True)
+        assert terminalreporter._session is not None
         terminalreporter._session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 

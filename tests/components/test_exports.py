@@ -46,7 +46,7 @@ def bundle(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_diffusers_folder_is_the_model_and_sealed(model: Path, films: tuple[Path, Path], tmp_path: Path) -> None:
     assert main(["model", "export", str(model), str(tmp_path / "out"), "--format", "diffusers"]) == 0
     read = read_films(*films)
-    volumes = [sample(read, AxonPipeline.from_pretrained(folder), seed=3).volume.hu_DHW for folder in (model, tmp_path / "out")]
+    volumes = [sample(read, AxonPipeline.from_pretrained(folder), seed=3).output.volume.hu_DHW for folder in (model, tmp_path / "out")]
     np.testing.assert_array_equal(*volumes)
     assert (tmp_path / "out" / pretrained.SUMS).is_file()
 
@@ -91,7 +91,7 @@ def test_the_bundle_gives_what_the_pipeline_gives(bundle: Path, model: Path, fil
     options = [item for name, film in zip(("frontal", "lateral"), given, strict=False) for item in (f"--{name}", film)]
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json", *options]
     subprocess.run([*command, "--seed", "5", "--output", str(tmp_path / "ct.nii.gz")], cwd=bundle, check=True, capture_output=True)
-    expected = sample(read_films(*map(Path, given), *[None] * (2 - views)), AxonPipeline.from_pretrained(model), seed=5).volume  # type: ignore[call-arg]
+    expected = sample(read_films(*map(Path, given), *[None] * (2 - views)), AxonPipeline.from_pretrained(model), seed=5).output.volume  # type: ignore[call-arg]
     written = nib.load(tmp_path / "ct.nii.gz")
     np.testing.assert_array_equal(written.get_fdata().transpose(2, 1, 0), np.rint(expected.hu_DHW))
     assert np.allclose(np.diag([-1, -1, 1, 1]) @ written.affine, expected.affine)

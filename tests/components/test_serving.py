@@ -142,7 +142,7 @@ def test_films_over_http_give_the_volume(server: str, registry: tuple[str, Path]
     pipeline = pretrained.load(str(registry[1])).pipeline
     for answer, lateral, seed in zip(answers, (films[1], None, None), (4, 4, 0), strict=True):
         (tmp_path / "ct.nii.gz").write_bytes(base64.b64decode(answer["ct_nifti_gz"]))
-        expected = sample(read_films(films[0], lateral), pipeline, seed=seed).volume
+        expected = sample(read_films(films[0], lateral), pipeline, seed=seed).output.volume
         written = nib.load(tmp_path / "ct.nii.gz")
         np.testing.assert_array_equal(written.get_fdata().transpose(2, 1, 0), np.rint(expected.hu_DHW))
         assert answer["disclaimer"] == DISCLAIMER and 0 <= answer["frontal_reprojection_mae"] <= 1

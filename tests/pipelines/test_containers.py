@@ -33,7 +33,8 @@ def test_no_moving_base_and_no_frontend_download() -> None:
 def test_final_stages_copy_only_and_run_as_the_pipelines_user(target: str) -> None:
     stage = STAGES[target]
     assert "RUN" not in stage and f"COPY --from=venv-{target} " in stage
-    assert stage.strip().splitlines()[-1] == f"USER {USER_ID}:{USER_ID}"
+    instructions = [line for line in stage.strip().splitlines() if line and not line.startswith("#")]
+    assert instructions[-1] == f"USER {USER_ID}:{USER_ID}"
     assert "pip install" not in STAGES["runtime"] and "apt-get" not in TEXT
 
 

@@ -29,6 +29,7 @@ GRACE_S = 60.0
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 STARTED = re.compile(r"- INFO - Executing task '([\w-]+)'$")
 ENDED = re.compile(r"Task '([\w-]+)' finished with status (SUCCESS|FAILURE)$")
+SILENT = "it ended without saying why"
 USER_ERROR = re.compile(r"^\[[A-Z][A-Z0-9_]+\] .+ -> .+")
 EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b")
 NOISE = re.compile(
@@ -78,6 +79,14 @@ class Watcher:
                 self._error = line
             self.show(f"          {line}")
 
+    def why(self, otherwise: str) -> tuple[str, str]:
+        """The step that failed first and the reason; ``otherwise`` where none is known to have failed."""
+        # A step that recovered comes last: in a loop, one item's failure is not mended by another's success.
+        failures = [*self.failed, *self.recovered, ("the local runner", otherwise)]
+        step, first = failures[0]
+        # Items of a loop share this output: one's last line may have been another's when it ended.
+        return step, next((reason for name, reason in failures if name == step and not reason.startswith(SILENT)), first)
+
     def _skipped(self, line: str) -> bool:
         """Whether ``line`` is part of KFP's dump of a step's inputs or outputs, or empty."""
         # Tasks that run side by side share this output: one's error may stand within another's dump.
@@ -109,7 +118,7 @@ class Watcher:
     def _end(self, step: str, failed: bool) -> None:
         if failed and not (self.stopping and self.failed):
             last = self._last if EXCEPTION.match(self._last) else ""
-            silent = f"it ended without saying why (killed? out of memory?); its last line: {self._last or '(none)'}"
+            silent = f"{SILENT} (killed? out of memory?); its last line: {self._last or '(none)'}"
             self.failed.append((step, self._error or last or silent))
         elif not failed and self.retries:
             self.recovered += [failure for failure in self.failed if failure[0] == step]
@@ -163,8 +172,7 @@ def execute(
     if watcher.stopping:
         raise AxonError("INTERRUPTED", "the run was stopped", "start the same command again: training goes on from its checkpoints")
     if status != 0 or watcher.failed:
-        # A step that recovered comes last: in a loop, one item's failure is not mended by another's success.
-        step, reason = [*watcher.failed, *watcher.recovered, ("the local runner", f"exit status {status}, see above")][0]
+        step, reason = watcher.why(f"exit status {status}, see above")
         reason, _, fix = reason.rpartition(" -> ") if USER_ERROR.match(reason) else (reason, "", "mend it and start the same command again")
         raise AxonError("STEP_FAILED", f"step {step!r} failed: {reason}", fix)
 

@@ -84,7 +84,7 @@ def test_make_demo(runs: Path) -> None:
     done = shell("make demo", runs / "demo", AXON_CODE_REVISION=commit)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert f"[{STEPS}/{STEPS}] finish" in done.stdout
-    assert "AXON, one sample" in done.stdout and "champion" in done.stdout and "mlflow ui --backend-store-uri" in done.stdout
+    assert "AXON, mean of samples" in done.stdout and "champion" in done.stdout and "mlflow ui --backend-store-uri" in done.stdout
     report = (runs / "demo/report.html").read_text()
     assert "LIDC-IDRI-0001" in report and "Not a medical device" in report and "<img" in report
 

@@ -48,6 +48,16 @@ def test_failure_ends_failed_with_step_and_reason(tmp_path: Path, mood: str, rea
     assert (tmp_path / "finish").read_text().startswith("FAILED")
 
 
+def test_of_two_failures_the_one_that_says_why_is_told() -> None:
+    """Two items of a loop share the output: the first one's end is announced between the lines of the second."""
+    watcher = Watcher(2, lambda _: None)
+    begins, ends = "12:00:00.000 - INFO - Executing task 'work'", "12:00:00.000 - INFO - Task 'work' finished with status FAILURE"
+    for line in [begins, begins, "ValueError: no", 'File "x.py", line 19, in work', ends, "ValueError: no", ends]:
+        watcher.line(line)
+    assert watcher.failed[0][1].startswith("it ended without saying why")
+    assert watcher.why("exit status 1") == ("work", "ValueError: no")
+
+
 @pytest.mark.parametrize(("answer", "gathered"), [("new", "01"), ("nothing new", None)])
 def test_which_branch_of_a_condition_runs(tmp_path: Path, answer: str, gathered: str | None) -> None:
     execute("tests.pipelines.tiny:conditional", {"answer": answer, "where": str(tmp_path)}, tmp_path / "root", 5, print)

@@ -28,9 +28,11 @@ import functools
 import hashlib
 import itertools
 import json
+import multiprocessing
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -209,15 +211,52 @@ def run_all(run: Run) -> Path:
     from axon.training.steps import sample_coarse
 
     config, dataset = run.config, run.dataset
-    bridge = run.trained("bridge")
-    coarse = run.done("coarse", lambda out: sample_coarse(config, dataset, bridge, out))
-    refiner, superres, baselines = run.trained("refiner", bridge=bridge, coarse=coarse), run.trained("superres"), run.trained("baselines")
+    with baselines_beside(run):
+        bridge = run.trained("bridge")
+        coarse = run.done("coarse", lambda out: sample_coarse(config, dataset, bridge, out))
+        refiner, superres = run.trained("refiner", bridge=bridge, coarse=coarse), run.trained("superres")
+    baselines = run.trained("baselines")
     facts = {"code_revision": code_revision(), "config_fingerprint": config.fingerprint()}
     evaluation = run.done("evaluation", lambda out: evaluate(config, dataset, bridge, refiner, superres, baselines, out, "bi", facts))
     text = quality_text(read_evaluation(evaluation), {stage: run.seconds(stage) for stage in STAGES}, f"report: {evaluation}/report.html")
     write_whole(run.out / "quality.md", text.encode())
     print(text, flush=True)
     return evaluation
+
+
+@contextmanager
+def baselines_beside(run: Run) -> Iterator[None]:
+    """On a CPU of several cores, train the baselines in a process of their own meanwhile: two threads of one are not worth two cores."""
+    import torch
+
+    cores = os.cpu_count() or 1
+    if torch.cuda.is_available() or cores < 2 or run.folder("baselines").is_dir():
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(cores // 2)
+    beside = multiprocessing.get_context("spawn").Process(target=_train_baselines, args=(run, cores // 2))
+    beside.start()
+    try:
+        yield
+        beside.join()
+    finally:
+        beside.terminate()  # Its state is saved, as ours is.
+        beside.join()
+        torch.set_num_threads(before)
+    if beside.exitcode:
+        raise AxonError("TRAINING_PROCESS", f"the baselines' process ended with status {beside.exitcode}", "read the lines above")
+
+
+def _train_baselines(run: Run, threads: int) -> None:
+    import torch
+
+    from axon.training.run import end_with_parent
+
+    end_with_parent()
+    torch.set_num_threads(threads)
+    with one_line_errors():
+        run.trained("baselines")
 
 
 def read_evaluation(folder: Path) -> Evaluation:

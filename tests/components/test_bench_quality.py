@@ -18,10 +18,10 @@ def raw(tiny_dataset: Path) -> Path:
     return tiny_dataset.parent / "raw"
 
 
-def test_it_runs_wholly_and_a_second_call_trains_nothing(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_runs_wholly_and_a_second_call_trains_nothing(raw: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     arguments = ["--config", TINY, "--data", str(raw), "--out", str(tmp_path)]
     quality.main(arguments)
-    text, shown = (tmp_path / "quality.md").read_text(), capsys.readouterr().out
+    text, shown = (tmp_path / "quality.md").read_text(), capfd.readouterr().out
     assert all(label in text for label in METHODS.values()) and "commit: " in text and "research" in text.lower()
     assert "## internal, bi, 2 cases" in text and "## internal, mono, 2 cases" in text
     goals = text.split("## Goals")[1].split("## Improvement")[0]
@@ -32,29 +32,29 @@ def test_it_runs_wholly_and_a_second_call_trains_nothing(raw: Path, tmp_path: Pa
     assert {path.name.split("-")[0] for path in made} == set(quality.STAGES)
 
     quality.main(arguments)
-    again = capsys.readouterr().out
+    again = capfd.readouterr().out
     assert again.count(": done before") == 6 and "begins" not in again and "loss" not in again
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("stages/*")} == made
     assert (tmp_path / "quality.md").read_text().split("## Goals")[1] == text.split("## Goals")[1]
 
 
-def test_what_is_missing_is_made_again_and_nothing_else(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_missing_is_made_again_and_nothing_else(raw: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """As after a kill between two stages; another configuration begins anew beside it."""
     config = Config.load(TINY)
     run = quality.Run(config, quality.prepare(config, raw, tmp_path), tmp_path)
     run.trained("superres")
-    capsys.readouterr()
+    capfd.readouterr()
     run.trained("superres")
-    assert "begins" not in capsys.readouterr().out
+    assert "begins" not in capfd.readouterr().out
     other = quality.Run(quality.overridden(config, {"bridge": {"sample_steps": 3}}), run.dataset, tmp_path)
     assert other.folder("superres") != run.folder("superres") and not other.folder("superres").exists()
     assert quality.prepare(config, raw, tmp_path) == run.dataset
 
 
-def test_ablations_go_on_row_by_row(tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ablations_go_on_row_by_row(tiny_dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     arguments = ["--config", TINY, "--dataset", str(tiny_dataset), "--out", str(tmp_path)]
     quality.main(["ablate", "view_dropout", "sampling_physics", *arguments])
-    first = capsys.readouterr().out
+    first = capfd.readouterr().out
     assert first.count(": begins") == 4 + 3  # rows, and trainings of stage 1: one for each trained row, one of the full steps
     rows = sorted((tmp_path / "ablations").glob("*.json"))
     assert len(rows) == 4
@@ -62,7 +62,7 @@ def test_ablations_go_on_row_by_row(tiny_dataset: Path, tmp_path: Path, capsys: 
     assert "| 0.3 |" in text and "internal, mono" in text and "val, bi" in text
     rows[0].unlink()
     quality.main(["ablate", "view_dropout", "sampling_physics", *arguments])
-    again = capsys.readouterr().out
+    again = capfd.readouterr().out
     assert again.count("begins") == 1 and "loss" not in again
     with_physics, without = (line for line in text.split("sampling_physics")[-1].splitlines() if line.startswith(("| 4 ", "| 0 ")))
     assert with_physics.split("|")[2:-2] != without.split("|")[2:-2]
@@ -82,23 +82,23 @@ def test_a_bridge_without_an_estimator_gets_the_estimator_s_steps(tiny_config: C
     assert quality.budgeted(tiny_config, 0.5).training.bridge.steps == 3
 
 
-def test_bad_arguments_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_arguments_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delenv("AXON_TEST_DATA", raising=False)
     with pytest.raises(SystemExit):
         quality.main(["--config", TINY, "--out", str(tmp_path)])
-    assert "[DATA_SOURCE]" in capsys.readouterr().out
+    assert "[DATA_SOURCE]" in capfd.readouterr().out
     with pytest.raises(SystemExit):
         quality.main(["ablate", "endpont"])
-    assert "unknown ablation endpont; known: endpoint" in capsys.readouterr().err
+    assert "unknown ablation endpont; known: endpoint" in capfd.readouterr().err
 
 
-def test_the_refiners_bases_are_compared_and_trained_once(tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_refiners_bases_are_compared_and_trained_once(tiny_dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     arguments = ["--config", TINY, "--dataset", str(tiny_dataset), "--out", str(tmp_path)]
     refiner_base.main(arguments)
-    capsys.readouterr()
+    capfd.readouterr()
     rows = json.loads((tmp_path / "refiner_base.json").read_text())
     assert list(rows) == ["none", "bridge", "from coarse", "prior"]
     assert rows["prior"] != rows["from coarse"] != rows["bridge"]
     refiner_base.main(arguments)
-    assert "begins" not in capsys.readouterr().out
+    assert "begins" not in capfd.readouterr().out
     assert json.loads((tmp_path / "refiner_base.json").read_text()) == rows

@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of ``python -m axon.training.run``; see the module's text."""
     given = _parser().parse_args(arguments)
     if "WORLD_SIZE" in os.environ:
-        _end_with_parent()
+        end_with_parent()
     config, leader = Config.load(given.config), os.environ.get("RANK", "0") == "0"
     inputs = {name: Path(value) for name in ("dataset", "estimator", "bridge", "coarse") if (value := getattr(given, name))}
     errors = _relayed_errors(given.relay) if given.relay else one_line_errors()
@@ -180,7 +180,7 @@ def _torchrun(processes: int, arguments: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [*torchrun, "-m", "axon.training.run", *arguments],
         env={"OMP_NUM_THREADS": threads, **os.environ},
-        preexec_fn=_end_with_parent,
+        preexec_fn=end_with_parent,
     )
 
 
@@ -210,7 +210,7 @@ def _watch(running: Running, relay: Path, log: Log) -> None:
         raise AxonError("TRAINING_PROCESS", problem, "read the lines above; one killed by signal 9 was out of memory")
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Ask Linux to terminate this process when the one that started it is killed."""
     if prctl := getattr(ctypes.CDLL(None), "prctl", None):
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

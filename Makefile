@@ -21,6 +21,9 @@ CONFIG ?= configs/smoke.yaml
 
 .PHONY: help install data demo test test-unit bench-speed lint format compile lock clean fuzz pretrained serve-assets bench-quality reference tour screenshots test-containers images lock-images
 SECONDS_TO_FUZZ ?= 300
+# Tests run in processes side by side, a thread each.
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 4 ? 4 : n )))
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist loadfile
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -49,10 +52,10 @@ pretrained: bench-quality ## run the quality benchmark and put its model into th
 	$(BIN)/python benchmarks/pretrain.py $(OUT) --command 'make pretrained DATA=FOLDER'
 
 test: install lint ## lint, then all tests
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 test-unit: install ## the fast tests only
-	$(BIN)/python -m pytest -q tests/unit
+	$(PYTEST) tests/unit
 
 test-containers: install ## the pipeline in its images on a real engine, with real S3 and MLflow servers (starts what is missing; 10 to 20 minutes)
 	$(BIN)/python -m pytest -q --durations=0 -m containers tests/containers

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -160,10 +161,15 @@ def execute(
         "GIT_PYTHON_REFRESH": "quiet",
     }
     env = {**os.environ, **quiet, "AXON_CODE_REVISION": code_revision()}
-    # start_new_session: one process group for the runner and all steps, which a signal to us is passed on to.
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=env, start_new_session=True
-    ) as child:
+    with contextlib.ExitStack() as stack:
+        # KFP makes a temporary folder for each step and leaves it.
+        env["TMPDIR"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="axon-run-", ignore_cleanup_errors=True))
+        # start_new_session: one process group for the runner and all steps, which a signal to us is passed on to.
+        child = stack.enter_context(
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=env, start_new_session=True
+            )
+        )
         assert child.stdout is not None
         with _passing_on_signals(child, watcher):
             for line in child.stdout:

@@ -25,8 +25,11 @@ def run(tmp_path: Path, mood: str) -> list[str]:
     return lines
 
 
-def test_success_shows_only_the_steps_own_lines(tmp_path: Path) -> None:
+def test_success_shows_only_the_steps_own_lines_and_leaves_no_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
     lines = run(tmp_path, "fine")
+    assert not list((tmp_path / "scratch").iterdir())
     assert [line for line in lines if line.startswith("[")] == ["[ 1/3] count", "[ 2/3] work", "[ 3/3] finish"]
     assert sorted(line.strip() for line in lines if not line.startswith("[")) == ["counting", "number 0 is fine", "number 1 is fine"]
     state, run_key = (tmp_path / "finish").read_text().split()

@@ -47,8 +47,7 @@ class Stage:
     def end(self) -> int:
         """Wait for the step's container, remove it and keep what it printed."""
         status = subprocess.run([self.docker, "wait", self.step], check=True, capture_output=True, text=True).stdout
-        logs = subprocess.run([self.docker, "logs", self.step], check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        self.said = logs.stdout
+        self.said = self.logs()
         print(self.said)
         subprocess.run([self.docker, "rm", self.step], check=True, capture_output=True)
         return int(status)
@@ -75,6 +74,19 @@ class Stage:
             assert time.monotonic() < deadline, "no checkpoint"
             time.sleep(0.1)
 
+    def wait_for_line(self, words: str) -> None:
+        """Until it has printed a line; what its nodes print reaches it later than their checkpoints."""
+        deadline = time.monotonic() + 600
+        while words not in self.logs():
+            running = subprocess.run([self.docker, "inspect", "--format={{.State.Running}}", self.step], capture_output=True, text=True)
+            assert running.stdout.strip() == "true", f"ended too early with {self.end()}: {self.said}"
+            assert time.monotonic() < deadline, f"it never said {words!r}"
+            time.sleep(0.1)
+
+    def logs(self) -> str:
+        done = subprocess.run([self.docker, "logs", self.step], check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        return done.stdout
+
     def weights(self) -> dict:
         return load_file(self.shared / f"{self.name}-out" / WEIGHTS)
 
@@ -96,7 +108,7 @@ def stage(docker: str, image: str, shared: Path, tiny_config: Config) -> Iterato
 
 def long(stage: StageConfig) -> StageConfig:
     """Long enough to be ended twice on the way."""
-    return replace(stage, steps=2000, checkpoint_every=50, log_every=500)
+    return replace(stage, steps=3000, checkpoint_every=50, log_every=500)
 
 
 def test_two_nodes_make_what_one_process_makes_though_the_step_is_killed(stage: Callable[..., Stage]) -> None:
@@ -113,15 +125,15 @@ def test_two_nodes_make_what_one_process_makes_though_the_step_is_killed(stage: 
     assert two.end() == 143 and not two.nodes(), two.said
 
     two.start()
+    two.wait_for_line("resuming at step")
     two.wait_for_checkpoint()
     two.kill("KILL")
     assert two.end() == 137 and len(two.nodes()) == 2
-    assert "resuming at step" in two.said, two.said
 
     two.start()
     assert two.end() == 0 and not two.nodes(), two.said
     assert "TrainJob axon-superres-two is there already" in two.said and "process 0 of 2" in two.said
-    assert "heard [2000, " in two.said
+    assert "heard [3000, " in two.said
     reference, weights = one.weights(), two.weights()
     worst = max(float(abs(weights[name] - tensor).max()) for name, tensor in reference.items())
     print(f"largest difference of a weight: {worst:.2e}")

@@ -129,12 +129,14 @@ class PhysicsConfig:
     """Data consistency: how estimates are corrected until their re-projection is like the films (our choice, not the paper's).
 
     Attributes:
-        noise: Standard deviation of what a normalised film (range 0 to 1) shows beside the anatomy; larger trusts films less.
+        noise: Standard deviation of what a rendered, normalised film (range 0 to 1) shows beside the anatomy; larger trusts films less.
+        clinical_trust: How far a clinic's film is trusted, from 0 to 1: its noise is ``noise`` divided by this.
         smooth_voxels: Standard deviation in voxels of the Gaussian that correlates the estimate's error between neighbours.
         iterations: Conjugate-gradient iterations; 0 turns the correction off.
     """
 
     noise: float = 0.01
+    clinical_trust: float = 0.2
     smooth_voxels: float = 0.7
     iterations: int = 4
 
@@ -210,6 +212,7 @@ class DataConfig:
         rotation_deg, scale, shift_mm, elastic_mm: Half-widths of the random augmentation of the anatomy.
         film_noise: Standard deviation of noise added to a normalised training film (range 0 to 1).
         film_gamma: Half-width of the random log2 gamma applied to a normalised training film.
+        clinical_look: Probability that a sample's films look like a clinic's: collimated, local contrast evened out, another look-up table.
     """
 
     shards: int = 2
@@ -228,6 +231,7 @@ class DataConfig:
     elastic_mm: float = 12.0
     film_noise: float = 0.01
     film_gamma: float = 0.3
+    clinical_look: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -361,6 +365,8 @@ def _check(config: Config) -> None:
     require(0.0 <= bridge.eta <= 1.0, "bridge.eta", "from 0 to 1")
     require(bridge.max_var > 0, "bridge.max_var", "positive")
     require(config.physics.noise > 0 and config.physics.smooth_voxels > 0, "physics.noise", "noise and smooth_voxels positive")
+    require(0 < config.physics.clinical_trust <= 1, "physics.clinical_trust", "above 0, at most 1")
+    require(0 <= data.clinical_look <= 1, "data.clinical_look", "from 0 to 1")
     require(config.physics.iterations >= 0, "physics.iterations", "0 or more")
     require(0 <= data.view_dropout <= 1, "data.view_dropout", "from 0 to 1")
     require(data.val_share + data.internal_share < 1, "data.internal_share", "some patients must remain for training")

@@ -36,7 +36,7 @@ def make_consistent(
     Args:
         volume_B1DHW: Estimate in [-1, 1].
         films_BVUV: Normalised films; clipped pixels (0 or 1) are not used.
-        present_BV: 1 where a view is present.
+        present_BV: How far each view's film is trusted, from 0, absent, to 1; its noise is ``physics.noise`` divided by this.
         spread_B1DHW: Standard deviation of the estimate's error in normalised units.
         physics: Noise, smoothness and iterations; 0 iterations give the volume back.
         extent_mm: Side of the cube in millimetres.
@@ -61,6 +61,7 @@ def make_consistent(
 
     with torch.no_grad():
         lines = render(attenuation((volume_B1DHW + 1) / 2 * (high - low) + low))
+        # Equations weighed with w have the noise of the films divided by w.
         used = ((films_BVUV > 0.005) & (films_BVUV < 0.995)).to(films_BVUV) * present_BV[:, :, None, None].to(films_BVUV)
         gain, offset = _exposure(lines, films_BVUV, used)
 

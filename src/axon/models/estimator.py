@@ -29,7 +29,7 @@ class Evidence:
     Attributes:
         condition_BCDHW: From `axon.models.unet.condition`; its first channel is the bridge's end-point.
         films_BVUV: Normalised films.
-        present_BV: 1 where a view is present.
+        present_BV: How far each view's film is trusted, from 0, absent, to 1, rendered.
     """
 
     condition_BCDHW: Tensor
@@ -133,7 +133,7 @@ class FilmEstimator(ModelMixin, ConfigMixin):
 
     def back_projection(self, films_BVUV: Tensor, present_BV: Tensor) -> Tensor:
         """Mean of the present lifted films in [-1, 1], shape (B, 1, D, H, W)."""
-        mask = present_BV[:, :, None, None, None].to(films_BVUV)
+        mask = (present_BV > 0)[:, :, None, None, None].to(films_BVUV)
         return (self.lifted(films_BVUV) * mask).sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True) * 2 - 1
 
     def lifted(self, films_BVUV: Tensor) -> Tensor:

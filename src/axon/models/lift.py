@@ -71,9 +71,10 @@ class CalibratedLift(ModelMixin, ConfigMixin):
 
         Args:
             lifted_BVDHW: Lifted films; an absent view's values are ignored.
-            present_BV: 1 where a view is present, else 0; at least one is.
+            present_BV: Above 0 where a view is present, else 0; at least one is.
         """
-        pattern = (present_BV[:, 0] + 2 * present_BV[:, 1]).long() - 1
+        frontal_B, lateral_B = (present_BV > 0).long().unbind(dim=1)
+        pattern = frontal_B + 2 * lateral_B - 1
         deviation = lifted_BVDHW - self.mean_lifted
         estimate = self.mean_volume + (self.coefficients[pattern] * deviation).sum(dim=1)
         return estimate.unsqueeze(1).clamp(-1, 1)

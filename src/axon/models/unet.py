@@ -16,13 +16,13 @@ from torch import Tensor
 from axon.config import ModelConfig
 
 CONDITION_CHANNELS = 5
-"""The end-point, the two lifted films and the two masks that say which views are present."""
+"""The end-point, the two lifted films and the two masks that say how far each view is trusted, 0 for an absent one."""
 
 
 def condition(endpoint_B1DHW: Tensor, lifted_BVDHW: Tensor, present_BV: Tensor) -> Tensor:
     """Channels that every network sees beside its sample, shape (B, 5, D, H, W). An absent view's film is zero."""
-    mask_BVDHW = present_BV[:, :, None, None, None].to(lifted_BVDHW).expand_as(lifted_BVDHW)
-    return torch.cat([endpoint_B1DHW, lifted_BVDHW * mask_BVDHW, mask_BVDHW], dim=1)
+    trust_BVDHW = present_BV[:, :, None, None, None].to(lifted_BVDHW).expand_as(lifted_BVDHW)
+    return torch.cat([endpoint_B1DHW, lifted_BVDHW * (trust_BVDHW > 0), trust_BVDHW], dim=1)
 
 
 class BridgeUNet(ModelMixin, ConfigMixin):

@@ -47,7 +47,7 @@ class Batch:
         fine_B1DHW: Normalised volume on the fine grid.
         coarse_B1dhw: The same on the coarse grid.
         films_BVUV: Normalised films, both views.
-        present_BV: 1 where the network may see the view.
+        present_BV: How far the view may be trusted: 1 where it is rendered, less where it looks like a clinic's, 0 where it is absent.
     """
 
     fine_B1DHW: Tensor
@@ -89,6 +89,7 @@ class Sampler:
             films_BVUV = normalise_film(render_both(hu_B1DHW, grid.extent_mm, config.xray))
             films_BVUV = self._degrade(films_BVUV, generators)
             present_BV = torch.stack([self._drop_view(generator) for generator in generators]).to(self.device)
+            films_BVUV, present_BV = self._clinical(films_BVUV, present_BV, generators)
         else:
             films = [np.stack([self.cases[index].frontal_HW, self.cases[index].lateral_HW]) for index, _ in keys]
             films_BVUV = normalise_film(torch.from_numpy(np.stack(films)).to(self.device))
@@ -103,12 +104,49 @@ class Sampler:
             return torch.tensor([1.0, 1.0])
         return torch.tensor([1.0, 0.0]) if which < 0.75 else torch.tensor([0.0, 1.0])
 
+    def _clinical(self, films_BVUV: Tensor, present_BV: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+        """Give some samples' films a clinic's look, and less trust."""
+        chosen = [bool(torch.rand(1, generator=g) < self.config.data.clinical_look) for g in generators]
+        films = [clinical_look(film, g) if look else film for film, g, look in zip(films_BVUV, generators, chosen, strict=True)]
+        trust_B1 = torch.tensor([[self.config.physics.clinical_trust if look else 1.0] for look in chosen], device=self.device)
+        return torch.stack(films), present_BV * trust_B1
+
     def _degrade(self, films_BVUV: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Random gamma, the same for both films of a patient, and noise."""
         data = self.config.data
         gamma = torch.stack([2 ** ((torch.rand(1, generator=g) * 2 - 1) * data.film_gamma) for g in generators])
         noise = torch.stack([torch.randn(films_BVUV.shape[1:], generator=g) for g in generators]) * data.film_noise
         return (films_BVUV ** gamma.to(self.device)[:, :, None, None] + noise.to(self.device)).clamp(0, 1)
+
+
+def clinical_look(films_VUV: Tensor, generator: torch.Generator) -> Tensor:
+    """What a clinic's chain may make of normalised films, at random, film by film (our choice, not the paper's).
+
+    Local contrast is evened out, as filters for display do: a share of the film's blur is taken away. The film is collimated to a
+    rectangle, beside which it shows what is darkest in it, and its grey values pass another look-up table.
+    """
+    looks = []
+    for film_UV in films_VUV:
+        share, gamma, *place = torch.rand(6, generator=generator).tolist()
+        side = film_UV.shape[-1]
+        film_11UV = film_UV[None, None]
+        film_11UV = film_11UV - 0.7 * share * _blur(film_11UV, side / 10)
+        inside = torch.zeros_like(film_UV, dtype=torch.bool)
+        height, width = (round(side * (0.75 + 0.25 * u)) for u in place[:2])
+        top, left = (round((side - size) * u) for size, u in zip((height, width), place[2:], strict=True))
+        inside[top : top + height, left : left + width] = True
+        collimated_UV = torch.where(inside, film_11UV[0, 0], film_11UV[0, 0][inside].min())
+        looks.append(normalise_film(collimated_UV[None, None])[0, 0] ** (2 ** (gamma - 0.5)))
+    return torch.stack(looks)
+
+
+def _blur(film_11UV: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur; beyond the edge the film goes on as it ends."""
+    radius = round(2 * sigma)
+    steps = torch.arange(-radius, radius + 1, device=film_11UV.device, dtype=film_11UV.dtype)
+    kernel = torch.softmax(-(steps**2) / (2 * sigma**2), dim=0)
+    padded = F.pad(film_11UV, (radius,) * 4, mode="replicate")
+    return F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
 
 
 def warp(hu_B1DHW: Tensor, generators: Sequence[torch.Generator], config: Config) -> Tensor:

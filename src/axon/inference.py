@@ -17,9 +17,9 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor
 from torch.nn import functional as F
 
-from axon.config import Config, XrayConfig
+from axon.config import Config, PhysicsConfig, XrayConfig
 from axon.errors import AxonError
-from axon.geometry.projection import VIEWS, match_exposure, normalise_film
+from axon.geometry.projection import normalise_film
 from axon.geometry.volume import Volume, cube_affine
 from axon.models.estimator import Evidence, FilmEstimator
 from axon.models.sampling import sample_bridge
@@ -142,6 +142,7 @@ class AxonPipeline(DiffusionPipeline):
         num_samples: int = 1,
         seed: int = 0,
         num_inference_steps: int | None = None,
+        rendered: bool = False,
     ) -> AxonOutput:
         """Reconstruct a volume.
 
@@ -151,11 +152,13 @@ class AxonPipeline(DiffusionPipeline):
             num_samples: K. Above 1, K samples are drawn with noise beside the volume; sample k has seed ``seed + k``, whatever K is.
             seed: Same seed, same samples; the volume does not depend on it.
             num_inference_steps: Sampling steps of each diffusion stage, instead of the model's own.
+            rendered: Whether the films are rendered ones (`axon.geometry.projection.render_both`), whose every grey value is believed, and
+                no clinic's, which are trusted less: `axon.config.PhysicsConfig.clinical_trust`.
 
         Raises:
             AxonError: ``XRAY_MISSING``, ``XRAY_SHAPE``, ``XRAY_NOT_FINITE`` or ``XRAY_FLAT``.
         """
-        films_1VUV, present_1V = self._films(frontal, lateral)
+        films_1VUV, present_1V = self._films(frontal, lateral, rendered)
         size = self.estimator.config.size
         evidence, config = self.estimator(films_1VUV, present_1V), self.config
         coarse, refined, fine = self._draw(evidence, num_inference_steps or config.volume_steps, 0.0, [seed])
@@ -190,15 +193,9 @@ class AxonPipeline(DiffusionPipeline):
         """Calls of the U-Net for ``num_samples`` samples, the volume's included."""
         return 2 * int(self.config.volume_steps + (self.config.sample_steps if num_samples > 1 else 0))
 
-    def as_rendered(self, film: np.ndarray, view: str) -> np.ndarray:
-        """A real film of ``view`` with the grey values of the rendered films that the networks know, shape (U, V), in [0, 1]."""
-        normalised_UV = normalise_film(torch.from_numpy(np.asarray(film, dtype=np.float32))[None, None])[0, 0]
-        matched: np.ndarray = match_exposure(normalised_UV, self.estimator.film_quantiles[VIEWS.index(view)].cpu()).numpy()
-        return matched
-
     def baseline_volumes(self, frontal: np.ndarray | None, lateral: np.ndarray | None) -> tuple[dict[str, np.ndarray], Tensor]:
-        """Volumes that need no trained network, on the fine grid in HU, by method; and the condition for networks that do."""
-        films_1VUV, present_1V = self._films(frontal, lateral)
+        """From rendered films: volumes without a trained network, on the fine grid in HU, by method; and the condition for networks."""
+        films_1VUV, present_1V = self._films(frontal, lateral, rendered=True)
         seen = self.estimator.plain(films_1VUV, present_1V)
         volumes = {
             "mean_volume": self.estimator.lift.mean_volume.unsqueeze(1),
@@ -208,9 +205,9 @@ class AxonPipeline(DiffusionPipeline):
         return {name: self.interpolate(volume) for name, volume in volumes.items()}, seen
 
     def consistent(self, hu_DHW: np.ndarray, frontal: np.ndarray | None, lateral: np.ndarray | None) -> np.ndarray:
-        """A volume on the fine grid, in HU, corrected until it agrees with the films."""
+        """A volume on the fine grid, in HU, corrected until it agrees with rendered films."""
         volume = normalise_hu(torch.from_numpy(hu_DHW)[None, None].to(self.device), tuple(self.config.hu_window))
-        hu: np.ndarray = self._hu(self.estimator.consistent(volume, *self._films(frontal, lateral)))[0]
+        hu: np.ndarray = self._hu(self.estimator.consistent(volume, *self._films(frontal, lateral, rendered=True)))[0]
         return hu
 
     def interpolate(self, coarse_11DHW: Tensor) -> np.ndarray:
@@ -232,12 +229,13 @@ class AxonPipeline(DiffusionPipeline):
         hu: np.ndarray = denormalise_hu(normalised_K1DHW[:, 0].float(), (low, high)).cpu().numpy()
         return hu
 
-    def _films(self, frontal: np.ndarray | None, lateral: np.ndarray | None) -> tuple[Tensor, Tensor]:
-        """Checked, normalised films on the detector's grid, shape (1, 2, U, V), and which are present, shape (1, 2)."""
+    def _films(self, frontal: np.ndarray | None, lateral: np.ndarray | None, rendered: bool) -> tuple[Tensor, Tensor]:
+        """Checked, normalised films on the detector's grid, shape (1, 2, U, V), and how far each is trusted, shape (1, 2)."""
         if frontal is None and lateral is None:
             raise AxonError("XRAY_MISSING", "no X-ray was given", "give a frontal film, a lateral one, or both")
         side = int(self.config.xray["detector_px"])
         films, present = torch.zeros(1, 2, side, side), torch.zeros(1, 2)
+        trust = 1.0 if rendered else PhysicsConfig(**self.estimator.config.physics).clinical_trust
         for n, (name, film) in enumerate((("frontal", frontal), ("lateral", lateral))):
             if film is None:
                 continue
@@ -258,5 +256,5 @@ class AxonPipeline(DiffusionPipeline):
             if square != side:
                 on_detector = F.interpolate(on_detector, (side, side), mode="bilinear", antialias=True)
             films[0, n] = normalise_film(on_detector)[0, 0]
-            present[0, n] = 1
+            present[0, n] = trust
         return films.to(self.device), present.to(self.device)

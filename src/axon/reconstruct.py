@@ -152,10 +152,10 @@ def read_films(frontal: Path, lateral: Path | None, trust_views: bool = False) -
 
 
 def on_detector(films: Films, pipeline: AxonPipeline) -> dict[str, np.ndarray]:
-    """The films as the model's detector would hold them, with the grey values it knows, shape (U, V), by view."""
+    """The films as the model's detector would hold them, shape (U, V), by view."""
     xray = XrayConfig(**pipeline.config.xray)
     width_mm = xray.detector_px * xray.pixel_pitch_mm
-    return {view: pipeline.as_rendered(to_detector(film, xray.detector_px, width_mm), view) for view, film in films.xrays.items()}
+    return {view: to_detector(film, xray.detector_px, width_mm) for view, film in films.xrays.items()}
 
 
 def to_detector(xray: Xray, side: int, width_mm: float) -> np.ndarray:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,9 +105,9 @@ def test_mono_equals_bi_with_the_lateral_masked(model: AxonPipeline, films: tupl
     assert np.isfinite(lateral_alone.volume.hu_DHW).all()
     inner = model._films
 
-    def masked(frontal: np.ndarray | None, lateral: np.ndarray | None) -> tuple[torch.Tensor, torch.Tensor]:
-        both, _ = inner(frontal, lateral)
-        return both, torch.tensor([[1.0, 0.0]])
+    def masked(*films: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        both, trust = inner(*films)
+        return both, trust * torch.tensor([[1.0, 0.0]])
 
     model._films = masked  # type: ignore[method-assign]
     try:

@@ -129,7 +129,7 @@ def evaluate(
 def reconstruct(pipeline: AxonPipeline, baselines: dict[str, RegressionUNet], case: Case, view: View, config: Config) -> Reconstruction:
     """Reconstruct a case with every method from its own films: both, or the frontal one alone."""
     lateral = case.lateral_HW if view == "bi" else None
-    output = pipeline(case.frontal_HW, lateral, num_samples=config.evaluation.samples, seed=config.seed)
+    output = pipeline(case.frontal_HW, lateral, num_samples=config.evaluation.samples, seed=config.seed, rendered=True)
     volumes, seen = pipeline.baseline_volumes(case.frontal_HW, lateral)
     for name, network in baselines.items():
         with torch.no_grad():
@@ -149,9 +149,8 @@ def calibrate(pipeline: AxonPipeline, cases: list[Case], config: Config) -> None
     for view in ("mono", "bi") if samples > 1 and cases else ():
         spreads, errors = [], []
         for case in cases:
-            drawn_KDHW = pipeline(
-                case.frontal_HW, case.lateral_HW if view == "bi" else None, num_samples=samples, seed=config.seed
-            ).samples_KDHW
+            lateral = case.lateral_HW if view == "bi" else None
+            drawn_KDHW = pipeline(case.frontal_HW, lateral, num_samples=samples, seed=config.seed, rendered=True).samples_KDHW
             spreads.append(drawn_KDHW.std(axis=0, ddof=1).ravel())
             errors.append((drawn_KDHW.mean(axis=0) - np.clip(case.hu_DHW, *config.model.hu_window)).ravel())
         curves[view] = error_curve(np.concatenate(spreads), np.concatenate(errors))

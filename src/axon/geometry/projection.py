@@ -16,8 +16,6 @@ from torch.nn import functional as F
 from axon.config import XrayConfig
 
 VIEWS = ("frontal", "lateral")
-AIR = 0.02
-"""A normalised film below this shows air beside the patient."""
 WATER_PER_MM = 0.0195
 """Linear attenuation of water at about 65 keV, the mean energy of a chest film, in 1/mm (NIST XCOM)."""
 
@@ -91,27 +89,6 @@ def normalise_film(film_BCUV: Tensor) -> Tensor:
     bounds = torch.quantile(flat, torch.tensor([0.01, 0.99], device=flat.device, dtype=flat.dtype), dim=2)
     low, high = bounds[..., None, None]
     return ((film_BCUV - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
-
-
-def film_quantiles(film_UV: Tensor, count: int) -> Tensor:
-    """Quantiles of what is not air in a normalised film, shape (count,)."""
-    shown = film_UV[film_UV > AIR]
-    levels = torch.linspace(0, 1, count, device=film_UV.device, dtype=film_UV.dtype)
-    return torch.quantile(shown, levels) if len(shown) else levels
-
-
-def match_exposure(film_UV: Tensor, quantiles_Q: Tensor) -> Tensor:
-    """Give a normalised film, shape (U, V), the grey values that DRRs have: its quantiles become ``quantiles_Q``.
-
-    A film's grey values passed an exposure, a detector and often a look-up table or a local contrast filter that no header tells; their
-    order is left. What is air stays as it is.
-    """
-    own_Q = film_quantiles(film_UV, len(quantiles_Q))
-    upper = torch.searchsorted(own_Q, film_UV.contiguous()).clamp(1, len(own_Q) - 1)
-    low, high = own_Q[upper - 1], own_Q[upper]
-    share = ((film_UV - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
-    matched = quantiles_Q[upper - 1] + share * (quantiles_Q[upper] - quantiles_Q[upper - 1])
-    return torch.where(film_UV > AIR, matched, film_UV)
 
 
 def render_both(hu_BCDHW: Tensor, extent_mm: float, xray: XrayConfig) -> Tensor:

@@ -5,11 +5,10 @@ Shape legend: B batch, V the two views, D/H/W voxels, U/V film rows and columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 
 from axon.config import Config, PhysicsConfig, XrayConfig
 from axon.geometry.consistency import make_consistent
-from axon.geometry.projection import film_quantiles, lift_both
+from axon.geometry.projection import lift_both
 from axon.models.lift import CalibratedLift
 from axon.models.unet import RegressionUNet, condition
 
@@ -74,7 +73,6 @@ class FilmEstimator(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         self.lift = CalibratedLift(size)
-        self.register_buffer("film_quantiles", torch.linspace(0, 1, 33).repeat(2, 1))
         self.net = RegressionUNet(**network) if endpoint == "learned" else None
 
     @classmethod
@@ -96,20 +94,12 @@ class FilmEstimator(ModelMixin, ConfigMixin):
         )
 
     def fit(self, samples: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Fit the lift, and remember the films' grey values, which a real film is brought to.
+        """Fit the lift.
 
         Args:
             samples: Pairs of normalised volumes, shape (B, 1, D, H, W), and normalised films, shape (B, 2, U, V).
         """
-        seen: list[Tensor] = []
-
-        def lifted() -> Iterator[tuple[Tensor, Tensor]]:
-            for volume_B1DHW, films_BVUV in samples:
-                seen.extend(torch.stack([film_quantiles(film, self.film_quantiles.shape[1]) for film in films]) for films in films_BVUV)
-                yield volume_B1DHW, self.lifted(films_BVUV)
-
-        self.lift.fit(lifted())
-        self.film_quantiles.copy_(torch.stack(seen).mean(dim=0))
+        self.lift.fit((volume_B1DHW, self.lifted(films_BVUV)) for volume_B1DHW, films_BVUV in samples)
 
     def forward(self, films_BVUV: Tensor, present_BV: Tensor) -> Evidence:
         """The evidence for the bridge."""

@@ -58,7 +58,6 @@ ENTRY_POINTS = {
         "axon.geometry.projection.render_drr",
         "axon.geometry.projection.lift_film",
         "axon.geometry.projection.normalise_film",
-        "axon.geometry.projection.match_exposure",
         "axon.geometry.consistency.make_consistent",
     ),
     "Models": (

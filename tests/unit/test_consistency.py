@@ -76,6 +76,13 @@ def test_the_exposure_of_a_film_does_not_matter() -> None:
     torch.testing.assert_close(whole, half, atol=1e-2, rtol=0)
 
 
+def test_a_film_of_half_the_trust_is_one_of_twice_the_noise() -> None:
+    volume, films = normalised(ball(8, 0.7)), normalise_film(render_both(ball(8, 0.8, 0.1), EXTENT, XRAY))
+    trusted = correct(volume, films, BOTH / 2, noise=0.02)
+    torch.testing.assert_close(trusted, correct(volume, films, noise=0.04), atol=1e-5, rtol=0)
+    assert (trusted - correct(volume, films, noise=0.02)).abs().max() > 0.01
+
+
 @pytest.mark.parametrize("absent", [0, 1])
 def test_an_absent_film_says_nothing(absent: int) -> None:
     volume, films = normalised(ball(8, 0.7)), normalise_film(render_both(ball(8, 0.75, 0.15), EXTENT, XRAY))

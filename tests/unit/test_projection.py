@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from axon.config import XrayConfig
-from axon.geometry.projection import AIR, WATER_PER_MM, film_quantiles, lift_film, match_exposure, normalise_film, render_both, render_drr
+from axon.geometry.projection import WATER_PER_MM, lift_film, normalise_film, render_both, render_drr
 
 XRAY = XrayConfig(detector_px=96, pixel_pitch_mm=5.0, samples_per_ray=400)
 EXTENT = 300.0
@@ -83,26 +83,3 @@ def test_normalised_films_ignore_exposure() -> None:
     film = torch.rand(2, 2, 32, 32, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(normalise_film(film * 3.7 + 11), normalise_film(film), atol=1e-5, rtol=0)
     assert normalise_film(film).min() == 0 and normalise_film(film).max() == 1
-
-
-def test_matching_the_exposure_undoes_any_look_up_table() -> None:
-    generator = torch.Generator().manual_seed(0)
-    film = 0.2 + 0.8 * torch.rand(32, 32, generator=generator)
-    film[:, :6] = 0
-    quantiles = film_quantiles(film, 33)
-    for table in (lambda x: x**2.2, lambda x: x**0.4, lambda x: x * 0.8 + 0.15 * (x > 0)):
-        matched = match_exposure(table(film), quantiles)
-        assert (matched - film).abs().max() < 0.02
-        assert (matched[:, :6] == 0).all()
-
-
-def test_matching_keeps_the_order_of_grey_values() -> None:
-    film = torch.rand(16, 16, generator=torch.Generator().manual_seed(1))
-    matched = match_exposure(film, torch.linspace(AIR**0.5, 1, 33) ** 2)
-    order = film.flatten().argsort()
-    assert (matched.flatten()[order].diff() >= 0).all()
-
-
-def test_a_film_of_air_alone_stays_what_it_is() -> None:
-    film = torch.full((8, 8), 0.01)
-    assert torch.equal(match_exposure(film, torch.linspace(0, 1, 33)), film)

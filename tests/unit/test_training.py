@@ -13,7 +13,7 @@ from axon.config import Config, StageConfig
 from axon.data.prepared import PreparedDataset
 from axon.errors import AxonError
 from axon.training.loop import _draws, fit, one_cycle
-from axon.training.samples import Sampler, generator_for, rotation
+from axon.training.samples import Sampler, clinical_look, generator_for, rotation
 
 CPU = torch.device("cpu")
 TRAIN = StageConfig(steps=30, checkpoint_every=4, log_every=3)
@@ -232,6 +232,29 @@ def test_views_are_dropped_at_the_configured_rate_but_never_both(tiny_config: Co
     present = torch.stack([sampler._drop_view(generator_for("views", n)) for n in range(2000)])
     assert (present.sum(dim=1) >= 1).all()
     assert (present.sum(dim=1) == 1).float().mean().item() == pytest.approx(tiny_config.data.view_dropout, abs=0.04)
+
+
+def test_a_share_of_the_films_looks_like_a_clinic_s_and_is_trusted_less(tiny_config: Config, tiny_dataset: Path) -> None:
+    never, always = (replace(tiny_config, data=replace(tiny_config.data, clinical_look=share, view_dropout=0.0)) for share in (0.0, 1.0))
+    train = PreparedDataset(tiny_dataset).load("train")
+    rendered, clinical = (
+        Sampler(train, config, torch.device("cpu"), augment=True).batch([(0, "a"), (1, "b")]) for config in (never, always)
+    )
+    assert torch.equal(rendered.fine_B1DHW, clinical.fine_B1DHW) and (rendered.present_BV == 1).all()
+    assert (clinical.present_BV == tiny_config.physics.clinical_trust).all()
+    assert (rendered.films_BVUV - clinical.films_BVUV).abs().mean() > 0.02
+    assert clinical.films_BVUV.min() == 0 and clinical.films_BVUV.max() == 1
+
+
+def test_a_clinic_s_look_keeps_the_place_of_what_it_shows() -> None:
+    """Collimated or not, a mark stays where it was, and nothing else becomes as bright."""
+    film = torch.rand(2, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.1 + 0.3
+    mark = torch.zeros_like(film, dtype=torch.bool)
+    mark[:, 13:18, 12:17] = True
+    film[mark] = 1.0
+    for seed in range(20):
+        looked = clinical_look(film, torch.Generator().manual_seed(seed))
+        assert looked[mark].min() > looked[~mark].max()
 
 
 def test_without_augmentation_films_match_the_volume(tiny_config: Config, tiny_dataset: Path) -> None:

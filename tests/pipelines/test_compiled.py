@@ -69,6 +69,13 @@ def test_gpu_steps(step: str) -> None:
     assert TASKS[step]["retryPolicy"]["maxRetryCount"] >= 3 and TASKS[step]["retryPolicy"]["backoffDuration"] == "30s"
 
 
+def test_the_number_of_gpus_travels_as_text() -> None:
+    """The cluster's driver reads it as a string: of a number it gets "", and then sets no limit, without a word."""
+    assert PIPELINE["components"]["comp-preflight"]["outputDefinitions"]["parameters"]["gpus"]["parameterType"] == "STRING"
+    inside = PIPELINE["components"]["comp-condition-2"]["inputDefinitions"]["parameters"]
+    assert inside["pipelinechannel--preflight-gpus"]["parameterType"] == "STRING"
+
+
 @pytest.mark.parametrize("step", sorted(set(EXECUTORS) - GPU_STEPS))
 def test_other_steps_ask_for_no_gpu(step: str) -> None:
     assert "accelerator" not in EXECUTORS[step]["resources"] and EXECUTORS[step]["image"].startswith("axon/python-cpu:")

@@ -17,6 +17,7 @@ import yaml
 from croniter import croniter
 from croniter.croniter import CroniterError
 
+from axon.config import Config
 from axon.errors import AxonError
 from axon.preflight import raise_all
 from pipelines.submit import Cluster, Package, config_parameter
@@ -127,6 +128,7 @@ def load(path: Path, package: Package) -> tuple[str, list[Desired]]:
             parameters = dict(schedule.parameters)
             if schedule.config:
                 parameters["config_yaml"] = config_parameter(path.parent / schedule.config)
+                parameters.setdefault("seed", Config.load(path.parent / schedule.config).seed)
             package.check(parameters)
             found.append(Desired(schedule, parameters, package, service_account))
         except AxonError as problem:

@@ -90,6 +90,7 @@ def test_schedules_are_created_once_and_then_nothing_changes(server: Server, pac
     assert int(weekly["max_concurrency"]) == 1 and set(on(server)) == {"weekly", "nightly"}
     given = weekly["runtime_config"]["parameters"]
     assert json.loads(given["config_yaml"]) == {"seed": 3} and given["promote"] == "manual"
+    assert given["seed"] == 3, "the pipeline's own default, 0, would replace the configuration's"
     versions = [one["display_name"] for one in server.versions]
     assert versions.count(package.version) == 1
     before = len(server.changes)
@@ -135,6 +136,11 @@ def test_a_running_training_outlives_the_change_of_its_schedule(server: Server, 
     assert reconcile(server, changed, package) == [] and old in server.recurring
     server.runs[-1]["state"] = "FAILED"
     assert reconcile(server, changed, package) == ["delete weekly"]
+
+
+def test_a_seed_in_the_file_counts_for_more_than_the_configuration_s(package: Package, tmp_path: Path) -> None:
+    _, desired = load(schedules(tmp_path, TWO.replace("promote: manual", "promote: manual, seed: 5")), package)
+    assert desired[0].parameters["seed"] == 5 and "seed" not in desired[1].parameters
 
 
 def test_what_left_the_file_is_deleted_and_strangers_are_not(server: Server, package: Package, tmp_path: Path) -> None:

@@ -153,6 +153,34 @@ def test_what_left_the_file_is_deleted_and_strangers_are_not(server: Server, pac
     assert server.recurring == [stranger, other]
 
 
+def test_another_experiment_is_a_replacement(server: Server, package: Package, tmp_path: Path) -> None:
+    """The old ones would fire on in the experiment that the file no longer names."""
+    reconcile(server, schedules(tmp_path), package)
+    old = on(server)["weekly"]
+    of_old = {"recurring_run_id": old["recurring_run_id"], "experiment_id": old["experiment_id"]}
+    server.runs.append({**of_old, "run_id": "r", "state": "RUNNING"})
+    moved = schedules(tmp_path, TWO.replace("experiment: axon", "experiment: thorax"))
+    steps = reconcile(server, moved, package)
+    assert steps == [f"{step} weekly" for step in ("create", "disable", "enable")] + [
+        f"{step} nightly" for step in ("create", "disable", "delete", "enable")
+    ]
+    (thorax,) = (one["experiment_id"] for one in server.experiments if one["display_name"] == "thorax")
+    assert {one["experiment_id"] for one in on(server).values()} == {thorax} and len(on(server)) == 2 and len(server.recurring) == 3
+    server.runs[-1]["state"] = "SUCCEEDED"
+    assert reconcile(server, moved, package) == ["delete weekly"] and reconcile(server, moved, package) == []
+
+
+def test_on_a_cluster_with_several_users_one_namespace_is_looked_at(
+    package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with serving(multi_user=True) as shared:
+        cluster = Cluster(shared.url, "mine")
+        experiment, desired = load(schedules(tmp_path), package)
+        apply(cluster, experiment, plan(cluster, experiment, desired))
+        assert {step.action for step in plan(cluster, experiment, desired)} == {"keep"}
+
+
 def test_switched_off_by_hand_is_switched_on_and_off_in_the_file_is_kept_off(server: Server, package: Package, tmp_path: Path) -> None:
     reconcile(server, schedules(tmp_path), package)
     on(server)["weekly"]["mode"] = "DISABLE"

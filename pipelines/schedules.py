@@ -145,7 +145,7 @@ def _read(path: Path) -> tuple[str, list[Any], str]:
         unknown = set(raw) - {"experiment", "service_account", "schedules"}
         experiment, entries, account = raw["experiment"], raw["schedules"] or [], raw.get("service_account", "")
         well_formed = not unknown and isinstance(experiment, str) and isinstance(entries, list) and isinstance(account, str)
-    except (yaml.YAMLError, TypeError, KeyError) as error:
+    except (yaml.YAMLError, TypeError, KeyError, ValueError) as error:
         raise AxonError("SCHEDULES_YAML", f"{path} cannot be read: {error}", "it needs the keys experiment and schedules") from error
     if not well_formed:
         raise AxonError("SCHEDULES_YAML", f"{path} has other keys or types", "keys: experiment, service_account, schedules (a list)")

@@ -183,6 +183,9 @@ def test_pipeline_resources_for_gitops(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "axon.cli", "pipeline", "compile", "--resources", str(tmp_path / "axon.yaml")]
     env = {**os.environ, "AXON_IMAGE_CPU": pinned, "AXON_IMAGE_CUDA": pinned}
     subprocess.run(command, env=env, check=True, cwd=ROOT)
+    nowhere = [*command[:-1], str(tmp_path / "no/such/axon.yaml")]
+    refused = subprocess.run(nowhere, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1 and refused.stdout.startswith("[RESOURCES_FILE]") and not refused.stderr
     pipeline, version = yaml.safe_load_all((tmp_path / "axon.yaml").read_text())
     assert (pipeline["kind"], version["kind"]) == ("Pipeline", "PipelineVersion")
     assert pipeline["apiVersion"] == version["apiVersion"] == "pipelines.kubeflow.org/v2beta1"

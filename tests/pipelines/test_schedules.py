@@ -252,6 +252,22 @@ def test_a_file_that_is_none_is_refused(package: Package, tmp_path: Path, text: 
         load(schedules(tmp_path, text), package)
 
 
+def test_a_file_that_is_no_text_is_refused(package: Package, tmp_path: Path) -> None:
+    path = schedules(tmp_path)
+    (tmp_path / "mine.yaml").write_bytes("name: Müller".encode("latin-1"))
+    with pytest.raises(AxonError, match="CONFIG_YAML"):
+        load(path, package)
+    path.write_bytes("experiment: Müller\nschedules: []".encode("latin-1"))
+    with pytest.raises(AxonError, match="SCHEDULES_YAML"):
+        load(path, package)
+
+
+@pytest.mark.parametrize("setting", ["gpu_nodes={a: [", "dataset_revision=2026-13-45", "seed"])
+def test_a_setting_that_is_none_is_one_line(setting: str) -> None:
+    with pytest.raises(AxonError, match="PARAMETER"):
+        parse_settings([setting])
+
+
 def test_the_committed_schedules_are_good(package: Package) -> None:
     experiment, desired = load(COMPILED.parents[1] / "schedules.yaml", package)
     assert experiment == "axon" and [one.schedule.name for one in desired] == ["weekly"]

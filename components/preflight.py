@@ -23,7 +23,7 @@ def preflight(
     checkpoint_root: str,
     run_key: str,
     resolved_config: Output[Artifact],
-) -> NamedTuple("Resolved", [("config", str), ("revision", str), ("run_id", str), ("shards", int), ("gpus", int), ("Output", str)]):  # type: ignore[valid-type]
+) -> NamedTuple("Resolved", [("config", str), ("revision", str), ("run_id", str), ("shards", int), ("gpus", str), ("Output", str)]):  # type: ignore[valid-type]
     """Check configuration, data, tracking server, storage and GPU, all at once; open the MLflow run.
 
     Args:

@@ -146,7 +146,10 @@ def _write_resources(fresh: Path, target: Path, namespace: str) -> None:
         namespace=namespace,
         include_pipeline_manifest=True,
     )
-    compiler.Compiler().compile(axon_pipeline, str(target), kubernetes_manifest_options=options, kubernetes_manifest_format=True)
+    try:
+        compiler.Compiler().compile(axon_pipeline, str(target), kubernetes_manifest_options=options, kubernetes_manifest_format=True)
+    except OSError as error:
+        raise AxonError("RESOURCES_FILE", f"{target} cannot be written: {error}", "name a file in a folder that is there") from error
     print(f"wrote {target}: kubectl apply -f {target}")
 
 

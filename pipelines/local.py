@@ -238,7 +238,7 @@ def run(arguments: dict[str, Any], output: Path, show: Callable[[str], None] = p
     Raises:
         AxonError: As `execute` and `output_folder`.
     """
-    from pipelines.resources import NEEDS
+    from pipelines.resources import STEPS
 
     with output_folder(output) as folder:
         uri = default_tracking_uri(folder)
@@ -248,7 +248,7 @@ def run(arguments: dict[str, Any], output: Path, show: Callable[[str], None] = p
         began = time.monotonic()
         sources = filter(None, (arguments["dataset_folder"], arguments["dataset_repo"]))
         mounts = {str(folder): True} | dict.fromkeys(sources, False) if in_containers else None
-        execute("pipelines.axon_pipeline:axon_pipeline", {**arguments, **here}, folder / "pipeline", len(NEEDS), show, mounts)
+        execute("pipelines.axon_pipeline:axon_pipeline", {**arguments, **here}, folder / "pipeline", STEPS, show, mounts)
         latest = max((folder / "pipeline").glob("axon-*"))
         checked = json.loads((latest / "preflight" / "executor_output.json").read_text())["parameterValues"]
         if checked["Output"] == NOTHING_NEW:

@@ -64,9 +64,12 @@ NEEDS = {
     "train_baselines": Needs(cpu="8", memory="64Gi", gpus=1, retries=5, hours=168, storage=True),
     "evaluate": Needs(cpu="8", memory="64Gi", gpus=1, retries=3, hours=24),
     "gate": Needs(retries=2),
+    "nothing_new": Needs(retries=2),
     "register": Needs(memory="4Gi", retries=2),
     "finish": Needs(retries=2),
 }
+STEPS = len(NEEDS) - 1
+"""Steps of a run that has something to do: all but `nothing_new`."""
 
 
 def apply(

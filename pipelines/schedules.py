@@ -17,6 +17,7 @@ import yaml
 from croniter import croniter
 from croniter.croniter import CroniterError
 
+from axon.config import Config
 from axon.errors import AxonError
 from axon.preflight import raise_all
 from pipelines.submit import Cluster, Package, config_parameter
@@ -127,6 +128,7 @@ def load(path: Path, package: Package) -> tuple[str, list[Desired]]:
             parameters = dict(schedule.parameters)
             if schedule.config:
                 parameters["config_yaml"] = config_parameter(path.parent / schedule.config)
+                parameters.setdefault("seed", Config.load(path.parent / schedule.config).seed)
             package.check(parameters)
             found.append(Desired(schedule, parameters, package, service_account))
         except AxonError as problem:
@@ -143,7 +145,7 @@ def _read(path: Path) -> tuple[str, list[Any], str]:
         unknown = set(raw) - {"experiment", "service_account", "schedules"}
         experiment, entries, account = raw["experiment"], raw["schedules"] or [], raw.get("service_account", "")
         well_formed = not unknown and isinstance(experiment, str) and isinstance(entries, list) and isinstance(account, str)
-    except (yaml.YAMLError, TypeError, KeyError) as error:
+    except (yaml.YAMLError, TypeError, KeyError, ValueError) as error:
         raise AxonError("SCHEDULES_YAML", f"{path} cannot be read: {error}", "it needs the keys experiment and schedules") from error
     if not well_formed:
         raise AxonError("SCHEDULES_YAML", f"{path} has other keys or types", "keys: experiment, service_account, schedules (a list)")
@@ -198,6 +200,8 @@ def _names_only(word: str) -> bool:
 def plan(cluster: Cluster, experiment: str, desired: list[Desired]) -> list[Step]:
     """What to do so that the cluster is as ``desired``; recurring runs with other names are not looked at.
 
+    Ours are found in every experiment of the namespace: in one that the file named before, they would fire on beside the new ones.
+
     A recurring run cannot be edited, so a changed one is replaced: the new one is created switched off, the old one is switched
     off and then deleted, the new one is switched on. Ended at any point, neither do both fire nor are both lost. Deleting a recurring
     run also deletes the workflows it started, so one with an unfinished run is only switched off; a later call deletes it.
@@ -211,13 +215,13 @@ def plan(cluster: Cluster, experiment: str, desired: list[Desired]) -> list[Step
         The steps in their order.
     """
     experiment_id = cluster.find_experiment(experiment)
-    here = [] if experiment_id is None else cluster.pages(cluster.kfp.list_recurring_runs, "recurring_runs", experiment_id=experiment_id)
+    here = cluster.pages(cluster.kfp.list_recurring_runs, "recurring_runs", namespace=cluster.namespace)
     ours = [one for one in here if one.display_name.startswith(PREFIX) and MARK.search(one.description or "")]
-    busy = _busy(cluster, experiment_id) if ours else set()
+    busy = {identity for each in {str(one.experiment_id) for one in ours} for identity in _busy(cluster, each)}
     steps: list[Step] = []
     for wanted in desired:
         same_name = [one for one in ours if one.display_name == wanted.name]
-        fitting = [one for one in same_name if _digest(one) == wanted.digest]
+        fitting = [one for one in same_name if _digest(one) == wanted.digest and one.experiment_id == experiment_id]
         current, others = (fitting[0] if fitting else None), [one for one in same_name if one not in fitting[:1]]
         if current is None:
             steps.append(Step("create", wanted.name, "changed" if same_name else "new", desired=wanted))
@@ -255,8 +259,8 @@ def _retire(old: Any, why: str, busy: set[str]) -> list[Step]:
     return [*off, Step("delete", name, why, identity)]
 
 
-def _busy(cluster: Cluster, experiment_id: str | None) -> set[str]:
-    """Recurring runs of which a run has not ended."""
+def _busy(cluster: Cluster, experiment_id: str) -> set[str]:
+    """Recurring runs of the experiment of which a run has not ended."""
     runs = cluster.pages(cluster.kfp.list_runs, "runs", experiment_id=experiment_id, sort_by="created_at desc")
     return {str(run.recurring_run_id) for run in runs if run.recurring_run_id and run.state not in ENDED}
 

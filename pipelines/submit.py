@@ -102,14 +102,19 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
     """``["seed=1", "promote=never"]`` as parameters; values are read as YAML.
 
     Raises:
-        AxonError: ``PARAMETER`` for a setting without ``=``.
+        AxonError: ``PARAMETER`` for a setting without ``=`` or with a value that is no YAML.
     """
     parsed: dict[str, Any] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
             raise AxonError("PARAMETER", f"{setting!r} is no setting", "write name=value, e.g. --set promote=manual")
-        parsed[name] = yaml.safe_load(value) if value else ""
+        try:
+            parsed[name] = yaml.safe_load(value) if value else ""
+        except (yaml.YAMLError, ValueError) as error:
+            raise AxonError(
+                "PARAMETER", f"{name} is {value!r}, which is no YAML", "close its brackets and quotes, or quote it whole"
+            ) from error
     return parsed
 
 

@@ -268,7 +268,7 @@ class Config:
         _check(self)
 
     @classmethod
-    def from_yaml(cls, text: str, **overrides: Any) -> Config:
+    def from_yaml(cls, text: str | bytes, **overrides: Any) -> Config:
         """Parse YAML text; ``overrides`` replace top-level keys.
 
         Raises:
@@ -276,7 +276,7 @@ class Config:
         """
         try:
             raw = yaml.safe_load(text) or {}
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:
             raise AxonError("CONFIG_YAML", f"the configuration is not YAML: {error}", "mend the line it names") from error
         if not isinstance(raw, dict):
             raise AxonError("CONFIG_YAML", "the configuration is not a mapping of keys", "start from configs/smoke.yaml")
@@ -290,7 +290,7 @@ class Config:
         path = Path(path)
         if not path.is_file():
             raise AxonError("CONFIG_MISSING", f"no configuration at {path}", "name a file such as configs/smoke.yaml")
-        return cls.from_yaml(path.read_text())
+        return cls.from_yaml(path.read_bytes())
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -9,6 +9,8 @@ from axon.alert import ALERT_URL, Alert, send
 from axon.errors import AxonError
 from axon.registry.tracking import finish_parent, run_link
 
+SUCCESSES = ("SUCCEEDED", "COMPLETE", "CACHED")
+"""The local runner says the first; a cluster hands on what its metadata store knows of the steps, a killed one's RUNNING included."""
 FAILED_STEP = re.compile(r"(?:^|; )([\w-]+): (?:\[([A-Z][A-Z0-9_]+)\])?")
 
 
@@ -19,7 +21,7 @@ def finish(tracking_uri: str, model_name: str, run_key: str, state: str, message
         tracking_uri: MLflow tracking.
         model_name: The MLflow experiment.
         run_key: Unique for the pipeline run.
-        state: ``SUCCEEDED``, ``FAILED`` or ``CANCELLED``.
+        state: How the orchestrator says that the steps ended; all but `SUCCESSES` is a failure.
         message: What the orchestrator said about a failure.
 
     Returns:
@@ -28,7 +30,7 @@ def finish(tracking_uri: str, model_name: str, run_key: str, state: str, message
     Raises:
         AxonError: ``TRACKING_FAILED``, after the alert.
     """
-    succeeded, problem = state == "SUCCEEDED", None
+    succeeded, problem = state in SUCCESSES, None
     reason, link = message, ""
     try:
         reason = finish_parent(tracking_uri, model_name, run_key, succeeded, message)

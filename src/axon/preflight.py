@@ -53,9 +53,10 @@ class Resolved:
     same_as: str = ""
 
     @property
-    def outputs(self) -> tuple[str, str, str, int, int, str]:
+    def outputs(self) -> tuple[str, str, str, int, str, str]:
         """As the step gives them on; the last says whether there is anything to do: `NEW` or `NOTHING_NEW`."""
-        return self.config_yaml, self.revision, self.run_id, self.shards, self.gpus, NOTHING_NEW if self.same_as else NEW
+        # GPUs as text: KFP's driver reads the limit of a resource as a string, and of a number it gets an empty one and sets no limit.
+        return self.config_yaml, self.revision, self.run_id, self.shards, str(self.gpus), NOTHING_NEW if self.same_as else NEW
 
     @property
     def summary(self) -> str:

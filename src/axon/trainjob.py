@@ -46,15 +46,15 @@ class TrainJobs:
             raise AxonError("TRAINJOB_RUNTIME", problem, "install Kubeflow Trainer v2 and apply deploy/overlays/gpu-cluster") from error
 
     def find(self, name: str) -> TrainJob | None:
-        """The job of this name, running or complete; one that failed is removed, so that it can be started again."""
+        """The job of this name, where it still runs; one that has ended is removed: its result is on the volume, or it is started again."""
         job = TrainJob(self, name)
         found = job.look()
         if found is None:
             return None
-        if found.status == FAILED:
+        if found.status in (COMPLETE, FAILED):
             job.delete()
             return None
-        print(f"TrainJob {name} is there already, {found.status.lower()}: going on with it", flush=True)
+        print(f"TrainJob {name} is there already: going on with it", flush=True)
         return job
 
     def start(self, name: str, arguments: list[str], nodes: int, processes: int) -> TrainJob:

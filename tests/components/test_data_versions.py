@@ -217,3 +217,24 @@ def test_no_repository(tmp_path: Path) -> None:
         with pytest.raises(AxonError) as error:
             resolve(url, "HEAD")
         assert error.value.code == "DATA_REPO", error.value
+
+
+def test_a_checkout_of_somebody_else_is_one_line_that_names_chown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a volume that another user filled: git does not open the checkout, and DVC may not write into its folder."""
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    run(checkout, "git", "init", "-q")
+    run(checkout, "dvc", "init", "-q")
+    run(checkout, "git", "commit", "-qm", "Empty")
+    wanted = rf"DATA_REPO.*as user {os.getuid()}: .*chown -R {os.getuid()}:{os.getgid()} "
+    if os.getuid() == 0:
+        run(tmp_path, "chown", "-R", "12345:12345", "checkout")
+        with pytest.raises(AxonError, match=wanted):
+            resolve(str(checkout), "HEAD")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(checkout / ".dvc/tmp/lock"))
+
+    monkeypatch.setattr("dvc.api.DVCFileSystem", refuse)
+    with pytest.raises(AxonError, match=wanted):
+        resolve(str(checkout), "HEAD")

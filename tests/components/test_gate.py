@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from axon.config import Config
+from axon.errors import AxonError
 from axon.registry.gate import Decision, decide
 from axon.registry.register import promote, register, rollback
 from axon.registry.tracking import client, default_tracking_uri, finish_parent, stage_run, start_parent
@@ -109,7 +110,7 @@ def test_other_facts_are_not_comparable(uri: str, tmp_path: Path, key: str) -> N
     assert not other.accepted and "not comparable" in other.reason and key in other.reason
 
 
-def test_unreadable_champion_is_not_absence(uri: str, tmp_path: Path) -> None:
+def test_a_damaged_champion_is_not_absence(uri: str, tmp_path: Path) -> None:
     one = registered(uri, tmp_path, "one", [20.0, 21.0, 22.0, 23.0])
     run_id = client(uri).get_model_version("axon", one.version).run_id
     cases = next((tmp_path / "mlartifacts").glob(f"{run_id}/artifacts/evaluation/cases.csv"))
@@ -119,12 +120,25 @@ def test_unreadable_champion_is_not_absence(uri: str, tmp_path: Path) -> None:
     assert decision.verdict == "refused" and "cannot be read" in decision.reason
     cases.write_text("garbage")
     assert "cannot be read" in decide(better, uri, "axon", "if_better", CONFIG).reason
+    assert champion(uri) == one.version
 
 
-def test_unreachable_server_is_not_absence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outage_is_neither_absence_nor_a_verdict(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused, the promotion would be lost for good; raised, the step is tried again."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    decision = decide(write_evaluation(tmp_path / "e", [20.0, 21.0, 22.0, 23.0]), "http://127.0.0.1:9", "axon", "if_better", CONFIG)
-    assert decision.verdict == "refused" and "cannot be read" in decision.reason
+    candidate = write_evaluation(tmp_path / "e", [30.0, 31.0, 32.0, 33.0])
+    with pytest.raises(AxonError, match=r"CHAMPION_UNREADABLE.*http://127\.0\.0\.1:9 "):
+        decide(candidate, "http://127.0.0.1:9", "axon", "if_better", CONFIG)
+    one = registered(uri, tmp_path, "one", [20.0, 21.0, 22.0, 23.0])
+
+    def away(*_: object) -> None:
+        raise ConnectionError("the storage is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mlflow.MlflowClient.download_artifacts", away)
+        with pytest.raises(AxonError, match=r"CHAMPION_UNREADABLE.*the storage is away"):
+            decide(candidate, uri, "axon", "if_better", CONFIG)
+    assert decide(candidate, uri, "axon", "if_better", CONFIG).accept and champion(uri) == one.version
 
 
 def test_policies(uri: str, tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ class Together:
         self.there: dict[str, Node] = {}
 
     def find(self, name: str) -> Node | None:
-        return self.there.get(name)
+        found = self.there.get(name)
+        return found if found and found.poll() is None else None
 
     def start(self, name: str, arguments: list[str], nodes: int, processes: int) -> Node:
         with socket.socket() as probe:
@@ -111,6 +112,37 @@ def test_a_second_attempt_watches_what_the_first_started(
     train(*arguments, lambda step, _: seen.append(step), lambda: nodes, dataset=tiny_dataset)
     assert nodes.started == ["axon-superres-0123"] and seen == [2, 4, 6]
     assert (tmp_path / "out" / WEIGHTS).is_file()
+
+
+def test_a_training_that_ended_unwatched_leaves_its_result_and_nothing_for_the_next_run(
+    tmp_path: Path, tiny_config: Config, tiny_dataset: Path, nodes: Together, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended while its step waited for a retry; the name is the same in a later run of the same configuration and data."""
+
+    class Killed(BaseException):
+        """As SIGKILL."""
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    arguments = ("superres", on_two(tiny_config), tmp_path / "superres-0123")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(run, "_watch", killed)
+        train(*arguments, tmp_path / "out", ignore, lambda: nodes, dataset=tiny_dataset)
+    for process in nodes.there["axon-superres-0123"].processes:
+        process.wait()
+    train(*arguments, tmp_path / "retry", ignore, lambda: nodes, dataset=tiny_dataset)
+    assert len(nodes.started) == 1 and (tmp_path / "retry" / WEIGHTS).is_file()
+    train(*arguments, tmp_path / "next", ignore, lambda: nodes, dataset=tiny_dataset)
+    assert len(nodes.started) == 2 and (tmp_path / "next" / WEIGHTS).is_file()
+
+
+def test_a_training_whose_result_is_there_is_ended(tmp_path: Path, tiny_config: Config, nodes: Together) -> None:
+    result = tmp_path / "superres-0123/result"
+    result.mkdir(parents=True)
+    sleeping = nodes.there["axon-superres-0123"] = Node([subprocess.Popen(["sleep", "600"])])
+    train("superres", on_two(tiny_config), result.parent, tmp_path / "out", ignore, lambda: nodes)
+    assert sleeping.processes[0].wait(timeout=60) and (tmp_path / "out").is_dir()
 
 
 def test_a_result_that_is_there_starts_nothing(tmp_path: Path, tiny_config: Config, nodes: Together) -> None:

@@ -52,7 +52,7 @@ def test_resolves_and_opens_the_run_once(tmp_path: Path) -> None:
 def test_a_training_step_has_the_gpus_of_its_processes_and_none_where_other_nodes_train(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert start(tmp_path).gpus == 1
+    assert start(tmp_path).gpus == 1 and start(tmp_path).outputs[4] == "1"
     assert start(tmp_path, run_key="two", config_yaml="training: {processes: 2}").gpus == 2
     nodes = {"run_key": "nodes", "config_yaml": "training: {nodes: 2}"}
     with pytest.raises(AxonError, match="TRAINJOB_CLUSTER"):

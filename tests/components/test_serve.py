@@ -156,7 +156,18 @@ def test_sizes_are_bounded(asked: TestClient, monkeypatch: pytest.MonkeyPatch) -
     assert endless.status_code == 413 and "2 MiB together" in endless.json()["message"]
 
 
-@pytest.mark.parametrize("fields", [{"samples": "9"}, {"samples": "0"}, {"samples": "x"}, {"seed": "-1"}, {"seed": "9" * 30}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"samples": "9"},
+        {"samples": "0"},
+        {"samples": "x"},
+        {"seed": "-1"},
+        {"seed": "9" * 30},
+        {"seed": "9" * 5000},
+        {"samples": "1" * 5000},
+    ],
+)
 def test_wrong_fields_are_explained(asked: TestClient, film: bytes, fields: dict[str, str]) -> None:
     assert order(asked, film, **fields)["code"] == "SERVE_FORM"
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 
 from axon import DISCLAIMER, pretrained
@@ -90,6 +91,22 @@ def test_the_schema_and_an_example_that_works_are_registered(registry: tuple[str
     assert model.metadata.signature.inputs.required_input_names() == ["frontal"]
     made = model.predict(model.input_example)
     assert list(made.columns) == model.metadata.signature.outputs.input_names() and made.ct_nifti_gz[0][:2] == b"\x1f\x8b"
+
+
+def test_a_row_without_a_lateral_film_costs_the_others_nothing(
+    registry: tuple[str, Path], films: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """pandas fills the gap with NaN, which is true."""
+    from mlflow.pyfunc import load_model
+
+    mlflow = client(registry[0])
+    version = mlflow.get_model_version_by_alias("axon", "champion")
+    model = load_model(mlflow.download_artifacts(version.run_id, "model", str(tmp_path))).unwrap_python_model()
+    frontal, lateral = (film.read_bytes() for film in films)
+    rows = pd.DataFrame([{"frontal": frontal, "lateral": lateral}, {"frontal": frontal}, {"lateral": lateral}])
+    made = model.predict(None, rows)
+    assert [error.partition("]")[0] for error in made.error] == ["", "", "[XRAY_MISSING"]
+    assert made.ct_nifti_gz[0] != made.ct_nifti_gz[1] != b""
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from axon.data.files import sha256_file
 from axon.data.phantoms import make_phantom
 from axon.geometry.volume import lps_to_ras
 from pipelines.local import execute
-from pipelines.resources import NEEDS, USER_ID
+from pipelines.resources import STEPS, USER_ID
 from tests.conftest import TINY
 from tests.containers.services import Services
 
@@ -72,7 +72,7 @@ def run(name: str, steps_folder: Path, cts: Path, servers: Services) -> Run:
     lines: list[str] = []
     mounts = {str(cts): False, str(root / "checkpoints"): True}
     try:
-        execute("pipelines.axon_pipeline:axon_pipeline", parameters, root, len(NEEDS), lines.append, mounts)
+        execute("pipelines.axon_pipeline:axon_pipeline", parameters, root, STEPS, lines.append, mounts)
     finally:
         print("\n".join(lines))
     outputs = next(root.glob("axon-*"))
@@ -121,7 +121,7 @@ def containers(docker: str, step: str = "") -> list[str]:
 
 def test_ends_with_a_registered_champion(first: Run, servers: Services) -> None:
     assert first.registered["version"] == "1" and first.registered["alias"] == "champion"
-    assert [line for line in first.lines if line.startswith("[")][-1] == f"[{len(NEEDS)}/{len(NEEDS)}] finish"
+    assert [line for line in first.lines if line.startswith("[")][-1] == f"[{STEPS}/{STEPS}] finish"
     mlflow = MlflowClient(servers.tracking_uri)
     version = mlflow.get_model_version_by_alias(MODEL, "champion")
     assert mlflow.get_run(version.run_id).info.status == "FINISHED"

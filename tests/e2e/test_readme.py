@@ -104,7 +104,7 @@ def test_make_demo(runs: Path) -> None:
     again = shell("make demo", runs / "demo", AXON_CODE_REVISION=commit)
     assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
     assert "nothing new" in again.stdout and parent.info.run_id in again.stdout and "fetch" not in again.stdout
-    assert "finish" in again.stdout and {run.info.run_id for run in all_runs(runs / "demo")} == before
+    assert "nothing-new" in again.stdout and "finish" in again.stdout and {run.info.run_id for run in all_runs(runs / "demo")} == before
 
 
 def test_make_demo_on_a_folder_killed_and_started_again(runs: Path, ct_folder: Path) -> None:

@@ -86,6 +86,11 @@ class Server:
         assert 1 <= int(body["max_concurrency"]) <= 10
         return _keep(self.recurring, body, "recurring_run_id")
 
+    def list_recurring(self, query: dict[str, str]) -> Any:
+        named = bool(query.get("namespace") or query.get("experiment_id"))
+        assert named if self.multi_user else not query.get("namespace"), "a namespace is for a server with several users, which needs one"
+        return _page(self.recurring, "recurringRuns", "V2beta1ListRecurringRunsResponse", query)
+
     def _check_reference(self, body: Any) -> None:
         of = body["pipeline_version_reference"]
         version = next(one for one in self.versions if one["pipeline_version_id"] == of["pipeline_version_id"])
@@ -178,7 +183,7 @@ def _route(state: Server, method: str, path: str, query: dict[str, str], headers
         ("POST", "/pipelines/upload_version"): lambda: state.upload_version(query, _file(headers, body)),
         ("GET", "/runs"): lambda: _page(state.runs, "runs", "V2beta1ListRunsResponse", query),
         ("POST", "/runs"): lambda: strictly(state.run(json.loads(body)), "V2beta1Run"),
-        ("GET", "/recurringruns"): lambda: _page(state.recurring, "recurringRuns", "V2beta1ListRecurringRunsResponse", query),
+        ("GET", "/recurringruns"): lambda: state.list_recurring(query),
         ("POST", "/recurringruns"): lambda: strictly(state.recur(json.loads(body)), "V2beta1RecurringRun"),
     }
     if (method, path) in exact:

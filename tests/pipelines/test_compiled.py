@@ -33,7 +33,7 @@ KUBERNETES: dict[str, Any] = {
     name.removeprefix("exec-"): value for name, value in PLATFORM["platforms"]["kubernetes"]["deploymentSpec"]["executors"].items()
 }
 DAGS = [PIPELINE["root"]["dag"], *(component["dag"] for component in PIPELINE["components"].values() if "dag" in component)]
-INSIDE: dict[str, Any] = PIPELINE["components"]["comp-condition-2"]["dag"]["tasks"]
+INSIDE: dict[str, Any] = PIPELINE["components"]["comp-condition-4"]["dag"]["tasks"]
 TASKS: dict[str, Any] = {name: task for dag in DAGS for name, task in dag["tasks"].items() if name in EXECUTORS}
 
 
@@ -67,6 +67,13 @@ def test_gpu_steps(step: str) -> None:
     assert KUBERNETES[step]["emptyDirMounts"] == [{"volumeName": "shm", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "8Gi"}]
     assert KUBERNETES[step]["nodeSelector"]["nodeSelectorJson"]["componentInputParameter"].endswith("gpu_nodes")
     assert TASKS[step]["retryPolicy"]["maxRetryCount"] >= 3 and TASKS[step]["retryPolicy"]["backoffDuration"] == "30s"
+
+
+def test_the_number_of_gpus_travels_as_text() -> None:
+    """The cluster's driver reads it as a string: of a number it gets "", and then sets no limit, without a word."""
+    assert PIPELINE["components"]["comp-preflight"]["outputDefinitions"]["parameters"]["gpus"]["parameterType"] == "STRING"
+    inside = PIPELINE["components"]["comp-condition-4"]["inputDefinitions"]["parameters"]
+    assert inside["pipelinechannel--preflight-gpus"]["parameterType"] == "STRING"
 
 
 @pytest.mark.parametrize("step", sorted(set(EXECUTORS) - GPU_STEPS))
@@ -144,13 +151,18 @@ def test_order() -> None:
 
 
 def test_everything_but_preflight_and_finish_waits_for_something_new() -> None:
-    """The one condition, on an output called ``Output``: of a named one the local runner finds nothing, without a word."""
-    conditions = [(name, task["triggerPolicy"]["condition"]) for dag in DAGS for name, task in dag["tasks"].items() if condition_of(task)]
+    """The one condition, on an output called ``Output``: of a named one the local runner finds nothing, without a word.
+
+    Where nothing is new there is a step, too: a DAG whose last tasks are all skipped is never closed, and `finish` sees it running.
+    """
+    conditions = {name: task["triggerPolicy"]["condition"] for dag in DAGS for name, task in dag["tasks"].items() if condition_of(task)}
     channel = "pipelinechannel--preflight-Output"
-    assert conditions == [("condition-2", f"inputs.parameter_values['{channel}'] == '{NEW}'")]
+    holds = f"inputs.parameter_values['{channel}'] == '{NEW}'"
+    assert conditions == {"condition-4": holds, "condition-5": f"!({holds})"}
     inside = {*INSIDE, "ingest"} - {"for-loop-3"}
-    assert set(TASKS) - inside == {"preflight", "finish"}
-    taken = PIPELINE["components"]["comp-exit-handler-1"]["dag"]["tasks"]["condition-2"]
+    assert set(TASKS) - inside == {"preflight", "nothing-new", "finish"}
+    assert set(PIPELINE["components"]["comp-condition-5"]["dag"]["tasks"]) == {"nothing-new"}
+    taken = PIPELINE["components"]["comp-exit-handler-1"]["dag"]["tasks"]["condition-branches-2"]
     assert taken["inputs"]["parameters"][channel]["taskOutputParameter"] == {
         "producerTask": "preflight",
         "outputParameterKey": "Output",

@@ -22,7 +22,7 @@ from pipelines.local import ROOT
 
 OVERLAYS = ("small-cluster", "gpu-cluster")
 KUBERNETES = "1.32"
-CORE = {"apps/v1", "networking.k8s.io/v1", "rbac.authorization.k8s.io/v1", "v1"}
+CORE = {"apps/v1", "batch/v1", "networking.k8s.io/v1", "rbac.authorization.k8s.io/v1", "v1"}
 
 
 @cache
@@ -76,8 +76,10 @@ def strip(tree: Any) -> Any:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_image_has_a_digest_given_by_the_overlay(overlay: str) -> None:
     filled = yaml.safe_load((ROOT / "deploy" / "overlays" / overlay / "kustomization.yaml").read_text())["images"]
-    images = [container["image"] for spec in pod_specs(overlay) for container in spec["containers"]]
-    assert sorted(images) == sorted(f"{one['newName']}@{one['digest']}" for one in filled) and len(images) == 3
+    (owner,) = of_kind(overlay, "Job")
+    specs = [*pod_specs(overlay), owner["spec"]["template"]["spec"]]
+    images = {container["image"] for spec in specs for container in spec["containers"]}
+    assert images == {f"{one['newName']}@{one['digest']}" for one in filled} and len(images) == 3
     assert all(re.fullmatch(r"\S+@sha256:[0-9a-f]{64}", image) for image in images)
 
 
@@ -93,6 +95,23 @@ def test_pods_are_unprivileged_and_bounded(overlay: str) -> None:
         for one in of_kind(overlay, kind):
             (container,) = one["spec"]["template"]["spec"]["containers"]
             assert container["securityContext"]["readOnlyRootFilesystem"] and container["resources"]["limits"]["memory"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_fresh_volume_is_given_to_the_steps_by_a_job_that_may_do_nothing_else(overlay: str) -> None:
+    (owner,) = of_kind(overlay, "Job")
+    spec = owner["spec"]["template"]["spec"]
+    assert spec["securityContext"] == {"runAsUser": 0, "runAsGroup": 0, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert spec["automountServiceAccountToken"] is False and owner["spec"]["ttlSecondsAfterFinished"], (
+        "a job cannot be changed, only replaced"
+    )
+    (container,) = spec["containers"]
+    assert container["command"] == ["chown", "-R", f"{resources.USER_ID}:{resources.USER_ID}", resources.MOUNT]
+    assert container["volumeMounts"] == [{"name": "storage", "mountPath": resources.MOUNT}]
+    assert spec["volumes"] == [{"name": "storage", "persistentVolumeClaim": {"claimName": resources.VOLUME}}]
+    security = container["securityContext"]
+    assert security["capabilities"] == {"drop": ["ALL"], "add": ["CHOWN", "DAC_OVERRIDE"]}
+    assert security["readOnlyRootFilesystem"] and not security["allowPrivilegeEscalation"] and container["resources"]["limits"]["memory"]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -164,6 +183,9 @@ def test_pipeline_resources_for_gitops(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "axon.cli", "pipeline", "compile", "--resources", str(tmp_path / "axon.yaml")]
     env = {**os.environ, "AXON_IMAGE_CPU": pinned, "AXON_IMAGE_CUDA": pinned}
     subprocess.run(command, env=env, check=True, cwd=ROOT)
+    nowhere = [*command[:-1], str(tmp_path / "no/such/axon.yaml")]
+    refused = subprocess.run(nowhere, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1 and refused.stdout.startswith("[RESOURCES_FILE]") and not refused.stderr
     pipeline, version = yaml.safe_load_all((tmp_path / "axon.yaml").read_text())
     assert (pipeline["kind"], version["kind"]) == ("Pipeline", "PipelineVersion")
     assert pipeline["apiVersion"] == version["apiVersion"] == "pipelines.kubeflow.org/v2beta1"

@@ -66,6 +66,7 @@ def test_which_branch_of_a_condition_runs(tmp_path: Path, answer: str, gathered:
     execute("tests.pipelines.tiny:conditional", {"answer": answer, "where": str(tmp_path)}, tmp_path / "root", 5, print)
     found = tmp_path / "gathered"
     assert (found.read_text() if found.exists() else None) == gathered
+    assert (tmp_path / "taken").exists() == (gathered is None)
     assert (tmp_path / "finish").read_text() == "SUCCEEDED key"
 
 

@@ -90,6 +90,7 @@ def test_schedules_are_created_once_and_then_nothing_changes(server: Server, pac
     assert int(weekly["max_concurrency"]) == 1 and set(on(server)) == {"weekly", "nightly"}
     given = weekly["runtime_config"]["parameters"]
     assert json.loads(given["config_yaml"]) == {"seed": 3} and given["promote"] == "manual"
+    assert given["seed"] == 3, "the pipeline's own default, 0, would replace the configuration's"
     versions = [one["display_name"] for one in server.versions]
     assert versions.count(package.version) == 1
     before = len(server.changes)
@@ -137,6 +138,11 @@ def test_a_running_training_outlives_the_change_of_its_schedule(server: Server, 
     assert reconcile(server, changed, package) == ["delete weekly"]
 
 
+def test_a_seed_in_the_file_counts_for_more_than_the_configuration_s(package: Package, tmp_path: Path) -> None:
+    _, desired = load(schedules(tmp_path, TWO.replace("promote: manual", "promote: manual, seed: 5")), package)
+    assert desired[0].parameters["seed"] == 5 and "seed" not in desired[1].parameters
+
+
 def test_what_left_the_file_is_deleted_and_strangers_are_not(server: Server, package: Package, tmp_path: Path) -> None:
     reconcile(server, schedules(tmp_path), package)
     stranger = {**on(server)["weekly"], "recurring_run_id": "theirs", "description": "made by hand"}
@@ -145,6 +151,34 @@ def test_what_left_the_file_is_deleted_and_strangers_are_not(server: Server, pac
     only = schedules(tmp_path, "experiment: axon\nschedules: []\n")
     assert sorted(reconcile(server, only, package)) == ["delete nightly", "delete weekly", "disable nightly", "disable weekly"]
     assert server.recurring == [stranger, other]
+
+
+def test_another_experiment_is_a_replacement(server: Server, package: Package, tmp_path: Path) -> None:
+    """The old ones would fire on in the experiment that the file no longer names."""
+    reconcile(server, schedules(tmp_path), package)
+    old = on(server)["weekly"]
+    of_old = {"recurring_run_id": old["recurring_run_id"], "experiment_id": old["experiment_id"]}
+    server.runs.append({**of_old, "run_id": "r", "state": "RUNNING"})
+    moved = schedules(tmp_path, TWO.replace("experiment: axon", "experiment: thorax"))
+    steps = reconcile(server, moved, package)
+    assert steps == [f"{step} weekly" for step in ("create", "disable", "enable")] + [
+        f"{step} nightly" for step in ("create", "disable", "delete", "enable")
+    ]
+    (thorax,) = (one["experiment_id"] for one in server.experiments if one["display_name"] == "thorax")
+    assert {one["experiment_id"] for one in on(server).values()} == {thorax} and len(on(server)) == 2 and len(server.recurring) == 3
+    server.runs[-1]["state"] = "SUCCEEDED"
+    assert reconcile(server, moved, package) == ["delete weekly"] and reconcile(server, moved, package) == []
+
+
+def test_on_a_cluster_with_several_users_one_namespace_is_looked_at(
+    package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with serving(multi_user=True) as shared:
+        cluster = Cluster(shared.url, "mine")
+        experiment, desired = load(schedules(tmp_path), package)
+        apply(cluster, experiment, plan(cluster, experiment, desired))
+        assert {step.action for step in plan(cluster, experiment, desired)} == {"keep"}
 
 
 def test_switched_off_by_hand_is_switched_on_and_off_in_the_file_is_kept_off(server: Server, package: Package, tmp_path: Path) -> None:
@@ -216,6 +250,22 @@ def test_bad_schedules_are_refused_before_the_cluster_is_asked(package: Package,
 def test_a_file_that_is_none_is_refused(package: Package, tmp_path: Path, text: str) -> None:
     with pytest.raises(AxonError, match="SCHEDULES_YAML"):
         load(schedules(tmp_path, text), package)
+
+
+def test_a_file_that_is_no_text_is_refused(package: Package, tmp_path: Path) -> None:
+    path = schedules(tmp_path)
+    (tmp_path / "mine.yaml").write_bytes("name: Müller".encode("latin-1"))
+    with pytest.raises(AxonError, match="CONFIG_YAML"):
+        load(path, package)
+    path.write_bytes("experiment: Müller\nschedules: []".encode("latin-1"))
+    with pytest.raises(AxonError, match="SCHEDULES_YAML"):
+        load(path, package)
+
+
+@pytest.mark.parametrize("setting", ["gpu_nodes={a: [", "dataset_revision=2026-13-45", "seed"])
+def test_a_setting_that_is_none_is_one_line(setting: str) -> None:
+    with pytest.raises(AxonError, match="PARAMETER"):
+        parse_settings([setting])
 
 
 def test_the_committed_schedules_are_good(package: Package) -> None:

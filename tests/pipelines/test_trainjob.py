@@ -102,14 +102,14 @@ def test_an_existing_job_is_watched_and_not_doubled(server: Cluster, jobs: Train
     found = jobs.find(NAME)
     assert found is not None and "is there already" in capsys.readouterr().out
     server.end(NAME, "Complete")
-    found = jobs.find(NAME)
-    assert found is not None and wait(found) == 0
+    assert wait(found) == 0
     assert server.asked.count("POST trainjobs") == 1
 
 
-def test_a_failed_job_of_an_earlier_attempt_makes_room(server: Cluster, jobs: TrainJobs) -> None:
+@pytest.mark.parametrize("how", ["Failed", "Complete"])
+def test_an_ended_job_of_an_earlier_attempt_makes_room(server: Cluster, jobs: TrainJobs, how: str) -> None:
     jobs.start(NAME, ARGUMENTS, nodes=2, processes=1)
-    server.end(NAME, "Failed")
+    server.end(NAME, how)
     assert jobs.find(NAME) is None and not server.jobs
 
 

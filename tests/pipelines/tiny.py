@@ -67,9 +67,16 @@ def gather(notes: dsl.Input[list[dsl.Dataset]], where: str) -> None:
     Path(where, "gathered").write_text("".join(sorted(Path(one.path).read_text() for one in notes)))
 
 
+@dsl.component(base_image="python:3.11", install_kfp_package=False)
+def finish_early(where: str) -> None:
+    from pathlib import Path
+
+    Path(where, "taken").touch()
+
+
 @dsl.pipeline(name="conditional")
 def conditional(answer: str, where: str):
-    """AXON's shape: a loop inside a condition inside an exit handler."""
+    """AXON's shape: a loop inside a condition inside an exit handler, and a step where the condition does not hold."""
     with dsl.ExitHandler(finish(where=where, run_key="key")):
         looked = look(answer=answer)
         with dsl.If(looked.outputs["Output"] == "new"):
@@ -77,13 +84,8 @@ def conditional(answer: str, where: str):
             with dsl.ParallelFor(numbers.output) as number:
                 noted = note(number=number)
             gather(notes=dsl.Collected(noted.outputs["out"]), where=where)
-
-
-@dsl.component(base_image="python:3.11", install_kfp_package=False)
-def finish_early(where: str) -> None:
-    from pathlib import Path
-
-    Path(where, "taken").touch()
+        with dsl.Else():
+            finish_early(where=where)
 
 
 @dsl.pipeline(name="named")

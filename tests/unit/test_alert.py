@@ -91,14 +91,29 @@ def test_only_a_failure_is_told_with_steps_and_codes_but_no_messages(
             with pytest.raises(AxonError, match="TRACKING_FAILED"):
                 finish.finish("http://mlflow", "axon", "key", "FAILED", "")
         else:
-            said = finish.finish("http://mlflow", "axon", "key", "SUCCEEDED", "")
-            assert got == [] and "ended: SUCCEEDED" in said
+            for state in ("SUCCEEDED", "COMPLETE", "CACHED"):
+                assert f"ended: {state}" in finish.finish("http://mlflow", "axon", "key", state, "")
+            assert got == []
             finish.finish("http://mlflow", "axon", "key", "FAILED", "Task run failed.")
     assert len(got) == 1 and got[0]["state"] == "FAILED" and got[0]["run"] == "key"
     if not broken:
         assert got[0]["failed"] == ["bridge [LOSS_NOT_FINITE]", "evaluate"] and got[0]["link"] == "http://mlflow/#/1"
     sent, shown = json.dumps(got), capsys.readouterr().out
     assert "patient-7" not in sent and "s3cret" not in sent + shown and "the alert was delivered" in shown
+
+
+@pytest.mark.parametrize(
+    ("state", "succeeded"),
+    [("SUCCEEDED", True), ("COMPLETE", True), ("CACHED", True), ("FAILED", False), ("CANCELED", False), ("RUNNING", False), ("", False)],
+)
+def test_success_has_a_name_of_its_own_on_a_cluster(monkeypatch: pytest.MonkeyPatch, state: str, succeeded: bool) -> None:
+    """There KFP hands on the state of its metadata store, which is left RUNNING when the kernel kills a step."""
+    recorded: list[bool] = []
+    monkeypatch.delenv(alert.ALERT_URL, raising=False)
+    monkeypatch.setattr(finish, "finish_parent", lambda *given: str(recorded.append(given[3]) or ""))
+    monkeypatch.setattr(finish, "run_link", lambda *_: "")
+    finish.finish("sqlite:///x", "axon", "key", state, "")
+    assert recorded == [succeeded]
 
 
 def test_an_undelivered_alert_changes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

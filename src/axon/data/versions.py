@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,6 +143,7 @@ def _revision_files(repo: str, revision: str) -> Iterator[DVCFileSystem]:
     from dvc.exceptions import DvcException
     from dvc.repo.open_repo import clean_repos
     from dvc.scm import RevError
+    from pygit2 import GitError
 
     try:
         fs = DVCFileSystem(url=repo or ".", rev=revision)
@@ -153,6 +155,11 @@ def _revision_files(repo: str, revision: str) -> Iterator[DVCFileSystem]:
     except DvcException as error:
         message = f"{repo or 'this folder'} is no git repository with DVC that can be read: {error}"
         raise AxonError("DATA_REPO", message, "name a checkout or a git URL; run `dvc init` where DVC was never set up") from error
+    except (GitError, OSError) as error:
+        # Git refuses another user's repository, and DVC writes into its folder even to read.
+        user, group = os.getuid(), os.getgid()
+        fix = f"give the checkout to the user who reads it: chown -R {user}:{group} CHECKOUT"
+        raise AxonError("DATA_REPO", f"{repo or 'this folder'} cannot be read as user {user}: {error}", fix) from error
     try:
         yield fs
     finally:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from axon.config import Config
 from axon.errors import AxonError
-from axon.registry.tracking import client
+from axon.registry.tracking import client, without_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -83,6 +83,9 @@ def decide(candidate: Path, tracking_uri: str, model_name: str, policy: Policy, 
         model_name: Registered model whose champion is compared with.
         policy: ``if_better`` promotes a better model, ``manual`` leaves it as challenger, ``never`` keeps the champion.
         config: Bootstrap settings and seed.
+
+    Raises:
+        AxonError: ``CHAMPION_UNREADABLE`` where MLflow does not say which model is the champion, or does not give its evaluation.
     """
     try:
         mine = read_evaluation(candidate)
@@ -90,9 +93,12 @@ def decide(candidate: Path, tracking_uri: str, model_name: str, policy: Policy, 
         return Decision("refused", f"the candidate's metrics cannot be trusted: {error.message}")
     try:
         champion = _read_champion(tracking_uri, model_name)
+    except AxonError as error:
+        return Decision("refused", f"the champion's metrics cannot be read ({error.message}), so nothing is promoted over it")
     except Exception as error:
-        # An outage is not absence: whatever goes wrong here, nothing is promoted over a champion that nobody read.
-        return Decision("refused", f"the champion cannot be read ({_first_line(error)}), so nothing is promoted; repeat when it can")
+        # An outage is neither absence nor a verdict on the candidate: raised, the step is tried again, and nothing is promoted.
+        shown, fix = without_credentials(tracking_uri), "check that the server and its storage can be reached, then start the run again"
+        raise AxonError("CHAMPION_UNREADABLE", f"MLflow at {shown} does not give the champion: {_first_line(error)}", fix) from error
     if policy == "never":
         return Decision("refused", "the promotion policy is 'never'", champion[0] if champion else "")
     compared = _compare(mine, champion, config)
@@ -131,15 +137,23 @@ def champion_of(mlflow: MlflowClient, model_name: str) -> str:
 
 
 def _read_champion(tracking_uri: str, model_name: str) -> tuple[str, Evaluated] | None:
-    """The champion's version and evaluation, None when there is no champion."""
+    """The champion's version and evaluation, None when there is no champion.
+
+    Raises:
+        AxonError: As `read_evaluation`; anything else is MLflow's.
+    """
     mlflow = client(tracking_uri)
     version = champion_of(mlflow, model_name)
     if not version:
         return None
     run_id = mlflow.get_model_version(model_name, version).run_id
     with TemporaryDirectory() as scratch:
-        files = [mlflow.download_artifacts(run_id, f"{EVALUATION}/{name}", scratch) for name in ("metrics.json", "cases.csv")]
-        return version, read_evaluation(Path(files[0]).parent)
+        # Listed first: a file that is not there is a damaged evaluation, one that cannot be downloaded an outage.
+        folder = Path(scratch)
+        for path in [item.path for item in mlflow.list_artifacts(run_id, EVALUATION)]:
+            if path in (f"{EVALUATION}/metrics.json", f"{EVALUATION}/cases.csv"):
+                folder = Path(mlflow.download_artifacts(run_id, path, scratch)).parent
+        return version, read_evaluation(folder)
 
 
 def _compare(mine: Evaluated, champion: tuple[str, Evaluated] | None, config: Config) -> Decision:

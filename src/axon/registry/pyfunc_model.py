@@ -59,8 +59,8 @@ def _films(row: dict[str, Any], trust_views: bool) -> Films:
     from axon.errors import AxonError
     from axon.reconstruct import read_films
 
-    # An absent film is empty where other rows have one, and None where the table lacks the column.
-    given = {view: row[view] for view in ("frontal", "lateral") if row.get(view)}
+    # An absent film is empty or, as pandas has it, NaN where other rows have one, and None where the table lacks the column.
+    given = {view: film for view in ("frontal", "lateral") if isinstance(film := row.get(view), bytes) and film}
     if "frontal" not in given:
         raise AxonError("XRAY_MISSING", "the row has no frontal film", "send the file's content in base64")
     with TemporaryDirectory() as scratch:

@@ -26,6 +26,7 @@ from axon.serve.jobs import OUT, Jobs, Order
 
 MAX_FILM_BYTES = 32 * 2**20
 MAX_SAMPLES = 8
+MAX_DIGITS = 10
 HOSTS = ["127.0.0.1", "localhost"]
 DOWNLOADS = ("ct.nii.gz", "mean.nii.gz", "std.nii.gz", "dicom.zip", "preview.png", "reconstruction.json")
 STATUS = {"SERVE_BUSY": 503, "SERVE_GONE": 404, "SERVE_TOO_LARGE": 413, "SERVE_ORIGIN": 403, "SERVE_FORM": 400}
@@ -131,9 +132,10 @@ async def _content(view: str, upload: UploadFile | str) -> bytes:
 
 def _order(fields: dict[str, str]) -> Order:
     samples, seed = fields.get("samples", "1"), fields.get("seed", "0")
-    if not (samples.isdecimal() and 1 <= int(samples) <= MAX_SAMPLES):
+    # Python refuses to read a number of thousands of digits, so the length comes first.
+    if not (samples.isdecimal() and len(samples) <= MAX_DIGITS and 1 <= int(samples) <= MAX_SAMPLES):
         raise AxonError("SERVE_FORM", f"samples is {samples[:20]!r}", f"give a whole number from 1 to {MAX_SAMPLES}")
-    if not (seed.isdecimal() and int(seed) < 2**31):
+    if not (seed.isdecimal() and len(seed) <= MAX_DIGITS and int(seed) < 2**31):
         raise AxonError("SERVE_FORM", f"seed is {seed[:20]!r}", f"give a whole number from 0 to {2**31 - 1}")
     return Order(int(samples), int(seed), fields.get("trust_views") == "true")
 

@@ -60,7 +60,7 @@ class Nodes(Protocol):
     """Machines that train together, e.g. `axon.trainjob.TrainJobs`."""
 
     def find(self, name: str) -> Running | None:
-        """The training of this name that an earlier attempt started, where it runs or has succeeded."""
+        """The training of this name that an earlier attempt started, where it still runs; one that has ended makes room."""
 
     def start(self, name: str, arguments: list[str], nodes: int, processes: int) -> Running:
         """Run this module with ``arguments`` under torchrun with so many processes on each of so many nodes."""
@@ -146,8 +146,12 @@ def _train_on_nodes(nodes: Nodes, stage: str, config: Config, checkpoints: Path,
     A repeated call watches the training that an earlier one started, or takes its result.
     """
     relay, result, name = checkpoints / "relay", checkpoints / "result", f"axon-{checkpoints.name}"
-    if not result.exists():
-        running = nodes.find(name)
+    # In this order: one that ends in between is found running and ends under our eyes, or has left its result.
+    running = nodes.find(name)
+    if result.exists():
+        if running is not None:
+            running.terminate()
+    else:
         if running is None:
             copies = {key: checkpoints / "inputs" / key for key in inputs}
             for key, copy in copies.items():

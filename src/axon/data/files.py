@@ -33,9 +33,14 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def json_text(value: Any) -> str:
+    """JSON in one fixed layout, so that equal values are equal bytes."""
+    return json.dumps(value, indent=1, sort_keys=True) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON with one fixed layout, so that equal values are equal bytes."""
-    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+    """Write `json_text`."""
+    path.write_text(json_text(value))
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: list[dict[str, Any]]) -> None:

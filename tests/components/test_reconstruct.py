@@ -245,13 +245,24 @@ def test_bad_models_cost_one_line(model: Path, films: tuple[Path, Path], tmp_pat
     refused(capsys, "MODEL_URI", tmp_path / "out", films[0], "--model", "models:/axon", "--tracking-uri", "sqlite:///x.db")
 
 
-def test_a_folder_of_something_else_is_left_alone(model: Path, films: tuple[Path, Path], tmp_path: Path, capsys) -> None:
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "thesis.txt").write_text("mine")
+@pytest.mark.parametrize("name", ["thesis.txt", "out/thesis.txt", "out/dicom/thesis.txt", "out/frontal.png", "out/dicom/0001.dcm"])
+def test_what_is_not_a_reconstruction_is_left_alone(name: str, model: Path, films: tuple[Path, Path], tmp_path: Path, capsys) -> None:
+    """Neither a folder of something else nor what was put beside an earlier result, be it the film itself."""
+    film, mine = films[0], tmp_path / "home" / name
+    out = tmp_path / "home" / ("out" if "/" in name else "")
+    if out.name == "out":
+        assert run(films[0], "-o", out, "--model", model) == 0
+    mine.parent.mkdir(parents=True, exist_ok=True)
+    if not name.endswith("thesis.txt"):
+        film = shutil.copy(films[0], mine)
+    else:
+        mine.write_text("mine")
+    capsys.readouterr()
+    before = digests(tmp_path)
     with pytest.raises(SystemExit):
-        run(films[0], "-o", tmp_path / "home", "--model", model)
-    assert "[OUT_EXISTS]" in capsys.readouterr().out
-    assert (tmp_path / "home" / "thesis.txt").read_text() == "mine"
+        run(film, "-o", out, "--model", model)
+    assert capsys.readouterr().out.startswith("[OUT_EXISTS]")
+    assert digests(tmp_path) == before
 
 
 def test_a_failure_while_writing_leaves_nothing(model: Path, films: tuple[Path, Path], tmp_path: Path, capsys, monkeypatch) -> None:

@@ -61,7 +61,7 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
     from axon.reconstruct import read_films, reconstruct, refuse_foreign_folder
 
     # What is quickly checked comes before what takes long.
-    refuse_foreign_folder(arguments.out)
+    refuse_foreign_folder(arguments.out, *filter(None, (arguments.frontal, arguments.lateral)))
     films = read_films(arguments.frontal, arguments.lateral, arguments.trust_views)
     model = pretrained.load(arguments.model, arguments.tracking_uri)
     record = reconstruct(films, model, arguments.out, arguments.samples, arguments.seed, arguments.patient_id)

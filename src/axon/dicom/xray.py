@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi
 from scipy import ndimage
 
-from axon.dicom.files import BITS, IMAGE, guarded, numbers, parse, read_pixels, require
+from axon.dicom.files import BITS, IMAGE, PADDING, guarded, numbers, padding, parse, read_pixels, require
 from axon.dicom.views import View, judge
 from axon.errors import AxonError
 
@@ -28,8 +28,7 @@ MAX_FILE_BYTES = 192 * 2**20
 _KIND = ["Modality", "BodyPartExamined", "ViewPosition", "ViewCodeSequence", "PatientOrientation", "BurnedInAnnotation"]
 _SPACING = ["PixelSpacing", "ImagerPixelSpacing"]
 _GREY = ["RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction"]
-_PADDING = ["PixelPaddingValue", "PixelPaddingRangeLimit"]
-_HEADER = _KIND + _SPACING + _GREY + _PADDING + IMAGE + BITS
+_HEADER = _KIND + _SPACING + _GREY + PADDING + IMAGE + BITS
 
 _VIEWS: dict[str, View] = {"PA": "frontal", "AP": "frontal", "LL": "lateral", "RL": "lateral", "LATERAL": "lateral"}
 # DICOM PS3.16 CID 4010: SNOMED CT and, before 2020, SRT codes of the same projections.
@@ -154,13 +153,13 @@ def _to_grey(stored: np.ndarray, ds: Dataset) -> tuple[np.ndarray, tuple[str, ..
         )
     else:
         note = "no VOI LUT"
-    padding = np.zeros(stored.shape, dtype=bool)
-    if limits := [int(number) for key in _PADDING for number in numbers(ds, key)[:1]]:
-        padding = (stored >= min(limits)) & (stored <= max(limits))
-        require(not padding.all(), "XRAY_FLAT", "the film is nothing but padding", "give a chest film")
-    grey = _unit(np.asarray(values, dtype=np.float32), ~padding)
+    padded = np.zeros(stored.shape, dtype=bool)
+    if limits := padding(ds):
+        padded = (stored >= limits[0]) & (stored <= limits[1])
+        require(not padded.all(), "XRAY_FLAT", "the film is nothing but padding", "give a chest film")
+    grey = _unit(np.asarray(values, dtype=np.float32), ~padded)
     inverted = ds.PhotometricInterpretation == "MONOCHROME1"
-    grey = np.where(padding, 0, 1 - grey if inverted else grey).astype(np.float32)
+    grey = np.where(padded, 0, 1 - grey if inverted else grey).astype(np.float32)
     return grey, (note, "inverted as MONOCHROME1 asks") if inverted else (note,)
 
 

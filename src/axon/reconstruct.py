@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from axon import DISCLAIMER, __version__
 from axon.config import XrayConfig
-from axon.data.files import sha256_file, whole_folder, write_json
+from axon.data.files import refuse_unwritable, sha256_file, whole_folder, write_json
 from axon.dicom.write import SeriesIdentity, write_ct_series
 from axon.dicom.xray import Xray, read_xray
 from axon.errors import AxonError
@@ -86,7 +86,7 @@ def reconstruct(films: Films, model: Model, out: Path, samples: int = 1, seed: i
         dict: What ``reconstruction.json`` holds.
 
     Raises:
-        AxonError: ``OUT_EXISTS``, or those of `axon.inference.AxonPipeline`.
+        AxonError: ``OUT_EXISTS``, ``CANNOT_WRITE``, or those of `axon.inference.AxonPipeline`.
     """
     refuse_foreign_folder(out, *films.paths.values())
     _log.info("sampling %d volume%s with %s %s", samples, "s" * (samples > 1), model.name, model.version)
@@ -214,7 +214,12 @@ def write_preview(path: Path, made: Reconstruction) -> None:
 
 
 def refuse_foreign_folder(out: Path, *inputs: Path) -> None:
-    """See that to write ``out`` removes nothing but an earlier reconstruction, and none of the inputs. Raises AxonError ``OUT_EXISTS``."""
+    """See that ``out`` can be written, and that it removes nothing but an earlier reconstruction, and none of the inputs.
+
+    Raises:
+        AxonError: ``OUT_EXISTS`` or ``CANNOT_WRITE``.
+    """
+    refuse_unwritable(out)
     fix = "name a new folder with -o"
     if not out.is_dir():
         if out.exists():

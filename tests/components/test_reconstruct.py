@@ -132,11 +132,33 @@ def dicom_film(path: Path, image_HW: np.ndarray, **changes: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("options", [["--patient-id", "A\\B"], ["--samples", "0"], ["--seed", "x"]])
-def test_wrong_options_are_a_wrong_call(options: list[str], films: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options", [["--patient-id", "A\\B"], ["--samples", "0"], ["--seed", "x"], ["--seed=-1"], ["--seed", "9" * 20], ["--seed", "9" * 5000]]
+)
+def test_wrong_options_are_a_wrong_call(options: list[str], films: tuple[Path, Path], tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         run(films[0], "-o", tmp_path / "out", *options)
     assert ended.value.code == 2 and not (tmp_path / "out").exists()
+    assert "is not" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_is_refused_before_the_work(films: tuple[Path, Path], tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pretrained, "load", lambda *_: pytest.fail("the work has begun"))
+    (tmp_path / "file").touch()
+    for out in (".", "..", "/", "file/out", "file/deeper/out", "/proc/out"):
+        with pytest.raises(SystemExit) as ended:
+            run(films[0], "-o", out)
+        assert ended.value.code == 1 and capsys.readouterr().out.startswith("[CANNOT_WRITE]"), out
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_link_to_a_folder_stays_one(model: Path, films: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    for _ in range(2):
+        assert run(films[0], "-o", tmp_path / "link", "--model", model) == 0
+        assert (tmp_path / "link").is_symlink() and (tmp_path / "there" / "ct.nii.gz").is_file()
 
 
 def test_a_pixel_spacing_keeps_the_films_size() -> None:

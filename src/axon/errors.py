@@ -31,9 +31,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End the process with status 1 and one readable last line, instead of a traceback, on an `AxonError` or a full disk."""
+    """End the process with status 1 and one readable last line, not a traceback, on an `AxonError` or a file that the system refuses."""
     try:
-        with _full_disk():
+        with _refused_files():
             yield
     except AxonError as error:
         print(error, flush=True)
@@ -41,12 +41,16 @@ def one_line_errors() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _full_disk() -> Iterator[None]:
-    """Turn the system's refusal to write more, met anywhere, into an `AxonError` ``DISK_FULL``."""
+def _refused_files() -> Iterator[None]:
+    """Turn the system's refusal of a file, met anywhere, into an `AxonError` ``DISK_FULL`` or ``FILE_REFUSED``."""
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno in FULL:
+            fix = "free some space, or raise the limit, and run it again: what was there before is as it was"
+            raise AxonError("DISK_FULL", f"no more can be written: {error.strerror}", fix) from error
+        # An error of the network is an OSError, too, but names no file; its traceback says more.
+        if error.filename is None or error.strerror is None:
             raise
-        fix = "free some space, or raise the limit, and run it again: what was there before is as it was"
-        raise AxonError("DISK_FULL", f"no more can be written: {error.strerror}", fix) from error
+        message = f"the system refuses {error.filename}: {error.strerror}"
+        raise AxonError("FILE_REFUSED", message, "check that path, its type and its permissions") from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import re
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 from axon import DISCLAIMER, __version__
 from axon.config import XrayConfig
-from axon.data.files import sha256_file, whole_folder, write_json
+from axon.data.files import refuse_unwritable, sha256_file, whole_folder, write_json
 from axon.dicom.write import SeriesIdentity, write_ct_series
 from axon.dicom.xray import Xray, read_xray
 from axon.errors import AxonError
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from axon.inference import AxonOutput, AxonPipeline
 
 RECORD = "reconstruction.json"
+_WRITTEN = re.compile(rf"(ct|mean|std)\.nii\.gz|dicom(/\d{{4,}}\.dcm)?|preview\.png|{re.escape(RECORD)}")
+"""Everything in the folder of a reconstruction."""
 FILM_MM = (200.0, 600.0)
 """A chest film's longer side in millimetres; a pixel spacing that makes it shorter or longer is not believed."""
 
@@ -74,7 +77,7 @@ def reconstruct(films: Films, model: Model, out: Path, samples: int = 1, seed: i
     Args:
         films: From `read_films`.
         model: From `axon.pretrained.load`.
-        out: New folder, or one that an earlier reconstruction wrote.
+        out: New folder, or one with an earlier reconstruction and nothing else.
         samples: K; above 1, the samples' mean and the error to expect of it are written too.
         seed: Same films, model and seed give the same bytes.
         patient_id: PatientID of the DICOM series; by default a pseudonym derived from the films' SHA-256.
@@ -83,9 +86,9 @@ def reconstruct(films: Films, model: Model, out: Path, samples: int = 1, seed: i
         dict: What ``reconstruction.json`` holds.
 
     Raises:
-        AxonError: ``OUT_EXISTS``, or those of `axon.inference.AxonPipeline`.
+        AxonError: ``OUT_EXISTS``, ``CANNOT_WRITE``, or those of `axon.inference.AxonPipeline`.
     """
-    refuse_foreign_folder(out)
+    refuse_foreign_folder(out, *films.paths.values())
     _log.info("sampling %d volume%s with %s %s", samples, "s" * (samples > 1), model.name, model.version)
     return write(out, films, model, sample(films, model.pipeline, samples, seed), seed, patient_id)
 
@@ -210,10 +213,25 @@ def write_preview(path: Path, made: Reconstruction) -> None:
     figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
 
 
-def refuse_foreign_folder(out: Path) -> None:
-    """Refuse to take the place of anything but an earlier reconstruction. Raises AxonError ``OUT_EXISTS``."""
-    if out.exists() and not (out / RECORD).is_file() and not (out.is_dir() and not any(out.iterdir())):
-        raise AxonError("OUT_EXISTS", f"{out} exists and holds no reconstruction", "name a new folder with -o")
+def refuse_foreign_folder(out: Path, *inputs: Path) -> None:
+    """See that ``out`` can be written, and that it removes nothing but an earlier reconstruction, and none of the inputs.
+
+    Raises:
+        AxonError: ``OUT_EXISTS`` or ``CANNOT_WRITE``.
+    """
+    refuse_unwritable(out)
+    fix = "name a new folder with -o"
+    if not out.is_dir():
+        if out.exists():
+            raise AxonError("OUT_EXISTS", f"{out} exists and is no folder", fix)
+        return
+    names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*"))
+    if foreign := [name for name in names if not _WRITTEN.fullmatch(name)]:
+        raise AxonError("OUT_EXISTS", f"{out} exists and holds {foreign[0]}, which no reconstruction wrote", fix)
+    if names and RECORD not in names:
+        raise AxonError("OUT_EXISTS", f"{out} exists and holds no {RECORD}", fix)
+    if any(path.resolve().is_relative_to(out.resolve()) for path in inputs):
+        raise AxonError("OUT_EXISTS", f"a film lies in {out}, which would be replaced", fix)
 
 
 def _record(films: Films, model: Model, made: Reconstruction, seed: int) -> dict[str, Any]:

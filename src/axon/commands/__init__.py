@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 Verbs = Any  # argparse._SubParsersAction, which argparse does not make public
@@ -18,6 +18,19 @@ def verb(verbs: Verbs, name: str, help_: str, about: str, epilog: str = "") -> a
     """A verb; ``help_`` is its line in the list, ``about`` opens its own ``--help``, ``epilog`` gives examples."""
     shape = argparse.RawDescriptionHelpFormatter
     return verbs.add_parser(name, help=help_, description=about, epilog=epilog, formatter_class=shape)
+
+
+def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
+    """The type of an argument from ``low`` to ``high``; None is no bound."""
+
+    def parse(text: str) -> int:
+        # Python turns no endless row of digits into a number.
+        if not (text.isdecimal() and len(text) < 20 and low <= int(text) and (high is None or int(text) <= high)):
+            bounds = f"of {low} or more" if high is None else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number {bounds}")
+        return int(text)
+
+    return parse
 
 
 def parsers(top: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:

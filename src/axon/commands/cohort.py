@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 from pathlib import Path
 
-from axon.commands import Verbs, group, verb
+from axon.commands import Verbs, group, verb, whole_number
 
 COLLECTIONS = ("lidc_idri", "covid_19_ny_sbu", "covid_19_ar")
 _SELECT = """\
@@ -39,8 +41,8 @@ def add(verbs: Verbs) -> None:
     select.add_argument(
         "--ct-only", choices=("include", "exclude", "only"), default="exclude", help="patients without a film (default: %(default)s)"
     )
-    select.add_argument("--limit", type=_positive, metavar="N", help="at most N patients, a fair sample; fewer are a part of more")
-    select.add_argument("--max-gb", type=float, metavar="GB", help="at most that much, in units of 10^9 bytes")
+    select.add_argument("--limit", type=whole_number(1), metavar="N", help="at most N patients, a fair sample; fewer are a part of more")
+    select.add_argument("--max-gb", type=_gigabytes, metavar="GB", help="at most that much, in units of 10^9 bytes")
     select.add_argument("--dry-run", action="store_true", help="print the summary and write nothing")
     select.set_defaults(verb=_select)
     fetch = verb(cohort, "fetch", "download a cohort", _FETCH, _FETCH_EXAMPLES)
@@ -48,15 +50,16 @@ def add(verbs: Verbs) -> None:
     fetch.add_argument("out", type=Path, help="folder; may hold a part already")
     fetch.add_argument("--endpoint", metavar="URL", help="S3 server (default: AWS_ENDPOINT_URL_S3, or Amazon's)")
     fetch.add_argument("--sign", action="store_true", help="use AWS credentials; public buckets need none")
-    fetch.add_argument("--workers", type=_positive, default=16, metavar="N", help="files at a time (default: %(default)s)")
+    fetch.add_argument("--workers", type=whole_number(1), default=16, metavar="N", help="files at a time (default: %(default)s)")
     fetch.add_argument("--verify", action="store_true", help="also read again every file that is here and compare its SHA-256")
     fetch.set_defaults(verb=_fetch)
 
 
-def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+def _gigabytes(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number above 0")
 
 
 def _select(arguments: argparse.Namespace) -> None:

@@ -59,15 +59,13 @@ def add(verbs: Verbs) -> None:
 
 
 def _build(arguments: argparse.Namespace) -> None:
-    from axon.data.dataset import build_default
-    from axon.data.verify import verify_dataset
+    from axon.data.dataset import build_default, is_default
+    from axon.data.verify import check_dataset
     from axon.data.versions import push
-    from axon.errors import AxonError
 
-    try:
-        verify_dataset(arguments.folder)
+    if is_default(arguments.folder) and not check_dataset(arguments.folder)[1]:
         print(f"{arguments.folder} is already built and verified")
-    except AxonError:
+    else:
         build_default(arguments.folder, arguments.downloads)
     if (Path.cwd() / "data.dvc").is_file() and arguments.folder.resolve() == Path.cwd() / "data":
         push(Path.cwd())

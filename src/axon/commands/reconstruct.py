@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from axon import DISCLAIMER
-from axon.commands import Verbs, verb
+from axon.commands import Verbs, verb, whole_number
 
 EPILOG = """examples:
   axon reconstruct chest.png -o out                             one frontal film, the model that comes with the package
@@ -26,8 +26,8 @@ def add(verbs: Verbs) -> None:
     parser.add_argument("frontal", type=Path, help="frontal film (PA or AP)")
     parser.add_argument("lateral", type=Path, nargs="?", help="left lateral film of the same patient")
     parser.add_argument("-o", "--out", type=Path, required=True, help="new folder for the results")
-    parser.add_argument("--samples", type=_at_least_one, default=1, metavar="K", help="volumes to sample (default: 1)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first sample (default: 0)")
+    parser.add_argument("--samples", type=whole_number(1), default=1, metavar="K", help="volumes to sample (default: 1)")
+    parser.add_argument("--seed", type=whole_number(0, 2**31 - 1), default=0, help="of the first sample (default: 0)")
     parser.add_argument("--model", help="folder, models:/NAME@ALIAS or models:/NAME/VERSION (default: the one in the package)")
     parser.add_argument(
         "--tracking-uri",
@@ -40,12 +40,6 @@ def add(verbs: Verbs) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print reconstruction.json instead of a summary")
     parser.set_defaults(verb=_reconstruct)
-
-
-def _at_least_one(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
 
 
 def _dicom_text(text: str) -> str:
@@ -61,7 +55,7 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
     from axon.reconstruct import read_films, reconstruct, refuse_foreign_folder
 
     # What is quickly checked comes before what takes long.
-    refuse_foreign_folder(arguments.out)
+    refuse_foreign_folder(arguments.out, *filter(None, (arguments.frontal, arguments.lateral)))
     films = read_films(arguments.frontal, arguments.lateral, arguments.trust_views)
     model = pretrained.load(arguments.model, arguments.tracking_uri)
     record = reconstruct(films, model, arguments.out, arguments.samples, arguments.seed, arguments.patient_id)

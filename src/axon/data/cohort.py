@@ -117,7 +117,9 @@ class Cohort:
     summary: dict[str, Any]
 
     def save(self, path: Path) -> None:
-        """Write one JSON file; equal cohorts are equal bytes, and the file appears whole or not at all."""
+        """Write one JSON file; equal cohorts are equal bytes, and the file appears whole or not at all. Raises AxonError ``OUT_EXISTS``."""
+        if path.is_dir():
+            raise AxonError("OUT_EXISTS", f"{path} is a folder", "name a file, such as cohort.json")
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
         write_json(part, {"series": [dataclasses.asdict(s) for s in self.series], "summary": self.summary, "version": 1})

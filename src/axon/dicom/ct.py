@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from axon.dicom.files import BITS, IMAGE, guarded, numbers, parse, read_pixels, require
+from axon.dicom.files import BITS, IMAGE, PADDING, guarded, numbers, padding, parse, read_pixels, require
 from axon.errors import AxonError
 from axon.geometry.volume import AIR_HU, Volume, canonical
 
@@ -26,7 +26,7 @@ _IDENTITY = ["Modality", "ImageType", "PatientID", "SeriesInstanceUID"]
 _GEOMETRY = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "GantryDetectorTilt"]
 _RESCALE = ["RescaleSlope", "RescaleIntercept"]
 _UNITS = ["RescaleType"]
-_HEADER = _IDENTITY + _GEOMETRY + _RESCALE + _UNITS + IMAGE + BITS
+_HEADER = _IDENTITY + _GEOMETRY + _RESCALE + _UNITS + PADDING + IMAGE + BITS
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class SliceHeader:
 
 @dataclass(frozen=True)
 class _Slice:
-    """Geometry and rescale of one slice, checked by itself."""
+    """Geometry, rescale and padding of one slice, checked by itself."""
 
     path: Path
     position: np.ndarray
@@ -59,6 +59,7 @@ class _Slice:
     shape: tuple[int, int]
     slope: float
     intercept: float
+    padding: tuple[int, int] | None
 
 
 def read_header(path: Path) -> SliceHeader:
@@ -78,8 +79,8 @@ def _header(path: Path, ds: Dataset) -> SliceHeader:
 def read_ct_series(files: list[Path]) -> Volume:
     """Read one CT series as int16 HU in canonical LPS orientation.
 
-    Slices are ordered by their position along the slice normal; file names and InstanceNumber are ignored. Values of
-    -2000 HU and below are padding and become air.
+    Slices are ordered by their position along the slice normal; file names and InstanceNumber are ignored. Each slice's PixelPaddingValue
+    (to PixelPaddingRangeLimit) and values of -2000 HU and below become air.
 
     Args:
         files: The DICOM files of one series, in any order.
@@ -170,7 +171,7 @@ def _slice(path: Path, ds: Dataset) -> _Slice:
         # Old scanners write US, unspecified; a map of electron density or of a mass fraction says so.
         units = str(ds.get("RescaleType") or "HU")
         require(units in ("HU", "US"), "CT_RESCALE", "a slice's values are not in HU", "choose the CT series, not a map made from it")
-        return _Slice(path, position, orientation, spacing, (rows, columns), slope, intercept)
+        return _Slice(path, position, orientation, spacing, (rows, columns), slope, intercept, padding(ds))
 
 
 def _read_hu(s: _Slice) -> np.ndarray:
@@ -178,13 +179,17 @@ def _read_hu(s: _Slice) -> np.ndarray:
     with guarded("CT", "a slice"):
         stored = read_pixels(s.path, "CT", MAX_FILE_BYTES)
         native = stored.astype(stored.dtype.newbyteorder("="), copy=False)
-        return _hu_table(native.dtype.char, s.slope, s.intercept).take(native.view(np.uint16))
+        return _hu_table(native.dtype.char, s.slope, s.intercept, s.padding).take(native.view(np.uint16))
 
 
 @functools.lru_cache(maxsize=4)
-def _hu_table(kind: str, slope: float, intercept: float) -> np.ndarray:
+def _hu_table(kind: str, slope: float, intercept: float, padding: tuple[int, int] | None) -> np.ndarray:
     """HU of each of the 65,536 stored values, int16; to look a pixel up takes a tenth of the time of computing it."""
-    return to_hu(np.arange(2**16, dtype=np.uint16).view(kind) * slope + intercept)
+    stored = np.arange(2**16, dtype=np.uint16).view(kind)
+    hu = to_hu(stored * slope + intercept)
+    if padding is not None:
+        hu[(stored >= padding[0]) & (stored <= padding[1])] = AIR_HU
+    return hu
 
 
 def _numbers(ds: Dataset, key: str, count: int) -> np.ndarray:

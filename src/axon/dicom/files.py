@@ -26,6 +26,7 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 IMAGE = ["Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"]
 BITS = ["BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"]
+PADDING = ["PixelPaddingValue", "PixelPaddingRangeLimit"]
 _PIXELS = ["PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"]
 
 
@@ -123,6 +124,17 @@ def numbers(ds: Dataset, key: str) -> np.ndarray:
     if value is None:
         return np.zeros(0)
     return np.atleast_1d(np.array(value, dtype=float))
+
+
+def padding(ds: Dataset) -> tuple[int, int] | None:
+    """Least and greatest stored value that stand for no measurement; needs the elements `PADDING` and `BITS`.
+
+    Writers disagree on the sign, as the element may be either: many a signed CT says 63536 for -2000. What counts is the bits.
+    """
+    size, signed = 2 ** int(ds.BitsAllocated), bool(ds.get("PixelRepresentation"))
+    limits = [int(number) % size for key in PADDING for number in numbers(ds, key)[:1]]
+    limits = [limit - size if signed and limit >= size // 2 else limit for limit in limits]
+    return (min(limits), max(limits)) if limits else None
 
 
 def require(ok: bool, code: str, message: str, fix: str) -> None:

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi
 from scipy import ndimage
 
-from axon.dicom.files import BITS, IMAGE, guarded, numbers, parse, read_pixels, require
+from axon.dicom.files import BITS, IMAGE, PADDING, guarded, numbers, padding, parse, read_pixels, require
 from axon.dicom.views import View, judge
 from axon.errors import AxonError
 
@@ -28,8 +28,7 @@ MAX_FILE_BYTES = 192 * 2**20
 _KIND = ["Modality", "BodyPartExamined", "ViewPosition", "ViewCodeSequence", "PatientOrientation", "BurnedInAnnotation"]
 _SPACING = ["PixelSpacing", "ImagerPixelSpacing"]
 _GREY = ["RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction"]
-_PADDING = ["PixelPaddingValue", "PixelPaddingRangeLimit"]
-_HEADER = _KIND + _SPACING + _GREY + _PADDING + IMAGE + BITS
+_HEADER = _KIND + _SPACING + _GREY + PADDING + IMAGE + BITS
 
 _VIEWS: dict[str, View] = {"PA": "frontal", "AP": "frontal", "LL": "lateral", "RL": "lateral", "LATERAL": "lateral"}
 # DICOM PS3.16 CID 4010: SNOMED CT and, before 2020, SRT codes of the same projections.
@@ -154,13 +153,13 @@ def _to_grey(stored: np.ndarray, ds: Dataset) -> tuple[np.ndarray, tuple[str, ..
         )
     else:
         note = "no VOI LUT"
-    padding = np.zeros(stored.shape, dtype=bool)
-    if limits := [int(number) for key in _PADDING for number in numbers(ds, key)[:1]]:
-        padding = (stored >= min(limits)) & (stored <= max(limits))
-        require(not padding.all(), "XRAY_FLAT", "the film is nothing but padding", "give a chest film")
-    grey = _unit(np.asarray(values, dtype=np.float32), ~padding)
+    padded = np.zeros(stored.shape, dtype=bool)
+    if limits := padding(ds):
+        padded = (stored >= limits[0]) & (stored <= limits[1])
+        require(not padded.all(), "XRAY_FLAT", "the film is nothing but padding", "give a chest film")
+    grey = _unit(np.asarray(values, dtype=np.float32), ~padded)
     inverted = ds.PhotometricInterpretation == "MONOCHROME1"
-    grey = np.where(padding, 0, 1 - grey if inverted else grey).astype(np.float32)
+    grey = np.where(padded, 0, 1 - grey if inverted else grey).astype(np.float32)
     return grey, (note, "inverted as MONOCHROME1 asks") if inverted else (note,)
 
 
@@ -185,16 +184,24 @@ def _unit(values: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
 
 
 def _tag_view(ds: Dataset) -> View | None:
-    """The view that ViewPosition or ViewCodeSequence names, None where neither says anything."""
+    """What ViewPosition or ViewCodeSequence names; else lateral where rows run to the front or back; None where nothing says it."""
     if position := str(ds.get("ViewPosition") or "").upper():
         return _VIEWS.get(position, "other")
     codes = [str(item.get("CodeValue") or "") for item in ds.get("ViewCodeSequence") or []]
-    return _VIEW_CODES.get(codes[0], "other") if codes else None
+    if codes:
+        return _VIEW_CODES.get(codes[0], "other")
+    return "lateral" if _orientation(ds)[0][:1] in ("A", "P") else None
+
+
+def _orientation(ds: Dataset) -> tuple[str, str]:
+    """PatientOrientation: where the rows and the columns run to (PS3.3 C.7.6.1.1.1), empty where it is not said."""
+    along, down = ([str(letters) for letters in ds.get("PatientOrientation") or []] + ["", ""])[:2]
+    return along, down
 
 
 def _as_hung(image_HW: np.ndarray, ds: Dataset, view: View | None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Mirror a film whose PatientOrientation (directions of rows and of columns, PS3.3 C.7.6.1.1.1) says that it hangs otherwise."""
-    along, down = ([str(letter) for letter in ds.get("PatientOrientation") or []] + ["", ""])[:2]
+    """Mirror a film whose PatientOrientation says that it hangs otherwise."""
+    along, down = _orientation(ds)
     if not along or not down:
         return image_HW, ("orientation not in the file, taken as displayed",)
     if {along[0], down[0]} & set("HF") != {down[0]}:
@@ -202,8 +209,8 @@ def _as_hung(image_HW: np.ndarray, ds: Dataset, view: View | None) -> tuple[np.n
     notes: tuple[str, ...] = ()
     if down[0] == "H":
         image_HW, notes = image_HW[::-1], ("turned upside down",)
-    # A frontal film runs to the patient's left, a lateral one to the back.
-    if along[0] == ("A" if view == "lateral" else "R"):
+    # A frontal film runs to the patient's left, a lateral one to the back; rows that run to the front say themselves that it is lateral.
+    if along[0] == "A" or (along[0] == "R" and view != "lateral"):
         image_HW, notes = image_HW[:, ::-1], (*notes, "mirrored")
     return np.ascontiguousarray(image_HW), notes
 

@@ -1,5 +1,6 @@
 """Training: samples by key, resume after a kill, and a guard against losses that are not finite."""
 
+import errno
 import os
 import time
 from dataclasses import replace
@@ -12,6 +13,7 @@ from torch import nn
 from axon.config import Config, StageConfig
 from axon.data.prepared import PreparedDataset
 from axon.errors import AxonError
+from axon.training import checkpoints
 from axon.training.loop import _draws, fit, one_cycle
 from axon.training.samples import Sampler, generator_for, rotation
 
@@ -92,6 +94,44 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     train(tmp_path)
     with pytest.raises(AxonError, match=r"CHECKPOINT_OTHER.*seed is 2, was 1 ->"):
         train(tmp_path, seed=2)
+
+
+def save(folder: Path) -> None:
+    module, ema = nn.Linear(2, 2), nn.Linear(2, 2)
+    checkpoints.save_checkpoint(folder, {}, checkpoints.Progress(7), module, ema, torch.optim.SGD(module.parameters()))
+
+
+def test_two_runs_that_save_the_same_step_at_once_both_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = checkpoints._write
+
+    def while_another_saves(path: Path, payload: bytes) -> None:
+        monkeypatch.setattr(checkpoints, "_write", write)
+        save(tmp_path)
+        write(path, payload)
+
+    monkeypatch.setattr(checkpoints, "_write", while_another_saves)
+    save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000007"]
+    assert {path.name for path in newest(tmp_path).iterdir()} == {"state.json", "state.safetensors"}
+
+
+def test_what_cannot_be_written_is_an_error_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "_write", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_what_a_killed_process_left_long_ago_is_removed(tmp_path: Path) -> None:
+    old, young = tmp_path / ".step-00000003.part", tmp_path / ".step-00000005.abc.part"
+    for part in (old, young):
+        part.mkdir()
+    os.utime(old, (time.time() - 7200,) * 2)
+    save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {young.name, "step-00000007"}
 
 
 class Greedy(nn.Module):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import shutil
+import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ Curve = list[tuple[int, float, float]]
 """Rows of (step, mean training loss since the last row, validation loss of the EMA weights)."""
 
 KEEP = 2
+STALE_S = 3600.0  # Nobody writes a checkpoint for so long.
 SHOWN = 5
 logger = logging.getLogger(__name__)
 
@@ -43,7 +46,10 @@ class Progress:
 def save_checkpoint(
     folder: Path, identity: dict[str, Any], progress: Progress, module: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Write ``folder/step-NNNNNNNN`` under a temporary name, flush it to disk, then rename; keep the newest two."""
+    """Write ``folder/step-NNNNNNNN`` under a temporary name, flush it to disk, then rename; keep the newest two.
+
+    Another run of the same work may save the same step at the same time: each writes under a name of its own, and either's will do.
+    """
     tensors = {f"module.{k}": v for k, v in module.state_dict().items()} | {f"ema.{k}": v for k, v in ema.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
@@ -52,12 +58,18 @@ def save_checkpoint(
     final = folder / f"step-{progress.step:08d}"
     if final.exists():
         return
-    part = folder / f".{final.name}.part"
-    shutil.rmtree(part, ignore_errors=True)
+    part = folder / f".{final.name}.{uuid.uuid4().hex}.part"
     part.mkdir(parents=True)
-    _write(part / "state.safetensors", payload)
-    _write(part / "state.json", json.dumps(facts).encode())
-    part.rename(final)
+    try:
+        _remove_stale(folder, part.stat().st_mtime)
+        _write(part / "state.safetensors", payload)
+        _write(part / "state.json", json.dumps(facts).encode())
+        part.rename(final)
+    except OSError:
+        if not final.exists():
+            raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     _sync(folder)
     for old in sorted(folder.glob("step-*"))[:-KEEP]:
         shutil.rmtree(old, ignore_errors=True)
@@ -112,6 +124,14 @@ def _restore(tensors: dict[str, Tensor], module: nn.Module, ema: nn.Module, opti
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _remove_stale(folder: Path, now: float) -> None:
+    """Remove what killed processes left half written. ``now`` is by the clock of the folder's file system, which may not be ours."""
+    for part in folder.glob(".step-*.part"):
+        with contextlib.suppress(FileNotFoundError):
+            if now - part.stat().st_mtime > STALE_S:
+                shutil.rmtree(part, ignore_errors=True)
 
 
 def _write(path: Path, payload: bytes) -> None:

@@ -97,8 +97,8 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
 
 
 def save(folder: Path) -> None:
-    module = nn.Linear(2, 2)
-    checkpoints.save_checkpoint(folder, {}, checkpoints.Progress(7), module, module, torch.optim.SGD(module.parameters()))
+    module, ema = nn.Linear(2, 2), nn.Linear(2, 2)
+    checkpoints.save_checkpoint(folder, {}, checkpoints.Progress(7), module, ema, torch.optim.SGD(module.parameters()))
 
 
 def test_two_runs_that_save_the_same_step_at_once_both_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

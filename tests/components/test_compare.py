@@ -12,12 +12,17 @@ import pytest
 
 from axon import DISCLAIMER
 from axon.cli import main
+from axon.evaluation.compare import TOO_FEW, Side, compare_sides
 from axon.evaluation.pictures import strip
 from axon.evaluation.results import STRIPS, strip_name
 from axon.registry.register import register
 from axon.registry.tracking import client, default_tracking_uri, start_parent
-from tests.components.test_gate import CASES, FACTS, gated
+from tests.components.test_gate import CASES as FOUR
+from tests.components.test_gate import FACTS, gated
 
+# Six in each test set: fewer cannot be told from chance.
+CASES = [*FOUR, *[("internal", case) for case in "cdef"], *[("external", case) for case in "bdef"]]
+REST = [float(value) for value in range(24, 32)]
 SETTINGS = {"bootstrap": 200, "confidence": 0.95, "seed": 0}
 
 
@@ -27,16 +32,16 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str]
     folder = tmp_path_factory.mktemp("store")
     uri = default_tracking_uri(folder)
     runs = {
-        "1": add(uri, folder, "one", [20.0, 21.0, 22.0, 23.0], lr="0.1"),
-        "2": add(uri, folder, "two", [20.5, 21.6, 22.4, 23.5], lr="0.2"),
-        "3": add(uri, folder, "three", [22.5, 21.6, 20.4, 24.6], lr="0.1"),
-        "4": add(uri, folder, "four", [30.0, 31.0, 32.0, 33.0], facts={**FACTS, "split_hash": "bbb"}),
+        "1": add(uri, folder, "one", [20.0, 21.0, 22.0, 23.0, *REST], lr="0.1"),
+        "2": add(uri, folder, "two", [20.5, 21.6, 22.4, 23.5, *[value + 0.5 for value in REST]], lr="0.2"),
+        "3": add(uri, folder, "three", [22.5, 21.6, 20.4, 24.6, *REST], lr="0.1"),
+        "4": add(uri, folder, "four", [30.0, 31.0, 32.0, 33.0, *REST], facts={**FACTS, "split_hash": "bbb"}),
     }
     return uri, runs
 
 
 def add(uri: str, folder: Path, key: str, psnr: list[float], facts: dict | None = None, lr: str = "0.1") -> str:
-    run_id, evaluation, decision = gated(uri, folder, key, psnr, facts=facts)
+    run_id, evaluation, decision = gated(uri, folder, key, psnr, facts=facts, cases=CASES)
     (evaluation / "metrics.json").write_text(json.dumps({"facts": facts or FACTS, "summary": {}, **SETTINGS}))
     with (evaluation / "cases.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -68,16 +73,16 @@ def refused(capsys: pytest.CaptureFixture[str], uri: str, *arguments: str) -> st
 
 def test_figures_are_those_of_the_cases(store, capsys) -> None:
     found = json.loads(told(capsys, store, "models:/axon/1", "models:/axon/2", "--json"))
-    assert found["primary"]["mean"] == pytest.approx(0.5) and found["primary"]["n"] == 4
+    assert found["primary"]["mean"] == pytest.approx(0.5) and found["primary"]["n"] == 12
     assert 0.4 <= found["primary"]["low"] < 0.5 < found["primary"]["high"] <= 0.6
     assert found["verdict"].startswith("B is better than A: paired PSNR difference +0.50 [")
     rows = {(row["set_name"], row["view"], row["metric"]): row for row in found["rows"]}
     assert len(rows) == 2 * 2 * 3
     internal = rows["internal", "mono", "axon/psnr"]
-    assert (internal["a"], internal["b"]) == (pytest.approx(19.5), pytest.approx(20.05))
-    assert internal["difference"]["mean"] == pytest.approx(0.55) and internal["finding"] == "better"
+    assert (internal["a"], internal["b"]) == (pytest.approx(143 / 6 - 1), pytest.approx(146.1 / 6 - 1))
+    assert internal["difference"]["mean"] == pytest.approx(3.1 / 6) and internal["finding"] == "better"
     mae = rows["internal", "bi", "axon/mae_hu"]
-    assert mae["difference"]["mean"] == pytest.approx(-0.55) and mae["finding"] == "better", "less error is better"
+    assert mae["difference"]["mean"] == pytest.approx(-3.1 / 6) and mae["finding"] == "better", "less error is better"
     assert rows["internal", "bi", "axon/voxels"]["finding"] == ""
     assert found["cases"][0]["case_id"] == "b" and found["cases"][-1]["difference"] == pytest.approx(0.4)
     assert found["differences"]["training.lr"] == {"a": "0.1", "b": "0.2"}
@@ -87,15 +92,29 @@ def test_the_other_way_round_is_worse_and_chance_is_neither(store, capsys) -> No
     assert "B is worse than A" in told(capsys, store, "models:/axon/2", "models:/axon/1")
     text = told(capsys, store, "models:/axon/1", "models:/axon/3")
     assert text.splitlines()[0] == DISCLAIMER
-    assert "no difference is shown: paired PSNR difference +0.78 [" in text
+    assert "no difference is shown: paired PSNR difference +0.26 [" in text
     assert "training.lr" not in text
+
+
+@pytest.mark.parametrize(("count", "found"), [(1, TOO_FEW), (2, TOO_FEW), (5, TOO_FEW), (6, "better")])
+def test_few_cases_are_too_few_however_alike_they_are(count: int, found: str) -> None:
+    cases = [("internal", str(n)) for n in range(count)]
+    sides = []
+    for gain in (0.0, 1.0):
+        values = {case: 20.0 + n + gain for n, case in enumerate(cases)}
+        by_case = {case: value for (_, case), value in values.items()}
+        sides.append(Side("x", "run", "", FACTS, SETTINGS, {("internal", "bi"): {"axon/psnr": by_case}}, values, {}))
+    comparison = compare_sides(*sides)
+    assert comparison.finding == comparison.rows[0].finding == found
+    assert comparison.verdict.startswith("B is better than A: " if found == "better" else f"{TOO_FEW}: ")
+    assert ("p 0.031" in comparison.verdict) == (count == 6)
 
 
 def test_alias_version_and_run_id_name_the_same(store, capsys) -> None:
     by_alias, by_run = (
-        json.loads(told(capsys, store, "models:/axon/1", name, "--json")) for name in ("models:/axon@champion", store[1]["3"])
+        json.loads(told(capsys, store, "models:/axon/1", name, "--json")) for name in ("models:/axon@champion", store[1]["2"])
     )
-    assert by_alias["b"]["version"] == "3" and by_run["b"]["run_id"] == by_alias["b"]["run_id"]
+    assert by_alias["b"]["version"] == "2" and by_run["b"]["run_id"] == by_alias["b"]["run_id"]
     assert by_alias["primary"] == by_run["primary"]
     same = told(capsys, store, store[1]["1"], "models:/axon/1")
     assert "no difference is shown" in same and "parameters and tags are equal" in same

@@ -28,7 +28,7 @@ FACTS = {
 CASES = [("internal", "a"), ("internal", "b"), ("external", "a"), ("external", "c")]
 
 
-def write_evaluation(folder: Path, psnr: list[float], facts: dict | None = None) -> Path:
+def write_evaluation(folder: Path, psnr: list[float], facts: dict | None = None, cases: list[tuple[str, str]] = CASES) -> Path:
     """An evaluation folder as `axon.evaluation.evaluate` writes it; a baseline is better, to see that it is not looked at."""
     (folder / "model").mkdir(parents=True)
     (folder / "model" / "model_index.json").write_text("{}")
@@ -37,7 +37,7 @@ def write_evaluation(folder: Path, psnr: list[float], facts: dict | None = None)
     with (folder / "cases.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["set_name", "view", "case_id", "method", "axon/psnr"])
-        for (name, case), value in zip(CASES, psnr, strict=True):
+        for (name, case), value in zip(cases, psnr, strict=True):
             writer.writerow([name, "mono", case, "axon", 5.0])
             writer.writerow([name, "bi", case, "axon", value])
             writer.writerow([name, "bi", case, "lift", 99.0])
@@ -59,11 +59,17 @@ def uri(tmp_path: Path, empty_store: Path) -> str:
 
 
 def gated(
-    uri: str, tmp_path: Path, key: str, psnr: list[float], policy: str = "if_better", facts: dict | None = None
+    uri: str,
+    tmp_path: Path,
+    key: str,
+    psnr: list[float],
+    policy: str = "if_better",
+    facts: dict | None = None,
+    cases: list[tuple[str, str]] = CASES,
 ) -> tuple[str, Path, Path]:
     """Open a run and decide; returns the run id, the evaluation and the decision file."""
     run_id = start_parent(uri, "axon", key, {"seed": 0}, {})
-    evaluation = write_evaluation(tmp_path / key, psnr, facts)
+    evaluation = write_evaluation(tmp_path / key, psnr, facts, cases)
     decision = tmp_path / f"{key}.json"
     decide(evaluation, uri, "axon", policy, CONFIG).save(decision)  # type: ignore[arg-type]
     return run_id, evaluation, decision

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from axon.errors import AxonError
-from axon.evaluation.statistics import COMPARABLE_KEYS, comparable, paired_difference, paired_improvement, summarise
+from axon.evaluation.statistics import COMPARABLE_KEYS, comparable, paired_difference, paired_improvement, sign_flip_p, summarise
 
 META = {
     "split_hash": "abc",
@@ -53,6 +53,23 @@ def test_pairing_removes_what_cases_share() -> None:
     means = [np.mean(list(values.values())) for values in (better, base)]
     assert improvement.mean == pytest.approx(100 * (means[0] / means[1] - 1))
     assert 1.5 < improvement.low < improvement.mean < improvement.high < 2.7
+
+
+@pytest.mark.parametrize("count", [2, 6, 11, 40])
+def test_sign_flips_agree_with_scipy(count: int) -> None:
+    rng = np.random.default_rng(count)
+    values = rng.normal(0.4, 1, count)
+    expected = stats.permutation_test((values,), np.mean, permutation_type="samples", n_resamples=20000, rng=rng).pvalue
+    assert sign_flip_p(values, 0) == pytest.approx(expected, abs=1e-12 if count < 14 else 0.015)
+    assert sign_flip_p(values, 0) == sign_flip_p(-values, 0) > 0 and sign_flip_p(0 * values, 0) == 1
+
+
+@pytest.mark.parametrize("count", [6, 8, 20])
+def test_no_difference_is_seldom_taken_for_one(count: int) -> None:
+    """One time in twenty. By the bootstrap interval it is more than one in ten at eight cases."""
+    rng = np.random.default_rng(0)
+    found = [sign_flip_p(rng.normal(size=count), 0) <= 0.05 for _ in range(400)]
+    assert np.mean(found) < 0.08
 
 
 def test_pairing_refuses_other_cases() -> None:

@@ -15,7 +15,7 @@ from axon import DISCLAIMER
 from axon.errors import AxonError
 from axon.evaluation.report import ONE_CASE, metric_label, metric_text, write_page
 from axon.evaluation.results import STRIPS, VIEW_LABELS, direction, strip_name
-from axon.evaluation.statistics import Summary, comparable, paired_difference
+from axon.evaluation.statistics import Summary, comparable, paired_difference, sign_flip_p
 from axon.pretrained import REGISTRY, parse_uri
 from axon.registry.gate import EVALUATION, METHOD, METRIC, read_evaluation
 from axon.registry.tracking import client, tracking_errors
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 TERMINAL = ("axon/psnr", "axon/ssim", "axon/mae_hu", "axon/psnr_body", "reprojection/mae")
+TOO_FEW = "too few cases to tell"
 SHOWN_CASES = 3
 """Most improved cases with a picture, and as many of the most worsened."""
 
@@ -54,7 +55,10 @@ class Side:
 
 @dataclass(frozen=True)
 class Row:
-    """A metric on a test set: both means, and B minus A with its interval."""
+    """A metric on a test set: both means, B minus A with its interval, and what was found by the p-value of a paired sign-flip test.
+
+    The finding is ``better``, ``worse``, ``no difference shown`` or ``too few cases to tell`` of B; empty where neither direction is good.
+    """
 
     set_name: str
     view: str
@@ -62,11 +66,8 @@ class Row:
     a: float
     b: float
     difference: Summary
-
-    @property
-    def finding(self) -> str:
-        """``better``, ``worse`` or ``no difference shown`` of B; empty where neither direction is good."""
-        return _finding(self.metric, self.difference)
+    p: float
+    finding: str
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ class Comparison:
     Attributes:
         a, b: The two.
         primary: B minus A of the primary metric over the cases of all test sets, which is what the gate looks at.
+        p: Its p-value by a paired sign-flip test.
+        finding: Of the primary metric, as of a `Row`.
         rows: Every metric on every test set and view.
         cases: Primary metric of A and B by (test set, case), most improved first.
         differences: What the runs' records differ in: A's and B's value, None where absent.
@@ -84,6 +87,8 @@ class Comparison:
     a: Side
     b: Side
     primary: Summary
+    p: float
+    finding: str
     rows: list[Row]
     cases: list[tuple[tuple[str, str], float, float]]
     differences: dict[str, tuple[str | None, str | None]]
@@ -91,9 +96,10 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """One sentence."""
-        finding = _finding(METRIC, self.primary)
         text = {"better": "B is better than A", "worse": "B is worse than A", "no difference shown": "no difference is shown"}
-        return f"{text[finding]}: paired PSNR difference {interval_text(METRIC, self.primary)} dB over {_cases(self.primary.n)}"
+        told = "" if self.finding == TOO_FEW else f", sign-flip p {self.p:.2g}"
+        difference = f"{interval_text(METRIC, self.primary)} dB over {_cases(self.primary.n)}"
+        return f"{text.get(self.finding, self.finding)}: paired PSNR difference {difference}{told}"
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -101,8 +107,8 @@ class Comparison:
             "disclaimer": DISCLAIMER,
             **{side: {"name": of.name, "run_id": of.run_id, "version": of.version} for side, of in (("a", self.a), ("b", self.b))},
             "verdict": self.verdict,
-            "primary": {"metric": METRIC, **asdict(self.primary)},
-            "rows": [{**asdict(row), "finding": row.finding} for row in self.rows],
+            "primary": {"metric": METRIC, **asdict(self.primary), "p": self.p, "finding": self.finding},
+            "rows": [asdict(row) for row in self.rows],
             "cases": [{"set_name": key[0], "case_id": key[1], "a": a, "b": b, "difference": b - a} for key, a, b in self.cases],
             "differences": {key: {"a": a, "b": b} for key, (a, b) in self.differences.items()},
         }
@@ -134,9 +140,16 @@ def compare_sides(a: Side, b: Side) -> Comparison:
     settings = (int(a.settings["bootstrap"]), float(a.settings["confidence"]), int(a.settings["seed"]))
     try:
         comparable(a.facts, b.facts)
-        primary = paired_difference(b.primary, a.primary, *settings)
+        primary = _judged(METRIC, a.primary, b.primary, *settings)
         rows = [
-            Row(*group, metric, _mean(of_a), _mean(b.values[group][metric]), paired_difference(b.values[group][metric], of_a, *settings))
+            Row(
+                group[0],
+                group[1],
+                metric,
+                _mean(of_a),
+                _mean(b.values[group][metric]),
+                *_judged(metric, of_a, b.values[group][metric], *settings),
+            )
             for group in sorted(a.values.keys() & b.values.keys())
             for metric, of_a in a.values[group].items()
             if metric in b.values[group]
@@ -146,7 +159,7 @@ def compare_sides(a: Side, b: Side) -> Comparison:
     cases = sorted(((key, of_a, b.primary[key]) for key, of_a in a.primary.items()), key=lambda case: (case[1] - case[2], case[0]))
     keys = sorted(a.record.keys() | b.record.keys())
     differences = {key: (a.record.get(key), b.record.get(key)) for key in keys if a.record.get(key) != b.record.get(key)}
-    return Comparison(a, b, primary, rows, cases, differences)
+    return Comparison(a, b, *primary, rows, cases, differences)
 
 
 def table(found: Comparison) -> str:
@@ -271,12 +284,22 @@ def _context(found: Comparison, pictures: list[dict[str, Any]]) -> dict[str, Any
     }
 
 
-def _finding(metric: str, difference: Summary) -> str:
+def _judged(
+    metric: str, a: Mapping[Any, float], b: Mapping[Any, float], bootstrap: int, confidence: float, seed: int
+) -> tuple[Summary, float, str]:
+    """B minus A, its p-value, and what that says of B."""
+    difference = paired_difference(b, a, bootstrap, confidence, seed)
+    p = sign_flip_p([value - a[case] for case, value in b.items()], seed)
+    # 1 - 0.95 is a little more than 0.05; a p-value of few cases may be exactly that.
+    level = 1 - confidence + 1e-9
     if direction(metric) == 0:
-        return ""
-    if difference.n == 1 or difference.low <= 0 <= difference.high:
-        return "no difference shown"
-    return "better" if direction(metric) * difference.mean > 0 else "worse"
+        return difference, p, ""
+    # Of n cases all may have one sign by chance once in 2^(n - 1): below 6 none can be told from chance at 5 %.
+    if 2.0 ** (1 - difference.n) > level:
+        return difference, p, TOO_FEW
+    if p > level:
+        return difference, p, "no difference shown"
+    return difference, p, "better" if direction(metric) * difference.mean > 0 else "worse"
 
 
 def _mean(values: Mapping[str, float]) -> float:

@@ -61,13 +61,15 @@ def add(verbs: Verbs) -> None:
 def _build(arguments: argparse.Namespace) -> None:
     from axon.data.dataset import build_default, is_default
     from axon.data.verify import check_dataset
-    from axon.data.versions import push
+    from axon.data.versions import is_named, push
 
-    if is_default(arguments.folder) and not check_dataset(arguments.folder)[1]:
+    versioned = (Path.cwd() / "data.dvc").is_file() and arguments.folder.resolve() == Path.cwd() / "data"
+    # What data.dvc names may be another dataset, which `axon dataset add` or `pull` put there.
+    if (is_default(arguments.folder) and not check_dataset(arguments.folder)[1]) or (versioned and is_named(Path.cwd())):
         print(f"{arguments.folder} is already built and verified")
     else:
         build_default(arguments.folder, arguments.downloads)
-    if (Path.cwd() / "data.dvc").is_file() and arguments.folder.resolve() == Path.cwd() / "data":
+    if versioned:
         push(Path.cwd())
         print("data.dvc is up to date; the data are on the DVC remote")
 

@@ -110,6 +110,15 @@ def record(repo: Path) -> str:
     """Make what is in ``data`` the version that ``data.dvc`` names. Returns DVC's hash. Raises AxonError ``DATA_NOT_VERSIONED``."""
     with _dvc(repo) as dvc:
         dvc.add(str(repo.resolve() / "data"))
+    return _named(repo)
+
+
+def is_named(repo: Path) -> bool:
+    """Whether ``data`` is, file by file, the version that ``data.dvc`` names."""
+    return (repo / "data.dvc").is_file() and (repo / "data").is_dir() and tree_md5(repo / "data") == _named(repo)
+
+
+def _named(repo: Path) -> str:
     return str(yaml.safe_load((repo / "data.dvc").read_text())["outs"][0]["md5"])
 
 

@@ -23,7 +23,7 @@ from axon.config import Config
 from axon.dicom.ct import read_ct_series
 from axon.dicom.xray import Xray
 from axon.geometry.volume import Volume, cube_affine, lps_to_ras
-from axon.reconstruct import on_detector, read_films, to_detector
+from axon.reconstruct import on_detector, read_films, sample, to_detector, write
 from tests.conftest import REAL_DATA_UNSET
 from tests.unit.ct_series import write_series
 from tests.unit.small_model import small_pipeline, write_films
@@ -98,8 +98,19 @@ def test_a_repeat_gives_the_same_bytes_and_a_seed_others(model: Path, films: tup
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
     assert (tmp_path / "a" / "mean.nii.gz").read_bytes() != (tmp_path / "c" / "mean.nii.gz").read_bytes()
     one, other = (pydicom.dcmread(tmp_path / name / "dicom" / "0001.dcm") for name in ("a", "c"))
-    # The volume itself is drawn without noise, whatever the seed.
-    assert one.SeriesInstanceUID != other.SeriesInstanceUID and one.PixelData == other.PixelData
+    # The volume itself is drawn without noise, whatever the seed: the same image has the same UIDs.
+    assert one == other
+
+
+def test_other_pixels_and_another_version_have_other_uids(model: Path, films: tuple[Path, Path], tmp_path: Path, monkeypatch) -> None:
+    read, loaded = read_films(films[0], None), pretrained.load(str(model))
+    made = sample(read, loaded.pipeline)
+    write(tmp_path / "a", read, loaded, made, 0)
+    monkeypatch.setattr("axon.reconstruct.__version__", "99")
+    write(tmp_path / "b", read, loaded, made, 0)
+    made.output.volume.hu_DHW[0, 0, 0] += 1
+    write(tmp_path / "c", read, loaded, made, 0)
+    assert len({pydicom.dcmread(tmp_path / name / "dicom" / "0001.dcm").SOPInstanceUID for name in "abc"}) == 3
 
 
 def test_patient_of_a_dicom_film_stays_out_unless_given(model: Path, films: tuple[Path, Path], tmp_path: Path) -> None:

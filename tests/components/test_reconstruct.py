@@ -113,6 +113,19 @@ def test_other_pixels_and_another_version_have_other_uids(model: Path, films: tu
     assert len({pydicom.dcmread(tmp_path / name / "dicom" / "0001.dcm").SOPInstanceUID for name in "abc"}) == 3
 
 
+def test_samples_are_drawn_a_few_at_a_time(model: Path, films: tuple[Path, Path], monkeypatch) -> None:
+    """And are the same ones; the page counts the same steps."""
+    pipeline = pretrained.load(str(model)).pipeline
+    frontal = on_detector(read_films(films[0], None), pipeline)["frontal"]
+    together = pipeline(frontal, num_samples=5, seed=3).samples_KDHW
+    monkeypatch.setattr("axon.inference.BATCH", 2)
+    sizes = []
+    hook = pipeline.unet.register_forward_hook(lambda _, given, made: sizes.append(len(given[0])))
+    np.testing.assert_allclose(pipeline(frontal, num_samples=5, seed=3).samples_KDHW, together, atol=0.5)
+    hook.remove()
+    assert max(sizes) == 2 and len(sizes) == pipeline.steps_for(5)
+
+
 def test_patient_of_a_dicom_film_stays_out_unless_given(model: Path, films: tuple[Path, Path], tmp_path: Path) -> None:
     film = dicom_film(tmp_path / "film.dcm", np.asarray(Image.open(films[0])))
     run(film, "-o", tmp_path / "out", "--model", model)
@@ -144,7 +157,16 @@ def dicom_film(path: Path, image_HW: np.ndarray, **changes: object) -> Path:
 
 
 @pytest.mark.parametrize(
-    "options", [["--patient-id", "A\\B"], ["--samples", "0"], ["--seed", "x"], ["--seed=-1"], ["--seed", "9" * 20], ["--seed", "9" * 5000]]
+    "options",
+    [
+        ["--patient-id", "A\\B"],
+        ["--samples", "0"],
+        ["--samples", "65"],
+        ["--seed", "x"],
+        ["--seed=-1"],
+        ["--seed", "9" * 20],
+        ["--seed", "9" * 5000],
+    ],
 )
 def test_wrong_options_are_a_wrong_call(options: list[str], films: tuple[Path, Path], tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit) as ended:

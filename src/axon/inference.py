@@ -29,6 +29,9 @@ from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 from axon.training.samples import denormalise_hu, normalise_hu
 from axon.training.steps import load_bridge, load_network
 
+BATCH = 8
+"""Samples that are drawn together."""
+
 
 @dataclass(frozen=True)
 class AxonOutput:
@@ -165,8 +168,7 @@ class AxonPipeline(DiffusionPipeline):
         volume_DHW = self._hu(fine)[0]
         samples_KDHW, mean_DHW, std_DHW = volume_DHW[None], None, None
         if num_samples > 1:
-            seeds = range(seed, seed + num_samples)
-            samples_KDHW = self._hu(self._draw(evidence.expand(num_samples), num_inference_steps or config.sample_steps, None, seeds)[-1])
+            samples_KDHW = self._samples(evidence, num_inference_steps or config.sample_steps, range(seed, seed + num_samples))
             mean_DHW = samples_KDHW.mean(axis=0, dtype=np.float64).astype(np.float32)
             std_DHW = self._expected_error(samples_KDHW, "mono" if frontal is None or lateral is None else "bi")
         affine = cube_affine(np.zeros(3), size * self.superres.config.upscale, config.extent_mm)
@@ -180,6 +182,11 @@ class AxonPipeline(DiffusionPipeline):
             estimate_DHW=self._hu(evidence.endpoint_B1DHW)[0],
         )
 
+    def _samples(self, evidence: Evidence, steps: int, seeds: Sequence[int]) -> np.ndarray:
+        """Samples in HU on the fine grid, shape (K, D, H, W), a few at a time, so that memory does not grow with K as fast as work does."""
+        batches = [seeds[first : first + BATCH] for first in range(0, len(seeds), BATCH)]
+        return np.concatenate([self._hu(self._draw(evidence.expand(len(batch)), steps, None, batch)[-1]) for batch in batches])
+
     def _draw(self, evidence: Evidence, steps: int, eta: float | None, seeds: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """A normalised volume for each seed after stage 1, after stage 2 and after stage 3."""
         # Both stages draw from one stream a sample, so that a sample's seed settles all of it.
@@ -191,7 +198,7 @@ class AxonPipeline(DiffusionPipeline):
 
     def steps_for(self, num_samples: int) -> int:
         """Calls of the U-Net for ``num_samples`` samples, the volume's included."""
-        return 2 * int(self.config.volume_steps + (self.config.sample_steps if num_samples > 1 else 0))
+        return 2 * int(self.config.volume_steps + (-(-num_samples // BATCH) * self.config.sample_steps if num_samples > 1 else 0))
 
     def baseline_volumes(self, frontal: np.ndarray | None, lateral: np.ndarray | None) -> tuple[dict[str, np.ndarray], Tensor]:
         """From rendered films: volumes without a trained network, on the fine grid in HU, by method; and the condition for networks."""

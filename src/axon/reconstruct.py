@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from axon import DISCLAIMER, __version__
 from axon.config import XrayConfig
 from axon.data.files import refuse_unwritable, sha256_file, whole_folder, write_json
-from axon.dicom.write import SeriesIdentity, write_ct_series
+from axon.dicom.write import SeriesIdentity, stored_hu, write_ct_series
 from axon.dicom.xray import Xray, read_xray
 from axon.errors import AxonError
 from axon.geometry.projection import VIEWS, normalise_film, render_both
@@ -96,7 +96,9 @@ def reconstruct(films: Films, model: Model, out: Path, samples: int = 1, seed: i
 def write(out: Path, films: Films, model: Model, made: Reconstruction, seed: int, patient_id: str | None = None) -> dict[str, Any]:
     """Write what was made of films, as `reconstruct` does; returns what ``reconstruction.json`` holds."""
     record = _record(films, model, made, seed)
-    key = sha256(repr((record["inputs"], record["model"], seed, patient_id)).encode()).hexdigest()
+    # Other pixels have other UIDs and equal ones the same, whatever they came from; the seed moves only the samples.
+    pixels = sha256(stored_hu(made.output.volume.hu_DHW).tobytes()).hexdigest()
+    key = sha256(repr((record["inputs"], record["model"], record["software"], pixels, patient_id)).encode()).hexdigest()
     identity = SeriesIdentity(key, patient_id or f"AXON-{key[:12]}", f"{model.name} {model.version}"[:64], " and ".join(films.xrays))
     with whole_folder(out) as part:
         (part / "ct.nii.gz").write_bytes(nifti_bytes(made.output.volume))
@@ -186,7 +188,7 @@ def nifti_bytes(volume: Volume) -> bytes:
     """A gzipped NIfTI file's content; equal volumes give equal bytes."""
     import nibabel as nib
 
-    image = nib.Nifti1Image(np.rint(volume.hu_DHW).astype(np.int16).transpose(2, 1, 0), lps_to_ras(volume.affine))
+    image = nib.Nifti1Image(stored_hu(volume.hu_DHW).transpose(2, 1, 0), lps_to_ras(volume.affine))
     image.header["descrip"] = b"AXON: synthetic CT from X-ray, research only"
     image.header.set_xyzt_units("mm")
     for set_form in (image.set_qform, image.set_sform):

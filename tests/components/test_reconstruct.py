@@ -23,7 +23,7 @@ from axon.config import Config
 from axon.dicom.ct import read_ct_series
 from axon.dicom.xray import Xray
 from axon.geometry.volume import Volume, cube_affine, lps_to_ras
-from axon.reconstruct import on_detector, read_films, to_detector
+from axon.reconstruct import on_detector, read_films, sample, to_detector, write
 from tests.conftest import REAL_DATA_UNSET
 from tests.unit.ct_series import write_series
 from tests.unit.small_model import small_pipeline, write_films
@@ -98,8 +98,32 @@ def test_a_repeat_gives_the_same_bytes_and_a_seed_others(model: Path, films: tup
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
     assert (tmp_path / "a" / "mean.nii.gz").read_bytes() != (tmp_path / "c" / "mean.nii.gz").read_bytes()
     one, other = (pydicom.dcmread(tmp_path / name / "dicom" / "0001.dcm") for name in ("a", "c"))
-    # The volume itself is drawn without noise, whatever the seed.
-    assert one.SeriesInstanceUID != other.SeriesInstanceUID and one.PixelData == other.PixelData
+    # The volume itself is drawn without noise, whatever the seed: the same image has the same UIDs.
+    assert one == other
+
+
+def test_other_pixels_and_another_version_have_other_uids(model: Path, films: tuple[Path, Path], tmp_path: Path, monkeypatch) -> None:
+    read, loaded = read_films(films[0], None), pretrained.load(str(model))
+    made = sample(read, loaded.pipeline)
+    write(tmp_path / "a", read, loaded, made, 0)
+    monkeypatch.setattr("axon.reconstruct.__version__", "99")
+    write(tmp_path / "b", read, loaded, made, 0)
+    made.output.volume.hu_DHW[0, 0, 0] += 1
+    write(tmp_path / "c", read, loaded, made, 0)
+    assert len({pydicom.dcmread(tmp_path / name / "dicom" / "0001.dcm").SOPInstanceUID for name in "abc"}) == 3
+
+
+def test_samples_are_drawn_a_few_at_a_time(model: Path, films: tuple[Path, Path], monkeypatch) -> None:
+    """And are the same ones; the page counts the same steps."""
+    pipeline = pretrained.load(str(model)).pipeline
+    frontal = on_detector(read_films(films[0], None), pipeline)["frontal"]
+    together = pipeline(frontal, num_samples=5, seed=3).samples_KDHW
+    monkeypatch.setattr("axon.inference.BATCH", 2)
+    sizes = []
+    hook = pipeline.unet.register_forward_hook(lambda _, given, made: sizes.append(len(given[0])))
+    np.testing.assert_allclose(pipeline(frontal, num_samples=5, seed=3).samples_KDHW, together, atol=0.5)
+    hook.remove()
+    assert max(sizes) == 2 and len(sizes) == pipeline.steps_for(5)
 
 
 def test_patient_of_a_dicom_film_stays_out_unless_given(model: Path, films: tuple[Path, Path], tmp_path: Path) -> None:
@@ -133,7 +157,16 @@ def dicom_film(path: Path, image_HW: np.ndarray, **changes: object) -> Path:
 
 
 @pytest.mark.parametrize(
-    "options", [["--patient-id", "A\\B"], ["--samples", "0"], ["--seed", "x"], ["--seed=-1"], ["--seed", "9" * 20], ["--seed", "9" * 5000]]
+    "options",
+    [
+        ["--patient-id", "A\\B"],
+        ["--samples", "0"],
+        ["--samples", "65"],
+        ["--seed", "x"],
+        ["--seed=-1"],
+        ["--seed", "9" * 20],
+        ["--seed", "9" * 5000],
+    ],
 )
 def test_wrong_options_are_a_wrong_call(options: list[str], films: tuple[Path, Path], tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from axon.config import Config
 from axon.data.phantoms import make_phantom
 from axon.data.readers import find_studies, read_ct
 from axon.dicom import views
-from axon.dicom.xray import read_xray
+from axon.dicom.xray import _glyphs, read_xray
 from axon.errors import AxonError
 from axon.geometry.projection import render_both
 from axon.geometry.volume import resample_to_cube
@@ -221,6 +222,17 @@ def test_burned_in_text_is_noted(tmp_path: Path) -> None:
     picture.save(tmp_path / "b.png")
     noted = ["bright marks like burned-in text" in read_xray(tmp_path / name).notes for name in ("a.png", "b.png")]
     assert noted == [False, True]
+
+
+def test_a_film_of_specks_is_no_burden() -> None:
+    """A quarter of a million bright pixels: their boxes would be as many objects, hundreds of megabytes of a large film."""
+    image = np.zeros((1024, 1024), np.float32)
+    image[::2, ::2] = 1
+    tracemalloc.start()
+    assert _glyphs(image) == 0
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 * image.size
 
 
 def test_templates_are_the_mean_drrs_of_the_phantoms() -> None:

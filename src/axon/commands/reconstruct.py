@@ -16,7 +16,7 @@ EPILOG = """examples:
   axon reconstruct chest.dcm -o out --model models:/axon@champion --tracking-uri sqlite:///runs/demo/mlflow.db
 
 OUT holds ct.nii.gz, dicom/ (a CT series), preview.png, reconstruction.json, and with several samples mean.nii.gz and std.nii.gz.
-The same films, model and seed give the same bytes. See docs/reconstruct.md.
+The same films, model and seed give the same bytes; --seed and --samples change mean and std alone. See docs/reconstruct.md.
 """
 
 
@@ -26,8 +26,16 @@ def add(verbs: Verbs) -> None:
     parser.add_argument("frontal", type=Path, help="frontal film (PA or AP)")
     parser.add_argument("lateral", type=Path, nargs="?", help="left lateral film of the same patient")
     parser.add_argument("-o", "--out", type=Path, required=True, help="new folder for the results")
-    parser.add_argument("--samples", type=whole_number(1), default=1, metavar="K", help="volumes to sample (default: 1)")
-    parser.add_argument("--seed", type=whole_number(0, 2**31 - 1), default=0, help="of the first sample (default: 0)")
+    parser.add_argument(
+        "--samples",
+        type=whole_number(1, 64),
+        default=1,
+        metavar="K",
+        help="above 1, also mean and error to expect of K samples; at most 64",
+    )
+    parser.add_argument(
+        "--seed", type=whole_number(0, 2**31 - 1), default=0, help="of the samples; the volume does not depend on it (default: 0)"
+    )
     parser.add_argument("--model", help="folder, models:/NAME@ALIAS or models:/NAME/VERSION (default: the one in the package)")
     parser.add_argument(
         "--tracking-uri",

@@ -66,11 +66,16 @@ def write_ct_series(volume: Volume, folder: Path, identity: SeriesIdentity) -> l
         common.SOPInstanceUID = _uid(identity.key, f"instance {number}")
         common.InstanceNumber = number + 1
         common.ImagePositionPatient = _decimals(volume.affine[:3, 3] + number * volume.affine[:3, 2])
-        common.PixelData = np.rint(slice_HW).astype("<i2").tobytes()
+        common.PixelData = stored_hu(slice_HW).tobytes()
         common.file_meta.MediaStorageSOPInstanceUID = common.SOPInstanceUID
         files.append(folder / f"{number + 1:04d}.dcm")
         common.save_as(files[-1], enforce_file_format=True)
     return files
+
+
+def stored_hu(hu: np.ndarray) -> np.ndarray:
+    """HU as files hold them: whole numbers, little-endian int16."""
+    return np.rint(hu).astype("<i2")
 
 
 def _series(volume: Volume, directions: np.ndarray, identity: SeriesIdentity) -> Dataset:

@@ -251,9 +251,10 @@ def _judged(
 def _glyphs(image_HW: np.ndarray) -> int:
     """Number of small marks near full brightness, of the size of letters; a side marker has one or a few."""
     labels, count = ndimage.label(image_HW >= 0.95)
-    boxes = ndimage.find_objects(labels)[:10_000]
+    # A film of specks has millions of them; to list only the first keeps it to a second.
+    boxes = ndimage.find_objects(labels, min(count, 10_000))
     size = image_HW.shape[0]
     heights = np.array([rows.stop - rows.start for rows, _ in boxes], dtype=float)
     widths = np.array([columns.stop - columns.start for _, columns in boxes], dtype=float)
     letters = (heights >= max(5, size / 150)) & (heights <= size / 25) & (widths <= 1.5 * heights) & (widths >= heights / 8)
-    return int(letters.sum()) if count else 0
+    return int(letters.sum())

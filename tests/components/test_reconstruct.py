@@ -289,6 +289,27 @@ def test_swapped_films_are_told_apart_and_may_be_forced(model: Path, films: tupl
     assert record["inputs"]["frontal"]["view_found"] == "lateral"
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["reconstruct", "{film}", "-o", "out", "--model", "models:/axon@champion"],
+        ["compare", "models:/axon/1", "models:/axon/2"],
+        ["model", "list", "axon"],
+        ["model", "promote", "axon", "1"],
+        ["model", "rollback", "axon"],
+        ["reproduce", "models:/axon/1"],
+    ],
+)
+def test_a_mistyped_store_is_refused_and_not_made(
+    command: list[str], films: tuple[Path, Path], tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main([word.format(film=films[0]) for word in command] + ["--tracking-uri", "sqlite:///typo.db"])
+    assert capsys.readouterr().out.startswith("[TRACKING_MISSING]")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_bad_models_cost_one_line(model: Path, films: tuple[Path, Path], tmp_path: Path, capsys) -> None:
     copy = shutil.copytree(model, tmp_path / "copy")
     weights = copy / "unet" / "diffusion_pytorch_model.safetensors"

@@ -179,6 +179,14 @@ def test_gap_and_too_few(tmp_path: Path) -> None:
         read_ct_series(files[:2])
 
 
+def test_frames_are_named_before_slices_are_counted(tmp_path: Path) -> None:
+    """An enhanced CT is one file."""
+    files = write_series(tmp_path, ramp())[:1]
+    edit(files[0], put("NumberOfFrames", 30))
+    with pytest.raises(AxonError, match="CT_MULTIFRAME"):
+        read_ct_series(files)
+
+
 def test_no_patient_id(tmp_path: Path) -> None:
     files = write_series(tmp_path, ramp())
     for path in files:

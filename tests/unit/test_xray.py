@@ -131,6 +131,7 @@ def test_view_by_tag_else_by_image(tmp_path: Path) -> None:
     ("code", "elements"),
     [
         ("XRAY_MODALITY", {"Modality": "CT"}),
+        ("XRAY_UNREADABLE", {"Modality": None}),
         ("XRAY_MULTIFRAME", {"NumberOfFrames": 2}),
         ("XRAY_COLOUR", {"PhotometricInterpretation": "PALETTE COLOR"}),
         ("XRAY_COLOUR", {"SamplesPerPixel": 3}),

@@ -77,9 +77,10 @@ def _build(arguments: argparse.Namespace) -> None:
 def _add(arguments: argparse.Namespace) -> None:
     from axon.config import Config
     from axon.data.pack import pack
-    from axon.data.versions import record, refuse_unsaved
+    from axon.data.versions import record, refuse_unsaved, refuse_unversioned
 
     config = Config.load(arguments.config) if arguments.config else Config()
+    refuse_unversioned(Path.cwd())
     refuse_unsaved(Path.cwd())
     packed = pack(arguments.folder, Path("data"), arguments.licence, arguments.source, config)
     counted = f"{packed.cases} cases and {packed.films} films packed, {packed.rejected} studies and {packed.films_rejected} films left out"

@@ -57,8 +57,10 @@ def _list(arguments: argparse.Namespace) -> None:
     import json
     from dataclasses import asdict
 
+    from axon.pretrained import refuse_missing_store
     from axon.registry.register import versions
 
+    refuse_missing_store(arguments.tracking_uri)
     found = versions(arguments.tracking_uri, arguments.name)
     if arguments.json:
         print(json.dumps([asdict(version) for version in found], indent=1))
@@ -68,15 +70,19 @@ def _list(arguments: argparse.Namespace) -> None:
 
 
 def _promote(arguments: argparse.Namespace) -> None:
+    from axon.pretrained import refuse_missing_store
     from axon.registry.register import promote
 
+    refuse_missing_store(arguments.tracking_uri)
     promote(arguments.tracking_uri, arguments.name, arguments.version)
     print(f"{arguments.name} version {arguments.version} is the champion")
 
 
 def _rollback(arguments: argparse.Namespace) -> None:
+    from axon.pretrained import refuse_missing_store
     from axon.registry.register import rollback
 
+    refuse_missing_store(arguments.tracking_uri)
     print(f"{arguments.name} version {rollback(arguments.tracking_uri, arguments.name)} is the champion again")
 
 

@@ -33,11 +33,13 @@ def _reproduce(arguments: argparse.Namespace) -> None:
     from axon import DISCLAIMER
     from axon.commands.pipeline import checkout as code_checkout
     from axon.errors import AxonError
+    from axon.pretrained import refuse_missing_store
     from axon.registry.reproduce import check_reproducible, compared, python_command, read_recipe
     from axon.registry.tracking import code_revision
 
     if not arguments.tracking_uri:
         raise AxonError("TRACKING_URI", "no MLflow is named", "give --tracking-uri, or set MLFLOW_TRACKING_URI")
+    refuse_missing_store(arguments.tracking_uri)
     recipe = read_recipe(arguments.model, arguments.tracking_uri)
     config = recipe.write_config(arguments.output)
     checkout, run = recipe.commands(config, arguments.output)

@@ -122,6 +122,14 @@ def _named(repo: Path) -> str:
     return str(yaml.safe_load((repo / "data.dvc").read_text())["outs"][0]["md5"])
 
 
+def refuse_unversioned(repo: Path) -> None:
+    """See that `record` has a DVC repository to make a version in. Raises AxonError ``DATA_NOT_VERSIONED``."""
+    from dvc.repo import Repo
+
+    with _dvc_there(repo):
+        Repo.find_root(str(repo))
+
+
 def refuse_unsaved(repo: Path) -> None:
     """See that replacing ``data`` loses nothing. Raises AxonError ``DATA_CHANGED`` or ``DATA_NOT_VERSIONED``."""
     if not (repo / "data").exists():
@@ -222,15 +230,22 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 @contextlib.contextmanager
 def _dvc(repo: Path) -> Iterator[Any]:
     """The checkout's DVC repository."""
-    from dvc.exceptions import NotDvcRepoError
     from dvc.repo import Repo
 
-    try:
+    with _dvc_there(repo):
         dvc = Repo(str(repo))
-    except NotDvcRepoError as error:
-        raise AxonError("DATA_NOT_VERSIONED", f"{repo} is not versioned with DVC", "run `git init` and `dvc init` there") from error
     with dvc:
         yield dvc
+
+
+@contextlib.contextmanager
+def _dvc_there(repo: Path) -> Iterator[None]:
+    from dvc.exceptions import NotDvcRepoError
+
+    try:
+        yield
+    except NotDvcRepoError as error:
+        raise AxonError("DATA_NOT_VERSIONED", f"{repo} is not versioned with DVC", "run `git init` and `dvc init` there") from error
 
 
 def _target(repo: Path) -> str:

@@ -90,6 +90,9 @@ def read_ct_series(files: list[Path]) -> Volume:
     """
     with guarded("CT", "a slice"):
         parsed = {path: parse(path, _HEADER, "CT", MAX_FILE_BYTES) for path in files}
+        # Before the slices are counted: an enhanced CT is one file.
+        single = all(int(ds.get("NumberOfFrames") or 1) == 1 for ds in parsed.values())
+        require(single, "CT_MULTIFRAME", "a file holds several frames", "export one file a slice")
     headers = [_header(path, ds) for path, ds in parsed.items()]
     if len(files) < 3:
         raise AxonError("CT_TOO_FEW_SLICES", f"the series has {len(files)} slices, a volume needs 3", "export the whole series")
@@ -148,7 +151,6 @@ def _stack(slices: list[_Slice]) -> tuple[list[_Slice], np.ndarray]:
 def _slice(path: Path, ds: Dataset) -> _Slice:
     with guarded("CT", "a slice"):
         rows, columns = int(ds.get("Rows") or 0), int(ds.get("Columns") or 0)
-        require(int(ds.get("NumberOfFrames") or 1) == 1, "CT_MULTIFRAME", "a file holds several frames", "export one file a slice")
         require(rows > 0 and columns > 0, "CT_SIZE", "a slice has no rows or columns", "export the series again")
         require(rows * columns <= MAX_SLICE_PIXELS, "CT_TOO_LARGE", "a slice has too many pixels", "resample it to 2048 by 2048 or less")
         grey = int(ds.get("SamplesPerPixel") or 1) == 1 and str(ds.get("PhotometricInterpretation")) in ("MONOCHROME1", "MONOCHROME2")

@@ -125,6 +125,8 @@ def _opened(path: Path) -> Image.Image:
 def _check_header(ds: Dataset) -> None:
     """Refuse what is no single grey film, before anything is decoded."""
     modality = str(ds.get("Modality") or "")
+    # A file cut inside its header parses as a shorter one.
+    require(modality != "", "XRAY_UNREADABLE", "the file's header is cut, or names no modality", "export it again")
     require(modality in MODALITIES, "XRAY_MODALITY", "the file is not of modality CR or DX", "give a chest film")
     require(int(ds.get("NumberOfFrames") or 1) == 1, "XRAY_MULTIFRAME", "the file holds several frames", "give one film")
     _check_size(int(ds.get("Rows") or 0), int(ds.get("Columns") or 0))

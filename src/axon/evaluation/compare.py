@@ -16,7 +16,7 @@ from axon.errors import AxonError
 from axon.evaluation.report import ONE_CASE, metric_label, metric_text, write_page
 from axon.evaluation.results import STRIPS, VIEW_LABELS, direction, strip_name
 from axon.evaluation.statistics import Summary, comparable, paired_difference, sign_flip_p
-from axon.pretrained import REGISTRY, parse_uri
+from axon.pretrained import REGISTRY, parse_uri, refuse_missing_store
 from axon.registry.gate import EVALUATION, METHOD, METRIC, read_evaluation
 from axon.registry.tracking import client, tracking_errors
 
@@ -124,8 +124,9 @@ def compare(a: str, b: str, tracking_uri: str, out: Path | None = None) -> Compa
 
     Raises:
         AxonError: ``COMPARE_RUN`` where one names no evaluated run, ``COMPARE_DIFFERENT`` where the two were not evaluated alike,
-            ``TRACKING_FAILED``, ``MODEL_URI`` or ``METRICS_NOT_FINITE``.
+            ``TRACKING_MISSING``, ``TRACKING_FAILED``, ``MODEL_URI`` or ``METRICS_NOT_FINITE``.
     """
+    refuse_missing_store(tracking_uri)
     mlflow = client(tracking_uri)
     with TemporaryDirectory() as scratch, tracking_errors(tracking_uri):
         sides = [_side(mlflow, name, Path(scratch) / letter) for name, letter in ((a, "a"), (b, "b"))]

@@ -60,7 +60,8 @@ def load(source: str | None, tracking_uri: str | None = None) -> Model:
         tracking_uri: Where the registry is; only for ``models:/``.
 
     Raises:
-        AxonError: ``MODEL_MISSING``, ``MODEL_DAMAGED``, ``MODEL_UNTRUSTED``, ``MODEL_URI``, ``TRACKING_URI`` or ``TRACKING_FAILED``.
+        AxonError: ``MODEL_MISSING``, ``MODEL_DAMAGED``, ``MODEL_UNTRUSTED``, ``MODEL_URI``, ``TRACKING_URI``, ``TRACKING_MISSING`` or
+            ``TRACKING_FAILED``.
     """
     with folder_of(source, tracking_uri) as (folder, name, version):
         sha256 = verify(folder)
@@ -139,11 +140,23 @@ def _download(uri: str, tracking_uri: str | None, scratch: str) -> tuple[Path, s
     if not tracking_uri:
         raise AxonError("TRACKING_URI", f"{uri} needs a registry", "give --tracking-uri, or set MLFLOW_TRACKING_URI")
     name, alias, number = parse_uri(uri)
+    refuse_missing_store(tracking_uri)
     mlflow = client(tracking_uri)
     with tracking_errors(tracking_uri):
         version = mlflow.get_model_version_by_alias(name, alias) if alias else mlflow.get_model_version(name, number)
         folder = mlflow.download_artifacts(version.run_id, "model/artifacts/model", scratch)
     return Path(folder), name, str(version.version)
+
+
+def refuse_missing_store(tracking_uri: str) -> None:
+    """See that the SQLite file to read from is there: MLflow would make an empty one. Raises AxonError ``TRACKING_MISSING``."""
+    from axon.registry.tracking import sqlite_path
+
+    path = sqlite_path(tracking_uri)
+    if path is not None and not path.is_file():
+        raise AxonError(
+            "TRACKING_MISSING", f"no MLflow database at {path}", "check --tracking-uri: sqlite:////folder/mlflow.db has four slashes"
+        )
 
 
 def parse_uri(uri: str) -> tuple[str, str, str]:

@@ -26,6 +26,7 @@ PREFIX = "axon-schedule-"
 """Recurring runs with another name are somebody else's, and are left alone."""
 MARK = re.compile(r"kept by schedules\.yaml, ([0-9a-f]{64})$")
 FIELDS = ("second", "minute", "hour", "day of month", "month", "day of week")
+NAMES = "SUNMONTUEWEDTHUFRISATJANFEBMARAPRMAYJUNJULAUGSEPOCTNOVDEC"
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 PIPELINE = "axon"
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
@@ -190,6 +191,19 @@ def check_cron(schedule: Schedule) -> None:
         next(schedule.next_runs(datetime.now(UTC), 1))
     except (CroniterError, ValueError, StopIteration) as error:
         raise AxonError("SCHEDULE_CRON", f"{schedule.name}: {schedule.cron!r} never fires: {error}", hint) from error
+    for low, high in re.findall(r"(\w+)-(\w+)", schedule.cron.upper()):
+        if _place(low) > _place(high):
+            problem = f"{schedule.name}: Kubeflow's cron has no range that ends before it begins, {low}-{high}"
+            raise AxonError("SCHEDULE_CRON", problem, "write two ranges, e.g. FRI-SAT,SUN-MON")
+    days = {words[3], words[5]}
+    if not days & {"*", "?"} and "*" in "".join(days):
+        # Of two restricted fields either is enough; robfig takes */2 for unrestricted, so that both must hold, and croniter does not.
+        problem = f"{schedule.name}: a star with more to it beside another restriction of the day, {schedule.cron!r}, has two meanings"
+        raise AxonError("SCHEDULE_CRON", problem, "leave one of day-of-month and day-of-week *, or write its days, e.g. 1-31/2")
+
+
+def _place(word: str) -> int:
+    return int(word) if word.isdigit() else NAMES.index(word)
 
 
 def _names_only(word: str) -> bool:

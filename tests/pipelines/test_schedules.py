@@ -199,7 +199,12 @@ def test_plan_changes_nothing_and_shows_times(server: Server, package: Package, 
 
 
 @pytest.mark.parametrize(
-    "cron", ["0 3 * * 0", "0 0 3 * * 7", "0 0 3 L * *", "0 0 3 * * 0#1", "0 0 25 * * *", "0 0 0 31 2 *", "x", "@daily", ""]
+    "cron",
+    [
+        *("0 3 * * 0", "0 0 3 * * 7", "0 0 3 L * *", "0 0 3 * * 0#1", "0 0 25 * * *", "0 0 0 31 2 *", "x", "@daily", ""),
+        *("0 0 3 * * FRI-MON", "0 0 3 * * 5-1", "0 30-10 * * * *", "0 0 3 1 NOV-FEB *"),
+        *("0 0 3 */2 * 1", "0 0 3 1 * */2", "0 0 3 */2 * */2"),
+    ],
 )
 def test_bad_cron_is_refused(cron: str) -> None:
     with pytest.raises(AxonError, match="SCHEDULE_CRON"):
@@ -214,6 +219,10 @@ def test_bad_cron_is_refused(cron: str) -> None:
         ("0 15 6 1 * *", timedelta(hours=6, minutes=15)),
         ("0 0 0 * * MON-FRI", timedelta(days=1)),
         ("0 0 12 1,15 2 *", timedelta(days=31, hours=12)),
+        ("0 0 3 */2 * *", timedelta(hours=3)),
+        ("0 0 3 ? * */2", timedelta(hours=3)),
+        ("0 0 3 2-31/2 * 1", timedelta(days=1, hours=3)),
+        ("0 0 3 * FEB-NOV SUN", timedelta(days=31, hours=3)),
     ],
 )
 def test_good_cron_fires_when_one_thinks(cron: str, first: timedelta) -> None:

@@ -28,7 +28,9 @@ def with_processes(config: Config, processes: int) -> Config:
 
 def wobble(command: list[str], out: Path, steps: int, accumulate: int = 1) -> subprocess.Popen:
     arguments = [str(WORKER), str(out), str(steps), str(accumulate)]
-    return subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(
+        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
 
 
 def result(out: Path) -> tuple[torch.Tensor, list]:
@@ -67,8 +69,8 @@ def test_processes_that_are_terminated_save_together_and_go_on(tmp_path: Path) -
     assert child.returncode != 0 and 0 < saved < 1000, said
     assert said.count(f"terminated at step {saved}, state saved") == 2
     again = wobble(TORCHRUN, tmp_path / "two", 1000)
-    _, said = again.communicate(timeout=120)
-    assert again.returncode == 0 and said.count(f"resuming at step {saved}") == 2, said
+    said, errors = again.communicate(timeout=120)
+    assert again.returncode == 0 and said.count(f"resuming at step {saved}") == 1, said + errors
     whole = wobble([sys.executable], tmp_path / "one", 1000)
     assert whole.wait(timeout=120) == 0
     torch.testing.assert_close(result(tmp_path / "two")[0], result(tmp_path / "one")[0], rtol=1e-5, atol=1e-5)

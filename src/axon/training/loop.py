@@ -89,7 +89,8 @@ def fit(stage: Stage, config: StageConfig, folder: Path, identity: dict[str, Any
     first, started, leader = progress.step, time.monotonic(), distributed.rank() == 0
     log = log if leader else lambda step, metrics: None
     if first:
-        logger.info("%s: resuming at step %d of %d", stage.name, first, config.steps)
+        if leader:
+            print(f"{stage.name}: resuming at step {first} of {config.steps}", flush=True)
         for row in progress.curve:  # The log may belong to a new run, which should show the whole curve.
             log(row[0], _losses(row))
     if config.compile:

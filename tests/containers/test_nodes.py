@@ -107,8 +107,8 @@ def stage(docker: str, image: str, shared: Path, tiny_config: Config) -> Iterato
 
 
 def long(stage: StageConfig) -> StageConfig:
-    """Long enough to be ended twice on the way."""
-    return replace(stage, steps=3000, checkpoint_every=50, log_every=500)
+    """Long enough to be ended twice on the way, and at a rate at which so many steps do not make other weights of a rounding."""
+    return replace(stage, steps=3000, learning_rate=2e-5, checkpoint_every=50, log_every=500)
 
 
 def test_two_nodes_make_what_one_process_makes_though_the_step_is_killed(stage: Callable[..., Stage]) -> None:

@@ -41,9 +41,7 @@ def clinical(case: Case, look: str, extent_mm: float, xray: XrayConfig, generato
     """Both films of a case on the detector's grid, shape (U, V), with a look of `LOOKS`."""
     if look == LOOKS[0]:
         return [case.frontal_HW, case.lateral_HW]
-    finer = replace(
-        xray, detector_px=xray.detector_px * FINER, pixel_pitch_mm=xray.pixel_pitch_mm / FINER, samples_per_ray=2 * xray.samples_per_ray
-    )
+    finer = replace(xray, detector_px=xray.detector_px * FINER, pixel_pitch_mm=xray.pixel_pitch_mm / FINER)
     rendered_VUV = render_both(torch.from_numpy(case.hu_DHW).float()[None, None], extent_mm, finer)[0].numpy()
     films = []
     for film_UV in rendered_VUV:

@@ -190,8 +190,7 @@ def memory(given: argparse.Namespace) -> None:
     base, rows = Config.load(given.config), []
     for size in given.sizes:
         scale = size / base.grid.coarse_size
-        film = {"detector_px": round(base.xray.detector_px * scale), "pixel_pitch_mm": base.xray.pixel_pitch_mm / scale,
-                "samples_per_ray": round(base.xray.samples_per_ray * scale)}  # fmt: skip
+        film = {"detector_px": round(base.xray.detector_px * scale), "pixel_pitch_mm": base.xray.pixel_pitch_mm / scale}
         config = quality.overridden(base, {"grid": {"coarse_size": size}, "xray": film, "training": _batch_of_one(base)})
         (given.work / f"size-{size}.yaml").write_text(config.to_yaml())
         if torch.cuda.is_available():

@@ -239,12 +239,12 @@ def drr_axon(setting: Setting) -> Result:
 
 
 def drr_nanodrr(setting: Setting) -> Result:
-    """The same source, detector, volume and distance between samples; the attenuation is given, ours computes it each time."""
+    """The same source, detector and volume, a sample a voxel along each ray; the attenuation is given, ours computes it each time."""
     import torch
     from nanodrr.data import Subject
     from nanodrr.drr import render
 
-    from axon.geometry.projection import attenuation, detector_points
+    from axon.geometry.projection import attenuation
     from axon.geometry.volume import cube_affine
 
     config, mu = config_of(setting), attenuation(_drr_volume(setting))
@@ -254,10 +254,12 @@ def drr_nanodrr(setting: Setting) -> Result:
         mu, torch.zeros_like(mu), affine.to(**to), affine.inverse().to(**to), Subject._make_voxel_to_grid(mu.shape).to(**to),
         torch.zeros(3, **to), 0, convert_to_mu=False,
     )  # fmt: skip
-    source, pixels_UV3 = detector_points("frontal", xray, device())
+    mm = (torch.arange(xray.detector_px, **to) - (xray.detector_px - 1) / 2) * xray.pixel_pitch_mm
+    down, across = torch.meshgrid(-mm, mm, indexing="ij")
+    pixels_UV3 = torch.stack([across, torch.full_like(across, xray.source_object_mm - xray.source_detector_mm), down], dim=-1)
+    source = torch.tensor([0.0, xray.source_object_mm, 0.0], **to)
     eye, sdd = torch.eye(4, **to)[None], torch.tensor([xray.source_detector_mm], **to)
-    # Its samples lie inside the cube only, ours inside the sphere around it.
-    samples, side = round(xray.samples_per_ray / 3**0.5), xray.detector_px
+    samples, side = setting.size, xray.detector_px
     with torch.no_grad():
         seconds, film = repeat(
             lambda: render(

@@ -56,23 +56,16 @@ class XrayConfig:
         source_object_mm: Distance from the X-ray source to the centre of the cube.
         detector_px: Pixels per side of the square detector.
         pixel_pitch_mm: Size of a detector pixel.
-        samples_per_ray: Points at which a ray is sampled inside the cube's bounding sphere.
     """
 
     source_detector_mm: float = 1800.0
     source_object_mm: float = 1550.0
     detector_px: int = 64
     pixel_pitch_mm: float = 7.0
-    samples_per_ray: int = 96
 
     def coarsened(self, factor: int) -> XrayConfig:
-        """The same field of view with ``factor`` times fewer pixels a side and points a ray."""
-        return dataclasses.replace(
-            self,
-            detector_px=self.detector_px // factor,
-            pixel_pitch_mm=self.pixel_pitch_mm * factor,
-            samples_per_ray=self.samples_per_ray // factor,
-        )
+        """The same field of view with ``factor`` times fewer pixels a side."""
+        return dataclasses.replace(self, detector_px=self.detector_px // factor, pixel_pitch_mm=self.pixel_pitch_mm * factor)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from axon.config import PhysicsConfig, XrayConfig
 from axon.geometry.consistency import _exposure, _smooth, conjugate_gradient, make_consistent
 from axon.geometry.projection import VIEWS, WATER_PER_MM, attenuation, normalise_film, project, render_both
 
-XRAY = XrayConfig(detector_px=8, pixel_pitch_mm=50.0, samples_per_ray=32)
+XRAY = XrayConfig(detector_px=8, pixel_pitch_mm=50.0)
 EXTENT, WINDOW = 300.0, (-1024.0, 1476.0)
 BOTH = torch.ones(1, 2)
 
@@ -55,7 +55,7 @@ def test_it_is_the_kalman_update() -> None:
 
 
 def test_films_and_truth_come_nearer() -> None:
-    fine = replace(XRAY, detector_px=16, pixel_pitch_mm=25.0, samples_per_ray=64)
+    fine = replace(XRAY, detector_px=16, pixel_pitch_mm=25.0)
     truth, estimate = ball(16, 0.75, 0.15), normalised(ball(16, 0.7))
     films = normalise_film(render_both(truth, EXTENT, fine))
     better = make_consistent(estimate, films, BOTH, torch.full_like(estimate, 0.2), PhysicsConfig(), EXTENT, fine, WINDOW)
@@ -107,7 +107,7 @@ def test_no_iterations_no_change() -> None:
 
 
 def test_finer_films_are_averaged_to_the_voxels() -> None:
-    fine = replace(XRAY, detector_px=16, pixel_pitch_mm=25.0, samples_per_ray=64)
+    fine = replace(XRAY, detector_px=16, pixel_pitch_mm=25.0)
     assert fine.coarsened(2) == XRAY
     films = normalise_film(render_both(ball(16, 0.75, 0.15), EXTENT, fine))
     volume = normalised(ball(8, 0.7))

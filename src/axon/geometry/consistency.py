@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from axon.config import PhysicsConfig, XrayConfig
-from axon.geometry.projection import VIEWS, WATER_PER_MM, attenuation, project
+from axon.geometry.projection import VIEWS, WATER_PER_MM, attenuation, back_project, project
 
 
 def make_consistent(
@@ -55,9 +55,9 @@ def make_consistent(
         return torch.cat([project(values, extent_mm, xray, view) for view in VIEWS], dim=1)
 
     def adjoint(films: Tensor) -> Tensor:
-        with torch.enable_grad():
-            values = torch.zeros_like(volume_B1DHW, requires_grad=True)
-            return torch.autograd.grad(render(values), values, films)[0]
+        size = volume_B1DHW.shape[-1]
+        frontal, lateral = (back_project(films[:, n : n + 1], size, extent_mm, xray, view) for n, view in enumerate(VIEWS))
+        return frontal + lateral
 
     with torch.no_grad():
         lines = render(attenuation((volume_B1DHW + 1) / 2 * (high - low) + low))

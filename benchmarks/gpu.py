@@ -185,14 +185,15 @@ def memory(given: argparse.Namespace) -> None:
     from axon.config import Config
     from axon.errors import AxonError
     from axon.training.memory import peak_memory_gib
-    from benchmarks import quality, speed
+    from benchmarks import speed
+    from benchmarks.ablations import overridden
 
     base, rows = Config.load(given.config), []
     for size in given.sizes:
         scale = size / base.grid.coarse_size
         film = {"detector_px": round(base.xray.detector_px * scale), "pixel_pitch_mm": base.xray.pixel_pitch_mm / scale,
                 "samples_per_ray": round(base.xray.samples_per_ray * scale)}  # fmt: skip
-        config = quality.overridden(base, {"grid": {"coarse_size": size}, "xray": film, "training": _batch_of_one(base)})
+        config = overridden(base, {"grid": {"coarse_size": size}, "xray": film, "training": _batch_of_one(base)})
         (given.work / f"size-{size}.yaml").write_text(config.to_yaml())
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
@@ -239,12 +240,13 @@ def train_and_evaluate(given: argparse.Namespace) -> None:
 
     from axon.config import Config
     from benchmarks import quality
+    from benchmarks.ablations import overridden
 
     base = Config.load(given.config)
     steps = {name: asdict(getattr(base.training, name)) for name in STEPS}
     for name in STEPS:
         steps[name]["steps"] = max(1, round(given.budget * steps[name]["steps"]))
-    (given.work / "config.yaml").write_text(quality.overridden(base, {"training": steps}).to_yaml())
+    (given.work / "config.yaml").write_text(overridden(base, {"training": steps}).to_yaml())
     out = given.work / "quality"
     quality.main(["--config", str(given.work / "config.yaml"), "--dataset", str(given.work / "dataset"), "--out", str(out)])
 

@@ -185,8 +185,9 @@ def memory(given: argparse.Namespace) -> None:
     from axon.config import Config
     from axon.errors import AxonError
     from axon.training.memory import peak_memory_gib
-    from benchmarks import speed
     from benchmarks.ablations import overridden
+    from benchmarks.contestants import Setting, device
+    from benchmarks.contestants.step import bridge_stage, timed_fit
 
     base, rows = Config.load(given.config), []
     for size in given.sizes:
@@ -199,9 +200,9 @@ def memory(given: argparse.Namespace) -> None:
             torch.cuda.reset_peak_memory_stats()
         row: dict[str, Any] = {"coarse_size": size}
         try:
-            stage = speed.bridge_stage(speed.Setting(str(given.work / f"size-{size}.yaml"), 0, given.repeats, ""))
-            seconds, _ = speed.timed_fit(stage, given.repeats, channels_last=torch.cuda.is_available())
-            row |= {"seconds": statistics.median(seconds), "peak_memory_gib": peak_memory_gib(speed.device())}
+            stage = bridge_stage(Setting(str(given.work / f"size-{size}.yaml"), 0, given.repeats, ""))
+            seconds, _ = timed_fit(stage, given.repeats, channels_last=torch.cuda.is_available())
+            row |= {"seconds": statistics.median(seconds), "peak_memory_gib": peak_memory_gib(device())}
         except AxonError as error:
             if error.code != "OUT_OF_MEMORY":
                 raise
@@ -219,14 +220,15 @@ def flops(given: argparse.Namespace) -> None:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    from benchmarks import speed
+    from benchmarks.contestants import Setting
+    from benchmarks.contestants.step import bridge_stage, step_axon
 
-    setting = speed.Setting(given.config, 0, given.repeats, "")
-    stage = speed.bridge_stage(setting)
+    setting = Setting(given.config, 0, given.repeats, "")
+    stage = bridge_stage(setting)
     draw = stage.draw(0, range(stage.batch_size))
     with FlopCounterMode(display=False) as counter:
         stage.loss(stage.module, draw).backward()
-    seconds, _ = speed.step_axon(setting)
+    seconds, _ = step_axon(setting)
     tflop, second = counter.get_total_flops() / 1e12, statistics.median(seconds)
     row = {"batch_size": stage.batch_size, "tflop": tflop, "seconds": second, "tflops": tflop / second,
            "peak_tflops": given.peak_tflops, "share_of_peak": tflop / second / given.peak_tflops}  # fmt: skip

@@ -185,21 +185,23 @@ def memory(given: argparse.Namespace) -> None:
     from axon.config import Config
     from axon.errors import AxonError
     from axon.training.memory import peak_memory_gib
-    from benchmarks import quality, speed
+    from benchmarks.ablations import overridden
+    from benchmarks.contestants import Setting, device
+    from benchmarks.contestants.step import bridge_stage, timed_fit
 
     base, rows = Config.load(given.config), []
     for size in given.sizes:
         scale = size / base.grid.coarse_size
         film = {"detector_px": round(base.xray.detector_px * scale), "pixel_pitch_mm": base.xray.pixel_pitch_mm / scale}
-        config = quality.overridden(base, {"grid": {"coarse_size": size}, "xray": film, "training": _batch_of_one(base)})
+        config = overridden(base, {"grid": {"coarse_size": size}, "xray": film, "training": _batch_of_one(base)})
         (given.work / f"size-{size}.yaml").write_text(config.to_yaml())
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         row: dict[str, Any] = {"coarse_size": size}
         try:
-            stage = speed.bridge_stage(speed.Setting(str(given.work / f"size-{size}.yaml"), 0, given.repeats, ""))
-            seconds, _ = speed.timed_fit(stage, given.repeats, channels_last=torch.cuda.is_available())
-            row |= {"seconds": statistics.median(seconds), "peak_memory_gib": peak_memory_gib(speed.device())}
+            stage = bridge_stage(Setting(str(given.work / f"size-{size}.yaml"), 0, given.repeats, ""))
+            seconds, _ = timed_fit(stage, given.repeats, channels_last=torch.cuda.is_available())
+            row |= {"seconds": statistics.median(seconds), "peak_memory_gib": peak_memory_gib(device())}
         except AxonError as error:
             if error.code != "OUT_OF_MEMORY":
                 raise
@@ -217,14 +219,15 @@ def flops(given: argparse.Namespace) -> None:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    from benchmarks import speed
+    from benchmarks.contestants import Setting
+    from benchmarks.contestants.step import bridge_stage, step_axon
 
-    setting = speed.Setting(given.config, 0, given.repeats, "")
-    stage = speed.bridge_stage(setting)
+    setting = Setting(given.config, 0, given.repeats, "")
+    stage = bridge_stage(setting)
     draw = stage.draw(0, range(stage.batch_size))
     with FlopCounterMode(display=False) as counter:
         stage.loss(stage.module, draw).backward()
-    seconds, _ = speed.step_axon(setting)
+    seconds, _ = step_axon(setting)
     tflop, second = counter.get_total_flops() / 1e12, statistics.median(seconds)
     row = {"batch_size": stage.batch_size, "tflop": tflop, "seconds": second, "tflops": tflop / second,
            "peak_tflops": given.peak_tflops, "share_of_peak": tflop / second / given.peak_tflops}  # fmt: skip
@@ -238,12 +241,13 @@ def train_and_evaluate(given: argparse.Namespace) -> None:
 
     from axon.config import Config
     from benchmarks import quality
+    from benchmarks.ablations import overridden
 
     base = Config.load(given.config)
     steps = {name: asdict(getattr(base.training, name)) for name in STEPS}
     for name in STEPS:
         steps[name]["steps"] = max(1, round(given.budget * steps[name]["steps"]))
-    (given.work / "config.yaml").write_text(quality.overridden(base, {"training": steps}).to_yaml())
+    (given.work / "config.yaml").write_text(overridden(base, {"training": steps}).to_yaml())
     out = given.work / "quality"
     quality.main(["--config", str(given.work / "config.yaml"), "--dataset", str(given.work / "dataset"), "--out", str(out)])
 

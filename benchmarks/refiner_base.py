@@ -13,7 +13,6 @@ The rows, each a ControlNet of the same size, trained with the refiner's steps o
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +23,6 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from axon import DISCLAIMER
 from axon.config import Config
 from axon.data.files import whole_folder
 from axon.data.prepared import PreparedDataset
@@ -40,7 +38,7 @@ from axon.training.loop import Stage, fit
 from axon.training.samples import Sampler, denormalise_hu
 from axon.training.stages import BridgeStage, Draw, RefinerDraw, RefinerStage, bridge_terms
 from axon.training.steps import load_bridge, load_network, sample_coarse
-from benchmarks.quality import Run, data_folder, markdown, page_head, prepare
+from benchmarks.quality import Run, markdown, page_head, run_of, run_parser
 
 
 class FilmBlindUNet(BridgeUNet):
@@ -164,22 +162,9 @@ def measure(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.refiner_base",
-        description=__doc__,
-        epilog=DISCLAIMER,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", type=Path, default=Path("configs/bench.yaml"), help="(default: %(default)s)")
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--data", type=Path, help="folder of CTs (default: $AXON_TEST_DATA/ct)")
-    source.add_argument("--dataset", type=Path, help="a prepared dataset, used instead")
-    parser.add_argument("--out", type=Path, default=Path("runs/quality"), help="(default: %(default)s)")
-    given = parser.parse_args(arguments)
+    given = run_parser("refiner_base", __doc__).parse_args(arguments)
     with one_line_errors():
-        config = Config.load(given.config)
-        dataset = given.dataset or prepare(config, data_folder(given.data), given.out)
-        print(compare(Run(config, dataset, given.out)), flush=True)
+        print(compare(run_of(given)), flush=True)
 
 
 if __name__ == "__main__":

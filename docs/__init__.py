@@ -1,1 +1,1 @@
-"""The documentation's own programs: `generate` writes the reference, `tour` runs the notebook."""
+"""The documentation's own programs: `generate` writes the reference with `generators`, `tour` runs the notebook."""

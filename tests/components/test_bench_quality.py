@@ -1,13 +1,13 @@
 """The quality benchmark, whole, at a size that learns nothing: what it trains, skips and writes."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from axon.config import Config
 from axon.evaluation.results import METHODS
-from benchmarks import quality, refiner_base
+from benchmarks import quality
 
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
 
@@ -46,59 +46,13 @@ def test_what_is_missing_is_made_again_and_nothing_else(raw: Path, tmp_path: Pat
     capfd.readouterr()
     run.trained("superres")
     assert "begins" not in capfd.readouterr().out
-    other = quality.Run(quality.overridden(config, {"bridge": {"sample_steps": 3}}), run.dataset, tmp_path)
+    other = quality.Run(replace(config, bridge=replace(config.bridge, sample_steps=3)), run.dataset, tmp_path)
     assert other.folder("superres") != run.folder("superres") and not other.folder("superres").exists()
     assert quality.prepare(config, raw, tmp_path) == run.dataset
 
 
-def test_ablations_go_on_row_by_row(tiny_dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--config", TINY, "--dataset", str(tiny_dataset), "--out", str(tmp_path)]
-    quality.main(["ablate", "view_dropout", "sampling_physics", *arguments])
-    first = capfd.readouterr().out
-    assert first.count(": begins") == 4 + 3  # rows, and trainings of stage 1: one for each trained row, one of the full steps
-    rows = sorted((tmp_path / "ablations").glob("*.json"))
-    assert len(rows) == 4
-    text = (tmp_path / "ablations.md").read_text()
-    assert "| 0.3 |" in text and "internal, mono" in text and "val, bi" in text
-    rows[0].unlink()
-    quality.main(["ablate", "view_dropout", "sampling_physics", *arguments])
-    again = capfd.readouterr().out
-    assert again.count("begins") == 1 and "loss" not in again
-    with_physics, without = (line for line in text.split("sampling_physics")[-1].splitlines() if line.startswith(("| 4 ", "| 0 ")))
-    assert with_physics.split("|")[2:-2] != without.split("|")[2:-2]
-
-
-def test_every_ablation_is_a_valid_configuration() -> None:
-    for path in ("configs/bench.yaml", "configs/h100.yaml", "configs/paper.yaml"):
-        config = Config.load(Path(__file__).parents[2] / path)
-        for ablation in quality.ABLATIONS.values():
-            for overrides in ablation.rows.values():
-                quality.overridden(config, overrides)
-
-
-def test_a_bridge_without_an_estimator_gets_the_estimator_s_steps(tiny_config: Config) -> None:
-    plain = quality.overridden(tiny_config, {"bridge": {"endpoint": "calibrated"}})
-    assert quality.budgeted(plain, 0.5).training.bridge.steps == 6
-    assert quality.budgeted(tiny_config, 0.5).training.bridge.steps == 3
-
-
-def test_bad_arguments_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_data_that_are_missing_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delenv("AXON_TEST_DATA", raising=False)
     with pytest.raises(SystemExit):
         quality.main(["--config", TINY, "--out", str(tmp_path)])
     assert "[DATA_SOURCE]" in capfd.readouterr().out
-    with pytest.raises(SystemExit):
-        quality.main(["ablate", "endpont"])
-    assert "unknown ablation endpont; known: endpoint" in capfd.readouterr().err
-
-
-def test_the_refiners_bases_are_compared_and_trained_once(tiny_dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--config", TINY, "--dataset", str(tiny_dataset), "--out", str(tmp_path)]
-    refiner_base.main(arguments)
-    capfd.readouterr()
-    rows = json.loads((tmp_path / "refiner_base.json").read_text())
-    assert list(rows) == ["none", "bridge", "from coarse", "prior"]
-    assert rows["prior"] != rows["from coarse"] != rows["bridge"]
-    refiner_base.main(arguments)
-    assert "begins" not in capfd.readouterr().out
-    assert json.loads((tmp_path / "refiner_base.json").read_text()) == rows

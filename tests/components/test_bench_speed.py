@@ -1,4 +1,4 @@
-"""The speed benchmark runs and its contestants agree; what it times is not judged here."""
+"""The speed benchmark runs; what it times is not judged here."""
 
 import json
 from pathlib import Path
@@ -17,15 +17,6 @@ def test_a_section_prints_its_table_and_writes_it(tmp_path: Path, capsys: pytest
     assert [row["name"] for row in written["rows"]] == ["AXON", "nanodrr"] and written["quick"]
     assert all(row["seconds"] > 0 and row["peak_mib"] > 50 for row in written["rows"])
     assert "mean difference" in shown and "commit: " in shown
-
-
-@pytest.mark.parametrize("name", ["scikit-image", "MONAI", "torchmetrics"])
-def test_ssim_and_psnr_agree_with_the_libraries(name: str) -> None:
-    setting = speed.Setting(TINY, 24, 1, "")
-    contestants = speed.SECTIONS["metrics"][1]
-    _, ours = contestants["AXON"](setting)
-    _, theirs = contestants[name](setting)
-    assert ours == pytest.approx(theirs, abs=1e-5)
 
 
 def test_an_unknown_section_is_named(capsys: pytest.CaptureFixture[str]) -> None:

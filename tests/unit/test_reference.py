@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from docs import generate
+from docs.generators import configuration, errors
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,9 +40,9 @@ def test_a_stale_page_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_every_code_that_a_docstring_promises_is_listed() -> None:
-    known = {raised.code for raised in generate.every_error()}
+    known = {raised.code for raised in errors.every_error()}
     promised = set()
-    for path in generate.sources():
+    for path in errors.sources():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and (told := ast.get_docstring(node)):
                 raises = re.findall(r"(?:Raises:|Raises AxonError).*", told, re.DOTALL)
@@ -51,13 +52,13 @@ def test_every_code_that_a_docstring_promises_is_listed() -> None:
 
 
 def test_messages_read_as_a_person_sees_them() -> None:
-    found = {(raised.code, raised.message, raised.fix) for raised in generate.every_error()}
+    found = {(raised.code, raised.message, raised.fix) for raised in errors.every_error()}
     assert ("XRAY_TOO_SMALL", "the film has {rows} x {columns} pixels", "give 64 or more a side") in found
     assert {code for code, _, _ in found if code.endswith("_SYNTAX")} == {"CT_SYNTAX", "XRAY_SYNTAX"}
 
 
 def test_every_key_of_the_configuration_is_explained() -> None:
-    page = generate.configuration()
+    page = configuration.page()
     keys = re.findall(r"^\| `([\w.]+)` \| .+ \| .+ \| (.*) \|$", page, re.MULTILINE)
     assert len(keys) > 50 and all(meaning.strip() for _, meaning in keys)
     assert "`bridge.max_var` | number | `0.01`" in page and "`training.STAGE.steps` | whole number | `100`; refiner: `60`" in page

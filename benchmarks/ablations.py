@@ -53,7 +53,9 @@ def _vary(about: str, section: str, key: str, *values: Any, **options: Any) -> A
     return Ablation(about, {str(value): {section: {key: value}} for value in values}, **options)
 
 
-_NO_AUGMENTATION = dict.fromkeys(("rotation_deg", "scale", "shift_mm", "elastic_mm", "film_noise", "film_gamma", "clinical_look"), 0.0)
+_NO_AUGMENTATION = dict.fromkeys(
+    ("mirror", "rotation_deg", "scale", "shift_mm", "elastic_mm", "film_noise", "film_gamma", "clinical_look"), 0.0
+)
 
 ABLATIONS: dict[str, Ablation] = {
     "endpoint": _vary("where the bridge starts", "bridge", "endpoint", "back_projection", "calibrated", "learned"),
@@ -62,6 +64,7 @@ ABLATIONS: dict[str, Ablation] = {
     "objective": _vary("what the bridge predicts", "bridge", "objective", "grad", "noise", "ysubx", after_estimator=True),
     "view_dropout": _vary("share of training samples that lose a view", "data", "view_dropout", 0.0, 0.3),
     "augmentation": Ablation("augmentation of anatomy and films", {"on": {}, "off": {"data": _NO_AUGMENTATION}}),
+    "mirror": _vary("share of training samples that are mirrored left to right", "data", "mirror", 0.0, 0.5),
     "film_gamma": _vary("random gamma of the training films", "data", "film_gamma", 0.0, 0.3),
     "clinical_look": _vary("share of the training films with a clinic's look", "data", "clinical_look", 0.0, 0.5),
     "volume_steps": _vary("steps of one volume without noise", "bridge", "volume_steps", 2, 3, 4, 8, 20, trains=False),

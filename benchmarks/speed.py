@@ -145,7 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=5, help="timed calls (default: %(default)s)")
     parser.add_argument("--dicom", type=Path, help="folder of one DICOM series (default: LIDC-IDRI-0001, downloaded)")
     parser.add_argument("--downloads", type=Path, default=Path(".downloads"), help="where downloads are kept (default: %(default)s)")
-    parser.add_argument("--model", default="", help="folder with lift, unet and scheduler, for the quality of sampling")
+    parser.add_argument("--model", default="", help="folder with estimator, unet and scheduler, for the quality of sampling")
     parser.add_argument("--dataset", default="", help="prepared dataset, for the same")
     parser.add_argument("--json", type=Path, help="write the tables here too")
     parser.add_argument("--contestant", nargs=4, help=argparse.SUPPRESS)

@@ -27,7 +27,7 @@ class Setting:
         size: Voxels per side of the volumes of the metrics and of the DRR.
         repeats: Timed calls.
         dicom: Folder of one DICOM series.
-        model: Folder with ``lift``, ``unet``, ``scheduler``; empty: an untrained network of the same size.
+        model: Folder with ``estimator``, ``unet``, ``scheduler``; empty: an untrained network of the same size.
         dataset: Prepared dataset for ``model``; empty: no quality.
     """
 

@@ -202,6 +202,7 @@ class DataConfig:
         view_dropout: Probability that a training sample loses one of its two views.
         lift_samples: Augmented volumes on which the calibrated lift is fitted.
         refiner_copies: Augmented copies of each training case that are sampled with stage 1 to train the refiner.
+        mirror: Probability that a training sample's anatomy is mirrored left to right.
         rotation_deg, scale, shift_mm, elastic_mm: Half-widths of the random augmentation of the anatomy.
         film_noise: Standard deviation of noise added to a normalised training film (range 0 to 1).
         film_gamma: Half-width of the random log2 gamma applied to a normalised training film.
@@ -218,6 +219,7 @@ class DataConfig:
     view_dropout: float = 0.3
     lift_samples: int = 96
     refiner_copies: int = 4
+    mirror: float = 0.5
     rotation_deg: float = 6.0
     scale: float = 0.12
     shift_mm: float = 18.0
@@ -362,6 +364,7 @@ def _check(config: Config) -> None:
     require(0 <= data.clinical_look <= 1, "data.clinical_look", "from 0 to 1")
     require(config.physics.iterations >= 0, "physics.iterations", "0 or more")
     require(0 <= data.view_dropout <= 1, "data.view_dropout", "from 0 to 1")
+    require(0 <= data.mirror <= 1, "data.mirror", "from 0 to 1")
     require(data.val_share + data.internal_share < 1, "data.internal_share", "some patients must remain for training")
     require(data.shards >= 1, "data.shards", "at least 1")
     require(config.evaluation.samples >= 2, "evaluation.samples", "at least 2, for a standard deviation")

@@ -297,6 +297,20 @@ def test_a_clinic_s_look_keeps_the_place_of_what_it_shows() -> None:
         assert looked[mark].min() > looked[~mark].max()
 
 
+def test_a_mirrored_sample_is_the_anatomy_left_to_right_and_its_own_films(tiny_config: Config, tiny_dataset: Path) -> None:
+    still = replace(tiny_config.data, rotation_deg=0.0, scale=0.0, shift_mm=0.0, elastic_mm=0.0, film_noise=0.0, film_gamma=0.0)
+    train = PreparedDataset(tiny_dataset).load("train")
+    plain, mirrored = (
+        Sampler(train, replace(tiny_config, data=replace(still, clinical_look=0.0, mirror=mirror)), CPU, augment=True).batch([(0, "a")])
+        for mirror in (0.0, 1.0)
+    )
+    assert not torch.allclose(mirrored.fine_B1DHW, plain.fine_B1DHW, atol=0.1)
+    torch.testing.assert_close(mirrored.fine_B1DHW, plain.fine_B1DHW.flip(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(mirrored.films_BVUV[:, 0], plain.films_BVUV[:, 0].flip(2), atol=1e-3, rtol=0)
+    # Seen from the left, a mirrored chest differs in magnification only.
+    assert (mirrored.films_BVUV[:, 1] - plain.films_BVUV[:, 1]).abs().mean() < 0.05
+
+
 def test_without_augmentation_films_match_the_volume(tiny_config: Config, tiny_dataset: Path) -> None:
     """A stored film and one rendered from the fine volume differ only by the grid they were rendered from."""
     from axon.geometry.projection import normalise_film, render_both

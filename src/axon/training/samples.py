@@ -150,14 +150,17 @@ def _blur(film_11UV: Tensor, sigma: float) -> Tensor:
 
 
 def warp(hu_B1DHW: Tensor, generators: Sequence[torch.Generator], config: Config) -> Tensor:
-    """Rotate, scale, shift and elastically deform each volume at random; what enters from outside is air."""
+    """Mirror some volumes, then rotate, scale, shift and elastically deform each at random; what enters from outside is air."""
     data, half_extent = config.data, config.grid.extent_mm / 2
     affines, fields = [], []
     for generator in generators:
+        mirrored = bool(torch.rand(1, generator=generator) < data.mirror)
         uniform = torch.rand(9, generator=generator) * 2 - 1
         affine = torch.empty(3, 4)
         affine[:, :3] = rotation(uniform[:3] * math.radians(data.rotation_deg)) @ torch.diag(torch.exp(uniform[3:6] * data.scale))
         affine[:, 3] = uniform[6:] * data.shift_mm / half_extent
+        if mirrored:
+            affine[0] = -affine[0]
         affines.append(affine)
         fields.append((torch.rand(3, 4, 4, 4, generator=generator) * 2 - 1) * data.elastic_mm / half_extent)
     device, size = hu_B1DHW.device, hu_B1DHW.shape[-1]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,8 @@ class AxonPipeline(DiffusionPipeline):
         """Load a folder that `save_pretrained` wrote.
 
         Raises:
-            AxonError: ``MODEL_MISSING``; ``MODEL_UNTRUSTED`` where the folder names classes that are not AXON's.
+            AxonError: ``MODEL_MISSING``; ``MODEL_UNTRUSTED`` where the folder names classes that are not AXON's; ``MODEL_VERSION`` where
+                its films have settings that this version does not know.
         """
         index = Path(pretrained_model_name_or_path) / "model_index.json"
         if not index.is_file():
@@ -135,6 +136,10 @@ class AxonPipeline(DiffusionPipeline):
             pretrained_model_name_or_path, use_safetensors=True, low_cpu_mem_usage=False, local_files_only=True, **kwargs
         )
         assert isinstance(pipeline, AxonPipeline)
+        known = {field.name for field in fields(XrayConfig)}
+        if unknown := sorted((set(pipeline.config.xray) | set(pipeline.estimator.config.xray)) - known):
+            problem = f"the model at {index.parent} has settings of its films that this version does not know: {', '.join(unknown)}"
+            raise AxonError("MODEL_VERSION", problem, "use the AXON version that wrote it, or train again")
         return pipeline
 
     @torch.no_grad()

@@ -133,6 +133,16 @@ def test_a_folder_that_names_foreign_classes_is_refused(model: AxonPipeline, tmp
         AxonPipeline.from_pretrained(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("part", ["model_index.json", "estimator/config.json"])
+def test_a_model_of_another_version_is_refused(model: AxonPipeline, tmp_path: Path, part: str) -> None:
+    model.save_pretrained(tmp_path)
+    written = json.loads((tmp_path / part).read_text())
+    written["xray"]["samples_per_ray"] = 96
+    (tmp_path / part).write_text(json.dumps(written))
+    with pytest.raises(AxonError, match=r"MODEL_VERSION.*samples_per_ray"):
+        AxonPipeline.from_pretrained(tmp_path)
+
+
 def test_a_pickle_in_place_of_the_weights_is_refused(model: AxonPipeline, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     weights = tmp_path / "unet/diffusion_pytorch_model.safetensors"

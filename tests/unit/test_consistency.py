@@ -94,6 +94,13 @@ def test_an_absent_film_says_nothing(absent: int) -> None:
     assert not torch.equal(correct(volume, films, present), volume)
 
 
+def test_the_precision_of_networks_does_not_reach_it() -> None:
+    volume, films = normalised(ball(8, 0.7)), normalise_film(render_both(ball(8, 0.75, 0.15), EXTENT, XRAY))
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = correct(volume, films)
+    assert torch.equal(inside, correct(volume, films))
+
+
 def test_cases_of_a_batch_do_not_touch() -> None:
     volumes = torch.cat([normalised(ball(8, 0.7)), normalised(ball(8, 0.6))])
     films = normalise_film(render_both(torch.cat([ball(8, 0.75), ball(8, 0.5)]), EXTENT, XRAY))

@@ -59,7 +59,8 @@ def make_consistent(
         frontal, lateral = (back_project(films[:, n : n + 1], size, extent_mm, xray, view) for n, view in enumerate(VIEWS))
         return frontal + lateral
 
-    with torch.no_grad():
+    # In bfloat16, a network's precision on a GPU, the iterations would not converge.
+    with torch.no_grad(), torch.autocast(volume_B1DHW.device.type, enabled=False):
         lines = render(attenuation((volume_B1DHW + 1) / 2 * (high - low) + low))
         # Equations weighed with w have the noise of the films divided by w.
         used = ((films_BVUV > 0.005) & (films_BVUV < 0.995)).to(films_BVUV) * present_BV[:, :, None, None].to(films_BVUV)

@@ -46,17 +46,15 @@ def project(volume_BCDHW: Tensor, extent_mm: float, xray: XrayConfig, view: str)
     """
     layers_BCLDK, size = _layers(volume_BCDHW, view), volume_BCDHW.shape[-1]
     rows_LUD, across_LKV, length_UV = _rays(size, extent_mm, xray, view, volume_BCDHW)
-    with torch.autocast(volume_BCDHW.device.type, enabled=False):
-        rows_BCULK = (rows_LUD @ layers_BCLDK).movedim(3, 2)
-        return (rows_BCULK.flatten(3) @ across_LKV.flatten(0, 1)) * length_UV
+    rows_BCULK = (rows_LUD @ layers_BCLDK).movedim(3, 2)
+    return (rows_BCULK.flatten(3) @ across_LKV.flatten(0, 1)) * length_UV
 
 
 def back_project(film_BCUV: Tensor, size: int, extent_mm: float, xray: XrayConfig, view: str) -> Tensor:
     """The adjoint of `project`: each pixel's value goes to the voxels that its ray saw, shape (B, C, size, size, size)."""
     rows_LUD, across_LKV, length_UV = _rays(size, extent_mm, xray, view, film_BCUV)
-    with torch.autocast(film_BCUV.device.type, enabled=False):
-        rows_BCULK = ((film_BCUV * length_UV) @ across_LKV.flatten(0, 1).T).unflatten(3, (size, size))
-        return _layers(rows_LUD.mT @ rows_BCULK.movedim(2, 3), view, back=True)
+    rows_BCULK = ((film_BCUV * length_UV) @ across_LKV.flatten(0, 1).T).unflatten(3, (size, size))
+    return _layers(rows_LUD.mT @ rows_BCULK.movedim(2, 3), view, back=True)
 
 
 def _layers(volume_BCDHW: Tensor, view: str, back: bool = False) -> Tensor:

@@ -71,6 +71,8 @@ class AxonPipeline(DiffusionPipeline):
         xray: Fields of `axon.config.XrayConfig`: the geometry that films are assumed to have.
         volume_steps: Default number of sampling steps of one volume.
         sample_steps: The same of each of several samples.
+        stage_weights: For ``"mono"`` and ``"bi"`` how far each of the three stages changes what the one before made, from 0 to 1, as
+            held-out cases bear it out (`axon.evaluation.calibration.step_share`); without them all the way.
         std_curves: For ``"mono"`` and ``"bi"`` the knots that turn the spread of samples into an expected error, see
             `axon.evaluation.calibration.error_curve`.
     """
@@ -87,6 +89,7 @@ class AxonPipeline(DiffusionPipeline):
         xray: dict[str, Any] | None = None,
         volume_steps: int = 2,
         sample_steps: int = 4,
+        stage_weights: dict[str, list[float]] | None = None,
         std_curves: dict[str, list[list[float]]] | None = None,
     ) -> None:
         super().__init__()
@@ -97,6 +100,7 @@ class AxonPipeline(DiffusionPipeline):
             xray=xray or asdict(XrayConfig()),
             volume_steps=volume_steps,
             sample_steps=sample_steps,
+            stage_weights=stage_weights or {},
             std_curves=std_curves or {},
         )
 
@@ -169,13 +173,15 @@ class AxonPipeline(DiffusionPipeline):
         films_1VUV, present_1V = self._films(frontal, lateral, rendered)
         size = self.estimator.config.size
         evidence, config = self.estimator(films_1VUV, present_1V), self.config
-        coarse, refined, fine = self._draw(evidence, num_inference_steps or config.volume_steps, 0.0, [seed])
+        views = "mono" if frontal is None or lateral is None else "bi"
+        weights = config.stage_weights.get(views, [1.0, 1.0, 1.0])
+        coarse, refined, fine = self._draw(evidence, num_inference_steps or config.volume_steps, 0.0, [seed], weights)
         volume_DHW = self._hu(fine)[0]
         samples_KDHW, mean_DHW, std_DHW = volume_DHW[None], None, None
         if num_samples > 1:
-            samples_KDHW = self._samples(evidence, num_inference_steps or config.sample_steps, range(seed, seed + num_samples))
+            samples_KDHW = self._samples(evidence, num_inference_steps or config.sample_steps, range(seed, seed + num_samples), weights)
             mean_DHW = samples_KDHW.mean(axis=0, dtype=np.float64).astype(np.float32)
-            std_DHW = self._expected_error(samples_KDHW, "mono" if frontal is None or lateral is None else "bi")
+            std_DHW = self._expected_error(samples_KDHW, views)
         affine = cube_affine(np.zeros(3), size * self.superres.config.upscale, config.extent_mm)
         return AxonOutput(
             volume=Volume(volume_DHW, affine),
@@ -187,19 +193,22 @@ class AxonPipeline(DiffusionPipeline):
             estimate_DHW=self._hu(evidence.endpoint_B1DHW)[0],
         )
 
-    def _samples(self, evidence: Evidence, steps: int, seeds: Sequence[int]) -> np.ndarray:
+    def _samples(self, evidence: Evidence, steps: int, seeds: Sequence[int], weights: Sequence[float]) -> np.ndarray:
         """Samples in HU on the fine grid, shape (K, D, H, W), a few at a time, so that memory does not grow with K as fast as work does."""
         batches = [seeds[first : first + BATCH] for first in range(0, len(seeds), BATCH)]
-        return np.concatenate([self._hu(self._draw(evidence.expand(len(batch)), steps, None, batch)[-1]) for batch in batches])
+        return np.concatenate([self._hu(self._draw(evidence.expand(len(batch)), steps, None, batch, weights)[-1]) for batch in batches])
 
-    def _draw(self, evidence: Evidence, steps: int, eta: float | None, seeds: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """A normalised volume for each seed after stage 1, after stage 2 and after stage 3."""
+    def _draw(
+        self, evidence: Evidence, steps: int, eta: float | None, seeds: Sequence[int], weights: Sequence[float]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """A normalised volume for each seed after stage 1, after stage 2 and after stage 3, each stage by its weight."""
         # Both stages draw from one stream a sample, so that a sample's seed settles all of it.
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         stage = (self.scheduler, self.unet, self.estimator, evidence, steps, generators)
-        coarse = sample_bridge(*stage, eta=eta)
-        refined = sample_bridge(*stage, self.controlnet, coarse, eta=eta)
-        return coarse, refined, self.estimator.consistent(self.superres.upscale(refined), evidence.films_BVUV, evidence.present_BV)
+        coarse = torch.lerp(evidence.endpoint_B1DHW, sample_bridge(*stage, eta=eta), weights[0])
+        refined = torch.lerp(coarse, sample_bridge(*stage, self.controlnet, coarse, eta=eta), weights[1])
+        fine = torch.lerp(upsample(refined, self.superres.config.upscale), self.superres.upscale(refined), weights[2])
+        return coarse, refined, self.estimator.consistent(fine, evidence.films_BVUV, evidence.present_BV)
 
     def steps_for(self, num_samples: int) -> int:
         """Calls of the U-Net for ``num_samples`` samples, the volume's included."""

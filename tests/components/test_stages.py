@@ -89,6 +89,22 @@ def test_the_expected_error_follows_the_curve_of_as_many_views(
     np.testing.assert_array_equal(calibrated(films[0], num_samples=3).std_DHW, model(films[0], num_samples=3).std_DHW)
 
 
+def test_each_stage_goes_as_far_as_its_weight_for_as_many_views(
+    model: AxonPipeline, films: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    model.save_pretrained(tmp_path)
+    weighed = AxonPipeline.from_pretrained(tmp_path)
+    weighed.register_to_config(stage_weights={"bi": [0.5, 0.0, 0.0]})
+    weighed.save_pretrained(tmp_path)
+    weighed = AxonPipeline.from_pretrained(tmp_path)
+    whole, part = (pipeline(*films, rendered=True) for pipeline in (model, weighed))
+    np.testing.assert_allclose(part.coarse_DHW, (whole.estimate_DHW + whole.coarse_DHW) / 2, atol=0.1)
+    np.testing.assert_array_equal(part.refined_DHW, part.coarse_DHW)
+    interpolated = weighed.consistent(weighed.interpolate_hu(part.refined_DHW), *films)
+    np.testing.assert_allclose(part.volume.hu_DHW, interpolated, atol=1.0)
+    np.testing.assert_array_equal(weighed(films[0]).volume.hu_DHW, model(films[0]).volume.hu_DHW)
+
+
 def test_output_lies_on_the_stated_grid(model: AxonPipeline, films: tuple[np.ndarray, np.ndarray], tiny_config: Config) -> None:
     output = model(*films)
     assert output.volume.hu_DHW.shape == (16, 16, 16) and output.std_DHW is None
@@ -178,6 +194,8 @@ def test_evaluation_covers_every_method_and_view(trained: Path, tiny_config: Con
 
     folders = [trained / name for name in ("bridge", "refiner", "superres", "baselines")]
     headline = evaluate(tiny_config, tiny_dataset, *folders, trained / "evaluation", "bi", {"code_revision": "test"})
+    weights = AxonPipeline.from_pretrained(trained / "evaluation/model").config.stage_weights
+    assert set(weights) == {"mono", "bi"} and all(len(w) == 3 and min(w) >= 0 and max(w) <= 1 for w in weights.values())
     assert headline["internal/bi/axon/psnr"] > 5
     summary = json.loads((trained / "evaluation/metrics.json").read_text())["summary"]["internal"]
     assert set(summary) == {"bi", "mono"} and set(summary["bi"]) == set(summary["mono"]) == set(METHODS)

@@ -16,13 +16,14 @@ from axon.data.cases import Case
 from axon.data.files import whole_folder
 from axon.data.prepared import PreparedDataset
 from axon.errors import AxonError
-from axon.evaluation.calibration import error_curve
+from axon.evaluation.calibration import error_curve, step_share
 from axon.evaluation.pictures import strip, write_hero
 from axon.evaluation.protocols import measure
 from axon.evaluation.report import save
 from axon.evaluation.results import STRIPS, CaseResult, Evaluation, Picture, showcase, strip_name, summary_table
 from axon.geometry.projection import VIEWS, normalise_film, render_both
-from axon.inference import AxonPipeline
+from axon.inference import AxonOutput, AxonPipeline
+from axon.models.superres import downsample
 from axon.models.unet import RegressionUNet
 from axon.pretrained import seal
 from axon.training.steps import load_network
@@ -144,9 +145,11 @@ def reconstruct(pipeline: AxonPipeline, baselines: dict[str, RegressionUNet], ca
 
 
 def calibrate(pipeline: AxonPipeline, cases: list[Case], config: Config) -> None:
-    """Fit the model's ``std_curves`` on held-out cases; without cases, or with one sample, they stay empty."""
+    """Fit the model's ``stage_weights`` and ``std_curves`` on held-out cases; without cases they stay empty."""
     curves, samples = {}, config.evaluation.samples
-    for view in ("mono", "bi") if samples > 1 and cases else ():
+    views: tuple[View, ...] = ("mono", "bi") if cases else ()
+    pipeline.register_to_config(stage_weights={view: stage_weights(pipeline, cases, view, config) for view in views})
+    for view in views:
         spreads, errors = [], []
         for case in cases:
             lateral = case.lateral_HW if view == "bi" else None
@@ -155,6 +158,25 @@ def calibrate(pipeline: AxonPipeline, cases: list[Case], config: Config) -> None
             errors.append((drawn_KDHW.mean(axis=0) - np.clip(case.hu_DHW, *config.model.hu_window)).ravel())
         curves[view] = error_curve(np.concatenate(spreads), np.concatenate(errors))
     pipeline.register_to_config(std_curves=curves)
+
+
+def stage_weights(pipeline: AxonPipeline, cases: list[Case], view: View, config: Config) -> list[float]:
+    """How far each stage should go, one after the other: a later one starts from what the earlier ones leave."""
+    weights: list[float] = []
+
+    def volumes(case: Case, *more: float) -> AxonOutput:
+        pipeline.register_to_config(stage_weights={view: [*weights, *more]})
+        return pipeline(case.frontal_HW, case.lateral_HW if view == "bi" else None, seed=config.seed, rendered=True)
+
+    truths = [np.clip(case.hu_DHW, *config.model.hu_window).astype(np.float32) for case in cases]
+    coarse = [downsample(torch.from_numpy(truth)[None, None], config.grid.upscale)[0, 0].numpy() for truth in truths]
+    drawn = [volumes(case, 1.0, 1.0, 1.0) for case in cases]
+    weights.append(step_share((out.estimate_DHW, out.coarse_DHW, truth) for out, truth in zip(drawn, coarse, strict=True)))
+    drawn = [volumes(case, 1.0, 1.0) for case in cases]
+    weights.append(step_share((out.coarse_DHW, out.refined_DHW, truth) for out, truth in zip(drawn, coarse, strict=True)))
+    ends = [[volumes(case, share).volume.hu_DHW for share in (0.0, 1.0)] for case in cases]
+    weights.append(step_share((before, after, truth) for (before, after), truth in zip(ends, truths, strict=True)))
+    return weights
 
 
 def reproject(hu_DHW: np.ndarray, config: Config) -> np.ndarray:

@@ -200,7 +200,7 @@ def memory(given: argparse.Namespace) -> None:
         row: dict[str, Any] = {"coarse_size": size}
         try:
             stage = bridge_stage(Setting(str(given.work / f"size-{size}.yaml"), 0, given.repeats, ""))
-            seconds, _ = timed_fit(stage, given.repeats, channels_last=torch.cuda.is_available())
+            seconds, _ = timed_fit(stage, given.repeats)
             row |= {"seconds": statistics.median(seconds), "peak_memory_gib": peak_memory_gib(device())}
         except AxonError as error:
             if error.code != "OUT_OF_MEMORY":

@@ -56,8 +56,7 @@ def bridge_stage(setting: Setting) -> Any:
 def step_axon(setting: Setting) -> Result:
     import torch
 
-    cuda = torch.cuda.is_available()
-    return timed_fit(bridge_stage(setting), setting.repeats, channels_last=cuda, compile=cuda)
+    return timed_fit(bridge_stage(setting), setting.repeats, compile=torch.cuda.is_available())
 
 
 def timed_fit(stage: Any, repeats: int, **options: Any) -> Result:

@@ -148,7 +148,7 @@ class StageConfig:
         log_every: Steps between logged losses.
         accumulate: Parts in which a batch is passed through the network, one after the other; must divide ``batch_size``. The result is
             that of the whole batch but for rounding, the memory that of one part.
-        channels_last: Keep the weights channels last in memory, which suits the tensor cores of a GPU.
+        channels_last: Keep the weights channels last in memory, which suits the convolutions of a CPU and the tensor cores of a GPU.
         compile: Compile the network with torch.compile: minutes at the start for faster steps on a GPU.
     """
 
@@ -160,7 +160,7 @@ class StageConfig:
     checkpoint_every: int = 20
     log_every: int = 10
     accumulate: int = 1
-    channels_last: bool = False
+    channels_last: bool = True
     compile: bool = False
 
 

@@ -195,6 +195,8 @@ def test_evaluation_covers_every_method_and_view(trained: Path, tiny_config: Con
     folders = [trained / name for name in ("bridge", "refiner", "superres", "baselines")]
     headline = evaluate(tiny_config, tiny_dataset, *folders, trained / "evaluation", "bi", {"code_revision": "test"})
     weights = AxonPipeline.from_pretrained(trained / "evaluation/model").config.stage_weights
+    # The model is published: it must not say where it was trained.
+    assert not [file for file in (trained / "evaluation/model").rglob("*.json") if str(trained.parent) in file.read_text()]
     assert set(weights) == {"mono", "bi"} and all(len(w) == 3 and min(w) >= 0 and max(w) <= 1 for w in weights.values())
     assert headline["internal/bi/axon/psnr"] > 5
     summary = json.loads((trained / "evaluation/metrics.json").read_text())["summary"]["internal"]

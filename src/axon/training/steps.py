@@ -167,6 +167,8 @@ def load_bridge(folder: Path, device: torch.device) -> tuple[FilmEstimator, Brid
 def load_network(kind: type[Network], folder: Path) -> Network:
     """A network that `save_pretrained` wrote, in evaluation mode on the CPU; safetensors only."""
     network = kind.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)  # type: ignore[attr-defined]
+    # diffusers notes the folder, and would write this machine's path into every model made from it.
+    network.register_to_config(_name_or_path="")
     return network.eval()
 
 

@@ -59,7 +59,7 @@ def make_consistent(
         frontal, lateral = (back_project(films[:, n : n + 1], size, extent_mm, xray, view) for n, view in enumerate(VIEWS))
         return frontal + lateral
 
-    # In bfloat16, a network's precision on a GPU, the iterations would not converge.
+    # A network's precision on a GPU, bfloat16, is not enough to solve for a correction.
     with torch.no_grad(), torch.autocast(volume_B1DHW.device.type, enabled=False):
         lines = render(attenuation((volume_B1DHW + 1) / 2 * (high - low) + low))
         # Equations weighed with w have the noise of the films divided by w.

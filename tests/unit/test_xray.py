@@ -196,10 +196,17 @@ def test_pictures(tmp_path: Path) -> None:
         Image.fromarray(array).save(tmp_path / "x.png")
         with pytest.raises(AxonError, match=code):
             read_xray(tmp_path / "x.png")
-    content = (tmp_path / "a.png").read_bytes()
-    for name, start in (("cut", content[:300]), ("empty", b""), ("text", b"no film\n" * 99)):
-        (tmp_path / name).write_bytes(start)
-        with pytest.raises(AxonError, match="XRAY_UNREADABLE"):
+    (tmp_path / "cut").write_bytes((tmp_path / "a.png").read_bytes()[:300])
+    with pytest.raises(AxonError, match="XRAY_UNREADABLE"):
+        read_xray(tmp_path / "cut")
+
+
+def test_a_file_of_another_format_is_refused_with_the_formats_that_are_read(tmp_path: Path) -> None:
+    Image.fromarray((255 * chest_like()).astype(np.uint8)).save(tmp_path / "film.webp")
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "text").write_bytes(b"no film\n" * 99)
+    for name in ("film.webp", "empty", "text"):
+        with pytest.raises(AxonError, match=r"XRAY_UNREADABLE.*neither DICOM nor PNG nor JPEG"):
             read_xray(tmp_path / name)
 
 

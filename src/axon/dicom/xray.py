@@ -79,9 +79,10 @@ def read_xray(path: Path) -> Xray:
     """
     with guarded("XRAY", "the film"):
         with path.open("rb") as file:
-            start = file.read(8)
-        if start == b"\x89PNG\r\n\x1a\n" or start[:3] == b"\xff\xd8\xff":
+            start = file.read(132)
+        if start[:8] == b"\x89PNG\r\n\x1a\n" or start[:3] == b"\xff\xd8\xff":
             return _read_picture(path)
+        require(start[128:] == b"DICM", "XRAY_UNREADABLE", "the file is neither DICOM nor PNG nor JPEG", "export the film as one of these")
         return _read_dicom(path)
 
 

@@ -23,8 +23,8 @@ import yaml
 
 from axon import DISCLAIMER
 from axon.config import Config
+from axon.data.files import write_whole
 from axon.errors import one_line_errors
-from axon.evaluation.results import write_whole
 from benchmarks.quality import Run, markdown, page_head, run_of, run_parser
 
 Overrides = dict[str, Any]

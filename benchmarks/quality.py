@@ -31,9 +31,9 @@ from typing import Literal
 
 from axon import DISCLAIMER
 from axon.config import Config
-from axon.data.files import write_json
+from axon.data.files import write_json, write_whole
 from axon.errors import AxonError, one_line_errors
-from axon.evaluation.results import BASELINES, FINAL, METHODS, PRIMARY_METRICS, CaseResult, Evaluation, write_whole
+from axon.evaluation.results import BASELINES, FINAL, METHODS, PRIMARY_METRICS, CaseResult, Evaluation
 from axon.evaluation.statistics import Summary, paired_difference
 
 COLUMNS = {

@@ -24,11 +24,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from axon.config import Config
-from axon.data.files import whole_folder
+from axon.data.files import whole_folder, write_whole
 from axon.data.prepared import PreparedDataset
 from axon.errors import one_line_errors
 from axon.evaluation.protocols import axon as protocol
-from axon.evaluation.results import write_whole
 from axon.models.estimator import Evidence, FilmEstimator
 from axon.models.sampling import sample_bridge
 from axon.models.superres import upsample

@@ -19,6 +19,7 @@ from typing import Any
 from axon import DISCLAIMER
 from axon.alert import ALERT_URL, check_url
 from axon.config import Config
+from axon.data.files import write_whole
 from axon.errors import AxonError
 from axon.gpu import require_gpu
 from axon.probes import check_dvc_remote, check_mlflow_artifacts
@@ -126,7 +127,7 @@ def preflight(
     with _collected(problems):
         check_url(os.environ.get(ALERT_URL, ""))
     raise_all(problems)
-    _write(out_config, config.to_yaml())
+    write_whole(out_config, config.to_yaml().encode())
     gpus = config.training.processes if config.training.nodes == 1 else 0
     code = tracking.code_revision()
     key = work_key(code, data, config, views, promote)
@@ -256,13 +257,6 @@ def _collected(problems: list[AxonError]) -> Iterator[None]:
         yield
     except AxonError as problem:
         problems.append(problem)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
 
 
 def _flat(tree: dict[str, Any], where: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from axon.data import dataset
 from axon.data.cases import Case
 from axon.data.dataset import COLUMNS, average_to_2p5_mm, write_case, write_nifti
 from axon.data.fetch import fetch
-from axon.data.files import sha256_file, whole_folder, write_csv, write_json
+from axon.data.files import sha256_file, whole_file, whole_folder, write_csv, write_json
 from axon.data.ingest import ingest, list_studies, locate_body, prepare
 from axon.data.phantoms import make_phantom
 from axon.errors import AxonError
@@ -66,6 +66,18 @@ def test_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         with whole_folder(tmp_path / "out") as part:
             (part / text).write_text(text)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["two"]
+
+
+def test_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "x.json"
+    for before in ([], [path]):
+        with pytest.raises(RuntimeError), whole_file(path) as part:
+            part.write_text("half")
+            raise RuntimeError
+        assert list(path.parent.iterdir()) == before
+        with whole_file(path) as part:
+            part.write_text("whole")
+        assert path.read_text() == "whole" and list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("held", ["file", "foreign", "dataset", "note", "splits"])

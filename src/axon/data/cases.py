@@ -11,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from axon.data.files import write_whole
 from axon.errors import AxonError
 
 _FILMS = ("film_frontal", "film_lateral")
@@ -62,7 +63,6 @@ class Case:
     def save(self, folder: Path) -> Path:
         """Write ``folder/<case_id>.safetensors``; it appears whole or not at all."""
         path = folder / f"{self.case_id}.safetensors"
-        part = path.with_suffix(".part")
         tensors = {
             "hu": self.hu_DHW.astype(np.int16),
             "affine": self.affine.astype(np.float64),
@@ -75,8 +75,7 @@ class Case:
                 tensors[name] = film.image_HW.astype(np.float32)
                 facts[name] = {"pixel_spacing_mm": film.pixel_spacing_mm, "confidence": film.confidence}
         # Not safetensors' own save_file, which says in words alone that a disk is full.
-        part.write_bytes(save(tensors, metadata={"axon": json.dumps(facts, sort_keys=True)}))
-        part.replace(path)
+        write_whole(path, save(tensors, metadata={"axon": json.dumps(facts, sort_keys=True)}))
         return path
 
     @classmethod

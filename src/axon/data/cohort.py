@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from axon import DISCLAIMER
-from axon.data.files import write_json
+from axon.data.files import whole_file, write_json
 from axon.errors import AxonError
 
 if TYPE_CHECKING:
@@ -120,10 +120,8 @@ class Cohort:
         """Write one JSON file; equal cohorts are equal bytes, and the file appears whole or not at all. Raises AxonError ``OUT_EXISTS``."""
         if path.is_dir():
             raise AxonError("OUT_EXISTS", f"{path} is a folder", "name a file, such as cohort.json")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        write_json(part, {"series": [dataclasses.asdict(s) for s in self.series], "summary": self.summary, "version": 1})
-        part.replace(path)
+        with whole_file(path) as part:
+            write_json(part, {"series": [dataclasses.asdict(s) for s in self.series], "summary": self.summary, "version": 1})
 
     @classmethod
     def load(cls, path: Path) -> Cohort:

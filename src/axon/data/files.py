@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, and checksums of files."""
+"""Files and folders that appear whole or not at all, and checksums of files."""
 
 from __future__ import annotations
 
@@ -36,6 +36,24 @@ def whole_folder(out: Path) -> Iterator[Path]:
         part.replace(out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary sibling to write into; it takes the place of ``path`` when the block ends without an error. Makes missing folders."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all."""
+    with whole_file(path) as part:
+        part.write_bytes(content)
 
 
 def refuse_unwritable(out: Path) -> Path:

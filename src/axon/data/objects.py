@@ -32,7 +32,7 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as NoConnectionError
 from tqdm import tqdm
 
-from axon.data.files import sha256_file
+from axon.data.files import sha256_file, whole_file
 from axon.errors import AxonError
 
 Verified = Literal["etag", "size"]
@@ -272,10 +272,8 @@ def _fetch(client: Any, one: S3Object, journal: Journal, stop: threading.Event, 
 def _fetch_once(client: Any, one: S3Object, out: Path, stop: threading.Event) -> Entry:
     """Stream to a hidden sibling, verify it, bring it to the disk, then give it its name."""
     path = out / one.path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
     md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
-    try:
+    with whole_file(path) as part:
         answer = client.get_object(Bucket=one.bucket, Key=one.key)
         with part.open("wb") as file:
             for chunk in answer["Body"].iter_chunks(_CHUNK):
@@ -291,9 +289,6 @@ def _fetch_once(client: Any, one: S3Object, out: Path, stop: threading.Event) ->
             raise _DamagedError(f"{size} bytes in place of {one.size}")
         plain = answer.get("ServerSideEncryption", "AES256") == "AES256"
         verified = _verify(part, one.etag, md5.hexdigest()) if plain else "size"
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
     return Entry(one.path, size, one.etag, sha256.hexdigest(), verified)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from axon import DISCLAIMER
+from axon.data.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -158,9 +159,8 @@ def write_hero(path: Path, picture: Picture) -> None:
         bar = figure.colorbar(mapped, cax=figure.add_axes((0.954, 0.07, 0.007, 0.85)), ticks=[-HERO_ERROR_HU, 0, HERO_ERROR_HU])
         bar.ax.set_yticklabels([f"−{HERO_ERROR_HU}", "0 HU", f"+{HERO_ERROR_HU}"])
         figure.text(0.004, 0.02, DISCLAIMER, fontsize=9, color="#444444")
-        part = path.with_name(path.name + ".part")
-        figure.savefig(part, format="png", dpi=120, metadata={"Software": None})
-    part.replace(path)
+        with whole_file(path) as part:
+            figure.savefig(part, format="png", dpi=120, metadata={"Software": None})
 
 
 def _show(axes: Axes, image: np.ndarray, low: float, high: float, colours: str, label: str) -> AxesImage:

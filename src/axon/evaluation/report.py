@@ -13,6 +13,7 @@ import numpy as np
 from markupsafe import Markup
 
 from axon import DISCLAIMER
+from axon.data.files import write_whole
 from axon.errors import AxonError
 from axon.evaluation import pictures as show
 from axon.evaluation.protocols import PROTOCOL_VERSION, PROTOCOLS
@@ -27,7 +28,6 @@ from axon.evaluation.results import (
     direction,
     refuse_not_finite,
     showcase,
-    write_whole,
 )
 from axon.evaluation.statistics import Summary
 

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -243,13 +242,6 @@ def summary_table(evaluation: Evaluation) -> str:
 def strip_name(set_name: str, case_id: str) -> str:
     """File of a case's small picture within an evaluation folder: a digest, as a case id may hold what a path may not."""
     return f"{STRIPS}/{sha256(repr((set_name, case_id)).encode()).hexdigest()[:16]}.webp"
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)
 
 
 def _improvement_line(evaluation: Evaluation, set_name: str, view: str, method: str) -> str:

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from axon.config import Config
+from axon.data.files import write_whole
 from axon.errors import AxonError
 from axon.registry.tracking import client, without_credentials
 
@@ -52,10 +53,7 @@ class Decision:
 
     def save(self, path: Path) -> None:
         """Write as JSON; the file appears whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        part.replace(path)
+        write_whole(path, json.dumps(asdict(self), indent=2).encode() + b"\n")
 
     @classmethod
     def load(cls, path: Path) -> Decision:

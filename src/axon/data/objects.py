@@ -83,8 +83,16 @@ class Entry:
     verified: Verified
 
 
+_ALONE = ("S3_MISSING", "S3_DAMAGED")
+"""What costs one object and no other."""
+
+
 class _DamagedError(Exception):
     """The bytes that came are not the object's."""
+
+
+class _StoppedError(Exception):
+    """Another object's failure, which its own thread reports, has ended the download."""
 
 
 class Journal:
@@ -195,8 +203,10 @@ def download(
                 try:
                     bar.update(future.result().size)
                     fetched += 1
+                except _StoppedError:
+                    pass
                 except AxonError as error:
-                    if error.code not in ("S3_MISSING", "S3_DAMAGED"):
+                    if error.code not in _ALONE:
                         raise
                     failed.append(error)
 
@@ -264,8 +274,14 @@ def _lasting(error: ClientError, what: str) -> AxonError | None:
 
 
 def _fetch(client: Any, one: S3Object, journal: Journal, stop: threading.Event, attempts: int) -> Entry:
-    entry = retry(lambda: _fetch_once(client, one, journal.folder, stop), f"s3://{one.bucket}/{one.key}", attempts, stop)
-    journal.add(entry)
+    try:
+        entry = retry(lambda: _fetch_once(client, one, journal.folder, stop), f"s3://{one.bucket}/{one.key}", attempts, stop)
+        journal.add(entry)
+    except Exception as error:
+        # Here and not where the result is collected: by then this thread may be done with the next object.
+        if not (isinstance(error, AxonError) and error.code in _ALONE):
+            stop.set()
+        raise
     return entry
 
 
@@ -273,12 +289,14 @@ def _fetch_once(client: Any, one: S3Object, out: Path, stop: threading.Event) ->
     """Stream to a hidden sibling, verify it, bring it to the disk, then give it its name."""
     path = out / one.path
     md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
+    if stop.is_set():
+        raise _StoppedError
     with whole_file(path) as part:
         answer = client.get_object(Bucket=one.bucket, Key=one.key)
         with part.open("wb") as file:
             for chunk in answer["Body"].iter_chunks(_CHUNK):
                 if stop.is_set():
-                    raise InterruptedError("stopped, as another download failed")
+                    raise _StoppedError
                 md5.update(chunk)
                 sha256.update(chunk)
                 size += len(chunk)

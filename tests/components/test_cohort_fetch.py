@@ -165,6 +165,32 @@ def test_a_fault_that_stays_ends_with_its_code(
     assert (tmp_path / "out" / two.path).exists() == (code == "S3_DAMAGED")
 
 
+def test_the_failure_that_ends_a_download_is_the_one_that_is_told(
+    server: S3Server, tmp_path: Path, buckets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not that another object was waiting to be tried again."""
+    waiting, fatal = (some(buckets, n) for n in (0, 1))
+
+    def full(journal: Journal, entry: Entry) -> None:
+        time.sleep(0.5)  # until the other one waits
+        raise AxonError("DISK_FULL", "no space left", "free some")
+
+    def waiting_first(futures: set[Future[Entry]]) -> list[Future[Entry]]:
+        done = list(as_completed(futures))
+        return sorted(done, key=lambda future: "DISK_FULL" in str(future.exception()))
+
+    monkeypatch.setattr(objects.random, "uniform", lambda least, most: 60.0)
+    monkeypatch.setattr(Journal, "add", full)
+    monkeypatch.setattr(objects, "as_completed", waiting_first)
+    with (
+        faulty_proxy(server.endpoint, lambda r: "503" if r.path.endswith(waiting.key) else "") as proxy,
+        Journal.open(tmp_path / "out") as journal,
+        pytest.raises(AxonError) as ended,
+    ):
+        download([waiting, fatal], journal, connect(proxy.endpoint), workers=2, attempts=3)
+    assert ended.value.code == "DISK_FULL"
+
+
 def some(buckets: Path, n: int) -> S3Object:
     path = sorted((buckets / "idc-open-data" / CT_UUID).iterdir())[n]
     etag = hashlib.md5(path.read_bytes()).hexdigest()

@@ -254,7 +254,7 @@ def retry(action: Callable[[], T], what: str, attempts: int = ATTEMPTS, stop: th
             pause = random.uniform(0, min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**attempt))
             _log.debug("%s: %s; again in %.1f s", what, last, pause)
             if stop.wait(pause):
-                break
+                raise _StoppedError
     if isinstance(last, _DamagedError | FlexibleChecksumError):
         raise AxonError("S3_DAMAGED", f"{what} came damaged {attempts} times: {last}", "run it again; else the source is damaged") from last
     fix = "check the endpoint and the network and run it again: it goes on where it was"

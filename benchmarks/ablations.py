@@ -1,13 +1,14 @@
 """What each part of stage 1 is worth, on one dataset and one budget.
 
 Examples:
-    Every ablation, or two of them, into OUT/ablations.md (the same command again goes on where it stopped, and repeats nothing):
-        python -m benchmarks.ablations --data FOLDER
-        python -m benchmarks.ablations endpoint sample_steps --data FOLDER
+    Every ablation, or two of them, into OUT/ablations.md (the same command again goes on where it stopped, and repeats
+        nothing): python -m benchmarks.ablations --data FOLDER python -m benchmarks.ablations endpoint sample_steps
+        --data FOLDER
 
-Trains the estimator and the bridge alone, with --budget times the configured steps, and measures stage 1 on its own, interpolated to the
-fine grid. Ablations of sampling train nothing: they take the stage 1 of `benchmarks.quality`, which lies in the same OUT. What the refiner
-should be built on is the question of `benchmarks.refiner_base`.
+Trains the estimator and the bridge alone, with --budget times the configured steps, and measures stage 1 on its own,
+interpolated to the
+fine grid. Ablations of sampling train nothing: they take the stage 1 of `benchmarks.quality`, which lies in the same
+OUT. What the refiner should be built on is the question of `benchmarks.refiner_base`.
 """
 
 from __future__ import annotations
@@ -61,18 +62,26 @@ ABLATIONS: dict[str, Ablation] = {
     "endpoint": _vary("where the bridge starts", "bridge", "endpoint", "back_projection", "calibrated", "learned"),
     "physics": _vary("iterations of data consistency, trained and sampled with", "physics", "iterations", 0, 4),
     "max_var": _vary("variance of the bridge", "bridge", "max_var", 1.0, 0.2, 0.05, 0.01, after_estimator=True),
-    "objective": _vary("what the bridge predicts", "bridge", "objective", "grad", "noise", "ysubx", after_estimator=True),
+    "objective": _vary(
+        "what the bridge predicts", "bridge", "objective", "grad", "noise", "ysubx", after_estimator=True
+    ),
     "view_dropout": _vary("share of training samples that lose a view", "data", "view_dropout", 0.0, 0.3),
     "augmentation": Ablation("augmentation of anatomy and films", {"on": {}, "off": {"data": _NO_AUGMENTATION}}),
     "mirror": _vary("share of training samples that are mirrored left to right", "data", "mirror", 0.0, 0.5),
     "film_gamma": _vary("random gamma of the training films", "data", "film_gamma", 0.0, 0.3),
     "clinical_look": _vary("share of the training films with a clinic's look", "data", "clinical_look", 0.0, 0.5),
     "volume_steps": _vary("steps of one volume without noise", "bridge", "volume_steps", 2, 3, 4, 8, 20, trains=False),
-    "sample_steps": _vary("steps of one sample with noise", "bridge", "sample_steps", 2, 3, 4, 8, 20, trains=False, samples=1),
+    "sample_steps": _vary(
+        "steps of one sample with noise", "bridge", "sample_steps", 2, 3, 4, 8, 20, trains=False, samples=1
+    ),
     "eta": _vary("noise of one sample", "bridge", "eta", 0.0, 0.5, 1.0, trains=False, samples=1),
     # Not a key of the configuration: how many samples are drawn and averaged.
-    "samples": Ablation("samples whose mean is taken; 0: the volume without noise", {"0": {}, "1": {}, "4": {}, "8": {}}, trains=False),
-    "sampling_physics": _vary("iterations of data consistency in each sampling step only", "physics", "iterations", 0, 4, trains=False),
+    "samples": Ablation(
+        "samples whose mean is taken; 0: the volume without noise", {"0": {}, "1": {}, "4": {}, "8": {}}, trains=False
+    ),
+    "sampling_physics": _vary(
+        "iterations of data consistency in each sampling step only", "physics", "iterations", 0, 4, trains=False
+    ),
 }
 
 
@@ -85,7 +94,9 @@ def overridden(config: Config, overrides: Overrides) -> Config:
 
 
 def budgeted(config: Config, share: float) -> Config:
-    """The configuration with ``share`` of the steps of stage 1; a bridge without an estimator takes the estimator's steps too."""
+    """The configuration with ``share`` of the steps of stage 1; a bridge without an estimator takes the estimator's
+    steps too.
+    """
     training = config.training
     estimator, bridge = (max(1, round(share * stage.steps)) for stage in (training.estimator, training.bridge))
     if config.bridge.endpoint != "learned":
@@ -93,16 +104,19 @@ def budgeted(config: Config, share: float) -> Config:
     return replace(
         config,
         training=replace(
-            training, estimator=replace(training.estimator, steps=estimator), bridge=replace(training.bridge, steps=bridge)
+            training,
+            estimator=replace(training.estimator, steps=estimator),
+            bridge=replace(training.bridge, steps=bridge),
         ),
-    )  # fmt: skip
+    )
 
 
 def ablate(run: Run, names: list[str], budget: float) -> Path:
     """Train and measure stage 1 for each row of the named ablations; writes ``OUT/ablations.md`` after each row.
 
     Returns:
-        Path: ``OUT/ablations.md``, which holds every ablation that has been measured with this configuration, dataset and code.
+        Path: ``OUT/ablations.md``, which holds every ablation that has been measured with this configuration, dataset
+            and code.
     """
     for name in names:
         for value in ABLATIONS[name].rows:
@@ -155,7 +169,8 @@ def measure_stage_one(config: Config, dataset: Path, stage: Path, samples: int) 
         samples: Samples with noise whose mean is measured; 0 draws one volume without.
 
     Returns:
-        dict: ``sets``: mean PSNR and SSIM of protocol axon by ``"set, view"``; ``seconds``: mean for a volume (of all its samples).
+        dict: ``sets``: mean PSNR and SSIM of protocol axon by ``"set, view"``; ``seconds``: mean for a volume (of all
+            its samples).
     """
     import torch
 
@@ -170,7 +185,9 @@ def measure_stage_one(config: Config, dataset: Path, stage: Path, samples: int) 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     estimator, unet, _ = load_bridge(stage, device)
     bridge, window = config.bridge, config.model.hu_window
-    scheduler = BrownianBridgeScheduler(bridge.train_timesteps, max_var=bridge.max_var, objective=bridge.objective, eta=bridge.eta)
+    scheduler = BrownianBridgeScheduler(
+        bridge.train_timesteps, max_var=bridge.max_var, objective=bridge.objective, eta=bridge.eta
+    )
     guide = copy.deepcopy(estimator)  # Corrects the sampling steps; the evidence stays what the network was trained on.
     guide.register_to_config(physics=asdict(config.physics))
     data, seconds, count = PreparedDataset(dataset), [], max(1, samples)
@@ -184,13 +201,17 @@ def measure_stage_one(config: Config, dataset: Path, stage: Path, samples: int) 
                 batch = sampler.batch([(index, "")])
                 began = time.perf_counter()
                 with torch.no_grad():
-                    evidence = estimator(batch.films_BVUV, torch.tensor([[1.0, float(view == "bi")]], device=device)).expand(count)
+                    evidence = estimator(
+                        batch.films_BVUV, torch.tensor([[1.0, float(view == "bi")]], device=device)
+                    ).expand(count)
                 generators = [torch.Generator().manual_seed(config.seed + k) for k in range(count)]
                 volume = sample_bridge(scheduler, unet, guide, evidence, steps, generators, eta=eta)
                 fine = upsample(volume, config.grid.upscale).clamp(-1, 1).mean(dim=0)[0].cpu()
                 seconds.append(time.perf_counter() - began)
                 measured.append(protocol(denormalise_hu(fine, window), torch.from_numpy(case.hu_DHW).float(), window))
-            sets[f"{name}, {view}"] = {metric: sum(row[metric] for row in measured) / len(measured) for metric in ("psnr", "ssim")}
+            sets[f"{name}, {view}"] = {
+                metric: sum(row[metric] for row in measured) / len(measured) for metric in ("psnr", "ssim")
+            }
     return {"sets": sets, "seconds": sum(seconds) / len(seconds)}
 
 
@@ -198,8 +219,10 @@ def ablations_text(run: Run, budget: float) -> str:
     """The contents of ``ablations.md``: a table for each ablation that has rows."""
     parts = [
         page_head("Ablations of stage 1"),
-        f"Configuration {run.config.name}. PSNR [dB] / SSIM of protocol axon, mean over cases, one volume of stage 1 interpolated to the "
-        f"fine grid. Trained rows: {budget:g} of the configured steps of estimator and bridge. Other rows sample the model of the full "
+        f"Configuration {run.config.name}. PSNR [dB] / SSIM of protocol axon, mean over cases, one volume of stage 1 "
+        "interpolated to the "
+        f"fine grid. Trained rows: {budget:g} of the configured steps of estimator and bridge. Other rows sample the "
+        "model of the full "
         "steps. s: seconds for a volume, all its samples together.",
     ]
     for name, ablation in ABLATIONS.items():
@@ -208,7 +231,11 @@ def ablations_text(run: Run, budget: float) -> str:
         if measured:
             sets = list(next(iter(measured.values()))["sets"])
             rows = [
-                [value, *(f"{row['sets'][key]['psnr']:.2f} / {row['sets'][key]['ssim']:.3f}" for key in sets), f"{row['seconds']:.2f}"]
+                [
+                    value,
+                    *(f"{row['sets'][key]['psnr']:.2f} / {row['sets'][key]['ssim']:.3f}" for key in sets),
+                    f"{row['seconds']:.2f}",
+                ]
                 for value, row in measured.items()
             ]
             kind = "trained" if ablation.trains else "sampled"
@@ -220,7 +247,9 @@ def main(arguments: list[str] | None = None) -> None:
     listed = "\n".join(f"  {name:17} {', '.join(row.rows)}: {row.about}" for name, row in ABLATIONS.items())
     parser = run_parser("ablations", __doc__, epilog=f"ablations:\n{listed}\n\n{DISCLAIMER}")
     parser.add_argument("names", nargs="*", metavar="NAME", help="ablations (default: all)")
-    parser.add_argument("--budget", type=float, default=0.5, help="share of the steps for trained ablations (default: %(default)s)")
+    parser.add_argument(
+        "--budget", type=float, default=0.5, help="share of the steps for trained ablations (default: %(default)s)"
+    )
     given = parser.parse_args(arguments)
     if unknown := set(given.names) - set(ABLATIONS):
         parser.error(f"unknown ablation {', '.join(sorted(unknown))}; known: {', '.join(ABLATIONS)}")

@@ -1,8 +1,9 @@
 """What a clinic's chain costs: films rendered from held-out CTs, made to look like clinical ones, against those CTs.
 
-Real films come without a CT of the same moment, so that this is the nearest that can be measured. Each film is rendered with four times
-the detector's pixels, collimated at random, given another look-up table, and in the second look its local contrast is evened out (CLAHE of
-scikit-image, which no training film passed). Each is reconstructed twice: every grey value believed, and trusted as a clinic's film is.
+Real films come without a CT of the same moment, so that this is the nearest that can be measured. Each film is rendered
+with four times the detector's pixels, collimated at random, given another look-up table, and in the second look its
+local contrast is evened out (CLAHE of scikit-image, which no training film passed). Each is reconstructed twice: every
+grey value believed, and trusted as a clinic's film is.
 
 Examples:
     python -m benchmarks.clinical_films --dataset runs/quality/data-*/dataset                 the model of the package
@@ -37,7 +38,9 @@ FIELD_MM = (340.0, 430.0)
 """Side of the collimated field on the detector, which has 448 mm by default."""
 
 
-def clinical(case: Case, look: str, extent_mm: float, xray: XrayConfig, generator: np.random.Generator) -> list[np.ndarray]:
+def clinical(
+    case: Case, look: str, extent_mm: float, xray: XrayConfig, generator: np.random.Generator
+) -> list[np.ndarray]:
     """Both films of a case on the detector's grid, shape (U, V), with a look of `LOOKS`."""
     if look == LOOKS[0]:
         return [case.frontal_HW, case.lateral_HW]
@@ -76,7 +79,9 @@ def measure(pipeline: AxonPipeline, cases: list[Case], look: str, rendered: bool
 
 def main(argv: list[str] | None = None) -> int:
     about, layout = (__doc__ or "").split("\n\n", 1)
-    parser = argparse.ArgumentParser(description=about, epilog=layout, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=about, epilog=layout, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dataset", type=Path, required=True, help="a prepared dataset; its test sets are measured")
     parser.add_argument("--model", help="folder or models:/ URI (default: the package's)")
     parser.add_argument("--tracking-uri")
@@ -86,7 +91,11 @@ def main(argv: list[str] | None = None) -> int:
         model, data = pretrained.load(arguments.model, arguments.tracking_uri), PreparedDataset(arguments.dataset)
         cases = [case for name in sorted(data.sets) if name not in NO_TEST for case in data.load(name)]
         if not cases:
-            raise AxonError("NO_TEST_CASES", f"{arguments.dataset} has no test set", "name one in data.named_sets and prepare it again")
+            raise AxonError(
+                "NO_TEST_CASES",
+                f"{arguments.dataset} has no test set",
+                "name one in data.named_sets and prepare it again",
+            )
         rows = []
         for look in LOOKS:
             for handling, rendered in (("every grey value believed", True), ("trusted as a clinic's film", False)):

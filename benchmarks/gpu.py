@@ -10,10 +10,11 @@ Examples:
     Everything at a tiny size on a CPU, to see that it runs:
         python benchmarks/gpu.py run --dry-run --pack PACK --out OUT
 
-Pieces, in this order: `memory`, a training step of stage 1 at several volume sizes, batch 1; `flops`, the share of the GPU's peak that
-the configured step reaches; `speed`, sections of benchmarks.speed; `quality`, benchmarks.quality with --budget times the configured steps,
-which is stopped when the time is over, with its state saved. Python 3.11 or 3.12 with torch and what torch-based images hold beside it
-(numpy, scipy, pillow, safetensors, huggingface_hub) must be there; the pack brings the rest for Python 3.12.
+Pieces, in this order: `memory`, a training step of stage 1 at several volume sizes, batch 1; `flops`, the share of the
+GPU's peak that the configured step reaches; `speed`, sections of benchmarks.speed; `quality`, benchmarks.quality with
+--budget times the configured steps, which is stopped when the time is over, with its state saved. Python 3.11 or 3.12
+with torch and what torch-based images hold beside it (numpy, scipy, pillow, safetensors, huggingface_hub) must be
+there; the pack brings the rest for Python 3.12.
 """
 
 from __future__ import annotations
@@ -36,11 +37,14 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 WHEELS = {
-    "monai": "monai", "diffusers": "diffusers", "einops": "einops", "importlib_metadata": "importlib-metadata", "zipp": "zipp",
-    "matplotlib": "matplotlib", "contourpy": "contourpy", "kiwisolver": "kiwisolver", "fontTools": "fonttools", "cycler": "cycler",
-    "dateutil": "python-dateutil", "six": "six", "pyparsing": "pyparsing",
+    "monai": "monai", "diffusers": "diffusers", "einops": "einops", "importlib_metadata": "importlib-metadata",
+    "zipp": "zipp", "matplotlib": "matplotlib", "contourpy": "contourpy", "kiwisolver": "kiwisolver",
+    "fontTools": "fonttools",
+    "cycler": "cycler", "dateutil": "python-dateutil", "six": "six", "pyparsing": "pyparsing",
 }  # fmt: skip
-"""What training and evaluation import and a torch image may lack: distributions by the module that tells whether they are there."""
+"""What training and evaluation import and a torch image may lack: distributions by the module that tells whether they
+are there.
+"""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "any")
 MAX_PACK_BYTES = 60 * 10**6
 PIECES = ("memory", "flops", "speed", "quality")
@@ -74,9 +78,21 @@ def pack(dataset: Path, folder: Path, wheels: Sequence[str]) -> int:
     with whole_folder(folder) as part:
         (part / "wheels").mkdir()
         platforms = [text for name in PLATFORMS for text in ("--platform", name)]
-        command = ["pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--python-version", "3.12", *platforms]
+        command = [
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--python-version",
+            "3.12",
+            *platforms,
+        ]
         names = [f"{name}=={pins[name]}" for name in wheels]
-        if names and subprocess.run([sys.executable, "-m", *command, "--dest", str(part / "wheels"), *names]).returncode:
+        if (
+            names
+            and subprocess.run([sys.executable, "-m", *command, "--dest", str(part / "wheels"), *names]).returncode
+        ):
             raise AxonError("PACK_WHEELS", "pip could not download the wheels", "read its messages above")
         # Noise compresses badly, so that the CTs are most of the pack; xz is worth its time here.
         with lzma.open(part / "dataset.tar.xz", "wb", preset=6) as xz, tarfile.open(fileobj=xz, mode="w") as archive:
@@ -136,7 +152,9 @@ def run_piece(command: Sequence[str], seconds: float, env: dict[str, str]) -> st
 
 
 def run(given: argparse.Namespace) -> int:
-    """Run the pieces that are not finished for as long as there is time, then write what there is to ``OUT``; 1 where a piece failed."""
+    """Run the pieces that are not finished for as long as there is time, then write what there is to ``OUT``; 1 where a
+    piece failed.
+    """
     end, states = time.monotonic() + given.seconds, {}
     work: Path = given.work
     unpack(given.pack, work)
@@ -172,14 +190,20 @@ def _command(piece: str, given: argparse.Namespace) -> list[str]:
     itself = ["benchmarks.gpu", piece, "--config", config, "--work", str(work), "--repeats", str(given.repeats)]
     if piece == "memory":
         return [*itself, "--sizes", "8,16" if given.dry_run else ",".join(map(str, SIZES))]
-    return [*itself, "--peak-tflops", str(given.peak_tflops)] if piece == "flops" else [*itself, "--budget", str(given.budget)]
+    return (
+        [*itself, "--peak-tflops", str(given.peak_tflops)]
+        if piece == "flops"
+        else [*itself, "--budget", str(given.budget)]
+    )
 
 
 # The pieces, each in a process of its own, with the pack's packages.
 
 
 def memory(given: argparse.Namespace) -> None:
-    """A training step of stage 1 at several sizes, batch 1, not compiled: seconds, peak memory, or that it does not fit."""
+    """A training step of stage 1 at several sizes, batch 1, not compiled: seconds, peak memory, or that it does not
+    fit.
+    """
     import torch
 
     from axon.config import Config
@@ -212,10 +236,11 @@ def memory(given: argparse.Namespace) -> None:
 
 
 def flops(given: argparse.Namespace) -> None:
-    """The configured training step of stage 1: floating-point operations counted by torch, seconds, and their share of the peak.
+    """The configured training step of stage 1: floating-point operations counted by torch, seconds, and their share of
+    the peak.
 
-    Convolutions and matrix products of forward and backward pass are counted, of the frozen estimator's forward pass too; not the
-    films' rendering, whose time counts.
+    Convolutions and matrix products of forward and backward pass are counted, of the frozen estimator's forward pass
+    too; not the films' rendering, whose time counts.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -249,7 +274,9 @@ def train_and_evaluate(given: argparse.Namespace) -> None:
         steps[name]["steps"] = max(1, round(given.budget * steps[name]["steps"]))
     (given.work / "config.yaml").write_text(overridden(base, {"training": steps}).to_yaml())
     out = given.work / "quality"
-    quality.main(["--config", str(given.work / "config.yaml"), "--dataset", str(given.work / "dataset"), "--out", str(out)])
+    quality.main(
+        ["--config", str(given.work / "config.yaml"), "--dataset", str(given.work / "dataset"), "--out", str(out)]
+    )
 
 
 def _batch_of_one(config: Any) -> dict[str, Any]:
@@ -302,16 +329,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("what", choices=("pack", "run", *PIECE_FUNCTIONS), help="pack, run, or one piece alone")
     parser.add_argument("--config", default=str(ROOT / "configs/h100.yaml"), help="(default: %(default)s)")
     parser.add_argument("--pack", type=Path, default=ROOT / "runs/gpu-pack", help="the pack (default: %(default)s)")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs/gpu-work", help="what is kept between calls (default: %(default)s)")
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / "runs/gpu-work", help="what is kept between calls (default: %(default)s)"
+    )
     parser.add_argument("--data", type=Path, help="pack: folder of CTs (default: $AXON_TEST_DATA/ct)")
     parser.add_argument("--dataset", type=Path, help="pack: a prepared dataset, used instead")
     parser.add_argument("--out", type=Path, help="run: folder of the tables")
-    parser.add_argument("--seconds", type=float, default=540.0, help="run: stop in time to be done by then (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=540.0, help="run: stop in time to be done by then (default: %(default)s)"
+    )
     parser.add_argument("--only", default=",".join(PIECES), help="run: pieces, comma-separated (default: %(default)s)")
-    parser.add_argument("--budget", type=float, default=1.0, help="share of the configured steps of each training (default: %(default)s)")
-    parser.add_argument("--sizes", type=lambda text: [int(size) for size in text.split(",")], default=SIZES, help="memory: coarse sizes")
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=1.0,
+        help="share of the configured steps of each training (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--sizes", type=lambda text: [int(size) for size in text.split(",")], default=SIZES, help="memory: coarse sizes"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="timed steps (default: %(default)s)")
-    parser.add_argument("--peak-tflops", type=float, default=PEAK_TFLOPS, help="of the GPU, dense bfloat16 (default: %(default)s)")
+    parser.add_argument(
+        "--peak-tflops", type=float, default=PEAK_TFLOPS, help="of the GPU, dense bfloat16 (default: %(default)s)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="run: everything at a tiny size; measures nothing")
     return parser
 

@@ -1,7 +1,7 @@
 """How ingestion grows: time and memory for 16, 64 and 256 studies, copies of one real DICOM series under new UIDs.
 
-``python -m benchmarks.ingest_scale --series FOLDER`` prints a table, the line that fits it best with what is left over, and what that
-would mean for LIDC-IDRI; ``--quick`` is a dry run on a few small phantoms, whose figures mean nothing.
+``python -m benchmarks.ingest_scale --series FOLDER`` prints a table, the line that fits it best with what is left over,
+and what that would mean for LIDC-IDRI; ``--quick`` is a dry run on a few small phantoms, whose figures mean nothing.
 """
 
 from __future__ import annotations
@@ -30,14 +30,19 @@ from axon.geometry.volume import lps_to_ras
 LIDC_BYTES = 125e9
 """Size of LIDC-IDRI as its archive states it."""
 QUICK = (2, 4)
-_MEASURE = "import sys; from pathlib import Path; from benchmarks.ingest_scale import measure; measure(*map(Path, sys.argv[1:]))"
+_MEASURE = (
+    "import sys; from pathlib import Path; from benchmarks.ingest_scale import measure; measure(*map(Path, "
+    "sys.argv[1:]))"
+)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table; 0."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ingest_scale", description=__doc__)
     parser.add_argument("--series", type=Path, help="folder with the DICOM files of one CT series")
-    parser.add_argument("--counts", type=int, nargs="+", default=[16, 64, 256], help="numbers of studies (default: 16 64 256)")
+    parser.add_argument(
+        "--counts", type=int, nargs="+", default=[16, 64, 256], help="numbers of studies (default: 16 64 256)"
+    )
     parser.add_argument("--quick", action="store_true", help="dry run on small phantoms")
     arguments = parser.parse_args(argv)
     if bool(arguments.series) == arguments.quick:
@@ -52,7 +57,10 @@ def main(argv: list[str] | None = None) -> int:
             size = sum(path.stat().st_size for path in raw.rglob("*") if path.is_file())
             seconds, worker_bytes = in_a_process_of_its_own(raw, Path(scratch) / "out", count)
         measured.append((workers_for(count), size, seconds))
-        row = f"{count:8d} {workers_for(count):8d} {size / 1e6:8.1f} {seconds:8.1f} {seconds / count:8.2f} {size / 1e6 / seconds:8.1f}"
+        row = (
+            f"{count:8d} {workers_for(count):8d} {size / 1e6:8.1f} {seconds:8.1f} {seconds / count:8.2f} "
+            f"{size / 1e6 / seconds:8.1f}"
+        )
         print(f"{row} {worker_bytes / 2**20:11.0f}", flush=True)
     if arguments.quick:
         print("a dry run: these figures mean nothing")
@@ -68,7 +76,10 @@ def main(argv: list[str] | None = None) -> int:
     told = f"{start:.1f} s and {slope * 1e9:.1f} s a GB; they lie within {left_over:.1%} of it"
     print(f"best line through the {len(alike)} runs with {measured[-1][0]} workers: {told}")
     hours = (start + slope * LIDC_BYTES) / 3600
-    print(f"by that line LIDC-IDRI ({LIDC_BYTES / 1e9:g} GB) takes {hours:.1f} h on this machine, {os.cpu_count()} cores. {DISCLAIMER}")
+    print(
+        f"by that line LIDC-IDRI ({LIDC_BYTES / 1e9:g} GB) takes {hours:.1f} h on this machine, {os.cpu_count()} "
+        f"cores. {DISCLAIMER}"
+    )
     return 0
 
 
@@ -90,7 +101,9 @@ def make_study(raw: Path, n: int, series: Path | None) -> None:
 
 
 def in_a_process_of_its_own(raw: Path, out: Path, count: int) -> tuple[float, int]:
-    """Ingest; return seconds and the bytes at the peak of the largest worker. A process remembers its children's peak for ever."""
+    """Ingest; return seconds and the bytes at the peak of the largest worker. A process remembers its children's peak
+    for ever.
+    """
     command = [sys.executable, "-c", _MEASURE, str(raw), str(out)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     measured = json.loads(done.stdout.splitlines()[-1])

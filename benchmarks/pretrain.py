@@ -1,4 +1,5 @@
-"""Turn a finished quality benchmark into the model folder that ships with the package: weights, card, provenance, checksums.
+"""Turn a finished quality benchmark into the model folder that ships with the package: weights, card, provenance,
+checksums.
 
 python benchmarks/pretrain.py runs/quality --command 'make pretrained DATA=cts'
 """
@@ -33,7 +34,8 @@ def ship(evaluation: Path, out: Path, command: str) -> None:
         command: What trained the model, for the record.
 
     Raises:
-        AxonError: ``MODEL_DIRTY`` where the code that trained it is not a commit, ``MODEL_TOO_LARGE``, or those of `axon.pretrained.load`.
+        AxonError: ``MODEL_DIRTY`` where the code that trained it is not a commit, ``MODEL_TOO_LARGE``, or those of
+            `axon.pretrained.load`.
     """
     metrics = json.loads((evaluation / "metrics.json").read_text())
     if metrics["facts"]["code_revision"].endswith("-dirty"):
@@ -47,24 +49,39 @@ def ship(evaluation: Path, out: Path, command: str) -> None:
             "licences": LICENCES,
             "metrics": metrics["summary"],
         }
-        write_json(part / "provenance.json", {"disclaimer": DISCLAIMER, "software": f"axon-ct {__version__}", **provenance})
+        write_json(
+            part / "provenance.json", {"disclaimer": DISCLAIMER, "software": f"axon-ct {__version__}", **provenance}
+        )
         pretrained.seal(part)
         size = sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
         if size > MAX_BYTES:
-            raise AxonError("MODEL_TOO_LARGE", f"the model has {size} bytes, more than {MAX_BYTES}", "train a smaller one")
+            raise AxonError(
+                "MODEL_TOO_LARGE", f"the model has {size} bytes, more than {MAX_BYTES}", "train a smaller one"
+            )
 
 
 def main(argv: list[str] | None = None) -> int:
     about, layout = (__doc__ or "").split("\n\n", 1)
-    parser = argparse.ArgumentParser(description=about, epilog=layout, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=about, epilog=layout, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path, help="output folder of the finished benchmark")
     parser.add_argument("--command", required=True, help="the command that trained it, for the record")
-    parser.add_argument("--out", type=Path, default=Path(pretrained.__file__).with_name(pretrained.SHIPPED), help="(default: %(default)s)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(pretrained.__file__).with_name(pretrained.SHIPPED),
+        help="(default: %(default)s)",
+    )
     arguments = parser.parse_args(argv)
     with one_line_errors():
         found = [path for path in sorted(arguments.run.glob("stages/evaluation-*")) if path.is_dir()]
         if len(found) != 1:
-            raise AxonError("RUN_UNCLEAR", f"{arguments.run} holds {len(found)} finished evaluations, not one", "give a run's own folder")
+            raise AxonError(
+                "RUN_UNCLEAR",
+                f"{arguments.run} holds {len(found)} finished evaluations, not one",
+                "give a run's own folder",
+            )
         ship(found[0], arguments.out, arguments.command)
     print(f"{arguments.out} is written; commit it")
     return 0

@@ -1,15 +1,16 @@
 """How good AXON's volumes are beside every baseline's, on one dataset and one budget.
 
 Examples:
-    Train and evaluate everything on a folder of CTs (the same command again goes on where it stopped, and repeats nothing):
-        python -m benchmarks.quality --data FOLDER --out runs/quality
+    Train and evaluate everything on a folder of CTs (the same command again goes on where it stopped, and repeats
+        nothing): python -m benchmarks.quality --data FOLDER --out runs/quality
 
     The same on a dataset that the pipeline has prepared already:
         python -m benchmarks.quality --dataset runs/demo/dataset --out runs/quality
 
-Writes OUT/quality.md and OUT/stages/evaluation-*, the pipeline's own report. What is finished lies under OUT/stages in folders named
-after configuration, data and code: change one of them and the training starts anew. What each part of stage 1 is worth is the question
-of `benchmarks.ablations`.
+Writes OUT/quality.md and OUT/stages/evaluation-*, the pipeline's own report. What is finished lies under OUT/stages in
+folders named
+after configuration, data and code: change one of them and the training starts anew. What each part of stage 1 is worth
+is the question of `benchmarks.ablations`.
 """
 
 from __future__ import annotations
@@ -37,12 +38,19 @@ from axon.evaluation.results import BASELINES, FINAL, METHODS, PRIMARY_METRICS, 
 from axon.evaluation.statistics import Summary, paired_difference
 
 COLUMNS = {
-    "axon/psnr": ("axon PSNR", 2), "axon/ssim": ("axon SSIM", 3),
-    "axon/mae_hu": ("axon MAE [HU]", 1), "axon/psnr_body": ("axon PSNR body", 2),
-    "x2ct/psnr": ("x2ct PSNR", 2), "x2ct/ssim": ("x2ct SSIM", 3), "x2ct/psnr_volume": ("x2ct PSNR volume", 2),
-    "x2ct/psnr_volume_2500": ("x2ct PSNR volume, peak 2500", 2), "perx2ct/psnr": ("perx2ct PSNR", 2), "perx2ct/ssim": ("perx2ct SSIM", 3),
-    "reprojection/mae": ("re-projection MAE", 4), "calibration/within_2_std": ("truth within 2 std", 3),
-}  # fmt: skip
+    "axon/psnr": ("axon PSNR", 2),
+    "axon/ssim": ("axon SSIM", 3),
+    "axon/mae_hu": ("axon MAE [HU]", 1),
+    "axon/psnr_body": ("axon PSNR body", 2),
+    "x2ct/psnr": ("x2ct PSNR", 2),
+    "x2ct/ssim": ("x2ct SSIM", 3),
+    "x2ct/psnr_volume": ("x2ct PSNR volume", 2),
+    "x2ct/psnr_volume_2500": ("x2ct PSNR volume, peak 2500", 2),
+    "perx2ct/psnr": ("perx2ct PSNR", 2),
+    "perx2ct/ssim": ("perx2ct SSIM", 3),
+    "reprojection/mae": ("re-projection MAE", 4),
+    "calibration/within_2_std": ("truth within 2 std", 3),
+}
 """Columns of the tables: the metric, its title and its digits."""
 
 PAPER = {"axon/psnr": 11.9, "axon/ssim": 11.0}
@@ -100,7 +108,10 @@ class Run:
         from axon.training.steps import checkpoint_dir
 
         checkpoints = checkpoint_dir(self.out / "checkpoints", stage, self.config, self.dataset)
-        return self.done(stage, lambda out: train(stage, self.config, checkpoints, out, lambda *_: None, dataset=self.dataset, **inputs))
+        return self.done(
+            stage,
+            lambda out: train(stage, self.config, checkpoints, out, lambda *_: None, dataset=self.dataset, **inputs),
+        )
 
     def seconds(self, stage: str) -> float:
         """Time that a stage has taken so far, over every process that worked on it and was not killed."""
@@ -164,8 +175,14 @@ def run_all(run: Run) -> Path:
         refiner, superres = run.trained("refiner", bridge=bridge, coarse=coarse), run.trained("superres")
     baselines = run.trained("baselines")
     facts = {"code_revision": code_revision(), "config_fingerprint": config.fingerprint()}
-    evaluation = run.done("evaluation", lambda out: evaluate(config, dataset, bridge, refiner, superres, baselines, out, "bi", facts))
-    text = quality_text(read_evaluation(evaluation), {stage: run.seconds(stage) for stage in STAGES}, f"report: {evaluation}/report.html")
+    evaluation = run.done(
+        "evaluation", lambda out: evaluate(config, dataset, bridge, refiner, superres, baselines, out, "bi", facts)
+    )
+    text = quality_text(
+        read_evaluation(evaluation),
+        {stage: run.seconds(stage) for stage in STAGES},
+        f"report: {evaluation}/report.html",
+    )
     write_whole(run.out / "quality.md", text.encode())
     print(text, flush=True)
     return evaluation
@@ -173,7 +190,9 @@ def run_all(run: Run) -> Path:
 
 @contextmanager
 def baselines_beside(run: Run) -> Iterator[None]:
-    """On a CPU of several cores, train the baselines in a process of their own meanwhile: two threads of one are not worth two cores."""
+    """On a CPU of several cores, train the baselines in a process of their own meanwhile: two threads of one are not
+    worth two cores.
+    """
     import torch
 
     cores = os.cpu_count() or 1
@@ -192,7 +211,9 @@ def baselines_beside(run: Run) -> Iterator[None]:
         beside.join()
         torch.set_num_threads(before)
     if beside.exitcode:
-        raise AxonError("TRAINING_PROCESS", f"the baselines' process ended with status {beside.exitcode}", "read the lines above")
+        raise AxonError(
+            "TRAINING_PROCESS", f"the baselines' process ended with status {beside.exitcode}", "read the lines above"
+        )
 
 
 def _train_baselines(run: Run, threads: int) -> None:
@@ -257,26 +278,37 @@ def _improvements(evaluation: Evaluation) -> str:
         for method in FINAL:
             cells = []
             for metric in PRIMARY_METRICS:
-                summary, baseline = evaluation.improvement(set_name, view, method, metric), evaluation.best_baseline(set_name, view, metric)
+                summary, baseline = (
+                    evaluation.improvement(set_name, view, method, metric),
+                    evaluation.best_baseline(set_name, view, metric),
+                )
                 cells.append(f"{_interval(summary, 1)} over {METHODS[baseline]}" if summary and baseline else "-")
             rows.append([f"{set_name}, {view}", METHODS[method], *cells])
     return markdown(["", "method", "PSNR %", "SSIM %"], rows)
 
 
 def _goals(evaluation: Evaluation) -> str:
-    """What was hoped for, with YES where the mean difference of every case's PSNR and of its SSIM is above zero, else NO."""
+    """What was hoped for, with YES where the mean difference of every case's PSNR and of its SSIM is above zero, else
+    NO.
+    """
     rows = []
     for name in (name for name in GOAL_SETS if (name, "bi") in evaluation.groups()):
         values = functools.partial(evaluation.values, name)
         for method in FINAL:
             best = {metric: evaluation.best_baseline(name, "bi", metric) or "" for metric in PRIMARY_METRICS}
-            pairs = {metric: (values("bi", method, metric), values("bi", best[metric], metric)) for metric in PRIMARY_METRICS}
-            rows.append([f"{METHODS[method]}, above each of the {len(BASELINES)} baselines", name, *_verdict(evaluation, pairs)])
+            pairs = {
+                metric: (values("bi", method, metric), values("bi", best[metric], metric)) for metric in PRIMARY_METRICS
+            }
+            rows.append(
+                [f"{METHODS[method]}, above each of the {len(BASELINES)} baselines", name, *_verdict(evaluation, pairs)]
+            )
         for before, after in itertools.pairwise(LADDER):
             pairs = {metric: (values("bi", after, metric), values("bi", before, metric)) for metric in PRIMARY_METRICS}
             rows.append([f"{METHODS[after]}, above {METHODS[before]}", name, *_verdict(evaluation, pairs)])
         for method in FINAL:
-            pairs = {metric: (values("bi", method, metric), values("mono", method, metric)) for metric in PRIMARY_METRICS}
+            pairs = {
+                metric: (values("bi", method, metric), values("mono", method, metric)) for metric in PRIMARY_METRICS
+            }
             rows.append([f"{METHODS[method]}, two views above one", name, *_verdict(evaluation, pairs)])
     return markdown(["goal", "set", "PSNR difference [dB]", "SSIM difference", "reached"], rows)
 
@@ -284,7 +316,8 @@ def _goals(evaluation: Evaluation) -> str:
 def _verdict(evaluation: Evaluation, pairs: Mapping[str, tuple[dict[str, float], dict[str, float]]]) -> list[str]:
     """Difference in PSNR and SSIM with its paired interval, and YES or NO."""
     differences = [
-        paired_difference(*pairs[metric], evaluation.bootstrap, evaluation.confidence, evaluation.seed) for metric in PRIMARY_METRICS
+        paired_difference(*pairs[metric], evaluation.bootstrap, evaluation.confidence, evaluation.seed)
+        for metric in PRIMARY_METRICS
     ]
     reached = all(difference.mean > 0 for difference in differences)
     return [_interval(differences[0], 2), _interval(differences[1], 3), "YES" if reached else "NO"]
@@ -306,14 +339,21 @@ def data_folder(given: Path | None) -> Path:
     folder = given or (Path(root) / "ct" if root else None)
     if folder is None or not folder.is_dir():
         problem = f"{folder} is no folder" if folder else "no data were named"
-        raise AxonError("DATA_SOURCE", problem, "give --data FOLDER with CTs, --dataset with a prepared dataset, or set AXON_TEST_DATA")
+        raise AxonError(
+            "DATA_SOURCE",
+            problem,
+            "give --data FOLDER with CTs, --dataset with a prepared dataset, or set AXON_TEST_DATA",
+        )
     return folder
 
 
 def run_parser(module: str, about: str | None, epilog: str = DISCLAIMER) -> argparse.ArgumentParser:
     """The command line of a benchmark, with the arguments that `run_of` takes."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m benchmarks.{module}", description=about, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"python -m benchmarks.{module}",
+        description=about,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", type=Path, default=Path("configs/bench.yaml"), help="(default: %(default)s)")
     source = parser.add_mutually_exclusive_group()

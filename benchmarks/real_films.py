@@ -1,11 +1,13 @@
-"""What a model makes of real films, for which there is no CT: re-projection, lungs and tissues, and a picture to look at.
+"""What a model makes of real films, for which there is no CT: re-projection, lungs and tissues, and a picture to look
+at.
 
 Examples:
     python -m benchmarks.real_films FOLDER --out runs/films                    the model of the package
     python -m benchmarks.real_films FOLDER --out runs/films --model MODEL      another
 
-FOLDER is searched for PNG, JPEG and DICOM films; those that cannot be read, or show no frontal chest, are listed with their code. Writes
-OUT/films.md and OUT/films.png. Research only: plausible is not true, and anatomy may be hallucinated.
+FOLDER is searched for PNG, JPEG and DICOM films; those that cannot be read, or show no frontal chest, are listed with
+their code. Writes OUT/films.md and OUT/films.png. Research only: plausible is not true, and anatomy may be
+hallucinated.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ LITRES = (2.0, 9.0)
 
 @dataclass(frozen=True)
 class Look:
-    """What is measured of one film's volume: litres of lung, share of the body by band, error and correlation of the re-projection."""
+    """What is measured of one film's volume: litres of lung, share of the body by band, error and correlation of the
+    re-projection.
+    """
 
     name: str
     litres: float
@@ -61,7 +65,9 @@ def look(name: str, made: Reconstruction) -> Look:
 
 
 def enclosed(hu_DHW: np.ndarray) -> np.ndarray:
-    """Tissue, and what has tissue on three of its four sides in the axial plane: a blurred chest wall may have holes."""
+    """Tissue, and what has tissue on three of its four sides in the axial plane: a blurred chest wall may have
+    holes.
+    """
     solid = hu_DHW > SOLID
     sides = [np.flip(np.maximum.accumulate(np.flip(solid, axis), axis), axis) for axis in (1, 2)]
     sides += [np.maximum.accumulate(solid, axis) for axis in (1, 2)]
@@ -72,12 +78,18 @@ def enclosed(hu_DHW: np.ndarray) -> np.ndarray:
 def table(looks: list[Look], left_out: list[str], model: str) -> str:
     """Markdown."""
     lines = [f"# Real films\n\n> {DISCLAIMER}\n\nModel {model}.\n"]
-    lines.append("| film | lungs [l] | " + " | ".join(f"{band} [%]" for band in BANDS) + " | re-projection MAE | correlation | plausible |")
+    lines.append(
+        "| film | lungs [l] | "
+        + " | ".join(f"{band} [%]" for band in BANDS)
+        + " | re-projection MAE | correlation | plausible |"
+    )
     lines.append("|---|" + "---|" * (len(BANDS) + 4))
     for seen in looks:
         shares = " | ".join(f"{100 * share:.0f}" for share in seen.shares.values())
         said = "yes" if seen.plausible else "no"
-        lines.append(f"| {seen.name} | {seen.litres:.1f} | {shares} | {seen.mae:.3f} | {seen.correlation:.3f} | {said} |")
+        lines.append(
+            f"| {seen.name} | {seen.litres:.1f} | {shares} | {seen.mae:.3f} | {seen.correlation:.3f} | {said} |"
+        )
     mae, correlation = (float(np.mean([getattr(seen, key) for seen in looks])) for key in ("mae", "correlation"))
     good = sum(seen.plausible for seen in looks)
     lines.append(f"\nMean re-projection MAE {mae:.3f}, correlation {correlation:.3f}; {good} of {len(looks)} plausible")
@@ -96,7 +108,9 @@ def draw(path: Path, shown: list[tuple[str, Reconstruction]]) -> None:
     for row, (name, made) in zip(axes, shown, strict=True):
         hu, middle = made.output.volume.hu_DHW, made.output.volume.hu_DHW.shape[0] // 2
         slices = (hu[::-1, middle], hu[middle], hu[::-1, :, middle])
-        for ax, title, image in zip(row, titles, (made.films["frontal"], made.reprojected["frontal"], *slices), strict=True):
+        for ax, title, image in zip(
+            row, titles, (made.films["frontal"], made.reprojected["frontal"], *slices), strict=True
+        ):
             low, high = (0, 1) if title in titles[:2] else (-1000, 400)
             ax.imshow(image, cmap="gray", vmin=low, vmax=high)
             ax.set_title(title if ax is not row[0] else name[:18], fontsize=7)
@@ -107,7 +121,9 @@ def draw(path: Path, shown: list[tuple[str, Reconstruction]]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     about, layout = (__doc__ or "").split("\n\n", 1)
-    parser = argparse.ArgumentParser(description=about, epilog=layout, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=about, epilog=layout, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", help="folder or models:/ URI (default: the package's)")
@@ -127,7 +143,11 @@ def main(argv: list[str] | None = None) -> int:
             looks.append(look(path.stem, made))
             shown.append((path.stem, made))
         if not looks:
-            raise AxonError("XRAY_MISSING", f"no frontal chest film in {arguments.folder}", "name a folder with PNG, JPEG or DICOM films")
+            raise AxonError(
+                "XRAY_MISSING",
+                f"no frontal chest film in {arguments.folder}",
+                "name a folder with PNG, JPEG or DICOM films",
+            )
         arguments.out.mkdir(parents=True, exist_ok=True)
         text = table(looks, left_out, f"{model.name} {model.version}")
         (arguments.out / "films.md").write_text(text)

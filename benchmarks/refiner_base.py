@@ -1,4 +1,5 @@
-"""What stage 2 should be built on: three readings of "a ControlNet corrects local intensity", trained alike and measured alike.
+"""What stage 2 should be built on: three readings of "a ControlNet corrects local intensity", trained alike and
+measured alike.
 
 Examples:
     After the whole benchmark, with its stage 1 (the same command again trains nothing anew):
@@ -68,7 +69,9 @@ class FromCoarse(RefinerStage):
         assert isinstance(draw, RefinerDraw) and isinstance(module, RefinerControlNet)
         with torch.no_grad():
             seen = starting_at(draw.sampled_B1dhw, self.estimator(draw.batch.films_BVUV, draw.batch.present_BV))
-        timesteps, sample, target = bridge_terms(self.scheduler, draw.batch.coarse_B1dhw, seen.endpoint_B1DHW, draw.noise)
+        timesteps, sample, target = bridge_terms(
+            self.scheduler, draw.batch.coarse_B1dhw, seen.endpoint_B1DHW, draw.noise
+        )
         residuals = module(sample, timesteps, seen.condition_BCDHW, draw.sampled_B1dhw)
         return F.l1_loss(self.unet(sample, timesteps, seen.condition_BCDHW, residuals), target)
 
@@ -81,7 +84,9 @@ def compare(run: Run) -> str:
     refiner = run.trained("refiner", bridge=bridge, coarse=coarse)
     estimator, unet, scheduler = load_bridge(bridge, torch.device("cpu"))
     data = PreparedDataset(dataset)
-    train, val = (Sampler(data.load(name), config, torch.device("cpu"), augment=name == "train") for name in ("train", "val"))
+    train, val = (
+        Sampler(data.load(name), config, torch.device("cpu"), augment=name == "train") for name in ("train", "val")
+    )
 
     def trained(name: str, stage: Callable[[], Stage]) -> Path:
         def make(out: Path) -> None:
@@ -101,7 +106,17 @@ def compare(run: Run) -> str:
     def control_stage(base: BridgeUNet) -> Stage:
         size = config.training.refiner.batch_size
         module = RefinerControlNet.of(base)
-        return FromCoarse(config, train, val, size, scheduler=scheduler, estimator=estimator, unet=base, module=module, coarse_of=coarse_of)
+        return FromCoarse(
+            config,
+            train,
+            val,
+            size,
+            scheduler=scheduler,
+            estimator=estimator,
+            unet=base,
+            module=module,
+            coarse_of=coarse_of,
+        )
 
     with safe_open(coarse / "coarse.safetensors", framework="pt") as file:
 
@@ -117,7 +132,10 @@ def compare(run: Run) -> str:
     rows = measure(config, data, estimator, unet, scheduler, {"bridge": unet, **bases}, controls)
     groups = list(next(iter(rows.values())))
     cells = [[name, *(f"{row[group][0]:.2f} / {row[group][1]:.3f}" for group in groups)] for name, row in rows.items()]
-    about = "PSNR [dB] / SSIM of protocol axon after stage 2, mean over cases, one volume without noise, interpolated to the fine grid."
+    about = (
+        "PSNR [dB] / SSIM of protocol axon after stage 2, mean over cases, one volume without noise, interpolated "
+        "to the fine grid."
+    )
     text = "\n\n".join([page_head("What stage 2 is built on"), about, markdown(["base", *groups], cells)]) + "\n"
     write_whole(run.out / "refiner_base.md", text.encode())
     write_whole(run.out / "refiner_base.json", json.dumps(rows).encode())
@@ -147,7 +165,9 @@ def measure(
                 volumes = {"none": coarse}
                 for row, base in bases.items():
                     start = evidence if row == "bridge" else starting_at(coarse, evidence)
-                    volumes[row] = sample_bridge(scheduler, base, estimator, start, steps, generators, controls[row], coarse, eta=0.0)
+                    volumes[row] = sample_bridge(
+                        scheduler, base, estimator, start, steps, generators, controls[row], coarse, eta=0.0
+                    )
                 truth = torch.from_numpy(case.hu_DHW).float()
                 for row, volume in volumes.items():
                     fine = upsample(volume, config.grid.upscale).clamp(-1, 1)[0, 0]
@@ -155,7 +175,10 @@ def measure(
                         protocol(denormalise_hu(fine, window), truth, window)
                     )
     return {
-        row: {group: tuple(sum(case[key] for case in cases) / len(cases) for key in ("psnr", "ssim")) for group, cases in groups.items()}  # type: ignore[misc]
+        row: {
+            group: tuple(sum(case[key] for case in cases) / len(cases) for key in ("psnr", "ssim"))
+            for group, cases in groups.items()
+        }  # type: ignore[misc]
         for row, groups in found.items()
     }
 

@@ -10,7 +10,8 @@ Examples:
     Sampling with a trained stage 1, so that quality is compared beside time:
         python -m benchmarks.speed --only sampling --model runs/demo/model --dataset runs/demo/dataset
 
-Each contestant runs in a process of its own, so that its peak memory is its own. The first call warms up and is not counted.
+Each contestant runs in a process of its own, so that its peak memory is its own. The first call warms up and is not
+counted.
 """
 
 from __future__ import annotations
@@ -45,9 +46,17 @@ SECTIONS: dict[str, tuple[str, dict[str, Contestant]]] = {
     "drr": ("frontal DRR", {"AXON": drr_axon, "nanodrr": drr_nanodrr}),
     "metrics": (
         "PSNR and SSIM",
-        {"AXON": metrics_axon, "scikit-image": metrics_scikit_image, "MONAI": metrics_monai, "torchmetrics": metrics_torchmetrics},
+        {
+            "AXON": metrics_axon,
+            "scikit-image": metrics_scikit_image,
+            "MONAI": metrics_monai,
+            "torchmetrics": metrics_torchmetrics,
+        },
     ),
-    "dicom": ("DICOM series to isotropic cube", {"AXON": dicom_axon, "SimpleITK": dicom_simpleitk, "MONAI": dicom_monai}),
+    "dicom": (
+        "DICOM series to isotropic cube",
+        {"AXON": dicom_axon, "SimpleITK": dicom_simpleitk, "MONAI": dicom_monai},
+    ),
 }
 
 
@@ -75,7 +84,16 @@ def run_section(section: str, setting: Setting, work: Path) -> list[dict[str, An
     print(f"\n{title}\n  {'':22} {'median s':>10} {'times AXON':>11} {'peak MiB':>9}  agreement with AXON", flush=True)
     for name in contestants:
         out = work / f"{section}-{len(rows)}"
-        command = [sys.executable, "-m", "benchmarks.speed", "--contestant", section, name, str(out), json.dumps(asdict(setting))]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.speed",
+            "--contestant",
+            section,
+            name,
+            str(out),
+            json.dumps(asdict(setting)),
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         missing = [line for line in done.stderr.splitlines() if line.startswith("ModuleNotFoundError")]
         if rows and missing:
@@ -86,11 +104,20 @@ def run_section(section: str, setting: Setting, work: Path) -> list[dict[str, An
         facts = json.loads(out.with_suffix(".json").read_text())
         result = np.load(out.with_suffix(".npy"))
         ours = rows[0] if rows else None
-        row = {"section": section, "name": name, "seconds": facts["seconds"], "peak_mib": facts["peak_mib"], "result": result}
+        row = {
+            "section": section,
+            "name": name,
+            "seconds": facts["seconds"],
+            "peak_mib": facts["peak_mib"],
+            "result": result,
+        }
         row["ratio"] = row["seconds"] / ours["seconds"] if ours else 1.0
         row["agreement"] = agreement(section, ours["result"], result) if ours else ""
         rows.append(row)
-        print(f"  {name:22} {row['seconds']:10.4f} {row['ratio']:11.2f} {row['peak_mib']:9.0f}  {row['agreement']}", flush=True)
+        print(
+            f"  {name:22} {row['seconds']:10.4f} {row['ratio']:11.2f} {row['peak_mib']:9.0f}  {row['agreement']}",
+            flush=True,
+        )
     return [{key: value for key, value in row.items() if key != "result"} for row in rows]
 
 
@@ -113,13 +140,22 @@ def machine() -> dict[str, str]:
     from axon.registry.tracking import code_revision
 
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    model = next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     load = f"{os.getloadavg()[0]:.1f}"
     return {
-        "cpu": model, "cores": str(len(os.sched_getaffinity(0))), "gpu": gpu, "load_at_start": load, "python": platform.python_version(),
-        "torch": torch.__version__, "monai": monai.__version__, "numpy": np.__version__, "commit": code_revision(),
-    }  # fmt: skip
+        "cpu": model,
+        "cores": str(len(os.sched_getaffinity(0))),
+        "gpu": gpu,
+        "load_at_start": load,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "monai": monai.__version__,
+        "numpy": np.__version__,
+        "commit": code_revision(),
+    }
 
 
 def lidc_series(downloads: Path, folder: Path) -> Path:
@@ -137,15 +173,28 @@ def main(arguments: list[str] | None = None) -> None:
     from axon import DISCLAIMER
 
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.speed", description=__doc__, epilog=DISCLAIMER, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.speed",
+        description=__doc__,
+        epilog=DISCLAIMER,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", default="configs/smoke.yaml", help="network sizes and geometry (default: %(default)s)")
+    parser.add_argument(
+        "--config", default="configs/smoke.yaml", help="network sizes and geometry (default: %(default)s)"
+    )
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, comma-separated (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="one repeat at 24 voxels a side: shows that everything runs, measures nothing")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one repeat at 24 voxels a side: shows that everything runs, measures nothing",
+    )
     parser.add_argument("--repeats", type=int, default=5, help="timed calls (default: %(default)s)")
     parser.add_argument("--dicom", type=Path, help="folder of one DICOM series (default: LIDC-IDRI-0001, downloaded)")
-    parser.add_argument("--downloads", type=Path, default=Path(".downloads"), help="where downloads are kept (default: %(default)s)")
-    parser.add_argument("--model", default="", help="folder with estimator, unet and scheduler, for the quality of sampling")
+    parser.add_argument(
+        "--downloads", type=Path, default=Path(".downloads"), help="where downloads are kept (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--model", default="", help="folder with estimator, unet and scheduler, for the quality of sampling"
+    )
     parser.add_argument("--dataset", default="", help="prepared dataset, for the same")
     parser.add_argument("--json", type=Path, help="write the tables here too")
     parser.add_argument("--contestant", nargs=4, help=argparse.SUPPRESS)

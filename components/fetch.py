@@ -13,7 +13,8 @@ def fetch(dataset_repo: str, dataset_folder: str, revision: str, shards: int, ra
     Args:
         dataset_repo: Checkout of the git repository of the dataset.
         dataset_folder: Folder with CTs, used instead of the repository where given.
-        revision: The dataset's commit; unique for the run where the data come from a folder, so that a cache never serves an old folder.
+        revision: The dataset's commit; unique for the run where the data come from a folder, so that a cache never
+            serves an old folder.
         shards: Number of parallel ingestion tasks.
         raw: The files as they are.
 
@@ -26,6 +27,8 @@ def fetch(dataset_repo: str, dataset_folder: str, revision: str, shards: int, ra
     from axon.errors import one_line_errors
 
     with one_line_errors():
-        found = fetch_data(Path(raw.path), shards, repo=dataset_repo, commit="" if dataset_folder else revision, folder=dataset_folder)
+        found = fetch_data(
+            Path(raw.path), shards, repo=dataset_repo, commit="" if dataset_folder else revision, folder=dataset_folder
+        )
     print(f"fetched {revision}: {len(found)} shards")
     return [{"index": index, "count": shards, "revision": revision} for index in found]

@@ -7,7 +7,14 @@ from components import image
 
 
 @dsl.component(base_image=image("cpu"), install_kfp_package=False)
-def gate(config: str, tracking_uri: str, model_name: str, promote: str, evaluation: Input[Artifact], decision: Output[Artifact]) -> None:
+def gate(
+    config: str,
+    tracking_uri: str,
+    model_name: str,
+    promote: str,
+    evaluation: Input[Artifact],
+    decision: Output[Artifact],
+) -> None:
     """Compare with the champion, case by case, and decide.
 
     Args:
@@ -26,7 +33,9 @@ def gate(config: str, tracking_uri: str, model_name: str, promote: str, evaluati
     from axon.registry.gate import Policy, decide
 
     with one_line_errors():
-        decided = decide(Path(evaluation.path), tracking_uri, model_name, cast(Policy, promote), Config.from_yaml(config))
+        decided = decide(
+            Path(evaluation.path), tracking_uri, model_name, cast(Policy, promote), Config.from_yaml(config)
+        )
         decided.save(Path(decision.path))
     decision.metadata.update({"verdict": decided.verdict, "reason": decided.reason})
     print(f"{decided.verdict}: {decided.reason}")

@@ -10,8 +10,9 @@ from components import image
 def ingest(config_yaml: str, seed: int, shard: dict, raw: Input[Dataset], cases: Output[Dataset]) -> None:
     """Read, check and resample one shard's CTs and render their films; a bad study costs one rejected case.
 
-    Inside a loop the local runner gives the loop's item to every input that is another step's parameter, so the configuration comes
-    from the pipeline's parameters and the dataset's revision in the item. Both are part of the cache key; an artifact's content is not.
+    Inside a loop the local runner gives the loop's item to every input that is another step's parameter, so the
+    configuration comes from the pipeline's parameters and the dataset's revision in the item. Both are part of the
+    cache key; an artifact's content is not.
 
     Args:
         config_yaml: The configuration as YAML text.

@@ -23,7 +23,9 @@ def preflight(
     checkpoint_root: str,
     run_key: str,
     resolved_config: Output[Artifact],
-) -> NamedTuple("Resolved", [("config", str), ("revision", str), ("run_id", str), ("shards", int), ("gpus", str), ("Output", str)]):  # type: ignore[valid-type]
+) -> NamedTuple(
+    "Resolved", [("config", str), ("revision", str), ("run_id", str), ("shards", int), ("gpus", str), ("Output", str)]
+):  # type: ignore[valid-type]
     """Check configuration, data, tracking server, storage and GPU, all at once; open the MLflow run.
 
     Args:
@@ -42,8 +44,8 @@ def preflight(
         resolved_config: The resolved configuration, every key.
 
     Returns:
-        The resolved configuration, the dataset's commit, the MLflow run id, the number of shards, the GPUs of a training step,
-        and whether there is anything new.
+        The resolved configuration, the dataset's commit, the MLflow run id, the number of shards, the GPUs of a
+        training step, and whether there is anything new.
     """
     from pathlib import Path
 

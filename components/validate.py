@@ -7,7 +7,9 @@ from components import image
 
 
 @dsl.component(base_image=image("cpu"), install_kfp_package=False)
-def validate(config: str, revision: str, shards: Input[list[Dataset]], raw: Input[Dataset], dataset: Output[Dataset]) -> None:
+def validate(
+    config: str, revision: str, shards: Input[list[Dataset]], raw: Input[Dataset], dataset: Output[Dataset]
+) -> None:
     """Assemble the dataset; too many rejections, too few cases or a patient in two splits end the run here.
 
     Args:
@@ -24,6 +26,8 @@ def validate(config: str, revision: str, shards: Input[list[Dataset]], raw: Inpu
     from axon.errors import one_line_errors
 
     with one_line_errors():
-        facts = assemble([Path(shard.path) for shard in shards], Path(raw.path), Config.from_yaml(config), Path(dataset.path))
+        facts = assemble(
+            [Path(shard.path) for shard in shards], Path(raw.path), Config.from_yaml(config), Path(dataset.path)
+        )
     dataset.metadata.update({key: value for key, value in facts.items() if isinstance(value, str | int | float)})
     print(f"data {revision}: {dataset.metadata}")

@@ -26,7 +26,9 @@ for package in distributions():
 
 bytecode = bytes_of(list(Path(sys.prefix).rglob("*.pyc")))
 rest = sum(sizes.values()) - sum(sorted(sizes.values())[-LARGEST:])
-rows = sorted(((size, name, ", ".join(sorted(needed_by[name])[:4])) for name, size in sizes.items()), reverse=True)[:LARGEST]
+rows = sorted(((size, name, ", ".join(sorted(needed_by[name])[:4])) for name, size in sizes.items()), reverse=True)[
+    :LARGEST
+]
 rows += [
     (bytecode, "(bytecode)", "what steps import, compiled: a read-only image cannot do it later"),
     (rest, f"({len(sizes) - LARGEST} others)", ""),

@@ -1,4 +1,5 @@
-"""Write docs/reference from the code: ``make reference``; ``--check`` changes nothing and fails where a page is not what the code says.
+"""Write docs/reference from the code: ``make reference``; ``--check`` changes nothing and fails where a page is not
+what the code says.
 
 The sources are read, not run, wherever that is enough: no torch is imported.
 """
@@ -21,13 +22,23 @@ NOTE = "<!-- Made from the code by `make reference`; changes here are lost. -->\
 def main() -> int:
     """Write the pages, or with ``--check`` compare them; 1 where one is not up to date."""
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--check", action="store_true", help="write nothing; fail where a page is not what the code says")
+    arguments.add_argument(
+        "--check", action="store_true", help="write nothing; fail where a page is not what the code says"
+    )
     check = arguments.parse_args().check
     generators = {"cli.md": cli, "configuration.md": configuration, "errors.md": errors, "api.md": api}
     pages = {name: f"{NOTE}\n{generator.page()}" for name, generator in generators.items()}
-    stale = [name for name, text in pages.items() if not (REFERENCE / name).is_file() or (REFERENCE / name).read_text() != text]
+    stale = [
+        name
+        for name, text in pages.items()
+        if not (REFERENCE / name).is_file() or (REFERENCE / name).read_text() != text
+    ]
     if check:
-        print(f"not what the code says: {', '.join(stale)}; run: make reference" if stale else "docs/reference is up to date")
+        print(
+            f"not what the code says: {', '.join(stale)}; run: make reference"
+            if stale
+            else "docs/reference is up to date"
+        )
         return int(bool(stale))
     REFERENCE.mkdir(exist_ok=True)
     for name in stale:

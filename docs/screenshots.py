@@ -40,7 +40,11 @@ def main() -> int:
 
 def take(films: list[Path], out: Path) -> None:
     """Write ``serve-desk.webp`` and ``serve-phone.webp``."""
-    with TemporaryDirectory(prefix="axon-screenshots-") as scratch, serving() as address, chromium(Path(scratch)) as page:
+    with (
+        TemporaryDirectory(prefix="axon-screenshots-") as scratch,
+        serving() as address,
+        chromium(Path(scratch)) as page,
+    ):
         for name, size in (("desk", DESK), ("phone", PHONE)):
             resize(page, size)
             give(page, address, *(films or write_films(Path(scratch), PHANTOM)), samples=4, seconds=PATIENCE_S)
@@ -54,7 +58,9 @@ def take(films: list[Path], out: Path) -> None:
 @contextmanager
 def serving() -> Iterator[str]:
     """The address of `axon serve` with the model of the package."""
-    with subprocess.Popen([sys.executable, "-m", "axon.cli", "serve", "--port", "0"], stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        [sys.executable, "-m", "axon.cli", "serve", "--port", "0"], stdout=subprocess.PIPE, text=True
+    ) as server:
         assert server.stdout
         try:
             yield next(word for line in server.stdout for word in line.split() if word.startswith("http://"))

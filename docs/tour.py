@@ -19,11 +19,17 @@ MAX_BYTES = 2**20
 def main() -> int:
     """0 on success, 1 on an error explained in one line."""
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--model", help="folder, models:/NAME@ALIAS or models:/NAME/VERSION (default: the one in the package)")
+    arguments.add_argument(
+        "--model", help="folder, models:/NAME@ALIAS or models:/NAME/VERSION (default: the one in the package)"
+    )
     with one_line_errors():
         text = executed(NOTEBOOK.read_text(), arguments.parse_args().model)
         if len(text) > MAX_BYTES:
-            raise AxonError("TOUR_TOO_LARGE", f"the notebook has {len(text)} bytes, {MAX_BYTES} are allowed", "show less, or smaller")
+            raise AxonError(
+                "TOUR_TOO_LARGE",
+                f"the notebook has {len(text)} bytes, {MAX_BYTES} are allowed",
+                "show less, or smaller",
+            )
         NOTEBOOK.write_text(text)
         print(f"wrote {NOTEBOOK}, {len(text) // 1024} KiB")
     return 0

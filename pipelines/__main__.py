@@ -1,4 +1,6 @@
-"""``axon pipeline``, or ``python -m pipelines``: compile the pipeline, run it here or on a cluster, keep its schedules."""
+"""``axon pipeline``, or ``python -m pipelines``: compile the pipeline, run it here or on a cluster, keep its
+schedules.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +21,20 @@ if TYPE_CHECKING:
     from pipelines.submit import Package
 
 EPILOG = """examples:
-  {prog} run --config configs/smoke.yaml --folder my_cts     CTs in a folder (DICOM, NIfTI, NRRD, MetaImage), on this machine
-  {prog} run --config configs/smoke.yaml --revision HEAD     the versioned dataset of this repository
-  {prog} run --containers --folder my_cts                    every step in its image (containers/README.md)
-  {prog} compile                                             write pipelines/axon_pipeline.yaml, to upload to Kubeflow
-  {prog} compile --check                                     end with status 1 where that file is out of date
+  {prog} run --config configs/smoke.yaml --folder my_cts   a folder of CTs (DICOM, NIfTI, NRRD, MetaImage)
+  {prog} run --config configs/smoke.yaml --revision HEAD   the versioned dataset of this repository
+  {prog} run --containers --folder my_cts               every step in its image (containers/README.md)
+  {prog} compile                                        write pipelines/axon_pipeline.yaml, to upload to Kubeflow
+  {prog} compile --check                                end with status 1 where that file is out of date
   {prog} submit --config configs/h100.yaml --set dataset_revision=main      one run on a cluster
-  {prog} status RUN                                          its steps, and where to look
-  {prog} status RUN --json | jq -r .state                    for a script
-  {prog} schedule --dry-run                                  what schedules.yaml would change on the cluster
-  {prog} schedule                                            change it
+  {prog} status RUN                                     its steps, and where to look
+  {prog} status RUN --json | jq -r .state               for a script
+  {prog} schedule --dry-run                             what schedules.yaml would change on the cluster
+  {prog} schedule                                       change it
 
-A cluster is found with --host or KF_PIPELINES_ENDPOINT; AXON_KFP_TOKEN is sent as bearer token, AXON_KFP_CA names a file with its
-certificate authority. Its images are AXON_IMAGE_CPU and AXON_IMAGE_CUDA, each NAME@sha256:DIGEST. docs/cluster.md has the whole way.
+A cluster is found with --host or KF_PIPELINES_ENDPOINT; AXON_KFP_TOKEN is sent as bearer token, AXON_KFP_CA names a
+file with its certificate authority. Its images are AXON_IMAGE_CPU and AXON_IMAGE_CUDA, each NAME@sha256:DIGEST.
+docs/cluster.md has the whole way.
 """
 
 
@@ -54,7 +57,9 @@ def parser(prog: str) -> argparse.ArgumentParser:
     about = "Compile AXON's pipeline, run it here or on a Kubeflow cluster, and keep its schedules."
     top = argparse.ArgumentParser(prog=prog, description=about, epilog=EPILOG.format(prog=prog), formatter_class=shape)
     verbs = top.add_subparsers(required=True, metavar="compile|run|submit|status|schedule")
-    compiling = verbs.add_parser("compile", help="write pipelines/axon_pipeline.yaml", description="Compile the pipeline for Kubeflow.")
+    compiling = verbs.add_parser(
+        "compile", help="write pipelines/axon_pipeline.yaml", description="Compile the pipeline for Kubeflow."
+    )
     compiling.add_argument("--check", action="store_true", help="write nothing; fail where the file is out of date")
     compiling.add_argument(
         "--resources",
@@ -62,59 +67,89 @@ def parser(prog: str) -> argparse.ArgumentParser:
         metavar="FILE",
         help="write Pipeline and PipelineVersion resources to FILE instead, for kubectl or GitOps; images need digests",
     )
-    compiling.add_argument("--namespace", default="kubeflow", help="namespace of those resources (default: %(default)s)")
+    compiling.add_argument(
+        "--namespace", default="kubeflow", help="namespace of those resources (default: %(default)s)"
+    )
     compiling.set_defaults(verb=compile_pipeline)
     _add_run(verbs)
 
     about = "Upload the pipeline, unless this version of it is there, and start one run. Everything is checked before."
     submitting = verbs.add_parser("submit", help="start a run on a cluster", description=about)
     submitting.add_argument("--config", type=Path, help="configuration (default: the pipeline's, configs/h100.yaml)")
-    setting = "a parameter of the pipeline, e.g. --set promote=manual --set 'gpu_nodes={nvidia.com/gpu.product: NVIDIA-H100-80GB-HBM3}'"
+    setting = (
+        "a parameter of the pipeline, e.g. --set promote=manual --set 'gpu_nodes={nvidia.com/gpu.product: "
+        "NVIDIA-H100-80GB-HBM3}'"
+    )
     submitting.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings", help=setting)
     submitting.add_argument("--experiment", default="axon", help="Kubeflow experiment (default: %(default)s)")
-    submitting.add_argument("--service-account", default="", help="account of the steps, e.g. axon-pipeline (default: the cluster's)")
+    submitting.add_argument(
+        "--service-account", default="", help="account of the steps, e.g. axon-pipeline (default: the cluster's)"
+    )
     submitting.add_argument("--name", help="name of the run (default: axon and the time)")
     submitting.set_defaults(verb=submit_run)
 
-    looking = verbs.add_parser("status", help="how a run on a cluster is doing", description="The state of every step, and where to look.")
+    looking = verbs.add_parser(
+        "status", help="how a run on a cluster is doing", description="The state of every step, and where to look."
+    )
     looking.add_argument("run", help="the run's id, as submit prints it")
     for scripted in (submitting, looking):
         scripted.add_argument("--json", action="store_true", help="print an object instead of lines")
     looking.set_defaults(verb=show_status)
 
     about = (
-        "Make the cluster's recurring runs as schedules.yaml says: create, replace, switch on or off, delete. The same command again\n"
-        "changes nothing. Recurring runs that it did not make are left alone. A replaced one whose run has not ended is switched off\n"
+        "Make the cluster's recurring runs as schedules.yaml says: create, replace, switch on or off, delete. The same "
+        "command again\n"
+        "changes nothing. Recurring runs that it did not make are left alone. A replaced one whose run has not ended "
+        "is switched off\n"
         "first and deleted by a later call, because deleting it would end the run."
     )
     scheduling = verbs.add_parser(
         "schedule", help="make the recurring runs as schedules.yaml says", description=about, formatter_class=shape
     )
-    scheduling.add_argument("--file", type=Path, default=Path("schedules.yaml"), help="the schedules (default: %(default)s)")
+    scheduling.add_argument(
+        "--file", type=Path, default=Path("schedules.yaml"), help="the schedules (default: %(default)s)"
+    )
     scheduling.add_argument("--dry-run", action="store_true", help="show the plan and change nothing")
     scheduling.set_defaults(verb=keep_schedules)
     for clustered in (submitting, looking, scheduling):
-        clustered.add_argument("--host", default="", help="address of Kubeflow Pipelines (default: KF_PIPELINES_ENDPOINT)")
+        clustered.add_argument(
+            "--host", default="", help="address of Kubeflow Pipelines (default: KF_PIPELINES_ENDPOINT)"
+        )
         clustered.add_argument("--namespace", default="", help="your namespace, on a cluster with several users")
     return top
 
 
 def _add_run(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    about = "Run the whole pipeline on this machine, every step in a process of its own. The same command again goes on from checkpoints."
+    about = (
+        "Run the whole pipeline on this machine, every step in a process of its own. The same command again goes "
+        "on from checkpoints."
+    )
     running = verbs.add_parser("run", help="run the pipeline on this machine", description=about)
-    running.add_argument("--config", type=Path, default=Path("configs/smoke.yaml"), help="configuration (default: %(default)s)")
+    running.add_argument(
+        "--config", type=Path, default=Path("configs/smoke.yaml"), help="configuration (default: %(default)s)"
+    )
     source = running.add_mutually_exclusive_group(required=True)
     source.add_argument("--folder", type=Path, help="folder with CTs")
     source.add_argument("--revision", help="revision of the versioned dataset, e.g. HEAD")
     running.add_argument("--repo", default="", help="git repository of the dataset (default: the one you are in)")
-    running.add_argument("--output", type=Path, default=Path("runs"), help="folder for all results (default: %(default)s)")
     running.add_argument(
-        "--views", default="bi", help="films the gate and the headline figures speak of: bi or mono (default: %(default)s)"
+        "--output", type=Path, default=Path("runs"), help="folder for all results (default: %(default)s)"
+    )
+    running.add_argument(
+        "--views",
+        default="bi",
+        help="films the gate and the headline figures speak of: bi or mono (default: %(default)s)",
     )
     running.add_argument("--promote", default="if_better", help="if_better, manual or never (default: %(default)s)")
-    running.add_argument("--force", action="store_true", help="train also where code, data and configuration are those of the last success")
+    running.add_argument(
+        "--force",
+        action="store_true",
+        help="train also where code, data and configuration are those of the last success",
+    )
     running.add_argument("--model-name", default="axon", help="registered model (default: %(default)s)")
-    running.add_argument("--containers", action="store_true", help="run every step in a container of its image, with retries")
+    running.add_argument(
+        "--containers", action="store_true", help="run every step in a container of its image, with retries"
+    )
     running.set_defaults(verb=run_pipeline)
 
 
@@ -129,7 +164,9 @@ def compile_pipeline(arguments: argparse.Namespace) -> None:
             COMPILED.write_text(fresh.read_text())
             print(f"wrote {COMPILED}")
         elif not COMPILED.is_file() or fresh.read_text() != COMPILED.read_text():
-            raise AxonError("COMPILED_STALE", f"{COMPILED.name} is not what the code compiles to", "run: axon pipeline compile")
+            raise AxonError(
+                "COMPILED_STALE", f"{COMPILED.name} is not what the code compiles to", "run: axon pipeline compile"
+            )
 
 
 def _write_resources(fresh: Path, target: Path, namespace: str) -> None:
@@ -147,9 +184,13 @@ def _write_resources(fresh: Path, target: Path, namespace: str) -> None:
         include_pipeline_manifest=True,
     )
     try:
-        compiler.Compiler().compile(axon_pipeline, str(target), kubernetes_manifest_options=options, kubernetes_manifest_format=True)
+        compiler.Compiler().compile(
+            axon_pipeline, str(target), kubernetes_manifest_options=options, kubernetes_manifest_format=True
+        )
     except OSError as error:
-        raise AxonError("RESOURCES_FILE", f"{target} cannot be written: {error}", "name a file in a folder that is there") from error
+        raise AxonError(
+            "RESOURCES_FILE", f"{target} cannot be written: {error}", "name a file in a folder that is there"
+        ) from error
     print(f"wrote {target}: kubectl apply -f {target}")
 
 
@@ -180,7 +221,9 @@ def run_pipeline(arguments: argparse.Namespace) -> None:
 
     config = Config.load(arguments.config)
     parameters = {
-        "dataset_repo": str(Path(arguments.repo).resolve()) if arguments.containers and arguments.revision else arguments.repo,
+        "dataset_repo": str(Path(arguments.repo).resolve())
+        if arguments.containers and arguments.revision
+        else arguments.repo,
         "dataset_revision": arguments.revision or "",
         "dataset_folder": str(arguments.folder.resolve()) if arguments.folder else "",
         "config_yaml": arguments.config.read_text(),
@@ -210,7 +253,13 @@ def submit_run(arguments: argparse.Namespace) -> None:
         run_id = submit(cluster, package, parameters, arguments.experiment, name, arguments.service_account)
         config = Config.from_yaml(parameters.get("config_yaml", package.parameters["config_yaml"].get("defaultValue")))
     if arguments.json:
-        told = {"run_id": run_id, "name": name, "version": package.version, "link": cluster.link(run_id), "disclaimer": DISCLAIMER}
+        told = {
+            "run_id": run_id,
+            "name": name,
+            "version": package.version,
+            "link": cluster.link(run_id),
+            "disclaimer": DISCLAIMER,
+        }
         print(json.dumps(told, indent=1))
         return
     print(f"run       {run_id}  ({name}, version {package.version})")

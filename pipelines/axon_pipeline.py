@@ -1,7 +1,8 @@
 """The DAG, one for the local runner, Docker and a cluster.
 
-Its one condition, whether there is anything new, is on an output called ``Output``: of an output with a name of its own the local
-runner finds nothing and takes the condition for False, without a word. The gate's decision travels as data instead.
+Its one condition, whether there is anything new, is on an output called ``Output``: of an output with a name of its own
+the local runner finds nothing and takes the condition for False, without a word. The gate's decision travels as data
+instead.
 """
 
 import json
@@ -30,7 +31,8 @@ from pipelines import resources
 
 ROOT = Path(__file__).parents[1]
 COMPILED = ROOT / "pipelines" / "axon_pipeline.yaml"
-# On one line (JSON is YAML too): KFP copies defaults into a comment of the compiled file, where a line break would break it.
+# On one line (JSON is YAML too): KFP copies defaults into a comment of the compiled file, where a line break would
+# break it.
 DEFAULT_CONFIG = json.dumps(yaml.safe_load((ROOT / "configs" / "h100.yaml").read_text()))
 
 
@@ -91,9 +93,13 @@ def axon_pipeline(
                 run_key=run_key,
             )
         )
-        config, revision, run_id, shards, gpus = (checked.outputs[name] for name in ("config", "revision", "run_id", "shards", "gpus"))
+        config, revision, run_id, shards, gpus = (
+            checked.outputs[name] for name in ("config", "revision", "run_id", "shards", "gpus")
+        )
         with dsl.If(checked.outputs["Output"] == NEW, name="anything-new"):
-            fetched = on(fetch(dataset_repo=dataset_repo, dataset_folder=dataset_folder, revision=revision, shards=shards))
+            fetched = on(
+                fetch(dataset_repo=dataset_repo, dataset_folder=dataset_folder, revision=revision, shards=shards)
+            )
             raw = fetched.outputs["raw"]
             with dsl.ParallelFor(fetched.outputs["Output"], name="shards") as shard:
                 ingested = on(ingest(config_yaml=config_yaml, seed=seed, shard=shard, raw=raw))
@@ -108,10 +114,28 @@ def axon_pipeline(
             superres = on(train_superres(**trained), gpus).outputs["superres"]
             baselines = on(train_baselines(**trained), gpus).outputs["baselines"]
             models = {"bridge": bridge, "refiner": refiner, "superres": superres, "baselines": baselines}
-            evaluation = on(evaluate(**tracked, views=views, revision=revision, dataset=dataset, **models)).outputs["evaluation"]
-            decided = on(gate(config=config, tracking_uri=tracking_uri, model_name=model_name, promote=promote, evaluation=evaluation))
-            on(register(**tracked, revision=revision, model_name=model_name, evaluation=evaluation, decision=decided.outputs["decision"]))
-        # On a cluster a condition that is skipped does not close the DAG around it, which then seems to run on when `finish` asks how the
-        # run ended; a step that has succeeded closes it.
+            evaluation = on(evaluate(**tracked, views=views, revision=revision, dataset=dataset, **models)).outputs[
+                "evaluation"
+            ]
+            decided = on(
+                gate(
+                    config=config,
+                    tracking_uri=tracking_uri,
+                    model_name=model_name,
+                    promote=promote,
+                    evaluation=evaluation,
+                )
+            )
+            on(
+                register(
+                    **tracked,
+                    revision=revision,
+                    model_name=model_name,
+                    evaluation=evaluation,
+                    decision=decided.outputs["decision"],
+                )
+            )
+        # On a cluster a condition that is skipped does not close the DAG around it, which then seems to run on when
+        # `finish` asks how the run ended; a step that has succeeded closes it.
         with dsl.Else(name="nothing-new"):
             on(nothing_new(model_name=model_name))

@@ -1,9 +1,10 @@
-"""Runs a pipeline with KFP's local runner in this process: ``python -m pipelines.child MODULE:PIPELINE ROOT ARGUMENTS_JSON [MOUNTS_JSON]``.
+"""Runs a pipeline with KFP's local runner in this process: ``python -m pipelines.child MODULE:PIPELINE ROOT
+ARGUMENTS_JSON [MOUNTS_JSON]``.
 
 With mounts (a folder and whether it may be written to), every step runs in a container of its image, else in a process.
 
-A process and a process group of its own (see `pipelines.local`), so that one signal reaches it and all its steps, and so that its
-output can be read line by line.
+A process and a process group of its own (see `pipelines.local`), so that one signal reaches it and all its steps, and
+so that its output can be read line by line.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def main() -> int:
 def for_this_machine(spec: dict[str, Any], retries: bool) -> dict[str, Any]:
     """``spec`` for a local run.
 
-    Without ``retries``, they go: a failure is shown at once. The environment meant for a cluster's GPU nodes goes. The run's id becomes
+    Without ``retries``, they go: a failure is shown at once. The environment meant for a cluster's GPU nodes goes. The
+    run's id becomes
     a UUID: the local runner's own has 8 digits, which repeat some day.
     """
     for component in [spec["root"], *spec["components"].values()]:
@@ -75,7 +77,8 @@ def for_this_machine(spec: dict[str, Any], retries: bool) -> dict[str, Any]:
 
 
 def stop_on_sigterm(handler: ModuleType, name: str) -> None:
-    """After SIGTERM no further step starts but the exit handler; the steps get the same signal, and are read until they have ended.
+    """After SIGTERM no further step starts but the exit handler; the steps get the same signal, and are read until they
+    have ended.
 
     Args:
         handler: Module of KFP with
@@ -100,7 +103,9 @@ def stop_on_sigterm(handler: ModuleType, name: str) -> None:
 
 
 def end_with_the_parent() -> None:
-    """Where the kernel can tell (Linux), end the steps when the command that started us is killed: nobody would read or lock any more."""
+    """Where the kernel can tell (Linux), end the steps when the command that started us is killed: nobody would read or
+    lock any more.
+    """
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         signal.signal(signal.SIGHUP, lambda *_: os.killpg(0, signal.SIGTERM))

@@ -1,4 +1,6 @@
-"""KFP's DockerRunner with a cluster's restrictions: a numeric user, a read-only root, no capabilities; and with the true exit status."""
+"""KFP's DockerRunner with a cluster's restrictions: a numeric user, a read-only root, no capabilities; and with the
+true exit status.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,12 @@ if TYPE_CHECKING:
     from kfp import local
 
 # What the steps get of this process's environment: what a cluster's secret gives them, and what S3 needs beside.
-PASSED_ON = (*SECRET_KEYS.values(), "AWS_DEFAULT_REGION", "AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
+PASSED_ON = (
+    *SECRET_KEYS.values(),
+    "AWS_DEFAULT_REGION",
+    "AWS_REQUEST_CHECKSUM_CALCULATION",
+    "AWS_RESPONSE_CHECKSUM_VALIDATION",
+)
 STOP_S = 30
 
 _running: dict[str, Container] = {}
@@ -25,7 +32,8 @@ _lock = threading.Lock()
 
 
 def runner(pipeline_root: str, mounts: Mapping[str, bool]) -> local.DockerRunner:
-    """A runner whose steps run as the owner of ``pipeline_root``, on the host's network, restricted as in a careful cluster.
+    """A runner whose steps run as the owner of ``pipeline_root``, on the host's network, restricted as in a careful
+    cluster.
 
     Args:
         pipeline_root: Folder for the steps' outputs, in the containers under the same path.
@@ -62,11 +70,13 @@ def step_user(pipeline_root: Path) -> str:
     return f"{owner.st_uid}:{owner.st_gid}"
 
 
-def run_container(client: docker.DockerClient, image: str, command: list[str], volumes: dict[str, Any], **settings: Any) -> int:
+def run_container(
+    client: docker.DockerClient, image: str, command: list[str], volumes: dict[str, Any], **settings: Any
+) -> int:
     """Run one step and return its exit status.
 
-    KFP's own function lets the engine remove the container when it ends, and takes a container that is gone for a success
-    (kubeflow/pipelines issue 13332).
+    KFP's own function lets the engine remove the container when it ends, and takes a container that is gone for a
+    success (kubeflow/pipelines issue 13332).
     """
     container = client.containers.run(image, command, detach=True, volumes=volumes, **settings)
     with _lock:

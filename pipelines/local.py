@@ -1,4 +1,6 @@
-"""A pipeline run on this machine, in this Python: no Docker, no cluster; shows the steps' own lines and nothing of KFP's."""
+"""A pipeline run on this machine, in this Python: no Docker, no cluster; shows the steps' own lines and nothing of
+KFP's.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ SILENT = "it ended without saying why"
 USER_ERROR = re.compile(r"^\[[A-Z][A-Z0-9_]+\] .+ -> .+")
 EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b")
 NOISE = re.compile(
-    r"^(-{20,}|\[KFP Executor .*|\d\d:\d\d:\d\d\.\d{3} - .*|(INFO|WARNING|ERROR):root:.*|Pipeline '.*' finished with status .*)$"
+    r"^(-{20,}|\[KFP Executor .*|\d\d:\d\d:\d\d\.\d{3} - .*|(INFO|WARNING|ERROR):root:.*|Pipeline '.*' finished with "
+    r"status .*)$"
 )
 
 
@@ -86,7 +89,9 @@ class Watcher:
         failures = [*self.failed, *self.recovered, ("the local runner", otherwise)]
         step, first = failures[0]
         # Items of a loop share this output: one's last line may have been another's when it ended.
-        return step, next((reason for name, reason in failures if name == step and not reason.startswith(SILENT)), first)
+        return step, next(
+            (reason for name, reason in failures if name == step and not reason.startswith(SILENT)), first
+        )
 
     def _skipped(self, line: str) -> bool:
         """Whether ``line`` is part of KFP's dump of a step's inputs or outputs, or empty."""
@@ -142,8 +147,9 @@ def execute(
         pipeline_root: Folder for the steps' outputs.
         steps: Number of different steps, for the counter.
         show: Where lines go.
-        mounts: Where given, every step runs in a container of its image (see `pipelines.containers`), which sees these folders under the
-            same path and may write to those with True. The engine is the one that ``DOCKER_HOST`` names.
+        mounts: Where given, every step runs in a container of its image (see `pipelines.containers`), which sees these
+            folders under the same path and may write to those with True. The engine is the one that ``DOCKER_HOST``
+            names.
 
     Raises:
         AxonError: ``STEP_FAILED``, naming the step and the reason, ``INTERRUPTED``, or that of `containers.step_user`.
@@ -167,7 +173,13 @@ def execute(
         # start_new_session: one process group for the runner and all steps, which a signal to us is passed on to.
         child = stack.enter_context(
             subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=env, start_new_session=True
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                env=env,
+                start_new_session=True,
             )
         )
         assert child.stdout is not None
@@ -176,10 +188,16 @@ def execute(
                 watcher.line(line)
             status = child.wait()
     if watcher.stopping:
-        raise AxonError("INTERRUPTED", "the run was stopped", "start the same command again: training goes on from its checkpoints")
+        raise AxonError(
+            "INTERRUPTED", "the run was stopped", "start the same command again: training goes on from its checkpoints"
+        )
     if status != 0 or watcher.failed:
         step, reason = watcher.why(f"exit status {status}, see above")
-        reason, _, fix = reason.rpartition(" -> ") if USER_ERROR.match(reason) else (reason, "", "mend it and start the same command again")
+        reason, _, fix = (
+            reason.rpartition(" -> ")
+            if USER_ERROR.match(reason)
+            else (reason, "", "mend it and start the same command again")
+        )
         raise AxonError("STEP_FAILED", f"step {step!r} failed: {reason}", fix)
 
 
@@ -215,18 +233,24 @@ def output_folder(folder: Path) -> Iterator[Path]:
         (folder / "pipeline").mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
     except OSError as error:
-        raise AxonError("OUTPUT_FOLDER", f"{folder} cannot be written: {error}", "name another folder with --output") from error
+        raise AxonError(
+            "OUTPUT_FOLDER", f"{folder} cannot be written: {error}", "name another folder with --output"
+        ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise AxonError("OUTPUT_BUSY", f"another run uses {folder}", "wait for it, or name another folder with --output") from error
+            raise AxonError(
+                "OUTPUT_BUSY", f"another run uses {folder}", "wait for it, or name another folder with --output"
+            ) from error
         for old in sorted((folder / "pipeline").glob("axon-*"))[:-1]:
             shutil.rmtree(old)
         yield folder
 
 
-def run(arguments: dict[str, Any], output: Path, show: Callable[[str], None] = print, in_containers: bool = False) -> None:
+def run(
+    arguments: dict[str, Any], output: Path, show: Callable[[str], None] = print, in_containers: bool = False
+) -> None:
     """Run AXON's pipeline on this machine and show its results.
 
     Args:
@@ -248,7 +272,9 @@ def run(arguments: dict[str, Any], output: Path, show: Callable[[str], None] = p
         began = time.monotonic()
         sources = filter(None, (arguments["dataset_folder"], arguments["dataset_repo"]))
         mounts = {str(folder): True} | dict.fromkeys(sources, False) if in_containers else None
-        execute("pipelines.axon_pipeline:axon_pipeline", {**arguments, **here}, folder / "pipeline", STEPS, show, mounts)
+        execute(
+            "pipelines.axon_pipeline:axon_pipeline", {**arguments, **here}, folder / "pipeline", STEPS, show, mounts
+        )
         latest = max((folder / "pipeline").glob("axon-*"))
         checked = json.loads((latest / "preflight" / "executor_output.json").read_text())["parameterValues"]
         if checked["Output"] == NOTHING_NEW:
@@ -261,7 +287,8 @@ def run(arguments: dict[str, Any], output: Path, show: Callable[[str], None] = p
     show(f"\n{(folder / 'summary.txt').read_text().rstrip()}\n")
     show(f"report    {folder / 'report.html'}")
     show(
-        f"model     {arguments['model_name']} version {registered['version']}, {registered['alias'] or 'no alias'}: {registered['reason']}"
+        f"model     {arguments['model_name']} version {registered['version']}, {registered['alias'] or 'no alias'}: "
+        f"{registered['reason']}"
     )
     show(f"tracking  mlflow ui --backend-store-uri {uri}")
     show(f"finished in {time.monotonic() - began:.0f} s. {DISCLAIMER}")

@@ -1,4 +1,6 @@
-"""What each step needs of a cluster. The local runner ignores all of it, so the tests check the compiled specification."""
+"""What each step needs of a cluster. The local runner ignores all of it, so the tests check the compiled
+specification.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,8 @@ class Needs:
     Attributes:
         cpu: CPU cores.
         memory: Memory.
-        gpus: GPUs; with any, the step also gets shared memory, the GPU nodes and a refusal to run without a GPU. A training step gets as
-            many as its configuration has processes.
+        gpus: GPUs; with any, the step also gets shared memory, the GPU nodes and a refusal to run without a GPU. A
+            training step gets as many as its configuration has processes.
         retries: Retries with back-off, for what another attempt can mend: a lost node, a network.
         hours: Time limit.
         cached: Whether a result may be served from KFP's cache. Only where the step's parameters identify its result.

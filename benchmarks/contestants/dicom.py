@@ -28,7 +28,9 @@ def dicom_axon(setting: Setting) -> Result:
 
 
 def _within(volume: Volume, cube: Volume) -> np.ndarray:
-    """The cube's voxels that lie within the scan, and no Gaussian from its edge: beyond, each library makes something else up."""
+    """The cube's voxels that lie within the scan, and no Gaussian from its edge: beyond, each library makes something
+    else up.
+    """
     to_source = np.linalg.inv(volume.affine) @ cube.affine
     size = cube.hu_DHW.shape[0]
     index_whd = np.ogrid[:size, :size, :size][::-1]
@@ -60,7 +62,16 @@ def dicom_simpleitk(setting: Setting) -> Result:
         spacing, origin = affine.diagonal()[:3].tolist(), affine[:3, 3].tolist()
         identity = np.eye(3).ravel().tolist()
         return SimpleITK.GetArrayFromImage(
-            SimpleITK.Resample(smooth, [setting.size] * 3, SimpleITK.Transform(), SimpleITK.sitkLinear, origin, spacing, identity, -1024.0)
+            SimpleITK.Resample(
+                smooth,
+                [setting.size] * 3,
+                SimpleITK.Transform(),
+                SimpleITK.sitkLinear,
+                origin,
+                spacing,
+                identity,
+                -1024.0,
+            )
         )
 
     return repeat(run, setting.repeats)
@@ -74,7 +85,10 @@ def dicom_monai(setting: Setting) -> Result:
     from axon.geometry.volume import cube_affine, lps_to_ras
 
     extent_mm = config_of(setting).grid.extent_mm
-    load, resample = LoadImage(image_only=True, ensure_channel_first=True), SpatialResample(mode="bilinear", padding_mode="border")
+    load, resample = (
+        LoadImage(image_only=True, ensure_channel_first=True),
+        SpatialResample(mode="bilinear", padding_mode="border"),
+    )
 
     def run() -> np.ndarray:
         image = load(setting.dicom)

@@ -27,12 +27,16 @@ def drr_axon(setting: Setting) -> Result:
 
     config, hu_BCDHW = config_of(setting), _drr_volume(setting)
     with torch.no_grad():
-        seconds, film = repeat(lambda: render_drr(hu_BCDHW, config.grid.extent_mm, config.xray, "frontal"), setting.repeats)
+        seconds, film = repeat(
+            lambda: render_drr(hu_BCDHW, config.grid.extent_mm, config.xray, "frontal"), setting.repeats
+        )
     return seconds, film.cpu().numpy()
 
 
 def drr_nanodrr(setting: Setting) -> Result:
-    """The same source, detector and volume, a sample a voxel along each ray; the attenuation is given, ours computes it each time."""
+    """The same source, detector and volume, a sample a voxel along each ray; the attenuation is given, ours computes it
+    each time.
+    """
     import torch
     from nanodrr.data import Subject
     from nanodrr.drr import render
@@ -44,19 +48,35 @@ def drr_nanodrr(setting: Setting) -> Result:
     extent, xray, to = config.grid.extent_mm, config.xray, {"device": device(), "dtype": torch.float32}
     affine = torch.from_numpy(cube_affine(np.zeros(3), setting.size, extent))
     subject = Subject(
-        mu, torch.zeros_like(mu), affine.to(**to), affine.inverse().to(**to), Subject._make_voxel_to_grid(mu.shape).to(**to),
-        torch.zeros(3, **to), 0, convert_to_mu=False,
-    )  # fmt: skip
+        mu,
+        torch.zeros_like(mu),
+        affine.to(**to),
+        affine.inverse().to(**to),
+        Subject._make_voxel_to_grid(mu.shape).to(**to),
+        torch.zeros(3, **to),
+        0,
+        convert_to_mu=False,
+    )
     mm = (torch.arange(xray.detector_px, **to) - (xray.detector_px - 1) / 2) * xray.pixel_pitch_mm
     down, across = torch.meshgrid(-mm, mm, indexing="ij")
-    pixels_UV3 = torch.stack([across, torch.full_like(across, xray.source_object_mm - xray.source_detector_mm), down], dim=-1)
+    pixels_UV3 = torch.stack(
+        [across, torch.full_like(across, xray.source_object_mm - xray.source_detector_mm), down], dim=-1
+    )
     source = torch.tensor([0.0, xray.source_object_mm, 0.0], **to)
     eye, sdd = torch.eye(4, **to)[None], torch.tensor([xray.source_detector_mm], **to)
     samples, side = setting.size, xray.detector_px
     with torch.no_grad():
         seconds, film = repeat(
             lambda: render(
-                subject, eye[:, :3, :3], eye, sdd, side, side, samples, src=source.view(1, 1, 3), tgt=pixels_UV3.reshape(1, -1, 3)
+                subject,
+                eye[:, :3, :3],
+                eye,
+                sdd,
+                side,
+                side,
+                samples,
+                src=source.view(1, 1, 3),
+                tgt=pixels_UV3.reshape(1, -1, 3),
             ),
             setting.repeats,
         )

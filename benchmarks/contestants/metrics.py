@@ -34,7 +34,9 @@ def metrics_scikit_image(setting: Setting) -> Result:
     a, b = _pair(setting)
 
     def run() -> np.ndarray:
-        ssim = structural_similarity(a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1.0)
+        ssim = structural_similarity(
+            a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1.0
+        )
         return np.array([peak_signal_noise_ratio(b, a, data_range=1.0), ssim])
 
     return repeat(run, setting.repeats)
@@ -45,7 +47,9 @@ def metrics_monai(setting: Setting) -> Result:
     from monai.metrics import PSNRMetric, SSIMMetric
 
     a, b = (torch.from_numpy(volume)[None, None] for volume in _pair(setting))
-    return repeat(lambda: np.array([float(PSNRMetric(1.0)(a, b)), float(SSIMMetric(3, data_range=1.0)(a, b))]), setting.repeats)
+    return repeat(
+        lambda: np.array([float(PSNRMetric(1.0)(a, b)), float(SSIMMetric(3, data_range=1.0)(a, b))]), setting.repeats
+    )
 
 
 def metrics_torchmetrics(setting: Setting) -> Result:
@@ -57,6 +61,8 @@ def metrics_torchmetrics(setting: Setting) -> Result:
     def run() -> np.ndarray:
         # Its own mean counts the reflected border; the others leave it out.
         _, full = structural_similarity_index_measure(a, b, data_range=1.0, return_full_image=True)
-        return np.array([float(peak_signal_noise_ratio(a, b, data_range=1.0)), float(full[..., 5:-5, 5:-5, 5:-5].mean())])
+        return np.array(
+            [float(peak_signal_noise_ratio(a, b, data_range=1.0)), float(full[..., 5:-5, 5:-5, 5:-5].mean())]
+        )
 
     return repeat(run, setting.repeats)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,9 @@ def _sample(setting: Setting, steps: int, eta: float) -> Result:
         with torch.no_grad():
             seen = estimator(films, torch.ones(1, 2, device=device()))
         scheduler = BrownianBridgeScheduler(config.bridge.train_timesteps, max_var=config.bridge.max_var)
-        run = lambda: sample_bridge(scheduler, unet, estimator, seen, steps, [torch.Generator().manual_seed(0)], eta=eta)  # noqa: E731
+        run = partial(
+            sample_bridge, scheduler, unet, estimator, seen, steps, [torch.Generator().manual_seed(0)], eta=eta
+        )
         return repeat(run, 1 if steps > 50 else setting.repeats)[0], np.array([])
     estimator, unet, scheduler = load_bridge(Path(setting.model), device())
     data = PreparedDataset(Path(setting.dataset))

@@ -32,7 +32,9 @@ def bridge_stage(setting: Setting) -> Any:
         phantom = make_phantom(seed, size=32, spacing_mm=grid.extent_mm / 32)
         cube = resample_to_cube(phantom, phantom.center_mm, grid.fine_size, grid.extent_mm)
         film = np.zeros((config.xray.detector_px,) * 2, np.float32)
-        cases.append(Case(f"p{seed}", f"p{seed}", "phantom", cube.hu_DHW.astype(np.int16), cube.affine, film, film, 1.0))
+        cases.append(
+            Case(f"p{seed}", f"p{seed}", "phantom", cube.hu_DHW.astype(np.int16), cube.affine, film, film, 1.0)
+        )
 
     class Timed(BridgeStage):
         times: list[float] = []
@@ -64,7 +66,9 @@ def timed_fit(stage: Any, repeats: int, **options: Any) -> Result:
     from axon.training.loop import fit
 
     never = 10**9
-    training = replace(stage.config.training.bridge, steps=repeats + 3, checkpoint_every=never, log_every=never, **options)
+    training = replace(
+        stage.config.training.bridge, steps=repeats + 3, checkpoint_every=never, log_every=never, **options
+    )
     with tempfile.TemporaryDirectory() as folder:
         fit(stage, training, Path(folder), {}, lambda step, metrics: None)
     return list(np.diff(stage.times)[2:]), np.array(stage.losses[:1])

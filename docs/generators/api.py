@@ -63,8 +63,10 @@ def page() -> str:
     """The entry points: signatures and docstrings as they stand in the source."""
     lines = ["# The library", ""]
     lines += [
-        "What other code may call. Tensors and arrays carry their axes in their names: B batch, C channels, K samples, V the two views,",
-        "D/H/W voxels towards head, back and left, U/V film rows and columns. HU are Hounsfield units, lengths millimetres, positions",
+        "What other code may call. Tensors and arrays carry their axes in their names: B batch, C channels, K samples, "
+        "V the two views,",
+        "D/H/W voxels towards head, back and left, U/V film rows and columns. HU are Hounsfield units, lengths "
+        "millimetres, positions",
         "DICOM's LPS.",
     ]
     for title, names in ENTRY_POINTS.items():
@@ -78,11 +80,15 @@ def _entry(name: str) -> list[str]:
     module, _, short = name.rpartition(".")
     path = ROOT / "src" / Path(*module.split("."))
     file = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
-    found = {node.name: node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef | ast.FunctionDef)}[short]
+    found = {
+        node.name: node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef | ast.FunctionDef)
+    }[short]
     lines = [f"### {name}", "", *_described(found, name)]
     if isinstance(found, ast.ClassDef):
         for method in found.body:
-            shown = isinstance(method, ast.FunctionDef) and (not method.name.startswith("_") or method.name == "__call__")
+            shown = isinstance(method, ast.FunctionDef) and (
+                not method.name.startswith("_") or method.name == "__call__"
+            )
             if shown and isinstance(method, ast.FunctionDef) and ast.get_docstring(method):
                 lines += ["", f"#### {short}.{method.name}", "", *_described(method, method.name)]
     return lines
@@ -103,12 +109,16 @@ def _signature(node: ast.ClassDef | ast.FunctionDef, name: str) -> str:
         returned = f" -> {ast.unparse(node.returns)}" if node.returns else ""
         arguments = ", ".join(part for part in _parameters(node) if part not in ("self", "cls"))
         line = f"{kind}{name}({arguments}){returned}"
-        return line if len(line) <= 110 else f"{kind}{name}(\n    " + ",\n    ".join(_parameters(node)) + f",\n){returned}"
+        return (
+            line if len(line) <= 110 else f"{kind}{name}(\n    " + ",\n    ".join(_parameters(node)) + f",\n){returned}"
+        )
     init = next((m for m in node.body if isinstance(m, ast.FunctionDef) and m.name == "__init__"), None)
     if init:
         init.returns = None
         return _signature(init, name)
-    fields = [f"{ast.unparse(s.target)}: {ast.unparse(s.annotation)}" for s in node.body if isinstance(s, ast.AnnAssign)]
+    fields = [
+        f"{ast.unparse(s.target)}: {ast.unparse(s.annotation)}" for s in node.body if isinstance(s, ast.AnnAssign)
+    ]
     line = f"{name}({', '.join(fields)})"
     return line if len(line) <= 110 else f"{name}(\n    " + ",\n    ".join(fields) + ",\n)"
 
@@ -120,7 +130,9 @@ def _parameters(node: ast.FunctionDef) -> list[str]:
     parts = [_parameter(argument, default) for argument, default in zip(spec.args, padded, strict=True)]
     if spec.vararg or spec.kwonlyargs:
         parts.append(f"*{spec.vararg.arg if spec.vararg else ''}")
-    parts += [_parameter(argument, default) for argument, default in zip(spec.kwonlyargs, spec.kw_defaults, strict=True)]
+    parts += [
+        _parameter(argument, default) for argument, default in zip(spec.kwonlyargs, spec.kw_defaults, strict=True)
+    ]
     parts += [f"**{spec.kwarg.arg}"] if spec.kwarg else []
     return [part for part in parts if part not in ("self", "cls")]
 

@@ -17,8 +17,10 @@ def page() -> str:
     """Every key with its type, its default and its meaning."""
     lines = ["# The configuration", ""]
     lines += [
-        "A YAML file; what it does not name has its default. `axon config FILE` checks one and prints it whole. A wrong key, type or",
-        "value ends a run before it starts, with `CONFIG_KEY`, `CONFIG_TYPE` or `CONFIG_VALUE` ([error codes](errors.md)).",
+        "A YAML file; what it does not name has its default. `axon config FILE` checks one and prints it whole. A "
+        "wrong key, type or",
+        "value ends a run before it starts, with `CONFIG_KEY`, `CONFIG_TYPE` or `CONFIG_VALUE` ([error "
+        "codes](errors.md)).",
         "",
     ]
     for path in sorted((ROOT / "configs").glob("*.yaml")):
@@ -43,7 +45,9 @@ def _section(name: str, section: type) -> list[str]:
     for field in dataclasses.fields(section):
         (stages if dataclasses.is_dataclass(typing.get_type_hints(section)[field.name]) else plain).append(field)
     lines = [f"## {name}", "", told, ""]
-    lines += ["| key | type | default | meaning |", "|---|---|---|---|"] + [_key(name, field, meanings[field.name]) for field in plain]
+    lines += ["| key | type | default | meaning |", "|---|---|---|---|"] + [
+        _key(name, field, meanings[field.name]) for field in plain
+    ]
     if stages:
         about, keys = _attributes(config.StageConfig)
         lines += ["", f"### {name}.STAGE", "", about, "", "| STAGE | is |", "|---|---|"]

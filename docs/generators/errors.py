@@ -35,8 +35,10 @@ def page() -> str:
         by_code[raised.code].append(raised)
     lines = ["# Error codes", ""]
     lines += [
-        "An error that you can mend is one line, `[CODE] what is wrong -> what to do`, and exit status 1. Words in braces stand for what",
-        "the line names. `--debug` in front of the verb shows the traceback. [Troubleshooting](../troubleshooting.md) starts from what you",
+        "An error that you can mend is one line, `[CODE] what is wrong -> what to do`, and exit status 1. Words in "
+        "braces stand for what",
+        "the line names. `--debug` in front of the verb shows the traceback. [Troubleshooting](../troubleshooting.md) "
+        "starts from what you",
         "see.",
     ]
     for code in sorted(by_code):
@@ -47,13 +49,17 @@ def page() -> str:
 
 
 def every_error() -> Iterator[Raised]:
-    """Every call that makes an `AxonError`, itself or through a helper that takes code, message and fix in this order."""
+    """Every call that makes an `AxonError`, itself or through a helper that takes code, message and fix in this
+    order.
+    """
     for path in sources():
         tree = ast.parse(path.read_text())
         constants = {
             node.targets[0].id: str(node.value.value)
             for node in tree.body
-            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and isinstance(node.value, ast.Constant)
+            if isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+            and isinstance(node.value, ast.Constant)
         }
         for function, call in _calls(tree):
             name = call.func.id if isinstance(call.func, ast.Name) else ""
@@ -67,7 +73,9 @@ def every_error() -> Iterator[Raised]:
             for code in texts[0]:
                 for whole in [code.replace("{kind}", kind) for kind in KINDS] if "{kind}" in code else [code]:
                     if CODE.fullmatch(whole):
-                        yield from (Raised(whole, message, fix, _module(path)) for message in texts[1] for fix in texts[2])
+                        yield from (
+                            Raised(whole, message, fix, _module(path)) for message in texts[1] for fix in texts[2]
+                        )
 
 
 def sources() -> list[Path]:
@@ -93,7 +101,9 @@ def _text(node: ast.AST, function: ast.AST) -> list[str]:
     if isinstance(node, ast.Constant):
         return [str(node.value)]
     if isinstance(node, ast.JoinedStr):
-        return ["".join(str(part.value) if isinstance(part, ast.Constant) else _placeholder(part) for part in node.values)]
+        return [
+            "".join(str(part.value) if isinstance(part, ast.Constant) else _placeholder(part) for part in node.values)
+        ]
     if isinstance(node, ast.IfExp):
         return _text(node.body, function) + _text(node.orelse, function)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
@@ -119,7 +129,9 @@ def _assigned(name: str, function: ast.AST) -> Iterator[ast.AST]:
             if isinstance(target, ast.Name) and target.id == name:
                 yield node.value
             elif isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
-                yield from (value for one, value in zip(target.elts, node.value.elts, strict=True) if ast.unparse(one) == name)
+                yield from (
+                    value for one, value in zip(target.elts, node.value.elts, strict=True) if ast.unparse(one) == name
+                )
 
 
 def _placeholder(node: ast.AST) -> str:

@@ -6,7 +6,9 @@ import re
 
 
 def docstring(text: str) -> tuple[str, dict[str, list[tuple[str, str]]]]:
-    """A Google-style docstring as Markdown: what stands before the sections, and the (name, text) pairs of each section."""
+    """A Google-style docstring as Markdown: what stands before the sections, and the (name, text) pairs of each
+    section.
+    """
     parts = re.split(r"^(Args|Attributes|Returns|Raises):\n", text, flags=re.MULTILINE)
     sections = {}
     for title, body in zip(parts[1::2], parts[2::2], strict=True):

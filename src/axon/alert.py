@@ -46,7 +46,9 @@ def check_url(url: str) -> None:
     except ValueError:
         usable = False
     if not usable:
-        raise AxonError("ALERT_URL", f"{ALERT_URL} is no http(s) address", "correct the key axon_alert_url of the secret")
+        raise AxonError(
+            "ALERT_URL", f"{ALERT_URL} is no http(s) address", "correct the key axon_alert_url of the secret"
+        )
 
 
 def send(url: str, alert: Alert, timeout_s: float = TIMEOUT_S) -> str:

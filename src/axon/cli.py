@@ -1,4 +1,6 @@
-"""The ``axon`` command. The verbs are in `axon.commands`; what they need is imported when they run, so that ``--help`` is instant."""
+"""The ``axon`` command. The verbs are in `axon.commands`; what they need is imported when they run, so that ``--help``
+is instant.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +16,25 @@ from axon.errors import one_line_errors
 COMMANDS = (reconstruct, serve, model, compare, reproduce, pipeline, dataset, cohort, config, completion)
 
 EPILOG = """examples:
-  axon reconstruct chest.png -o out   a CT volume from a chest X-ray: NIfTI, DICOM and a picture
-  axon serve                          the same on a web page of this machine
+  axon reconstruct chest.png -o out
+                                   a CT volume from a chest X-ray: NIfTI, DICOM and a picture
+  axon serve                       the same on a web page of this machine
   axon compare models:/axon@champion models:/axon/3 --tracking-uri sqlite:///runs/demo/mlflow.db
-  axon dataset build data             build the default dataset and publish it to the DVC remote
+  axon dataset build data          build the default dataset and publish it to the DVC remote
   axon dataset add my_cts --licence "CC BY 4.0" --source doi:10.1234/abc
-  axon dataset pull --revision v1.2   another version of the dataset
-  axon dataset verify data            check every file of a dataset against its manifest
-  axon cohort select --dry-run        how many real patients with CT and X-ray there are, how large, which licence
-  axon config configs/smoke.yaml      check a configuration and print it with every default
-  axon pipeline run --folder CTS      train, evaluate and register a model; axon pipeline --help has clusters and schedules
+  axon dataset pull --revision v1.2
+                                   another version of the dataset
+  axon dataset verify data         check every file of a dataset against its manifest
+  axon cohort select --dry-run     how many real patients with CT and X-ray there are, how large, which licence
+  axon config configs/smoke.yaml   check a configuration and print it with every default
+  axon pipeline run --folder CTS   train, evaluate and register a model; axon pipeline --help has clusters and schedules
   axon model list axon --tracking-uri sqlite:///runs/demo/mlflow.db
   axon model rollback axon --tracking-uri sqlite:///runs/demo/mlflow.db
   axon reproduce models:/axon@champion --tracking-uri sqlite:///runs/demo/mlflow.db
-  source <(axon completion bash)      verbs and options on the Tab key
+  source <(axon completion bash)   verbs and options on the Tab key
 
-exit codes: 0 success; 1 an error, explained in its last line as [CODE] what is wrong -> what to do; 2 a wrong call; 143 ended by SIGTERM
+exit codes: 0 success; 1 an error, explained in its last line as [CODE] what is wrong -> what to do; 2 a wrong call; 143
+ended by SIGTERM
 """
 
 

@@ -65,7 +65,9 @@ class XrayConfig:
 
     def coarsened(self, factor: int) -> XrayConfig:
         """The same field of view with ``factor`` times fewer pixels a side."""
-        return dataclasses.replace(self, detector_px=self.detector_px // factor, pixel_pitch_mm=self.pixel_pitch_mm * factor)
+        return dataclasses.replace(
+            self, detector_px=self.detector_px // factor, pixel_pitch_mm=self.pixel_pitch_mm * factor
+        )
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,8 @@ class BridgeConfig:
         train_timesteps: Steps T of the discretised bridge.
         max_var: Factor on the bridge's variance; 1.0 in BBDM.
         objective: What the network predicts: ``grad`` m_t (y - x0) + sigma_t eps, ``noise`` eps, ``ysubx`` y - x0.
-        endpoint: Where the bridge starts: ``learned``, a network's estimate from the calibrated lift; ``calibrated``, that lift itself;
-            ``back_projection``, the mean of the lifted films.
+        endpoint: Where the bridge starts: ``learned``, a network's estimate from the calibrated lift; ``calibrated``,
+            that lift itself; ``back_projection``, the mean of the lifted films.
         volume_steps: Sampling steps of the one volume that is drawn without noise.
         sample_steps: Sampling steps of each of several samples, drawn with noise.
         eta: Noise of the samples: 1 for the bridge's full posterior variance, 0 for none.
@@ -119,12 +121,15 @@ class BridgeConfig:
 
 @dataclass(frozen=True)
 class PhysicsConfig:
-    """Data consistency: how estimates are corrected until their re-projection is like the films (our choice, not the paper's).
+    """Data consistency: how estimates are corrected until their re-projection is like the films (our choice, not the
+    paper's).
 
     Attributes:
-        noise: Standard deviation of what a rendered, normalised film (range 0 to 1) shows beside the anatomy; larger trusts films less.
+        noise: Standard deviation of what a rendered, normalised film (range 0 to 1) shows beside the anatomy; larger
+            trusts films less.
         clinical_trust: How far a clinic's film is trusted, from 0 to 1: its noise is ``noise`` divided by this.
-        smooth_voxels: Standard deviation in voxels of the Gaussian that correlates the estimate's error between neighbours.
+        smooth_voxels: Standard deviation in voxels of the Gaussian that correlates the estimate's error between
+            neighbours.
         iterations: Conjugate-gradient iterations; 0 turns the correction off.
     """
 
@@ -146,9 +151,10 @@ class StageConfig:
         grad_clip: Largest gradient norm.
         checkpoint_every: Steps between checkpoints.
         log_every: Steps between logged losses.
-        accumulate: Parts in which a batch is passed through the network, one after the other; must divide ``batch_size``. The result is
-            that of the whole batch but for rounding, the memory that of one part.
-        channels_last: Keep the weights channels last in memory, which suits the convolutions of a CPU and the tensor cores of a GPU.
+        accumulate: Parts in which a batch is passed through the network, one after the other; must divide
+            ``batch_size``. The result is that of the whole batch but for rounding, the memory that of one part.
+        channels_last: Keep the weights channels last in memory, which suits the convolutions of a CPU and the tensor
+            cores of a GPU.
         compile: Compile the network with torch.compile: minutes at the start for faster steps on a GPU.
     """
 
@@ -169,9 +175,10 @@ class TrainingConfig:
     """The trained networks.
 
     Attributes:
-        nodes: Machines that train together, on a cluster with Kubeflow Trainer; 1 is the machine of the training step itself.
-        processes: Processes of each machine that train together, a GPU each where there are GPUs; their total number must divide each
-            ``batch_size``.
+        nodes: Machines that train together, on a cluster with Kubeflow Trainer; 1 is the machine of the training step
+            itself.
+        processes: Processes of each machine that train together, a GPU each where there are GPUs; their total number
+            must divide each ``batch_size``.
         estimator: The network that estimates stage 1's end-point.
         bridge, refiner, superres: The three stages.
         regression, gan: The baselines.
@@ -206,7 +213,8 @@ class DataConfig:
         rotation_deg, scale, shift_mm, elastic_mm: Half-widths of the random augmentation of the anatomy.
         film_noise: Standard deviation of noise added to a normalised training film (range 0 to 1).
         film_gamma: Half-width of the random log2 gamma applied to a normalised training film.
-        clinical_look: Probability that a sample's films look like a clinic's: collimated, local contrast evened out, another look-up table.
+        clinical_look: Probability that a sample's films look like a clinic's: collimated, local contrast evened out,
+            another look-up table.
     """
 
     shards: int = 2
@@ -272,9 +280,13 @@ class Config:
         try:
             raw = yaml.safe_load(text) or {}
         except (yaml.YAMLError, ValueError) as error:
-            raise AxonError("CONFIG_YAML", f"the configuration is not YAML: {error}", "mend the line it names") from error
+            raise AxonError(
+                "CONFIG_YAML", f"the configuration is not YAML: {error}", "mend the line it names"
+            ) from error
         if not isinstance(raw, dict):
-            raise AxonError("CONFIG_YAML", "the configuration is not a mapping of keys", "start from configs/smoke.yaml")
+            raise AxonError(
+                "CONFIG_YAML", "the configuration is not a mapping of keys", "start from configs/smoke.yaml"
+            )
         config = _build(cls, {**raw, **overrides}, "")
         assert isinstance(config, Config)
         return config
@@ -302,7 +314,9 @@ class Config:
 def _build(cls: type, raw: Any, where: str) -> Any:
     """Make dataclass ``cls`` of the mapping ``raw``; ``where`` is the dotted path for messages."""
     if not isinstance(raw, dict):
-        raise AxonError("CONFIG_TYPE", f"{where or 'the configuration'} must be a mapping, not {raw!r}", "indent its keys under it")
+        raise AxonError(
+            "CONFIG_TYPE", f"{where or 'the configuration'} must be a mapping, not {raw!r}", "indent its keys under it"
+        )
     hints = typing.get_type_hints(cls)
     for key in raw:
         if key not in hints:
@@ -321,7 +335,9 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple and isinstance(value, list | tuple):
         inner = args if args[-1] is not Ellipsis else (args[0],) * len(value)
         if len(inner) == len(value):
-            return tuple(_coerce(kind, item, f"{where}[{n}]") for n, (kind, item) in enumerate(zip(inner, value, strict=True)))
+            return tuple(
+                _coerce(kind, item, f"{where}[{n}]") for n, (kind, item) in enumerate(zip(inner, value, strict=True))
+            )
     if origin is list and isinstance(value, list):
         return [_coerce(args[0], item, f"{where}[{n}]") for n, item in enumerate(value)]
     if origin is dict and isinstance(value, dict):
@@ -348,18 +364,38 @@ def _check(config: Config) -> None:
 
     levels = 2 ** (len(model.channels) - 1)
     require(len(model.channels) == len(model.attention), "model.attention", "one entry per entry of model.channels")
-    require(all(c % model.norm_groups == 0 for c in model.channels), "model.channels", "each divisible by model.norm_groups")
-    require(grid.coarse_size > 0 and grid.coarse_size % levels == 0, "grid.coarse_size", f"a positive multiple of {levels} (2^(levels-1))")
+    require(
+        all(c % model.norm_groups == 0 for c in model.channels), "model.channels", "each divisible by model.norm_groups"
+    )
+    require(
+        grid.coarse_size > 0 and grid.coarse_size % levels == 0,
+        "grid.coarse_size",
+        f"a positive multiple of {levels} (2^(levels-1))",
+    )
     require(grid.upscale >= 1, "grid.upscale", "at least 1")
     require(grid.extent_mm > 0, "grid.extent_mm", "positive")
     require(model.hu_window[0] < model.hu_window[1], "model.hu_window", "low below high")
-    require(config.xray.source_detector_mm > config.xray.source_object_mm, "xray.source_detector_mm", "greater than xray.source_object_mm")
-    require(config.xray.source_object_mm > grid.extent_mm, "xray.source_object_mm", "the source must lie outside the cube")
-    require(2 <= bridge.volume_steps <= bridge.train_timesteps, "bridge.volume_steps", "from 2 to bridge.train_timesteps")
-    require(2 <= bridge.sample_steps <= bridge.train_timesteps, "bridge.sample_steps", "from 2 to bridge.train_timesteps")
+    require(
+        config.xray.source_detector_mm > config.xray.source_object_mm,
+        "xray.source_detector_mm",
+        "greater than xray.source_object_mm",
+    )
+    require(
+        config.xray.source_object_mm > grid.extent_mm, "xray.source_object_mm", "the source must lie outside the cube"
+    )
+    require(
+        2 <= bridge.volume_steps <= bridge.train_timesteps, "bridge.volume_steps", "from 2 to bridge.train_timesteps"
+    )
+    require(
+        2 <= bridge.sample_steps <= bridge.train_timesteps, "bridge.sample_steps", "from 2 to bridge.train_timesteps"
+    )
     require(0.0 <= bridge.eta <= 1.0, "bridge.eta", "from 0 to 1")
     require(bridge.max_var > 0, "bridge.max_var", "positive")
-    require(config.physics.noise > 0 and config.physics.smooth_voxels > 0, "physics.noise", "noise and smooth_voxels positive")
+    require(
+        config.physics.noise > 0 and config.physics.smooth_voxels > 0,
+        "physics.noise",
+        "noise and smooth_voxels positive",
+    )
     require(0 < config.physics.clinical_trust <= 1, "physics.clinical_trust", "above 0, at most 1")
     require(0 <= data.clinical_look <= 1, "data.clinical_look", "from 0 to 1")
     require(config.physics.iterations >= 0, "physics.iterations", "0 or more")
@@ -375,5 +411,9 @@ def _check(config: Config) -> None:
         stage: StageConfig = getattr(config.training, name)
         require(stage.steps >= 1 and stage.batch_size >= 1, f"training.{name}.steps", "steps and batch_size at least 1")
         shared = stage.accumulate >= 1 and stage.batch_size % (stage.accumulate * processes) == 0
-        require(shared, f"training.{name}.batch_size", "a multiple of accumulate times training.nodes times training.processes")
+        require(
+            shared,
+            f"training.{name}.batch_size",
+            "a multiple of accumulate times training.nodes times training.processes",
+        )
         require(stage.checkpoint_every >= 1 and stage.log_every >= 1, f"training.{name}.checkpoint_every", "at least 1")

@@ -31,7 +31,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End the process with status 1 and one readable last line, not a traceback, on an `AxonError` or a file that the system refuses."""
+    """End the process with status 1 and one readable last line, not a traceback, on an `AxonError` or a file that the
+    system refuses.
+    """
     try:
         with _refused_files():
             yield

@@ -10,7 +10,9 @@ from axon.errors import AxonError
 from axon.registry.tracking import finish_parent, run_link
 
 SUCCESSES = ("SUCCEEDED", "COMPLETE", "CACHED")
-"""The local runner says the first; a cluster hands on what its metadata store knows of the steps, a killed one's RUNNING included."""
+"""The local runner says the first; a cluster hands on what its metadata store knows of the steps, a killed one's
+RUNNING included.
+"""
 FAILED_STEP = re.compile(r"(?:^|; )([\w-]+): (?:\[([A-Z][A-Z0-9_]+)\])?")
 
 
@@ -45,4 +47,7 @@ def finish(tracking_uri: str, model_name: str, run_key: str, state: str, message
         print(f"the alert was not delivered: {trouble}" if trouble else "the alert was delivered")
     if problem:
         raise problem
-    return f"the run {run_key} ended: {state}{f' ({reason})' if reason else ''}; MLflow experiment {model_name!r} has the details"
+    return (
+        f"the run {run_key} ended: {state}{f' ({reason})' if reason else ''}; MLflow experiment {model_name!r} has "
+        "the details"
+    )

@@ -29,7 +29,9 @@ def require_gpu(config: Config) -> None:
     required = os.environ.get(REQUIRE_GPU) == "1"
     if required and not memory:
         raise AxonError(
-            "GPU_MISSING", "a GPU was asked for and the CUDA driver finds none", f"check the node and its driver, or unset {REQUIRE_GPU}"
+            "GPU_MISSING",
+            "a GPU was asked for and the CUDA driver finds none",
+            f"check the node and its driver, or unset {REQUIRE_GPU}",
         )
     need = estimated_bytes(config)
     if memory and memory[0] < SURELY_TOO_LITTLE * need:
@@ -63,7 +65,10 @@ def gpu_memory() -> list[int]:
     found = []
     for number in range(count.value):
         device, size = ctypes.c_int(0), ctypes.c_size_t(0)
-        if driver.cuDeviceGet(ctypes.byref(device), number) != 0 or driver.cuDeviceTotalMem_v2(ctypes.byref(size), device) != 0:
+        if (
+            driver.cuDeviceGet(ctypes.byref(device), number) != 0
+            or driver.cuDeviceTotalMem_v2(ctypes.byref(size), device) != 0
+        ):
             return []
         found.append(size.value)
     return found
@@ -72,9 +77,10 @@ def gpu_memory() -> list[int]:
 def estimated_bytes(config: Config) -> int:
     """GPU memory that the hungriest stage, the refiner, is expected to take in training; within a third, not a promise.
 
-    Counted on the networks themselves under bfloat16 autocast: a residual block keeps about 23 bytes for every voxel of every one of its
-    channels until the backward pass; the U-Net has ``2 res_blocks + 1`` blocks a level, the ControlNet ``res_blocks + 1`` more. Weights,
-    gradients, AdamW's two moments and the EMA are 20 bytes a parameter. A quarter on top for the allocator, one GiB for the CUDA context.
+    Counted on the networks themselves under bfloat16 autocast: a residual block keeps about 23 bytes for every voxel of
+    every one of its channels until the backward pass; the U-Net has ``2 res_blocks + 1`` blocks a level, the ControlNet
+    ``res_blocks + 1`` more. Weights, gradients, AdamW's two moments and the EMA are 20 bytes a parameter. A quarter on
+    top for the allocator, one GiB for the CUDA context.
 
     Args:
         config: The configuration.

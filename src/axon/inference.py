@@ -40,8 +40,9 @@ class AxonOutput:
     Attributes:
         volume: float32 HU on the fine grid, drawn without noise: the nearest to the truth on average.
         mean_DHW: Mean of the K samples in HU; None for K = 1.
-        std_DHW: Standard deviation of the error to expect of the mean, in HU; None for K = 1. From that over the samples, by the curve
-            fitted on the validation set (`axon.evaluation.calibration`); without one, that over the samples itself.
+        std_DHW: Standard deviation of the error to expect of the mean, in HU; None for K = 1. From that over the
+            samples, by the curve fitted on the validation set (`axon.evaluation.calibration`); without one, that over
+            the samples itself.
         samples_KDHW: Every sample on the fine grid, HU; for K = 1 the volume.
         refined_DHW: The volume after stage 2, on the coarse grid.
         coarse_DHW: The volume after stage 1, on the coarse grid.
@@ -60,7 +61,8 @@ class AxonOutput:
 class AxonPipeline(DiffusionPipeline):
     """Bridge, refiner and super-resolution in a row.
 
-    Save with `save_pretrained`, load with ``AxonPipeline.from_pretrained(folder)``: safetensors and JSON, nothing executable.
+    Save with `save_pretrained`, load with ``AxonPipeline.from_pretrained(folder)``: safetensors and JSON, nothing
+    executable.
 
     Args:
         estimator, unet, scheduler: Stage 1.
@@ -71,8 +73,9 @@ class AxonPipeline(DiffusionPipeline):
         xray: Fields of `axon.config.XrayConfig`: the geometry that films are assumed to have.
         volume_steps: Default number of sampling steps of one volume.
         sample_steps: The same of each of several samples.
-        stage_weights: For ``"mono"`` and ``"bi"`` how far each of the three stages changes what the one before made, from 0 to 1, as
-            held-out cases bear it out (`axon.evaluation.calibration.step_share`); without them all the way.
+        stage_weights: For ``"mono"`` and ``"bi"`` how far each of the three stages changes what the one before made,
+            from 0 to 1, as held-out cases bear it out (`axon.evaluation.calibration.step_share`); without them all the
+            way.
         std_curves: For ``"mono"`` and ``"bi"`` the knots that turn the spread of samples into an expected error, see
             `axon.evaluation.calibration.error_curve`.
     """
@@ -93,7 +96,9 @@ class AxonPipeline(DiffusionPipeline):
         std_curves: dict[str, list[list[float]]] | None = None,
     ) -> None:
         super().__init__()
-        self.register_modules(estimator=estimator, unet=unet, scheduler=scheduler, controlnet=controlnet, superres=superres)
+        self.register_modules(
+            estimator=estimator, unet=unet, scheduler=scheduler, controlnet=controlnet, superres=superres
+        )
         self.register_to_config(
             extent_mm=extent_mm,
             hu_window=list(hu_window),
@@ -126,23 +131,41 @@ class AxonPipeline(DiffusionPipeline):
         """Load a folder that `save_pretrained` wrote.
 
         Raises:
-            AxonError: ``MODEL_MISSING``; ``MODEL_UNTRUSTED`` where the folder names classes that are not AXON's; ``MODEL_VERSION`` where
-                its films have settings that this version does not know.
+            AxonError: ``MODEL_MISSING``; ``MODEL_UNTRUSTED`` where the folder names classes that are not AXON's;
+                ``MODEL_VERSION`` where its films have settings that this version does not know.
         """
         index = Path(pretrained_model_name_or_path) / "model_index.json"
         if not index.is_file():
-            raise AxonError("MODEL_MISSING", f"no AXON model at {pretrained_model_name_or_path}", "name a folder with model_index.json")
+            raise AxonError(
+                "MODEL_MISSING",
+                f"no AXON model at {pretrained_model_name_or_path}",
+                "name a folder with model_index.json",
+            )
         for name, entry in json.loads(index.read_text()).items():
             # [library, class] pairs name the classes to import; a stranger's folder could name anything installed.
-            if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str) and not entry[0].startswith("axon."):
-                raise AxonError("MODEL_UNTRUSTED", f"{index} loads {name!r} from {entry[0]!r}", "use a model written by AXON")
+            if (
+                isinstance(entry, list)
+                and len(entry) == 2
+                and isinstance(entry[0], str)
+                and not entry[0].startswith("axon.")
+            ):
+                raise AxonError(
+                    "MODEL_UNTRUSTED", f"{index} loads {name!r} from {entry[0]!r}", "use a model written by AXON"
+                )
         pipeline = super().from_pretrained(
-            pretrained_model_name_or_path, use_safetensors=True, low_cpu_mem_usage=False, local_files_only=True, **kwargs
+            pretrained_model_name_or_path,
+            use_safetensors=True,
+            low_cpu_mem_usage=False,
+            local_files_only=True,
+            **kwargs,
         )
         assert isinstance(pipeline, AxonPipeline)
         known = {field.name for field in fields(XrayConfig)}
         if unknown := sorted((set(pipeline.config.xray) | set(pipeline.estimator.config.xray)) - known):
-            problem = f"the model at {index.parent} has settings of its films that this version does not know: {', '.join(unknown)}"
+            problem = (
+                f"the model at {index.parent} has settings of its films that this version does not know: "
+                f"{', '.join(unknown)}"
+            )
             raise AxonError("MODEL_VERSION", problem, "use the AXON version that wrote it, or train again")
         return pipeline
 
@@ -159,12 +182,15 @@ class AxonPipeline(DiffusionPipeline):
         """Reconstruct a volume.
 
         Args:
-            frontal: PA film, shape (U, V), brighter where more is absorbed; row 0 at the head, column 0 at the patient's right.
+            frontal: PA film, shape (U, V), brighter where more is absorbed; row 0 at the head, column 0 at the
+                patient's right.
             lateral: Left lateral film likewise, column 0 at the patient's front. At least one of the two.
-            num_samples: K. Above 1, K samples are drawn with noise beside the volume; sample k has seed ``seed + k``, whatever K is.
+            num_samples: K. Above 1, K samples are drawn with noise beside the volume; sample k has seed ``seed + k``,
+                whatever K is.
             seed: Same seed, same samples; the volume does not depend on it.
             num_inference_steps: Sampling steps of each diffusion stage, instead of the model's own.
-            rendered: Whether the films are rendered ones (`axon.geometry.projection.render_both`), whose every grey value is believed, and
+            rendered: Whether the films are rendered ones (`axon.geometry.projection.render_both`), whose every grey
+                value is believed, and
                 no clinic's, which are trusted less: `axon.config.PhysicsConfig.clinical_trust`.
 
         Raises:
@@ -179,7 +205,9 @@ class AxonPipeline(DiffusionPipeline):
         volume_DHW = self._hu(fine)[0]
         samples_KDHW, mean_DHW, std_DHW = volume_DHW[None], None, None
         if num_samples > 1:
-            samples_KDHW = self._samples(evidence, num_inference_steps or config.sample_steps, range(seed, seed + num_samples), weights)
+            samples_KDHW = self._samples(
+                evidence, num_inference_steps or config.sample_steps, range(seed, seed + num_samples), weights
+            )
             mean_DHW = samples_KDHW.mean(axis=0, dtype=np.float64).astype(np.float32)
             std_DHW = self._expected_error(samples_KDHW, views)
         affine = cube_affine(np.zeros(3), size * self.superres.config.upscale, config.extent_mm)
@@ -194,14 +222,20 @@ class AxonPipeline(DiffusionPipeline):
         )
 
     def _samples(self, evidence: Evidence, steps: int, seeds: Sequence[int], weights: Sequence[float]) -> np.ndarray:
-        """Samples in HU on the fine grid, shape (K, D, H, W), a few at a time, so that memory does not grow with K as fast as work does."""
+        """Samples in HU on the fine grid, shape (K, D, H, W), a few at a time, so that memory does not grow with K as
+        fast as work does.
+        """
         batches = [seeds[first : first + BATCH] for first in range(0, len(seeds), BATCH)]
-        return np.concatenate([self._hu(self._draw(evidence.expand(len(batch)), steps, None, batch, weights)[-1]) for batch in batches])
+        return np.concatenate(
+            [self._hu(self._draw(evidence.expand(len(batch)), steps, None, batch, weights)[-1]) for batch in batches]
+        )
 
     def _draw(
         self, evidence: Evidence, steps: int, eta: float | None, seeds: Sequence[int], weights: Sequence[float]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """A normalised volume for each seed after stage 1, after stage 2 and after stage 3, each stage by its weight."""
+        """A normalised volume for each seed after stage 1, after stage 2 and after stage 3, each stage by its
+        weight.
+        """
         # Both stages draw from one stream a sample, so that a sample's seed settles all of it.
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         stage = (self.scheduler, self.unet, self.estimator, evidence, steps, generators)
@@ -212,10 +246,16 @@ class AxonPipeline(DiffusionPipeline):
 
     def steps_for(self, num_samples: int) -> int:
         """Calls of the U-Net for ``num_samples`` samples, the volume's included."""
-        return 2 * int(self.config.volume_steps + (-(-num_samples // BATCH) * self.config.sample_steps if num_samples > 1 else 0))
+        return 2 * int(
+            self.config.volume_steps + (-(-num_samples // BATCH) * self.config.sample_steps if num_samples > 1 else 0)
+        )
 
-    def baseline_volumes(self, frontal: np.ndarray | None, lateral: np.ndarray | None) -> tuple[dict[str, np.ndarray], Tensor]:
-        """From rendered films: volumes without a trained network, on the fine grid in HU, by method; and the condition for networks."""
+    def baseline_volumes(
+        self, frontal: np.ndarray | None, lateral: np.ndarray | None
+    ) -> tuple[dict[str, np.ndarray], Tensor]:
+        """From rendered films: volumes without a trained network, on the fine grid in HU, by method; and the condition
+        for networks.
+        """
         films_1VUV, present_1V = self._films(frontal, lateral, rendered=True)
         seen = self.estimator.plain(films_1VUV, present_1V)
         volumes = {
@@ -232,7 +272,9 @@ class AxonPipeline(DiffusionPipeline):
         return hu
 
     def interpolate(self, coarse_11DHW: Tensor) -> np.ndarray:
-        """Trilinear interpolation of a normalised coarse volume to HU on the fine grid: what a method without stage 3 gets."""
+        """Trilinear interpolation of a normalised coarse volume to HU on the fine grid: what a method without stage 3
+        gets.
+        """
         hu: np.ndarray = self._hu(upsample(coarse_11DHW, self.superres.config.upscale).clamp(-1, 1))[0]
         return hu
 
@@ -251,7 +293,9 @@ class AxonPipeline(DiffusionPipeline):
         return hu
 
     def _films(self, frontal: np.ndarray | None, lateral: np.ndarray | None, rendered: bool) -> tuple[Tensor, Tensor]:
-        """Checked, normalised films on the detector's grid, shape (1, 2, U, V), and how far each is trusted, shape (1, 2)."""
+        """Checked, normalised films on the detector's grid, shape (1, 2, U, V), and how far each is trusted, shape (1,
+        2).
+        """
         if frontal is None and lateral is None:
             raise AxonError("XRAY_MISSING", "no X-ray was given", "give a frontal film, a lateral one, or both")
         side = int(self.config.xray["detector_px"])
@@ -267,7 +311,11 @@ class AxonPipeline(DiffusionPipeline):
             if not np.isfinite(film_UV).all():
                 raise AxonError("XRAY_NOT_FINITE", f"the {name} film holds NaN or infinite pixels", "export it again")
             if float(np.ptp(film_UV)) == 0:
-                raise AxonError("XRAY_FLAT", f"every pixel of the {name} film has the same value", "check that the right file was read")
+                raise AxonError(
+                    "XRAY_FLAT",
+                    f"every pixel of the {name} film has the same value",
+                    "check that the right file was read",
+                )
             rows, columns = film_UV.shape
             square = max(rows, columns)
             top, left = (square - rows) // 2, (square - columns) // 2

@@ -1,4 +1,6 @@
-"""What can stop a run is found in its first minute, all of it at once; then the run is opened in MLflow, if there is anything new."""
+"""What can stop a run is found in its first minute, all of it at once; then the run is opened in MLflow, if there is
+anything new.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ class Resolved:
 
     Attributes:
         config_yaml: The resolved configuration, every key.
-        revision: The dataset's commit; ``folder@<run key>`` for a folder, which nothing identifies, so that it is never taken from a cache.
+        revision: The dataset's commit; ``folder@<run key>`` for a folder, which nothing identifies, so that it is never
+            taken from a cache.
         run_id: The MLflow run; empty where nothing is new.
         shards: Parallel ingestion tasks.
         gpus: GPUs of a training step: as many as it has processes, none where other nodes train.
@@ -56,8 +59,16 @@ class Resolved:
     @property
     def outputs(self) -> tuple[str, str, str, int, str, str]:
         """As the step gives them on; the last says whether there is anything to do: `NEW` or `NOTHING_NEW`."""
-        # GPUs as text: KFP's driver reads the limit of a resource as a string, and of a number it gets an empty one and sets no limit.
-        return self.config_yaml, self.revision, self.run_id, self.shards, str(self.gpus), NOTHING_NEW if self.same_as else NEW
+        # GPUs as text: KFP's driver reads the limit of a resource as a string, and of a number it gets an empty one and
+        # sets no limit.
+        return (
+            self.config_yaml,
+            self.revision,
+            self.run_id,
+            self.shards,
+            str(self.gpus),
+            NOTHING_NEW if self.same_as else NEW,
+        )
 
     @property
     def summary(self) -> str:
@@ -84,7 +95,8 @@ def preflight(
     run_key: str,
     out_config: Path,
 ) -> Resolved:
-    """Check everything that a run needs, write the resolved configuration and, if there is anything new, open the MLflow run.
+    """Check everything that a run needs, write the resolved configuration and, if there is anything new, open the
+    MLflow run.
 
     Args:
         config_yaml: The configuration as YAML text.
@@ -197,17 +209,23 @@ def check_tracking(tracking_uri: str, timeout_s: float = 5.0) -> None:
     shown = tracking.without_credentials(tracking_uri)
     if database := tracking.sqlite_path(tracking_uri):
         if not _writable(database.parent):
-            raise AxonError("TRACKING_UNREACHABLE", f"the folder of {shown} cannot be written", "name a folder that you may write")
+            raise AxonError(
+                "TRACKING_UNREACHABLE", f"the folder of {shown} cannot be written", "name a folder that you may write"
+            )
         return
     if not tracking_uri.startswith(("http://", "https://")):
-        raise AxonError("TRACKING_URI", f"the tracking URI {shown!r} is neither http(s) nor sqlite:///", "name the MLflow server")
+        raise AxonError(
+            "TRACKING_URI", f"the tracking URI {shown!r} is neither http(s) nor sqlite:///", "name the MLflow server"
+        )
     try:
         with urllib.request.urlopen(f"{shown.rstrip('/')}/health", timeout=timeout_s):  # noqa: S310
             pass
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise AxonError(
-            "TRACKING_UNREACHABLE", f"no MLflow server answers at {shown}: {reason}", "start it, or correct tracking_uri"
+            "TRACKING_UNREACHABLE",
+            f"no MLflow server answers at {shown}: {reason}",
+            "start it, or correct tracking_uri",
         ) from error
 
 
@@ -222,7 +240,9 @@ def _resolve_data(repo: str, revision: str, folder: str, run_key: str) -> tuple[
         return f"folder@{run_key}", ""
     if not revision:
         raise AxonError(
-            "DATA_SOURCE", "neither dataset_folder nor dataset_revision is given", "name a folder with CTs, or a revision such as HEAD"
+            "DATA_SOURCE",
+            "neither dataset_folder nor dataset_revision is given",
+            "name a folder with CTs, or a revision such as HEAD",
         )
     from axon.data.versions import resolve
 
@@ -234,12 +254,16 @@ def _check_checkpoint_root(root: str) -> None:
     folder = Path(root)
     if not root or not _writable(folder):
         raise AxonError(
-            "CHECKPOINT_ROOT", f"checkpoint_root {root!r} cannot be written", "name a folder that outlives the run and may be written"
+            "CHECKPOINT_ROOT",
+            f"checkpoint_root {root!r} cannot be written",
+            "name a folder that outlives the run and may be written",
         )
     free = shutil.disk_usage(folder).free
     if free < MIN_FREE_BYTES:
         need = f"{MIN_FREE_BYTES / 1024**3:.0f} GiB"
-        raise AxonError("DISK_FULL", f"{free / 1024**3:.1f} GiB are free at {root}", f"free some space: at least {need} are needed")
+        raise AxonError(
+            "DISK_FULL", f"{free / 1024**3:.1f} GiB are free at {root}", f"free some space: at least {need} are needed"
+        )
 
 
 def _writable(folder: Path) -> bool:

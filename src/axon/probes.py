@@ -62,7 +62,11 @@ def check_s3(url: str, write: bool, endpoint: str | None = None) -> None:
     parts = urlsplit(url)
     bucket, prefix = parts.netloc, parts.path.strip("/")
     session = boto3.Session()  # Not the default one, which keeps the first credentials that it was given.
-    s3 = session.client("s3", endpoint_url=endpoint, config=Config(connect_timeout=5, read_timeout=15, retries={"total_max_attempts": 3}))
+    s3 = session.client(
+        "s3",
+        endpoint_url=endpoint,
+        config=Config(connect_timeout=5, read_timeout=15, retries={"total_max_attempts": 3}),
+    )
     try:
         s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
     except (BotoCoreError, ClientError, ValueError) as error:

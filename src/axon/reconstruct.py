@@ -71,7 +71,9 @@ class Reconstruction:
         return {view: float(np.abs(self.reprojected[view] - film_UV).mean()) for view, film_UV in self.films.items()}
 
 
-def reconstruct(films: Films, model: Model, out: Path, samples: int = 1, seed: int = 0, patient_id: str | None = None) -> dict[str, Any]:
+def reconstruct(
+    films: Films, model: Model, out: Path, samples: int = 1, seed: int = 0, patient_id: str | None = None
+) -> dict[str, Any]:
     """Reconstruct a volume and write ``out``, which appears whole or not at all.
 
     Args:
@@ -93,13 +95,17 @@ def reconstruct(films: Films, model: Model, out: Path, samples: int = 1, seed: i
     return write(out, films, model, sample(films, model.pipeline, samples, seed), seed, patient_id)
 
 
-def write(out: Path, films: Films, model: Model, made: Reconstruction, seed: int, patient_id: str | None = None) -> dict[str, Any]:
+def write(
+    out: Path, films: Films, model: Model, made: Reconstruction, seed: int, patient_id: str | None = None
+) -> dict[str, Any]:
     """Write what was made of films, as `reconstruct` does; returns what ``reconstruction.json`` holds."""
     record = _record(films, model, made, seed)
     # Other pixels have other UIDs and equal ones the same, whatever they came from; the seed moves only the samples.
     pixels = sha256(stored_hu(made.output.volume.hu_DHW).tobytes()).hexdigest()
     key = sha256(repr((record["inputs"], record["model"], record["software"], pixels, patient_id)).encode()).hexdigest()
-    identity = SeriesIdentity(key, patient_id or f"AXON-{key[:12]}", f"{model.name} {model.version}"[:64], " and ".join(films.xrays))
+    identity = SeriesIdentity(
+        key, patient_id or f"AXON-{key[:12]}", f"{model.name} {model.version}"[:64], " and ".join(films.xrays)
+    )
     with whole_folder(out) as part:
         (part / "ct.nii.gz").write_bytes(nifti_bytes(made.output.volume))
         affine = made.output.volume.affine
@@ -113,11 +119,15 @@ def write(out: Path, films: Films, model: Model, made: Reconstruction, seed: int
 
 
 def sample(films: Films, pipeline: AxonPipeline, samples: int = 1, seed: int = 0) -> Reconstruction:
-    """Bring the films onto the model's detector, reconstruct, and project the volume back. Raises AxonError as the pipeline does."""
+    """Bring the films onto the model's detector, reconstruct, and project the volume back. Raises AxonError as the
+    pipeline does.
+    """
     films_UV = on_detector(films, pipeline)
     output = pipeline(films_UV["frontal"], films_UV.get("lateral"), num_samples=samples, seed=seed)
     hu_11DHW = torch.from_numpy(output.volume.hu_DHW)[None, None]
-    own_VUV = normalise_film(render_both(hu_11DHW, pipeline.config.extent_mm, XrayConfig(**pipeline.config.xray)))[0].numpy()
+    own_VUV = normalise_film(render_both(hu_11DHW, pipeline.config.extent_mm, XrayConfig(**pipeline.config.xray)))[
+        0
+    ].numpy()
     given = {view: normalise_film(torch.from_numpy(film)[None, None])[0, 0].numpy() for view, film in films_UV.items()}
     own = {view: film for view, film in zip(VIEWS, own_VUV, strict=True) if view in given}
     return Reconstruction(output, given, own)
@@ -140,8 +150,14 @@ def read_films(frontal: Path, lateral: Path | None, trust_views: bool = False) -
     xrays = {view: read_xray(path) for view, path in paths.items()}
     wrong = [view for view, xray in xrays.items() if xray.view not in (view, "other")]
     if wrong and not trust_views:
-        sources = ", ".join(f"the film given as {view} is a {xrays[view].view} one ({_certainty(xrays[view])})" for view in wrong)
-        order = "give the two in the other order" if len(wrong) == 2 else "give the frontal film first and the lateral one second"
+        sources = ", ".join(
+            f"the film given as {view} is a {xrays[view].view} one ({_certainty(xrays[view])})" for view in wrong
+        )
+        order = (
+            "give the two in the other order"
+            if len(wrong) == 2
+            else "give the frontal film first and the lateral one second"
+        )
         swapped = "the two films are swapped: " if len(wrong) == 2 else ""
         raise AxonError("XRAY_VIEW", f"{swapped}{sources}", f"{order}; if you are sure, add --trust-views")
     if xrays["frontal"].view == "other" and not trust_views:
@@ -164,9 +180,11 @@ def on_detector(films: Films, pipeline: AxonPipeline) -> dict[str, np.ndarray]:
 
 
 def to_detector(xray: Xray, side: int, width_mm: float) -> np.ndarray:
-    """A film on a detector of ``side`` pixels and ``width_mm`` a side: centred, cropped or padded with its own lowest value.
+    """A film on a detector of ``side`` pixels and ``width_mm`` a side: centred, cropped or padded with its own lowest
+    value.
 
-    A film with a pixel spacing keeps its size in millimetres; any other is taken to span the detector with its longer side.
+    A film with a pixel spacing keeps its size in millimetres; any other is taken to span the detector with its longer
+    side.
     """
     rows, columns = xray.image_HW.shape
     canvas = [max(rows, columns)] * 2
@@ -205,7 +223,10 @@ def write_preview(path: Path, made: Reconstruction) -> None:
     low, high = window_bounds(*OVERVIEW_WINDOW)
     pictures = [(plane, slice_plane(made.output.volume.hu_DHW, plane), low, high) for plane in PLANES]
     for view, film_UV in made.films.items():
-        pictures += [(f"{view} film, as given", film_UV, 0, 1), (f"{view}, from the volume", made.reprojected[view], 0, 1)]
+        pictures += [
+            (f"{view} film, as given", film_UV, 0, 1),
+            (f"{view}, from the volume", made.reprojected[view], 0, 1),
+        ]
     figure = Figure(figsize=(3 * len(pictures), 3.4), facecolor="white")
     for axes, (title, image, darkest, brightest) in zip(figure.subplots(1, len(pictures)), pictures, strict=True):
         axes.imshow(image, cmap="gray", vmin=darkest, vmax=brightest, interpolation="bilinear")
@@ -216,7 +237,8 @@ def write_preview(path: Path, made: Reconstruction) -> None:
 
 
 def refuse_foreign_folder(out: Path, *inputs: Path) -> None:
-    """See that ``out`` can be written, and that it removes nothing but an earlier reconstruction, and none of the inputs.
+    """See that ``out`` can be written, and that it removes nothing but an earlier reconstruction, and none of the
+    inputs.
 
     Raises:
         AxonError: ``OUT_EXISTS`` or ``CANNOT_WRITE``.

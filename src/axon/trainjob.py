@@ -1,4 +1,5 @@
-"""Training over several machines: a TrainJob of Kubeflow Trainer v2, watched from the pipeline's step as if it were a process of its own.
+"""Training over several machines: a TrainJob of Kubeflow Trainer v2, watched from the pipeline's step as if it were a
+process of its own.
 
 The one place in this package that knows an orchestrator. `axon.training.run` starts and watches what it is given.
 """
@@ -19,7 +20,9 @@ from axon.gpu import REQUIRE_GPU
 
 RUNTIME = "axon-torch"
 NODE = "AXON_NODE"
-"""Variable with what every node gets, as JSON: ``image``, and for each of its GPUs ``cpu`` (cores) and ``memory_gib``."""
+"""Variable with what every node gets, as JSON: ``image``, and for each of its GPUs ``cpu`` (cores) and
+``memory_gib``.
+"""
 
 LAST_LINES = 20
 PATIENCE_S = 600.0  # So long may the cluster leave us without an answer, in a training of days.
@@ -34,7 +37,8 @@ class TrainJobs:
         poll_s: Seconds between two questions after a job's state.
 
     Raises:
-        AxonError: ``TRAINJOB_CLUSTER`` outside of a cluster, ``TRAINJOB_RUNTIME`` where the cluster does not know our runtime.
+        AxonError: ``TRAINJOB_CLUSTER`` outside of a cluster, ``TRAINJOB_RUNTIME`` where the cluster does not know our
+            runtime.
     """
 
     def __init__(self, client: Any = None, poll_s: float = 5.0) -> None:
@@ -43,10 +47,14 @@ class TrainJobs:
             self.runtime = self.client.get_runtime(RUNTIME)
         except Exception as error:
             problem = f"the cluster gives no training runtime {RUNTIME}: {_reason(error)}"
-            raise AxonError("TRAINJOB_RUNTIME", problem, "install Kubeflow Trainer v2 and apply deploy/overlays/gpu-cluster") from error
+            raise AxonError(
+                "TRAINJOB_RUNTIME", problem, "install Kubeflow Trainer v2 and apply deploy/overlays/gpu-cluster"
+            ) from error
 
     def find(self, name: str) -> TrainJob | None:
-        """The job of this name, where it still runs; one that has ended is removed: its result is on the volume, or it is started again."""
+        """The job of this name, where it still runs; one that has ended is removed: its result is on the volume, or it
+        is started again.
+        """
         job = TrainJob(self, name)
         found = job.look()
         if found is None:
@@ -73,7 +81,11 @@ class TrainJobs:
         from kubeflow.trainer.options import Name
 
         node = json.loads(os.environ.get(NODE, "{}"))
-        resources = {"gpu": processes, "cpu": node.get("cpu", 1) * processes, "memory": f"{node.get('memory_gib', 4) * processes}Gi"}
+        resources = {
+            "gpu": processes,
+            "cpu": node.get("cpu", 1) * processes,
+            "memory": f"{node.get('memory_gib', 4) * processes}Gi",
+        }
         passed_on = {name: os.environ[name] for name in (REQUIRE_GPU, "OMP_NUM_THREADS") if name in os.environ}
         trainer = CustomTrainer(
             func=run_on_node,
@@ -87,7 +99,9 @@ class TrainJobs:
             self.client.train(runtime=self.runtime, trainer=trainer, options=[Name(name)])
         except Exception as error:
             problem = f"TrainJob {name} could not be started: {_reason(error)}"
-            raise AxonError("TRAINJOB_START", problem, "the account of the step needs the rights of deploy/base/rbac.yaml") from error
+            raise AxonError(
+                "TRAINJOB_START", problem, "the account of the step needs the rights of deploy/base/rbac.yaml"
+            ) from error
         print(f"TrainJob {name}: {nodes} nodes with {processes} processes each", flush=True)
         return TrainJob(self, name)
 
@@ -106,7 +120,8 @@ class TrainJob:
         """None while it runs, then 0 for a success; the job is gone from the cluster when it has ended.
 
         Raises:
-            AxonError: ``TRAINJOB_LOST`` where somebody else removed it, or where the cluster has not answered for minutes.
+            AxonError: ``TRAINJOB_LOST`` where somebody else removed it, or where the cluster has not answered for
+                minutes.
         """
         now = time.monotonic()
         if self._status is not None or now - self._asked < self.poll_s:
@@ -153,7 +168,11 @@ class TrainJob:
     def _lost(self, problem: str) -> AxonError:
         self._over.set()
         self._status = 1
-        return AxonError("TRAINJOB_LOST", problem, "look at the cluster, then start the run again: it resumes at the newest checkpoint")
+        return AxonError(
+            "TRAINJOB_LOST",
+            problem,
+            "look at the cluster, then start the run again: it resumes at the newest checkpoint",
+        )
 
     def _end(self, status: int) -> None:
         self._over.set()
@@ -173,7 +192,9 @@ class TrainJob:
             self._reader.join(5.0)  # What it has not shown by then, it never will.
 
     def _show_lines(self) -> None:
-        """Show the first node's lines as they come; a stream that breaks, as after hours it will, is taken up where it was."""
+        """Show the first node's lines as they come; a stream that breaks, as after hours it will, is taken up where it
+        was.
+        """
         shown = 0
         while not self._over.wait(self.poll_s):
             try:
@@ -211,10 +232,14 @@ def run_on_node(arguments: list) -> None:
 def _cluster_client() -> Any:
     if "KUBERNETES_SERVICE_HOST" not in os.environ:
         problem = "training.nodes is above 1, and this process runs on no cluster"
-        raise AxonError("TRAINJOB_CLUSTER", problem, "submit the run to a cluster (docs/cluster.md), or set training.nodes to 1")
+        raise AxonError(
+            "TRAINJOB_CLUSTER", problem, "submit the run to a cluster (docs/cluster.md), or set training.nodes to 1"
+        )
     from kubeflow.trainer import TrainerClient
 
-    logging.getLogger("kubeflow").setLevel(logging.ERROR)  # It warns of a ConfigMap that it may not read and does not need.
+    logging.getLogger("kubeflow").setLevel(
+        logging.ERROR
+    )  # It warns of a ConfigMap that it may not read and does not need.
     return TrainerClient()
 
 

@@ -31,13 +31,28 @@ def evaluation() -> Evaluation:
         reference = make_phantom(number, 64, 5.5).hu_DHW.astype(np.float64)
         for view in ("bi", "mono"):
             spread = 80 + 20 * number + 30 * (view == "mono")
-            volumes = {name: reference + rng.normal(0, spread * (1 - 0.1 * rank), reference.shape) for rank, name in enumerate(METHODS)}
-            rows += [CaseResult(f"case-{number}", "internal", view, name, measure(of, reference, WINDOW)) for name, of in volumes.items()]
+            volumes = {
+                name: reference + rng.normal(0, spread * (1 - 0.1 * rank), reference.shape)
+                for rank, name in enumerate(METHODS)
+            }
+            rows += [
+                CaseResult(f"case-{number}", "internal", view, name, measure(of, reference, WINDOW))
+                for name, of in volumes.items()
+            ]
             if view == "bi" and number < 2:
-                films = {name: reference.mean(axis=axis)[::-1] / 1500 + 0.7 for name, axis in (("frontal", 1), ("lateral", 2))}
+                films = {
+                    name: reference.mean(axis=axis)[::-1] / 1500 + 0.7
+                    for name, axis in (("frontal", 1), ("lateral", 2))
+                }
                 std = np.abs(reference / 10)
                 shown.append(Picture(f"case-{number}", "internal", 5.5, reference, volumes, std, films, films))
-    facts = {"config": "smoke", "data_revision": "0" * 40, "split_hash": "9b1d77aa", "hu_window": "-1024 to 1476", "fine_spacing_mm": "5.5"}
+    facts = {
+        "config": "smoke",
+        "data_revision": "0" * 40,
+        "split_hash": "9b1d77aa",
+        "hu_window": "-1024 to 1476",
+        "fine_spacing_mm": "5.5",
+    }
     return Evaluation(facts, rows, shown, {"bridge": [(10, 1.0), (20, 0.5), (30, 0.4)]}, 200, 0.95, 0)
 
 
@@ -60,7 +75,9 @@ def comparison(evaluation: Evaluation, tmp_path_factory: pytest.TempPathFactory)
     facts = {**dict.fromkeys(COMPARABLE_KEYS, "x"), "views": "bi", "split_hash": "9b1d77aa" * 8}
     a = Side("models:/axon/1", "a" * 32, "1", facts, settings, values, primary, {"training.lr": "0.1"})
     better = {key: value + (0.3, -0.1, 0.2)[n] for n, (key, value) in enumerate(primary.items())}
-    b = dataclasses.replace(a, name="models:/axon/2", run_id="b" * 32, version="2", primary=better, record={"config": "long " * 60})
+    b = dataclasses.replace(
+        a, name="models:/axon/2", run_id="b" * 32, version="2", primary=better, record={"config": "long " * 60}
+    )
     picture = evaluation.pictures[0]
     content = strip(picture.volumes["axon"], picture.reference_DHW)
     import base64

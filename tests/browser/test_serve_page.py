@@ -115,7 +115,9 @@ def download(page: WebDriver, label: str, name: str) -> Path:
     return path
 
 
-def test_two_films_are_reconstructed_looked_at_and_downloaded(sized: WebDriver, address: str, films: tuple[Path, Path]) -> None:
+def test_two_films_are_reconstructed_looked_at_and_downloaded(
+    sized: WebDriver, address: str, films: tuple[Path, Path]
+) -> None:
     give(sized, address, *films, samples=4)
     keep(sized, "serve-first-look")
     lung = loaded(sized, "ct.nii.gz")
@@ -140,7 +142,10 @@ def test_two_films_are_reconstructed_looked_at_and_downloaded(sized: WebDriver, 
     assert len(slices) == 32 and {ds.Modality for ds in slices} == {"CT"}
     record = json.loads(download(sized, "Record", "axon-reconstruction.json").read_text())
     assert record["samples"] == 4 and set(record["inputs"]) == {"frontal", "lateral"}
-    assert sized.find_element(By.ID, "disclaimer").text == DISCLAIMER and sized.find_element(By.ID, "disclaimer").is_displayed()
+    assert (
+        sized.find_element(By.ID, "disclaimer").text == DISCLAIMER
+        and sized.find_element(By.ID, "disclaimer").is_displayed()
+    )
 
 
 def test_sliders_and_keys_move_slices_and_windows(sized: WebDriver, address: str, films: tuple[Path, Path]) -> None:
@@ -164,13 +169,19 @@ def test_sliders_and_keys_move_slices_and_windows(sized: WebDriver, address: str
     assert "HU" in sized.find_element(By.ID, "readout").text
 
 
-def test_a_phone_shows_one_plane_and_scrolls_only_down(sized: WebDriver, address: str, films: tuple[Path, Path]) -> None:
+def test_a_phone_shows_one_plane_and_scrolls_only_down(
+    sized: WebDriver, address: str, films: tuple[Path, Path]
+) -> None:
     resize(sized, PHONE)
     give(sized, address, films[0])
     assert loaded(sized, "ct.nii.gz").std() > 5
     assert fits(sized)
     assert sized.find_element(By.TAG_NAME, "body").get_attribute("data-plane") == "Axial"
-    small = [button.text for button in sized.find_elements(By.CSS_SELECTOR, "button, a.button") if 0 < button.size["height"] < 40]
+    small = [
+        button.text
+        for button in sized.find_elements(By.CSS_SELECTOR, "button, a.button")
+        if 0 < button.size["height"] < 40
+    ]
     assert small == [], "too small for a finger"
     keep(sized, "serve-phone")
 
@@ -213,4 +224,8 @@ def test_the_screenshots_of_the_documentation_are_made_by_a_command(browser: Web
     take([], tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"serve-desk.webp", "serve-phone.webp"}
     sizes = {path.stem: Image.open(path).size for path in tmp_path.iterdir()}
-    assert sizes["serve-desk"][0] == 1280 and sizes["serve-phone"][0] == PHONE[0] and min(height for _, height in sizes.values()) > 1000
+    assert (
+        sizes["serve-desk"][0] == 1280
+        and sizes["serve-phone"][0] == PHONE[0]
+        and min(height for _, height in sizes.values()) > 1000
+    )

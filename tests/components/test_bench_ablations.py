@@ -14,7 +14,9 @@ def test_ablations_go_on_row_by_row(tiny_dataset: Path, tmp_path: Path, capfd: p
     arguments = ["--config", TINY, "--dataset", str(tiny_dataset), "--out", str(tmp_path)]
     ablations.main(["view_dropout", "sampling_physics", *arguments])
     first = capfd.readouterr().out
-    assert first.count(": begins") == 4 + 3  # rows, and trainings of stage 1: one for each trained row, one of the full steps
+    assert (
+        first.count(": begins") == 4 + 3
+    )  # rows, and trainings of stage 1: one for each trained row, one of the full steps
     rows = sorted((tmp_path / "ablations").glob("*.json"))
     assert len(rows) == 4
     text = (tmp_path / "ablations.md").read_text()
@@ -23,7 +25,9 @@ def test_ablations_go_on_row_by_row(tiny_dataset: Path, tmp_path: Path, capfd: p
     ablations.main(["view_dropout", "sampling_physics", *arguments])
     again = capfd.readouterr().out
     assert again.count("begins") == 1 and "loss" not in again
-    with_physics, without = (line for line in text.split("sampling_physics")[-1].splitlines() if line.startswith(("| 4 ", "| 0 ")))
+    with_physics, without = (
+        line for line in text.split("sampling_physics")[-1].splitlines() if line.startswith(("| 4 ", "| 0 "))
+    )
     assert with_physics.split("|")[2:-2] != without.split("|")[2:-2]
 
 

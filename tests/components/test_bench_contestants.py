@@ -10,7 +10,9 @@ pytest.importorskip("torchmetrics", reason="the extra `bench` is not installed")
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
 
 
-@pytest.mark.parametrize("contestant", [metrics.metrics_scikit_image, metrics.metrics_monai, metrics.metrics_torchmetrics])
+@pytest.mark.parametrize(
+    "contestant", [metrics.metrics_scikit_image, metrics.metrics_monai, metrics.metrics_torchmetrics]
+)
 def test_ssim_and_psnr_agree_with_the_libraries(contestant: Contestant) -> None:
     setting = Setting(TINY, 24, 1, "")
     _, ours = metrics.metrics_axon(setting)

@@ -28,7 +28,18 @@ def packed(tmp_path_factory: pytest.TempPathFactory, tiny_dataset: Path) -> Path
 
 
 def test_a_dry_run_measures_once_and_skips_what_is_done(packed: Path, tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPT), "run", "--dry-run", "--only", "memory,flops", "--repeats", "1", "--pack", str(packed)]
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        "run",
+        "--dry-run",
+        "--only",
+        "memory,flops",
+        "--repeats",
+        "1",
+        "--pack",
+        str(packed),
+    ]
     command += ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
     first = subprocess.run(command, capture_output=True, text=True)
     assert first.returncode == 0, first.stdout + first.stderr
@@ -42,7 +53,17 @@ def test_a_dry_run_measures_once_and_skips_what_is_done(packed: Path, tmp_path: 
 
 
 def test_without_time_nothing_is_begun(packed: Path, tmp_path: Path) -> None:
-    arguments = ["run", "--seconds", "5", "--pack", str(packed), "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+    arguments = [
+        "run",
+        "--seconds",
+        "5",
+        "--pack",
+        str(packed),
+        "--work",
+        str(tmp_path / "work"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert gpu.main(arguments) == 0
     assert set(json.loads((tmp_path / "out/pieces.json").read_text()).values()) == {"no time left"}
     assert (tmp_path / "work/dataset/dataset.json").is_file()
@@ -73,7 +94,9 @@ def test_the_training_takes_its_share_of_the_steps(
     from benchmarks import quality
 
     seen = {}
-    monkeypatch.setattr(quality, "main", lambda arguments: seen.update(zip(arguments[::2], arguments[1::2], strict=True)))
+    monkeypatch.setattr(
+        quality, "main", lambda arguments: seen.update(zip(arguments[::2], arguments[1::2], strict=True))
+    )
     tmp_path.joinpath("base.yaml").write_text(tiny_config.to_yaml())
     gpu.main(["quality", "--config", str(tmp_path / "base.yaml"), "--work", str(tmp_path), "--budget", "0.5"])
     config = Config.load(seen["--config"])
@@ -81,7 +104,9 @@ def test_the_training_takes_its_share_of_the_steps(
     assert config.training.bridge.batch_size == tiny_config.training.bridge.batch_size
 
 
-def test_a_pack_that_is_too_large_is_refused(tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pack_that_is_too_large_is_refused(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(gpu, "MAX_PACK_BYTES", 1000)
     with pytest.raises(AxonError, match="PACK_TOO_LARGE"):
         gpu.pack(tiny_dataset, tmp_path / "pack", [])

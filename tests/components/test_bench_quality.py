@@ -18,7 +18,9 @@ def raw(tiny_dataset: Path) -> Path:
     return tiny_dataset.parent / "raw"
 
 
-def test_it_runs_wholly_and_a_second_call_trains_nothing(raw: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_it_runs_wholly_and_a_second_call_trains_nothing(
+    raw: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["--config", TINY, "--data", str(raw), "--out", str(tmp_path)]
     quality.main(arguments)
     text, shown = (tmp_path / "quality.md").read_text(), capfd.readouterr().out
@@ -38,7 +40,9 @@ def test_it_runs_wholly_and_a_second_call_trains_nothing(raw: Path, tmp_path: Pa
     assert (tmp_path / "quality.md").read_text().split("## Goals")[1] == text.split("## Goals")[1]
 
 
-def test_what_is_missing_is_made_again_and_nothing_else(raw: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_is_missing_is_made_again_and_nothing_else(
+    raw: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """As after a kill between two stages; another configuration begins anew beside it."""
     config = Config.load(TINY)
     run = quality.Run(config, quality.prepare(config, raw, tmp_path), tmp_path)
@@ -51,7 +55,9 @@ def test_what_is_missing_is_made_again_and_nothing_else(raw: Path, tmp_path: Pat
     assert quality.prepare(config, raw, tmp_path) == run.dataset
 
 
-def test_data_that_are_missing_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_data_that_are_missing_are_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.delenv("AXON_TEST_DATA", raising=False)
     with pytest.raises(SystemExit):
         quality.main(["--config", TINY, "--out", str(tmp_path)])

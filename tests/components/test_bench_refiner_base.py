@@ -1,4 +1,6 @@
-"""What stage 2 is built on, at a size that learns nothing: which rows are trained, and that nothing is trained twice."""
+"""What stage 2 is built on, at a size that learns nothing: which rows are trained, and that nothing is trained
+twice.
+"""
 
 import json
 from pathlib import Path
@@ -10,7 +12,9 @@ from benchmarks import refiner_base
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
 
 
-def test_the_refiners_bases_are_compared_and_trained_once(tiny_dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_refiners_bases_are_compared_and_trained_once(
+    tiny_dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["--config", TINY, "--dataset", str(tiny_dataset), "--out", str(tmp_path)]
     refiner_base.main(arguments)
     capfd.readouterr()

@@ -75,13 +75,27 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def cohort(buckets: Path, tmp_path: Path) -> Path:
     path = tmp_path / "cohort.json"
-    Cohort((series(buckets, CT_UUID, "1.2.3", "CT"), series(buckets, FILM_UUID, "1.2.4", "DX")), {"index": "test"}).save(path)
+    Cohort(
+        (series(buckets, CT_UUID, "1.2.3", "CT"), series(buckets, FILM_UUID, "1.2.4", "DX")), {"index": "test"}
+    ).save(path)
     return path
 
 
 def series(buckets: Path, uuid: str, uid: str, modality: str) -> Series:
     sizes = [p.stat().st_size for p in (buckets / "idc-open-data" / uuid).iterdir()]
-    return Series("lung_dx", "A0002", "1.2", uid, uuid, "idc-open-data", modality, len(sizes), sum(sizes), "CC BY 4.0", "10.7937/x")
+    return Series(
+        "lung_dx",
+        "A0002",
+        "1.2",
+        uid,
+        uuid,
+        "idc-open-data",
+        modality,
+        len(sizes),
+        sum(sizes),
+        "CC BY 4.0",
+        "10.7937/x",
+    )
 
 
 def contents(folder: Path) -> set[str]:
@@ -101,7 +115,12 @@ def assert_complete(out: Path, buckets: Path) -> None:
 
 
 def test_fetched_whole_and_read_as_a_ct_and_not_fetched_twice(
-    server: S3Server, buckets: Path, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    server: S3Server,
+    buckets: Path,
+    cohort: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "raw"
     with faulty_proxy(server.endpoint) as proxy:
@@ -112,7 +131,9 @@ def test_fetched_whole_and_read_as_a_ct_and_not_fetched_twice(
         assert "16.9M of 16.9M" in shown.err and "B/s" in shown.err and "left" in shown.err and "A0002" not in shown.err
         assert_complete(out, buckets)
         assert len(proxy.requests) == 31 + 2
-        assert sum(r.sent for r in proxy.requests if r.path.endswith(".dcm")) == sum(s.bytes for s in Cohort.load(cohort).series)
+        assert sum(r.sent for r in proxy.requests if r.path.endswith(".dcm")) == sum(
+            s.bytes for s in Cohort.load(cohort).series
+        )
         proxy.requests.clear()
         assert main(["cohort", "fetch", str(cohort), str(out), "--verify"]) == 0
         assert "0 files fetched" in capsys.readouterr().out and proxy.requests == []
@@ -127,7 +148,11 @@ def test_every_fault_is_survived(server: S3Server, buckets: Path, cohort: Path, 
     """Each path, the listing too, fails three times in a row, each time in another way."""
 
     def plan(request: Request) -> Fault:
-        return FAULTS[(request.nth + len(request.path) + sum(request.path.encode())) % len(FAULTS)] if request.nth < 3 else ""
+        return (
+            FAULTS[(request.nth + len(request.path) + sum(request.path.encode())) % len(FAULTS)]
+            if request.nth < 3
+            else ""
+        )
 
     out = tmp_path / "raw"
     with faulty_proxy(server.endpoint, plan) as proxy:
@@ -148,7 +173,9 @@ def test_a_fault_that_stays_ends_with_its_code(
     one, two = (some(buckets, n) for n in (0, 1))
 
     def late(futures: Iterable[Future[Entry]]) -> Iterator[Future[Entry]]:
-        time.sleep(0.3)  # Whoever collects the results is late, as on a busy machine: the threads have to stop by themselves.
+        time.sleep(
+            0.3
+        )  # Whoever collects the results is late, as on a busy machine: the threads have to stop by themselves.
         return as_completed(futures)
 
     monkeypatch.setattr(objects, "as_completed", late)
@@ -156,7 +183,11 @@ def test_a_fault_that_stays_ends_with_its_code(
     def plan(request: Request) -> Fault:
         return fault if request.path.endswith(one.key) else ""
 
-    with faulty_proxy(server.endpoint, plan) as proxy, Journal.open(tmp_path / "out") as journal, pytest.raises(AxonError) as ended:
+    with (
+        faulty_proxy(server.endpoint, plan) as proxy,
+        Journal.open(tmp_path / "out") as journal,
+        pytest.raises(AxonError) as ended,
+    ):
         download([one, two], journal, connect(proxy.endpoint), workers=1, attempts=3)
     assert ended.value.code == code and ended.value.fix
     assert len([r for r in proxy.requests if r.path.endswith(one.key)]) == 3
@@ -209,8 +240,13 @@ def test_a_slow_answer_is_waited_for(server: S3Server, tmp_path: Path, buckets: 
         assert download([some(buckets, 0)], journal, connect(proxy.endpoint), attempts=1) == 1
 
 
-def test_an_answer_that_never_goes_on_is_given_up_and_asked_for_again(server: S3Server, tmp_path: Path, buckets: Path) -> None:
-    with faulty_proxy(server.endpoint, lambda r: "" if r.nth else "hang") as proxy, Journal.open(tmp_path / "out") as journal:
+def test_an_answer_that_never_goes_on_is_given_up_and_asked_for_again(
+    server: S3Server, tmp_path: Path, buckets: Path
+) -> None:
+    with (
+        faulty_proxy(server.endpoint, lambda r: "" if r.nth else "hang") as proxy,
+        Journal.open(tmp_path / "out") as journal,
+    ):
         impatient = Config(signature_version=UNSIGNED, read_timeout=1, retries={"total_max_attempts": 1})
         client = boto3.client("s3", endpoint_url=proxy.endpoint, config=impatient)
         assert download([some(buckets, 0)], journal, client) == 1
@@ -254,11 +290,15 @@ def test_credentials(
         said = run()
         assert said.startswith("[S3_DENIED]") and "secret" not in said
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", server.secret)
-        assert main(["cohort", "fetch", str(cohort), str(tmp_path / "raw"), "--sign", "--endpoint", server.endpoint]) == 0
+        assert (
+            main(["cohort", "fetch", str(cohort), str(tmp_path / "raw"), "--sign", "--endpoint", server.endpoint]) == 0
+        )
     assert_complete(tmp_path / "raw", buckets)
 
 
-def test_killed_in_the_middle_it_goes_on_where_it_was(server: S3Server, buckets: Path, cohort: Path, tmp_path: Path) -> None:
+def test_killed_in_the_middle_it_goes_on_where_it_was(
+    server: S3Server, buckets: Path, cohort: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "raw"
     command = [sys.executable, "-m", "axon.cli", "cohort", "fetch", str(cohort), str(out), "--workers", "2"]
     with faulty_proxy(server.endpoint, lambda r: "slow" if r.path.endswith(".dcm") else "") as proxy:
@@ -334,10 +374,20 @@ for step in (early, late):
 """
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["unshare", "--mount", "--map-root-user", "sh", "-c", f'mount -t tmpfs -o size=4m none "{disk}" && exec "$@"', "sh"]
+    mount = [
+        "unshare",
+        "--mount",
+        "--map-root-user",
+        "sh",
+        "-c",
+        f'mount -t tmpfs -o size=4m none "{disk}" && exec "$@"',
+        "sh",
+    ]
     if subprocess.run([*mount, "true"], capture_output=True).returncode:
         pytest.skip("this machine lets nobody mount a small disk")
-    done = subprocess.run([*mount, sys.executable, "-c", script, str(cohort), str(disk), server.endpoint], capture_output=True, text=True)
+    done = subprocess.run(
+        [*mount, sys.executable, "-c", script, str(cohort), str(disk), server.endpoint], capture_output=True, text=True
+    )
     early, late = done.stdout.splitlines()
     assert early == "DISK_FULL 0 0"
     code, whole, parts = late.split()
@@ -345,7 +395,9 @@ for step in (early, late):
 
 
 def test_an_object_uploaded_in_parts(tmp_path: Path) -> None:
-    """An ETag of usual parts is recomputed; where the part size is unusual or the ETag no MD5, the size alone is checked, and recorded."""
+    """An ETag of usual parts is recomputed; where the part size is unusual or the ETag no MD5, the size alone is
+    checked, and recorded.
+    """
     bucket = tmp_path / "s3" / "bucket"
     bucket.mkdir(parents=True)
     body = os.urandom(1 << 20) * 12
@@ -357,6 +409,16 @@ def test_an_object_uploaded_in_parts(tmp_path: Path) -> None:
 
     etags = {"usual": etag(5 << 20), "large": etag(8 << 20), "unusual": etag(7 << 20), "other": "opaque"}
     with s3_server(tmp_path / "s3", anonymous=True) as server, Journal.open(tmp_path / "out") as journal:
-        download([S3Object("bucket", "x", len(body), e, name) for name, e in etags.items()], journal, connect(server.endpoint), attempts=1)
-        assert {n: e.verified for n, e in journal.entries.items()} == {"usual": "etag", "large": "etag", "unusual": "size", "other": "size"}
+        download(
+            [S3Object("bucket", "x", len(body), e, name) for name, e in etags.items()],
+            journal,
+            connect(server.endpoint),
+            attempts=1,
+        )
+        assert {n: e.verified for n, e in journal.entries.items()} == {
+            "usual": "etag",
+            "large": "etag",
+            "unusual": "size",
+            "other": "size",
+        }
         assert {e.sha256 for e in journal.entries.values()} == {hashlib.sha256(body).hexdigest()}

@@ -28,7 +28,9 @@ SETTINGS = {"bootstrap": 200, "confidence": 0.95, "seed": 0}
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str]]:
-    """Versions 1 to 4: the first; better in every case; better or worse by chance; evaluated on another split. And their run ids."""
+    """Versions 1 to 4: the first; better in every case; better or worse by chance; evaluated on another split. And
+    their run ids.
+    """
     folder = tmp_path_factory.mktemp("store")
     uri = default_tracking_uri(folder)
     runs = {
@@ -53,7 +55,9 @@ def add(uri: str, folder: Path, key: str, psnr: list[float], facts: dict | None 
     (evaluation / STRIPS).mkdir()
     rng = np.random.default_rng(0)
     for name, case in CASES:
-        (evaluation / strip_name(name, case)).write_bytes(strip(rng.normal(size=(16,) * 3) * 500, rng.normal(size=(16,) * 3) * 500))
+        (evaluation / strip_name(name, case)).write_bytes(
+            strip(rng.normal(size=(16,) * 3) * 500, rng.normal(size=(16,) * 3) * 500)
+        )
     client(uri).log_param(run_id, "training.lr", lr)
     register(uri, run_id, "axon", evaluation, decision, {})
     return run_id
@@ -112,7 +116,8 @@ def test_few_cases_are_too_few_however_alike_they_are(count: int, found: str) ->
 
 def test_alias_version_and_run_id_name_the_same(store, capsys) -> None:
     by_alias, by_run = (
-        json.loads(told(capsys, store, "models:/axon/1", name, "--json")) for name in ("models:/axon@champion", store[1]["2"])
+        json.loads(told(capsys, store, "models:/axon/1", name, "--json"))
+        for name in ("models:/axon@champion", store[1]["2"])
     )
     assert by_alias["b"]["version"] == "2" and by_run["b"]["run_id"] == by_alias["b"]["run_id"]
     assert by_alias["primary"] == by_run["primary"]
@@ -126,7 +131,9 @@ def test_what_was_evaluated_otherwise_is_refused(store, capsys, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["models:/axon/99", "models:/axon@nobody", "models:/other/1", "0" * 32, "no such run!"])
+@pytest.mark.parametrize(
+    "name", ["models:/axon/99", "models:/axon@nobody", "models:/other/1", "0" * 32, "no such run!"]
+)
 def test_what_is_not_there_is_named(store, capsys, name: str) -> None:
     said = refused(capsys, store[0], "models:/axon/1", name)
     assert "[COMPARE_RUN]" in said and name in said

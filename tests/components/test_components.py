@@ -34,7 +34,9 @@ def test_a_step_is_one_function_named_as_its_file_that_calls_axon(path: Path) ->
     assert [function.name for function in functions] == [path.stem]
     body = functions[0].body[1:]
     assert "Args:" in (ast.get_docstring(functions[0]) or "") and body[-1].end_lineno - body[0].lineno < 30
-    imported = {str(getattr(node, "module", "") or "") for node in ast.walk(functions[0]) if isinstance(node, ast.ImportFrom)}
+    imported = {
+        str(getattr(node, "module", "") or "") for node in ast.walk(functions[0]) if isinstance(node, ast.ImportFrom)
+    }
     assert "axon.errors" in imported and not {name.partition(".")[0] for name in imported} & HEAVY
 
 
@@ -52,7 +54,12 @@ def test_gate_register_finish(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     (evaluation / "model").mkdir(parents=True)
     (evaluation / "metrics.json").write_text(json.dumps({"facts": {"split_hash": "s", "views": "bi"}, "summary": {}}))
     (evaluation / "cases.csv").write_text("set_name,view,case_id,method,axon/psnr\ninternal,bi,a,axon,25.0\n")
-    common: dict[str, Any] = {"config": "{}", "tracking_uri": uri, "model_name": "axon", "evaluation": artifact(evaluation)}
+    common: dict[str, Any] = {
+        "config": "{}",
+        "tracking_uri": uri,
+        "model_name": "axon",
+        "evaluation": artifact(evaluation),
+    }
     gate.python_func(**common, promote="if_better", decision=artifact(decision))
     assert json.loads(decision.read_text())["verdict"] == "accepted"
     out = artifact(registered)
@@ -84,6 +91,13 @@ def test_a_user_error_is_the_last_line_and_status_1(tmp_path: Path, capsys: pyte
         )
     last = capsys.readouterr().out.rstrip().splitlines()[-1]
     assert caught.value.code == 1 and last.startswith("[PREFLIGHT] 7 problems: (1) [CONFIG_KEY] ")
-    for expected in ("did you mean 'seed'?", "choose one of: bi", "a/b", "no folder at", "TRACKING_UNREACHABLE", "CHECKPOINT_ROOT"):
+    for expected in (
+        "did you mean 'seed'?",
+        "choose one of: bi",
+        "a/b",
+        "no folder at",
+        "TRACKING_UNREACHABLE",
+        "CHECKPOINT_ROOT",
+    ):
         assert expected in last
     assert "secret" not in last and not (tmp_path / "config").exists()

@@ -1,4 +1,6 @@
-"""Dataset versions through a real git repository, DVC and a real S3 server: there, back, and all that may go wrong on the way."""
+"""Dataset versions through a real git repository, DVC and a real S3 server: there, back, and all that may go wrong on
+the way.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ from tests.unit.test_data_films import write_cohort
 def run(repo: Path, *command: str) -> str:
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"] if command[0] == "git" else []
     program = [sys.executable, "-m", "dvc"] if command[0] == "dvc" else [command[0]]
-    return subprocess.run([*program, *identity, *command[1:]], cwd=repo, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        [*program, *identity, *command[1:]], cwd=repo, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 @pytest.fixture
@@ -81,7 +85,10 @@ def test_through_s3_to_a_fresh_clone(repo: Path, tmp_path: Path, monkeypatch: py
 
 
 def test_a_step_needs_a_url_but_neither_git_nor_a_checkout(repo: Path, tmp_path: Path) -> None:
-    commit, code = run(repo, "git", "rev-parse", "HEAD"), "import sys; from pathlib import Path; from axon.data.fetch import fetch; "
+    commit, code = (
+        run(repo, "git", "rev-parse", "HEAD"),
+        "import sys; from pathlib import Path; from axon.data.fetch import fetch; ",
+    )
     code += "print(fetch(Path(sys.argv[1]), 2, repo=sys.argv[2], commit=sys.argv[3]))"
     nowhere = {**os.environ, "PATH": str(tmp_path / "empty"), "GIT_PYTHON_REFRESH": "quiet"}
     command = [sys.executable, "-c", code, str(tmp_path / "raw"), f"file://{repo}", commit]
@@ -93,7 +100,9 @@ def test_a_step_needs_a_url_but_neither_git_nor_a_checkout(repo: Path, tmp_path:
 
 @pytest.fixture
 def history(repo: Path, tmp_path: Path) -> tuple[list[DataRevision], Path]:
-    """Two versions of the dataset, and the folder of a bare ``data.git`` with both: the first tagged and on a branch, the second HEAD."""
+    """Two versions of the dataset, and the folder of a bare ``data.git`` with both: the first tagged and on a branch,
+    the second HEAD.
+    """
     run(repo, "git", "tag", "-a", "v1", "-m", "First")
     run(repo, "git", "branch", "team/first")
     (repo / "data" / "README.md").write_text("Second")
@@ -158,7 +167,9 @@ def test_an_object_that_is_gone_is_found(repo: Path, s3: S3Server, tmp_path: Pat
         pull(clone(repo), "HEAD")
 
 
-def test_wrong_credentials_and_no_server_have_codes(repo: Path, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_credentials_and_no_server_have_codes(
+    repo: Path, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fresh = clone(repo)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
     with pytest.raises(AxonError, match="DATA_REMOTE_DENIED") as denied:
@@ -176,7 +187,9 @@ def test_wrong_credentials_and_no_server_have_codes(repo: Path, s3: S3Server, tm
         pull(fresh, "HEAD")
 
 
-def test_versions_come_and_go_and_nothing_unsaved_is_lost(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_come_and_go_and_nothing_unsaved_is_lost(
+    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(repo)
     before = tree_md5(repo / "data")
     cts = tmp_path / "cts"
@@ -219,8 +232,12 @@ def test_no_repository(tmp_path: Path) -> None:
         assert error.value.code == "DATA_REPO", error.value
 
 
-def test_a_checkout_of_somebody_else_is_one_line_that_names_chown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a volume that another user filled: git does not open the checkout, and DVC may not write into its folder."""
+def test_a_checkout_of_somebody_else_is_one_line_that_names_chown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a volume that another user filled: git does not open the checkout, and DVC may not write into its
+    folder.
+    """
     checkout = tmp_path / "checkout"
     checkout.mkdir()
     run(checkout, "git", "init", "-q")

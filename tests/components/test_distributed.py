@@ -29,12 +29,18 @@ def with_processes(config: Config, processes: int) -> Config:
 def wobble(command: list[str], out: Path, steps: int, accumulate: int = 1) -> subprocess.Popen:
     arguments = [str(WORKER), str(out), str(steps), str(accumulate)]
     return subprocess.Popen(
-        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        [*command, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
 
 def result(out: Path) -> tuple[torch.Tensor, list]:
-    return torch.cat([t.flatten() for t in load_file(out / "ema.safetensors").values()]), json.loads((out / "curve.json").read_text())
+    return torch.cat([t.flatten() for t in load_file(out / "ema.safetensors").values()]), json.loads(
+        (out / "curve.json").read_text()
+    )
 
 
 def test_two_processes_and_accumulation_make_what_one_makes(tmp_path: Path) -> None:
@@ -56,7 +62,9 @@ def test_two_processes_and_accumulation_make_what_one_makes(tmp_path: Path) -> N
 
 
 def test_processes_that_are_terminated_save_together_and_go_on(tmp_path: Path) -> None:
-    """More steps than can be done before the signal; every process must leave at the same step, with the state saved."""
+    """More steps than can be done before the signal; every process must leave at the same step, with the state
+    saved.
+    """
     child = wobble(TORCHRUN, tmp_path / "two", 1000)
     checkpoints = tmp_path / "two/checkpoints"
     deadline = time.monotonic() + 90
@@ -76,7 +84,9 @@ def test_processes_that_are_terminated_save_together_and_go_on(tmp_path: Path) -
     torch.testing.assert_close(result(tmp_path / "two")[0], result(tmp_path / "one")[0], rtol=1e-5, atol=1e-5)
 
 
-def test_a_step_starts_its_processes_and_hears_of_their_progress(tmp_path: Path, tiny_config: Config, tiny_dataset: Path) -> None:
+def test_a_step_starts_its_processes_and_hears_of_their_progress(
+    tmp_path: Path, tiny_config: Config, tiny_dataset: Path
+) -> None:
     weights, logs = {}, {}
     for processes in (1, 2):
         seen: list[tuple[int, dict[str, float]]] = []
@@ -97,5 +107,12 @@ def test_a_step_starts_its_processes_and_hears_of_their_progress(tmp_path: Path,
 
 def test_an_error_in_a_process_is_the_step_s_own(tmp_path: Path, tiny_config: Config) -> None:
     with pytest.raises(AxonError, match="DATASET_MISSING"):
-        train("superres", with_processes(tiny_config, 2), tmp_path / "ck", tmp_path / "out", lambda *_: None, dataset=tmp_path / "no")
+        train(
+            "superres",
+            with_processes(tiny_config, 2),
+            tmp_path / "ck",
+            tmp_path / "out",
+            lambda *_: None,
+            dataset=tmp_path / "no",
+        )
     assert not (tmp_path / "out").exists()

@@ -22,12 +22,16 @@ def test_revision_goes_through_dvc(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def run(*command: str) -> str:
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"] if command[0] == "git" else []
         program = [sys.executable, "-m", "dvc"] if command[0] == "dvc" else [command[0]]
-        return subprocess.run([*program, *identity, *command[1:]], cwd=repo, check=True, capture_output=True, text=True).stdout
+        return subprocess.run(
+            [*program, *identity, *command[1:]], cwd=repo, check=True, capture_output=True, text=True
+        ).stdout
 
     pack(repo / "data")
     run("git", "init", "-q")
     run("dvc", "init", "-q")
-    (repo / ".dvc" / "config").write_text("[core]\n    remote = here\n['remote \"here\"']\n    url = remote\n    verify = true\n")
+    (repo / ".dvc" / "config").write_text(
+        "[core]\n    remote = here\n['remote \"here\"']\n    url = remote\n    verify = true\n"
+    )
     (repo / ".dvc" / ".gitignore").write_text("/tmp\n/cache\n/remote\n")
     run("git", "commit", "-qm", "Begin")
     run("dvc", "add", "-q", "data")
@@ -45,7 +49,11 @@ def test_revision_goes_through_dvc(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     push(repo)
     run("rm", "-rf", ".dvc/cache", "data")
     assert fetch(tmp_path / "raw", 8, repo=str(repo), commit="HEAD") == [0, 1, 2]
-    assert json.loads((tmp_path / "raw" / "source.json").read_text()) == {"kind": "dvc", "commit": commit, "dvc_md5": revision.md5}
+    assert json.loads((tmp_path / "raw" / "source.json").read_text()) == {
+        "kind": "dvc",
+        "commit": commit,
+        "dvc_md5": revision.md5,
+    }
     run("rm", "-rf", ".dvc/cache", ".dvc/remote")
     with pytest.raises(AxonError, match=r"DATA_NOT_CACHED.*make data"):
         fetch(tmp_path / "more", 2, repo=str(repo), commit="HEAD")

@@ -18,9 +18,29 @@ from axon.inference import AxonPipeline
 from axon.reconstruct import read_films, sample
 from tests.unit.small_model import small_pipeline, write_films
 
-# What the bundle specification makes mandatory (mb_specification.rst). MONAI's own schema is a download, SCHEMA in exports.py.
-TENSOR = ["type", "format", "modality", "num_channels", "spatial_shape", "dtype", "value_range", "is_patch_data", "channel_def"]
-MANDATORY = ["schema", "version", "monai_version", "pytorch_version", "numpy_version", "required_packages_version", "task", "description"]
+# What the bundle specification makes mandatory (mb_specification.rst). MONAI's own schema is a download, SCHEMA in
+# exports.py.
+TENSOR = [
+    "type",
+    "format",
+    "modality",
+    "num_channels",
+    "spatial_shape",
+    "dtype",
+    "value_range",
+    "is_patch_data",
+    "channel_def",
+]
+MANDATORY = [
+    "schema",
+    "version",
+    "monai_version",
+    "pytorch_version",
+    "numpy_version",
+    "required_packages_version",
+    "task",
+    "description",
+]
 MANDATORY += ["authors", "copyright", "network_data_format"]
 
 
@@ -46,12 +66,17 @@ def bundle(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_diffusers_folder_is_the_model_and_sealed(model: Path, films: tuple[Path, Path], tmp_path: Path) -> None:
     assert main(["model", "export", str(model), str(tmp_path / "out"), "--format", "diffusers"]) == 0
     read = read_films(*films)
-    volumes = [sample(read, AxonPipeline.from_pretrained(folder), seed=3).output.volume.hu_DHW for folder in (model, tmp_path / "out")]
+    volumes = [
+        sample(read, AxonPipeline.from_pretrained(folder), seed=3).output.volume.hu_DHW
+        for folder in (model, tmp_path / "out")
+    ]
     np.testing.assert_array_equal(*volumes)
     assert (tmp_path / "out" / pretrained.SUMS).is_file()
 
 
-def test_no_export_over_a_folder_and_none_of_a_damaged_model(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_export_over_a_folder_and_none_of_a_damaged_model(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for source, out, code in ((model, tmp_path, "OUT_EXISTS"), (tmp_path / "none", tmp_path / "out", "MODEL_MISSING")):
         with pytest.raises(SystemExit):
             main(["model", "export", str(source), str(out), "--format", "monai"])
@@ -63,7 +88,11 @@ def test_monai_finds_the_metadata_valid(bundle: Path, tmp_path: Path) -> None:
     from monai.bundle import verify_metadata
 
     tensors = {"type": "object", "minProperties": 1, "additionalProperties": {"type": "object", "required": TENSOR}}
-    network = {"type": "object", "required": ["inputs", "outputs"], "properties": {"inputs": tensors, "outputs": tensors}}
+    network = {
+        "type": "object",
+        "required": ["inputs", "outputs"],
+        "properties": {"inputs": tensors, "outputs": tensors},
+    }
     schema = {"type": "object", "required": MANDATORY, "properties": {"network_data_format": network}}
     # Where the file is there, MONAI downloads nothing.
     (tmp_path / "schema.json").write_text(json.dumps(schema))
@@ -82,16 +111,24 @@ def test_monai_finds_inputs_and_outputs_as_described(bundle: Path, monkeypatch: 
     files = {"meta_file": "configs/metadata.json", "config_file": "configs/inference.json"}
     verify_net_in_out("network_def", device="cpu", **files)
     with pytest.raises(ValueError, match="channel number"):
-        verify_net_in_out("network_def", device="cpu", **files, **{"_meta_#network_data_format#outputs#pred#num_channels": 2})
+        verify_net_in_out(
+            "network_def", device="cpu", **files, **{"_meta_#network_data_format#outputs#pred#num_channels": 2}
+        )
 
 
 @pytest.mark.parametrize("views", [1, 2])
-def test_the_bundle_gives_what_the_pipeline_gives(bundle: Path, model: Path, films: tuple[Path, Path], tmp_path: Path, views: int) -> None:
+def test_the_bundle_gives_what_the_pipeline_gives(
+    bundle: Path, model: Path, films: tuple[Path, Path], tmp_path: Path, views: int
+) -> None:
     given = [str(film) for film in films[:views]]
     options = [item for name, film in zip(("frontal", "lateral"), given, strict=False) for item in (f"--{name}", film)]
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json", *options]
-    subprocess.run([*command, "--seed", "5", "--output", str(tmp_path / "ct.nii.gz")], cwd=bundle, check=True, capture_output=True)
-    expected = sample(read_films(*map(Path, given), *[None] * (2 - views)), AxonPipeline.from_pretrained(model), seed=5).output.volume  # type: ignore[call-arg]
+    subprocess.run(
+        [*command, "--seed", "5", "--output", str(tmp_path / "ct.nii.gz")], cwd=bundle, check=True, capture_output=True
+    )
+    expected = sample(
+        read_films(*map(Path, given), *[None] * (2 - views)), AxonPipeline.from_pretrained(model), seed=5
+    ).output.volume  # type: ignore[call-arg]
     written = nib.load(tmp_path / "ct.nii.gz")
     np.testing.assert_array_equal(written.get_fdata().transpose(2, 1, 0), np.rint(expected.hu_DHW))
     assert np.allclose(np.diag([-1, -1, 1, 1]) @ written.affine, expected.affine)

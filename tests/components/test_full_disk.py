@@ -1,4 +1,6 @@
-"""A full disk costs one line with a code, and leaves nothing half written; a limit of the process stands for the disk."""
+"""A full disk costs one line with a code, and leaves nothing half written; a limit of the process stands for the
+disk.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ with one_line_errors():
 """
 
 
-@pytest.mark.parametrize("command", [("-m", "axon.cli", "dataset", "add", "packed"), ("-c", INGEST)], ids=["add", "ingest"])
+@pytest.mark.parametrize(
+    "command", [("-m", "axon.cli", "dataset", "add", "packed"), ("-c", INGEST)], ids=["add", "ingest"]
+)
 @pytest.mark.parametrize("most", [0, 6000, 40_000])
 def test_a_full_disk_has_a_code_and_leaves_nothing(command: tuple[str, ...], most: int, tmp_path: Path) -> None:
     pack(tmp_path / "packed")
@@ -41,6 +45,8 @@ def test_a_full_disk_has_a_code_and_leaves_nothing(command: tuple[str, ...], mos
 def test_without_dvc_nothing_is_packed(tmp_path: Path) -> None:
     """A data/ left behind would be in the way of the next version."""
     pack(tmp_path / "packed")
-    done = subprocess.run([sys.executable, "-m", "axon.cli", "dataset", "add", "packed"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "axon.cli", "dataset", "add", "packed"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 1 and done.stdout.startswith("[DATA_NOT_VERSIONED] "), done.stdout + done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["packed"]

@@ -28,8 +28,12 @@ FACTS = {
 CASES = [("internal", "a"), ("internal", "b"), ("external", "a"), ("external", "c")]
 
 
-def write_evaluation(folder: Path, psnr: list[float], facts: dict | None = None, cases: list[tuple[str, str]] = CASES) -> Path:
-    """An evaluation folder as `axon.evaluation.evaluate` writes it; a baseline is better, to see that it is not looked at."""
+def write_evaluation(
+    folder: Path, psnr: list[float], facts: dict | None = None, cases: list[tuple[str, str]] = CASES
+) -> Path:
+    """An evaluation folder as `axon.evaluation.evaluate` writes it; a baseline is better, to see that it is not looked
+    at.
+    """
     (folder / "model").mkdir(parents=True)
     (folder / "model" / "model_index.json").write_text("{}")
     (folder / "report.html").write_text("<html>Research only</html>")
@@ -75,7 +79,9 @@ def gated(
     return run_id, evaluation, decision
 
 
-def registered(uri: str, tmp_path: Path, key: str, psnr: list[float], policy: str = "if_better", facts: dict | None = None):
+def registered(
+    uri: str, tmp_path: Path, key: str, psnr: list[float], policy: str = "if_better", facts: dict | None = None
+):
     run_id, evaluation, decision = gated(uri, tmp_path, key, psnr, policy, facts)
     return register(uri, run_id, "axon", evaluation, decision, {"data_revision": "abc"})
 
@@ -93,7 +99,11 @@ def test_first_better_worse(uri: str, tmp_path: Path) -> None:
     worse = registered(uri, tmp_path, "three", [20.4, 21.4, 22.4, 22.8])
     assert (worse.alias, worse.accepted) == ("", False) and champion(uri) == better.version
     tags = client(uri).get_model_version("axon", worse.version).tags
-    assert tags["axon.decision"] == "refused" and "not better" in tags["axon.reason"] and tags["axon.data_revision"] == "abc"
+    assert (
+        tags["axon.decision"] == "refused"
+        and "not better" in tags["axon.reason"]
+        and tags["axon.data_revision"] == "abc"
+    )
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -213,7 +223,10 @@ def test_runs_are_made_once(uri: str) -> None:
     with stage_run(uri, parent, "bridge", {"steps": 2}) as again:
         assert again.run_id == stage.run_id
     mlflow = client(uri)
-    assert finish_parent(uri, "axon", "key", False, "the pipeline failed") == "refiner: RuntimeError: no memory; the pipeline failed"
+    assert (
+        finish_parent(uri, "axon", "key", False, "the pipeline failed")
+        == "refiner: RuntimeError: no memory; the pipeline failed"
+    )
     assert mlflow.get_run(parent).info.status == "FAILED"
     runs = mlflow.search_runs([mlflow.get_run(parent).info.experiment_id])
     assert {run.info.run_name: run.info.status for run in runs} == {

@@ -47,12 +47,18 @@ def test_a_script_follows_promotion_and_roll_back(uri: str, capsys: pytest.Captu
     assert aliases(uri, capsys) == {"1": ["champion"], "2": ["challenger"]}
 
 
-def test_a_person_reads_a_line_a_version(uri: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_person_reads_a_line_a_version(
+    uri: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = listed(uri, capsys)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert main(["model", "list", "axon"]) == 0
     for row, line in zip(found, capsys.readouterr().out.splitlines(), strict=True):
-        assert line.split()[0] == row["version"] and row["reason"] in line and all(alias in line for alias in row["aliases"])
+        assert (
+            line.split()[0] == row["version"]
+            and row["reason"] in line
+            and all(alias in line for alias in row["aliases"])
+        )
 
 
 def test_an_unknown_model_is_no_empty_list(uri: str, capsys: pytest.CaptureFixture[str]) -> None:

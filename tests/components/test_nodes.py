@@ -1,4 +1,6 @@
-"""A training step with several nodes: what it gives them, what it takes back, and what happens when it is tried again."""
+"""A training step with several nodes: what it gives them, what it takes back, and what happens when it is tried
+again.
+"""
 
 from __future__ import annotations
 
@@ -82,11 +84,21 @@ def on_two(config: Config) -> Config:
 def ignore(*_: object) -> None: ...
 
 
-def test_two_nodes_make_what_one_process_makes(tmp_path: Path, tiny_config: Config, tiny_dataset: Path, nodes: Together) -> None:
+def test_two_nodes_make_what_one_process_makes(
+    tmp_path: Path, tiny_config: Config, tiny_dataset: Path, nodes: Together
+) -> None:
     train("superres", tiny_config, tmp_path / "ck", tmp_path / "one", ignore, dataset=tiny_dataset)
     seen: list[int] = []
     shared = tmp_path / "superres-0123"
-    train("superres", on_two(tiny_config), shared, tmp_path / "two", lambda step, _: seen.append(step), lambda: nodes, dataset=tiny_dataset)
+    train(
+        "superres",
+        on_two(tiny_config),
+        shared,
+        tmp_path / "two",
+        lambda step, _: seen.append(step),
+        lambda: nodes,
+        dataset=tiny_dataset,
+    )
     one, two = (load_file(tmp_path / name / WEIGHTS) for name in ("one", "two"))
     for name, tensor in one.items():
         assert (two[name] - tensor).abs().max() < 1e-4
@@ -117,7 +129,9 @@ def test_a_second_attempt_watches_what_the_first_started(
 def test_a_training_that_ended_unwatched_leaves_its_result_and_nothing_for_the_next_run(
     tmp_path: Path, tiny_config: Config, tiny_dataset: Path, nodes: Together, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ended while its step waited for a retry; the name is the same in a later run of the same configuration and data."""
+    """It ended while its step waited for a retry; the name is the same in a later run of the same configuration and
+    data.
+    """
 
     class Killed(BaseException):
         """As SIGKILL."""
@@ -161,11 +175,21 @@ def test_an_error_on_a_node_is_the_step_s_own(
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(AxonError, match="GPU_MISSING"):
-        train("superres", on_two(tiny_config), tmp_path / "superres-0123", tmp_path / "out", ignore, lambda: nodes, dataset=empty)
+        train(
+            "superres",
+            on_two(tiny_config),
+            tmp_path / "superres-0123",
+            tmp_path / "out",
+            ignore,
+            lambda: nodes,
+            dataset=empty,
+        )
     assert not (tmp_path / "out").exists()
 
 
-def test_sigterm_reaches_the_nodes_and_they_save(tmp_path: Path, tiny_config: Config, tiny_dataset: Path, nodes: Together) -> None:
+def test_sigterm_reaches_the_nodes_and_they_save(
+    tmp_path: Path, tiny_config: Config, tiny_dataset: Path, nodes: Together
+) -> None:
     long = replace(tiny_config.training.superres, steps=100_000, checkpoint_every=1)
     config = on_two(replace(tiny_config, training=replace(tiny_config.training, superres=long)))
     shared = tmp_path / "superres-0123"

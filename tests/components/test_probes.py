@@ -27,7 +27,9 @@ def s3(folder: Path, *options: str) -> Iterator[str]:
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     rclone = Path(sys.executable).with_name("rclone")
     command = [str(rclone), "serve", "s3", "--auth-key", f"{KEY},{SECRET}", "--addr", address, *options, str(folder)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "RCLONE_CONFIG": ""})
+    server = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "RCLONE_CONFIG": ""}
+    )
     try:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
@@ -87,7 +89,10 @@ def test_the_dvc_remote_of_a_checkout(bucket: Path, tmp_path: Path) -> None:
     (repo / ".dvc").mkdir(parents=True)
     with s3(bucket.parent) as endpoint:
         for remote, fine in (("bucket/runs", True), ("nowhere", False)):
-            text = f"[core]\n    remote = there\n['remote \"there\"']\n    url = s3://{remote}\n    endpointurl = {endpoint}\n"
+            text = (
+                f"[core]\n    remote = there\n['remote \"there\"']\n    url = s3://{remote}\n    endpointurl = "
+                f"{endpoint}\n"
+            )
             (repo / ".dvc" / "config").write_text(text)
             if fine:
                 check_dvc_remote(str(repo))

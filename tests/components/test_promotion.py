@@ -47,7 +47,9 @@ def test_two_promotions_at_once_are_one_after_the_other(uri: str, tmp_path: Path
     """Both were decided when there was no champion: one becomes it, the other is told that this has changed."""
     gates = [gated(uri, tmp_path, key, [20.0 + n, 21.0, 22.0, 23.0]) for n, key in enumerate(("one", "two"))]
     processes = [
-        subprocess.Popen([sys.executable, "-c", ONE, uri, *map(str, gate), str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", ONE, uri, *map(str, gate), str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
         for gate in gates
     ]
     wait_for(lambda: len(list(tmp_path.glob("ready-*"))) == 2)
@@ -64,7 +66,9 @@ def test_two_promotions_at_once_are_one_after_the_other(uri: str, tmp_path: Path
     assert [model.name for model in client(uri).search_registered_models()] == ["axon"], "the lock is gone"
 
 
-def test_a_lock_that_a_killed_process_left_is_taken_away(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_a_killed_process_left_is_taken_away(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client(uri).create_registered_model("axon.promoting")
     monkeypatch.setattr(room, "STALE_S", 0.5)
     assert registered(uri, tmp_path, "one", [20.0, 21.0, 22.0, 23.0]).alias == "champion"
@@ -83,21 +87,44 @@ def test_every_outcome_and_reason_is_on_the_version(uri: str, tmp_path: Path) ->
     first = registered(uri, tmp_path, "one", [20.0, 21.0, 22.0, 23.0])
     waiting = registered(uri, tmp_path, "two", [21.0, 22.0, 23.0, 24.0], policy="manual")
     never = registered(uri, tmp_path, "three", [25.0, 26.0, 27.0, 28.0], policy="never")
-    expected = {first.version: ("accepted", "champion"), waiting.version: ("challenger", "challenger"), never.version: ("refused", "")}
+    expected = {
+        first.version: ("accepted", "champion"),
+        waiting.version: ("challenger", "challenger"),
+        never.version: ("refused", ""),
+    }
     for version, (decision, outcome) in expected.items():
         tags = client(uri).get_model_version("axon", version).tags
         assert (tags["axon.decision"], tags["axon.outcome"]) == (decision, outcome) and tags["axon.reason"]
     promote(uri, "axon", waiting.version)
     tags = client(uri).get_model_version("axon", waiting.version).tags
-    assert (tags["axon.outcome"], tags["axon.reason"]) == ("champion", "promoted by hand") and champion(uri) == waiting.version
+    assert (tags["axon.outcome"], tags["axon.reason"]) == ("champion", "promoted by hand") and champion(
+        uri
+    ) == waiting.version
     assert rollback(uri, "axon") == first.version
     assert client(uri).get_model_version("axon", waiting.version).tags["axon.rolled_back_to"] == first.version
 
 
 def start_server(folder: Path, port: int) -> subprocess.Popen[bytes]:
     """An MLflow server over the store in ``folder``, in a process group of its own."""
-    where = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]
-    command = [sys.executable, "-m", "mlflow", "server", *where, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    where = [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        *where,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
     def answers() -> bool:
@@ -150,7 +177,9 @@ def test_a_registry_that_dies_in_the_middle_promotes_nothing_by_half(
         assert len(half) == 2 and "axon.outcome" not in max(half, key=lambda found: int(found.version)).tags
         second = register(uri, gate[0], "axon", *gate[1:], {})
         assert second.alias == "champion" and champion(uri) == second.version != first.version
-        assert len(client(uri).search_model_versions("name = 'axon'")) == 2, "the version of the first attempt was gone on with"
+        assert len(client(uri).search_model_versions("name = 'axon'")) == 2, (
+            "the version of the first attempt was gone on with"
+        )
         assert rollback(uri, "axon") == first.version
     finally:
         if server.poll() is None:

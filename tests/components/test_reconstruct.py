@@ -68,7 +68,9 @@ def test_two_films_give_every_file_and_all_agree(model: Path, films: tuple[Path,
     expected = pipeline(rendered["frontal"], rendered["lateral"], num_samples=3, seed=7)
     # The films are 192 pixels wide: resized with the same filter, by us or by the pipeline.
     assert np.abs(ct.get_fdata().transpose(2, 1, 0) - expected.volume.hu_DHW).max() <= 0.51
-    assert expected.mean_DHW is not None and np.abs(mean.get_fdata().transpose(2, 1, 0) - expected.mean_DHW).max() <= 0.51
+    assert (
+        expected.mean_DHW is not None and np.abs(mean.get_fdata().transpose(2, 1, 0) - expected.mean_DHW).max() <= 0.51
+    )
     assert np.abs(std.get_fdata().transpose(2, 1, 0) - expected.std_DHW).max() <= 0.51
     np.testing.assert_allclose(ct.affine, lps_to_ras(cube_affine(np.zeros(3), 16, 320.0)), atol=1e-5)
     read = read_ct_series(sorted((out / "dicom").iterdir()))
@@ -80,7 +82,9 @@ def test_two_films_give_every_file_and_all_agree(model: Path, films: tuple[Path,
     assert Image.open(out / "preview.png").size[0] > 1000
 
 
-def test_the_record_says_what_made_it_and_no_name(model: Path, films: tuple[Path, Path], tmp_path: Path, capsys) -> None:
+def test_the_record_says_what_made_it_and_no_name(
+    model: Path, films: tuple[Path, Path], tmp_path: Path, capsys
+) -> None:
     named = shutil.copy(films[0], tmp_path / "JANE_DOE_1950.png")
     assert run(named, "-o", tmp_path / "out", "--model", model, "--json") == 0
     record = json.loads(capsys.readouterr().out)
@@ -102,7 +106,9 @@ def test_a_repeat_gives_the_same_bytes_and_a_seed_others(model: Path, films: tup
     assert one == other
 
 
-def test_other_pixels_and_another_version_have_other_uids(model: Path, films: tuple[Path, Path], tmp_path: Path, monkeypatch) -> None:
+def test_other_pixels_and_another_version_have_other_uids(
+    model: Path, films: tuple[Path, Path], tmp_path: Path, monkeypatch
+) -> None:
     read, loaded = read_films(films[0], None), pretrained.load(str(model))
     made = sample(read, loaded.pipeline)
     write(tmp_path / "a", read, loaded, made, 0)
@@ -175,7 +181,9 @@ def test_wrong_options_are_a_wrong_call(options: list[str], films: tuple[Path, P
     assert "is not" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_is_refused_before_the_work(films: tuple[Path, Path], tmp_path: Path, capsys, monkeypatch) -> None:
+def test_a_folder_that_cannot_be_is_refused_before_the_work(
+    films: tuple[Path, Path], tmp_path: Path, capsys, monkeypatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pretrained, "load", lambda *_: pytest.fail("the work has begun"))
     (tmp_path / "file").touch()
@@ -199,7 +207,9 @@ def test_a_pixel_spacing_keeps_the_films_size() -> None:
     image_HW[100:200, 50:150] = 1
     parts = {}
     for spacing in (None, (1.0, 1.0), (2.0, 1.0), (50.0, 50.0), (0.02, 0.02)):
-        parts[spacing] = (to_detector(Xray(image_HW, "frontal", 1.0, "tag", spacing, "dicom", ()), 40, 400.0) > 0.5).sum(axis=(0, 1))
+        parts[spacing] = (
+            to_detector(Xray(image_HW, "frontal", 1.0, "tag", spacing, "dicom", ()), 40, 400.0) > 0.5
+        ).sum(axis=(0, 1))
     assert parts[(1.0, 1.0)] == 10 * 10 and parts[(2.0, 1.0)] == 20 * 10
     assert parts[None] == parts[(50.0, 50.0)] == parts[(0.02, 0.02)] == pytest.approx((100 * 40 / 300) ** 2, rel=0.1)
 
@@ -213,7 +223,9 @@ def hand(path: Path) -> Path:
     rows, columns = np.mgrid[:400, :400]
     image_HW = 200 * (((rows - 290) / 90.0) ** 2 + ((columns - 200) / 80.0) ** 2 < 1)
     for finger, middle in enumerate((110, 155, 200, 245, 290)):
-        image_HW = np.maximum(image_HW, 180 * ((np.abs(columns - middle) < 13) & (rows > 50 + 15 * abs(finger - 2)) & (rows < 280)))
+        image_HW = np.maximum(
+            image_HW, 180 * ((np.abs(columns - middle) < 13) & (rows > 50 + 15 * abs(finger - 2)) & (rows < 280))
+        )
     Image.fromarray(image_HW.astype(np.uint8)).save(path)
     return path
 
@@ -240,7 +252,11 @@ def bad_inputs(name: str, films: tuple[Path, Path], folder: Path) -> list[Path]:
         whole = dicom_film(folder / "whole.dcm", grey).read_bytes()
         path.write_bytes(whole[: len(whole) // 2])
     elif name == "ct":
-        return [write_series(folder / "ct", Volume(np.zeros((3, 128, 128), np.int16), cube_affine(np.zeros(3), 128, 300.0)))[0]]
+        return [
+            write_series(
+                folder / "ct", Volume(np.zeros((3, 128, 128), np.int16), cube_affine(np.zeros(3), 128, 300.0))
+            )[0]
+        ]
     elif name == "lateral_as_frontal":
         return [lateral]
     elif name == "swapped":
@@ -268,7 +284,9 @@ CASES = {
 
 
 @pytest.mark.parametrize(("name", "code"), CASES.items())
-def test_bad_films_cost_one_line(name: str, code: str, model: Path, films: tuple[Path, Path], tmp_path: Path, capsys) -> None:
+def test_bad_films_cost_one_line(
+    name: str, code: str, model: Path, films: tuple[Path, Path], tmp_path: Path, capsys
+) -> None:
     given = bad_inputs(name, films, tmp_path)
     refused(capsys, code, tmp_path / "out", *given, "--model", model)
 
@@ -282,7 +300,9 @@ def refused(capsys, code: str, out: Path, *arguments: str | Path) -> str:
     return lines[0]
 
 
-def test_swapped_films_are_told_apart_and_may_be_forced(model: Path, films: tuple[Path, Path], tmp_path: Path, capsys) -> None:
+def test_swapped_films_are_told_apart_and_may_be_forced(
+    model: Path, films: tuple[Path, Path], tmp_path: Path, capsys
+) -> None:
     assert "swapped" in refused(capsys, "XRAY_VIEW", tmp_path / "out", films[1], films[0], "--model", model)
     assert run(films[1], "-o", tmp_path / "out", "--model", model, "--trust-views") == 0
     record = json.loads((tmp_path / "out" / "reconstruction.json").read_text())
@@ -318,11 +338,17 @@ def test_bad_models_cost_one_line(model: Path, films: tuple[Path, Path], tmp_pat
     weights.unlink()
     assert "unet/" in refused(capsys, "MODEL_MISSING", tmp_path / "out", films[0], "--model", copy)
     refused(capsys, "MODEL_MISSING", tmp_path / "out", films[0], "--model", tmp_path / "nowhere")
-    refused(capsys, "MODEL_URI", tmp_path / "out", films[0], "--model", "models:/axon", "--tracking-uri", "sqlite:///x.db")
+    refused(
+        capsys, "MODEL_URI", tmp_path / "out", films[0], "--model", "models:/axon", "--tracking-uri", "sqlite:///x.db"
+    )
 
 
-@pytest.mark.parametrize("name", ["thesis.txt", "out/thesis.txt", "out/dicom/thesis.txt", "out/frontal.png", "out/dicom/0001.dcm"])
-def test_what_is_not_a_reconstruction_is_left_alone(name: str, model: Path, films: tuple[Path, Path], tmp_path: Path, capsys) -> None:
+@pytest.mark.parametrize(
+    "name", ["thesis.txt", "out/thesis.txt", "out/dicom/thesis.txt", "out/frontal.png", "out/dicom/0001.dcm"]
+)
+def test_what_is_not_a_reconstruction_is_left_alone(
+    name: str, model: Path, films: tuple[Path, Path], tmp_path: Path, capsys
+) -> None:
     """Neither a folder of something else nor what was put beside an earlier result, be it the film itself."""
     film, mine = films[0], tmp_path / "home" / name
     out = tmp_path / "home" / ("out" if "/" in name else "")
@@ -341,7 +367,9 @@ def test_what_is_not_a_reconstruction_is_left_alone(name: str, model: Path, film
     assert digests(tmp_path) == before
 
 
-def test_a_failure_while_writing_leaves_nothing(model: Path, films: tuple[Path, Path], tmp_path: Path, capsys, monkeypatch) -> None:
+def test_a_failure_while_writing_leaves_nothing(
+    model: Path, films: tuple[Path, Path], tmp_path: Path, capsys, monkeypatch
+) -> None:
     def no_space(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -353,7 +381,9 @@ def test_a_failure_while_writing_leaves_nothing(model: Path, films: tuple[Path, 
 
 
 @pytest.mark.skipif("AXON_TEST_DATA" not in os.environ, reason=REAL_DATA_UNSET)
-@pytest.mark.parametrize("name", ["cxr_dicom/nema_wg04_RG1_J2KI.dcm", "cxr_dicom/nih_00000001_000.dcm", "cxr_png/mhh_c0f74558_CR_pa.png"])
+@pytest.mark.parametrize(
+    "name", ["cxr_dicom/nema_wg04_RG1_J2KI.dcm", "cxr_dicom/nih_00000001_000.dcm", "cxr_png/mhh_c0f74558_CR_pa.png"]
+)
 def test_real_films(name: str, model: Path, tmp_path: Path) -> None:
     assert run(Path(os.environ["AXON_TEST_DATA"]) / name, "-o", tmp_path / "out", "--model", model) == 0
     assert pydicom.dcmread(tmp_path / "out" / "dicom" / "0001.dcm").SOPClassUID == CTImageStorage

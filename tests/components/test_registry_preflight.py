@@ -43,7 +43,9 @@ def test_resolves_and_opens_the_run_once(tmp_path: Path) -> None:
     assert resolved.shards == 3 and resolved.revision == "folder@key"
     assert Config.from_yaml(resolved.config_yaml) == Config.from_yaml("{seed: 7, data: {shards: 3}}")
     assert (tmp_path / "out" / "config.yaml").read_text() == resolved.config_yaml
-    assert "config.yaml" in [item.path for item in client(default_tracking_uri(tmp_path / "store")).list_artifacts(resolved.run_id)]
+    assert "config.yaml" in [
+        item.path for item in client(default_tracking_uri(tmp_path / "store")).list_artifacts(resolved.run_id)
+    ]
     run = client(default_tracking_uri(tmp_path / "store")).get_run(resolved.run_id)
     assert run.data.params["data.shards"] == "3" and run.data.tags["axon.data_revision"] == "folder@key"
     assert start(tmp_path) == resolved
@@ -77,8 +79,13 @@ def test_tracking_is_checked_quickly(uri: str, code: str) -> None:
 def test_preflight_and_gate_are_light() -> None:
     """Every process of a run pays for its imports."""
     heavy = "{'torch', 'monai', 'mlflow', 'dvc'}"
-    code = f"import sys, axon.preflight, axon.finish, axon.registry.register, axon.registry.gate; print(sorted({heavy} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys, axon.preflight, axon.finish, axon.registry.register, axon.registry.gate; "
+        f"print(sorted({heavy} & set(sys.modules)))"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
 
 
 def test_code_revision_and_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +108,9 @@ def versioned(tmp_path: Path, content: str = "one") -> Path:
 
 
 def test_a_run_ends_early_only_where_nothing_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same work as the last success: no new MLflow run. Any other code, data, configuration, policy or outcome: a run."""
+    """The same work as the last success: no new MLflow run. Any other code, data, configuration, policy or outcome: a
+    run.
+    """
     monkeypatch.setenv("AXON_CODE_REVISION", "c" * 40)
     uri = default_tracking_uri(tmp_path / "store")
     given = {"dataset_folder": "", "dataset_repo": str(versioned(tmp_path)), "dataset_revision": "HEAD"}
@@ -118,12 +127,15 @@ def test_a_run_ends_early_only_where_nothing_is_new(tmp_path: Path, monkeypatch:
     again = run("again")
     assert again.outputs[-1] == NOTHING_NEW and again.same_as == first.run_id and again.run_id == ""
     assert "nothing new" in again.summary and first.run_id in again.summary
-    # The exit handler of a run that ended early finds no MLflow run of its own, and leaves that of the last success alone.
+    # The exit handler of a run that ended early finds no MLflow run of its own, and leaves that of the last success
+    # alone.
     assert finish_parent(uri, "axon", "again", True, "") == ""
     versioned(tmp_path)
     assert run("the same data in another commit").outputs[-1] == NOTHING_NEW
     assert run("forced", force=True).outputs[-1] == NEW
-    for n, change in enumerate(({"config_yaml": "{}"}, {"views": "mono"}, {"promote": "never"}, {"model_name": "other"})):
+    for n, change in enumerate(
+        ({"config_yaml": "{}"}, {"views": "mono"}, {"promote": "never"}, {"model_name": "other"})
+    ):
         assert run(f"changed-{n}", **change).outputs[-1] == NEW
     monkeypatch.setenv("AXON_CODE_REVISION", "d" * 40)
     assert run("code").outputs[-1] == NEW
@@ -134,7 +146,13 @@ def test_a_run_ends_early_only_where_nothing_is_new(tmp_path: Path, monkeypatch:
     assert run("back").outputs[-1] == NEW, "the last success is what counts"
 
 
-@pytest.mark.parametrize(("code", "data"), [("c" * 40 + "-dirty", "md5"), ("axon-ct 0.1.0", "md5"), ("unknown", "md5"), ("c" * 40, "")])
+@pytest.mark.parametrize(
+    ("code", "data"), [("c" * 40 + "-dirty", "md5"), ("axon-ct 0.1.0", "md5"), ("unknown", "md5"), ("c" * 40, "")]
+)
 def test_what_nothing_identifies_is_always_new(code: str, data: str) -> None:
     assert work_key(code, data, Config(), "bi", "never") == ""
-    assert work_key("c" * 40, "md5", Config(), "bi", "never") != work_key("c" * 40, "md5", Config(seed=1), "bi", "never") != ""
+    assert (
+        work_key("c" * 40, "md5", Config(), "bi", "never")
+        != work_key("c" * 40, "md5", Config(seed=1), "bi", "never")
+        != ""
+    )

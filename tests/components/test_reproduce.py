@@ -30,7 +30,13 @@ def registered(folder: Path, **tags: str) -> str:
 
 
 def test_a_recorded_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    facts = {"code_revision": COMMIT, "data_revision": "d" * 40, "data_md5": "5.dir", "data_repo": "https://x/y", "split_hash": "5117"}
+    facts = {
+        "code_revision": COMMIT,
+        "data_revision": "d" * 40,
+        "data_md5": "5.dir",
+        "data_repo": "https://x/y",
+        "split_hash": "5117",
+    }
     uri = registered(tmp_path, **facts)
     assert main(["reproduce", "models:/axon@champion", "--tracking-uri", uri, "--output", str(tmp_path / "again")]) == 0
     shown = capsys.readouterr().out
@@ -38,7 +44,9 @@ def test_a_recorded_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     recipe = read_recipe("models:/axon/1", uri)
     assert Config.from_yaml(recipe.write_config(tmp_path / "again").read_text()) == Config(seed=7)
     command = python_command(recipe, tmp_path / "c.yaml", tmp_path / "o")
-    assert command[command.index("--revision") + 1] == "d" * 40 and command[command.index("--repo") + 1] == "https://x/y"
+    assert (
+        command[command.index("--revision") + 1] == "d" * 40 and command[command.index("--repo") + 1] == "https://x/y"
+    )
     check_reproducible(recipe, COMMIT)
     with pytest.raises(AxonError, match=rf"CODE_DIFFERS.*git worktree add .* {COMMIT}"):
         check_reproducible(recipe, "f" * 40)
@@ -50,7 +58,11 @@ def test_a_recorded_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.mark.parametrize(
     ("code", "data", "reason"),
-    [(f"{COMMIT}-dirty", "d" * 40, "CODE_NOT_RECORDED"), (COMMIT, "folder@key", "DATA_NOT_VERSIONED"), (COMMIT, "", "NOT_RECORDED")],
+    [
+        (f"{COMMIT}-dirty", "d" * 40, "CODE_NOT_RECORDED"),
+        (COMMIT, "folder@key", "DATA_NOT_VERSIONED"),
+        (COMMIT, "", "NOT_RECORDED"),
+    ],
 )
 def test_a_model_that_cannot_be_made_again(tmp_path: Path, code: str, data: str, reason: str) -> None:
     uri = registered(tmp_path, code_revision=code, data_revision=data, split_hash="5117")

@@ -94,7 +94,9 @@ def test_films_go_once_read_and_results_on_request(asked: TestClient, jobs: Jobs
     assert asked.get(f"/api/jobs/{job}/ct.nii.gz").status_code == 404
 
 
-def test_what_nobody_asks_after_expires(model: pretrained.Model, film: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_nobody_asks_after_expires(
+    model: pretrained.Model, film: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     jobs = Jobs(model, waiting=1, keep_s=0.4)
     with TestClient(web.make_app(jobs), base_url=HOME) as client:
@@ -119,7 +121,9 @@ def test_one_runs_one_waits_and_the_third_is_told(asked: TestClient, film: bytes
     assert ended(asked, first)["state"] == "done"
 
 
-def test_a_dropped_job_stops_and_leaves_nothing(asked: TestClient, jobs: Jobs, film: bytes, held: threading.Event) -> None:
+def test_a_dropped_job_stops_and_leaves_nothing(
+    asked: TestClient, jobs: Jobs, film: bytes, held: threading.Event
+) -> None:
     job = order(asked, film)["id"]
     while asked.get(f"/api/jobs/{job}").json()["state"] == "waiting":
         time.sleep(0.02)
@@ -194,7 +198,10 @@ def test_no_other_file_can_be_had(asked: TestClient, film: bytes) -> None:
 @pytest.mark.parametrize("path", ["/", "/api/about", "/static/app.js", "/api/jobs/none", "/nowhere"])
 def test_every_answer_has_the_headers(asked: TestClient, path: str) -> None:
     headers = asked.get(path).headers
-    assert "default-src 'self'" in headers["content-security-policy"] and "unsafe" not in headers["content-security-policy"]
+    assert (
+        "default-src 'self'" in headers["content-security-policy"]
+        and "unsafe" not in headers["content-security-policy"]
+    )
     assert headers["x-content-type-options"] == "nosniff" and headers["cache-control"] == "no-store"
     assert headers["cross-origin-resource-policy"] == "same-origin"
 
@@ -212,8 +219,12 @@ def test_a_taken_port_is_explained_before_the_model_is_loaded(capsys: pytest.Cap
     assert "[SERVE_PORT]" in capsys.readouterr().out
 
 
-def test_only_a_container_is_asked_to_listen_everywhere(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
-    """The loopback is the default and says nothing; every interface is asked for by name, warned of, and nothing else is accepted."""
+def test_only_a_container_is_asked_to_listen_everywhere(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The loopback is the default and says nothing; every interface is asked for by name, warned of, and nothing else
+    is accepted.
+    """
     from axon.cli import main
 
     for words, warned in ((["--port", "0"], False), (["--port", "0", "--host", "0.0.0.0"], True)):

@@ -31,7 +31,9 @@ from axon.registry.register import register
 from axon.registry.tracking import client, default_tracking_uri, start_parent
 from tests.unit.small_model import small_pipeline, write_films
 
-SUMMARY = {"internal": {"bi": {"axon": {"axon/psnr": {"mean": 20.5, "median": 20.0, "low": 19.0, "high": 21.0, "n": 2}}}}}
+SUMMARY = {
+    "internal": {"bi": {"axon": {"axon/psnr": {"mean": 20.5, "median": 20.0, "low": 19.0, "high": 21.0, "n": 2}}}}
+}
 
 
 @pytest.fixture(scope="module")
@@ -56,17 +58,35 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     return uri, evaluation / "model"
 
 
-def test_the_champion_reconstructs_and_is_named(registry: tuple[str, Path], films: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_champion_reconstructs_and_is_named(
+    registry: tuple[str, Path], films: tuple[Path, Path], tmp_path: Path
+) -> None:
     uri, folder = registry
     for model in ("models:/axon@champion", "models:/axon/1"):
-        assert main(["reconstruct", str(films[0]), "-o", str(tmp_path / "out"), "--model", model, "--tracking-uri", uri]) == 0
+        assert (
+            main(["reconstruct", str(films[0]), "-o", str(tmp_path / "out"), "--model", model, "--tracking-uri", uri])
+            == 0
+        )
         record = json.loads((tmp_path / "out" / "reconstruction.json").read_text())
         assert record["model"] == {"name": "axon", "version": "1", "sha256": pretrained.verify(folder)}
 
 
-def test_an_unknown_version_is_one_line(registry: tuple[str, Path], films: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
+def test_an_unknown_version_is_one_line(
+    registry: tuple[str, Path], films: tuple[Path, Path], tmp_path: Path, capsys: Any
+) -> None:
     with pytest.raises(SystemExit):
-        main(["reconstruct", str(films[0]), "-o", str(tmp_path / "out"), "--model", "models:/axon@nobody", "--tracking-uri", registry[0]])
+        main(
+            [
+                "reconstruct",
+                str(films[0]),
+                "-o",
+                str(tmp_path / "out"),
+                "--model",
+                "models:/axon@nobody",
+                "--tracking-uri",
+                registry[0],
+            ]
+        )
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 and lines[0].startswith("[TRACKING_FAILED]")
 
@@ -76,7 +96,14 @@ def test_a_card_is_registered_with_the_model(registry: tuple[str, Path], tmp_pat
     version = mlflow.get_model_version_by_alias("axon", "champion")
     card = Path(mlflow.download_artifacts(version.run_id, "model/README.md", str(tmp_path))).read_text()
     assert DISCLAIMER in card and "20.500 (19.000 to 21.000)" in card and "| data revision | abc |" in card
-    for heading in ("## Uses", "## Bias, risks and limitations", "## Training data", "## Evaluation", "## Licence", "## Citation"):
+    for heading in (
+        "## Uses",
+        "## Bias, risks and limitations",
+        "## Training data",
+        "## Evaluation",
+        "## Licence",
+        "## Citation",
+    ):
         assert heading in card
     assert DISCLAIMER in version.description
 
@@ -90,7 +117,9 @@ def test_the_schema_and_an_example_that_works_are_registered(registry: tuple[str
     assert model.metadata.signature.inputs.input_names() == ["frontal", "lateral"]
     assert model.metadata.signature.inputs.required_input_names() == ["frontal"]
     made = model.predict(model.input_example)
-    assert list(made.columns) == model.metadata.signature.outputs.input_names() and made.ct_nifti_gz[0][:2] == b"\x1f\x8b"
+    assert (
+        list(made.columns) == model.metadata.signature.outputs.input_names() and made.ct_nifti_gz[0][:2] == b"\x1f\x8b"
+    )
 
 
 def test_a_row_without_a_lateral_film_costs_the_others_nothing(
@@ -115,13 +144,27 @@ def server(registry: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/axon@champion", "--env-manager", "local"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "models",
+        "serve",
+        "-m",
+        "models:/axon@champion",
+        "--env-manager",
+        "local",
+    ]
     log = (tmp_path_factory.mktemp("server") / "log").open("w+")
     # MLflow starts uvicorn by name.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "MLFLOW_TRACKING_URI": registry[0], "PATH": path}
     process = subprocess.Popen(
-        [*command, "--host", "127.0.0.1", "--port", str(port)], env=environment, stdout=log, stderr=log, start_new_session=True
+        [*command, "--host", "127.0.0.1", "--port", str(port)],
+        env=environment,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
     )
     try:
         deadline = time.monotonic() + 120
@@ -152,7 +195,9 @@ def encoded(path: Path) -> str:
     return base64.b64encode(path.read_bytes()).decode()
 
 
-def test_films_over_http_give_the_volume(server: str, registry: tuple[str, Path], films: tuple[Path, Path], tmp_path: Path) -> None:
+def test_films_over_http_give_the_volume(
+    server: str, registry: tuple[str, Path], films: tuple[Path, Path], tmp_path: Path
+) -> None:
     rows = [{"frontal": encoded(films[0]), "lateral": encoded(films[1])}, {"frontal": encoded(films[0]), "lateral": ""}]
     answers = post(server, {"dataframe_records": rows, "params": {"seed": 4}})["predictions"]
     answers += post(server, {"dataframe_records": [{"frontal": encoded(films[0])}]})["predictions"]
@@ -167,8 +212,15 @@ def test_films_over_http_give_the_volume(server: str, registry: tuple[str, Path]
 
 def test_a_bad_film_costs_only_its_row(server: str, films: tuple[Path, Path]) -> None:
     bad = [base64.b64encode(b"no film").decode(), encoded(films[1]), ""]
-    answers = post(server, {"dataframe_records": [{"frontal": film} for film in [*bad, encoded(films[0])]]})["predictions"]
-    assert [answer["error"].partition("]")[0] for answer in answers] == ["[XRAY_UNREADABLE", "[XRAY_VIEW", "[XRAY_MISSING", ""]
+    answers = post(server, {"dataframe_records": [{"frontal": film} for film in [*bad, encoded(films[0])]]})[
+        "predictions"
+    ]
+    assert [answer["error"].partition("]")[0] for answer in answers] == [
+        "[XRAY_UNREADABLE",
+        "[XRAY_VIEW",
+        "[XRAY_MISSING",
+        "",
+    ]
     assert [bool(answer["ct_nifti_gz"]) for answer in answers] == [False, False, False, True]
 
 

@@ -25,7 +25,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_config: Config, tiny_
 
     steps.train_bridge(tiny_config, tiny_dataset, root / "checkpoints/bridge", root / "bridge", log)
     steps.sample_coarse(tiny_config, tiny_dataset, root / "bridge", root / "coarse")
-    steps.train_refiner(tiny_config, tiny_dataset, root / "bridge", root / "coarse", root / "checkpoints/refiner", root / "refiner", log)
+    steps.train_refiner(
+        tiny_config, tiny_dataset, root / "bridge", root / "coarse", root / "checkpoints/refiner", root / "refiner", log
+    )
     steps.train_superres(tiny_config, tiny_dataset, root / "checkpoints/superres", root / "superres", log)
     steps.train_baselines(tiny_config, tiny_dataset, root / "checkpoints/baselines", root / "baselines", log)
     return root
@@ -47,17 +49,27 @@ def test_training_writes_no_pickle(trained: Path) -> None:
     assert kinds == {".safetensors", ".json", ".csv"}
 
 
-def test_training_the_refiner_leaves_the_bridge_as_it_was(trained: Path, tiny_config: Config, tiny_dataset: Path) -> None:
+def test_training_the_refiner_leaves_the_bridge_as_it_was(
+    trained: Path, tiny_config: Config, tiny_dataset: Path
+) -> None:
     before = (trained / "bridge/unet/diffusion_pytorch_model.safetensors").read_bytes()
     steps.train_refiner(
-        tiny_config, tiny_dataset, trained / "bridge", trained / "coarse", trained / "checkpoints/again", trained / "again", lambda *_: None
+        tiny_config,
+        tiny_dataset,
+        trained / "bridge",
+        trained / "coarse",
+        trained / "checkpoints/again",
+        trained / "again",
+        lambda *_: None,
     )
     assert (trained / "bridge/unet/diffusion_pytorch_model.safetensors").read_bytes() == before
     again, first = (trained / name / "controlnet/diffusion_pytorch_model.safetensors" for name in ("again", "refiner"))
     assert again.read_bytes() == first.read_bytes()
 
 
-def test_a_seed_settles_the_volume_and_samples_differ(model: AxonPipeline, films: tuple[np.ndarray, np.ndarray]) -> None:
+def test_a_seed_settles_the_volume_and_samples_differ(
+    model: AxonPipeline, films: tuple[np.ndarray, np.ndarray]
+) -> None:
     one, two = model(*films, num_samples=3, seed=5), model(*films, num_samples=3, seed=5)
     np.testing.assert_array_equal(one.samples_KDHW, two.samples_KDHW)
     assert one.std_DHW is not None and one.std_DHW.mean() > 0
@@ -105,7 +117,9 @@ def test_each_stage_goes_as_far_as_its_weight_for_as_many_views(
     np.testing.assert_array_equal(weighed(films[0]).volume.hu_DHW, model(films[0]).volume.hu_DHW)
 
 
-def test_output_lies_on_the_stated_grid(model: AxonPipeline, films: tuple[np.ndarray, np.ndarray], tiny_config: Config) -> None:
+def test_output_lies_on_the_stated_grid(
+    model: AxonPipeline, films: tuple[np.ndarray, np.ndarray], tiny_config: Config
+) -> None:
     output = model(*films)
     assert output.volume.hu_DHW.shape == (16, 16, 16) and output.std_DHW is None
     assert output.volume.spacing_mm == pytest.approx((tiny_config.grid.fine_spacing_mm,) * 3)
@@ -132,7 +146,9 @@ def test_mono_equals_bi_with_the_lateral_masked(model: AxonPipeline, films: tupl
         del model._films
 
 
-def test_saving_and_loading_gives_the_same_volume(model: AxonPipeline, films: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+def test_saving_and_loading_gives_the_same_volume(
+    model: AxonPipeline, films: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
     model.save_pretrained(tmp_path)
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".bin", ".pt", ".pkl", ".pth")]
     loaded = AxonPipeline.from_pretrained(tmp_path)
@@ -196,12 +212,20 @@ def test_evaluation_covers_every_method_and_view(trained: Path, tiny_config: Con
     headline = evaluate(tiny_config, tiny_dataset, *folders, trained / "evaluation", "bi", {"code_revision": "test"})
     weights = AxonPipeline.from_pretrained(trained / "evaluation/model").config.stage_weights
     # The model is published: it must not say where it was trained.
-    assert not [file for file in (trained / "evaluation/model").rglob("*.json") if str(trained.parent) in file.read_text()]
+    assert not [
+        file for file in (trained / "evaluation/model").rglob("*.json") if str(trained.parent) in file.read_text()
+    ]
     assert set(weights) == {"mono", "bi"} and all(len(w) == 3 and min(w) >= 0 and max(w) <= 1 for w in weights.values())
     assert headline["internal/bi/axon/psnr"] > 5
     summary = json.loads((trained / "evaluation/metrics.json").read_text())["summary"]["internal"]
     assert set(summary) == {"bi", "mono"} and set(summary["bi"]) == set(summary["mono"]) == set(METHODS)
-    assert {path.name for path in (trained / "evaluation").iterdir()} >= {"model", "report.html", "cases.csv", "hero.png", "summary.txt"}
+    assert {path.name for path in (trained / "evaluation").iterdir()} >= {
+        "model",
+        "report.html",
+        "cases.csv",
+        "hero.png",
+        "summary.txt",
+    }
     AxonPipeline.from_pretrained(trained / "evaluation/model")
 
 
@@ -215,8 +239,12 @@ def test_every_network_has_its_curve_and_a_baseline_is_a_regression_network(trai
 
 
 @pytest.mark.parametrize("endpoint", ["calibrated", "back_projection"])
-def test_the_bridge_can_start_elsewhere(tmp_path: Path, tiny_config: Config, tiny_dataset: Path, endpoint: Endpoint) -> None:
-    config = replace(tiny_config, bridge=replace(tiny_config.bridge, endpoint=endpoint), physics=PhysicsConfig(iterations=0))
+def test_the_bridge_can_start_elsewhere(
+    tmp_path: Path, tiny_config: Config, tiny_dataset: Path, endpoint: Endpoint
+) -> None:
+    config = replace(
+        tiny_config, bridge=replace(tiny_config.bridge, endpoint=endpoint), physics=PhysicsConfig(iterations=0)
+    )
     steps.train_bridge(config, tiny_dataset, tmp_path / "checkpoints", tmp_path / "bridge", lambda *_: None)
     estimator, _, _ = steps.load_bridge(tmp_path / "bridge", torch.device("cpu"))
     assert estimator.net is None and not (tmp_path / "bridge/curves/estimator.csv").exists()

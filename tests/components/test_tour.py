@@ -39,4 +39,6 @@ def test_it_is_small_and_names_no_machine(which: str, ran: str) -> None:
     text = ran if which == "fresh" else NOTEBOOK.read_text()
     assert len(text) < MAX_BYTES
     told = re.sub(r'"image/png": "[^"]*"', "", text)
-    assert not re.search(r"site-packages|/home/|/Users/|/tmp/", told) and '"error"' not in told and '"stderr"' not in told
+    assert (
+        not re.search(r"site-packages|/home/|/Users/|/tmp/", told) and '"error"' not in told and '"stderr"' not in told
+    )

@@ -1,4 +1,6 @@
-"""What test_distributed starts under torchrun: random linear regression in the real loop. Arguments: out, steps, accumulate."""
+"""What test_distributed starts under torchrun: random linear regression in the real loop. Arguments: out, steps,
+accumulate.
+"""
 
 import json
 import logging

@@ -41,8 +41,13 @@ def timed(what: str) -> Iterator[None]:
 def docker() -> Iterator[str]:
     """The client of a running engine; sets DOCKER_HOST."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # pytest cleans up after a keyboard interrupt.
-    # Not pytest's folder, whose path is too long for a socket: that has at most 108 characters. The engine ends before it goes.
-    with TemporaryDirectory(prefix="axon-engine-") as folder, ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+    # Not pytest's folder, whose path is too long for a socket: that has at most 108 characters. The engine ends before
+    # it goes.
+    with (
+        TemporaryDirectory(prefix="axon-engine-") as folder,
+        ExitStack() as stack,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         with timed("engine"):
             address = stack.enter_context(engine(Path(folder)))
         patch.setenv("DOCKER_HOST", address)
@@ -60,7 +65,15 @@ def image(docker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
         if not (ready := os.environ.get("AXON_TEST_IMAGE")):
             with timed("base image"):
                 arguments = stack.enter_context(base_image(folder, BASE))
-            command = [sys.executable, str(ROOT / "containers/build.py"), "cpu", "--base-image", BASE, "--network", "host"]
+            command = [
+                sys.executable,
+                str(ROOT / "containers/build.py"),
+                "cpu",
+                "--base-image",
+                BASE,
+                "--network",
+                "host",
+            ]
             command += ["--output", str(folder), *(f"--build-arg={key}={value}" for key, value in arguments.items())]
             with timed("image"):
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -81,7 +94,9 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
 
 @pytest.fixture(scope="session")
 def steps_folder() -> Iterator[Path]:
-    """A folder that belongs to the steps' user, and that it can reach: pytest's own folders are for the user who runs the tests."""
+    """A folder that belongs to the steps' user, and that it can reach: pytest's own folders are for the user who runs
+    the tests.
+    """
     with TemporaryDirectory(prefix="axon-steps-") as folder:
         if os.geteuid() == 0:
             os.chown(folder, USER_ID, USER_ID)

@@ -28,7 +28,14 @@ def diverge(config: str, dataset: str) -> None:
     from axon.training.run import train
 
     with one_line_errors():
-        train("superres", Config.from_yaml(config), Path("/tmp/checkpoints"), Path("/tmp/out"), lambda *_: None, dataset=Path(dataset))
+        train(
+            "superres",
+            Config.from_yaml(config),
+            Path("/tmp/checkpoints"),
+            Path("/tmp/out"),
+            lambda *_: None,
+            dataset=Path(dataset),
+        )
 
 
 @dsl.component(base_image=image("cpu"), install_kfp_package=False)

@@ -1,7 +1,9 @@
-"""Runs in the image as a training step does: has two nodes train, through Kubeflow's SDK and its backend for an engine's containers.
+"""Runs in the image as a training step does: has two nodes train, through Kubeflow's SDK and its backend for an
+engine's containers.
 
-That backend mounts one folder of the host into its nodes, ``~/.kubeflow/trainer/containers/JOB`` at ``/workspace``. Where that is a link,
-it is the folder that the link points to; so step and nodes share a folder, as they share a volume on a cluster.
+That backend mounts one folder of the host into its nodes, ``~/.kubeflow/trainer/containers/JOB`` at ``/workspace``.
+Where that is a link, it is the folder that the link points to; so step and nodes share a folder, as they share a volume
+on a cluster.
 """
 
 import json
@@ -23,7 +25,9 @@ link.parent.mkdir(parents=True)
 link.symlink_to(on_the_host)
 # auto_remove would remove the shared folder together with the job.
 source = TrainingRuntimeSource(sources=["/runtime/runtime.yaml"])
-backend = ContainerBackendConfig(pull_policy="Never", auto_remove=False, container_runtime="docker", runtime_source=source)
+backend = ContainerBackendConfig(
+    pull_policy="Never", auto_remove=False, container_runtime="docker", runtime_source=source
+)
 with one_line_errors():
     train(
         stage,

@@ -38,8 +38,26 @@ def services(folder: Path) -> Iterator[Services]:
     """S3 and MLflow with its artifacts on it; both end with the context."""
     bucket, port = folder / "s3" / BUCKET, free_port()
     bucket.mkdir(parents=True)
-    store = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--default-artifact-root", f"s3://{BUCKET}", "--no-serve-artifacts"]
-    server = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *store]
+    store = [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/mlflow.db",
+        "--default-artifact-root",
+        f"s3://{BUCKET}",
+        "--no-serve-artifacts",
+    ]
+    server = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        *store,
+    ]
     with s3_server(folder / "s3") as s3:
         aws = {**s3.environment(), "AWS_ENDPOINT_URL": s3.endpoint}
         settings = {**aws, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -51,7 +69,9 @@ def services(folder: Path) -> Iterator[Services]:
 def process(command: list[str], log: Path, environment: dict[str, str], url: str) -> Iterator[None]:
     """Run a server in a process group of its own, which ends with the context."""
     with log.open("w") as file:
-        started = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, **environment}, start_new_session=True)
+        started = subprocess.Popen(
+            command, stdout=file, stderr=file, env={**os.environ, **environment}, start_new_session=True
+        )
     try:
         wait_for(url, started, log)
         yield

@@ -1,4 +1,6 @@
-"""A failed step is reported as failed, always: KFP's own runner takes a container that is gone already for a success."""
+"""A failed step is reported as failed, always: KFP's own runner takes a container that is gone already for a
+success.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def test_failing_ten_times_is_reported_ten_times(steps_folder: Path) -> None:
     for attempt in range(1, 11):
         lines: list[str] = []
         with pytest.raises(AxonError, match=r"STEP_FAILED.*exit-at-once"):
-            execute("tests.containers.failing:fails_at_once", {"status": attempt}, steps_folder, 1, lines.append, mounts={})
+            execute(
+                "tests.containers.failing:fails_at_once", {"status": attempt}, steps_folder, 1, lines.append, mounts={}
+            )
 
 
 @pytest.mark.usefixtures("image")
@@ -32,7 +36,9 @@ def test_reason_of_a_step_is_the_reason_of_the_run(steps_folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("image")
-def test_training_whose_loss_is_no_number_is_a_failed_run(steps_folder: Path, shared: Path, tiny_config: Config) -> None:
+def test_training_whose_loss_is_no_number_is_a_failed_run(
+    steps_folder: Path, shared: Path, tiny_config: Config
+) -> None:
     superres = replace(tiny_config.training.superres, learning_rate=1e30)
     config = replace(tiny_config, training=replace(tiny_config.training, superres=superres))
     parameters = {"config": config.to_yaml(), "dataset": str(shared / "dataset")}
@@ -49,8 +55,13 @@ def test_the_same_step_can_succeed(steps_folder: Path) -> None:
 @pytest.mark.usefixtures("image")
 def test_sigterm_ends_the_container_of_the_running_step(docker: str, steps_folder: Path) -> None:
     code = "from pathlib import Path; from pipelines.local import execute; "
-    code += f"execute('tests.containers.failing:sleeps', {{}}, Path({str(steps_folder)!r}), 1, lambda line: print(line, flush=True), {{}})"
-    runner = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    code += (
+        f"execute('tests.containers.failing:sleeps', {{}}, Path({str(steps_folder)!r}), 1, lambda line: "
+        "print(line, flush=True), {})"
+    )
+    runner = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     assert runner.stdout is not None
     assert any("sleeping" in line for line in runner.stdout)
     runner.send_signal(signal.SIGTERM)

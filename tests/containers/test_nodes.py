@@ -41,7 +41,17 @@ class Stage:
         options = [f"--volume={here}:{there}" for here, there in mounts.items()]
         options += [f"--env={key}={value}" for key, value in environment.items()]
         options += ["--detach", f"--name={self.step}", f"--group-add={Path(socket).stat().st_gid}", "--network=none"]
-        command = [self.docker, "run", *options, self.image, "python", "/step.py", str(self.shared), self.name, "superres"]
+        command = [
+            self.docker,
+            "run",
+            *options,
+            self.image,
+            "python",
+            "/step.py",
+            str(self.shared),
+            self.name,
+            "superres",
+        ]
         subprocess.run(command, check=True, capture_output=True)
 
     def end(self) -> int:
@@ -69,7 +79,9 @@ class Stage:
         folder = self.shared / self.name / "superres"
         before, deadline = {path.name for path in folder.glob("step-*")}, time.monotonic() + 600
         while {path.name for path in folder.glob("step-*")} <= before:
-            running = subprocess.run([self.docker, "inspect", "--format={{.State.Running}}", self.step], capture_output=True, text=True)
+            running = subprocess.run(
+                [self.docker, "inspect", "--format={{.State.Running}}", self.step], capture_output=True, text=True
+            )
             assert running.stdout.strip() == "true", f"ended too early with {self.end()}: {self.said}"
             assert time.monotonic() < deadline, "no checkpoint"
             time.sleep(0.1)
@@ -78,13 +90,17 @@ class Stage:
         """Until it has printed a line; what its nodes print reaches it later than their checkpoints."""
         deadline = time.monotonic() + 600
         while words not in self.logs():
-            running = subprocess.run([self.docker, "inspect", "--format={{.State.Running}}", self.step], capture_output=True, text=True)
+            running = subprocess.run(
+                [self.docker, "inspect", "--format={{.State.Running}}", self.step], capture_output=True, text=True
+            )
             assert running.stdout.strip() == "true", f"ended too early with {self.end()}: {self.said}"
             assert time.monotonic() < deadline, f"it never said {words!r}"
             time.sleep(0.1)
 
     def logs(self) -> str:
-        done = subprocess.run([self.docker, "logs", self.step], check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        done = subprocess.run(
+            [self.docker, "logs", self.step], check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
         return done.stdout
 
     def weights(self) -> dict:
@@ -107,7 +123,9 @@ def stage(docker: str, image: str, shared: Path, tiny_config: Config) -> Iterato
 
 
 def long(stage: StageConfig) -> StageConfig:
-    """Long enough to be ended twice on the way, and at a rate at which so many steps do not make other weights of a rounding."""
+    """Long enough to be ended twice on the way, and at a rate at which so many steps do not make other weights of a
+    rounding.
+    """
     return replace(stage, steps=3000, learning_rate=2e-5, checkpoint_every=50, log_every=500)
 
 
@@ -142,11 +160,15 @@ def test_two_nodes_make_what_one_process_makes_though_the_step_is_killed(stage: 
 
 
 def test_nodes_that_fail_are_a_failed_step_with_their_reason(docker: str, stage: Callable[..., Stage]) -> None:
-    """The loss is no number on both nodes: the step ends with that error, shows their last lines, and leaves nothing."""
+    """The loss is no number on both nodes: the step ends with that error, shows their last lines, and leaves
+    nothing.
+    """
     failing = stage("superres-nan", 2, lambda stage: replace(stage, learning_rate=1e30))
     failing.start()
     assert failing.end() == 1 and not failing.nodes()
     assert "[LOSS_NOT_FINITE] superres:" in failing.said and "last lines of node-1" in failing.said
     assert not (failing.shared / "superres-nan-out").exists()
-    networks = subprocess.run([docker, "network", "ls", "--format={{.Name}}"], capture_output=True, text=True, check=True).stdout.split()
+    networks = subprocess.run(
+        [docker, "network", "ls", "--format={{.Name}}"], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert not [name for name in networks if name.startswith("axon-")]

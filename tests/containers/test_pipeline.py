@@ -1,4 +1,6 @@
-"""The pipeline in its images, with real S3 and MLflow: to a registered model; and preempted, to the same model, which the gate refuses."""
+"""The pipeline in its images, with real S3 and MLflow: to a registered model; and preempted, to the same model, which
+the gate refuses.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,10 @@ class Run:
     def weights(self, stage: str) -> dict[str, str]:
         """SHA-256 of each file of weights of a training step."""
         files = (self.outputs / f"train-{stage}" / stage).rglob("*.safetensors")
-        return {path.name if path.parent.name == stage else f"{path.parent.name}/{path.name}": sha256_file(path) for path in files}
+        return {
+            path.name if path.parent.name == stage else f"{path.parent.name}/{path.name}": sha256_file(path)
+            for path in files
+        }
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +57,9 @@ def cts(steps_folder: Path) -> Path:
     folder.mkdir()
     for n, name in enumerate(("a", "b", "c", "d", "LIDC-IDRI-0009")):
         volume = make_phantom(n, size=40, spacing_mm=9.0)
-        nib.save(nib.Nifti1Image(volume.hu_DHW.transpose(2, 1, 0), lps_to_ras(volume.affine)), folder / f"{name}.nii.gz")
+        nib.save(
+            nib.Nifti1Image(volume.hu_DHW.transpose(2, 1, 0), lps_to_ras(volume.affine)), folder / f"{name}.nii.gz"
+        )
     return folder
 
 
@@ -60,7 +67,9 @@ def run(name: str, steps_folder: Path, cts: Path, servers: Services) -> Run:
     config = yaml.safe_load(TINY.read_text())
     config["training"] |= LONG
     root = steps_folder / name
-    subprocess.run(["install", "-d", f"--owner={USER_ID}", f"--group={USER_ID}", root, root / "checkpoints"], check=True)
+    subprocess.run(
+        ["install", "-d", f"--owner={USER_ID}", f"--group={USER_ID}", root, root / "checkpoints"], check=True
+    )
     parameters = {
         "dataset_folder": str(cts),
         "config_yaml": yaml.safe_dump(config),
@@ -115,7 +124,9 @@ def killing(docker: str, step: str, signal: str, checkpoints: Path, stage: str) 
 
 def containers(docker: str, step: str = "") -> list[str]:
     """Containers that run, of ``step`` where given."""
-    listed = subprocess.run([docker, "ps", "--no-trunc", "--format={{.ID}} {{.Command}}"], capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        [docker, "ps", "--no-trunc", "--format={{.ID}} {{.Command}}"], capture_output=True, text=True, check=True
+    )
     return [line.split()[0] for line in listed.stdout.splitlines() if f"--function_to_execute {step}" in line]
 
 
@@ -129,12 +140,16 @@ def test_ends_with_a_registered_champion(first: Run, servers: Services) -> None:
 
 def test_artifacts_are_on_s3(first: Run, servers: Services) -> None:
     stored = {path.name for path in servers.bucket.rglob("*") if path.is_file()}
-    assert {"metrics.json", "cases.csv", "report.html"} <= stored and [name for name in stored if name.endswith(".safetensors")]
+    assert {"metrics.json", "cases.csv", "report.html"} <= stored and [
+        name for name in stored if name.endswith(".safetensors")
+    ]
 
 
 def test_the_image_says_which_code_made_the_model(docker: str, image: str, first: Run, servers: Services) -> None:
     label = '{{index .Config.Labels "org.opencontainers.image.revision"}}'
-    built_from = subprocess.run([docker, "image", "inspect", f"--format={label}", image], capture_output=True, text=True, check=True)
+    built_from = subprocess.run(
+        [docker, "image", "inspect", f"--format={label}", image], capture_output=True, text=True, check=True
+    )
     mlflow = MlflowClient(servers.tracking_uri)
     run_id = mlflow.get_model_version(MODEL, first.registered["version"]).run_id
     assert mlflow.get_run(run_id).data.tags["axon.code_revision"] == built_from.stdout.strip()

@@ -39,14 +39,31 @@ def served(docker: str, image: str) -> str:
 
 
 @contextmanager
-def running(docker: str, image: str, port: int, *command: str, options: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
-    """A restricted container with ``port`` published on a free port of the loopback; yields its name and address, and sees it end."""
+def running(
+    docker: str, image: str, port: int, *command: str, options: tuple[str, ...] = ()
+) -> Iterator[tuple[str, str]]:
+    """A restricted container with ``port`` published on a free port of the loopback; yields its name and address, and
+    sees it end.
+    """
     name = f"axon-test-{uuid.uuid4().hex[:8]}"
-    words = [docker, "run", "--detach", "--name", name, f"--publish=127.0.0.1::{port}", *RESTRICTED, *options, image, *command]
+    words = [
+        docker,
+        "run",
+        "--detach",
+        "--name",
+        name,
+        f"--publish=127.0.0.1::{port}",
+        *RESTRICTED,
+        *options,
+        image,
+        *command,
+    ]
     started = subprocess.run(words, capture_output=True, text=True, check=False)
     assert started.returncode == 0, started.stderr
     try:
-        published = subprocess.run([docker, "port", name, str(port)], check=True, capture_output=True, text=True).stdout.split()[0]
+        published = subprocess.run(
+            [docker, "port", name, str(port)], check=True, capture_output=True, text=True
+        ).stdout.split()[0]
         yield name, f"http://{published}"
     finally:
         print(log(docker, name)[-3000:])
@@ -63,7 +80,9 @@ def ask(url: str, body: bytes | None = None, kind: str = "application/json", sec
     deadline = time.monotonic() + seconds
     while True:
         try:
-            with urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": kind}), timeout=120) as answer:
+            with urllib.request.urlopen(
+                urllib.request.Request(url, body, {"Content-Type": kind}), timeout=120
+            ) as answer:
                 return bytes(answer.read())
         except urllib.error.HTTPError as error:
             pytest.fail(f"{url}: {error.code} {error.read()[:500]!r}")
@@ -86,11 +105,15 @@ def test_the_page_reconstructs_with_the_model_of_the_package(docker: str, served
         assert status["state"] == "done", status["error"]
         (tmp_path / "ct.nii.gz").write_bytes(ask(f"{address}/api/jobs/{job}/ct.nii.gz"))
         assert len(set(nib.load(tmp_path / "ct.nii.gz").shape)) == 1
-        user = subprocess.run([docker, "exec", name, "id", "-u"], capture_output=True, text=True, check=True).stdout.strip()
+        user = subprocess.run(
+            [docker, "exec", name, "id", "-u"], capture_output=True, text=True, check=True
+        ).stdout.strip()
         assert user == str(USER_ID) and "no password" in log(docker, name)
         began = time.monotonic()
         subprocess.run([docker, "stop", "--time", "30", name], check=True, capture_output=True)
-        code = subprocess.run([docker, "inspect", "--format={{.State.ExitCode}}", name], capture_output=True, text=True, check=True).stdout
+        code = subprocess.run(
+            [docker, "inspect", "--format={{.State.ExitCode}}", name], capture_output=True, text=True, check=True
+        ).stdout
         assert time.monotonic() - began < 25 and code.strip() != "137", "it ends when it is asked to"
 
 
@@ -108,7 +131,19 @@ def test_mlflow_serves_a_registered_model_in_it(docker: str, served: str, tmp_pa
     for path in (folder, *folder.rglob("*")):
         path.chmod(path.stat().st_mode | 0o055)
     film = base64.b64encode(write_films(tmp_path)[0].read_bytes()).decode()
-    command = ("mlflow", "models", "serve", "-m", "/model", "--env-manager", "local", "--host", "0.0.0.0", "--port", "8080")
+    command = (
+        "mlflow",
+        "models",
+        "serve",
+        "-m",
+        "/model",
+        "--env-manager",
+        "local",
+        "--host",
+        "0.0.0.0",
+        "--port",
+        "8080",
+    )
     with running(docker, served, 8080, *command, options=(f"--volume={folder}:/model:ro",)) as (_, address):
         ask(f"{address}/ping")
         body: dict[str, Any] = {"dataframe_records": [{"frontal": film}]}

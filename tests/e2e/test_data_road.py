@@ -1,5 +1,5 @@
-"""The whole road of the data, with real servers: cohort, IDC's bucket, a DVC version on S3, a fresh clone, a run that says where from,
-and the same model made again from what that run says."""
+"""The whole road of the data, with real servers: cohort, IDC's bucket, a DVC version on S3, a fresh clone, a run that
+says where from, and the same model made again from what that run says."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def idc(root: Path) -> Cohort:
 
 def committed(where: Path) -> Path:
     """The code as it is here in a repository of its own, all of it committed: what a model can be made from again."""
-    names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    names = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
     for name in filter(lambda name: (ROOT / name).is_file(), names.splitlines()):
         (where / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, where / name)
@@ -70,7 +72,14 @@ def test_from_the_archive_to_the_registry(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.delenv("AWS_PROFILE", raising=False)
     idc(tmp_path / "archive").save(tmp_path / "cohort.json")
     with s3_server(tmp_path / "archive", anonymous=True) as archive:
-        fetched = ["cohort", "fetch", str(tmp_path / "cohort.json"), str(tmp_path / "raw"), "--endpoint", archive.endpoint]
+        fetched = [
+            "cohort",
+            "fetch",
+            str(tmp_path / "cohort.json"),
+            str(tmp_path / "raw"),
+            "--endpoint",
+            archive.endpoint,
+        ]
         assert main(fetched) == 0
 
     repo, fresh = tmp_path / "repo", tmp_path / "clone"
@@ -84,9 +93,20 @@ def test_from_the_archive_to_the_registry(tmp_path: Path, monkeypatch: pytest.Mo
         run(repo, "python", "dvc", "remote", "add", "--default", "lab", "s3://lab/axon")
         run(repo, "python", "dvc", "remote", "modify", "lab", "endpointurl", s3.endpoint)
         run(repo, "python", "dvc", "remote", "modify", "lab", "verify", "true")
-        run(repo, "python", "axon.cli", "dataset", "add", str(tmp_path / "raw"), "--config", str(ROOT / "tests/tiny.yaml"))
+        run(
+            repo,
+            "python",
+            "axon.cli",
+            "dataset",
+            "add",
+            str(tmp_path / "raw"),
+            "--config",
+            str(ROOT / "tests/tiny.yaml"),
+        )
         rows = read_csv(repo / "data" / "manifest.csv")
-        assert {(row["licence"], row["source"], row["collection"]) for row in rows} == {("CC BY 4.0", "doi:10.1234/made.up", COLLECTION)}
+        assert {(row["licence"], row["source"], row["collection"]) for row in rows} == {
+            ("CC BY 4.0", "doi:10.1234/made.up", COLLECTION)
+        }
         run(repo, "git", "add", "-A")
         run(repo, "git", "commit", "-qm", "Data")
         run(repo, "python", "axon.cli", "dataset", "push")
@@ -98,13 +118,25 @@ def test_from_the_archive_to_the_registry(tmp_path: Path, monkeypatch: pytest.Mo
         assert tree_md5(fresh / "data") == tree_md5(repo / "data") == revision.md5
 
         # A git URL, as a step on a cluster would have: nothing but the remote and the credentials leads to the data.
-        asked = ["--config", "tests/tiny.yaml", "--repo", f"file://{repo}", "--revision", "HEAD", "--output", str(tmp_path / "runs")]
+        asked = [
+            "--config",
+            "tests/tiny.yaml",
+            "--repo",
+            f"file://{repo}",
+            "--revision",
+            "HEAD",
+            "--output",
+            str(tmp_path / "runs"),
+        ]
         run(code, "python", "pipelines", "run", *asked)
-        # From anywhere, and into a registry of its own: equal to the last bit, as seed, machine and threads are the same.
+        # From anywhere, and into a registry of its own: equal to the last bit, as seed, machine and threads are the
+        # same.
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
         again = run(tmp_path, "python", "axon.cli", "reproduce", "models:/axon@champion", "--output", "again", "--run")
     told = again.splitlines()[-1]
-    counts = re.search(r"made again: the same code, data, split and configuration; (\d+) of (\d+) metrics are equal", told)
+    counts = re.search(
+        r"made again: the same code, data, split and configuration; (\d+) of (\d+) metrics are equal", told
+    )
     assert counts and counts[1] == counts[2] and int(counts[1]) > 10, told
     store = f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"
     client = MlflowClient(store)
@@ -114,7 +146,10 @@ def test_from_the_archive_to_the_registry(tmp_path: Path, monkeypatch: pytest.Mo
     assert revision.commit in again and f"--repo file://{repo}" in again
     weights = [tmp_path / name / "mlartifacts" for name in ("runs", "again")]
     one, other = (
-        {path.relative_to(root).as_posix().partition("/artifacts/")[2]: path.read_bytes() for path in root.rglob("*.safetensors")}
+        {
+            path.relative_to(root).as_posix().partition("/artifacts/")[2]: path.read_bytes()
+            for path in root.rglob("*.safetensors")
+        }
         for root in weights
     )
     assert one and one == other

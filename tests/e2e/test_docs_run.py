@@ -2,11 +2,14 @@
 
 A block that begins with ```sh is run. What may follow the word:
 
-- ``server=URL``: the block's command does not end; it runs until the end of its page, and the next block once URL answers.
+- ``server=URL``: the block's command does not end; it runs until the end of its page, and the next block once URL
+  answers.
 - ``film``: in the README, whose other blocks tests/e2e/test_readme.py runs.
-- ``elsewhere``: needs a cluster, a registry, a download or an editor's hand. tests/unit/test_docs.py sees that it can be called.
+- ``elsewhere``: needs a cluster, a registry, a download or an editor's hand. tests/unit/test_docs.py sees that it can
+  be called.
 
-A block ```python NAME is saved as NAME. Every page in RUN has its films, data and models from the pages before it, the tutorial first.
+A block ```python NAME is saved as NAME. Every page in RUN has its films, data and models from the pages before it, the
+tutorial first.
 """
 
 from __future__ import annotations
@@ -52,7 +55,9 @@ def blocks(page: str) -> list[Block]:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkout's files as they are now, committed, with a tiny configuration for the demo's and five phantoms for its data."""
+    """The checkout's files as they are now, committed, with a tiny configuration for the demo's and five phantoms for
+    its data.
+    """
     folder = tmp_path_factory.mktemp("docs") / "axon"
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0"):
@@ -71,7 +76,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "cts").mkdir()
     for seed, name in enumerate(("a", "b", "c", "d", "LIDC-IDRI-0009")):
         volume = make_phantom(seed, size=40, spacing_mm=9.0)
-        nib.save(nib.Nifti1Image(volume.hu_DHW.transpose(2, 1, 0), lps_to_ras(volume.affine)), folder / "cts" / f"{name}.nii.gz")
+        nib.save(
+            nib.Nifti1Image(volume.hu_DHW.transpose(2, 1, 0), lps_to_ras(volume.affine)),
+            folder / "cts" / f"{name}.nii.gz",
+        )
     (folder / "data.dvc").unlink()
     set_up = """
         git init --quiet && git config user.email test@example.org && git config user.name test && git add --all
@@ -85,13 +93,17 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def bash(script: str, folder: Path) -> str:
     """What a script prints, with the checkout's own code."""
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=environment(folder), capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=environment(folder), capture_output=True, text=True
+    )
     assert done.returncode == 0, f"{script}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
 
 
 def environment(folder: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "AXON_CODE_REVISION")}
+    kept = {
+        name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "AXON_CODE_REVISION")
+    }
     path = f"{folder}/.venv/bin:{Path(sys.executable).parent}:{kept['PATH']}"
     return {**kept, "PATH": path, "PYTHONPATH": f"{folder}/src:{folder}"}
 
@@ -106,7 +118,9 @@ def server(script: str, url: str, folder: Path) -> Iterator[None]:
         try:
             deadline = time.monotonic() + 300
             while not answers(url):
-                assert process.poll() is None and time.monotonic() < deadline, (folder / "server.log").read_text()[-3000:]
+                assert process.poll() is None and time.monotonic() < deadline, (folder / "server.log").read_text()[
+                    -3000:
+                ]
                 time.sleep(0.3)
             assert process.poll() is None, f"another server answers at {url}"
             yield
@@ -126,7 +140,9 @@ def answers(url: str) -> bool:
 
 
 def run_page(page: str, folder: Path, how: str = "") -> str:
-    """Run the blocks of a page that can be run; what a block exports or changes holds for those after it. Returns what they print."""
+    """Run the blocks of a page that can be run; what a block exports or changes holds for those after it. Returns what
+    they print.
+    """
     said, before = "", ""
     with ExitStack() as servers:
         for block in blocks(page):
@@ -136,7 +152,9 @@ def run_page(page: str, folder: Path, how: str = "") -> str:
                 servers.enter_context(server(before + block.text, block.how.removeprefix("server="), folder))
             elif block.language == "sh" and block.how == how:
                 said += bash(before + block.text, folder)
-                before += "".join(line + "\n" for line in block.text.splitlines() if line.startswith(("export ", "source .venv")))
+                before += "".join(
+                    line + "\n" for line in block.text.splitlines() if line.startswith(("export ", "source .venv"))
+                )
     return said
 
 
@@ -147,9 +165,16 @@ def walked(checkout: Path) -> str:
 
 
 def test_the_tutorial_from_the_first_command_to_the_last(checkout: Path, walked: str) -> None:
-    for promised in ("report    ", "axon version 1, champion", "tracking  mlflow ui --backend-store-uri sqlite:///", "finished in"):
+    for promised in (
+        "report    ",
+        "axon version 1, champion",
+        "tracking  mlflow ui --backend-store-uri sqlite:///",
+        "finished in",
+    ):
         assert promised in walked
-    assert {"ct.nii.gz", "std.nii.gz", "mean.nii.gz", "dicom", "preview.png"} <= {path.name for path in (checkout / "out").iterdir()}
+    assert {"ct.nii.gz", "std.nii.gz", "mean.nii.gz", "dicom", "preview.png"} <= {
+        path.name for path in (checkout / "out").iterdir()
+    }
     assert "paired PSNR difference" in walked
     assert "axon version 2 is the champion" in walked and "axon version 1 is the champion again" in walked
     assert "python -m pipelines run" in walked.rpartition("is the champion again")[2]
@@ -187,7 +212,9 @@ def test_the_readmes_film(checkout: Path, walked: str) -> None:
 
 
 def test_every_page_with_commands_is_run_here_or_elsewhere() -> None:
-    with_commands = {path.stem for path in (ROOT / "docs").glob("*.md") if any(found.language == "sh" for found in blocks(path.stem))}
+    with_commands = {
+        path.stem for path in (ROOT / "docs").glob("*.md") if any(found.language == "sh" for found in blocks(path.stem))
+    }
     assert with_commands >= set(RUN)
     assert with_commands - set(RUN) <= set(LATER)
     told = {block.how.partition("=")[0] for page in RUN for block in blocks(page) if block.language == "sh"}

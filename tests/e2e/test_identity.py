@@ -1,4 +1,6 @@
-"""No identity out of DICOM headers or file names reaches MLflow, the report, the model or what is printed, through a whole run."""
+"""No identity out of DICOM headers or file names reaches MLflow, the report, the model or what is printed, through a
+whole run.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ PATIENTS = 6
 
 
 def write_patients(raw: Path) -> None:
-    """CTs and films full of canaries, in folders that are called so, too; the last CT cannot be read, and its error must not say more.
+    """CTs and films full of canaries, in folders that are called so, too; the last CT cannot be read, and its error
+    must not say more.
 
     Only the first sub-folder's name is kept, as the collection, which the guide says.
     """
@@ -39,7 +42,18 @@ def write_patients(raw: Path) -> None:
 def test_no_canary_in_mlflow_or_any_result(tmp_path: Path) -> None:
     raw, out = tmp_path / "raw", tmp_path / "runs"
     write_patients(raw)
-    command = [sys.executable, "-m", "pipelines", "run", "--config", "tests/tiny.yaml", "--folder", str(raw), "--output", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines",
+        "run",
+        "--config",
+        "tests/tiny.yaml",
+        "--folder",
+        str(raw),
+        "--output",
+        str(out),
+    ]
     paths = {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **paths}, capture_output=True, text=True, timeout=3600)
     said = done.stdout + done.stderr
@@ -51,7 +65,9 @@ def test_no_canary_in_mlflow_or_any_result(tmp_path: Path) -> None:
     runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     versions = client.search_model_versions("name = 'axon'")
     assert len(runs) > 4 and len(versions) == 1 and all(run.data.tags for run in runs)
-    assert CANARY not in said + repr([run.to_dictionary() for run in runs]) + repr([dict(version) for version in versions])
+    assert CANARY not in said + repr([run.to_dictionary() for run in runs]) + repr(
+        [dict(version) for version in versions]
+    )
 
     files = [path for path in out.rglob("*") if path.is_file()]
     given = [path for path in files if "/fetch/raw/" in path.as_posix() and path.suffix == ".dcm"]

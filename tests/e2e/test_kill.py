@@ -19,7 +19,9 @@ train(Path(sys.argv[1]), Wobble(delay=0.05))
 def start_and_wait(folder: Path) -> subprocess.Popen[str]:
     """Start training; return in the middle of it, after a checkpoint beyond those that are there."""
     before = set(folder.glob("step-*"))
-    process = subprocess.Popen([sys.executable, "-c", KILLED.format(root=str(Path(__file__).parents[2])), str(folder)], text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED.format(root=str(Path(__file__).parents[2])), str(folder)], text=True
+    )
     while not set(folder.glob("step-*")) - before:
         assert process.poll() is None
         time.sleep(0.005)

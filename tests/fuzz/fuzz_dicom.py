@@ -1,6 +1,8 @@
-"""Coverage-guided fuzzing of the readers by hand: ``make fuzz``. Anything but an AxonError is a finding, and ends the run.
+"""Coverage-guided fuzzing of the readers by hand: ``make fuzz``. Anything but an AxonError is a finding, and ends the
+run.
 
-Needs the extra ``fuzz`` (atheris). The first bytes choose the reader; a corpus of whole files is written on the first run.
+Needs the extra ``fuzz`` (atheris). The first bytes choose the reader; a corpus of whole files is written on the first
+run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""A Kubeflow Pipelines API server for tests: real HTTP on loopback, every body checked against kfp-server-api's own models."""
+"""A Kubeflow Pipelines API server for tests: real HTTP on loopback, every body checked against kfp-server-api's own
+models.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,10 @@ def strictly(body: Any, kind: str) -> Any:
     assert set(body) <= set(types), f"{kind} has no {set(body) - set(types)}"
     for key, value in body.items():
         # int64 is a string in proto3's JSON, where a number is read, too.
-        strictly(str(value) if types[key] == "str" and isinstance(value, int) and not isinstance(value, bool) else value, types[key])
+        strictly(
+            str(value) if types[key] == "str" and isinstance(value, int) and not isinstance(value, bool) else value,
+            types[key],
+        )
     return body
 
 
@@ -88,7 +93,9 @@ class Server:
 
     def list_recurring(self, query: dict[str, str]) -> Any:
         named = bool(query.get("namespace") or query.get("experiment_id"))
-        assert named if self.multi_user else not query.get("namespace"), "a namespace is for a server with several users, which needs one"
+        assert named if self.multi_user else not query.get("namespace"), (
+            "a namespace is for a server with several users, which needs one"
+        )
         return _page(self.recurring, "recurringRuns", "V2beta1ListRecurringRunsResponse", query)
 
     def _check_reference(self, body: Any) -> None:
@@ -149,7 +156,10 @@ def _handler(state: Server) -> type[BaseHTTPRequestHandler]:
 
         def _answer(self) -> None:
             parts = urlsplit(self.path)
-            path, query = parts.path.removeprefix("/apis/v2beta1"), {key: value[0] for key, value in parse_qs(parts.query).items()}
+            path, query = (
+                parts.path.removeprefix("/apis/v2beta1"),
+                {key: value[0] for key, value in parse_qs(parts.query).items()},
+            )
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             state.asked.append(f"{self.command} {path}")
             try:
@@ -176,7 +186,9 @@ def _handler(state: Server) -> type[BaseHTTPRequestHandler]:
 def _route(state: Server, method: str, path: str, query: dict[str, str], headers: Any, body: bytes) -> Any:
     exact: dict[tuple[str, str], Callable[[], Any]] = {
         ("GET", "/healthz"): lambda: strictly({"multi_user": state.multi_user}, "V2beta1GetHealthzResponse"),
-        ("GET", "/experiments"): lambda: _page(state.experiments, "experiments", "V2beta1ListExperimentsResponse", query),
+        ("GET", "/experiments"): lambda: _page(
+            state.experiments, "experiments", "V2beta1ListExperimentsResponse", query
+        ),
         ("POST", "/experiments"): lambda: state.experiment(json.loads(body)),
         ("GET", "/pipelines"): lambda: _page(state.pipelines, "pipelines", "V2beta1ListPipelinesResponse", query),
         ("POST", "/pipelines/upload"): lambda: state.upload(query, _file(headers, body)),
@@ -192,9 +204,13 @@ def _route(state: Server, method: str, path: str, query: dict[str, str], headers
         versions = [one for one in state.versions if one["pipeline_id"] == found[1]]
         return _page(versions, "pipeline_versions", "V2beta1ListPipelineVersionsResponse", query)
     if found := re.fullmatch(r"/runs/([\w-]+)", path):
-        return strictly(next((one for one in state.runs if one["run_id"] == found[1]), None) or _missing(path), "V2beta1Run")
+        return strictly(
+            next((one for one in state.runs if one["run_id"] == found[1]), None) or _missing(path), "V2beta1Run"
+        )
     found = re.fullmatch(r"/recurringruns/([\w-]+)(:enable|:disable)?", path)
-    one = next((one for one in state.recurring if found and one["recurring_run_id"] == found[1]), None) or _missing(path)
+    one = next((one for one in state.recurring if found and one["recurring_run_id"] == found[1]), None) or _missing(
+        path
+    )
     assert found
     if method == "DELETE":
         state.recurring.remove(one)

@@ -30,9 +30,13 @@ EXECUTORS: dict[str, Any] = {
     name.removeprefix("exec-"): value["container"] for name, value in PIPELINE["deploymentSpec"]["executors"].items()
 }
 KUBERNETES: dict[str, Any] = {
-    name.removeprefix("exec-"): value for name, value in PLATFORM["platforms"]["kubernetes"]["deploymentSpec"]["executors"].items()
+    name.removeprefix("exec-"): value
+    for name, value in PLATFORM["platforms"]["kubernetes"]["deploymentSpec"]["executors"].items()
 }
-DAGS = [PIPELINE["root"]["dag"], *(component["dag"] for component in PIPELINE["components"].values() if "dag" in component)]
+DAGS = [
+    PIPELINE["root"]["dag"],
+    *(component["dag"] for component in PIPELINE["components"].values() if "dag" in component),
+]
 INSIDE: dict[str, Any] = PIPELINE["components"]["comp-condition-4"]["dag"]["tasks"]
 TASKS: dict[str, Any] = {name: task for dag in DAGS for name, task in dag["tasks"].items() if name in EXECUTORS}
 
@@ -60,18 +64,24 @@ def test_steps_are_those_of_the_policy_table() -> None:
 def test_gpu_steps(step: str) -> None:
     wanted = EXECUTORS[step]["resources"]
     counted = "{{$.inputs.parameters['pipelinechannel--preflight-gpus']}}" if step in TRAINING_STEPS else "1"
-    assert wanted["accelerator"]["resourceType"] == "nvidia.com/gpu" and wanted["accelerator"]["resourceCount"] == counted
+    assert (
+        wanted["accelerator"]["resourceType"] == "nvidia.com/gpu" and wanted["accelerator"]["resourceCount"] == counted
+    )
     assert wanted["resourceMemoryLimit"] and wanted["resourceMemoryRequest"] and wanted["resourceCpuRequest"]
     assert EXECUTORS[step]["image"].startswith("axon/python-cuda:")
     assert {"name": "AXON_REQUIRE_GPU", "value": "1"} in EXECUTORS[step]["env"]
-    assert KUBERNETES[step]["emptyDirMounts"] == [{"volumeName": "shm", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "8Gi"}]
+    assert KUBERNETES[step]["emptyDirMounts"] == [
+        {"volumeName": "shm", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "8Gi"}
+    ]
     assert KUBERNETES[step]["nodeSelector"]["nodeSelectorJson"]["componentInputParameter"].endswith("gpu_nodes")
     assert TASKS[step]["retryPolicy"]["maxRetryCount"] >= 3 and TASKS[step]["retryPolicy"]["backoffDuration"] == "30s"
 
 
 def test_the_number_of_gpus_travels_as_text() -> None:
     """The cluster's driver reads it as a string: of a number it gets "", and then sets no limit, without a word."""
-    assert PIPELINE["components"]["comp-preflight"]["outputDefinitions"]["parameters"]["gpus"]["parameterType"] == "STRING"
+    assert (
+        PIPELINE["components"]["comp-preflight"]["outputDefinitions"]["parameters"]["gpus"]["parameterType"] == "STRING"
+    )
     inside = PIPELINE["components"]["comp-condition-4"]["inputDefinitions"]["parameters"]
     assert inside["pipelinechannel--preflight-gpus"]["parameterType"] == "STRING"
 
@@ -103,7 +113,9 @@ def test_nothing_is_installed_at_run_time() -> None:
 def test_secrets_are_names_only() -> None:
     for config in KUBERNETES.values():
         for secret in config["secretAsEnv"]:
-            assert secret["secretNameParameter"]["componentInputParameter"].endswith("secret_name") and secret["optional"]
+            assert (
+                secret["secretNameParameter"]["componentInputParameter"].endswith("secret_name") and secret["optional"]
+            )
     named = [variable for container in EXECUTORS.values() for variable in container.get("env", [])]
     assert {variable["name"] for variable in named} == {"AXON_REQUIRE_GPU", NODE}
 
@@ -115,7 +127,10 @@ def test_nodes_of_a_trainjob_get_the_image_and_the_share_of_the_step_that_starts
         for node in told:
             wanted = container["resources"]
             assert node["image"] == container["image"]
-            assert (str(node["cpu"]), f"{node['memory_gib']}Gi") == (wanted["resourceCpuRequest"], wanted["resourceMemoryLimit"])
+            assert (str(node["cpu"]), f"{node['memory_gib']}Gi") == (
+                wanted["resourceCpuRequest"],
+                wanted["resourceMemoryLimit"],
+            )
             count = TASKS[step]["inputs"]["parameters"]["pipelinechannel--preflight-gpus"]
             assert count == {"componentInputParameter": "pipelinechannel--preflight-gpus"}
 
@@ -123,7 +138,8 @@ def test_nodes_of_a_trainjob_get_the_image_and_the_share_of_the_step_that_starts
 def test_only_steps_that_their_parameters_identify_are_cached() -> None:
     cached = {name for name, task in TASKS.items() if task["cachingOptions"].get("enableCache")}
     assert cached == {"fetch", "ingest", "validate"}
-    # Preflight makes the revision unique for a run on a folder, and it is the commit otherwise. Ingest has it in its shard.
+    # Preflight makes the revision unique for a run on a folder, and it is the commit otherwise. Ingest has it in its
+    # shard.
     revision = {"fetch": "revision", "validate": "revision", "ingest": "shard"}
     assert all(revision[step] in TASKS[step]["inputs"]["parameters"] for step in cached)
     assert {"config_yaml", "seed"} <= set(TASKS["ingest"]["inputs"]["parameters"])
@@ -153,9 +169,15 @@ def test_order() -> None:
 def test_everything_but_preflight_and_finish_waits_for_something_new() -> None:
     """The one condition, on an output called ``Output``: of a named one the local runner finds nothing, without a word.
 
-    Where nothing is new there is a step, too: a DAG whose last tasks are all skipped is never closed, and `finish` sees it running.
+    Where nothing is new there is a step, too: a DAG whose last tasks are all skipped is never closed, and `finish` sees
+    it running.
     """
-    conditions = {name: task["triggerPolicy"]["condition"] for dag in DAGS for name, task in dag["tasks"].items() if condition_of(task)}
+    conditions = {
+        name: task["triggerPolicy"]["condition"]
+        for dag in DAGS
+        for name, task in dag["tasks"].items()
+        if condition_of(task)
+    }
     channel = "pipelinechannel--preflight-Output"
     holds = f"inputs.parameter_values['{channel}'] == '{NEW}'"
     assert conditions == {"condition-4": holds, "condition-5": f"!({holds})"}
@@ -179,7 +201,9 @@ def condition_of(task: dict[str, Any]) -> str:
 def test_names_of_secrets_and_nodes_reach_every_depth(step: str) -> None:
     """The cluster looks a name's parameter up among the inputs of the sub-DAG that holds the step."""
     holder = next(
-        component for component in [PIPELINE["root"], *PIPELINE["components"].values()] if step in component.get("dag", {}).get("tasks", {})
+        component
+        for component in [PIPELINE["root"], *PIPELINE["components"].values()]
+        if step in component.get("dag", {}).get("tasks", {})
     )
     wanted = set(re.findall(r"'componentInputParameter': '([^']+)'", str(KUBERNETES[step])))
     assert wanted and wanted <= set(holder["inputDefinitions"]["parameters"])
@@ -195,7 +219,11 @@ def test_retries_back_off_and_time_limits() -> None:
         else:
             assert policy is None
         assert int(KUBERNETES[name]["activeDeadlineSeconds"]) == needs.hours * 3600
-        assert EXECUTORS[name]["resources"]["resourceMemoryLimit"] == EXECUTORS[name]["resources"]["resourceMemoryRequest"] == needs.memory
+        assert (
+            EXECUTORS[name]["resources"]["resourceMemoryLimit"]
+            == EXECUTORS[name]["resources"]["resourceMemoryRequest"]
+            == needs.memory
+        )
 
 
 def test_gpu_nodes_are_tolerated_and_nobody_else_goes_there() -> None:
@@ -212,11 +240,15 @@ def test_few_parameters_each_explained() -> None:
 
 
 def test_with_digests_every_image_has_one(tmp_path: Path) -> None:
-    """As `submit` and `schedule` demand; an image is chosen when the components are imported, so in a process of its own."""
+    """As `submit` and `schedule` demand; an image is chosen when the components are imported, so in a process of its
+    own.
+    """
     pinned = f"registry.example/axon@sha256:{'0' * 64}"
     code = "import sys; from kfp import compiler; from pipelines.axon_pipeline import axon_pipeline as p; "
     code += "compiler.Compiler().compile(p, sys.argv[1])"
     env = {**os.environ, "AXON_IMAGE_CPU": pinned, "AXON_IMAGE_CUDA": pinned}
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "axon.yaml")], env=env, check=True, cwd=COMPILED.parents[1])
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "axon.yaml")], env=env, check=True, cwd=COMPILED.parents[1]
+    )
     assert Package.read(tmp_path / "axon.yaml").name == "axon"
     assert set(re.findall(r"image: (\S+)", (tmp_path / "axon.yaml").read_text())) == {pinned}

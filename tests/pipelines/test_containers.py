@@ -19,7 +19,9 @@ STAGES = dict(re.findall(r"^FROM \S+ AS (\S+)\n(.*?)(?=^FROM |\Z)", TEXT, re.MUL
 
 def test_hadolint_is_content() -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
-    done = subprocess.run([str(hadolint), str(CONTAINERS / "Containerfile")], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(hadolint), str(CONTAINERS / "Containerfile")], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout
 
 
@@ -56,4 +58,6 @@ def test_requirements_are_locked_with_hashes() -> None:
 
 def test_images_hold_the_versions_that_the_tests_run_with() -> None:
     tested = re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    assert pins("requirements.lock").items() <= {(re.sub(r"[-_.]+", "-", name).lower(), version) for name, version in tested}
+    assert pins("requirements.lock").items() <= {
+        (re.sub(r"[-_.]+", "-", name).lower(), version) for name, version in tested
+    }

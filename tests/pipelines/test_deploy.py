@@ -1,4 +1,6 @@
-"""What a cluster needs beside Kubeflow, rendered by the real kustomize and checked against Kubernetes' own schemas, offline."""
+"""What a cluster needs beside Kubeflow, rendered by the real kustomize and checked against Kubernetes' own schemas,
+offline.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +41,14 @@ def of_kind(overlay: str, kind: str) -> list[dict[str, Any]]:
 
 
 def pod_specs(overlay: str) -> list[dict[str, Any]]:
-    workloads = [one["spec"]["template"]["spec"] for kind in ("Deployment", "StatefulSet") for one in of_kind(overlay, kind)]
-    jobs = [job for one in of_kind(overlay, "ClusterTrainingRuntime") for job in one["spec"]["template"]["spec"]["replicatedJobs"]]
+    workloads = [
+        one["spec"]["template"]["spec"] for kind in ("Deployment", "StatefulSet") for one in of_kind(overlay, kind)
+    ]
+    jobs = [
+        job
+        for one in of_kind(overlay, "ClusterTrainingRuntime")
+        for job in one["spec"]["template"]["spec"]["replicatedJobs"]
+    ]
     return workloads + [job["template"]["spec"]["template"]["spec"] for job in jobs]
 
 
@@ -87,7 +95,10 @@ def test_every_image_has_a_digest_given_by_the_overlay(overlay: str) -> None:
 def test_pods_are_unprivileged_and_bounded(overlay: str) -> None:
     for spec in pod_specs(overlay):
         assert spec["securityContext"]["runAsNonRoot"] and spec["securityContext"]["runAsUser"] > 0
-        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"} and spec["automountServiceAccountToken"] is False
+        assert (
+            spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+            and spec["automountServiceAccountToken"] is False
+        )
         for container in spec["containers"]:
             security = container["securityContext"]
             assert security["allowPrivilegeEscalation"] is False and security["capabilities"] == {"drop": ["ALL"]}
@@ -111,7 +122,11 @@ def test_a_fresh_volume_is_given_to_the_steps_by_a_job_that_may_do_nothing_else(
     assert spec["volumes"] == [{"name": "storage", "persistentVolumeClaim": {"claimName": resources.VOLUME}}]
     security = container["securityContext"]
     assert security["capabilities"] == {"drop": ["ALL"], "add": ["CHOWN", "DAC_OVERRIDE"]}
-    assert security["readOnlyRootFilesystem"] and not security["allowPrivilegeEscalation"] and container["resources"]["limits"]["memory"]
+    assert (
+        security["readOnlyRootFilesystem"]
+        and not security["allowPrivilegeEscalation"]
+        and container["resources"]["limits"]["memory"]
+    )
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -129,25 +144,39 @@ def test_no_secret_is_in_it_only_names(overlay: str) -> None:
 def test_the_pieces_fit_together_and_to_the_pipeline(overlay: str) -> None:
     claims = {one["metadata"]["name"]: one for one in of_kind(overlay, "PersistentVolumeClaim")}
     assert set(claims) == {resources.VOLUME}
-    assert claims[resources.VOLUME]["spec"]["accessModes"] == ["ReadWriteOnce" if overlay == "small-cluster" else "ReadWriteMany"]
-    labels = [one["spec"]["template"]["metadata"]["labels"] for kind in ("Deployment", "StatefulSet") for one in of_kind(overlay, kind)]
+    assert claims[resources.VOLUME]["spec"]["accessModes"] == [
+        "ReadWriteOnce" if overlay == "small-cluster" else "ReadWriteMany"
+    ]
+    labels = [
+        one["spec"]["template"]["metadata"]["labels"]
+        for kind in ("Deployment", "StatefulSet")
+        for one in of_kind(overlay, kind)
+    ]
     for service in of_kind(overlay, "Service"):
         assert any(service["spec"]["selector"].items() <= found.items() for found in labels)
     for policy in of_kind(overlay, "NetworkPolicy"):
         assert any(policy["spec"]["podSelector"]["matchLabels"].items() <= found.items() for found in labels)
-    (ingress,) = next(one for one in of_kind(overlay, "NetworkPolicy") if one["metadata"]["name"] == "axon-mlflow")["spec"]["ingress"]
-    assert ingress["from"][0]["podSelector"]["matchLabels"] == {"app.kubernetes.io/part-of": "axon"}, "the label of the pipeline's pods"
+    (ingress,) = next(one for one in of_kind(overlay, "NetworkPolicy") if one["metadata"]["name"] == "axon-mlflow")[
+        "spec"
+    ]["ingress"]
+    assert ingress["from"][0]["podSelector"]["matchLabels"] == {"app.kubernetes.io/part-of": "axon"}, (
+        "the label of the pipeline's pods"
+    )
     (mlflow,) = of_kind(overlay, "Deployment")
     (config,) = of_kind(overlay, "ConfigMap")
-    assert {"name": config["metadata"]["name"]} in [one.get("configMapRef") for one in pod_specs(overlay)[0]["containers"][0]["envFrom"]]
+    assert {"name": config["metadata"]["name"]} in [
+        one.get("configMapRef") for one in pod_specs(overlay)[0]["containers"][0]["envFrom"]
+    ]
     address = PIPELINE_DEFAULTS["tracking_uri"]["defaultValue"]
-    services = {f"http://{one['metadata']['name']}:{one['spec']['ports'][0]['port']}" for one in of_kind(overlay, "Service")}
+    services = {
+        f"http://{one['metadata']['name']}:{one['spec']['ports'][0]['port']}" for one in of_kind(overlay, "Service")
+    }
     assert address in services and mlflow["spec"]["replicas"] == 1
 
 
-PIPELINE_DEFAULTS = next(iter(yaml.safe_load_all((ROOT / "pipelines" / "axon_pipeline.yaml").read_text())))["root"]["inputDefinitions"][
-    "parameters"
-]
+PIPELINE_DEFAULTS = next(iter(yaml.safe_load_all((ROOT / "pipelines" / "axon_pipeline.yaml").read_text())))["root"][
+    "inputDefinitions"
+]["parameters"]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -174,7 +203,9 @@ def name_of(one: dict[str, Any]) -> dict[str, str]:
 
 def test_mlflow_takes_these_arguments() -> None:
     arguments = pod_specs("gpu-cluster")[0]["containers"][0]["args"]
-    known = subprocess.run([str(Path(sys.executable).with_name("mlflow")), "server", "--help"], capture_output=True, text=True, check=True)
+    known = subprocess.run(
+        [str(Path(sys.executable).with_name("mlflow")), "server", "--help"], capture_output=True, text=True, check=True
+    )
     assert all(word in known.stdout for word in arguments if word.startswith("--"))
 
 
@@ -190,5 +221,8 @@ def test_pipeline_resources_for_gitops(tmp_path: Path) -> None:
     assert (pipeline["kind"], version["kind"]) == ("Pipeline", "PipelineVersion")
     assert pipeline["apiVersion"] == version["apiVersion"] == "pipelines.kubeflow.org/v2beta1"
     assert version["spec"]["pipelineName"] == pipeline["metadata"]["name"] == "axon"
-    assert re.fullmatch(r"axon-sha256-[0-9a-f]{16}", version["metadata"]["name"]) and version["metadata"]["namespace"] == "kubeflow"
+    assert (
+        re.fullmatch(r"axon-sha256-[0-9a-f]{16}", version["metadata"]["name"])
+        and version["metadata"]["namespace"] == "kubeflow"
+    )
     assert version["spec"]["pipelineSpec"]["root"] and version["spec"]["platformSpec"]["platforms"]["kubernetes"]

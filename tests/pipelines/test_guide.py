@@ -17,7 +17,9 @@ from pipelines.local import ROOT
 from pipelines.submit import parse_settings
 
 GUIDE = (ROOT / "docs" / "cluster.md").read_text()
-COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL) for line in block.splitlines() if line.strip()]
+COMMANDS = [
+    line for block in re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL) for line in block.splitlines() if line.strip()
+]
 WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
 STEPS = [step for job in WORKFLOW["jobs"].values() for step in job["steps"]]
 
@@ -36,9 +38,9 @@ def test_axon_commands_parse(command: str) -> None:
     assert (program, verb) == ("axon", "pipeline")
     arguments = parser("axon pipeline").parse_args(words)
     if "settings" in arguments:
-        declared = next(iter(yaml.safe_load_all((ROOT / "pipelines/axon_pipeline.yaml").read_text())))["root"]["inputDefinitions"][
-            "parameters"
-        ]
+        declared = next(iter(yaml.safe_load_all((ROOT / "pipelines/axon_pipeline.yaml").read_text())))["root"][
+            "inputDefinitions"
+        ]["parameters"]
         assert set(parse_settings(arguments.settings)) <= set(declared) and (ROOT / arguments.config).is_file()
 
 
@@ -63,7 +65,10 @@ def test_kubectl_commands_are_known(command: str) -> None:
 
 def test_estimates_are_the_programs() -> None:
     table = dict(re.findall(r"\| `(configs/\w+\.yaml)` \| about (\d+) GiB \|", GUIDE))
-    assert table == {name: f"{estimated_bytes(Config.load(ROOT / name)) / 1024**3:.0f}" for name in table} and len(table) == 3
+    assert (
+        table == {name: f"{estimated_bytes(Config.load(ROOT / name)) / 1024**3:.0f}" for name in table}
+        and len(table) == 3
+    )
 
 
 def test_actions_are_pinned_by_commit_and_may_only_read() -> None:

@@ -25,13 +25,19 @@ def run(tmp_path: Path, mood: str) -> list[str]:
     return lines
 
 
-def test_success_shows_only_the_steps_own_lines_and_leaves_no_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_success_shows_only_the_steps_own_lines_and_leaves_no_scratch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
     lines = run(tmp_path, "fine")
     assert not list((tmp_path / "scratch").iterdir())
     assert [line for line in lines if line.startswith("[")] == ["[ 1/3] count", "[ 2/3] work", "[ 3/3] finish"]
-    assert sorted(line.strip() for line in lines if not line.startswith("[")) == ["counting", "number 0 is fine", "number 1 is fine"]
+    assert sorted(line.strip() for line in lines if not line.startswith("[")) == [
+        "counting",
+        "number 0 is fine",
+        "number 1 is fine",
+    ]
     state, run_key = (tmp_path / "finish").read_text().split()
     assert state == "SUCCEEDED" and len(run_key) == 32
 
@@ -54,7 +60,10 @@ def test_failure_ends_failed_with_step_and_reason(tmp_path: Path, mood: str, rea
 def test_of_two_failures_the_one_that_says_why_is_told() -> None:
     """Two items of a loop share the output: the first one's end is announced between the lines of the second."""
     watcher = Watcher(2, lambda _: None)
-    begins, ends = "12:00:00.000 - INFO - Executing task 'work'", "12:00:00.000 - INFO - Task 'work' finished with status FAILURE"
+    begins, ends = (
+        "12:00:00.000 - INFO - Executing task 'work'",
+        "12:00:00.000 - INFO - Task 'work' finished with status FAILURE",
+    )
     for line in [begins, begins, "ValueError: no", 'File "x.py", line 19, in work', ends, "ValueError: no", ends]:
         watcher.line(line)
     assert watcher.failed[0][1].startswith("it ended without saying why")
@@ -86,9 +95,14 @@ def is_running(pid: str) -> bool:
 
 def start_waiting(tmp_path: Path) -> tuple[subprocess.Popen[str], list[str]]:
     """The tiny pipeline in a process of its own, and the process ids of its two waiting steps."""
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path; from pipelines.local import execute; "
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pathlib import Path; from pipelines.local import "
+        "execute; "
+    )
     code += f"execute({TINY!r}, {{'mood': 'wait', 'where': {str(tmp_path)!r}}}, Path({str(tmp_path)!r}, 'root'), 3)"
-    runner = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    runner = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     deadline = time.monotonic() + 120
     steps: list[str] = []
     while len(steps) < 2 and time.monotonic() < deadline:
@@ -147,7 +161,16 @@ def test_output_folder_is_for_one_run_at_a_time_and_keeps_the_latest_steps(tmp_p
 
 
 def test_command_line_refuses_in_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pipelines", "run", "--folder", str(tmp_path), "--config", str(tmp_path / "none.yaml")]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines",
+        "run",
+        "--folder",
+        str(tmp_path),
+        "--config",
+        str(tmp_path / "none.yaml"),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stdout.startswith("[CONFIG_MISSING]") and not done.stderr
 
@@ -155,7 +178,10 @@ def test_command_line_refuses_in_one_line(tmp_path: Path) -> None:
 def test_a_step_that_recovers_has_not_failed() -> None:
     lines: list[str] = []
     watcher = Watcher(1, lines.append, retries=True)
-    begins, ends = "12:00:00.000 - INFO - Executing task 'work'", "12:00:00.000 - INFO - Task 'work' finished with status {}"
+    begins, ends = (
+        "12:00:00.000 - INFO - Executing task 'work'",
+        "12:00:00.000 - INFO - Task 'work' finished with status {}",
+    )
     for line in [begins, "ValueError: no", ends.format("FAILURE"), begins, "fine", ends.format("SUCCESS")]:
         watcher.line(line)
     assert not watcher.failed and watcher.recovered == [("work", "ValueError: no")]

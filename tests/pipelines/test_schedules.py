@@ -1,4 +1,6 @@
-"""Runs and schedules on a cluster, with the real ``kfp.Client`` speaking to a server that checks every word against the API's models."""
+"""Runs and schedules on a cluster, with the real ``kfp.Client`` speaking to a server that checks every word against the
+API's models.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,12 @@ def on(server: Server) -> dict[str, Any]:
 
 
 def test_the_server_refuses_what_the_api_does_not_know() -> None:
-    for body in ({"display_nam": "x"}, {"mode": "ON"}, {"trigger": {"cron_schedule": {"cron": 5, "every": 1}}}, {"no_catchup": "yes"}):
+    for body in (
+        {"display_nam": "x"},
+        {"mode": "ON"},
+        {"trigger": {"cron_schedule": {"cron": 5, "every": 1}}},
+        {"no_catchup": "yes"},
+    ):
         with pytest.raises(AssertionError):
             strictly(body, "V2beta1RecurringRun")
 
@@ -112,7 +119,9 @@ def test_a_change_replaces_without_a_moment_with_two(server: Server, package: Pa
 
 
 @pytest.mark.parametrize("fails", ["POST /recurringruns/", "DELETE /recurringruns/"])
-def test_ended_in_the_middle_neither_two_nor_none_fire(server: Server, package: Package, tmp_path: Path, fails: str) -> None:
+def test_ended_in_the_middle_neither_two_nor_none_fire(
+    server: Server, package: Package, tmp_path: Path, fails: str
+) -> None:
     reconcile(server, schedules(tmp_path), package)
     changed = schedules(tmp_path, TWO.replace("0 0 3 * * 0", "0 0 4 * * 0"))
     server.fail_on = fails
@@ -126,11 +135,15 @@ def test_ended_in_the_middle_neither_two_nor_none_fire(server: Server, package: 
     assert reconcile(server, changed, package) == []
 
 
-def test_a_running_training_outlives_the_change_of_its_schedule(server: Server, package: Package, tmp_path: Path) -> None:
+def test_a_running_training_outlives_the_change_of_its_schedule(
+    server: Server, package: Package, tmp_path: Path
+) -> None:
     reconcile(server, schedules(tmp_path), package)
     old = on(server)["weekly"]
     of_old = {"recurring_run_id": old["recurring_run_id"], "experiment_id": old["experiment_id"]}
-    server.runs += [{**of_old, "run_id": f"r{n}", "state": "SUCCEEDED"} for n in range(3)] + [{**of_old, "run_id": "r", "state": "RUNNING"}]
+    server.runs += [{**of_old, "run_id": f"r{n}", "state": "SUCCEEDED"} for n in range(3)] + [
+        {**of_old, "run_id": "r", "state": "RUNNING"}
+    ]
     changed = schedules(tmp_path, TWO.replace("0 0 3 * * 0", "0 0 4 * * 0"))
     assert reconcile(server, changed, package) == ["create weekly", "disable weekly", "enable weekly"]
     assert reconcile(server, changed, package) == [] and old in server.recurring
@@ -149,7 +162,12 @@ def test_what_left_the_file_is_deleted_and_strangers_are_not(server: Server, pac
     other = {**on(server)["weekly"], "recurring_run_id": "other", "display_name": "theirs"}
     server.recurring += [stranger, other]
     only = schedules(tmp_path, "experiment: axon\nschedules: []\n")
-    assert sorted(reconcile(server, only, package)) == ["delete nightly", "delete weekly", "disable nightly", "disable weekly"]
+    assert sorted(reconcile(server, only, package)) == [
+        "delete nightly",
+        "delete weekly",
+        "disable nightly",
+        "disable weekly",
+    ]
     assert server.recurring == [stranger, other]
 
 
@@ -165,7 +183,11 @@ def test_another_experiment_is_a_replacement(server: Server, package: Package, t
         f"{step} nightly" for step in ("create", "disable", "delete", "enable")
     ]
     (thorax,) = (one["experiment_id"] for one in server.experiments if one["display_name"] == "thorax")
-    assert {one["experiment_id"] for one in on(server).values()} == {thorax} and len(on(server)) == 2 and len(server.recurring) == 3
+    assert (
+        {one["experiment_id"] for one in on(server).values()} == {thorax}
+        and len(on(server)) == 2
+        and len(server.recurring) == 3
+    )
     server.runs[-1]["state"] = "SUCCEEDED"
     assert reconcile(server, moved, package) == ["delete weekly"] and reconcile(server, moved, package) == []
 
@@ -181,7 +203,9 @@ def test_on_a_cluster_with_several_users_one_namespace_is_looked_at(
         assert {step.action for step in plan(cluster, experiment, desired)} == {"keep"}
 
 
-def test_switched_off_by_hand_is_switched_on_and_off_in_the_file_is_kept_off(server: Server, package: Package, tmp_path: Path) -> None:
+def test_switched_off_by_hand_is_switched_on_and_off_in_the_file_is_kept_off(
+    server: Server, package: Package, tmp_path: Path
+) -> None:
     reconcile(server, schedules(tmp_path), package)
     on(server)["weekly"]["mode"] = "DISABLE"
     assert reconcile(server, schedules(tmp_path), package) == ["enable weekly"]
@@ -201,7 +225,17 @@ def test_plan_changes_nothing_and_shows_times(server: Server, package: Package, 
 @pytest.mark.parametrize(
     "cron",
     [
-        *("0 3 * * 0", "0 0 3 * * 7", "0 0 3 L * *", "0 0 3 * * 0#1", "0 0 25 * * *", "0 0 0 31 2 *", "x", "@daily", ""),
+        *(
+            "0 3 * * 0",
+            "0 0 3 * * 7",
+            "0 0 3 L * *",
+            "0 0 3 * * 0#1",
+            "0 0 25 * * *",
+            "0 0 0 31 2 *",
+            "x",
+            "@daily",
+            "",
+        ),
         *("0 0 3 * * FRI-MON", "0 0 3 * * 5-1", "0 30-10 * * * *", "0 0 3 1 NOV-FEB *"),
         *("0 0 3 */2 * 1", "0 0 3 1 * */2", "0 0 3 */2 * */2"),
     ],
@@ -236,7 +270,10 @@ def test_good_cron_fires_when_one_thinks(cron: str, first: timedelta) -> None:
     [
         ('{name: weekly, cron: "0 0 3 * * 0"}, {name: weekly, cron: "0 0 4 * * 0"}', "SCHEDULE_TWICE"),
         ('{name: weekly, cron: "0 0 3 * * 0", pipeline: other}', "SCHEDULE_PIPELINE"),
-        ('{name: weekly, cron: "0 0 3 * * 0", parameters: {promot: never}}', "PARAMETER_UNKNOWN.*did you mean 'promote'"),
+        (
+            '{name: weekly, cron: "0 0 3 * * 0", parameters: {promot: never}}',
+            "PARAMETER_UNKNOWN.*did you mean 'promote'",
+        ),
         ('{name: weekly, cron: "0 0 3 * * 0", parameters: {seed: "1"}}', "PARAMETER.*number_integer"),
         ('{name: weekly, cron: "0 0 3 * * 0", parameters: {promote: perhaps}}', "PARAMETER.*if_better"),
         ('{name: weekly, cron: "0 0 3 * * 0", parameters: {dataset_revision: ""}}', "DATA_SOURCE"),
@@ -248,13 +285,16 @@ def test_good_cron_fires_when_one_thinks(cron: str, first: timedelta) -> None:
         ('{name: weekly, cron: "0 3 * * 0"}, {name: x, cron: "y"}', "SCHEDULES.*2 problems.*5 fields"),
     ],
 )
-def test_bad_schedules_are_refused_before_the_cluster_is_asked(package: Package, tmp_path: Path, entry: str, code: str) -> None:
+def test_bad_schedules_are_refused_before_the_cluster_is_asked(
+    package: Package, tmp_path: Path, entry: str, code: str
+) -> None:
     with pytest.raises(AxonError, match=code):
         load(schedules(tmp_path, f"experiment: axon\nschedules: [{entry}]\n"), package)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "- 1", "experiment: axon", "experiment: 1\nschedules: []", "experiment: a\nschedules: []\nx: 1", "a: ["]
+    "text",
+    ["", "- 1", "experiment: axon", "experiment: 1\nschedules: []", "experiment: a\nschedules: []\nx: 1", "a: ["],
 )
 def test_a_file_that_is_none_is_refused(package: Package, tmp_path: Path, text: str) -> None:
     with pytest.raises(AxonError, match="SCHEDULES_YAML"):
@@ -288,8 +328,13 @@ def test_images_need_digests() -> None:
 
 
 def test_submit_and_status(server: Server, package: Package, tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("grid: {coarse_size: 8}\nmodel: {channels: [8, 16], attention: [false, true]}\n")
-    parameters = {"config_yaml": config_parameter(tmp_path / "mine.yaml"), **parse_settings(["seed=4", "gpu_nodes={a/b: c}", "force=true"])}
+    (tmp_path / "mine.yaml").write_text(
+        "grid: {coarse_size: 8}\nmodel: {channels: [8, 16], attention: [false, true]}\n"
+    )
+    parameters = {
+        "config_yaml": config_parameter(tmp_path / "mine.yaml"),
+        **parse_settings(["seed=4", "gpu_nodes={a/b: c}", "force=true"]),
+    }
     cluster = Cluster(server.url)
     first = submit(cluster, package, parameters, "mine", "one")
     second = submit(cluster, package, parameters, "mine", "two")
@@ -301,7 +346,12 @@ def test_submit_and_status(server: Server, package: Package, tmp_path: Path) -> 
         "error": {"code": 9, "message": "one step failed"},
         "run_details": {
             "task_details": [
-                {"display_name": "fetch", "state": "FAILED", "pod_name": "axon-2", "start_time": "2026-01-01T00:01:00Z"},
+                {
+                    "display_name": "fetch",
+                    "state": "FAILED",
+                    "pod_name": "axon-2",
+                    "start_time": "2026-01-01T00:01:00Z",
+                },
                 {
                     "display_name": "preflight",
                     "state": "SUCCEEDED",
@@ -312,7 +362,9 @@ def test_submit_and_status(server: Server, package: Package, tmp_path: Path) -> 
         },
     }
     found = status(cluster, first)
-    assert (found["name"], found["state"], found["error"]) == ("one", "FAILED", "one step failed") and found["run_id"] == first
+    assert (found["name"], found["state"], found["error"]) == ("one", "FAILED", "one step failed") and found[
+        "run_id"
+    ] == first
     assert [(step["name"], step["seconds"]) for step in found["steps"]] == [("preflight", 12.0), ("fetch", None)]
     shown = status_lines(found)
     assert shown[0] == "one: FAILED" and [line.split() for line in shown[1:3]] == [
@@ -371,7 +423,11 @@ def test_the_whole_way_by_command(server: Server, tmp_path: Path) -> None:
 
     assert axon("schedule", "--dry-run").splitlines()[-1] == "2 changes" and server.changes == []
     assert "+ create   axon-schedule-weekly  (new)" in axon("schedule")
-    assert "nothing to change" in axon("schedule") and len(on(server)) == 1 and server.recurring[0]["service_account"] == "axon-pipeline"
+    assert (
+        "nothing to change" in axon("schedule")
+        and len(on(server)) == 1
+        and server.recurring[0]["service_account"] == "axon-pipeline"
+    )
     said = axon("submit", "--config", "configs/h100.yaml", "--set", "promote=never")
     assert server.runs[0]["run_id"] in said and "about 22 GiB" in said and "Not a medical device" in said
     assert len(server.versions) == 2, "the schedule's version is used again"

@@ -34,7 +34,9 @@ def server() -> Iterator[Cluster]:
 def jobs(server: Cluster) -> TrainJobs:
     configuration = Configuration(host=server.url)
     configuration.retries = False
-    return TrainJobs(TrainerClient(KubernetesBackendConfig(namespace="kubeflow", client_configuration=configuration)), poll_s=0.01)
+    return TrainJobs(
+        TrainerClient(KubernetesBackendConfig(namespace="kubeflow", client_configuration=configuration)), poll_s=0.01
+    )
 
 
 def wait(job: TrainJob) -> int:
@@ -72,7 +74,9 @@ def test_source_for_the_nodes_survives_a_shell() -> None:
     assert not set("$`\\") & set(inspect.getsource(run_on_node))
 
 
-def test_a_success_shows_its_lines_and_leaves_nothing(server: Cluster, jobs: TrainJobs, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_success_shows_its_lines_and_leaves_nothing(
+    server: Cluster, jobs: TrainJobs, capsys: pytest.CaptureFixture[str]
+) -> None:
     job = jobs.start(NAME, ARGUMENTS, nodes=2, processes=1)
     time.sleep(0.02)
     assert job.poll() is None
@@ -87,16 +91,23 @@ def test_a_success_shows_its_lines_and_leaves_nothing(server: Cluster, jobs: Tra
     assert wait(job) == 0 and not server.jobs and server.asked == ["POST trainjobs", f"DELETE {NAME}"]
 
 
-def test_a_failure_shows_the_last_lines_of_every_node(server: Cluster, jobs: TrainJobs, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_shows_the_last_lines_of_every_node(
+    server: Cluster, jobs: TrainJobs, capsys: pytest.CaptureFixture[str]
+) -> None:
     job = jobs.start(NAME, ARGUMENTS, nodes=2, processes=1)
     server.said = "".join(f"line {n}\n" for n in range(100)) + "out of memory\n"
     server.end(NAME, "Failed")
     assert wait(job) == 1 and not server.jobs
     said = capsys.readouterr().out
-    assert all(f"last lines of node-{node} (Running):\n  line 81\n" in said for node in (0, 1)) and said.count("  out of memory") == 2
+    assert (
+        all(f"last lines of node-{node} (Running):\n  line 81\n" in said for node in (0, 1))
+        and said.count("  out of memory") == 2
+    )
 
 
-def test_an_existing_job_is_watched_and_not_doubled(server: Cluster, jobs: TrainJobs, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_existing_job_is_watched_and_not_doubled(
+    server: Cluster, jobs: TrainJobs, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert jobs.find(NAME) is None
     jobs.start(NAME, ARGUMENTS, nodes=2, processes=1)
     found = jobs.find(NAME)
@@ -126,7 +137,9 @@ def test_a_job_that_somebody_removes_is_an_error(server: Cluster, jobs: TrainJob
         wait(job)
 
 
-def test_a_silent_cluster_is_waited_for_but_not_for_ever(server: Cluster, jobs: TrainJobs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_cluster_is_waited_for_but_not_for_ever(
+    server: Cluster, jobs: TrainJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = jobs.start(NAME, ARGUMENTS, nodes=2, processes=1)
     server.broken = 503
     time.sleep(0.02)

@@ -45,7 +45,9 @@ def tiny(mood: str, where: str):
     with dsl.ExitHandler(finish(where=where, run_key=dsl.PIPELINE_JOB_ID_PLACEHOLDER)):
         numbers = count(n=2)
         with dsl.ParallelFor(numbers.output) as number:
-            work(number=number, mood=mood, where=where).set_retry(3, backoff_duration="60s").set_env_variable("AXON_REQUIRE_GPU", "1")
+            work(number=number, mood=mood, where=where).set_retry(3, backoff_duration="60s").set_env_variable(
+                "AXON_REQUIRE_GPU", "1"
+            )
 
 
 @dsl.component(base_image="python:3.11", install_kfp_package=False)

@@ -1,4 +1,6 @@
-"""A Kubernetes API server with Kubeflow Trainer for tests: real HTTP on loopback, TrainJobs checked against Trainer's own models."""
+"""A Kubernetes API server with Kubeflow Trainer for tests: real HTTP on loopback, TrainJobs checked against Trainer's
+own models.
+"""
 
 from __future__ import annotations
 

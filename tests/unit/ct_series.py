@@ -14,7 +14,9 @@ from axon.geometry.volume import Volume
 def write_series(
     folder: Path, volume: Volume, names: list[int] | None = None, slope: float = 1.0, intercept: float = -1024.0
 ) -> list[Path]:
-    """Write slice d of ``volume`` as ``<names[d]>.dcm``; axes w, h, d become columns, rows, slices. Returns the files, in order of d."""
+    """Write slice d of ``volume`` as ``<names[d]>.dcm``; axes w, h, d become columns, rows, slices. Returns the files,
+    in order of d.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     series, paths = generate_uid(entropy_srcs=[str(folder)]), []
     across, down = (volume.affine[:3, axis] / np.linalg.norm(volume.affine[:3, axis]) for axis in (0, 1))

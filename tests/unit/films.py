@@ -20,7 +20,9 @@ def chest_like(view: str = "frontal", shape: tuple[int, int] = (96, 112)) -> np.
     return ndimage.zoom(small, np.array(shape) / small.shape, order=1).clip(0, 1)
 
 
-def write_film(path: Path, image_HW: np.ndarray | None = None, photometric: str = "MONOCHROME2", **elements: Any) -> Path:
+def write_film(
+    path: Path, image_HW: np.ndarray | None = None, photometric: str = "MONOCHROME2", **elements: Any
+) -> Path:
     """Write a film, bone white in [0, 1], as a 12 bit DX file whose stored values are what ``photometric`` asks for."""
     image = chest_like() if image_HW is None else image_HW
     stored = np.rint(4095 * (1 - image if photometric == "MONOCHROME1" else image)).astype("<u2")

@@ -1,4 +1,6 @@
-"""A real model of the tiny configuration with random weights, and rendered films as files: enough to see every path, not to see a chest."""
+"""A real model of the tiny configuration with random weights, and rendered films as files: enough to see every path,
+not to see a chest.
+"""
 
 from __future__ import annotations
 

@@ -49,7 +49,16 @@ def webhook(status: int = 200, delay_s: float = 0.0) -> Iterator[tuple[str, list
 def test_delivered() -> None:
     with webhook() as (url, got):
         assert send(url, SAMPLE) == ""
-    assert got == [{"text": "text", "run": "run", "model": "axon", "state": "FAILED", "failed": ["train [X]"], "link": "http://mlflow/#/1"}]
+    assert got == [
+        {
+            "text": "text",
+            "run": "run",
+            "model": "axon",
+            "state": "FAILED",
+            "failed": ["train [X]"],
+            "link": "http://mlflow/#/1",
+        }
+    ]
 
 
 def test_trouble_is_told_without_the_address_and_never_raised() -> None:
@@ -104,9 +113,19 @@ def test_only_a_failure_is_told_with_steps_and_codes_but_no_messages(
 
 @pytest.mark.parametrize(
     ("state", "succeeded"),
-    [("SUCCEEDED", True), ("COMPLETE", True), ("CACHED", True), ("FAILED", False), ("CANCELED", False), ("RUNNING", False), ("", False)],
+    [
+        ("SUCCEEDED", True),
+        ("COMPLETE", True),
+        ("CACHED", True),
+        ("FAILED", False),
+        ("CANCELED", False),
+        ("RUNNING", False),
+        ("", False),
+    ],
 )
-def test_success_has_a_name_of_its_own_on_a_cluster(monkeypatch: pytest.MonkeyPatch, state: str, succeeded: bool) -> None:
+def test_success_has_a_name_of_its_own_on_a_cluster(
+    monkeypatch: pytest.MonkeyPatch, state: str, succeeded: bool
+) -> None:
     """There KFP hands on the state of its metadata store, which is left RUNNING when the kernel kills a step."""
     recorded: list[bool] = []
     monkeypatch.delenv(alert.ALERT_URL, raising=False)
@@ -116,7 +135,9 @@ def test_success_has_a_name_of_its_own_on_a_cluster(monkeypatch: pytest.MonkeyPa
     assert recorded == [succeeded]
 
 
-def test_an_undelivered_alert_changes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_undelivered_alert_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(finish, "finish_parent", lambda *_: "")
     monkeypatch.setattr(finish, "run_link", lambda *_: "")
     monkeypatch.setenv(alert.ALERT_URL, "http://127.0.0.1:9/s3cret")

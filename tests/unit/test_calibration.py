@@ -10,7 +10,9 @@ def test_the_curve_recovers_a_known_relation_and_covers_as_a_gaussian_does() -> 
     spread = rng.uniform(1, 50, 200_000)
     error = rng.normal(size=200_000) * (10 + 3 * spread)
     expected = np.interp(spread, *error_curve(spread, error))
-    np.testing.assert_allclose(expected[(spread > 5) & (spread < 45)], (10 + 3 * spread)[(spread > 5) & (spread < 45)], rtol=0.05)
+    np.testing.assert_allclose(
+        expected[(spread > 5) & (spread < 45)], (10 + 3 * spread)[(spread > 5) & (spread < 45)], rtol=0.05
+    )
     assert abs((np.abs(error) <= 2 * expected).mean() - 0.954) < 0.01
 
 

@@ -18,7 +18,10 @@ def test_help_teaches(arguments: list[str], capsys: pytest.CaptureFixture[str]) 
 
 
 def test_help_imports_nothing_heavy() -> None:
-    script = "import sys, axon.cli; print([name for name in ('torch', 'monai', 'mlflow', 'dvc', 'numpy') if name in sys.modules])"
+    script = (
+        "import sys, axon.cli; print([name for name in ('torch', 'monai', 'mlflow', 'dvc', 'numpy') if name in "
+        "sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -43,13 +46,17 @@ def test_a_file_that_the_system_refuses_is_one_line(tmp_path: Path, capsys: pyte
     with pytest.raises(SystemExit) as ended, one_line_errors():
         (tmp_path / "nowhere" / "a").write_text("x")
     assert ended.value.code == 1
-    assert capsys.readouterr().out.startswith(f"[FILE_REFUSED] the system refuses {tmp_path}/nowhere/a: No such file or directory -> ")
+    assert capsys.readouterr().out.startswith(
+        f"[FILE_REFUSED] the system refuses {tmp_path}/nowhere/a: No such file or directory -> "
+    )
     # What names no file, as an error of the network, keeps its traceback.
     with pytest.raises(ConnectionResetError), one_line_errors():
         raise ConnectionResetError(104, "Connection reset by peer")
 
 
-@pytest.mark.parametrize("option", [["--max-gb", "nan"], ["--max-gb", "inf"], ["--max-gb", "-1"], ["--max-gb", "x"], ["--limit", "x"]])
+@pytest.mark.parametrize(
+    "option", [["--max-gb", "nan"], ["--max-gb", "inf"], ["--max-gb", "-1"], ["--max-gb", "x"], ["--limit", "x"]]
+)
 def test_wrong_numbers_are_a_wrong_call(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["cohort", "select", "--dry-run", *option])

@@ -22,8 +22,25 @@ def index() -> list[Series]:
 
 def ct(uid: str = "1", **changes: object) -> Series:
     """A CT of a thorax that passes the rules."""
-    plain = Series("c", "p", "s", uid, f"uuid-{uid}", "b", "CT", 100, 1000, "CC BY 4.0", "10.1/x", "2020-01-10", "CHEST", "CHEST 3 MM")
-    return dataclasses.replace(plain, **{"sop_class": "CT Image Storage", "transfer_syntax": "1.2.840.10008.1.2"} | changes)
+    plain = Series(
+        "c",
+        "p",
+        "s",
+        uid,
+        f"uuid-{uid}",
+        "b",
+        "CT",
+        100,
+        1000,
+        "CC BY 4.0",
+        "10.1/x",
+        "2020-01-10",
+        "CHEST",
+        "CHEST 3 MM",
+    )
+    return dataclasses.replace(
+        plain, **{"sop_class": "CT Image Storage", "transfer_syntax": "1.2.840.10008.1.2"} | changes
+    )
 
 
 def test_counts_are_those_of_idc_25(index: list[Series]) -> None:
@@ -40,11 +57,18 @@ def test_counts_are_those_of_idc_25(index: list[Series]) -> None:
 def test_a_patient_has_one_ct_and_all_films(index: list[Series]) -> None:
     cohort = select(index, "25", "include")
     cts = [s for s in cohort.series if s.modality == "CT"]
-    assert len({(s.collection, s.patient_id) for s in cts}) == len(cts) == cohort.summary["collections"]["lidc_idri"]["chosen"] + 417 + 23
+    assert (
+        len({(s.collection, s.patient_id) for s in cts})
+        == len(cts)
+        == cohort.summary["collections"]["lidc_idri"]["chosen"] + 417 + 23
+    )
     chosen = {(s.collection, s.patient_id) for s in cohort.series}
     films = {s.series_uid for s in index if s.modality != "CT" and (s.collection, s.patient_id) in chosen}
     assert {s.series_uid for s in cohort.series if s.modality != "CT"} == films
-    assert all(s.licence in ("CC BY 3.0", "CC BY 4.0") and s.doi and s.bucket == "idc-open-data" and s.bytes > 0 for s in cohort.series)
+    assert all(
+        s.licence in ("CC BY 3.0", "CC BY 4.0") and s.doi and s.bucket == "idc-open-data" and s.bytes > 0
+        for s in cohort.series
+    )
 
 
 def test_ct_only(index: list[Series]) -> None:

@@ -11,7 +11,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def script(shell: str, folder: Path) -> Path:
-    done = subprocess.run([sys.executable, "-m", "axon", "completion", shell], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "axon", "completion", shell], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     path = folder / "_axon"
     path.write_text(done.stdout)
     return path
@@ -21,7 +23,8 @@ def offered(path: Path, line: str) -> list[str]:
     """What bash offers for the last word of ``line``."""
     words = line.split(" ")
     command = (
-        f"source {path}; COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_axon; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        f"source {path}; COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_axon; printf "
+        "'%s\\n' \"${COMPREPLY[@]}\""
     )
     return subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
 
@@ -38,15 +41,23 @@ def test_bash_completes_verbs_options_and_files(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
 def test_zsh_loads_what_it_is_given(tmp_path: Path) -> None:
     script("zsh", tmp_path)
-    command = f"fpath=({tmp_path} $fpath); autoload -Uz compinit; compinit -u -D; autoload +X _axon; print $_comps[axon]"
+    command = (
+        f"fpath=({tmp_path} $fpath); autoload -Uz compinit; compinit -u -D; autoload +X _axon; print $_comps[axon]"
+    )
     done = subprocess.run(["zsh", "-f", "-c", command], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "_axon" and done.stderr == ""
 
 
 def test_outside_a_checkout_the_package_still_completes(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "src/axon", tmp_path / "site/axon", ignore=shutil.ignore_patterns("__pycache__", "static", "node_modules"))
+    shutil.copytree(
+        ROOT / "src/axon",
+        tmp_path / "site/axon",
+        ignore=shutil.ignore_patterns("__pycache__", "static", "node_modules"),
+    )
     command = [sys.executable, "-m", "axon", "completion", "bash"]
-    done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "site")}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "site")}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "reconstruct" in done.stdout and "submit" not in done.stdout and "\0" not in done.stdout
 

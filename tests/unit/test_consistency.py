@@ -58,7 +58,9 @@ def test_films_and_truth_come_nearer() -> None:
     fine = replace(XRAY, detector_px=16, pixel_pitch_mm=25.0)
     truth, estimate = ball(16, 0.75, 0.15), normalised(ball(16, 0.7))
     films = normalise_film(render_both(truth, EXTENT, fine))
-    better = make_consistent(estimate, films, BOTH, torch.full_like(estimate, 0.2), PhysicsConfig(), EXTENT, fine, WINDOW)
+    better = make_consistent(
+        estimate, films, BOTH, torch.full_like(estimate, 0.2), PhysicsConfig(), EXTENT, fine, WINDOW
+    )
 
     def film_error(volume: torch.Tensor) -> float:
         hu = (volume + 1) / 2 * (WINDOW[1] - WINDOW[0]) + WINDOW[0]

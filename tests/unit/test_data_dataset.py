@@ -81,7 +81,9 @@ def test_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("held", ["file", "foreign", "dataset", "note", "splits"])
-def test_build_replaces_nothing_but_the_default_dataset(held: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_build_replaces_nothing_but_the_default_dataset(
+    held: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
     out = tmp_path / "out"
     if held == "file":
         out.write_text("mine")

@@ -1,4 +1,6 @@
-"""Packed films: what goes in comes out in the case as from a folder of DICOM, nothing else comes along, and damage is named."""
+"""Packed films: what goes in comes out in the case as from a folder of DICOM, nothing else comes along, and damage is
+named.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def write_cohort(folder: Path) -> Path:
     write_series(folder / "ct" / "early", chest)
     write_series(folder / "ct" / "late", chest)
     (folder / "films").mkdir()
-    dicom.write_film(folder / "films/a.dcm", dicom.chest_like(shape=(700, 800)), ViewPosition="AP", PixelSpacing=["0.4", "0.3"])
+    dicom.write_film(
+        folder / "films/a.dcm", dicom.chest_like(shape=(700, 800)), ViewPosition="AP", PixelSpacing=["0.4", "0.3"]
+    )
     dicom.write_film(folder / "films/b.dcm", ViewPosition="PA")
     dicom.write_film(folder / "films/c.dcm", dicom.chest_like("lateral"), photometric="MONOCHROME1", ViewPosition="LL")
     dicom.write_film(folder / "films/d.dcm", PatientID="ANOTHER")
@@ -65,7 +69,9 @@ def packed(cohort: Path) -> Path:
 
 def ingested(raw: Path, out: Path) -> tuple[list[Case], dict[str, Any]]:
     ingest(raw, 0, 1, Config(), out)
-    return [Case.load(path) for path in sorted((out / "cases").iterdir())], json.loads((out / "report.json").read_text())
+    return [Case.load(path) for path in sorted((out / "cases").iterdir())], json.loads(
+        (out / "report.json").read_text()
+    )
 
 
 def assert_same(one: Film | None, other: Film | None) -> None:
@@ -124,7 +130,9 @@ def test_a_case_has_the_same_films_from_dicom_and_packed(cohort: Path, packed: P
     assert [row["code"] for row in ours_told["films_rejected"]] == ["XRAY_SPARE"] * 4
 
 
-def test_films_have_the_terms_of_their_own_collection(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_films_have_the_terms_of_their_own_collection(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def terms(folder: Path, files: set[Path], *_: str) -> dict[Path, tuple[str, str]]:
         return {file: (f"licence of {collection_of(file, folder)}", "here") for file in files}
 
@@ -174,14 +182,20 @@ SPOILT: dict[str, tuple[str, Callable[[Path], object]]] = {
     "outside": ("FILE_OUTSIDE", edit_rows(file="../x.safetensors")),
     "other view": ("FILM_CHANGED", edit_rows(view="lateral")),
     "other spacing": ("FILM_CHANGED", edit_rows(spacing_mm="1 1")),
-    "unreadable": ("FILM_UNREADABLE", lambda f: (first(f).write_bytes(b"no film"), edit_rows(sha256=sha256_file(first(f)))(f))),
+    "unreadable": (
+        "FILM_UNREADABLE",
+        lambda f: (first(f).write_bytes(b"no film"), edit_rows(sha256=sha256_file(first(f)))(f)),
+    ),
     "nan": ("FILM_UNREADABLE", rewrite(lambda image: {"image": image * np.float32(np.nan)})),
     "too bright": ("FILM_UNREADABLE", rewrite(lambda image: {"image": image * 2})),
     "too large": ("FILM_UNREADABLE", rewrite(lambda image: {"image": np.tile(image, (2, 1))})),
     "more tensors": ("FILM_UNREADABLE", rewrite(lambda image: {"image": image, "more": image})),
     "a name": ("FILM_UNREADABLE", rewrite(lambda image: {"image": image}, PatientName="CANARY")),
     "dicom": ("FILM_UNREADABLE", dicom_instead),
-    "columns": ("MANIFEST_COLUMNS", lambda f: (f / TABLE).write_text((f / TABLE).read_text().replace("licence", "license", 1))),
+    "columns": (
+        "MANIFEST_COLUMNS",
+        lambda f: (f / TABLE).write_text((f / TABLE).read_text().replace("licence", "license", 1)),
+    ),
     "binary table": ("MANIFEST_UNREADABLE", lambda folder: (folder / TABLE).write_bytes(b"\xff\xfe\x00")),
 }
 
@@ -192,7 +206,9 @@ def test_every_kind_of_damage_has_its_code(name: str, packed: Path, tmp_path: Pa
     folder = Path(shutil.copytree(packed, tmp_path / "d"))
     assert check_dataset(folder)[1] == []
     spoil(folder)
-    assert {code} == {problem.code for problem in check_dataset(folder)[1]} - ({"FILE_EXTRA"} if code != "FILE_EXTRA" else set())
+    assert {code} == {problem.code for problem in check_dataset(folder)[1]} - (
+        {"FILE_EXTRA"} if code != "FILE_EXTRA" else set()
+    )
     with pytest.raises(SystemExit):
         main(["dataset", "verify", str(folder)])
 
@@ -221,7 +237,9 @@ def test_real_films_go_through_the_pack(tmp_path: Path) -> None:
     assert all(b"ZXCANARY" not in path.read_bytes() for path in (tmp_path / "packed").rglob("*") if path.is_file())
     (case,), _ = ingested(tmp_path / "packed", tmp_path / "out")
     assert_same(case.film_frontal, choose_films(raw / path.name for path in paths)[0]["film_frontal"])
-    assert case.film_frontal and case.film_frontal.image_HW.shape == (512, 482) and case.film_frontal.image_HW.std() > 0.1
+    assert (
+        case.film_frontal and case.film_frontal.image_HW.shape == (512, 482) and case.film_frontal.image_HW.std() > 0.1
+    )
 
 
 def test_an_unreadable_packed_film_costs_only_itself(packed: Path, tmp_path: Path) -> None:

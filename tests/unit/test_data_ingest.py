@@ -35,7 +35,15 @@ def chest() -> Volume:
 
 CANARY = "ZXCANARY"
 TEXT_VRS = ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT")
-READ = {"Modality", "ImageType", "SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "BodyPartExamined"}
+READ = {
+    "Modality",
+    "ImageType",
+    "SeriesInstanceUID",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "BodyPartExamined",
+}
 READ |= {
     "RescaleSlope",
     "RescaleIntercept",
@@ -104,13 +112,17 @@ def test_no_canary_leaves_ingestion_or_packing(
     assert [row["films"] for row in report["accepted"]] == [["frontal"]] and len(report["rejected"]) == 2
     assert [row["code"] for row in report["films_rejected"]] == ["XRAY_VIEW_UNSURE"]
     assert sorted(path.suffix for path in files) == [".json", ".png", ".safetensors"]
-    assert not any(CANARY.encode() in path.read_bytes() or CANARY in str(path.relative_to(tmp_path)) for path in [*files, *packed])
+    assert not any(
+        CANARY.encode() in path.read_bytes() or CANARY in str(path.relative_to(tmp_path)) for path in [*files, *packed]
+    )
     heard = capfd.readouterr()
     assert CANARY not in caplog.text + heard.out + heard.err + "".join(str(warning.message) for warning in warned)
 
 
 def test_a_case_keeps_its_patients_real_films(tmp_path: Path, chest: Volume) -> None:
-    """Of the same patient, sure, one of each view; the others are counted; files of a case without films stay as they were."""
+    """Of the same patient, sure, one of each view; the others are counted; files of a case without films stay as they
+    were.
+    """
     write_series(tmp_path / "raw" / "ct", chest)
     lateral = chest_like("lateral")
     write_film(tmp_path / "raw/a.dcm")
@@ -128,7 +140,10 @@ def test_a_case_keeps_its_patients_real_films(tmp_path: Path, chest: Volume) -> 
     case = Case.load(next((tmp_path / "out/cases").iterdir()))
     assert case.film_frontal and case.film_lateral
     assert case.film_frontal.confidence == case.film_lateral.confidence == 1
-    assert case.film_lateral.pixel_spacing_mm == (0.5, 0.5) and np.abs(case.film_lateral.image_HW - lateral / lateral.max()).max() < 0.01
+    assert (
+        case.film_lateral.pixel_spacing_mm == (0.5, 0.5)
+        and np.abs(case.film_lateral.image_HW - lateral / lateral.max()).max() < 0.01
+    )
     plain = dataclasses.replace(case, film_frontal=None, film_lateral=None)
     again = Case.load(plain.save(tmp_path))
     assert again.film_frontal is None and b"film" not in (tmp_path / f"{case.case_id}.safetensors").read_bytes()[:2000]
@@ -137,6 +152,8 @@ def test_a_case_keeps_its_patients_real_films(tmp_path: Path, chest: Volume) -> 
 
 
 def test_a_large_film_is_shrunk_with_its_spacing(tmp_path: Path) -> None:
-    chosen, left_out = choose_films((write_film(tmp_path / "a", chest_like(shape=(1024, 800)), PixelSpacing=["0.4", "0.4"]),))
+    chosen, left_out = choose_films(
+        (write_film(tmp_path / "a", chest_like(shape=(1024, 800)), PixelSpacing=["0.4", "0.4"]),)
+    )
     assert not left_out and chosen["film_frontal"].image_HW.shape == (512, 400)
     assert chosen["film_frontal"].pixel_spacing_mm == pytest.approx((0.8, 0.8))

@@ -37,7 +37,8 @@ def test_every_format_gives_the_same_volume(tmp_path: Path, chest: Volume) -> No
     (tmp_path / "one").mkdir()
     write_nifti(tmp_path / "A-1_plain.nii", chest)
     nibabel.save(
-        nibabel.Nifti1Image(chest.hu_DHW.transpose(2, 1, 0)[::-1], lps_to_ras(flip(chest))), tmp_path / "one" / "A-2_packed.nii.gz"
+        nibabel.Nifti1Image(chest.hu_DHW.transpose(2, 1, 0)[::-1], lps_to_ras(flip(chest))),
+        tmp_path / "one" / "A-2_packed.nii.gz",
     )
     write_itk(tmp_path / "one" / "B.nrrd", chest)
     write_itk(tmp_path / "one" / "C_x_y.mha", chest)

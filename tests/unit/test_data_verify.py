@@ -59,7 +59,10 @@ SPOILT: dict[str, tuple[str, Spoil]] = {
     "geometry": ("GEOMETRY_CHANGED", replace("manifest.csv", "30 30 30", "30 30 31")),
     "nan": ("HU_NOT_FINITE", not_finite),
     "unreadable": ("CT_UNREADABLE", not_a_volume),
-    "two sets": ("PATIENT_IN_TWO_SETS", replace("splits.json", '"phantom-0": "train"', '"phantom-0": "train", "phantom-0": "val"')),
+    "two sets": (
+        "PATIENT_IN_TWO_SETS",
+        replace("splits.json", '"phantom-0": "train"', '"phantom-0": "train", "phantom-0": "val"'),
+    ),
     "no set": ("SPLITS_FORMAT", replace("splits.json", '"phantom-0"', '"somebody"')),
     "no splits": ("SPLITS_FORMAT", lambda folder: (folder / "splits.json").unlink()),
     "binary manifest": ("MANIFEST_UNREADABLE", lambda folder: (folder / "manifest.csv").write_bytes(b"\xff\xfe\x00")),
@@ -128,7 +131,9 @@ def test_pack(packed: Path, tmp_path: Path) -> None:
     assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
     assert not any("film" in str(name) for name in names)
     rows = verify_dataset(tmp_path / "one")
-    assert [(row["case_id"], row["patient_id"], row["collection"]) for row in rows] == [(f"A{n}_early", f"A{n}", "here") for n in range(3)]
+    assert [(row["case_id"], row["patient_id"], row["collection"]) for row in rows] == [
+        (f"A{n}_early", f"A{n}", "here") for n in range(3)
+    ]
     assert [row["code"] for row in read_csv(tmp_path / "one" / "rejected.csv")] == ["NOT_A_CT"]
     card = (tmp_path / "one" / "README.md").read_text()
     assert "license: [cc-by-4.0]" in card and "https://doi.org/10.1/x" in card and "| notes | NOT_A_CT |" in card

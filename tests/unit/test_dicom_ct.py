@@ -1,4 +1,6 @@
-"""Reading a CT series: the volume comes back from any order and orientation, and each way of being wrong has its code."""
+"""Reading a CT series: the volume comes back from any order and orientation, and each way of being wrong has its
+code.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+)
 
 from axon.dicom import ct
 from axon.dicom.ct import read_ct_series
@@ -102,7 +111,9 @@ def test_padding_becomes_air(tmp_path: Path) -> None:
         (1, 3071, 3071, None),
     ],
 )
-def test_padding_of_the_header_becomes_air(syntax: UID, signed: int, stored: int, value: int, limit: int | None, tmp_path: Path) -> None:
+def test_padding_of_the_header_becomes_air(
+    syntax: UID, signed: int, stored: int, value: int, limit: int | None, tmp_path: Path
+) -> None:
     """Of the slices whose header says so."""
     known = Volume(np.full((4, 6, 7), 40, np.int16), np.diag([1.5, 0.75, 2.0, 1.0]))
     known.hu_DHW[:, 0] = stored - 1024

@@ -60,7 +60,11 @@ def test_an_oblique_volume_keeps_its_place(tmp_path: Path) -> None:
 def test_every_slice_says_what_it_is(tmp_path: Path) -> None:
     for path in write_ct_series(volume(), tmp_path, IDENTITY):
         ds = pydicom.dcmread(path)
-        assert list(ds.ImageType) == ["DERIVED", "SECONDARY", "AXIAL"] and ds.SyntheticData == "YES" and ds.BurnedInAnnotation == "NO"
+        assert (
+            list(ds.ImageType) == ["DERIVED", "SECONDARY", "AXIAL"]
+            and ds.SyntheticData == "YES"
+            and ds.BurnedInAnnotation == "NO"
+        )
         assert "SYNTHETIC" in ds.SeriesDescription and "RESEARCH ONLY" in ds.SeriesDescription
         assert DISCLAIMER in ds.DerivationDescription and "frontal and lateral" in ds.DerivationDescription
         assert (ds.PatientID, str(ds.PatientName)) == ("AXON-0123", "SYNTHETIC^AXON-0123")
@@ -71,7 +75,10 @@ def test_every_slice_says_what_it_is(tmp_path: Path) -> None:
 def test_equal_input_gives_equal_bytes_and_another_key_other_uids(tmp_path: Path) -> None:
     def digests(name: str, key: str) -> list[str]:
         identity = SeriesIdentity(key, "AXON-0123", "axon 1", "frontal")
-        return [hashlib.sha256(path.read_bytes()).hexdigest() for path in write_ct_series(volume(), tmp_path / name, identity)]
+        return [
+            hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in write_ct_series(volume(), tmp_path / name, identity)
+        ]
 
     assert digests("a", "one") == digests("b", "one")
     uids = [pydicom.dcmread(tmp_path / name / "0001.dcm") for name in ("a", "c") if name == "a" or digests("c", "two")]

@@ -69,7 +69,9 @@ def calls(line: str) -> list[list[str]]:
             found[-1].append(word)
     named = [words[2:] if words[:2] == ["python", "-m"] else words for words in found]
     return [
-        [words[0].removeprefix(".venv/bin/"), *words[1:]] for words in named if words and re.fullmatch(r"(\.venv/bin/)?axon|make", words[0])
+        [words[0].removeprefix(".venv/bin/"), *words[1:]]
+        for words in named
+        if words and re.fullmatch(r"(\.venv/bin/)?axon|make", words[0])
     ]
 
 
@@ -123,7 +125,9 @@ def inline_fault(axon: argparse.ArgumentParser, code: str) -> str:
 
 
 def test_there_are_pages_and_commands() -> None:
-    assert {"README.md", "docs/tutorial.md", "docs/reference/cli.md"} <= {str(page.relative_to(ROOT)) for page in pages()}
+    assert {"README.md", "docs/tutorial.md", "docs/reference/cli.md"} <= {
+        str(page.relative_to(ROOT)) for page in pages()
+    }
     assert len([call for page in pages() for call in shell_calls(page.read_text())]) > 60
 
 
@@ -143,9 +147,16 @@ def test_commands_can_be_called(page: Path, axon: argparse.ArgumentParser, capsy
 def test_codes_and_variables_exist() -> None:
     """What looks like an error code or an environment variable occurs in the product."""
     names = subprocess.run(
-        ["git", "ls-files", "*.py", "Makefile", "*.yaml", ".ci/run"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "*.py", "Makefile", "*.yaml", ".ci/run"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    product = " ".join((ROOT / name).read_text() for name in names.stdout.split()) + (ROOT / "docs/reference/errors.md").read_text()
+    product = (
+        " ".join((ROOT / name).read_text() for name in names.stdout.split())
+        + (ROOT / "docs/reference/errors.md").read_text()
+    )
     told = {code for page in pages() for code in re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)\b", page.read_text())}
     assert len(told) > 60
     assert sorted(code for code in told if code not in product) == []
@@ -164,7 +175,9 @@ def test_codes_and_variables_exist() -> None:
         ("make demo DTAA=x", "DTAA"),
     ],
 )
-def test_a_wrong_command_is_found(line: str, wrong: str, axon: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_command_is_found(
+    line: str, wrong: str, axon: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]
+) -> None:
     faults = [fault(axon, call, capsys) for call in calls(line)]
     assert faults and (wrong in "".join(faults)) and bool("".join(faults)) == bool(wrong)
 

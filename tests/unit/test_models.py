@@ -11,7 +11,11 @@ MODEL = ModelConfig(channels=(8, 16), attention=(False, True))
 def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     volumes = torch.randn(2, 7, 8, 8, 8, generator=generator)
-    return volumes[:, :1], torch.tensor([3, 900]), condition(volumes[:, 1:2], volumes[:, 2:4], torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
+    return (
+        volumes[:, :1],
+        torch.tensor([3, 900]),
+        condition(volumes[:, 1:2], volumes[:, 2:4], torch.tensor([[1.0, 0.0], [1.0, 1.0]])),
+    )
 
 
 def test_condition_hides_an_absent_view() -> None:
@@ -30,7 +34,9 @@ def test_the_refiner_starts_equal_to_its_base() -> None:
     sample, timesteps, seen = inputs()
     base = unet(sample, timesteps, seen)
     assert base.std() > 1e-3
-    assert torch.equal(base, unet(sample, timesteps, seen, controlnet(sample, timesteps, seen, torch.randn(2, 1, 8, 8, 8))))
+    assert torch.equal(
+        base, unet(sample, timesteps, seen, controlnet(sample, timesteps, seen, torch.randn(2, 1, 8, 8, 8)))
+    )
 
 
 def test_the_refiner_learns_from_the_coarse_volume_and_leaves_its_base_alone() -> None:
@@ -40,7 +46,9 @@ def test_the_refiner_learns_from_the_coarse_volume_and_leaves_its_base_alone() -
     sample, timesteps, seen = inputs()
     optimizer = torch.optim.SGD(controlnet.parameters(), lr=1.0)
     for _ in range(3):  # the zero convolutions open one after the other
-        loss = unet(sample, timesteps, seen, controlnet(sample, timesteps, seen, torch.ones_like(sample))).square().mean()
+        loss = (
+            unet(sample, timesteps, seen, controlnet(sample, timesteps, seen, torch.ones_like(sample))).square().mean()
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -78,7 +86,9 @@ def test_calibrated_lift_recovers_a_linear_relation() -> None:
     generator = torch.Generator().manual_seed(3)
     lifted = torch.rand(400, 2, 6, 6, 6, generator=generator)
     volumes = (0.2 + 0.5 * lifted[:, :1] - 0.3 * lifted[:, 1:]).clamp(-1, 1)
-    lift = CalibratedLift(size=6, pool=3, ridge=1e-6).fit((volumes[n : n + 8], lifted[n : n + 8]) for n in range(0, 400, 8))
+    lift = CalibratedLift(size=6, pool=3, ridge=1e-6).fit(
+        (volumes[n : n + 8], lifted[n : n + 8]) for n in range(0, 400, 8)
+    )
     both = lift(lifted[:10], torch.ones(10, 2))
     torch.testing.assert_close(both, volumes[:10], atol=0.02, rtol=0)
     frontal = lift(lifted[:10], torch.tensor([[1.0, 0.0]]).expand(10, 2))

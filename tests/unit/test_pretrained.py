@@ -73,7 +73,11 @@ def test_the_shipped_model_is_whole_and_small() -> None:
     assert pretrained.path() == folder
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= MAX_BYTES
     provenance = json.loads((folder / "provenance.json").read_text())
-    assert provenance["command"] and json.loads(provenance["data_source"])["sha256"] and not provenance["code_revision"].endswith("-dirty")
+    assert (
+        provenance["command"]
+        and json.loads(provenance["data_source"])["sha256"]
+        and not provenance["code_revision"].endswith("-dirty")
+    )
     assert (folder / "README.md").is_file()
 
 
@@ -83,7 +87,9 @@ def evaluation(run: Path, folder: Path, code_revision: str = "abc") -> Path:
     evaluation.mkdir(parents=True)
     folder.rename(evaluation / "model")
     facts = dict.fromkeys(("config", "config_fingerprint", "data_source", "seed", "split_hash"), "x")
-    summary = {"internal": {"bi": {"axon": {"axon/psnr": {"mean": 20.123, "median": 20.0, "low": 19.0, "high": 21.0, "n": 2}}}}}
+    summary = {
+        "internal": {"bi": {"axon": {"axon/psnr": {"mean": 20.123, "median": 20.0, "low": 19.0, "high": 21.0, "n": 2}}}}
+    }
     metrics = {"facts": {**facts, "code_revision": code_revision}, "summary": summary}
     (evaluation / "metrics.json").write_text(json.dumps(metrics))
     return evaluation
@@ -99,7 +105,9 @@ def test_a_finished_run_becomes_the_shipped_folder(folder: Path, tmp_path: Path)
     assert json.loads((out / "provenance.json").read_text())["metrics"]["internal"]["bi"]["axon"]["axon/psnr"]["n"] == 2
 
 
-def test_uncommitted_code_and_a_large_model_are_not_shipped(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uncommitted_code_and_a_large_model_are_not_shipped(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     finished = evaluation(tmp_path / "run", folder, "abc-dirty")
     with pytest.raises(AxonError, match="MODEL_DIRTY"):
         ship(finished, tmp_path / "out", "x")

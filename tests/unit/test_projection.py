@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from axon.config import XrayConfig
-from axon.geometry.projection import VIEWS, WATER_PER_MM, back_project, lift_film, normalise_film, project, render_both, render_drr
+from axon.geometry.projection import (
+    VIEWS,
+    WATER_PER_MM,
+    back_project,
+    lift_film,
+    normalise_film,
+    project,
+    render_both,
+    render_drr,
+)
 
 XRAY = XrayConfig(detector_px=96, pixel_pitch_mm=5.0)
 EXTENT = 300.0
@@ -43,7 +52,9 @@ def test_line_integral_through_a_water_ball_is_its_chord() -> None:
         ("lateral", (70.0, 0.0, 0.0), 0, 0),
     ],
 )
-def test_each_view_is_hung_as_a_radiologist_expects(view: str, center_mm: tuple[float, float, float], row: int, column: int) -> None:
+def test_each_view_is_hung_as_a_radiologist_expects(
+    view: str, center_mm: tuple[float, float, float], row: int, column: int
+) -> None:
     film = render_drr(ball(center_mm, 30), EXTENT, XRAY, view)[0, 0]
     rows, columns = torch.meshgrid(*[torch.arange(XRAY.detector_px) - (XRAY.detector_px - 1) / 2] * 2, indexing="ij")
     mean_row, mean_column = float((rows * film).sum() / film.sum()), float((columns * film).sum() / film.sum())
@@ -61,7 +72,9 @@ def test_magnification_follows_depth() -> None:
 def test_lifting_returns_a_film_to_the_voxels_that_cast_it() -> None:
     position = (50.0, -30.0, 60.0)
     films = render_both(ball(position, 25), EXTENT, XRAY)
-    lifted = torch.stack([lift_film(films[:, n : n + 1], 60, EXTENT, XRAY, view)[0, 0] for n, view in enumerate(("frontal", "lateral"))])
+    lifted = torch.stack(
+        [lift_film(films[:, n : n + 1], 60, EXTENT, XRAY, view)[0, 0] for n, view in enumerate(("frontal", "lateral"))]
+    )
     d, h, w = (torch.tensor(position[::-1]) / (EXTENT / 60) + 29.5).round().long().tolist()
     both = lifted.prod(dim=0)
     assert (torch.tensor([d, h, w]) - torch.tensor(divmod_index(int(both.argmax()), 60))).abs().max() <= 3

@@ -74,7 +74,9 @@ def test_axon_agrees_with_the_plain_formulas(pair: tuple[np.ndarray, np.ndarray]
 def test_axon_ssim_agrees_with_scikit_image() -> None:
     prediction, reference = body()
     clipped = [np.clip(volume, *WINDOW) for volume in (prediction, reference)]
-    expected = structural_similarity(*clipped, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=2500)
+    expected = structural_similarity(
+        *clipped, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=2500
+    )
     assert PROTOCOLS["axon"](prediction, reference, WINDOW)["ssim"] == pytest.approx(expected, abs=1e-6)
 
 
@@ -82,7 +84,9 @@ def test_axon_clips_to_the_window_and_scales_by_its_width() -> None:
     prediction, reference = body()
     far = prediction + np.where(prediction > 200, 5000, 0)
     near = np.where(prediction > 200, 200, prediction)
-    assert PROTOCOLS["axon"](far, reference, (-1000, 200)) == pytest.approx(PROTOCOLS["axon"](near, reference, (-1000, 200)))
+    assert PROTOCOLS["axon"](far, reference, (-1000, 200)) == pytest.approx(
+        PROTOCOLS["axon"](near, reference, (-1000, 200))
+    )
 
 
 def test_body_psnr_ignores_the_air_outside() -> None:

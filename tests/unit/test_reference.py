@@ -28,7 +28,9 @@ sys.exit(code)
     assert done.stdout.splitlines() == ["docs/reference is up to date", "False"]
 
 
-def test_a_stale_page_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stale_page_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(generate, "REFERENCE", tmp_path)
     monkeypatch.setattr(sys, "argv", ["generate"])
     assert generate.main() == 0
@@ -61,4 +63,7 @@ def test_every_key_of_the_configuration_is_explained() -> None:
     page = configuration.page()
     keys = re.findall(r"^\| `([\w.]+)` \| .+ \| .+ \| (.*) \|$", page, re.MULTILINE)
     assert len(keys) > 50 and all(meaning.strip() for _, meaning in keys)
-    assert "`bridge.max_var` | number | `0.01`" in page and "`training.STAGE.steps` | whole number | `100`; refiner: `60`" in page
+    assert (
+        "`bridge.max_var` | number | `0.01`" in page
+        and "`training.STAGE.steps` | whole number | `100`; refiner: `60`" in page
+    )

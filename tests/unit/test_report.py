@@ -25,7 +25,12 @@ from axon.evaluation.statistics import comparable
 
 WINDOW = (-1024.0, 1476.0)
 SIZE = 24
-CASES = [("internal", "case-1"), ("internal", "case-2"), ("external", "case-3"), ("external", "<script>alert(1)</script>")]
+CASES = [
+    ("internal", "case-1"),
+    ("internal", "case-2"),
+    ("external", "case-3"),
+    ("external", "<script>alert(1)</script>"),
+]
 
 
 def anatomy(rng: np.random.Generator) -> np.ndarray:
@@ -45,13 +50,19 @@ def evaluation() -> Evaluation:
         for view in ("bi", "mono"):
             spread = 60 + 20 * number + 30 * (view == "mono")
             volumes = {
-                method: reference + rng.normal(0, spread * (1 - 0.07 * rank), reference.shape) for rank, method in enumerate(METHODS)
+                method: reference + rng.normal(0, spread * (1 - 0.07 * rank), reference.shape)
+                for rank, method in enumerate(METHODS)
             }
-            rows += [CaseResult(case_id, set_name, view, method, measure(volume, reference, WINDOW)) for method, volume in volumes.items()]
+            rows += [
+                CaseResult(case_id, set_name, view, method, measure(volume, reference, WINDOW))
+                for method, volume in volumes.items()
+            ]
             if view == "bi":
                 films = {name: rng.random((16, 16)) for name in ("frontal", "lateral")}
                 volumes["axon_coarse"] = volumes["axon_coarse"][::2, ::2, ::2]
-                shown[set_name, case_id] = Picture(case_id, set_name, 15.0, reference, volumes, rng.random(reference.shape), films, films)
+                shown[set_name, case_id] = Picture(
+                    case_id, set_name, 15.0, reference, volumes, rng.random(reference.shape), films, films
+                )
     chosen = [shown[key] for key in showcase(rows)]
     facts = {"config": "smoke", "split_hash": "9b1d77aa", "hu_window": "-1024 to 1476", "fine_spacing_mm": "15.0"}
     return Evaluation(facts, rows, chosen, {"bridge": [(10, 1.0), (20, 0.5)]}, 200, 0.95, 0)
@@ -98,7 +109,15 @@ def page(folder: Path) -> Page:
 
 def test_the_report_holds_every_method_set_case_fact_and_protocol(page: Page, evaluation: Evaluation) -> None:
     assert page.text.startswith("AXON evaluation: smoke " + DISCLAIMER)
-    expected = [*METHODS.values(), *evaluation.facts.values(), *(case for _, case in CASES), "internal", "external", "95 %", "bridge"]
+    expected = [
+        *METHODS.values(),
+        *evaluation.facts.values(),
+        *(case for _, case in CASES),
+        "internal",
+        "external",
+        "95 %",
+        "bridge",
+    ]
     expected += ["protocol axon", *(f"protocol {name}" for name in PROTOCOLS), "Best case", "Worst case"]
     assert [text for text in expected if text not in page.text] == []
     assert page.open == []
@@ -137,7 +156,11 @@ def test_equal_evaluations_give_equal_files(evaluation: Evaluation, folder: Path
 
 def test_metrics_json_agrees_with_the_rows_and_can_be_compared(evaluation: Evaluation, folder: Path) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
-    values = [row.metrics["axon/ssim"] for row in evaluation.rows if (row.set_name, row.view, row.method) == ("external", "mono", "axon")]
+    values = [
+        row.metrics["axon/ssim"]
+        for row in evaluation.rows
+        if (row.set_name, row.view, row.method) == ("external", "mono", "axon")
+    ]
     summary = metrics["summary"]["external"]["mono"]["axon"]["axon/ssim"]
     assert (summary["mean"], summary["n"]) == (pytest.approx(np.mean(values)), 2)
     assert summary["low"] <= summary["mean"] <= summary["high"]
@@ -201,14 +224,18 @@ def test_slices_hang_as_a_radiologist_expects() -> None:
 
 
 def test_gray_values_follow_the_window() -> None:
-    uri = pictures.gray_uri(np.array([[-2000.0, -160.0], [40.0, 240.0]]), *pictures.window_bounds(*pictures.WINDOWS["Soft tissue"]))
+    uri = pictures.gray_uri(
+        np.array([[-2000.0, -160.0], [40.0, 240.0]]), *pictures.window_bounds(*pictures.WINDOWS["Soft tissue"])
+    )
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).convert("L"))
     assert pixels.tolist() == [[0, 0], [128, 255]]
 
 
 @pytest.mark.parametrize("views", [("frontal", "lateral"), ("frontal",)])
 def test_the_hero_is_one_wide_png(evaluation: Evaluation, tmp_path: Path, views: tuple[str, ...]) -> None:
-    picture = dataclasses.replace(evaluation.pictures[0], films={view: evaluation.pictures[0].films[view] for view in views})
+    picture = dataclasses.replace(
+        evaluation.pictures[0], films={view: evaluation.pictures[0].films[view] for view in views}
+    )
     for name in ("a.png", "b.png"):
         pictures.write_hero(tmp_path / name, picture)
     image = Image.open(tmp_path / "a.png")

@@ -17,7 +17,9 @@ def test_bridge_matches_reference_values(t: int) -> None:
     assert float(scheduler.variance[t]) == pytest.approx(variance, abs=1e-12)
 
 
-@pytest.mark.parametrize(("x_t", "t", "n", "z", "expected"), [(-0.2, 999, 993, 0.0, -0.1970000030), (0.1, 500, 400, 0.5, 0.3398698735)])
+@pytest.mark.parametrize(
+    ("x_t", "t", "n", "z", "expected"), [(-0.2, 999, 993, 0.0, -0.1970000030), (0.1, 500, 400, 0.5, 0.3398698735)]
+)
 def test_a_step_matches_reference_values(x_t: float, t: int, n: int, z: float, expected: float) -> None:
     scheduler = BrownianBridgeScheduler(eta=1.0)
     scheduler.timesteps = torch.tensor([t, n])

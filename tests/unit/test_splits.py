@@ -26,13 +26,17 @@ def rows_of(pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
 @settings(max_examples=200, deadline=None)
 @given(
     pairs=st.lists(
-        st.tuples(st.sampled_from([f"P-{n}" for n in range(12)]), st.sampled_from(["a", "b", "external"])), min_size=5, max_size=40
+        st.tuples(st.sampled_from([f"P-{n}" for n in range(12)]), st.sampled_from(["a", "b", "external"])),
+        min_size=5,
+        max_size=40,
     ),
     seed=st.integers(0, 5),
     shares=st.tuples(st.floats(0, 0.45), st.floats(0, 0.45)),
 )
 def test_split_is_by_patient_and_complete(pairs: list[tuple[str, str]], seed: int, shares: tuple[float, float]) -> None:
-    data = DataConfig(val_share=shares[0], internal_share=shares[1], named_sets={"external": ["external*"], "stress": ["P-3"]})
+    data = DataConfig(
+        val_share=shares[0], internal_share=shares[1], named_sets={"external": ["external*"], "stress": ["P-3"]}
+    )
     rows = rows_of(pairs)
     sets = split_patients(rows, Config(seed=seed, data=data))
     assert set(sets) == {patient for patient, _ in pairs}
@@ -43,7 +47,11 @@ def test_split_is_by_patient_and_complete(pairs: list[tuple[str, str]], seed: in
     free = [name for name in sets.values() if name in ("train", "val", "internal")]
     if len(free) >= 4:
         assert "val" in free
-        assert ("internal" in free) or not {"internal"}.isdisjoint(sets.values()) or {"external", "stress"} & set(sets.values())
+        assert (
+            ("internal" in free)
+            or not {"internal"}.isdisjoint(sets.values())
+            or {"external", "stress"} & set(sets.values())
+        )
 
 
 def test_small_training_set_takes_patients_back() -> None:
@@ -95,27 +103,46 @@ def test_assemble_and_open(tmp_path: Path) -> None:
     assert set(dataset.sets) == {"train", "val", "internal"}
     assert [case.case_id for case in dataset.load("train")] == dataset.sets["train"]
     rows = {row["case_id"]: row for row in read_manifest(tmp_path / "out")}
-    assert len(rows) == 13 and rows["bad0"]["excluded"] == "CT_TILT" and rows["bad0"]["sha256"] == "" and rows["bad0"]["coverage"] is None
-    assert (rows["P-0_0"]["shape"], rows["P-0_0"]["spacing_mm"], rows["P-0_0"]["views"]) == ("2 2 2", "1 1 1", "frontal lateral")
+    assert (
+        len(rows) == 13
+        and rows["bad0"]["excluded"] == "CT_TILT"
+        and rows["bad0"]["sha256"] == ""
+        and rows["bad0"]["coverage"] is None
+    )
+    assert (rows["P-0_0"]["shape"], rows["P-0_0"]["spacing_mm"], rows["P-0_0"]["views"]) == (
+        "2 2 2",
+        "1 1 1",
+        "frontal lateral",
+    )
     card = (tmp_path / "out" / "README.md").read_text()
     assert (rows["P-0_0"]["films"], rows["P-0_1"]["films"]) == ("frontal", "")
     assert "| XRAY_FLAT | 1 |" in card and "Real X-ray films of these patients: 1 frontal." in card
     assert "| bad0 | CT_TILT | tilted |" in card and "12 chest CTs of 6 patients" in card
     again = assemble(shards[::-1], tmp_path / "raw", Config(), tmp_path / "again")
     assert again == facts
-    assert (tmp_path / "again" / "manifest.parquet").read_bytes() == (tmp_path / "out" / "manifest.parquet").read_bytes()
+    assert (tmp_path / "again" / "manifest.parquet").read_bytes() == (
+        tmp_path / "out" / "manifest.parquet"
+    ).read_bytes()
 
 
 def test_given_splits_win(tmp_path: Path) -> None:
     given_sets = {f"P-{n}": "train" if n < 4 else "mine" for n in range(6)}
-    assemble([shard(tmp_path / "a", CASES)], raw(tmp_path, json.dumps({"patients": given_sets, "version": 1})), Config(), tmp_path / "out")
+    assemble(
+        [shard(tmp_path / "a", CASES)],
+        raw(tmp_path, json.dumps({"patients": given_sets, "version": 1})),
+        Config(),
+        tmp_path / "out",
+    )
     assert PreparedDataset(tmp_path / "out").sets["mine"] == ["P-4_0", "P-4_1", "P-5_0", "P-5_1"]
 
 
 @pytest.mark.parametrize(
     ("code", "splits"),
     [
-        ("PATIENT_IN_TWO_SETS", json.dumps({"patients": {case: "train" if case.endswith("0") else "val" for case, _ in CASES}})),
+        (
+            "PATIENT_IN_TWO_SETS",
+            json.dumps({"patients": {case: "train" if case.endswith("0") else "val" for case, _ in CASES}}),
+        ),
         ("PATIENT_IN_TWO_SETS", '{"patients": {"P-0": "train", "P-1": "train", "P-0": "val"}}'),
         ("SPLITS_FORMAT", json.dumps({"patients": {case: "train" for case, _ in CASES}})),
         ("SPLITS_FORMAT", json.dumps({"patients": {"P-0": "train"}})),

@@ -9,7 +9,14 @@ import pytest
 from scipy import stats
 
 from axon.errors import AxonError
-from axon.evaluation.statistics import COMPARABLE_KEYS, comparable, paired_difference, paired_improvement, sign_flip_p, summarise
+from axon.evaluation.statistics import (
+    COMPARABLE_KEYS,
+    comparable,
+    paired_difference,
+    paired_improvement,
+    sign_flip_p,
+    summarise,
+)
 
 META = {
     "split_hash": "abc",
@@ -23,7 +30,9 @@ META = {
 def test_summary_agrees_with_scipy() -> None:
     values = np.random.default_rng(0).gamma(2.0, 3.0, 40)
     summary = summarise(values, 20000, 0.95, seed=1)
-    expected = stats.bootstrap((values,), np.mean, n_resamples=20000, method="percentile", random_state=2).confidence_interval
+    expected = stats.bootstrap(
+        (values,), np.mean, n_resamples=20000, method="percentile", random_state=2
+    ).confidence_interval
     assert (summary.mean, summary.median, summary.n) == (values.mean(), np.median(values), 40)
     assert [summary.low, summary.high] == pytest.approx([expected.low, expected.high], abs=0.05)
 

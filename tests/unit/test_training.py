@@ -147,7 +147,10 @@ class Greedy(nn.Module):
         return self.linear(x)
 
 
-OUT_OF_MEMORY = [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory")]
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory."),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory"),
+]
 
 
 @pytest.mark.parametrize("error", [*OUT_OF_MEMORY, MemoryError()])
@@ -274,11 +277,17 @@ def test_views_are_dropped_at_the_configured_rate_but_never_both(tiny_config: Co
     assert (present.sum(dim=1) == 1).float().mean().item() == pytest.approx(tiny_config.data.view_dropout, abs=0.04)
 
 
-def test_a_share_of_the_films_looks_like_a_clinic_s_and_is_trusted_less(tiny_config: Config, tiny_dataset: Path) -> None:
-    never, always = (replace(tiny_config, data=replace(tiny_config.data, clinical_look=share, view_dropout=0.0)) for share in (0.0, 1.0))
+def test_a_share_of_the_films_looks_like_a_clinic_s_and_is_trusted_less(
+    tiny_config: Config, tiny_dataset: Path
+) -> None:
+    never, always = (
+        replace(tiny_config, data=replace(tiny_config.data, clinical_look=share, view_dropout=0.0))
+        for share in (0.0, 1.0)
+    )
     train = PreparedDataset(tiny_dataset).load("train")
     rendered, clinical = (
-        Sampler(train, config, torch.device("cpu"), augment=True).batch([(0, "a"), (1, "b")]) for config in (never, always)
+        Sampler(train, config, torch.device("cpu"), augment=True).batch([(0, "a"), (1, "b")])
+        for config in (never, always)
     )
     assert torch.equal(rendered.fine_B1DHW, clinical.fine_B1DHW) and (rendered.present_BV == 1).all()
     assert (clinical.present_BV == tiny_config.physics.clinical_trust).all()
@@ -297,11 +306,17 @@ def test_a_clinic_s_look_keeps_the_place_of_what_it_shows() -> None:
         assert looked[mark].min() > looked[~mark].max()
 
 
-def test_a_mirrored_sample_is_the_anatomy_left_to_right_and_its_own_films(tiny_config: Config, tiny_dataset: Path) -> None:
-    still = replace(tiny_config.data, rotation_deg=0.0, scale=0.0, shift_mm=0.0, elastic_mm=0.0, film_noise=0.0, film_gamma=0.0)
+def test_a_mirrored_sample_is_the_anatomy_left_to_right_and_its_own_films(
+    tiny_config: Config, tiny_dataset: Path
+) -> None:
+    still = replace(
+        tiny_config.data, rotation_deg=0.0, scale=0.0, shift_mm=0.0, elastic_mm=0.0, film_noise=0.0, film_gamma=0.0
+    )
     train = PreparedDataset(tiny_dataset).load("train")
     plain, mirrored = (
-        Sampler(train, replace(tiny_config, data=replace(still, clinical_look=0.0, mirror=mirror)), CPU, augment=True).batch([(0, "a")])
+        Sampler(
+            train, replace(tiny_config, data=replace(still, clinical_look=0.0, mirror=mirror)), CPU, augment=True
+        ).batch([(0, "a")])
         for mirror in (0.0, 1.0)
     )
     assert not torch.allclose(mirrored.fine_B1DHW, plain.fine_B1DHW, atol=0.1)
@@ -316,10 +331,12 @@ def test_without_augmentation_films_match_the_volume(tiny_config: Config, tiny_d
     from axon.geometry.projection import normalise_film, render_both
 
     case = PreparedDataset(tiny_dataset).load("train")[0]
-    rendered = normalise_film(render_both(torch.from_numpy(case.hu_DHW).float()[None, None], tiny_config.grid.extent_mm, tiny_config.xray))[
+    rendered = normalise_film(
+        render_both(torch.from_numpy(case.hu_DHW).float()[None, None], tiny_config.grid.extent_mm, tiny_config.xray)
+    )[0]
+    stored = normalise_film(torch.stack([torch.from_numpy(case.frontal_HW), torch.from_numpy(case.lateral_HW)])[None])[
         0
     ]
-    stored = normalise_film(torch.stack([torch.from_numpy(case.frontal_HW), torch.from_numpy(case.lateral_HW)])[None])[0]
     assert (rendered - stored).abs().mean() < 0.05
 
 

@@ -18,7 +18,9 @@ def oblique_volume() -> Volume:
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 @pytest.mark.parametrize("flips", list(itertools.product((False, True), repeat=3)))
-def test_canonical_undoes_every_flip_and_permutation(order: tuple[int, int, int], flips: tuple[bool, bool, bool]) -> None:
+def test_canonical_undoes_every_flip_and_permutation(
+    order: tuple[int, int, int], flips: tuple[bool, bool, bool]
+) -> None:
     straight = oblique_volume()
     hu_whd, affine = straight.hu_DHW.transpose(2, 1, 0), straight.affine.copy()
     for axis, flip in enumerate(flips):
@@ -60,9 +62,12 @@ def test_resampling_a_ramp_keeps_its_world_position() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spacing", "size", "extent"), [((0.7, 0.8, 2.5), 24, 60.0), ((3.0, 3.0, 3.0), 40, 50.0), ((1.0, 2.0, 1.5), 8, 200.0)]
+    ("spacing", "size", "extent"),
+    [((0.7, 0.8, 2.5), 24, 60.0), ((3.0, 3.0, 3.0), 40, 50.0), ((1.0, 2.0, 1.5), 8, 200.0)],
 )
-def test_a_straight_volume_is_resampled_as_any_other(spacing: tuple[float, float, float], size: int, extent: float) -> None:
+def test_a_straight_volume_is_resampled_as_any_other(
+    spacing: tuple[float, float, float], size: int, extent: float
+) -> None:
     """One sparse matrix an axis and scipy's Gaussian and spline give the same, edges and outside included."""
     hu_DHW = np.random.default_rng(0).integers(-1024, 3000, (20, 60, 70)).astype(np.int16)
     affine = np.diag([*spacing, 1.0])
@@ -72,7 +77,9 @@ def test_a_straight_volume_is_resampled_as_any_other(spacing: tuple[float, float
     with mock.patch.object(volume, "_STRAIGHT", 0.0):
         slow = resample_to_cube(straight, center, size, extent).hu_DHW
     fast = resample_to_cube(straight, center, size, extent).hu_DHW
-    assert fast.dtype == slow.dtype == np.float32 and np.array_equal(fast == -1024, slow == -1024) and (fast > -1024).any()
+    assert (
+        fast.dtype == slow.dtype == np.float32 and np.array_equal(fast == -1024, slow == -1024) and (fast > -1024).any()
+    )
     np.testing.assert_allclose(fast, slow, atol=0.01)
 
 

@@ -1,4 +1,6 @@
-"""Reading a film: bone white whatever the header's convention, the view by tag or image, and a code for each way of being wrong."""
+"""Reading a film: bone white whatever the header's convention, the view by tag or image, and a code for each way of
+being wrong.
+"""
 
 from __future__ import annotations
 
@@ -83,19 +85,25 @@ def test_padding_is_dark_and_does_not_count(tmp_path: Path) -> None:
         ({"PixelSpacing": ["0", "0"], "ImagerPixelSpacing": ["0.14", "0.14"]}, (0.14, 0.14)),
     ],
 )
-def test_spacing_is_known_or_none(tmp_path: Path, elements: dict[str, Any], spacing: tuple[float, float] | None) -> None:
+def test_spacing_is_known_or_none(
+    tmp_path: Path, elements: dict[str, Any], spacing: tuple[float, float] | None
+) -> None:
     assert read_xray(write_film(tmp_path / "a", **elements)).pixel_spacing_mm == spacing
 
 
 def test_orientation_of_the_file_is_undone(tmp_path: Path) -> None:
     plain = read_xray(write_film(tmp_path / "a", PatientOrientation=["L", "F"])).image_HW
     for orientation, stored in ((["R", "F"], chest_like()[:, ::-1]), (["L", "H"], chest_like()[::-1])):
-        assert np.array_equal(read_xray(write_film(tmp_path / "b", stored, PatientOrientation=orientation)).image_HW, plain)
+        assert np.array_equal(
+            read_xray(write_film(tmp_path / "b", stored, PatientOrientation=orientation)).image_HW, plain
+        )
     with pytest.raises(AxonError, match="XRAY_ORIENTATION"):
         read_xray(write_film(tmp_path / "d", PatientOrientation=["F", "L"]))
 
 
-@pytest.mark.parametrize("elements", [{"ViewPosition": "LL"}, {"ViewPosition": "LLO"}, {}], ids=["lateral", "other", "none"])
+@pytest.mark.parametrize(
+    "elements", [{"ViewPosition": "LL"}, {"ViewPosition": "LLO"}, {}], ids=["lateral", "other", "none"]
+)
 def test_a_lateral_film_has_its_front_on_the_left(elements: dict[str, Any], tmp_path: Path) -> None:
     """Whatever says that it is a lateral one; where no view is named, the orientation does."""
     stored = chest_like("lateral")
@@ -157,13 +165,18 @@ def hand() -> np.ndarray:
     for column, top in ((45, 70), (78, 35), (110, 25), (142, 45)):
         finger = np.clip(1 - ((x - column) / 13) ** 2, 0, 1) * (y > top) * (y < 170)
         image = np.maximum(image, 0.4 * finger + 0.6 * (np.abs(x - column) < 5) * (finger > 0))
-    return np.maximum(image, 0.6 * ((x - 94) ** 2 / 65**2 + (y - 175) ** 2 / 45**2 < 1)) + 0.5 * (np.abs(x - 94) < 32) * (y > 200)
+    return np.maximum(image, 0.6 * ((x - 94) ** 2 / 65**2 + (y - 175) ** 2 / 45**2 < 1)) + 0.5 * (
+        np.abs(x - 94) < 32
+    ) * (y > 200)
 
 
 def photographs() -> list[np.ndarray]:
     from skimage import data
 
-    return [np.asarray(image, dtype=float) for image in (data.camera(), data.coins(), data.moon(), data.brick(), data.page(), data.text())]
+    return [
+        np.asarray(image, dtype=float)
+        for image in (data.camera(), data.coins(), data.moon(), data.brick(), data.page(), data.text())
+    ]
 
 
 def test_what_is_no_chest_is_refused(tmp_path: Path) -> None:
@@ -183,7 +196,12 @@ def test_pictures(tmp_path: Path) -> None:
     for name, array in (("a.png", grey), ("b.png", same), ("c.jpg", same), ("d.png", grey.astype(np.uint16) * 257)):
         Image.fromarray(array).save(tmp_path / name, **({"quality": 95} if name[2:] == "jpg" else {}))
         read = read_xray(tmp_path / name)
-        assert (read.view, read.source, read.view_source, read.pixel_spacing_mm) == ("frontal", "picture", "image", None)
+        assert (read.view, read.source, read.view_source, read.pixel_spacing_mm) == (
+            "frontal",
+            "picture",
+            "image",
+            None,
+        )
         assert np.abs(read.image_HW - chest_like()).max() < 0.1
     bad = {
         "XRAY_COLOUR": np.stack([grey, grey, 255 - grey], axis=-1),
@@ -233,7 +251,9 @@ def test_burned_in_text_is_noted(tmp_path: Path) -> None:
 
 
 def test_a_film_of_specks_is_no_burden() -> None:
-    """A quarter of a million bright pixels: their boxes would be as many objects, hundreds of megabytes of a large film."""
+    """A quarter of a million bright pixels: their boxes would be as many objects, hundreds of megabytes of a large
+    film.
+    """
     image = np.zeros((1024, 1024), np.float32)
     image[::2, ::2] = 1
     tracemalloc.start()

@@ -13,21 +13,26 @@ EPILOG = """examples:
   axon compare models:/axon/2 models:/axon/3 --out compare.html
   axon compare RUN_ID RUN_ID --json | jq .primary
 
-Differences are B minus A, case by case, with a paired bootstrap interval. Models that were not evaluated on the same cases, grid, HU window
-and protocols are refused. See docs/compare.md.
+Differences are B minus A, case by case, with a paired bootstrap interval. Models that were not evaluated on the same
+cases, grid, HU window and protocols are refused. See docs/compare.md.
 """
 
 
 def add(verbs: Verbs) -> None:
     about = (
-        "Compare two evaluated models case by case, and what differed between their runs. A, B: models:/NAME@ALIAS, models:/NAME/VERSION"
+        "Compare two evaluated models case by case, and what differed between their runs. A, B: "
+        "models:/NAME@ALIAS, models:/NAME/VERSION"
     )
     parser = verb(verbs, "compare", "two evaluated models side by side", f"{about} or the id of an MLflow run.", EPILOG)
     parser.add_argument("a", metavar="A", help="the one to compare with, e.g. the champion")
     parser.add_argument("b", metavar="B", help="the one to judge")
-    parser.add_argument("--out", type=Path, metavar="PAGE", help="also write one HTML page with pictures of the cases that changed most")
+    parser.add_argument(
+        "--out", type=Path, metavar="PAGE", help="also write one HTML page with pictures of the cases that changed most"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    parser.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow (default: $MLFLOW_TRACKING_URI)")
+    parser.add_argument(
+        "--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow (default: $MLFLOW_TRACKING_URI)"
+    )
     parser.set_defaults(verb=_compare)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from axon.commands import Verbs, parsers, verb
 
 EPILOG = """examples:
-  source <(axon completion bash)                                                    for this shell
-  axon completion bash > ~/.local/share/bash-completion/completions/axon            for every bash to come
-  axon completion zsh > ~/.zfunc/_axon                                              with ~/.zfunc in $fpath, before compinit
+  source <(axon completion bash)                                                for this shell
+  axon completion bash > ~/.local/share/bash-completion/completions/axon        for every bash to come
+  axon completion zsh > ~/.zfunc/_axon                                          with ~/.zfunc in $fpath, before compinit
 """
 
 

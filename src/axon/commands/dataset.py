@@ -9,13 +9,15 @@ from axon.commands import Verbs, group, verb
 
 _ADD = """examples:
   axon dataset add my_cts --licence "CC BY 4.0" --source doi:10.1234/abc
-  axon dataset add raw/lidc                                         what `axon cohort fetch` wrote, which knows its licences
-  axon dataset add ../other/data                                    a packed dataset, films and all, which knows them, too
+  axon dataset add raw/lidc                                     what `axon cohort fetch` wrote, which knows its licences
+  axon dataset add ../other/data                                a packed dataset, films and all, which knows them, too
   git add data.dvc && git commit -m "My CTs" && axon dataset push
 
-The split is that of my_cts/splits.json where there is one, else by a keyed hash of the patient with the configuration's shares and seed.
+The split is that of my_cts/splits.json where there is one, else by a keyed hash of the patient with the configuration's
+shares and seed.
 """
-_PUSH = """The remote is the default one of .dvc/config. To S3, with the credentials in the environment and nowhere else:
+_PUSH = """The remote is the default one of .dvc/config. To S3, with the credentials in the environment and nowhere
+else:
   dvc remote add --default team s3://bucket/axon
   dvc remote modify team verify true
   dvc remote modify team endpointurl https://s3.example.org      where it is not Amazon's
@@ -29,24 +31,42 @@ _PULL = """examples:
 
 def add(verbs: Verbs) -> None:
     dataset = group(verbs, "dataset", "build, add, push, pull or verify a dataset")
-    about = "Build the dataset that data.dvc names, bit for bit, from public sources: one LIDC-IDRI patient and 22 phantoms."
+    about = (
+        "Build the dataset that data.dvc names, bit for bit, from public sources: one LIDC-IDRI patient and 22 "
+        "phantoms."
+    )
     build = verb(dataset, "build", "build the default dataset", about)
     build.add_argument("folder", type=Path, nargs="?", default=Path("data"), help="where to (default: %(default)s)")
-    build.add_argument("--downloads", type=Path, default=Path(".downloads"), help="where downloads are kept (default: %(default)s)")
+    build.add_argument(
+        "--downloads", type=Path, default=Path(".downloads"), help="where downloads are kept (default: %(default)s)"
+    )
     build.set_defaults(verb=_build)
 
-    about = "Pack CTs (DICOM, NIfTI, NRRD, MetaImage) and their patients' DICOM films into data/, the version that data.dvc names."
+    about = (
+        "Pack CTs (DICOM, NIfTI, NRRD, MetaImage) and their patients' DICOM films into data/, the version that "
+        "data.dvc names."
+    )
     adding = verb(dataset, "add", "make a version of a folder of CTs", about, _ADD)
     adding.add_argument("folder", type=Path, help="folder with CTs; nothing in it is changed")
-    adding.add_argument("--licence", default="", help="licence of these images (default: as the folder's cohort.json says)")
+    adding.add_argument(
+        "--licence", default="", help="licence of these images (default: as the folder's cohort.json says)"
+    )
     adding.add_argument("--source", default="", help="where they come from: doi:..., or words (default: likewise)")
     adding.add_argument("--config", type=Path, help="configuration that says how to split (default: every default)")
     adding.set_defaults(verb=_add)
 
-    push = verb(dataset, "push", "push data/ to the DVC remote", "Put data/ into the DVC cache and push it to the DVC remote.", _PUSH)
+    push = verb(
+        dataset,
+        "push",
+        "push data/ to the DVC remote",
+        "Put data/ into the DVC cache and push it to the DVC remote.",
+        _PUSH,
+    )
     push.set_defaults(verb=_push)
 
-    about = "Bring the dataset of a git revision here from the DVC cache or remote; every byte is checked against data.dvc."
+    about = (
+        "Bring the dataset of a git revision here from the DVC cache or remote; every byte is checked against data.dvc."
+    )
     pull = verb(dataset, "pull", "bring a version of the dataset", about, _PULL)
     pull.add_argument("--revision", default="HEAD", help="branch, tag or commit (default: %(default)s)")
     pull.set_defaults(verb=_pull)
@@ -54,7 +74,11 @@ def add(verbs: Verbs) -> None:
     about = "Check a packed or prepared dataset against its manifest and splits: every problem at once, a line each."
     verify = verb(dataset, "verify", "check a dataset", about)
     verify.add_argument("folder", type=Path, nargs="?", default=Path("data"), help="dataset (default: %(default)s)")
-    verify.add_argument("--json", action="store_true", help="print the number of cases and a list of problems; status 1 where there is one")
+    verify.add_argument(
+        "--json",
+        action="store_true",
+        help="print the number of cases and a list of problems; status 1 where there is one",
+    )
     verify.set_defaults(verb=_verify)
 
 
@@ -65,7 +89,9 @@ def _build(arguments: argparse.Namespace) -> None:
 
     versioned = (Path.cwd() / "data.dvc").is_file() and arguments.folder.resolve() == Path.cwd() / "data"
     # What data.dvc names may be another dataset, which `axon dataset add` or `pull` put there.
-    if (is_default(arguments.folder) and not check_dataset(arguments.folder)[1]) or (versioned and is_named(Path.cwd())):
+    if (is_default(arguments.folder) and not check_dataset(arguments.folder)[1]) or (
+        versioned and is_named(Path.cwd())
+    ):
         print(f"{arguments.folder} is already built and verified")
     else:
         build_default(arguments.folder, arguments.downloads)
@@ -83,7 +109,10 @@ def _add(arguments: argparse.Namespace) -> None:
     refuse_unversioned(Path.cwd())
     refuse_unsaved(Path.cwd())
     packed = pack(arguments.folder, Path("data"), arguments.licence, arguments.source, config)
-    counted = f"{packed.cases} cases and {packed.films} films packed, {packed.rejected} studies and {packed.films_rejected} films left out"
+    counted = (
+        f"{packed.cases} cases and {packed.films} films packed, {packed.rejected} studies and "
+        f"{packed.films_rejected} films left out"
+    )
     print(f"{counted}: data/README.md says why")
     print(f"data.dvc names {record(Path.cwd())}; next: git add data.dvc && git commit, then axon dataset push")
 

@@ -10,7 +10,7 @@ from axon.commands import Verbs, group, verb
 
 LIST = """examples:
   axon model list axon --tracking-uri sqlite:///runs/demo/mlflow.db
-  axon model list axon --tracking-uri http://mlflow:5000 --json | jq '.[] | select(.aliases | index("champion")) | .version'
+  axon model list axon --tracking-uri http://mlflow:5000 --json | jq '.[].version'
 """
 PROMOTE = """examples:
   axon model promote axon 3 --tracking-uri sqlite:///runs/demo/mlflow.db
@@ -33,7 +33,9 @@ def add(verbs: Verbs) -> None:
     listing.set_defaults(verb=_list)
     promote = verb(model, "promote", "make a version the champion", "Make a version the champion by hand.", PROMOTE)
     promote.set_defaults(verb=_promote)
-    rollback = verb(model, "rollback", "bring the last champion back", "Give `champion` back to the version before.", ROLLBACK)
+    rollback = verb(
+        model, "rollback", "bring the last champion back", "Give `champion` back to the version before.", ROLLBACK
+    )
     rollback.set_defaults(verb=_rollback)
     for parser in (listing, promote, rollback):
         parser.add_argument("name", help="registered model, e.g. axon")
@@ -45,8 +47,16 @@ def add(verbs: Verbs) -> None:
             required="MLFLOW_TRACKING_URI" not in os.environ,
             help="MLflow server, or sqlite:///path/to/mlflow.db (default: $MLFLOW_TRACKING_URI)",
         )
-    export = verb(model, "export", "write a model as a diffusers folder or a MONAI bundle", "Write a model in another layout.", EXPORTS)
-    export.add_argument("model", help="folder, models:/NAME@ALIAS, models:/NAME/VERSION, or axon-small, the one in the package")
+    export = verb(
+        model,
+        "export",
+        "write a model as a diffusers folder or a MONAI bundle",
+        "Write a model in another layout.",
+        EXPORTS,
+    )
+    export.add_argument(
+        "model", help="folder, models:/NAME@ALIAS, models:/NAME/VERSION, or axon-small, the one in the package"
+    )
     export.add_argument("out", type=Path, help="new folder")
     export.add_argument("--format", choices=("diffusers", "monai"), required=True)
     export.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow, for models:/...")
@@ -66,7 +76,9 @@ def _list(arguments: argparse.Namespace) -> None:
         print(json.dumps([asdict(version) for version in found], indent=1))
         return
     for version in found:
-        print(f"{version.version:>4}  {', '.join(version.aliases) or '-':<10}  {version.created[:16]}  {version.reason}")
+        print(
+            f"{version.version:>4}  {', '.join(version.aliases) or '-':<10}  {version.created[:16]}  {version.reason}"
+        )
 
 
 def _promote(arguments: argparse.Namespace) -> None:

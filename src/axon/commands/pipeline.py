@@ -13,7 +13,9 @@ from axon.errors import AxonError
 
 def add(verbs: Verbs) -> None:
     # No prefix for options, so that every word, --help included, goes to the pipelines' own parser.
-    forwarded = verbs.add_parser("pipeline", help="compile, run, submit or schedule the pipeline", add_help=False, prefix_chars="\0")
+    forwarded = verbs.add_parser(
+        "pipeline", help="compile, run, submit or schedule the pipeline", add_help=False, prefix_chars="\0"
+    )
     forwarded.add_argument("words", nargs="*")
     forwarded.set_defaults(verb=_pipeline)
 
@@ -26,7 +28,8 @@ def _pipeline(arguments: argparse.Namespace) -> None:
 
 
 def unfold(top: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """``top`` with the pipelines' own verbs in place of the parser that hands over to them, for completion and the reference.
+    """``top`` with the pipelines' own verbs in place of the parser that hands over to them, for completion and the
+    reference.
 
     Outside a checkout ``top`` as it is, because there is nothing to hand over to.
     """

@@ -12,18 +12,25 @@ _EXAMPLES = """examples:
   axon reproduce models:/axon@champion --tracking-uri sqlite:///runs/demo/mlflow.db          say how it was made
   axon reproduce models:/axon/3 --tracking-uri http://mlflow:5000 --run                      make it again
 
-With --run the last line says what of the new model equals the recorded one. On one machine, with as many threads, every metric does.
+With --run the last line says what of the new model equals the recorded one. On one machine, with as many threads, every
+metric does.
 """
 
 
 def add(verbs: Verbs) -> None:
-    about = "Print the data revision, configuration and code of a registered model, and the commands that make it again."
+    about = (
+        "Print the data revision, configuration and code of a registered model, and the commands that make it again."
+    )
     reproduce = verb(verbs, "reproduce", "say how a registered model was made, or make it again", about, _EXAMPLES)
     reproduce.add_argument("model", help="models:/NAME@ALIAS or models:/NAME/VERSION")
     where = "MLflow server, or sqlite:///path/to/mlflow.db (default: $MLFLOW_TRACKING_URI)"
     reproduce.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help=where)
-    reproduce.add_argument("--output", type=Path, default=Path("runs/reproduced"), help="folder of the new run (default: %(default)s)")
-    reproduce.add_argument("--run", action="store_true", help="run the pipeline, where the running code is the recorded one")
+    reproduce.add_argument(
+        "--output", type=Path, default=Path("runs/reproduced"), help="folder of the new run (default: %(default)s)"
+    )
+    reproduce.add_argument(
+        "--run", action="store_true", help="run the pipeline, where the running code is the recorded one"
+    )
     reproduce.set_defaults(verb=_reproduce)
 
 

@@ -14,15 +14,17 @@ EPILOG = """examples:
   axon serve --port 0                        any free port; the address is printed
   ssh -L 8765:127.0.0.1:8765 HOST            then open http://localhost:8765 to use a server on another machine
 
-The page answers this machine only. Films are deleted once read; results when the page is closed, after --keep-minutes without it, and
-when the server ends. Needs the extra `serve`: pip install 'axon-ct[serve]'. See docs/serve.md.
+The page answers this machine only. Films are deleted once read; results when the page is closed, after --keep-minutes
+without it, and when the server ends. Needs the extra `serve`: pip install 'axon-ct[serve]'. See docs/serve.md.
 """
 
 
 def add(verbs: Verbs) -> None:
     about = f"Open a page on this machine: X-rays in, a CT volume to look at and to download. {DISCLAIMER}"
     parser = verb(verbs, "serve", "a web page that reconstructs X-rays", about, EPILOG)
-    parser.add_argument("--model", help="folder, models:/NAME@ALIAS or models:/NAME/VERSION (default: the one in the package)")
+    parser.add_argument(
+        "--model", help="folder, models:/NAME@ALIAS or models:/NAME/VERSION (default: the one in the package)"
+    )
     parser.add_argument("--port", type=int, default=8765, help="0 takes any free one (default: 8765)")
     parser.add_argument(
         "--host",
@@ -30,8 +32,12 @@ def add(verbs: Verbs) -> None:
         default="127.0.0.1",
         help="0.0.0.0 only inside a container (default: %(default)s)",
     )
-    parser.add_argument("--waiting", type=int, default=4, metavar="N", help="reconstructions that may wait (default: 4)")
-    parser.add_argument("--keep-minutes", type=float, default=15, metavar="M", help="how long results outlive their page (default: 15)")
+    parser.add_argument(
+        "--waiting", type=int, default=4, metavar="N", help="reconstructions that may wait (default: 4)"
+    )
+    parser.add_argument(
+        "--keep-minutes", type=float, default=15, metavar="M", help="how long results outlive their page (default: 15)"
+    )
     parser.add_argument(
         "--tracking-uri",
         default=os.environ.get("MLFLOW_TRACKING_URI"),
@@ -43,4 +49,11 @@ def add(verbs: Verbs) -> None:
 def _serve(arguments: argparse.Namespace) -> None:
     from axon.serve.server import serve
 
-    serve(arguments.model, arguments.tracking_uri, arguments.host, arguments.port, arguments.waiting, arguments.keep_minutes * 60)
+    serve(
+        arguments.model,
+        arguments.tracking_uri,
+        arguments.host,
+        arguments.port,
+        arguments.waiting,
+        arguments.keep_minutes * 60,
+    )

@@ -1,4 +1,6 @@
-"""The dataset card: a README.md with the headings and the front matter of Hugging Face's dataset cards, made from the manifest alone."""
+"""The dataset card: a README.md with the headings and the front matter of Hugging Face's dataset cards, made from the
+manifest alone.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ def card(
 
     Args:
         title: First heading.
-        rows: The manifest's rows that have a case: patient_id, collection, set, spacing_mm ("w h d"), shape ("D H W"), licence, source.
+        rows: The manifest's rows that have a case: patient_id, collection, set, spacing_mm ("w h d"), shape ("D H W"),
+            licence, source.
         source: What ``source.json`` says of the dataset this one was made from; may be empty.
         left_out: Studies without a case: case_id, excluded (a code), reason.
         films: Number of the patients' real X-ray films by view.
@@ -48,7 +51,8 @@ def card(
         "### Out-of-Scope Use",
         "Diagnosis, treatment, or any attempt to identify a person.",
         "## Dataset Structure",
-        "The manifest has one row a case with its SHA-256; `splits.json` the set of each patient; `cases/` one file a case.",
+        "The manifest has one row a case with its SHA-256; `splits.json` the set of each patient; `cases/` one file a "
+        "case.",
         _table(("set", "patients", "cases"), _sets(rows)),
         "Voxel spacing (w h d, mm):",
         _histogram(str(row["spacing_mm"]) for row in rows),
@@ -57,14 +61,25 @@ def card(
         "## Dataset Creation",
         "### Data Collection and Processing",
         "Volumes are int16 HU in patient axes; every header but the geometry was dropped. Cases left out, by code:",
-        _table(("code", "studies"), sorted(Counter(row["excluded"] for row in left_out).items())) if left_out else "None.",
-        *([_table(("study", "code", "reason"), [(r["case_id"], r["excluded"], r["reason"]) for r in left_out])] if left_out else []),
+        _table(("code", "studies"), sorted(Counter(row["excluded"] for row in left_out).items()))
+        if left_out
+        else "None.",
+        *(
+            [_table(("study", "code", "reason"), [(r["case_id"], r["excluded"], r["reason"]) for r in left_out])]
+            if left_out
+            else []
+        ),
         _films(films),
-        *(["Films left out, by code:", _table(("code", "films"), sorted(films_left_out.items()))] if films_left_out else []),
+        *(
+            ["Films left out, by code:", _table(("code", "films"), sorted(films_left_out.items()))]
+            if films_left_out
+            else []
+        ),
         "### Personal and Sensitive Information",
         "Patients appear under the pseudonyms of the manifest. The sources' own terms forbid re-identification.",
         "## Bias, Risks, and Limitations",
-        "Nothing is known here of age, sex, origin or disease, so nothing can be said about how the dataset represents anybody.",
+        "Nothing is known here of age, sex, origin or disease, so nothing can be said about how the dataset represents "
+        "anybody.",
         "## Citation",
         _citations(rows),
     ]
@@ -74,12 +89,16 @@ def card(
 def _front_matter(rows: Sequence[Mapping[str, Any]]) -> str:
     licences = sorted({str(row["licence"]).lower().replace(" ", "-") or "unknown" for row in rows})
     size = next((name for limit, name in _SIZES if len(rows) < limit), "n>100K")
-    return "\n".join(["---", f"license: [{', '.join(licences)}]", "tags: [medical, ct, x-ray]", f"size_categories: [{size}]", "---"])
+    return "\n".join(
+        ["---", f"license: [{', '.join(licences)}]", "tags: [medical, ct, x-ray]", f"size_categories: [{size}]", "---"]
+    )
 
 
 def _films(films: Mapping[str, int]) -> str:
     counted = ", ".join(f"{count} {view}" for view, count in sorted(films.items())) or "none"
-    return f"Real X-ray films of these patients: {counted}. They were not taken with the CT and are not registered to it."
+    return (
+        f"Real X-ray films of these patients: {counted}. They were not taken with the CT and are not registered to it."
+    )
 
 
 def _counted(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -89,7 +108,9 @@ def _counted(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _sources(rows: Sequence[Mapping[str, Any]]) -> str:
     kinds = Counter((str(r["collection"]), str(r["licence"]) or _UNKNOWN, _source(r) or _UNKNOWN) for r in rows)
-    return _table(("collection", "licence", "source", "cases"), [(*kind, count) for kind, count in sorted(kinds.items())])
+    return _table(
+        ("collection", "licence", "source", "cases"), [(*kind, count) for kind, count in sorted(kinds.items())]
+    )
 
 
 def _source(row: Mapping[str, Any]) -> str:
@@ -112,14 +133,19 @@ def _sets(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, int, int]]:
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     # A bar in a cell would end it.
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
+    )
 
 
 def _histogram(values: Iterable[str]) -> str:
     counts = Counter(values)
     width = max(map(len, counts), default=0)
     most = max(counts.values(), default=1)
-    bars = [f"{name:<{width}}  {'#' * max(1, round(_BAR * n / most))} {n}" for name, n in sorted(counts.items(), key=_by_number)]
+    bars = [
+        f"{name:<{width}}  {'#' * max(1, round(_BAR * n / most))} {n}"
+        for name, n in sorted(counts.items(), key=_by_number)
+    ]
     return "\n".join(["```", *bars, "```"])
 
 

@@ -22,7 +22,8 @@ class Film:
     """A real film of the patient, not taken with the CT and not registered to it.
 
     Attributes:
-        image_HW: float32 in [0, 1], bone white, as `axon.dicom.xray.Xray` has it, its longer side shrunk to at most 512.
+        image_HW: float32 in [0, 1], bone white, as `axon.dicom.xray.Xray` has it, its longer side shrunk to at most
+            512.
         pixel_spacing_mm: Between rows and between columns of ``image_HW``, or None where the file does not say.
         confidence: That it is the view it is kept as, 0 to 1.
     """
@@ -87,7 +88,17 @@ class Case:
                 facts = json.loads((file.metadata() or {})["axon"])
                 for name in set(_FILMS) & set(facts):
                     spacing = facts[name]["pixel_spacing_mm"]
-                    facts[name] = Film(file.get_tensor(name), tuple(spacing) if spacing else None, facts[name]["confidence"])
+                    facts[name] = Film(
+                        file.get_tensor(name), tuple(spacing) if spacing else None, facts[name]["confidence"]
+                    )
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise AxonError("CASE_UNREADABLE", f"{path} is not a prepared case: {error}", "run the ingest step again") from error
-        return cls(hu_DHW=tensors["hu"], affine=tensors["affine"], frontal_HW=tensors["frontal"], lateral_HW=tensors["lateral"], **facts)
+            raise AxonError(
+                "CASE_UNREADABLE", f"{path} is not a prepared case: {error}", "run the ingest step again"
+            ) from error
+        return cls(
+            hu_DHW=tensors["hu"],
+            affine=tensors["affine"],
+            frontal_HW=tensors["frontal"],
+            lateral_HW=tensors["lateral"],
+            **facts,
+        )

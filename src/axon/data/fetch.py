@@ -28,7 +28,8 @@ def fetch(out: Path, shards: int, repo: str = "", commit: str = "", folder: str 
         list[int]: The shards' indices, no more of them than studies.
 
     Raises:
-        AxonError: ``DATA_SOURCE`` unless exactly one source is named, ``NO_CT``, or those of `get_revision` and `verify_dataset`.
+        AxonError: ``DATA_SOURCE`` unless exactly one source is named, ``NO_CT``, or those of `get_revision` and
+            `verify_dataset`.
     """
     if bool(commit) == bool(folder):
         raise AxonError("DATA_SOURCE", "name one source of data: a DVC revision or a folder", "set exactly one of them")
@@ -45,10 +46,15 @@ def fetch(out: Path, shards: int, repo: str = "", commit: str = "", folder: str 
 
 
 def _copy_folder(folder: Path, out: Path) -> str:
-    """Copy CTs, their patients' films, splits.json, and a packed dataset's tables; return the SHA-256 of all names and contents."""
+    """Copy CTs, their patients' films, splits.json, and a packed dataset's tables; return the SHA-256 of all names and
+    contents.
+    """
     files = {path for study in find_studies(folder) for path in (*study.files, *study.films)}
     if (folder / "manifest.csv").is_file():
-        files |= {folder / "manifest.csv", *(path for path in (folder / TABLE, *folder.glob("films/*")) if path.is_file())}
+        files |= {
+            folder / "manifest.csv",
+            *(path for path in (folder / TABLE, *folder.glob("films/*")) if path.is_file()),
+        }
     if (folder / "splits.json").is_file():
         files.add(folder / "splits.json")
     digest = hashlib.sha256()

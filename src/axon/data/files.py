@@ -40,7 +40,9 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary sibling to write into; it takes the place of ``path`` when the block ends without an error. Makes missing folders."""
+    """A temporary sibling to write into; it takes the place of ``path`` when the block ends without an error. Makes
+    missing folders.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     try:
@@ -66,7 +68,9 @@ def refuse_unwritable(out: Path) -> Path:
     real = Path(os.path.realpath(out))
     # To replace it would leave whoever is in it in a folder that is no more.
     if Path.cwd().is_relative_to(real):
-        raise AxonError("CANNOT_WRITE", f"{out} is the folder that you are in, or one above it, and cannot be replaced", fix)
+        raise AxonError(
+            "CANNOT_WRITE", f"{out} is the folder that you are in, or one above it, and cannot be replaced", fix
+        )
     there = next(folder for folder in real.parents if folder.exists())
     try:
         # Only trying tells: root may write anywhere by its permissions, and yet not in /proc.

@@ -21,7 +21,9 @@ from axon.errors import AxonError
 
 TABLE = "films.csv"
 COLUMNS = ("patient_id", "view", "file", "confidence", "spacing_mm", "shape", "licence", "source", "sha256")
-"""Columns of ``films.csv``, which a packed dataset with films has beside its manifest; ``spacing_mm`` and ``shape``: rows, columns."""
+"""Columns of ``films.csv``, which a packed dataset with films has beside its manifest; ``spacing_mm`` and ``shape``:
+rows, columns.
+"""
 _SUFFIX = ".safetensors"
 _FACTS = {"view", "pixel_spacing_mm", "confidence"}
 _VIEWS = tuple(view for view in get_args(View) if view != "other")
@@ -42,12 +44,18 @@ def read_film(path: Path) -> tuple[View, Film]:
         return load_film(path)
     xray = read_xray(path)
     sure = xray.view in _VIEWS and xray.view_confidence >= _SURE
-    require(sure, "XRAY_VIEW_UNSURE", "the view of a film is neither surely frontal nor surely lateral", "set its ViewPosition")
+    require(
+        sure,
+        "XRAY_VIEW_UNSURE",
+        "the view of a film is neither surely frontal nor surely lateral",
+        "set its ViewPosition",
+    )
     return xray.view, _shrunk(xray)
 
 
 def write_film(folder: Path, name: str, view: View, film: Film) -> dict[str, Any]:
-    """Write ``folder/films/<name>.safetensors``, nothing but what `Film` holds and its view; equal films are equal bytes.
+    """Write ``folder/films/<name>.safetensors``, nothing but what `Film` holds and its view; equal films are equal
+    bytes.
 
     Returns:
         dict: What the film itself says of its row of ``films.csv``.
@@ -55,7 +63,9 @@ def write_film(folder: Path, name: str, view: View, film: Film) -> dict[str, Any
     path = folder / "films" / f"{name}{_SUFFIX}"
     path.parent.mkdir(exist_ok=True)
     facts = {"view": view, "pixel_spacing_mm": film.pixel_spacing_mm, "confidence": film.confidence}
-    path.write_bytes(save({"image": film.image_HW.astype(np.float32)}, metadata={"axon": json.dumps(facts, sort_keys=True)}))
+    path.write_bytes(
+        save({"image": film.image_HW.astype(np.float32)}, metadata={"axon": json.dumps(facts, sort_keys=True)})
+    )
     return {"file": path.relative_to(folder).as_posix(), "sha256": sha256_file(path), **described(view, film)}
 
 
@@ -81,8 +91,8 @@ def choose_films(paths: Iterable[Path]) -> tuple[dict[str, Film], list[AxonError
     """The surest frontal and the surest lateral film.
 
     Returns:
-        tuple: Films by the name that `Case` gives them; and an error for each other film: what `read_film` met, or ``XRAY_SPARE``, a
-            second film of a view.
+        tuple: Films by the name that `Case` gives them; and an error for each other film: what `read_film` met, or
+            ``XRAY_SPARE``, a second film of a view.
     """
     chosen: dict[str, Film] = {}
     left_out = []
@@ -94,7 +104,9 @@ def choose_films(paths: Iterable[Path]) -> tuple[dict[str, Film], list[AxonError
             continue
         name = f"film_{view}"
         if name in chosen:
-            left_out.append(AxonError("XRAY_SPARE", f"another {view} film is surer, or as sure", "nothing, one is enough"))
+            left_out.append(
+                AxonError("XRAY_SPARE", f"another {view} film is surer, or as sure", "nothing, one is enough")
+            )
         if name not in chosen or film.confidence > chosen[name].confidence:
             chosen[name] = film
     return chosen, left_out
@@ -108,12 +120,25 @@ def load_film(path: Path) -> tuple[View, Film]:
             facts, image_HW = json.loads(metadata["axon"]), file.get_tensor("image")
         view, spacing = facts["view"], facts["pixel_spacing_mm"]
         film = Film(image_HW, (float(spacing[0]), float(spacing[1])) if spacing else None, float(facts["confidence"]))
-        whole = path.suffix == _SUFFIX and set(metadata) == {"axon"} and names == ["image"] and set(facts) == _FACTS and view in _VIEWS
+        whole = (
+            path.suffix == _SUFFIX
+            and set(metadata) == {"axon"}
+            and names == ["image"]
+            and set(facts) == _FACTS
+            and view in _VIEWS
+        )
         grey = image_HW.ndim == 2 and image_HW.dtype == np.float32 and max(image_HW.shape) <= _SIDE
         in_range = grey and image_HW.size > 0 and float(image_HW.min()) >= 0 and float(image_HW.max()) <= 1
     except (OSError, SafetensorError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise AxonError("FILM_UNREADABLE", f"{path.name} is not a packed film: {error}", "pack the films again") from error
-    require(whole and in_range, "FILM_UNREADABLE", f"{path.name} is not a packed film: it holds something else", "pack the films again")
+        raise AxonError(
+            "FILM_UNREADABLE", f"{path.name} is not a packed film: {error}", "pack the films again"
+        ) from error
+    require(
+        whole and in_range,
+        "FILM_UNREADABLE",
+        f"{path.name} is not a packed film: it holds something else",
+        "pack the films again",
+    )
     return view, film
 
 
@@ -124,4 +149,8 @@ def _shrunk(xray: Xray) -> Film:
     size = max(1, round(columns * scale)), max(1, round(rows * scale))
     image_HW = np.array(Image.fromarray(xray.image_HW).resize(size, Image.Resampling.BOX))
     spacing = xray.pixel_spacing_mm
-    return Film(image_HW, (spacing[0] * rows / size[1], spacing[1] * columns / size[0]) if spacing else None, xray.view_confidence)
+    return Film(
+        image_HW,
+        (spacing[0] * rows / size[1], spacing[1] * columns / size[0]) if spacing else None,
+        xray.view_confidence,
+    )

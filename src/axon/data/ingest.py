@@ -30,7 +30,9 @@ _MASK_STEP_MM = 3.0
 _MIN_FILM_VOXELS = 128
 _STUDIES_A_WORKER = 4
 WORKER_BYTES = 5 * 2**30
-"""Enough to prepare the largest CT that the readers accept: 2^28 voxels, at 12 bytes each (measured); no more workers start than fit."""
+"""Enough to prepare the largest CT that the readers accept: 2^28 voxels, at 12 bytes each (measured); no more workers
+start than fit.
+"""
 
 
 def list_studies(raw: Path) -> list[Study]:
@@ -41,7 +43,10 @@ def list_studies(raw: Path) -> list[Study]:
     rows = sorted(read_csv(manifest), key=lambda row: row["case_id"])
     films = packed_films(raw)
     return [
-        Study(row["case_id"], row["patient_id"], row["collection"], (raw / row["file"],), films.get(row["patient_id"], ())) for row in rows
+        Study(
+            row["case_id"], row["patient_id"], row["collection"], (raw / row["file"],), films.get(row["patient_id"], ())
+        )
+        for row in rows
     ]
 
 
@@ -53,19 +58,24 @@ def ingest(raw: Path, shard: int, shards: int, config: Config, out: Path) -> Non
         shard: Index of this task.
         shards: Number of tasks.
         config: Grid, film geometry and the smallest coverage.
-        out: Folder for ``cases/``, ``qa/`` (a picture of each case) and ``report.json`` ({"accepted": [...], "rejected": [{study, code,
-            message}], "films_rejected": likewise, for films that were left out of an accepted case}).
+        out: Folder for ``cases/``, ``qa/`` (a picture of each case) and ``report.json`` ({"accepted": [...],
+            "rejected": [{study, code, message}], "films_rejected": likewise, for films that were left out of an
+            accepted case}).
     """
     report: dict[str, list[dict[str, Any]]] = {"accepted": [], "rejected": [], "films_rejected": []}
     studies = list_studies(raw)[shard::shards]
     with whole_folder(out) as part, _run_in_order(len(studies)) as run:
         (part / "cases").mkdir()
         (part / "qa").mkdir()
-        for study, done in zip(studies, run(functools.partial(_ingest_one, config=config, folder=part), studies), strict=True):
+        for study, done in zip(
+            studies, run(functools.partial(_ingest_one, config=config, folder=part), studies), strict=True
+        ):
             for name, rows in done.items():
                 report[name] += rows
                 for row in rows:
-                    _log.info("%s %s %s", study.case_id, name, row.get("code") or f"with coverage {row['coverage']:.2f}")
+                    _log.info(
+                        "%s %s %s", study.case_id, name, row.get("code") or f"with coverage {row['coverage']:.2f}"
+                    )
         write_json(part / "report.json", report)
 
 
@@ -78,7 +88,12 @@ def _ingest_one(study: Study, config: Config, folder: Path) -> dict[str, list[di
     case.save(folder / "cases")
     write_picture(folder / "qa" / f"{case.case_id}.png", case, [error.code for error in left_out])
     films = [view for view, film in (("frontal", case.film_frontal), ("lateral", case.film_lateral)) if film]
-    row = {"case_id": case.case_id, "patient_id": case.patient_id, "collection": case.collection, "coverage": case.coverage}
+    row = {
+        "case_id": case.case_id,
+        "patient_id": case.patient_id,
+        "collection": case.collection,
+        "coverage": case.coverage,
+    }
     return {"accepted": [{**row, "films": films}], "films_rejected": [_rejection(study, error) for error in left_out]}
 
 
@@ -87,7 +102,9 @@ def _rejection(study: Study, error: AxonError) -> dict[str, Any]:
 
 
 def workers_for(studies: int) -> int:
-    """How many processes prepare so many studies: no more than there are cores, than fit into memory, and than are worth starting."""
+    """How many processes prepare so many studies: no more than there are cores, than fit into memory, and than are
+    worth starting.
+    """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.is_file() and (text := limit.read_text().strip()).isdigit():
@@ -99,7 +116,8 @@ def workers_for(studies: int) -> int:
 def _run_in_order(studies: int) -> Iterator[Callable[..., Iterator[Any]]]:
     """Something like the built-in map: over processes where there are studies enough to be worth starting them.
 
-    Processes and not threads, as the readers silence warnings, which is a setting of a whole process; spawned, as torch does not fork.
+    Processes and not threads, as the readers silence warnings, which is a setting of a whole process; spawned, as torch
+    does not fork.
     """
     workers = workers_for(studies)
     if workers < 2:
@@ -121,7 +139,9 @@ def prepare(study: Study, config: Config) -> tuple[Case, list[AxonError]]:
     volume = read_ct(study)
     center_mm, coverage = locate_body(volume, config.grid.extent_mm)
     if coverage < config.data.min_coverage:
-        message = f"the cube of {config.grid.extent_mm:g} mm holds {coverage:.0%} of the body, less than data.min_coverage"
+        message = (
+            f"the cube of {config.grid.extent_mm:g} mm holds {coverage:.0%} of the body, less than data.min_coverage"
+        )
         raise AxonError("LOW_COVERAGE", message, "widen grid.extent_mm or leave the study out")
     fine = resample_to_cube(volume, center_mm, config.grid.fine_size, config.grid.extent_mm)
     # A film is sharper than the grid that is reconstructed, so it is rendered from a finer one.
@@ -130,7 +150,9 @@ def prepare(study: Study, config: Config) -> tuple[Case, list[AxonError]]:
         films = render_both(torch.from_numpy(sharp.hu_DHW)[None, None], config.grid.extent_mm, config.xray)[0].numpy()
     hu_DHW = np.rint(fine.hu_DHW).astype(np.int16)
     real, left_out = choose_films(study.films)
-    case = Case(study.case_id, study.patient_id, study.collection, hu_DHW, fine.affine, films[0], films[1], coverage, **real)
+    case = Case(
+        study.case_id, study.patient_id, study.collection, hu_DHW, fine.affine, films[0], films[1], coverage, **real
+    )
     return case, left_out
 
 
@@ -138,8 +160,8 @@ def locate_body(volume: Volume, extent_mm: float) -> tuple[np.ndarray, float]:
     """Where the cube belongs, and how much of the body it then holds.
 
     Returns:
-        tuple: Centre in LPS mm, shape (3,): the middle of the body's bounding box in W and H and of the volume in D; and the
-        share of the body's voxels inside a cube of ``extent_mm`` a side around it.
+        tuple: Centre in LPS mm, shape (3,): the middle of the body's bounding box in W and H and of the volume in D;
+        and the share of the body's voxels inside a cube of ``extent_mm`` a side around it.
 
     Raises:
         AxonError: ``NO_BODY`` where nothing is denser than air.

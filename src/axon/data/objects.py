@@ -72,8 +72,8 @@ class Entry:
     Attributes:
         path, size, etag: As in `S3Object`.
         sha256: Of the bytes on disk.
-        verified: ``etag`` where they agree with the ETag; ``size`` where the ETag is no checksum that can be recomputed (unknown part
-            size, KMS encryption), so that only the size was checked.
+        verified: ``etag`` where they agree with the ETag; ``size`` where the ETag is no checksum that can be recomputed
+            (unknown part size, KMS encryption), so that only the size was checked.
     """
 
     path: str
@@ -120,7 +120,9 @@ class Journal:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise AxonError("COHORT_BUSY", f"another process writes to {out}", "wait for it to end, or name another folder") from error
+                raise AxonError(
+                    "COHORT_BUSY", f"another process writes to {out}", "wait for it to end, or name another folder"
+                ) from error
             file.seek(0)
             yield cls(out, file)
 
@@ -143,7 +145,8 @@ def connect(endpoint: str | None = None, sign: bool = False, workers: int = 16) 
 
     Args:
         endpoint: Another server than Amazon's; None reads ``AWS_ENDPOINT_URL_S3``, as boto3 does.
-        sign: Use the credentials that boto3 finds (environment, profile, role); otherwise ask as anybody, for public buckets.
+        sign: Use the credentials that boto3 finds (environment, profile, role); otherwise ask as anybody, for public
+            buckets.
         workers: Connections that are kept.
     """
     config = Config(
@@ -166,19 +169,33 @@ def list_objects(client: Any, bucket: str, prefix: str, folder: str, attempts: i
     where = f"s3://{bucket}/{prefix}"
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
     # A key that ends in a slash is the mark of an empty folder, made by some tools.
-    rows = retry(lambda: [row for page in pages for row in page.get("Contents", []) if not row["Key"].endswith("/")], where, attempts)
+    rows = retry(
+        lambda: [row for page in pages for row in page.get("Contents", []) if not row["Key"].endswith("/")],
+        where,
+        attempts,
+    )
     if not rows:
         raise AxonError("S3_MISSING", f"there is nothing at {where}", "check the bucket and the endpoint")
-    return [S3Object(bucket, r["Key"], r["Size"], r["ETag"].strip('"'), f"{folder}/{r['Key'].rpartition('/')[2]}") for r in rows]
+    return [
+        S3Object(bucket, r["Key"], r["Size"], r["ETag"].strip('"'), f"{folder}/{r['Key'].rpartition('/')[2]}")
+        for r in rows
+    ]
 
 
 def download(
-    objects: Iterable[S3Object], journal: Journal, client: Any, workers: int = 16, total_bytes: int = 0, attempts: int = ATTEMPTS
+    objects: Iterable[S3Object],
+    journal: Journal,
+    client: Any,
+    workers: int = 16,
+    total_bytes: int = 0,
+    attempts: int = ATTEMPTS,
 ) -> int:
     """Fetch what the journal does not hold yet, several objects at a time; return the number fetched.
 
-    ``objects`` is read as far as there is work for the threads and no further. An object that is missing or stays damaged costs
-    nothing but itself: the others are fetched, then the error is raised. Memory is bounded by ``workers`` chunks of 1 MiB.
+    ``objects`` is read as far as there is work for the threads and no further. An object that is missing or stays
+    damaged costs
+    nothing but itself: the others are fetched, then the error is raised. Memory is bounded by ``workers`` chunks of 1
+    MiB.
 
     Args:
         objects: What to fetch.
@@ -225,16 +242,19 @@ def download(
             pool.shutdown(cancel_futures=True)
             raise
     if failed:
-        raise AxonError(failed[0].code, f"{len(failed)} objects could not be fetched; the first: {failed[0].message}", failed[0].fix)
+        raise AxonError(
+            failed[0].code, f"{len(failed)} objects could not be fetched; the first: {failed[0].message}", failed[0].fix
+        )
     return fetched
 
 
 def retry(action: Callable[[], T], what: str, attempts: int = ATTEMPTS, stop: threading.Event | None = None) -> T:
-    """Do ``action`` until it works; wait a random time up to 0.5, 1, 2, ... 20 s after what may pass, end at once on what will not.
+    """Do ``action`` until it works; wait a random time up to 0.5, 1, 2, ... 20 s after what may pass, end at once on
+    what will not.
 
     Raises:
-        AxonError: ``S3_UNREACHABLE`` or ``S3_DAMAGED`` after the last attempt; ``S3_DENIED``, ``S3_MISSING``, ``S3_REFUSED`` or
-            ``DISK_FULL`` at once.
+        AxonError: ``S3_UNREACHABLE`` or ``S3_DAMAGED`` after the last attempt; ``S3_DENIED``, ``S3_MISSING``,
+            ``S3_REFUSED`` or ``DISK_FULL`` at once.
     """
     stop = stop or threading.Event()
     for attempt in range(attempts):
@@ -245,10 +265,14 @@ def retry(action: Callable[[], T], what: str, attempts: int = ATTEMPTS, stop: th
                 raise lasting from error
             last: Exception = error
         except (NoCredentialsError, PartialCredentialsError) as error:
-            raise AxonError("S3_DENIED", f"{what}: {error}", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
+            raise AxonError(
+                "S3_DENIED", f"{what}: {error}", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            ) from error
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise AxonError("DISK_FULL", f"no space left for {what}", "free some and run it again: it goes on where it was") from error
+                raise AxonError(
+                    "DISK_FULL", f"no space left for {what}", "free some and run it again: it goes on where it was"
+                ) from error
             raise
         if attempt + 1 < attempts:
             pause = random.uniform(0, min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**attempt))
@@ -256,7 +280,9 @@ def retry(action: Callable[[], T], what: str, attempts: int = ATTEMPTS, stop: th
             if stop.wait(pause):
                 raise _StoppedError
     if isinstance(last, _DamagedError | FlexibleChecksumError):
-        raise AxonError("S3_DAMAGED", f"{what} came damaged {attempts} times: {last}", "run it again; else the source is damaged") from last
+        raise AxonError(
+            "S3_DAMAGED", f"{what} came damaged {attempts} times: {last}", "run it again; else the source is damaged"
+        ) from last
     fix = "check the endpoint and the network and run it again: it goes on where it was"
     raise AxonError("S3_UNREACHABLE", f"{what} failed {attempts} times: {last}", fix) from last
 
@@ -267,7 +293,11 @@ def _lasting(error: ClientError, what: str) -> AxonError | None:
     if status >= 500 or status == 429 or code in ("SlowDown", "Throttling", "ThrottlingException", "RequestTimeout"):
         return None
     if status in (401, 403) or code in _DENIED:
-        return AxonError("S3_DENIED", f"{what}: {code}", "a public bucket needs no --sign; another needs it and working AWS credentials")
+        return AxonError(
+            "S3_DENIED",
+            f"{what}: {code}",
+            "a public bucket needs no --sign; another needs it and working AWS credentials",
+        )
     if status == 404:
         return AxonError("S3_MISSING", f"{what}: {code}", "check the bucket and the endpoint")
     return AxonError("S3_REFUSED", f"{what}: HTTP {status} {code}", "check the endpoint, the region and the bucket")
@@ -275,7 +305,9 @@ def _lasting(error: ClientError, what: str) -> AxonError | None:
 
 def _fetch(client: Any, one: S3Object, journal: Journal, stop: threading.Event, attempts: int) -> Entry:
     try:
-        entry = retry(lambda: _fetch_once(client, one, journal.folder, stop), f"s3://{one.bucket}/{one.key}", attempts, stop)
+        entry = retry(
+            lambda: _fetch_once(client, one, journal.folder, stop), f"s3://{one.bucket}/{one.key}", attempts, stop
+        )
         journal.add(entry)
     except Exception as error:
         # Here and not where the result is collected: by then this thread may be done with the next object.
@@ -311,7 +343,9 @@ def _fetch_once(client: Any, one: S3Object, out: Path, stop: threading.Event) ->
 
 
 def _verify(path: Path, etag: str, md5: str) -> Verified:
-    """Compare with the ETag; of an object uploaded in parts, try the part sizes in use that give its number of parts."""
+    """Compare with the ETag; of an object uploaded in parts, try the part sizes in use that give its number of
+    parts.
+    """
     digest, _, parts = etag.partition("-")
     if not parts and len(etag) == 32:
         if md5 != etag:
@@ -323,7 +357,9 @@ def _verify(path: Path, etag: str, md5: str) -> Verified:
 
 
 def multipart_md5(path: Path, part_size: int) -> str:
-    """The first half of the ETag that S3 gives a file uploaded in parts of ``part_size``: the MD5 of the parts' binary MD5s."""
+    """The first half of the ETag that S3 gives a file uploaded in parts of ``part_size``: the MD5 of the parts' binary
+    MD5s.
+    """
     total = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
         for start in range(0, path.stat().st_size, part_size):

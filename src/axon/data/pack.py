@@ -1,4 +1,6 @@
-"""Pack CTs and their patients' films into a dataset that DVC can version: one file an image, because DVC is slow on many small ones."""
+"""Pack CTs and their patients' films into a dataset that DVC can version: one file an image, because DVC is slow on
+many small ones.
+"""
 
 from __future__ import annotations
 
@@ -38,23 +40,25 @@ class Packed(NamedTuple):
 
 
 def pack(folder: Path, out: Path, licence: str, source: str, config: Config) -> Packed:
-    """Write the CTs of ``folder`` as int16 HU NIfTI, with manifest, splits, rejections and dataset card; nothing else of a header survives.
+    """Write the CTs of ``folder`` as int16 HU NIfTI, with manifest, splits, rejections and dataset card; nothing else
+    of a header survives.
 
-    One volume is in memory at a time. A study that cannot be read costs only itself and is listed in ``rejected.csv``. Every film of a
-    packed patient whose view is sure comes along, with ``films.csv``; the card counts the others by code.
+    One volume is in memory at a time. A study that cannot be read costs only itself and is listed in ``rejected.csv``.
+    Every film of a packed patient whose view is sure comes along, with ``films.csv``; the card counts the others by
+    code.
 
     Args:
-        folder: CTs in any form that `axon.data.readers.find_studies` knows, or a packed dataset, whose cases and films stay as they
-            are; its ``splits.json`` is used where there is one.
+        folder: CTs in any form that `axon.data.readers.find_studies` knows, or a packed dataset, whose cases and films
+            stay as they are; its ``splits.json`` is used where there is one.
         out: Dataset folder; it appears whole, or not at all.
-        licence: Of all these CTs and films, e.g. ``"CC BY 4.0"``; empty for a packed dataset, which says it of each file, and for a
-            fetched cohort, whose ``cohort.json`` knows it.
+        licence: Of all these CTs and films, e.g. ``"CC BY 4.0"``; empty for a packed dataset, which says it of each
+            file, and for a fetched cohort, whose ``cohort.json`` knows it.
         source: Where they come from, e.g. ``"doi:10.7937/..."``; likewise.
         config: Its seed and ``data`` section split the patients where ``folder`` has no ``splits.json``.
 
     Raises:
-        AxonError: ``LICENCE_MISSING``, ``NO_CT``, ``SPLITS_FORMAT``, ``PATIENT_IN_TWO_SETS``; ``DATASET_DAMAGED`` for a packed dataset that
-            `verify_dataset` finds damaged.
+        AxonError: ``LICENCE_MISSING``, ``NO_CT``, ``SPLITS_FORMAT``, ``PATIENT_IN_TWO_SETS``; ``DATASET_DAMAGED`` for a
+            packed dataset that `verify_dataset` finds damaged.
     """
     if (folder / "manifest.csv").is_file():
         verify_dataset(folder)
@@ -63,16 +67,25 @@ def pack(folder: Path, out: Path, licence: str, source: str, config: Config) -> 
     with whole_folder(out) as part:
         rows, rejected = _pack_cts(studies, terms, part)
         if not rows:
-            raise AxonError("NO_CT", f"none of the {len(studies)} studies in {folder} can be read: {_codes(rejected)}", "mend them")
+            raise AxonError(
+                "NO_CT", f"none of the {len(studies)} studies in {folder} can be read: {_codes(rejected)}", "mend them"
+            )
         patients = {row["patient_id"] for row in rows}
-        films, films_left_out = _pack_films(folder, [study for study in studies if study.patient_id in patients], terms, part)
+        films, films_left_out = _pack_films(
+            folder, [study for study in studies if study.patient_id in patients], terms, part
+        )
         sets = sets_of(folder / "splits.json", rows, config)
         write_csv(part / "manifest.csv", COLUMNS, rows)
         write_csv(part / "rejected.csv", REJECTED, rejected)
-        write_json(part / "splits.json", {"patients": {row["patient_id"]: sets[row["patient_id"]] for row in rows}, "version": 1})
+        write_json(
+            part / "splits.json",
+            {"patients": {row["patient_id"]: sets[row["patient_id"]] for row in rows}, "version": 1},
+        )
         left_out = [{"case_id": row["study"], "excluded": row["code"], "reason": row["message"]} for row in rejected]
         described = [{**row, "set": sets[row["patient_id"]]} for row in rows]
-        text = card("CTs packed by AXON", described, {}, left_out, Counter(row["view"] for row in films), films_left_out)
+        text = card(
+            "CTs packed by AXON", described, {}, left_out, Counter(row["view"] for row in films), films_left_out
+        )
         (part / "README.md").write_text(text)
     return Packed(len(rows), len(rejected), len(films), films_left_out.total())
 
@@ -92,8 +105,12 @@ def _pack_cts(studies: list[Study], terms: Terms, out: Path) -> tuple[list[dict[
     return rows, rejected
 
 
-def _pack_films(folder: Path, studies: list[Study], terms: Terms, out: Path) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """Write ``out/films`` and ``out/films.csv``, neither where no film is kept; return the table's rows and the left out films by code."""
+def _pack_films(
+    folder: Path, studies: list[Study], terms: Terms, out: Path
+) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """Write ``out/films`` and ``out/films.csv``, neither where no film is kept; return the table's rows and the left
+    out films by code.
+    """
     rows: list[dict[str, Any]] = []
     left_out: Counter[str] = Counter()
     kept: Counter[str] = Counter()
@@ -128,7 +145,9 @@ def _terms(folder: Path, files: set[Path], licence: str, source: str) -> Terms:
     known = {s.collection: (s.licence, f"doi:{s.doi}") for s in Cohort.load(cohort).series} if cohort.is_file() else {}
     if unknown := sorted(set(collection.values()) - set(known)):
         message = f"nobody says under which licence the images of {', '.join(unknown)} are, or where they come from"
-        raise AxonError("LICENCE_MISSING", message, "give --licence and --source, or add a folder that `axon cohort fetch` wrote")
+        raise AxonError(
+            "LICENCE_MISSING", message, "give --licence and --source, or add a folder that `axon cohort fetch` wrote"
+        )
     return {file: known[name] for file, name in collection.items()}
 
 

@@ -1,6 +1,7 @@
 """Procedural chest phantoms in HU, bit-exact on every machine: integer arithmetic only.
 
-Lengths are in units of 1/16 mm. x runs to the left, y to the back, z to the head; the origin is the centre of the thorax.
+Lengths are in units of 1/16 mm. x runs to the left, y to the back, z to the head; the origin is the centre of the
+thorax.
 Shape legend: D slices (towards the head), H rows (towards the back), W columns (towards the left).
 
 A structure is painted by its coverage of each voxel, 0 to 256, so that edges are as soft as a scanner's partial volume.
@@ -145,7 +146,9 @@ class _Canvas:
         return part
 
     def paint(self, depth: np.ndarray, hu: int | np.ndarray, within: np.ndarray | None = None) -> np.ndarray:
-        """Blend ``hu`` in where ``depth``, the distance inside the surface, is positive. Returns the coverage, 0 to 256."""
+        """Blend ``hu`` in where ``depth``, the distance inside the surface, is positive. Returns the coverage, 0 to
+        256.
+        """
         cover = np.clip(depth * 256 // self.spacing + 128, 0, 256)
         if within is not None:
             cover = np.minimum(cover, within)
@@ -177,7 +180,9 @@ class _Canvas:
             part += (hu - part) * cover >> 8
 
     def add_noise(self, seed: int) -> None:
-        """Quantum noise: a hash of the voxel's index, white plus smoothed, about 20 HU; more in the soft tissue than in air."""
+        """Quantum noise: a hash of the voxel's index, white plus smoothed, about 20 HU; more in the soft tissue than in
+        air.
+        """
         n = np.arange(self.hu.size, dtype=np.uint64).reshape(self.hu.shape) + np.uint64(seed % 2**20 << 32)
         for shift, factor in ((33, 0xFF51AFD7ED558CCD), (33, 0xC4CEB9FE1A85EC53), (33, 1)):
             n = (n ^ (n >> np.uint64(shift))) * np.uint64(factor)
@@ -252,7 +257,11 @@ def _paint_abdomen(canvas: _Canvas, a: _Anatomy, dice: _Dice) -> None:
     stomach = (56 * MM, -18 * MM, a.dome_right + a.dome_left - 44 * MM)
     canvas.paint(canvas.ellipsoid(stomach, (38 * MM, 40 * MM, 36 * MM)), 38, under)
     gas = dice.mm(10, 24)
-    canvas.paint(canvas.ellipsoid((stomach[0], stomach[1] - 10 * MM, stomach[2] + 10 * MM), (gas + 6 * MM, gas, gas)), -920, under)
+    canvas.paint(
+        canvas.ellipsoid((stomach[0], stomach[1] - 10 * MM, stomach[2] + 10 * MM), (gas + 6 * MM, gas, gas)),
+        -920,
+        under,
+    )
 
 
 def _paint_lungs(canvas: _Canvas, a: _Anatomy, dice: _Dice) -> None:
@@ -261,7 +270,10 @@ def _paint_lungs(canvas: _Canvas, a: _Anatomy, dice: _Dice) -> None:
     cage = _cage(canvas, a, 7 * MM)
     # The mediastinum narrows behind the sternum, where the lungs nearly meet, and beside the spine.
     half = (
-        a.mediastinum - np.clip(-y - 24 * MM, 0, 60 * MM) * 3 // 8 - np.clip(y - 24 * MM, 0, 30 * MM) // 3 + np.clip(-z, 0, 90 * MM) // 12
+        a.mediastinum
+        - np.clip(-y - 24 * MM, 0, 60 * MM) * 3 // 8
+        - np.clip(y - 24 * MM, 0, 30 * MM) // 3
+        + np.clip(-z, 0, 90 * MM) // 12
     )
     for side in (-1, 1):
         depth = np.minimum(np.minimum(cage, _dome(canvas, a, side)), side * x - half)
@@ -276,7 +288,9 @@ def _paint_lungs(canvas: _Canvas, a: _Anatomy, dice: _Dice) -> None:
             canvas.tube([(center, dice.mm(5, 13))], 40, lung)
         if side == 1 - 2 * (a.effusion & 1):
             level = a.dome_right - 45 * MM + a.effusion
-            canvas.paint((level - z + y // 3) * np.int64(a.effusion > 0) - np.int64(a.effusion == 0) * (1 << 16), 12, lung)
+            canvas.paint(
+                (level - z + y // 3) * np.int64(a.effusion > 0) - np.int64(a.effusion == 0) * (1 << 16), 12, lung
+            )
 
 
 def _branch(canvas: _Canvas, dice: _Dice, start: Point, aim: Point, radius: int, order: int, lung: np.ndarray) -> None:
@@ -311,14 +325,23 @@ def _paint_heart_and_vessels(canvas: _Canvas, a: _Anatomy, dice: _Dice) -> None:
     """The heart lies on the left half of the dome, its apex down and to the left."""
     base = a.dome_right + a.dome_left // 2 + a.heart[2] * 3 // 5
     center = (24 * MM, -28 * MM, base)
-    canvas.paint(canvas.ellipsoid(center, (a.heart[0] + 5 * MM, a.heart[1] + 5 * MM, a.heart[2] + 4 * MM), -a.heart_turn), -60)
+    canvas.paint(
+        canvas.ellipsoid(center, (a.heart[0] + 5 * MM, a.heart[1] + 5 * MM, a.heart[2] + 4 * MM), -a.heart_turn), -60
+    )
     canvas.paint(canvas.ellipsoid(center, a.heart, -a.heart_turn), 45)
-    canvas.paint(canvas.ellipsoid((30 * MM, -24 * MM, base - 4 * MM), (30 * MM, 26 * MM, 22 * MM), -a.heart_turn), a.blood_hu)
+    canvas.paint(
+        canvas.ellipsoid((30 * MM, -24 * MM, base - 4 * MM), (30 * MM, 26 * MM, 22 * MM), -a.heart_turn), a.blood_hu
+    )
     canvas.paint(canvas.ellipsoid((-22 * MM, -18 * MM, base + 6 * MM), (26 * MM, 32 * MM, 36 * MM)), a.blood_hu)
     r = dice.between(12, 16)
-    arch = _mm((2, -22, 5, r), (-10, -26, 35, r), (-6, -20, 56, r), (8, 0, 66, r), (20, 22, 58, r - 1), (24, 38, 35, r - 2))
+    arch = _mm(
+        (2, -22, 5, r), (-10, -26, 35, r), (-6, -20, 56, r), (8, 0, 66, r), (20, 22, 58, r - 1), (24, 38, 35, r - 2)
+    )
     canvas.tube(_line([*arch, *_mm((22, 40, -60, r - 2), (12, 38, -180, r - 3))], canvas.spacing), a.blood_hu)
-    pulmonary = [_mm((14, -28, 5, 13), (14, -12, 24, 13), (38, 12, 18, 9)), _mm((14, -12, 22, 12), (-18, 2, 16, 10), (-40, 10, 8, 8))]
+    pulmonary = [
+        _mm((14, -28, 5, 13), (14, -12, 24, 13), (38, 12, 18, 9)),
+        _mm((14, -12, 22, 12), (-18, 2, 16, 10), (-40, 10, 8, 8)),
+    ]
     great = [_mm((-22, -14, 20, 9), (-24, -12, 70, 8), (-30, -6, 120, 7)), _mm((-8, -12, 62, 6), (-18, -2, 130, 5))]
     for path in [*pulmonary, *great, _mm((16, 14, 64, 5), (28, 8, 130, 5)), _mm((-16, 4, -30, 11), (-18, 8, -130, 11))]:
         canvas.tube(_line(path, canvas.spacing), a.blood_hu)
@@ -327,7 +350,10 @@ def _paint_heart_and_vessels(canvas: _Canvas, a: _Anatomy, dice: _Dice) -> None:
 def _paint_airways(canvas: _Canvas, a: _Anatomy) -> None:
     """The trachea, a little right of the midline, and the main bronchi."""
     trachea = _mm((0, 4, 190, 8), (-2, 10, 110, 8), (-3, 18, 40, 8))
-    right, left = _mm((-4, 18, 38, 7), (-22, 18, 18, 6), (-36, 18, 2, 4)), _mm((-2, 18, 38, 6), (26, 18, 18, 5), (44, 20, 8, 4))
+    right, left = (
+        _mm((-4, 18, 38, 7), (-22, 18, 18, 6), (-36, 18, 2, 4)),
+        _mm((-2, 18, 38, 6), (26, 18, 18, 5), (44, 20, 8, 4)),
+    )
     for path in (trachea, right, left):
         canvas.tube(_line([(p, r + 2 * MM) for p, r in path], canvas.spacing), 40)
     for path in (trachea, right, left):
@@ -405,7 +431,10 @@ def _paint_shoulders(canvas: _Canvas, a: _Anatomy) -> None:
     front = _rib_point(a, _ONE, 90 * MM, 0, 1, 0)[0][1]
     for side in (-1, 1):
         wide = side * 125 * MM * a.wide // _ONE
-        knots: list[tuple[Point, int]] = [((side * 16 * MM, front, 88 * MM), 100), ((wide // 2, front + 2 * MM, 112 * MM), 90)]
+        knots: list[tuple[Point, int]] = [
+            ((side * 16 * MM, front, 88 * MM), 100),
+            ((wide // 2, front + 2 * MM, 112 * MM), 90),
+        ]
         canvas.tube(_line([*knots, ((wide, front + 40 * MM, 132 * MM), 90)], canvas.spacing), a.bone_hu)
         for n in range(12):
             z = (108 - 9 * n) * MM

@@ -36,8 +36,8 @@ COLUMNS = {
     "excluded": "string",
     "reason": "string",
 }
-"""Columns of ``manifest.parquet`` and their Arrow types: ``views`` are rendered, ``films`` the patient's real ones; an excluded study
-has its code and reason alone."""
+"""Columns of ``manifest.parquet`` and their Arrow types: ``views`` are rendered, ``films`` the patient's real ones; an
+excluded study has its code and reason alone."""
 NO_TEST = ("train", "val")
 """The sets that are not held out for testing; every other set is a test set."""
 
@@ -45,12 +45,13 @@ NO_TEST = ("train", "val")
 def assemble(shard_folders: list[Path], raw: Path, config: Config, out: Path) -> dict[str, Any]:
     """Merge the shards of `axon.data.ingest.ingest` into one dataset, split by patient.
 
-    The split is that of ``raw/splits.json``, else of `split_patients`. Files: ``manifest.parquet`` (one row a study, also of those left
-    out, with the reason), ``splits.json``, ``cases/``, ``dataset.json`` and ``README.md``, the dataset card.
+    The split is that of ``raw/splits.json``, else of `split_patients`. Files: ``manifest.parquet`` (one row a study,
+    also of those left out, with the reason), ``splits.json``, ``cases/``, ``dataset.json`` and ``README.md``, the
+    dataset card.
 
     Returns:
-        dict: What ``dataset.json`` holds: source, split_hash, counts, rejected (by code), films (real ones by view), films_rejected (by
-            code), config.
+        dict: What ``dataset.json`` holds: source, split_hash, counts, rejected (by code), films (real ones by view),
+            films_rejected (by code), config.
 
     Raises:
         AxonError: ``TOO_MANY_REJECTED``, ``TOO_FEW_CASES``, ``PATIENT_IN_TWO_SETS``, ``SPLITS_FORMAT``.
@@ -64,7 +65,10 @@ def assemble(shard_folders: list[Path], raw: Path, config: Config, out: Path) ->
         row |= {name: known.get(row["case_id"], {}).get(name, "") for name in ("licence", "source")}
     counts = dict(sorted(Counter(row["set"] for row in rows).items()))
     if counts.get("train", 0) < config.data.min_train_cases:
-        message = f"{counts.get('train', 0)} training cases of {len(rows)}, data.min_train_cases is {config.data.min_train_cases}"
+        message = (
+            f"{counts.get('train', 0)} training cases of {len(rows)}, data.min_train_cases is "
+            f"{config.data.min_train_cases}"
+        )
         raise AxonError("TOO_FEW_CASES", message, "give more CTs, or hold fewer out")
     with whole_folder(out) as part:
         (part / "cases").mkdir()
@@ -82,7 +86,9 @@ def assemble(shard_folders: list[Path], raw: Path, config: Config, out: Path) ->
         }
         left_out = [{"case_id": row["study"], "excluded": row["code"], "reason": row["message"]} for row in rejected]
         write_manifest(part, [*rows, *left_out])
-        text = card("A dataset prepared by AXON", rows, facts["source"], left_out, facts["films"], facts["films_rejected"])
+        text = card(
+            "A dataset prepared by AXON", rows, facts["source"], left_out, facts["films"], facts["films_rejected"]
+        )
         (part / "README.md").write_text(text)
         write_json(part / "splits.json", {"patients": {row["patient_id"]: row["set"] for row in rows}, "version": 1})
         write_json(part / "dataset.json", facts)
@@ -113,7 +119,11 @@ class PreparedDataset:
         rows = [row for row in read_manifest(folder) if not row["excluded"]]
         _one_set_each((row["patient_id"], row["set"]) for row in rows)
         if _split_hash(rows) != self.split_hash:
-            raise AxonError("DATASET_DAMAGED", f"the manifest of {folder} is not the one that was split", "run the assemble step again")
+            raise AxonError(
+                "DATASET_DAMAGED",
+                f"the manifest of {folder} is not the one that was split",
+                "run the assemble step again",
+            )
         self._sha256 = {row["case_id"]: row["sha256"] for row in rows}
         self.sets: dict[str, list[str]] = defaultdict(list)
         for row in rows:
@@ -121,18 +131,24 @@ class PreparedDataset:
         self.sets = {name: sorted(cases) for name, cases in sorted(self.sets.items())}
 
     def load(self, set_name: str) -> list[Case]:
-        """The cases of a set in the order of their ids; none for an unknown set. Raises AxonError ``DATASET_DAMAGED``."""
+        """The cases of a set in the order of their ids; none for an unknown set. Raises AxonError
+        ``DATASET_DAMAGED``.
+        """
         cases = []
         for case_id in self.sets.get(set_name, []):
             path = self.folder / case_file({"case_id": case_id})
             if not path.is_file() or sha256_file(path) != self._sha256[case_id]:
-                raise AxonError("DATASET_DAMAGED", f"{path} is missing or differs from its sha256", "run the assemble step again")
+                raise AxonError(
+                    "DATASET_DAMAGED", f"{path} is missing or differs from its sha256", "run the assemble step again"
+                )
             cases.append(Case.load(path))
         return cases
 
 
 def write_manifest(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Write ``manifest.parquet``; equal rows are equal bytes with one version of pyarrow. What a row lacks is empty, a number null."""
+    """Write ``manifest.parquet``; equal rows are equal bytes with one version of pyarrow. What a row lacks is empty, a
+    number null.
+    """
     import pyarrow
     from pyarrow import parquet
 
@@ -186,8 +202,8 @@ def sets_of(path: Path, rows: list[dict[str, Any]], config: Config) -> dict[str,
 def split_patients(rows: list[dict[str, Any]], config: Config) -> dict[str, str]:
     """Set of each patient: the first named set with a pattern that fits, else by a keyed hash of the patient id.
 
-    A set that came out empty takes the patient of lowest hash from the largest; ``internal`` only where there is no test set at all.
-    A training set that came out too small takes patients back from the larger hashed sets.
+    A set that came out empty takes the patient of lowest hash from the largest; ``internal`` only where there is no
+    test set at all. A training set that came out too small takes patients back from the larger hashed sets.
     """
     data = config.data
     cases = Counter(row["patient_id"] for row in rows)
@@ -199,7 +215,9 @@ def split_patients(rows: list[dict[str, Any]], config: Config) -> dict[str, str]
     hashed: dict[str, list[str]] = {"val": [], "internal": [], "train": []}
     for patient in sorted(set(cases) - set(named), key=lambda p: place[p]):
         share = place[patient]
-        hashed["val" if share < data.val_share else "internal" if share < data.val_share + data.internal_share else "train"].append(patient)
+        hashed[
+            "val" if share < data.val_share else "internal" if share < data.val_share + data.internal_share else "train"
+        ].append(patient)
     present = set(named.values())
     wanted = ["val"] if "val" not in present else []
     if not present - set(NO_TEST):
@@ -254,10 +272,14 @@ def _one_set_each(pairs: Iterable[tuple[str, str]]) -> None:
     for patient, name in pairs:
         sets[patient].add(name)
     if twice := sorted(patient for patient, names in sets.items() if len(names) > 1):
-        raise AxonError("PATIENT_IN_TWO_SETS", f"patients in more than one set: {', '.join(twice)}", "split by patient, not by case")
+        raise AxonError(
+            "PATIENT_IN_TWO_SETS", f"patients in more than one set: {', '.join(twice)}", "split by patient, not by case"
+        )
 
 
-def _merge_reports(shard_folders: list[Path]) -> tuple[list[dict[str, Any]], list[dict[str, str]], list[dict[str, str]]]:
+def _merge_reports(
+    shard_folders: list[Path],
+) -> tuple[list[dict[str, Any]], list[dict[str, str]], list[dict[str, str]]]:
     """Accepted rows, with the path of each case, rejected rows, both in a fixed order; and rejected films."""
     rows, rejected, films_rejected = [], [], []
     for folder in shard_folders:
@@ -277,7 +299,9 @@ def _check_rejected(accepted: int, rejected: list[dict[str, str]], config: Confi
     if share > config.data.max_rejected_share:
         codes = ", ".join(f"{code} {count}" for code, count in Counter(row["code"] for row in rejected).most_common())
         message = f"{len(rejected)} of {accepted + len(rejected)} studies were rejected ({codes})"
-        raise AxonError("TOO_MANY_REJECTED", message, "mend or leave out the rejected studies, or raise data.max_rejected_share")
+        raise AxonError(
+            "TOO_MANY_REJECTED", message, "mend or leave out the rejected studies, or raise data.max_rejected_share"
+        )
 
 
 def _split_hash(rows: list[dict[str, Any]]) -> str:

@@ -27,7 +27,10 @@ def write_picture(path: Path, case: Case, codes: list[str]) -> None:
     slices = [case.hu_DHW[middle[0]], case.hu_DHW[::-1, middle[1]], case.hu_DHW[::-1, :, middle[2]]]
     tiles = [("axial", slices[0]), ("coronal", slices[1]), ("sagittal", slices[2])]
     pictures = [(name, _tile(_between(image, *_WINDOW_HU))) for name, image in tiles]
-    pictures += [(name, _tile(_stretched(image))) for name, image in (("DRR frontal", case.frontal_HW), ("DRR lateral", case.lateral_HW))]
+    pictures += [
+        (name, _tile(_stretched(image)))
+        for name, image in (("DRR frontal", case.frontal_HW), ("DRR lateral", case.lateral_HW))
+    ]
     films = (("film frontal", case.film_frontal), ("film lateral", case.film_lateral))
     pictures += [(name, _tile(_stretched(film.image_HW))) for name, film in films if film]
     sheet = Image.new("L", (TILE * len(pictures), TILE + 28))

@@ -74,13 +74,23 @@ def find_studies(folder: Path) -> list[Study]:
         patient_id = _pseudonym("p", headers[0].patient_id, 12)
         case_id = f"{patient_id}-{_pseudonym('', uid, 8)}"
         files = tuple(h.path for h in headers)
-        studies.append(Study(case_id, patient_id, collection_of(files[0], folder), files, tuple(films.get(headers[0].patient_id, ()))))
+        studies.append(
+            Study(
+                case_id, patient_id, collection_of(files[0], folder), files, tuple(films.get(headers[0].patient_id, ()))
+            )
+        )
     if not studies:
-        raise AxonError("NO_CT", f"no CT found under {folder}", "name a folder with DICOM series, .nii, .nii.gz, .nrrd or .mha files")
+        raise AxonError(
+            "NO_CT",
+            f"no CT found under {folder}",
+            "name a folder with DICOM series, .nii, .nii.gz, .nrrd or .mha files",
+        )
     studies.sort(key=lambda s: s.case_id)
     for one, other in itertools.pairwise(studies):
         if one.case_id == other.case_id:
-            raise AxonError("DUPLICATE_CASE", f"two studies would be called {one.case_id!r}", "give the files different names")
+            raise AxonError(
+                "DUPLICATE_CASE", f"two studies would be called {one.case_id!r}", "give the files different names"
+            )
     return studies
 
 
@@ -88,7 +98,8 @@ def read_ct(study: Study) -> Volume:
     """Read a study as int16 HU in canonical LPS orientation.
 
     Raises:
-        AxonError: ``NOT_A_CT``, ``CT_UNREADABLE``, ``CT_TOO_LARGE``, ``NO_ORIENTATION``, or another ``CT_*`` code of `read_ct_series`.
+        AxonError: ``NOT_A_CT``, ``CT_UNREADABLE``, ``CT_TOO_LARGE``, ``NO_ORIENTATION``, or another ``CT_*`` code of
+            `read_ct_series`.
     """
     path = study.files[0]
     if _suffix(path, NIFTI):
@@ -107,7 +118,9 @@ def _read_nifti(path: Path) -> Volume:
     image = nibabel.load(path)
     _check_shape(image.shape)
     if not (image.header["sform_code"] or image.header["qform_code"]):
-        raise AxonError("NO_ORIENTATION", f"{path.name} does not say which way the patient lies", "export it with qform or sform")
+        raise AxonError(
+            "NO_ORIENTATION", f"{path.name} does not say which way the patient lies", "export it with qform or sform"
+        )
     hu_DHW = to_hu(np.asarray(image.dataobj, dtype=np.float32)).transpose(2, 1, 0)
     return canonical(Volume(hu_DHW, lps_to_ras(image.affine)))
 
@@ -135,7 +148,9 @@ def _guard(read: Callable[[Path], Volume], path: Path) -> Volume:
     except AxonError:
         raise
     except Exception as error:
-        raise AxonError("CT_UNREADABLE", f"{path.name} cannot be read ({type(error).__name__})", "export it again") from error
+        raise AxonError(
+            "CT_UNREADABLE", f"{path.name} cannot be read ({type(error).__name__})", "export it again"
+        ) from error
 
 
 def _check_shape(shape: tuple[int, ...]) -> None:
@@ -150,12 +165,20 @@ def _check_ct(volume: Volume) -> None:
     """A chest CT in HU has both air and soft tissue; an X-ray film, a mask, a normalised volume or an MR has not."""
     hu = volume.hu_DHW
     if min(hu.shape) < 8:
-        raise AxonError("NOT_A_CT", f"the image has {hu.shape} voxels: a film or a few slices", "give a whole CT volume")
+        raise AxonError(
+            "NOT_A_CT", f"the image has {hu.shape} voxels: a film or a few slices", "give a whole CT volume"
+        )
     if not all(0.05 < spacing < 20 for spacing in volume.spacing_mm):
-        raise AxonError("NOT_A_CT", f"the voxel spacing {volume.spacing_mm} mm is no CT's", "export it with spacing in millimetres")
+        raise AxonError(
+            "NOT_A_CT", f"the voxel spacing {volume.spacing_mm} mm is no CT's", "export it with spacing in millimetres"
+        )
     air, soft = float((hu < -700).mean()), float(((hu > -150) & (hu < 250)).mean())
     if air < 0.02 or soft < 0.02:
-        raise AxonError("NOT_A_CT", f"{air:.1%} air and {soft:.1%} soft tissue: values are not HU of a chest", "give a chest CT in HU")
+        raise AxonError(
+            "NOT_A_CT",
+            f"{air:.1%} air and {soft:.1%} soft tissue: values are not HU of a chest",
+            "give a chest CT in HU",
+        )
 
 
 def collection_of(path: Path, folder: Path) -> str:

@@ -33,7 +33,9 @@ def verify_dataset(folder: Path) -> list[dict[str, Any]]:
 
 def damaged(folder: Path, problems: list[AxonError], found: str = "") -> AxonError:
     """The error that sums up ``problems``."""
-    return AxonError("DATASET_DAMAGED", f"{len(problems)} problems in {folder}{found}", "mend them all, or build the dataset again")
+    return AxonError(
+        "DATASET_DAMAGED", f"{len(problems)} problems in {folder}{found}", "mend them all, or build the dataset again"
+    )
 
 
 def check_dataset(folder: Path) -> tuple[list[dict[str, Any]], list[AxonError]]:
@@ -63,7 +65,9 @@ def check_dataset(folder: Path) -> tuple[list[dict[str, Any]], list[AxonError]]:
     problems += _check_names(rows)
     for row in rows:
         problems += _check_file(folder, row, check)
-    film_rows, film_problems = _packed_rows(folder / films.TABLE, films.COLUMNS) if (folder / films.TABLE).is_file() else ([], [])
+    film_rows, film_problems = (
+        _packed_rows(folder / films.TABLE, films.COLUMNS) if (folder / films.TABLE).is_file() else ([], [])
+    )
     problems += film_problems
     for row in film_rows:
         problems += _check_file(folder, row, _check_film)
@@ -83,24 +87,36 @@ def _packed_rows(manifest: Path, known: tuple[str, ...]) -> tuple[list[dict[str,
     # What csv puts under None are the fields beyond the header's.
     columns = {str(name) for row in rows for name in row if name is not None}
     problems = [
-        AxonError("MANIFEST_COLUMNS", f"{manifest.name} has the unknown column {name!r}", f"its columns are: {', '.join(known)}")
+        AxonError(
+            "MANIFEST_COLUMNS",
+            f"{manifest.name} has the unknown column {name!r}",
+            f"its columns are: {', '.join(known)}",
+        )
         for name in sorted(columns - set(known))
     ]
     for row in rows:
         if None in row or any(row.get(name) is None for name in known):
             name = row.get("case_id") or row.get("file") or "a row"
-            problems.append(AxonError("MANIFEST_COLUMNS", f"{name} of {manifest.name} lacks or exceeds columns", _RESTORE))
+            problems.append(
+                AxonError("MANIFEST_COLUMNS", f"{name} of {manifest.name} lacks or exceeds columns", _RESTORE)
+            )
     # A row that names no file or patient cannot be checked any further.
-    return [row for row in rows if all(row.get(name) for name in {"case_id", "patient_id", "file", "sha256"} & set(known))], problems
+    return [
+        row for row in rows if all(row.get(name) for name in {"case_id", "patient_id", "file", "sha256"} & set(known))
+    ], problems
 
 
 def _check_names(rows: list[dict[str, Any]]) -> Iterator[AxonError]:
     for name, count in Counter(row["case_id"] for row in rows).items():
         if count > 1:
-            yield AxonError("DUPLICATE_CASE", f"{name} is {count} times in the manifest", "give every case a name of its own")
+            yield AxonError(
+                "DUPLICATE_CASE", f"{name} is {count} times in the manifest", "give every case a name of its own"
+            )
 
 
-def _check_file(folder: Path, row: dict[str, Any], check: Callable[[Path, dict[str, Any]], Iterator[AxonError]]) -> Iterator[AxonError]:
+def _check_file(
+    folder: Path, row: dict[str, Any], check: Callable[[Path, dict[str, Any]], Iterator[AxonError]]
+) -> Iterator[AxonError]:
     path = folder / row["file"]
     named = f"{row.get('case_id', row['patient_id'])}: {row['file']}"
     if not path.resolve().is_relative_to(folder.resolve()):
@@ -123,10 +139,14 @@ def _check_nifti(path: Path, row: dict[str, Any]) -> Iterator[AxonError]:
         # Whole numbers are finite; only another type's voxels need reading.
         finite = np.issubdtype(image.get_data_dtype(), np.integer) or bool(np.isfinite(np.asarray(image.dataobj)).all())
     except (ImageFileError, OSError, ValueError) as error:
-        yield AxonError("CT_UNREADABLE", f"{row['case_id']}: {row['file']} cannot be read: {error}", "pack the case again")
+        yield AxonError(
+            "CT_UNREADABLE", f"{row['case_id']}: {row['file']} cannot be read: {error}", "pack the case again"
+        )
         return
     if not finite:
-        yield AxonError("HU_NOT_FINITE", f"{row['case_id']}: {row['file']} holds HU that are not finite", "pack the case again")
+        yield AxonError(
+            "HU_NOT_FINITE", f"{row['case_id']}: {row['file']} holds HU that are not finite", "pack the case again"
+        )
     shape = " ".join(map(str, image.shape[::-1]))
     spacing = " ".join(f"{float(step):g}" for step in image.header.get_zooms())
     if (row["shape"], row["spacing_mm"]) != (shape, spacing):
@@ -144,7 +164,9 @@ def _check_case(path: Path, row: dict[str, Any]) -> Iterator[AxonError]:
         return
     real = [film.image_HW for film in (case.film_frontal, case.film_lateral) if film]
     if not all(np.isfinite(array).all() for array in (case.frontal_HW, case.lateral_HW, case.affine, *real)):
-        yield AxonError("FILM_NOT_FINITE", f"{row['case_id']}: a film or the affine is not finite", "prepare the case again")
+        yield AxonError(
+            "FILM_NOT_FINITE", f"{row['case_id']}: a film or the affine is not finite", "prepare the case again"
+        )
 
 
 def _check_film(path: Path, row: dict[str, Any]) -> Iterator[AxonError]:
@@ -178,6 +200,8 @@ def _check_splits(path: Path, patients: Iterable[str]) -> Iterator[AxonError]:
         return
     for patient, names in sorted(sets.items()):
         if len(names) > 1:
-            yield AxonError("PATIENT_IN_TWO_SETS", f"{patient} is in {' and '.join(sorted(names))}", "split by patient, not by case")
+            yield AxonError(
+                "PATIENT_IN_TWO_SETS", f"{patient} is in {' and '.join(sorted(names))}", "split by patient, not by case"
+            )
     for patient in sorted(set(patients) - set(sets)):
         yield AxonError("SPLITS_FORMAT", f"{path.name} does not name the patient {patient}", fix)

@@ -1,6 +1,7 @@
 """Dataset versions: a git revision of ``data.dvc`` names one, DVC's cache and remote hold it.
 
-Git is read through DVC's own libraries, so that a container needs neither the git program nor a checkout: a git URL will do. Credentials
+Git is read through DVC's own libraries, so that a container needs neither the git program nor a checkout: a git URL
+will do. Credentials
 come from the environment alone: ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_PROFILE``, ...
 """
 
@@ -24,7 +25,9 @@ from axon.errors import AxonError
 if TYPE_CHECKING:
     from dvc.api import DVCFileSystem
 
-_SAVE = "`axon dataset push` keeps what data.dvc names; `dvc add data` makes a version of what is there; or move data/ away"
+_SAVE = (
+    "`axon dataset push` keeps what data.dvc names; `dvc add data` makes a version of what is there; or move data/ away"
+)
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,12 @@ def resolve(repo: str, revision: str) -> DataRevision:
 
 
 def get_revision(repo: str, revision: str, out: Path) -> DataRevision:
-    """Write the dataset of a revision to ``out``, from the cache or the remote; every byte is what ``data.dvc`` promises.
+    """Write the dataset of a revision to ``out``, from the cache or the remote; every byte is what ``data.dvc``
+    promises.
 
     Raises:
-        AxonError: ``DATA_NOT_CACHED``, ``DATA_REMOTE_DENIED``, ``DATA_REMOTE_FAILED``, ``DATA_DAMAGED``, or those of `resolve`.
+        AxonError: ``DATA_NOT_CACHED``, ``DATA_REMOTE_DENIED``, ``DATA_REMOTE_FAILED``, ``DATA_DAMAGED``, or those of
+            `resolve`.
     """
     with _revision_files(repo, revision) as fs:
         found = _resolved(fs, _pointer(fs))
@@ -67,7 +72,11 @@ def get_revision(repo: str, revision: str, out: Path) -> DataRevision:
             fs.get("data/", str(out), recursive=True)
     if (actual := tree_md5(out)) != found.md5:
         message = f"what came for revision {found.commit} has the hash {actual}, data.dvc says {found.md5}"
-        raise AxonError("DATA_DAMAGED", message, "a file on the remote or in the DVC cache is damaged: push it again from a good copy")
+        raise AxonError(
+            "DATA_DAMAGED",
+            message,
+            "a file on the remote or in the DVC cache is damaged: push it again from a good copy",
+        )
     return found
 
 
@@ -75,7 +84,8 @@ def pull(repo: Path, revision: str) -> DataRevision:
     """Make ``data`` and ``data.dvc`` of a checkout those of ``revision``, verified.
 
     Raises:
-        AxonError: ``DATA_CHANGED`` where ``data`` holds something that no version has, or those of `get_revision` and `verify_dataset`.
+        AxonError: ``DATA_CHANGED`` where ``data`` holds something that no version has, or those of `get_revision` and
+            `verify_dataset`.
     """
     refuse_unsaved(repo)
     with _revision_files(str(repo), revision) as fs:
@@ -93,21 +103,27 @@ def push(repo: Path) -> None:
     """Put ``data`` into the DVC cache and push it to the default remote.
 
     Raises:
-        AxonError: ``DATA_CHANGED`` where ``data`` is not what ``data.dvc`` names, ``DATASET_MISSING`` where it is not there,
-            ``DATA_REMOTE_DENIED`` or ``DATA_REMOTE_FAILED``.
+        AxonError: ``DATA_CHANGED`` where ``data`` is not what ``data.dvc`` names, ``DATASET_MISSING`` where it is not
+            there, ``DATA_REMOTE_DENIED`` or ``DATA_REMOTE_FAILED``.
     """
     if not (repo / "data").is_dir():
         raise AxonError("DATASET_MISSING", f"no dataset at {repo / 'data'}", "run `make data` or `axon dataset pull`")
     with _dvc(repo) as dvc:
         if _differs(dvc.status(targets=[_target(repo)])):
-            raise AxonError("DATA_CHANGED", "data/ is not what data.dvc names", "run `make data`, or `dvc add data` for a new version")
+            raise AxonError(
+                "DATA_CHANGED",
+                "data/ is not what data.dvc names",
+                "run `make data`, or `dvc add data` for a new version",
+            )
         dvc.commit(_target(repo), force=True)
         with _remote_errors(None):
             dvc.push(targets=[_target(repo)])
 
 
 def record(repo: Path) -> str:
-    """Make what is in ``data`` the version that ``data.dvc`` names. Returns DVC's hash. Raises AxonError ``DATA_NOT_VERSIONED``."""
+    """Make what is in ``data`` the version that ``data.dvc`` names. Returns DVC's hash. Raises AxonError
+    ``DATA_NOT_VERSIONED``.
+    """
     with _dvc(repo) as dvc:
         dvc.add(str(repo.resolve() / "data"))
     return _named(repo)
@@ -171,7 +187,9 @@ def _revision_files(repo: str, revision: str) -> Iterator[DVCFileSystem]:
         raise AxonError("DATA_REVISION_MISSING", message, "name a commit, tag or branch that is there") from error
     except DvcException as error:
         message = f"{repo or 'this folder'} is no git repository with DVC that can be read: {error}"
-        raise AxonError("DATA_REPO", message, "name a checkout or a git URL; run `dvc init` where DVC was never set up") from error
+        raise AxonError(
+            "DATA_REPO", message, "name a checkout or a git URL; run `dvc init` where DVC was never set up"
+        ) from error
     except (GitError, OSError) as error:
         # Git refuses another user's repository, and DVC writes into its folder even to read.
         user, group = os.getuid(), os.getgid()
@@ -196,12 +214,16 @@ def _resolved(fs: DVCFileSystem, pointer: str) -> DataRevision:
     try:
         return DataRevision(commit, str(yaml.safe_load(pointer)["outs"][0]["md5"]))
     except (yaml.YAMLError, KeyError, TypeError, IndexError) as error:
-        raise AxonError("DATA_NOT_VERSIONED", f"revision {commit} has no usable data.dvc", "name a revision that has one") from error
+        raise AxonError(
+            "DATA_NOT_VERSIONED", f"revision {commit} has no usable data.dvc", "name a revision that has one"
+        ) from error
 
 
 @contextlib.contextmanager
 def _remote_errors(revision: DataRevision | None) -> Iterator[None]:
-    """Say which of three things is wrong: we may not, we cannot, or it is not there. DVC tells only in the causes of its error."""
+    """Say which of three things is wrong: we may not, we cannot, or it is not there. DVC tells only in the causes of
+    its error.
+    """
     from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError
     from dvc.exceptions import DvcException
     from dvc_data.index import DataIndexDirError
@@ -212,12 +234,18 @@ def _remote_errors(revision: DataRevision | None) -> Iterator[None]:
     except (DvcException, DataIndexDirError, ObjectDBError, BotoCoreError, OSError) as error:
         causes = list(_causes(error))
         if any(isinstance(cause, PermissionError | NoCredentialsError | PartialCredentialsError) for cause in causes):
-            fix = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, and what they may do with the bucket"
+            fix = (
+                "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, and what they may do with the "
+                "bucket"
+            )
             raise AxonError("DATA_REMOTE_DENIED", f"the DVC remote refuses us: {causes[-1]}", fix) from error
         if revision is None or any(isinstance(cause, BotoCoreError | ConnectionError) for cause in causes):
             fix = "check the remote's url and endpointurl (`dvc remote list`) and the network"
             raise AxonError("DATA_REMOTE_FAILED", f"the DVC remote cannot be used: {causes[-1]}", fix) from error
-        message = f"the data of revision {revision.commit} ({revision.md5}) is neither in the DVC cache nor on the remote: {error}"
+        message = (
+            f"the data of revision {revision.commit} ({revision.md5}) is neither in the DVC cache nor on the "
+            f"remote: {error}"
+        )
         raise AxonError("DATA_NOT_CACHED", message, "run `make data`, or configure the remote that holds it") from error
 
 
@@ -245,7 +273,9 @@ def _dvc_there(repo: Path) -> Iterator[None]:
     try:
         yield
     except NotDvcRepoError as error:
-        raise AxonError("DATA_NOT_VERSIONED", f"{repo} is not versioned with DVC", "run `git init` and `dvc init` there") from error
+        raise AxonError(
+            "DATA_NOT_VERSIONED", f"{repo} is not versioned with DVC", "run `git init` and `dvc init` there"
+        ) from error
 
 
 def _target(repo: Path) -> str:

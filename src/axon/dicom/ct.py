@@ -72,15 +72,20 @@ def _header(path: Path, ds: Dataset) -> SliceHeader:
     with guarded("CT", "a slice"):
         kinds = [str(kind).upper() for kind in ds.get("ImageType") or []]
         modality, series = str(ds.get("Modality") or ""), str(ds.get("SeriesInstanceUID") or "")
-        require(bool(modality and series), "CT_UNREADABLE", "a file lacks Modality or SeriesInstanceUID", "export the series again")
+        require(
+            bool(modality and series),
+            "CT_UNREADABLE",
+            "a file lacks Modality or SeriesInstanceUID",
+            "export the series again",
+        )
         return SliceHeader(path, modality, str(ds.get("PatientID") or ""), series, "LOCALIZER" in kinds)
 
 
 def read_ct_series(files: list[Path]) -> Volume:
     """Read one CT series as int16 HU in canonical LPS orientation.
 
-    Slices are ordered by their position along the slice normal; file names and InstanceNumber are ignored. Each slice's PixelPaddingValue
-    (to PixelPaddingRangeLimit) and values of -2000 HU and below become air.
+    Slices are ordered by their position along the slice normal; file names and InstanceNumber are ignored. Each slice's
+    PixelPaddingValue (to PixelPaddingRangeLimit) and values of -2000 HU and below become air.
 
     Args:
         files: The DICOM files of one series, in any order.
@@ -95,14 +100,39 @@ def read_ct_series(files: list[Path]) -> Volume:
         require(single, "CT_MULTIFRAME", "a file holds several frames", "export one file a slice")
     headers = [_header(path, ds) for path, ds in parsed.items()]
     if len(files) < 3:
-        raise AxonError("CT_TOO_FEW_SLICES", f"the series has {len(files)} slices, a volume needs 3", "export the whole series")
-    require(all(h.modality == "CT" for h in headers), "CT_MODALITY", "the series is not of modality CT", "choose a CT series")
-    require(len({h.series_uid for h in headers}) == 1, "CT_MIXED_SERIES", "the files are of several series", "give one series")
-    require(len({h.patient_id for h in headers}) == 1, "CT_MIXED_PATIENTS", "the files are of several patients", "give one series")
+        raise AxonError(
+            "CT_TOO_FEW_SLICES", f"the series has {len(files)} slices, a volume needs 3", "export the whole series"
+        )
     require(
-        headers[0].patient_id != "", "CT_NO_PATIENT", "the series has no PatientID, so it cannot be split safely", "give it a pseudonym"
+        all(h.modality == "CT" for h in headers),
+        "CT_MODALITY",
+        "the series is not of modality CT",
+        "choose a CT series",
     )
-    require(not any(h.localizer for h in headers), "CT_LOCALIZER", "a localizer image is in the series", "leave the scout images out")
+    require(
+        len({h.series_uid for h in headers}) == 1,
+        "CT_MIXED_SERIES",
+        "the files are of several series",
+        "give one series",
+    )
+    require(
+        len({h.patient_id for h in headers}) == 1,
+        "CT_MIXED_PATIENTS",
+        "the files are of several patients",
+        "give one series",
+    )
+    require(
+        headers[0].patient_id != "",
+        "CT_NO_PATIENT",
+        "the series has no PatientID, so it cannot be split safely",
+        "give it a pseudonym",
+    )
+    require(
+        not any(h.localizer for h in headers),
+        "CT_LOCALIZER",
+        "a localizer image is in the series",
+        "leave the scout images out",
+    )
     slices = [_slice(path, ds) for path, ds in parsed.items()]
     slices, step = _stack(slices)
     rows, columns = slices[0].shape
@@ -126,7 +156,9 @@ def to_hu(values: np.ndarray) -> np.ndarray:
 def _stack(slices: list[_Slice]) -> tuple[list[_Slice], np.ndarray]:
     """Order the slices along their normal; return them and the step between neighbours in LPS mm, shape (3,)."""
     first = slices[0]
-    require(len({s.shape for s in slices}) == 1, "CT_SIZE", "slices differ in rows or columns", "export one uniform series")
+    require(
+        len({s.shape for s in slices}) == 1, "CT_SIZE", "slices differ in rows or columns", "export one uniform series"
+    )
     alike = all(np.allclose(s.orientation, first.orientation, atol=1e-3) for s in slices)
     require(alike, "CT_ORIENTATION", "slices differ in orientation", "export one uniform series")
     alike = all(np.allclose(s.spacing, first.spacing, rtol=1e-3) for s in slices)
@@ -137,14 +169,29 @@ def _stack(slices: list[_Slice]) -> tuple[list[_Slice], np.ndarray]:
     heights = positions @ normal
     steps = np.diff(heights)
     usual = float(np.median(steps))
-    require(bool(steps.min() > 0.01), "CT_DUPLICATE_SLICE", "two slices lie at one position", "export each slice once, one phase only")
-    require(bool(steps.max() < 1.5 * usual), "CT_SLICE_GAP", f"a gap of {steps.max():.2f} mm at a step of {usual:.2f} mm", "add the slices")
+    require(
+        bool(steps.min() > 0.01),
+        "CT_DUPLICATE_SLICE",
+        "two slices lie at one position",
+        "export each slice once, one phase only",
+    )
+    require(
+        bool(steps.max() < 1.5 * usual),
+        "CT_SLICE_GAP",
+        f"a gap of {steps.max():.2f} mm at a step of {usual:.2f} mm",
+        "add the slices",
+    )
     # Positions are often rounded to a tenth of a millimetre.
     even = bool(np.abs(steps - usual).max() <= max(0.11, 0.02 * usual))
     require(even, "CT_SLICE_STEP", "the step between slices is not uniform", "reconstruct with one slice increment")
     sideways = positions - positions[0] - np.outer(heights - heights[0], normal)
     straight = bool((np.linalg.norm(sideways, axis=1) <= 0.2 + 0.005 * (heights - heights[0])).all())
-    require(straight, "CT_TILT", "the slices are not stacked along their normal (gantry tilt)", "resample the series without tilt")
+    require(
+        straight,
+        "CT_TILT",
+        "the slices are not stacked along their normal (gantry tilt)",
+        "resample the series without tilt",
+    )
     return slices, (positions[-1] - positions[0]) / (len(slices) - 1)
 
 
@@ -152,27 +199,59 @@ def _slice(path: Path, ds: Dataset) -> _Slice:
     with guarded("CT", "a slice"):
         rows, columns = int(ds.get("Rows") or 0), int(ds.get("Columns") or 0)
         require(rows > 0 and columns > 0, "CT_SIZE", "a slice has no rows or columns", "export the series again")
-        require(rows * columns <= MAX_SLICE_PIXELS, "CT_TOO_LARGE", "a slice has too many pixels", "resample it to 2048 by 2048 or less")
-        grey = int(ds.get("SamplesPerPixel") or 1) == 1 and str(ds.get("PhotometricInterpretation")) in ("MONOCHROME1", "MONOCHROME2")
+        require(
+            rows * columns <= MAX_SLICE_PIXELS,
+            "CT_TOO_LARGE",
+            "a slice has too many pixels",
+            "resample it to 2048 by 2048 or less",
+        )
+        grey = int(ds.get("SamplesPerPixel") or 1) == 1 and str(ds.get("PhotometricInterpretation")) in (
+            "MONOCHROME1",
+            "MONOCHROME2",
+        )
         require(grey, "CT_COLOUR", "a slice is not MONOCHROME1 or MONOCHROME2", "export the original slices")
         # DICOM PS3.3 C.8.2.1.1: 12 to 16 bits, at the low end. A slice of 8 bits is a picture of one, and holds no HU.
         allocated, stored, high = (int(ds.get(key) or 0) for key in BITS[:3])
         whole = allocated == 16 and 12 <= stored <= 16 and high == stored - 1
-        require(whole, "CT_BITS", f"a slice has {stored} bits a pixel, or they are laid out oddly", "export the original slices")
-        position, orientation, spacing = (_numbers(ds, key, count) for key, count in zip(_GEOMETRY[:3], (3, 6, 2), strict=True))
+        require(
+            whole,
+            "CT_BITS",
+            f"a slice has {stored} bits a pixel, or they are laid out oddly",
+            "export the original slices",
+        )
+        position, orientation, spacing = (
+            _numbers(ds, key, count) for key, count in zip(_GEOMETRY[:3], (3, 6, 2), strict=True)
+        )
         row, column = orientation[:3], orientation[3:]
         unit = np.allclose([row @ row, column @ column, row @ column], [1, 1, 0], atol=1e-2)
         require(unit, "CT_ORIENTATION", "a slice's direction cosines are not orthonormal", "export the series again")
-        require(bool((spacing > 0).all()), "CT_SPACING", "a slice's pixel spacing is not positive", "export the series again")
+        require(
+            bool((spacing > 0).all()),
+            "CT_SPACING",
+            "a slice's pixel spacing is not positive",
+            "export the series again",
+        )
         tilted = abs(float(ds.get("GantryDetectorTilt") or 0)) > 0.5
         require(not tilted, "CT_TILT", "the gantry was tilted", "resample the series without tilt")
         has_rescale = all(ds.get(key) is not None for key in _RESCALE)
-        require(has_rescale, "CT_RESCALE", "a slice lacks RescaleSlope or RescaleIntercept", "export the original slices")
+        require(
+            has_rescale, "CT_RESCALE", "a slice lacks RescaleSlope or RescaleIntercept", "export the original slices"
+        )
         slope, intercept = float(ds.RescaleSlope), float(ds.RescaleIntercept)
-        require(bool(np.isfinite([slope, intercept]).all()) and slope != 0, "CT_RESCALE", "a slice's rescale is not usable", "export again")
+        require(
+            bool(np.isfinite([slope, intercept]).all()) and slope != 0,
+            "CT_RESCALE",
+            "a slice's rescale is not usable",
+            "export again",
+        )
         # Old scanners write US, unspecified; a map of electron density or of a mass fraction says so.
         units = str(ds.get("RescaleType") or "HU")
-        require(units in ("HU", "US"), "CT_RESCALE", "a slice's values are not in HU", "choose the CT series, not a map made from it")
+        require(
+            units in ("HU", "US"),
+            "CT_RESCALE",
+            "a slice's values are not in HU",
+            "choose the CT series, not a map made from it",
+        )
         return _Slice(path, position, orientation, spacing, (rows, columns), slope, intercept, padding(ds))
 
 

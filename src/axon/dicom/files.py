@@ -1,4 +1,5 @@
-"""Opening DICOM files that may be damaged or hostile: bounds before decoding, only allow-listed elements, one code for the rest.
+"""Opening DICOM files that may be damaged or hostile: bounds before decoding, only allow-listed elements, one code for
+the rest.
 
 Messages carry no file name and no header value: either may name a patient.
 """
@@ -57,7 +58,8 @@ def parse(path: Path, keys: list[str], kind: str, max_bytes: int) -> Dataset:
 def read_pixels(path: Path, kind: str, max_bytes: int) -> np.ndarray:
     """Decode a file's one grey frame, once its size agrees with Rows and Columns.
 
-    The decoder would trust the header: it cuts pixels off that are too many and lays a compressed 512 x 512 image out as 1024 x 256.
+    The decoder would trust the header: it cuts pixels off that are too many and lays a compressed 512 x 512 image out
+    as 1024 x 256.
 
     Args:
         path: A DICOM file.
@@ -95,7 +97,8 @@ def _coded_shape(frame: bytes, syntax: str) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def guarded(kind: str, what: str) -> Iterator[None]:
-    """Anything that a damaged or hostile file sets off becomes one code; its text, which may quote the header, is dropped.
+    """Anything that a damaged or hostile file sets off becomes one code; its text, which may quote the header, is
+    dropped.
 
     Args:
         kind: First part of the code: ``"CT"`` or ``"XRAY"``.
@@ -113,9 +116,13 @@ def guarded(kind: str, what: str) -> Iterator[None]:
     except AxonError:
         raise
     except NotImplementedError:
-        raise AxonError(f"{kind}_SYNTAX", f"{what}'s transfer syntax cannot be decoded", "export it uncompressed") from None
+        raise AxonError(
+            f"{kind}_SYNTAX", f"{what}'s transfer syntax cannot be decoded", "export it uncompressed"
+        ) from None
     except Exception as error:
-        raise AxonError(f"{kind}_UNREADABLE", f"{what} cannot be read ({type(error).__name__})", "export it again, uncompressed") from None
+        raise AxonError(
+            f"{kind}_UNREADABLE", f"{what} cannot be read ({type(error).__name__})", "export it again, uncompressed"
+        ) from None
 
 
 def numbers(ds: Dataset, key: str) -> np.ndarray:
@@ -129,7 +136,8 @@ def numbers(ds: Dataset, key: str) -> np.ndarray:
 def padding(ds: Dataset) -> tuple[int, int] | None:
     """Least and greatest stored value that stand for no measurement; needs the elements `PADDING` and `BITS`.
 
-    Writers disagree on the sign, as the element may be either: many a signed CT says 63536 for -2000. What counts is the bits.
+    Writers disagree on the sign, as the element may be either: many a signed CT says 63536 for -2000. What counts is
+    the bits.
     """
     size, signed = 2 ** int(ds.BitsAllocated), bool(ds.get("PixelRepresentation"))
     limits = [int(number) % size for key in PADDING for number in numbers(ds, key)[:1]]

@@ -1,11 +1,13 @@
 """Which view of a chest a film shows, from the image alone.
 
-Two signs are read from the film's middle, cut to the body and shrunk to 16 x 16: its correlation with the mean DRR of phantoms of each
-view, and how much brighter the mediastinum is than the lungs beside it, which only a frontal view shows on both sides.
+Two signs are read from the film's middle, cut to the body and shrunk to 16 x 16: its correlation with the mean DRR of
+phantoms of each view, and how much brighter the mediastinum is than the lungs beside it, which only a frontal view
+shows on both sides.
 
-Measured on the films and CTs that the tests name: every frontal film and DRR correlates with the frontal template by 0.45 or more, every
-lateral DRR with the lateral one by 0.5 or more. No real lateral film was at hand, so the lateral rule is calibrated on DRRs only. An axial
-CT slice shown as a picture has dark lungs about a bright middle too, and may pass as frontal.
+Measured on the films and CTs that the tests name: every frontal film and DRR correlates with the frontal template by
+0.45 or more, every lateral DRR with the lateral one by 0.5 or more. No real lateral film was at hand, so the lateral
+rule is calibrated on DRRs only. An axial CT slice shown as a picture has dark lungs about a bright middle too, and may
+pass as frontal.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from scipy import ndimage
 
 View = Literal["frontal", "lateral", "other"]
 
-# Mean of the DRRs of axon.data.phantoms seeds 0 to 5, as `shrink` leaves them, a hexadecimal digit a pixel; made by `template_text`.
+# Mean of the DRRs of axon.data.phantoms seeds 0 to 5, as `shrink` leaves them, a hexadecimal digit a pixel; made by
+# `template_text`.
 FRONTAL = """
 0024677777654200
 25789aaaaa998642
@@ -122,12 +125,20 @@ def template_text(films: list[np.ndarray]) -> str:
 
 
 def _signs(small: np.ndarray) -> tuple[float, float, float]:
-    """Correlation with the frontal template, with the lateral one either way round, and the mediastinum's step in brightness."""
+    """Correlation with the frontal template, with the lateral one either way round, and the mediastinum's step in
+    brightness.
+    """
     blocks = _blocks(small)
-    frontal, lateral = (np.array([[int(digit, 16) for digit in line] for line in text.split()]) for text in (FRONTAL, LATERAL))
+    frontal, lateral = (
+        np.array([[int(digit, 16) for digit in line] for line in text.split()]) for text in (FRONTAL, LATERAL)
+    )
     across = small[16:44].mean(axis=0)
     step = across[28:37].max() - max(across[8:27].min(), across[38:56].min())
-    return _correlation(blocks, frontal), max(_correlation(blocks, lateral), _correlation(blocks, lateral[:, ::-1])), float(step)
+    return (
+        _correlation(blocks, frontal),
+        max(_correlation(blocks, lateral), _correlation(blocks, lateral[:, ::-1])),
+        float(step),
+    )
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:

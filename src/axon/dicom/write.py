@@ -1,7 +1,8 @@
 """A volume as a DICOM CT series that says on every slice that no scanner made it.
 
-SOP class CT Image Storage, one file a slice (PS3.3 A.3): what every viewer and PACS takes. UIDs derive from what the volume was made of,
-and no file holds a date, so that writing it twice gives the same bytes and an archive does not collect duplicates.
+SOP class CT Image Storage, one file a slice (PS3.3 A.3): what every viewer and PACS takes. UIDs derive from what the
+volume was made of, and no file holds a date, so that writing it twice gives the same bytes and an archive does not
+collect duplicates.
 """
 
 from __future__ import annotations
@@ -53,13 +54,16 @@ def write_ct_series(volume: Volume, folder: Path, identity: SeriesIdentity) -> l
         list[Path]: The files in slice order.
 
     Raises:
-        AxonError: ``VOLUME_AFFINE`` where the axes are not orthogonal, ``VOLUME_RANGE`` where a value does not fit int16.
+        AxonError: ``VOLUME_AFFINE`` where the axes are not orthogonal, ``VOLUME_RANGE`` where a value does not fit
+            int16.
     """
     if not np.isfinite(volume.hu_DHW).all() or np.abs(volume.hu_DHW).max() > np.iinfo(np.int16).max:
         raise AxonError("VOLUME_RANGE", "the volume holds values that are no HU", "reconstruct again")
     directions = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)
     if not np.allclose(directions.T @ directions, np.eye(3), atol=1e-5):
-        raise AxonError("VOLUME_AFFINE", "the volume's axes are not orthogonal, which DICOM CT cannot express", "resample it")
+        raise AxonError(
+            "VOLUME_AFFINE", "the volume's axes are not orthogonal, which DICOM CT cannot express", "resample it"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     common, files = _series(volume, directions, identity), []
     for number, slice_HW in enumerate(volume.hu_DHW):
@@ -90,7 +94,9 @@ def _series(volume: Volume, directions: np.ndarray, identity: SeriesIdentity) ->
     ds.BitsAllocated = ds.BitsStored = 16
     ds.HighBit, ds.PixelRepresentation = 15, 1
     ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = "0", "1", "HU"
-    ds.WindowCenter, ds.WindowWidth, ds.WindowCenterWidthExplanation = (list(values) for values in zip(*WINDOWS, strict=True))
+    ds.WindowCenter, ds.WindowWidth, ds.WindowCenterWidthExplanation = (
+        list(values) for values in zip(*WINDOWS, strict=True)
+    )
     return ds
 
 
@@ -100,7 +106,9 @@ def _describe(ds: Dataset, identity: SeriesIdentity) -> None:
     ds.SOPClassUID, ds.Modality = CTImageStorage, "CT"
     ds.ImageType, ds.SyntheticData = ["DERIVED", "SECONDARY", "AXIAL"], "YES"
     ds.PatientID, ds.PatientName = identity.patient_id, f"SYNTHETIC^{identity.patient_id}"
-    ds.PatientBirthDate = ds.PatientSex = ds.StudyDate = ds.StudyTime = ds.AccessionNumber = ds.ReferringPhysicianName = ""
+    ds.PatientBirthDate = ds.PatientSex = ds.StudyDate = ds.StudyTime = ds.AccessionNumber = (
+        ds.ReferringPhysicianName
+    ) = ""
     ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID = (
         _uid(identity.key, level) for level in ("study", "series", "frame")
     )
@@ -115,7 +123,11 @@ def _describe(ds: Dataset, identity: SeriesIdentity) -> None:
     ds.ImageComments = DISCLAIMER
     equipment = Dataset()
     equipment.PurposeOfReferenceCodeSequence = [_code("109102", "Processing Equipment")]
-    equipment.Manufacturer, equipment.ManufacturerModelName, equipment.SoftwareVersions = "AXON", identity.model, __version__
+    equipment.Manufacturer, equipment.ManufacturerModelName, equipment.SoftwareVersions = (
+        "AXON",
+        identity.model,
+        __version__,
+    )
     equipment.ContributionDescription = f"Synthetic CT. {DISCLAIMER}"
     ds.ContributingEquipmentSequence = [equipment]
 

@@ -1,11 +1,13 @@
-"""What held-out cases say of a trained model: how far each of its stages should go, and how wrong it is where its samples differ.
+"""What held-out cases say of a trained model: how far each of its stages should go, and how wrong it is where its
+samples differ.
 
-A stage that was trained on patients whose estimate it had seen goes too far on others, most of all where a single film leaves depth open.
-How far it should have gone on patients that trained nothing is one number, by least squares (shrinkage: Copas, J. R. Stat. Soc. B, 1983).
+A stage that was trained on patients whose estimate it had seen goes too far on others, most of all where a single film
+leaves depth open. How far it should have gone on patients that trained nothing is one number, by least squares
+(shrinkage: Copas, J. R. Stat. Soc. B, 1983).
 
-A small model's samples agree more than they are right. But where they differ more the error is larger, so that a monotone curve from
-one to the other, fitted on patients that trained nothing, gives a standard deviation that can be read as one (the idea of variance
-scaling, Kuleshov et al., ICML 2018, arXiv 1807.00263).
+A small model's samples agree more than they are right. But where they differ more the error is larger, so that a
+monotone curve from one to the other, fitted on patients that trained nothing, gives a standard deviation that can be
+read as one (the idea of variance scaling, Kuleshov et al., ICML 2018, arXiv 1807.00263).
 """
 
 from __future__ import annotations

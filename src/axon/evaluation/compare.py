@@ -1,4 +1,6 @@
-"""Two evaluated models side by side, case by case: what changed, whether it may be chance, and what differed between the runs."""
+"""Two evaluated models side by side, case by case: what changed, whether it may be chance, and what differed between
+the runs.
+"""
 
 from __future__ import annotations
 
@@ -55,9 +57,11 @@ class Side:
 
 @dataclass(frozen=True)
 class Row:
-    """A metric on a test set: both means, B minus A with its interval, and what was found by the p-value of a paired sign-flip test.
+    """A metric on a test set: both means, B minus A with its interval, and what was found by the p-value of a paired
+    sign-flip test.
 
-    The finding is ``better``, ``worse``, ``no difference shown`` or ``too few cases to tell`` of B; empty where neither direction is good.
+    The finding is ``better``, ``worse``, ``no difference shown`` or ``too few cases to tell`` of B; empty where neither
+    direction is good.
     """
 
     set_name: str
@@ -96,7 +100,11 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """One sentence."""
-        text = {"better": "B is better than A", "worse": "B is worse than A", "no difference shown": "no difference is shown"}
+        text = {
+            "better": "B is better than A",
+            "worse": "B is worse than A",
+            "no difference shown": "no difference is shown",
+        }
         told = "" if self.finding == TOO_FEW else f", sign-flip p {self.p:.2g}"
         difference = f"{interval_text(METRIC, self.primary)} dB over {_cases(self.primary.n)}"
         return f"{text.get(self.finding, self.finding)}: paired PSNR difference {difference}{told}"
@@ -105,11 +113,16 @@ class Comparison:
         """For ``--json``."""
         return {
             "disclaimer": DISCLAIMER,
-            **{side: {"name": of.name, "run_id": of.run_id, "version": of.version} for side, of in (("a", self.a), ("b", self.b))},
+            **{
+                side: {"name": of.name, "run_id": of.run_id, "version": of.version}
+                for side, of in (("a", self.a), ("b", self.b))
+            },
             "verdict": self.verdict,
             "primary": {"metric": METRIC, **asdict(self.primary), "p": self.p, "finding": self.finding},
             "rows": [asdict(row) for row in self.rows],
-            "cases": [{"set_name": key[0], "case_id": key[1], "a": a, "b": b, "difference": b - a} for key, a, b in self.cases],
+            "cases": [
+                {"set_name": key[0], "case_id": key[1], "a": a, "b": b, "difference": b - a} for key, a, b in self.cases
+            ],
             "differences": {key: {"a": a, "b": b} for key, (a, b) in self.differences.items()},
         }
 
@@ -123,8 +136,8 @@ def compare(a: str, b: str, tracking_uri: str, out: Path | None = None) -> Compa
         out: HTML file; None writes none.
 
     Raises:
-        AxonError: ``COMPARE_RUN`` where one names no evaluated run, ``COMPARE_DIFFERENT`` where the two were not evaluated alike,
-            ``TRACKING_MISSING``, ``TRACKING_FAILED``, ``MODEL_URI`` or ``METRICS_NOT_FINITE``.
+        AxonError: ``COMPARE_RUN`` where one names no evaluated run, ``COMPARE_DIFFERENT`` where the two were not
+            evaluated alike, ``TRACKING_MISSING``, ``TRACKING_FAILED``, ``MODEL_URI`` or ``METRICS_NOT_FINITE``.
     """
     refuse_missing_store(tracking_uri)
     mlflow = client(tracking_uri)
@@ -157,9 +170,13 @@ def compare_sides(a: Side, b: Side) -> Comparison:
         ]
     except AxonError as error:
         raise AxonError("COMPARE_DIFFERENT", f"{a.name} and {b.name}: {error.message}", error.fix) from error
-    cases = sorted(((key, of_a, b.primary[key]) for key, of_a in a.primary.items()), key=lambda case: (case[1] - case[2], case[0]))
+    cases = sorted(
+        ((key, of_a, b.primary[key]) for key, of_a in a.primary.items()), key=lambda case: (case[1] - case[2], case[0])
+    )
     keys = sorted(a.record.keys() | b.record.keys())
-    differences = {key: (a.record.get(key), b.record.get(key)) for key in keys if a.record.get(key) != b.record.get(key)}
+    differences = {
+        key: (a.record.get(key), b.record.get(key)) for key in keys if a.record.get(key) != b.record.get(key)
+    }
     return Comparison(a, b, *primary, rows, cases, differences)
 
 
@@ -175,12 +192,20 @@ def table(found: Comparison) -> str:
             level = f"{found.a.settings['confidence']:.0%}"
             head = f"{row.set_name}, {VIEW_LABELS[row.view]}, {_cases(row.difference.n)}"
             lines += ["", head, f"  {'metric':22}{'A':>10}{'B':>10}   B - A [{level} paired interval]"]
-        name = metric_label(row.metric) if row.metric.startswith("axon/") else f"{row.metric.split('/')[0]} {metric_label(row.metric)}"
+        name = (
+            metric_label(row.metric)
+            if row.metric.startswith("axon/")
+            else f"{row.metric.split('/')[0]} {metric_label(row.metric)}"
+        )
         a, b = (metric_text(row.metric, value) for value in (row.a, row.b))
-        lines.append(f"  {name:22}{a:>10}{b:>10}   {interval_text(row.metric, row.difference):30} {row.finding}".rstrip())
+        lines.append(
+            f"  {name:22}{a:>10}{b:>10}   {interval_text(row.metric, row.difference):30} {row.finding}".rstrip()
+        )
     lines += [
         "",
-        f"{len(found.differences)} parameters and tags differ:" if found.differences else "The runs' parameters and tags are equal.",
+        f"{len(found.differences)} parameters and tags differ:"
+        if found.differences
+        else "The runs' parameters and tags are equal.",
     ]
     lines += [f"  {key}: {_shown(a)} -> {_shown(b)}" for key, (a, b) in found.differences.items()]
     return "\n".join([*lines, "", found.verdict])
@@ -199,7 +224,9 @@ def _side(mlflow: MlflowClient, name: str, scratch: Path) -> Side:
     held = {file.path for file in mlflow.list_artifacts(run_id, EVALUATION)}
     for needed in (f"{EVALUATION}/metrics.json", f"{EVALUATION}/cases.csv"):
         if needed not in held:
-            raise AxonError("COMPARE_RUN", f"the run of {name!r} holds no {needed}", "name a run whose evaluation was registered")
+            raise AxonError(
+                "COMPARE_RUN", f"the run of {name!r} holds no {needed}", "name a run whose evaluation was registered"
+            )
         folder = Path(mlflow.download_artifacts(run_id, needed, str(scratch))).parent
     metrics = json.loads((folder / "metrics.json").read_text())
     values: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
@@ -224,7 +251,9 @@ def _run_of(mlflow: MlflowClient, name: str) -> tuple[str, str, dict[str, str]]:
     try:
         if name.startswith(REGISTRY):
             model, alias, number = parse_uri(name)
-            found = mlflow.get_model_version_by_alias(model, alias) if alias else mlflow.get_model_version(model, number)
+            found = (
+                mlflow.get_model_version_by_alias(model, alias) if alias else mlflow.get_model_version(model, number)
+            )
             run_id, version = str(found.run_id), str(found.version)
         data = mlflow.get_run(run_id).data
     except MlflowException as error:
@@ -232,7 +261,11 @@ def _run_of(mlflow: MlflowClient, name: str) -> tuple[str, str, dict[str, str]]:
             raise
         fix = "name a run id, models:/NAME@ALIAS or models:/NAME/VERSION that this MLflow holds"
         raise AxonError("COMPARE_RUN", f"{name!r} is neither a run nor a registered model", fix) from error
-    tags = {key: value for key, value in data.tags.items() if key.startswith("axon.") and key not in ("axon.run_key", "axon.error")}
+    tags = {
+        key: value
+        for key, value in data.tags.items()
+        if key.startswith("axon.") and key not in ("axon.run_key", "axon.error")
+    }
     return run_id, version, {**data.params, **tags}
 
 
@@ -244,7 +277,9 @@ def _pictures(mlflow: MlflowClient, found: Comparison, scratch: Path) -> list[di
     shown = []
     for title, cases in (("Improved", improved), ("Worsened", worsened)):
         for key, difference in cases:
-            images = [_picture(mlflow, side, key, scratch / letter) for letter, side in (("a", found.a), ("b", found.b))]
+            images = [
+                _picture(mlflow, side, key, scratch / letter) for letter, side in (("a", found.a), ("b", found.b))
+            ]
             shown.append({"title": title, "case": key, "difference": _signed(METRIC, difference), "images": images})
     return shown
 
@@ -279,7 +314,10 @@ def _context(found: Comparison, pictures: list[dict[str, Any]]) -> dict[str, Any
         "bootstrap": found.a.settings["bootstrap"],
         "facts": {key: _plain(found.a.facts[key]) for key in facts},
         "tables": [{"set": name, "view": VIEW_LABELS[view], "rows": rows} for (name, view), rows in tables.items()],
-        "cases": [(key, metric_text(METRIC, a), metric_text(METRIC, b), _signed(METRIC, b - a), b - a) for key, a, b in found.cases],
+        "cases": [
+            (key, metric_text(METRIC, a), metric_text(METRIC, b), _signed(METRIC, b - a), b - a)
+            for key, a, b in found.cases
+        ],
         "differences": {key: (_shown(a), _shown(b)) for key, (a, b) in found.differences.items()},
         "pictures": pictures,
     }

@@ -33,7 +33,9 @@ View = Literal["bi", "mono"]
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Every method's volume of one case from one or two films: HU on the fine grid by method, and the error that AXON expects."""
+    """Every method's volume of one case from one or two films: HU on the fine grid by method, and the error that AXON
+    expects.
+    """
 
     volumes: dict[str, np.ndarray]
     std_DHW: np.ndarray | None
@@ -52,8 +54,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Evaluate on every test set, mono and bi-planar.
 
-    Writes ``out/model`` (an `AxonPipeline` folder), ``metrics.json``, ``cases.csv``, ``summary.txt``, ``report.html``, ``hero.png`` and
-    in ``cases/`` a small picture of every case; ``out`` appears whole or not at all.
+    Writes ``out/model`` (an `AxonPipeline` folder), ``metrics.json``, ``cases.csv``, ``summary.txt``, ``report.html``,
+    ``hero.png`` and in ``cases/`` a small picture of every case; ``out`` appears whole or not at all.
 
     Args:
         config: The resolved configuration.
@@ -82,7 +84,9 @@ def evaluate(
         for view in ("bi", "mono"):
             result = reconstruct(pipeline, trained, case, view, config)
             for method, hu_DHW in result.volumes.items():
-                rows.append(CaseResult(case.case_id, name, view, method, _metrics(hu_DHW, case, method, result, view, config)))
+                rows.append(
+                    CaseResult(case.case_id, name, view, method, _metrics(hu_DHW, case, method, result, view, config))
+                )
             if view == views:
                 strips[strip_name(name, case.case_id)] = strip(result.volumes["axon"], case.hu_DHW)
         print(f"evaluated {number}/{len(cases)}: {case.case_id} ({name})", flush=True)
@@ -92,7 +96,9 @@ def evaluate(
     for name, case in cases:
         if (name, case.case_id) in shown:
             pictures.append(_picture(name, case, reconstruct(pipeline, trained, case, "bi", config), config))
-    files = [file for folder in (bridge, refiner, superres, baselines) for file in sorted((folder / "curves").glob("*.csv"))]
+    files = [
+        file for folder in (bridge, refiner, superres, baselines) for file in sorted((folder / "curves").glob("*.csv"))
+    ]
     curves = {file.stem: _curve(file) for file in files}
     evaluation = Evaluation(
         facts=facts | {
@@ -127,7 +133,9 @@ def evaluate(
     return _headline(evaluation, views)
 
 
-def reconstruct(pipeline: AxonPipeline, baselines: dict[str, RegressionUNet], case: Case, view: View, config: Config) -> Reconstruction:
+def reconstruct(
+    pipeline: AxonPipeline, baselines: dict[str, RegressionUNet], case: Case, view: View, config: Config
+) -> Reconstruction:
     """Reconstruct a case with every method from its own films: both, or the frontal one alone."""
     lateral = case.lateral_HW if view == "bi" else None
     output = pipeline(case.frontal_HW, lateral, num_samples=config.evaluation.samples, seed=config.seed, rendered=True)
@@ -153,7 +161,9 @@ def calibrate(pipeline: AxonPipeline, cases: list[Case], config: Config) -> None
         spreads, errors = [], []
         for case in cases:
             lateral = case.lateral_HW if view == "bi" else None
-            drawn_KDHW = pipeline(case.frontal_HW, lateral, num_samples=samples, seed=config.seed, rendered=True).samples_KDHW
+            drawn_KDHW = pipeline(
+                case.frontal_HW, lateral, num_samples=samples, seed=config.seed, rendered=True
+            ).samples_KDHW
             spreads.append(drawn_KDHW.std(axis=0, ddof=1).ravel())
             errors.append((drawn_KDHW.mean(axis=0) - np.clip(case.hu_DHW, *config.model.hu_window)).ravel())
         curves[view] = error_curve(np.concatenate(spreads), np.concatenate(errors))
@@ -171,9 +181,13 @@ def stage_weights(pipeline: AxonPipeline, cases: list[Case], view: View, config:
     truths = [np.clip(case.hu_DHW, *config.model.hu_window).astype(np.float32) for case in cases]
     coarse = [downsample(torch.from_numpy(truth)[None, None], config.grid.upscale)[0, 0].numpy() for truth in truths]
     drawn = [volumes(case, 1.0, 1.0, 1.0) for case in cases]
-    weights.append(step_share((out.estimate_DHW, out.coarse_DHW, truth) for out, truth in zip(drawn, coarse, strict=True)))
+    weights.append(
+        step_share((out.estimate_DHW, out.coarse_DHW, truth) for out, truth in zip(drawn, coarse, strict=True))
+    )
     drawn = [volumes(case, 1.0, 1.0) for case in cases]
-    weights.append(step_share((out.coarse_DHW, out.refined_DHW, truth) for out, truth in zip(drawn, coarse, strict=True)))
+    weights.append(
+        step_share((out.coarse_DHW, out.refined_DHW, truth) for out, truth in zip(drawn, coarse, strict=True))
+    )
     ends = [[volumes(case, share).volume.hu_DHW for share in (0.0, 1.0)] for case in cases]
     weights.append(step_share((before, after, truth) for (before, after), truth in zip(ends, truths, strict=True)))
     return weights
@@ -181,19 +195,27 @@ def stage_weights(pipeline: AxonPipeline, cases: list[Case], view: View, config:
 
 def reproject(hu_DHW: np.ndarray, config: Config) -> np.ndarray:
     """Both films of a volume, normalised as the input films are, shape (2, U, V)."""
-    films = render_both(torch.from_numpy(np.asarray(hu_DHW, dtype=np.float32))[None, None], config.grid.extent_mm, config.xray)
+    films = render_both(
+        torch.from_numpy(np.asarray(hu_DHW, dtype=np.float32))[None, None], config.grid.extent_mm, config.xray
+    )
     normalised: np.ndarray = normalise_film(films)[0].numpy()
     return normalised
 
 
 def input_films(case: Case) -> np.ndarray:
     """The case's own films, normalised, shape (2, U, V)."""
-    normalised: np.ndarray = normalise_film(torch.from_numpy(np.stack([case.frontal_HW, case.lateral_HW]))[None])[0].numpy()
+    normalised: np.ndarray = normalise_film(torch.from_numpy(np.stack([case.frontal_HW, case.lateral_HW]))[None])[
+        0
+    ].numpy()
     return normalised
 
 
-def _metrics(hu_DHW: np.ndarray, case: Case, method: str, result: Reconstruction, view: View, config: Config) -> dict[str, float]:
-    """Every protocol; the error of the re-projected input films; for the mean of samples how often 2 standard deviations hold the truth."""
+def _metrics(
+    hu_DHW: np.ndarray, case: Case, method: str, result: Reconstruction, view: View, config: Config
+) -> dict[str, float]:
+    """Every protocol; the error of the re-projected input films; for the mean of samples how often 2 standard
+    deviations hold the truth.
+    """
     metrics = measure(hu_DHW, case.hu_DHW.astype(np.float32), config.model.hu_window)
     error_VUV = np.abs(reproject(hu_DHW, config) - input_films(case))
     metrics["reprojection/mae"] = float(error_VUV.mean() if view == "bi" else error_VUV[0].mean())

@@ -1,7 +1,7 @@
 """Slices, colours and image encoding for people's eyes.
 
-Shape legend: D/H/W voxels towards head/back/left. Axial slices have the front up and the patient's left on the image's right;
-coronal and sagittal ones the head up, sagittal ones the front at the left.
+Shape legend: D/H/W voxels towards head/back/left. Axial slices have the front up and the patient's left on the image's
+right; coronal and sagittal ones the head up, sagittal ones the front at the left.
 """
 
 from __future__ import annotations
@@ -79,13 +79,20 @@ def bar_uri(colours: str) -> str:
 
 
 def frames_uri(volume_DHW: np.ndarray, plane: str, low: float, high: float) -> str:
-    """`FRAMES` slices side by side in one picture, from a tenth to nine tenths of the way towards head, back or left, as a data URI."""
+    """`FRAMES` slices side by side in one picture, from a tenth to nine tenths of the way towards head, back or left,
+    as a data URI.
+    """
     from PIL import Image
 
     slices = [slice_plane(volume_DHW, plane, fraction) for fraction in np.linspace(0.1, 0.9, FRAMES)]
-    levels = [Image.fromarray(_levels(image, low, high)).resize((FRAME_PX, FRAME_PX), Image.Resampling.BILINEAR) for image in slices]
+    levels = [
+        Image.fromarray(_levels(image, low, high)).resize((FRAME_PX, FRAME_PX), Image.Resampling.BILINEAR)
+        for image in slices
+    ]
     buffer = io.BytesIO()
-    Image.fromarray(np.concatenate([np.asarray(image) for image in levels], axis=1)).save(buffer, format="WEBP", quality=75, method=4)
+    Image.fromarray(np.concatenate([np.asarray(image) for image in levels], axis=1)).save(
+        buffer, format="WEBP", quality=75, method=4
+    )
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
@@ -97,7 +104,9 @@ def strip(ours_DHW: np.ndarray, reference_DHW: np.ndarray) -> bytes:
     low, high = window_bounds(*OVERVIEW_WINDOW)
     rows = []
     for plane in PLANES:
-        ours, reference = (slice_plane(volume_DHW.astype(float).clip(low, high), plane) for volume_DHW in (ours_DHW, reference_DHW))
+        ours, reference = (
+            slice_plane(volume_DHW.astype(float).clip(low, high), plane) for volume_DHW in (ours_DHW, reference_DHW)
+        )
         gray = [_levels(image, low, high)[..., None].repeat(3, axis=-1) for image in (ours, reference)]
         error = colormaps[DIVERGING](_levels(ours - reference, -HERO_ERROR_HU, HERO_ERROR_HU), bytes=True)[..., :3]
         rows.append(np.concatenate([*gray, error], axis=1))
@@ -136,7 +145,10 @@ def write_hero(path: Path, picture: Picture) -> None:
 
     low, high = window_bounds(*OVERVIEW_WINDOW)
     volumes = {"Coarse": "axon_coarse", "Refined": "axon_refined", "Super-resolved": "axon"}
-    shown = {**{title: picture.volumes[method] for title, method in volumes.items()}, "Reference CT": picture.reference_DHW}
+    shown = {
+        **{title: picture.volumes[method] for title, method in volumes.items()},
+        "Reference CT": picture.reference_DHW,
+    }
     error_DHW = picture.volumes["axon"].clip(low, high) - picture.reference_DHW.clip(low, high)
     with rc_context({"font.family": "sans-serif", "font.size": 11}):
         figure = Figure(figsize=(13.2, 4.7), facecolor="white")
@@ -147,7 +159,12 @@ def write_hero(path: Path, picture: Picture) -> None:
         for row, plane in enumerate(("coronal", "axial")):
             for column, volume_DHW in enumerate(shown.values(), start=2):
                 _show(
-                    figure.add_subplot(grid[row, column]), slice_plane(volume_DHW, plane), low, high, "gray", plane if column == 2 else ""
+                    figure.add_subplot(grid[row, column]),
+                    slice_plane(volume_DHW, plane),
+                    low,
+                    high,
+                    "gray",
+                    plane if column == 2 else "",
                 )
             error_DH = slice_plane(error_DHW, plane)
             mapped = _show(figure.add_subplot(grid[row, 6]), error_DH, -HERO_ERROR_HU, HERO_ERROR_HU, DIVERGING, "")
@@ -155,8 +172,12 @@ def write_hero(path: Path, picture: Picture) -> None:
             place = grid[0, column].get_position(figure)
             figure.text((place.x0 + place.x1) / 2, place.y1 + 0.015, title, ha="center", va="bottom", fontsize=13)
         arrow = grid[:, 1].get_position(figure)
-        figure.text((arrow.x0 + arrow.x1) / 2, (arrow.y0 + arrow.y1) / 2, "\u2192", ha="center", va="center", fontsize=18)
-        bar = figure.colorbar(mapped, cax=figure.add_axes((0.954, 0.07, 0.007, 0.85)), ticks=[-HERO_ERROR_HU, 0, HERO_ERROR_HU])
+        figure.text(
+            (arrow.x0 + arrow.x1) / 2, (arrow.y0 + arrow.y1) / 2, "\u2192", ha="center", va="center", fontsize=18
+        )
+        bar = figure.colorbar(
+            mapped, cax=figure.add_axes((0.954, 0.07, 0.007, 0.85)), ticks=[-HERO_ERROR_HU, 0, HERO_ERROR_HU]
+        )
         bar.ax.set_yticklabels([f"−{HERO_ERROR_HU}", "0 HU", f"+{HERO_ERROR_HU}"])
         figure.text(0.004, 0.02, DISCLAIMER, fontsize=9, color="#444444")
         with whole_file(path) as part:
@@ -171,7 +192,9 @@ def _show(axes: Axes, image: np.ndarray, low: float, high: float, colours: str, 
 
 
 def _levels(image: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Values from ``low`` to ``high`` as 0 to 255, uint8; larger pictures are reduced so that the report stays small."""
+    """Values from ``low`` to ``high`` as 0 to 255, uint8; larger pictures are reduced so that the report stays
+    small.
+    """
     from PIL import Image
 
     levels = Image.fromarray(np.round((image - low) / (high - low) * 255).clip(0, 255).astype(np.uint8))

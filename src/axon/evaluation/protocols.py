@@ -1,7 +1,8 @@
 """Image-quality protocols: a number means something only beside the protocol that made it.
 
-Shape legend: D/H/W voxels. Every protocol is one function ``(prediction_DHW, reference_DHW, hu_window) -> {name: value}``
-over HU; `PROTOCOLS` names them. Zero error has no PSNR and counts 100 dB in each protocol, as in X2CT-GAN's code.
+Shape legend: D/H/W voxels. Every protocol is one function ``(prediction_DHW, reference_DHW, hu_window) -> {name:
+value}`` over HU; `PROTOCOLS` names them. Zero error has no PSNR and counts 100 dB in each protocol, as in X2CT-GAN's
+code.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ Array = np.ndarray | Tensor
 Protocol = Callable[[Array, Array, tuple[float, float]], dict[str, float]]
 
 PROTOCOL_VERSION = "1"
-"""Changes whenever a protocol's value for some input changes by more than rounding; results of different versions are not compared."""
+"""Changes whenever a protocol's value for some input changes by more than rounding; results of different versions are
+not compared.
+"""
 
 ZERO_ERROR_DB = 100.0
 GAUSSIAN_SIGMA, GAUSSIAN_RADIUS = 1.5, 5
@@ -32,9 +35,9 @@ X2CT_RANGE, X2CT_PEAK = 2500.0, 4095.0
 def axon(prediction_DHW: Array, reference_DHW: Array, hu_window: tuple[float, float]) -> dict[str, float]:
     """HU are clipped to the model's window, and the peak and data range are the window's width.
 
-    PSNR is over the whole volume; psnr_body only over the patient (the largest region of the reference above -400 HU, holes
-    filled). SSIM is three-dimensional with a Gaussian window (sigma 1.5, population covariance, borders left out), as
-    scikit-image computes it. MAE is the mean absolute error in HU.
+    PSNR is over the whole volume; psnr_body only over the patient (the largest region of the reference above -400 HU,
+    holes filled). SSIM is three-dimensional with a Gaussian window (sigma 1.5, population covariance, borders left
+    out), as scikit-image computes it. MAE is the mean absolute error in HU.
 
     Args:
         prediction_DHW: HU.
@@ -47,7 +50,11 @@ def axon(prediction_DHW: Array, reference_DHW: Array, hu_window: tuple[float, fl
     prediction, reference = _checked(prediction_DHW, reference_DHW)
     body = torch.from_numpy(body_mask(reference.numpy()))
     if not body.any():
-        raise AxonError("METRIC_NO_BODY", "the reference holds nothing denser than -400 HU", "remove the case or ingest its CT again")
+        raise AxonError(
+            "METRIC_NO_BODY",
+            "the reference holds nothing denser than -400 HU",
+            "remove the case or ingest its CT again",
+        )
     low, high = hu_window
     width = high - low
     prediction, reference = prediction.clamp(low, high), reference.clamp(low, high)
@@ -62,10 +69,10 @@ def axon(prediction_DHW: Array, reference_DHW: Array, hu_window: tuple[float, fl
 def x2ct(prediction_DHW: Array, reference_DHW: Array, hu_window: tuple[float, float]) -> dict[str, float]:
     """As X2CT-GAN's code computes it: HU + 1024 clipped to [0, 2500], whatever the model's window.
 
-    PSNR is the mean over slices, then over the three axes, of values truncated to integers, with peak 4095 although the range
-    is 2500 (this adds 4.29 dB), and a slice without error counts 100 dB. psnr_volume is the whole-volume figure with the same
-    peak, psnr_volume_2500 with the honest one. SSIM is the mean over slices and axes of two-dimensional 7 x 7 uniform-window
-    SSIM (sample covariance, borders left out) with data range 1.
+    PSNR is the mean over slices, then over the three axes, of values truncated to integers, with peak 4095 although the
+    range is 2500 (this adds 4.29 dB), and a slice without error counts 100 dB. psnr_volume is the whole-volume figure
+    with the same peak, psnr_volume_2500 with the honest one. SSIM is the mean over slices and axes of two-dimensional 7
+    x 7 uniform-window SSIM (sample covariance, borders left out) with data range 1.
 
     Raises:
         AxonError: ``METRIC_SHAPE`` or ``METRIC_NOT_FINITE``.
@@ -83,8 +90,8 @@ def x2ct(prediction_DHW: Array, reference_DHW: Array, hu_window: tuple[float, fl
 def perx2ct(prediction_DHW: Array, reference_DHW: Array, hu_window: tuple[float, float]) -> dict[str, float]:
     """As PerX2CT's code computes it: scaling and PSNR as x2ct, also for each axis (psnr_d, psnr_h, psnr_w).
 
-    SSIM is one three-dimensional 7 x 7 x 7 uniform-window SSIM (sample covariance, borders left out) of data in [0, 1] with
-    data range 2, which flatters it.
+    SSIM is one three-dimensional 7 x 7 x 7 uniform-window SSIM (sample covariance, borders left out) of data in [0, 1]
+    with data range 2, which flatters it.
 
     Raises:
         AxonError: ``METRIC_SHAPE`` or ``METRIC_NOT_FINITE``.
@@ -109,19 +116,29 @@ def measure(prediction_DHW: Array, reference_DHW: Array, hu_window: tuple[float,
 
 def _checked(prediction_DHW: Array, reference_DHW: Array) -> tuple[Tensor, Tensor]:
     """Both volumes as float64 on the CPU."""
-    prediction, reference = (torch.as_tensor(volume).detach().to("cpu", torch.float64) for volume in (prediction_DHW, reference_DHW))
+    prediction, reference = (
+        torch.as_tensor(volume).detach().to("cpu", torch.float64) for volume in (prediction_DHW, reference_DHW)
+    )
     smallest = 2 * GAUSSIAN_RADIUS + 1
     if prediction.shape != reference.shape or reference.ndim != 3 or min(reference.shape) < smallest:
         shapes = f"{tuple(prediction.shape)} and {tuple(reference.shape)}"
-        raise AxonError("METRIC_SHAPE", f"the volumes have shapes {shapes}", f"give equal (D, H, W) of at least {smallest} voxels a side")
+        raise AxonError(
+            "METRIC_SHAPE",
+            f"the volumes have shapes {shapes}",
+            f"give equal (D, H, W) of at least {smallest} voxels a side",
+        )
     for name, volume in (("prediction", prediction), ("reference", reference)):
         if not volume.isfinite().all():
-            raise AxonError("METRIC_NOT_FINITE", f"the {name} holds values that are not finite", "find the step that made them")
+            raise AxonError(
+                "METRIC_NOT_FINITE", f"the {name} holds values that are not finite", "find the step that made them"
+            )
     return prediction, reference
 
 
 def _x2ct_scale(hu: Tensor) -> Tensor:
-    """[0, 2500]. X2CT divides by 2500 and multiplies again before truncating; without the detour integer HU stay exact."""
+    """[0, 2500]. X2CT divides by 2500 and multiplies again before truncating; without the detour integer HU stay
+    exact.
+    """
     return (hu + 1024).clamp(0, X2CT_RANGE)
 
 
@@ -140,11 +157,13 @@ def _slice_ssim(prediction: Tensor, reference: Tensor, axis: int) -> float:
     return _ssim(prediction / X2CT_RANGE, reference / X2CT_RANGE, _uniform(), in_plane, 1.0, sample_covariance=True)
 
 
-def _ssim(x: Tensor, y: Tensor, kernel: Tensor, axes: Sequence[int], data_range: float, *, sample_covariance: bool) -> float:
+def _ssim(
+    x: Tensor, y: Tensor, kernel: Tensor, axes: Sequence[int], data_range: float, *, sample_covariance: bool
+) -> float:
     """Mean structural similarity (Wang et al. 2004, K1 = 0.01, K2 = 0.03) with a window separable over ``axes``.
 
-    In float32, in less than half of float64's time: a variance is invariant to a shift, and little cancels in that of values around zero.
-    On CTs it differs from float64 by less than 1e-6.
+    In float32, in less than half of float64's time: a variance is invariant to a shift, and little cancels in that of
+    values around zero. On CTs it differs from float64 by less than 1e-6.
     """
     shift = float(y.mean())
     x, y = x.float().sub_(shift), y.float().sub_(shift)
@@ -153,7 +172,8 @@ def _ssim(x: Tensor, y: Tensor, kernel: Tensor, axes: Sequence[int], data_range:
     samples = len(kernel) ** len(axes)
     unbias = samples / (samples - 1) if sample_covariance else 1.0
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    # In place: a volume's worth of fresh memory costs more than the arithmetic. Not fused, so that equal volumes give exactly 1.
+    # In place: a volume's worth of fresh memory costs more than the arithmetic. Not fused, so that equal volumes give
+    # exactly 1.
     covariance = xy.sub_(mean_x * mean_y).mul_(unbias)
     variances = squares.sub_((mean_x * mean_x).add_(mean_y * mean_y)).mul_(unbias)
     mean_x, mean_y = mean_x.add_(shift), mean_y.add_(shift)
@@ -165,8 +185,8 @@ def _ssim(x: Tensor, y: Tensor, kernel: Tensor, axes: Sequence[int], data_range:
 def _filter(maps_NDHW: Tensor, kernel: Tensor, axes: Sequence[int]) -> Tensor:
     """Correlate along each of ``axes``, keeping only positions where the whole kernel fits.
 
-    As products with a banded matrix, a block of positions at a time: some more arithmetic than needed, and still faster on a CPU than
-    convolution or shifted sums, which wait for memory.
+    As products with a banded matrix, a block of positions at a time: some more arithmetic than needed, and still faster
+    on a CPU than convolution or shifted sums, which wait for memory.
     """
     reach = len(kernel) - 1
     band = torch.zeros(_BLOCK, _BLOCK + reach, dtype=kernel.dtype)

@@ -1,4 +1,6 @@
-"""The report that a person reads first: one HTML file, readable without its script, no outside assets, the same bytes each time."""
+"""The report that a person reads first: one HTML file, readable without its script, no outside assets, the same bytes
+each time.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +90,9 @@ def write_page(path: Path, template: str, context: dict[str, Any]) -> None:
         AxonError: ``REPORT_TOO_LARGE``.
     """
     here = resources.files("axon.evaluation")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     source, script = (here.joinpath(name).read_text(encoding="utf-8") for name in (template, "page.js"))
     page = environment.from_string(source).render(context, script=Markup(script)).encode()  # noqa: S704 our own script
     if len(page) > MAX_PAGE_BYTES:
@@ -159,10 +163,16 @@ def _metric_table(evaluation: Evaluation, set_name: str, view: str, metrics: lis
     columns: list[dict[str, Any]] = []
     for metric in metrics:
         cells = {method: evaluation.summary(set_name, view, method, metric) for method in methods}
-        columns.append({"protocol": metric.split("/")[0], "label": metric_label(metric), "cells": _cells(metric, cells)})
+        columns.append(
+            {"protocol": metric.split("/")[0], "label": metric_label(metric), "cells": _cells(metric, cells)}
+        )
     cases = len({row.case_id for row in evaluation.rows if (row.set_name, row.view) == (set_name, view)})
     rows = [
-        {"label": METHODS[method], "ours": method.startswith("axon"), "cells": [column["cells"][method] for column in columns]}
+        {
+            "label": METHODS[method],
+            "ours": method.startswith("axon"),
+            "cells": [column["cells"][method] for column in columns],
+        }
         for method in methods
     ]
     return {"set": set_name, "view": VIEW_LABELS[view], "cases": cases, "columns": columns, "rows": rows}
@@ -199,7 +209,13 @@ def _improvement_rows(evaluation: Evaluation, set_name: str, view: str) -> list[
             summary = evaluation.improvement(set_name, view, method, metric)
             baseline = evaluation.best_baseline(set_name, view, metric)
             if summary and baseline:
-                cells.append({"mean": _signed(summary.mean), "interval": _signed_interval(summary), "baseline": METHODS[baseline]})
+                cells.append(
+                    {
+                        "mean": _signed(summary.mean),
+                        "interval": _signed_interval(summary),
+                        "baseline": METHODS[baseline],
+                    }
+                )
         if len(cells) == len(PRIMARY_METRICS):
             rows.append({"set": set_name, "view": VIEW_LABELS[view], "method": METHODS[method], "cells": cells})
     return rows
@@ -208,13 +224,27 @@ def _improvement_rows(evaluation: Evaluation, set_name: str, view: str) -> list[
 def _case_table(evaluation: Evaluation, set_name: str, view: str) -> dict[str, Any]:
     """PSNR and SSIM of protocol axon, a row a case, a column a method."""
     methods = evaluation.methods(set_name, view)
-    by_metric = {metric: {method: evaluation.values(set_name, view, method, metric) for method in methods} for metric in PRIMARY_METRICS}
+    by_metric = {
+        metric: {method: evaluation.values(set_name, view, method, metric) for method in methods}
+        for metric in PRIMARY_METRICS
+    }
     cases = sorted({row.case_id for row in evaluation.rows if (row.set_name, row.view) == (set_name, view)})
     rows = [
-        (case, [[_optional(metric, by_metric[metric][method].get(case)) for metric in PRIMARY_METRICS] for method in methods])
+        (
+            case,
+            [
+                [_optional(metric, by_metric[metric][method].get(case)) for metric in PRIMARY_METRICS]
+                for method in methods
+            ],
+        )
         for case in cases
     ]
-    return {"set": set_name, "view": VIEW_LABELS[view], "methods": [METHODS[method] for method in methods], "rows": rows}
+    return {
+        "set": set_name,
+        "view": VIEW_LABELS[view],
+        "methods": [METHODS[method] for method in methods],
+        "rows": rows,
+    }
 
 
 def _ranked(evaluation: Evaluation) -> list[dict[str, Any]]:
@@ -227,7 +257,10 @@ def _ranked(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 def _picture(evaluation: Evaluation, picture: Picture, title: str) -> dict[str, Any]:
     view = "bi" if len(picture.films) == 2 else "mono"
-    ours = {metric: evaluation.values(picture.set_name, view, "axon", metric).get(picture.case_id) for metric in PRIMARY_COLUMNS}
+    ours = {
+        metric: evaluation.values(picture.set_name, view, "axon", metric).get(picture.case_id)
+        for metric in PRIMARY_COLUMNS
+    }
     return {
         "title": title,
         "case": picture.case_id,
@@ -258,7 +291,8 @@ def _frames(picture: Picture) -> list[dict[str, str]]:
     low, high = show.window_bounds(*show.OVERVIEW_WINDOW)
     volumes = {"ours": picture.volumes["axon"], "reference": picture.reference_DHW}
     return [
-        {"plane": plane, **{name: show.frames_uri(volume, plane, low, high) for name, volume in volumes.items()}} for plane in show.PLANES
+        {"plane": plane, **{name: show.frames_uri(volume, plane, low, high) for name, volume in volumes.items()}}
+        for plane in show.PLANES
     ]
 
 
@@ -267,7 +301,12 @@ def _projection(picture: Picture) -> dict[str, Any]:
     volumes = (picture.volumes["axon"].clip(low, high), picture.reference_DHW.clip(low, high))
     images = [[show.maximum_intensity(volume, plane) for volume in volumes] for plane in show.PLANES]
     note = "the densest voxel along each line, bone window"
-    return {"name": "Maximum-intensity projection", "note": note, "rows": _with_error(images, low, high), "half": f"{(high - low) / 2:.0f}"}
+    return {
+        "name": "Maximum-intensity projection",
+        "note": note,
+        "rows": _with_error(images, low, high),
+        "half": f"{(high - low) / 2:.0f}",
+    }
 
 
 def _with_error(images: list[list[np.ndarray]], low: float, high: float) -> list[dict[str, Any]]:
@@ -284,7 +323,9 @@ def _with_error(images: list[list[np.ndarray]], low: float, high: float) -> list
 
 
 def film_pictures(view: str, film_UV: np.ndarray, reprojected_UV: np.ndarray) -> dict[str, str]:
-    """A film, the same view of the volume and their difference as data URIs, both films from 0 to 1; and their mean difference."""
+    """A film, the same view of the volume and their difference as data URIs, both films from 0 to 1; and their mean
+    difference.
+    """
     difference = reprojected_UV.astype(float) - film_UV
     return {
         "view": view,
@@ -301,7 +342,10 @@ def _std(std_DHW: np.ndarray | None) -> dict[str, Any] | None:
     # The 99.5th percentile, so that a few voxels do not darken the map; 1 HU where samples agree exactly.
     top = max(float(np.quantile(std_DHW, 0.995)), 1.0)
     slices = {plane: show.slice_plane(std_DHW, plane) for plane in show.PLANES}
-    return {"planes": {plane: show.colour_uri(image, 0, top, show.SEQUENTIAL) for plane, image in slices.items()}, "top": f"{top:.0f}"}
+    return {
+        "planes": {plane: show.colour_uri(image, 0, top, show.SEQUENTIAL) for plane, image in slices.items()},
+        "top": f"{top:.0f}",
+    }
 
 
 TABLE_ONLY = ("mean_volume", "lift", "regression_consistent")
@@ -311,7 +355,11 @@ TABLE_ONLY = ("mean_volume", "lift", "regression_consistent")
 def _stages(picture: Picture) -> list[tuple[str, dict[str, str]]]:
     """Each method's volume, then the reference, at its own resolution."""
     low, high = show.window_bounds(*show.OVERVIEW_WINDOW)
-    volumes = [(METHODS[method], picture.volumes[method]) for method in METHODS if method in picture.volumes and method not in TABLE_ONLY]
+    volumes = [
+        (METHODS[method], picture.volumes[method])
+        for method in METHODS
+        if method in picture.volumes and method not in TABLE_ONLY
+    ]
     return [
         (label, {plane: show.gray_uri(show.slice_plane(volume, plane), low, high) for plane in show.PLANES})
         for label, volume in [*volumes, ("Reference CT", picture.reference_DHW)]

@@ -93,8 +93,8 @@ class Evaluation:
     """A whole evaluation.
 
     Attributes:
-        facts: What the run depended on; ``split_hash``, ``hu_window`` and ``fine_spacing_mm`` are needed to compare runs. No dates:
-            equal runs give equal files.
+        facts: What the run depended on; ``split_hash``, ``hu_window`` and ``fine_spacing_mm`` are needed to compare
+            runs. No dates: equal runs give equal files.
         rows: Every method on every case.
         pictures: Cases to show, see `showcase`.
         curves: ``(step, loss)`` by training stage.
@@ -134,7 +134,11 @@ class Evaluation:
 
     def best_baseline(self, set_name: str, view: str, metric: str) -> str | None:
         """The baseline with the highest mean (or lowest, for an error)."""
-        means = {method: self.summary(set_name, view, method, metric) for method in self.methods(set_name, view) if method in BASELINES}
+        means = {
+            method: self.summary(set_name, view, method, metric)
+            for method in self.methods(set_name, view)
+            if method in BASELINES
+        }
         scores = {method: direction(metric) * summary.mean for method, summary in means.items() if summary}
         return max(scores, key=lambda method: scores[method]) if scores else None
 
@@ -204,16 +208,20 @@ def direction(metric: str) -> int:
 
 
 def showcase(rows: Sequence[CaseResult]) -> dict[tuple[str, str], str]:
-    """Best, median and worst case of each test set by the ``axon`` PSNR of the final volume, from two views where there are any.
+    """Best, median and worst case of each test set by the ``axon`` PSNR of the final volume, from two views where there
+    are any.
 
     Returns:
-        ``"best"``, ``"worst"`` and ``"median"`` by (set_name, case_id), ``"only"`` for a lone case; fewer where there are fewer cases.
+        ``"best"``, ``"worst"`` and ``"median"`` by (set_name, case_id), ``"only"`` for a lone case; fewer where there
+        are fewer cases.
     """
     ours = [row for row in rows if row.method == "axon"]
     shown = [row for row in ours if row.view == "bi"] or ours
     ranks: dict[tuple[str, str], str] = {}
     for name in sorted({row.set_name for row in shown}):
-        ordered = sorted((row for row in shown if row.set_name == name), key=lambda row: (-row.metrics["axon/psnr"], row.case_id))
+        ordered = sorted(
+            (row for row in shown if row.set_name == name), key=lambda row: (-row.metrics["axon/psnr"], row.case_id)
+        )
         if len(ordered) == 1:
             ranks[name, ordered[0].case_id] = "only"
             continue
@@ -240,7 +248,9 @@ def summary_table(evaluation: Evaluation) -> str:
 
 
 def strip_name(set_name: str, case_id: str) -> str:
-    """File of a case's small picture within an evaluation folder: a digest, as a case id may hold what a path may not."""
+    """File of a case's small picture within an evaluation folder: a digest, as a case id may hold what a path may
+    not.
+    """
     return f"{STRIPS}/{sha256(repr((set_name, case_id)).encode()).hexdigest()[:16]}.webp"
 
 
@@ -268,7 +278,9 @@ def refuse_not_finite(evaluation: Evaluation) -> None:
         for name, value in row.metrics.items():
             if not math.isfinite(value):
                 where = f"{name} of {row.method} on {row.set_name}/{row.case_id} ({row.view})"
-                raise AxonError("METRIC_NOT_FINITE", f"{where} is {value}", "look at the case's volumes; nothing was written")
+                raise AxonError(
+                    "METRIC_NOT_FINITE", f"{where} is {value}", "look at the case's volumes; nothing was written"
+                )
 
 
 def cases_csv(evaluation: Evaluation) -> str:
@@ -277,6 +289,10 @@ def cases_csv(evaluation: Evaluation) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["set_name", "view", "case_id", "method", *names])
-    for row in sorted(evaluation.rows, key=lambda row: (row.set_name, row.view, row.case_id, list(METHODS).index(row.method))):
-        writer.writerow([row.set_name, row.view, row.case_id, row.method, *(row.metrics.get(name, "") for name in names)])
+    for row in sorted(
+        evaluation.rows, key=lambda row: (row.set_name, row.view, row.case_id, list(METHODS).index(row.method))
+    ):
+        writer.writerow(
+            [row.set_name, row.view, row.case_id, row.method, *(row.metrics.get(name, "") for name in names)]
+        )
     return text.getvalue()

@@ -55,7 +55,9 @@ def summarise(values: Iterable[float], bootstrap: int, confidence: float, seed: 
     return Summary(float(array.mean()), float(np.median(array)), low, high, len(array))
 
 
-def paired_difference(a: Mapping[Key, float], b: Mapping[Key, float], bootstrap: int, confidence: float, seed: int) -> Summary:
+def paired_difference(
+    a: Mapping[Key, float], b: Mapping[Key, float], bootstrap: int, confidence: float, seed: int
+) -> Summary:
     """Summary of ``a - b`` case by case: cases are resampled, so that a hard case weighs on both alike.
 
     Args:
@@ -71,9 +73,11 @@ def paired_difference(a: Mapping[Key, float], b: Mapping[Key, float], bootstrap:
 
 
 def sign_flip_p(differences: Iterable[float], seed: int) -> float:
-    """Two-sided p-value of the mean of paired differences under no difference, where either sign of each is as likely (Fisher 1935).
+    """Two-sided p-value of the mean of paired differences under no difference, where either sign of each is as likely
+    (Fisher 1935).
 
-    Exact up to 16 cases, above that over a seeded sample of sign patterns. A percentile-bootstrap interval is too narrow to decide by where
+    Exact up to 16 cases, above that over a seeded sample of sign patterns. A percentile-bootstrap interval is too
+    narrow to decide by where
     cases are few: two cases without a difference lie on one side of 0 every other time.
 
     Args:
@@ -93,8 +97,11 @@ def sign_flip_p(differences: Iterable[float], seed: int) -> float:
     return float((sums >= sums[0] * (1 - 1e-9)).mean())
 
 
-def paired_improvement(a: Mapping[Key, float], b: Mapping[Key, float], bootstrap: int, confidence: float, seed: int) -> Summary:
-    """Per cent by which the mean of ``a`` exceeds the mean of ``b``, with a paired bootstrap; the median is of the cases' own.
+def paired_improvement(
+    a: Mapping[Key, float], b: Mapping[Key, float], bootstrap: int, confidence: float, seed: int
+) -> Summary:
+    """Per cent by which the mean of ``a`` exceeds the mean of ``b``, with a paired bootstrap; the median is of the
+    cases' own.
 
     Raises:
         AxonError: As `paired_difference`.
@@ -116,10 +123,18 @@ def comparable(a_meta: Mapping[str, Any], b_meta: Mapping[str, Any]) -> None:
     Raises:
         AxonError: ``NOT_COMPARABLE``, naming the keys that differ.
     """
-    different = [key for key in COMPARABLE_KEYS if key not in a_meta or key not in b_meta or _plain(a_meta[key]) != _plain(b_meta[key])]
+    different = [
+        key
+        for key in COMPARABLE_KEYS
+        if key not in a_meta or key not in b_meta or _plain(a_meta[key]) != _plain(b_meta[key])
+    ]
     if different:
         detail = "; ".join(f"{key}: {a_meta.get(key, 'absent')} and {b_meta.get(key, 'absent')}" for key in different)
-        raise AxonError("NOT_COMPARABLE", f"the evaluations differ in {detail}", "evaluate both models on the same data and settings")
+        raise AxonError(
+            "NOT_COMPARABLE",
+            f"the evaluations differ in {detail}",
+            "evaluate both models on the same data and settings",
+        )
 
 
 def _plain(value: Any) -> str:

@@ -1,7 +1,8 @@
 """Data consistency: change a volume as little as is plausible until its re-projection is like the films.
 
-The films are linear in the attenuation but for an unknown exposure, and the error of an estimate is taken as Gaussian; then the
-most probable volume given the films is the update of the Kalman filter (Kalman 1960; Tarantola, Inverse Problem Theory, 2005, eq. 3.37).
+The films are linear in the attenuation but for an unknown exposure, and the error of an estimate is taken as Gaussian;
+then the most probable volume given the films is the update of the Kalman filter (Kalman 1960; Tarantola, Inverse
+Problem Theory, 2005, eq. 3.37).
 
 Shape legend: B batch, V the two views, D/H/W voxels, U/V film rows and columns.
 """
@@ -36,7 +37,8 @@ def make_consistent(
     Args:
         volume_B1DHW: Estimate in [-1, 1].
         films_BVUV: Normalised films; clipped pixels (0 or 1) are not used.
-        present_BV: How far each view's film is trusted, from 0, absent, to 1; its noise is ``physics.noise`` divided by this.
+        present_BV: How far each view's film is trusted, from 0, absent, to 1; its noise is ``physics.noise`` divided by
+            this.
         spread_B1DHW: Standard deviation of the estimate's error in normalised units.
         physics: Noise, smoothness and iterations; 0 iterations give the volume back.
         extent_mm: Side of the cube in millimetres.
@@ -56,14 +58,18 @@ def make_consistent(
 
     def adjoint(films: Tensor) -> Tensor:
         size = volume_B1DHW.shape[-1]
-        frontal, lateral = (back_project(films[:, n : n + 1], size, extent_mm, xray, view) for n, view in enumerate(VIEWS))
+        frontal, lateral = (
+            back_project(films[:, n : n + 1], size, extent_mm, xray, view) for n, view in enumerate(VIEWS)
+        )
         return frontal + lateral
 
     # A network's precision on a GPU, bfloat16, is not enough to solve for a correction.
     with torch.no_grad(), torch.autocast(volume_B1DHW.device.type, enabled=False):
         lines = render(attenuation((volume_B1DHW + 1) / 2 * (high - low) + low))
         # Equations weighed with w have the noise of the films divided by w.
-        used = ((films_BVUV > 0.005) & (films_BVUV < 0.995)).to(films_BVUV) * present_BV[:, :, None, None].to(films_BVUV)
+        used = ((films_BVUV > 0.005) & (films_BVUV < 0.995)).to(films_BVUV) * present_BV[:, :, None, None].to(
+            films_BVUV
+        )
         gain, offset = _exposure(lines, films_BVUV, used)
 
         def forward(values: Tensor) -> Tensor:
@@ -71,17 +77,22 @@ def make_consistent(
 
         def back(films: Tensor) -> Tensor:
             smoothed = _smooth(
-                _smooth(spread_B1DHW * adjoint(gain * used * per_unit * films), physics.smooth_voxels), physics.smooth_voxels
+                _smooth(spread_B1DHW * adjoint(gain * used * per_unit * films), physics.smooth_voxels),
+                physics.smooth_voxels,
             )
             return spread_B1DHW * smoothed
 
         missing = (films_BVUV - (gain * lines + offset)) * used
-        weights = conjugate_gradient(lambda films: forward(back(films)) + physics.noise**2 * films, missing, physics.iterations)
+        weights = conjugate_gradient(
+            lambda films: forward(back(films)) + physics.noise**2 * films, missing, physics.iterations
+        )
         return (volume_B1DHW + back(weights)).clamp(-1, 1)
 
 
 def conjugate_gradient(operator: Callable[[Tensor], Tensor], target_BVUV: Tensor, iterations: int) -> Tensor:
-    """Solve ``operator(x) = target`` for each item of a batch, ``operator`` symmetric and positive (Hestenes and Stiefel 1952)."""
+    """Solve ``operator(x) = target`` for each item of a batch, ``operator`` symmetric and positive (Hestenes and
+    Stiefel 1952).
+    """
 
     def dot(a: Tensor, b: Tensor) -> Tensor:
         return (a * b).sum(dim=(1, 2, 3), keepdim=True)
@@ -98,7 +109,9 @@ def conjugate_gradient(operator: Callable[[Tensor], Tensor], target_BVUV: Tensor
 
 
 def _exposure(lines_BVUV: Tensor, films_BVUV: Tensor, used_BVUV: Tensor) -> tuple[Tensor, Tensor]:
-    """Gain and offset for each film, shape (B, V, 1, 1), that bring line integrals nearest to it; a negative film is not believed."""
+    """Gain and offset for each film, shape (B, V, 1, 1), that bring line integrals nearest to it; a negative film is
+    not believed.
+    """
     count = used_BVUV.sum(dim=(2, 3), keepdim=True).clamp(min=1)
     mean_lines, mean_film = ((x * used_BVUV).sum(dim=(2, 3), keepdim=True) / count for x in (lines_BVUV, films_BVUV))
     covariance = ((lines_BVUV - mean_lines) * (films_BVUV - mean_film) * used_BVUV).sum(dim=(2, 3), keepdim=True)

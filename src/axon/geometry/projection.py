@@ -40,9 +40,9 @@ def render_drr(hu_BCDHW: Tensor, extent_mm: float, xray: XrayConfig, view: str) 
 def project(volume_BCDHW: Tensor, extent_mm: float, xray: XrayConfig, view: str) -> Tensor:
     """Line integrals of any volume in its units times millimetres, shape (B, C, U, V): linear, and differentiable.
 
-    After Joseph, "An improved algorithm for reprojecting rays through pixel images" (IEEE Trans. Med. Imaging, 1982): a ray is sampled
-    once in each layer of voxels that it crosses, by linear interpolation within the layer. The detector lies parallel to the layers,
-    so that rows and columns are interpolated apart, each by one matrix a layer.
+    After Joseph, "An improved algorithm for reprojecting rays through pixel images" (IEEE Trans. Med. Imaging, 1982): a
+    ray is sampled once in each layer of voxels that it crosses, by linear interpolation within the layer. The detector
+    lies parallel to the layers, so that rows and columns are interpolated apart, each by one matrix a layer.
     """
     layers_BCLDK, size = _layers(volume_BCDHW, view), volume_BCDHW.shape[-1]
     rows_LUD, across_LKV, length_UV = _rays(size, extent_mm, xray, view, volume_BCDHW)
@@ -51,7 +51,9 @@ def project(volume_BCDHW: Tensor, extent_mm: float, xray: XrayConfig, view: str)
 
 
 def back_project(film_BCUV: Tensor, size: int, extent_mm: float, xray: XrayConfig, view: str) -> Tensor:
-    """The adjoint of `project`: each pixel's value goes to the voxels that its ray saw, shape (B, C, size, size, size)."""
+    """The adjoint of `project`: each pixel's value goes to the voxels that its ray saw, shape (B, C, size, size,
+    size).
+    """
     rows_LUD, across_LKV, length_UV = _rays(size, extent_mm, xray, view, film_BCUV)
     rows_BCULK = ((film_BCUV * length_UV) @ across_LKV.flatten(0, 1).T).unflatten(3, (size, size))
     return _layers(rows_LUD.mT @ rows_BCULK.movedim(2, 3), view, back=True)
@@ -68,13 +70,14 @@ def _rays(size: int, extent_mm: float, xray: XrayConfig, view: str, like: Tensor
     """How rays sample a cube.
 
     Returns:
-        Weights of film rows on the voxels along a layer's height, shape (L, U, D); of voxels across it on film columns, shape (L, K, V);
-        and each ray's length in a layer in millimetres, shape (U, V).
+        Weights of film rows on the voxels along a layer's height, shape (L, U, D); of voxels across it on film columns,
+        shape (L, K, V); and each ray's length in a layer in millimetres, shape (U, V).
     """
     voxel_mm, half = extent_mm / size, (size - 1) / 2
     index_N = torch.arange(size, device=like.device, dtype=torch.float32)
     pixel_P = _pixel_mm(xray, like.device)
-    # Layers of the frontal view go towards the source, which is at the back; those of the lateral away from it, to the left.
+    # Layers of the frontal view go towards the source, which is at the back; those of the lateral away from it, to the
+    # left.
     from_source_L = xray.source_object_mm + (half - index_N if view == "frontal" else index_N - half) * voxel_mm
     place_LP = from_source_L[:, None] / xray.source_detector_mm * pixel_P / voxel_mm + half
     weight_LPN = (1 - (place_LP[:, :, None] - index_N).abs()).clamp(min=0)
@@ -85,11 +88,14 @@ def _rays(size: int, extent_mm: float, xray: XrayConfig, view: str, like: Tensor
 
 def _pixel_mm(xray: XrayConfig, device: torch.device) -> Tensor:
     """Centres of a row of pixels from the detector's middle, shape (V,), in millimetres."""
-    return (torch.arange(xray.detector_px, device=device, dtype=torch.float32) - (xray.detector_px - 1) / 2) * xray.pixel_pitch_mm
+    return (
+        torch.arange(xray.detector_px, device=device, dtype=torch.float32) - (xray.detector_px - 1) / 2
+    ) * xray.pixel_pitch_mm
 
 
 def lift_film(film_BCUV: Tensor, size: int, extent_mm: float, xray: XrayConfig, view: str) -> Tensor:
-    """Back-project a film: each voxel takes the film's value where its ray meets the detector, shape (B, C, size, size, size).
+    """Back-project a film: each voxel takes the film's value where its ray meets the detector, shape (B, C, size, size,
+    size).
 
     This voxel-driven form is the adjoint of `render_drr` up to weights; rays that miss the detector give 0.
     """

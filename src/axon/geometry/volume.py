@@ -57,7 +57,11 @@ def canonical(volume: Volume) -> Volume:
     """
     linear = volume.affine[:3, :3]
     if not np.isfinite(volume.affine).all() or abs(np.linalg.det(linear)) < 1e-6:
-        raise AxonError("VOLUME_AFFINE", "the volume's affine is singular or not finite", "export the volume again with its geometry")
+        raise AxonError(
+            "VOLUME_AFFINE",
+            "the volume's affine is singular or not finite",
+            "export the volume again with its geometry",
+        )
     direction = np.abs(linear / np.linalg.norm(linear, axis=0))
     # The permutation of voxel axes whose directions best match L, P, S.
     orders = [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
@@ -108,7 +112,9 @@ def resample_to_cube(volume: Volume, center_mm: np.ndarray, size: int, extent_mm
     return Volume(out, affine)
 
 
-def _resample_straight(hu_DHW: np.ndarray, steps: np.ndarray, offset: np.ndarray, sigma_dhw: np.ndarray, size: int) -> np.ndarray:
+def _resample_straight(
+    hu_DHW: np.ndarray, steps: np.ndarray, offset: np.ndarray, sigma_dhw: np.ndarray, size: int
+) -> np.ndarray:
     """The same where the volume's axes are the cube's: Gaussian and interpolation are then one sparse matrix an axis.
 
     It is what `ndimage` computes, at a tenth of the time, as nothing is smoothed that no voxel of the cube needs.
@@ -125,7 +131,9 @@ def _resample_straight(hu_DHW: np.ndarray, steps: np.ndarray, offset: np.ndarray
 
 
 def _weights(length: int, step: float, offset: float, sigma: float, size: int) -> tuple[sparse.csr_array, np.ndarray]:
-    """What each of ``length`` voxels gives to the samples at ``offset + step * k``, shape (size, length); and which of these are inside."""
+    """What each of ``length`` voxels gives to the samples at ``offset + step * k``, shape (size, length); and which of
+    these are inside.
+    """
     position = offset + step * np.arange(size)
     inside = (position >= 0) & (position <= length - 1)
     radius = int(4 * sigma + 0.5)
@@ -143,7 +151,8 @@ def _weights(length: int, step: float, offset: float, sigma: float, size: int) -
 
 
 def body_mask(hu_DHW: np.ndarray, threshold_hu: float = -400.0) -> np.ndarray:
-    """The patient, holes filled slice by slice: the largest connected region above ``threshold_hu``, shape (D, H, W) bool.
+    """The patient, holes filled slice by slice: the largest connected region above ``threshold_hu``, shape (D, H, W)
+    bool.
 
     A one-voxel opening first detaches the table.
     """

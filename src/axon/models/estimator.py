@@ -41,14 +41,17 @@ class Evidence:
 
     def expand(self, count: int) -> Evidence:
         """The same single case ``count`` times."""
-        return Evidence(*(x.expand(count, *x.shape[1:]) for x in (self.condition_BCDHW, self.films_BVUV, self.present_BV)))
+        return Evidence(
+            *(x.expand(count, *x.shape[1:]) for x in (self.condition_BCDHW, self.films_BVUV, self.present_BV))
+        )
 
 
 class FilmEstimator(ModelMixin, ConfigMixin):
-    """Estimates the volume from the films: lift, network, and corrections by the films themselves (our choice, not the paper's).
+    """Estimates the volume from the films: lift, network, and corrections by the films themselves (our choice, not the
+    paper's).
 
-    A bridge that starts near the truth has less to learn: the calibrated lift is corrected until it agrees with the films, a network
-    trained beforehand improves it, and the result is corrected again.
+    A bridge that starts near the truth has less to learn: the calibrated lift is corrected until it agrees with the
+    films, a network trained beforehand improves it, and the result is corrected again.
 
     Args:
         size: Voxels per side of the coarse grid.
@@ -137,7 +140,9 @@ class FilmEstimator(ModelMixin, ConfigMixin):
             spread = F.interpolate(spread, volume_B1DHW.shape[2:], mode="trilinear", align_corners=False)
         low, high = self.config.hu_window
         physics, xray = PhysicsConfig(**self.config.physics), XrayConfig(**self.config.xray)
-        return make_consistent(volume_B1DHW, films_BVUV, present_BV, spread, physics, self.config.extent_mm, xray, (low, high))
+        return make_consistent(
+            volume_B1DHW, films_BVUV, present_BV, spread, physics, self.config.extent_mm, xray, (low, high)
+        )
 
     def _evidence(self, endpoint_B1DHW: Tensor, films_BVUV: Tensor, present_BV: Tensor) -> Evidence:
         return Evidence(condition(endpoint_B1DHW, self.lifted(films_BVUV), present_BV), films_BVUV, present_BV)

@@ -1,7 +1,8 @@
 """The adversarial baseline's networks: the regression U-Net as generator, and a critic of patches.
 
-After the idea of "X2CT-GAN: Reconstructing CT from Biplanar X-Rays with Generative Adversarial Networks" (Ying et al., CVPR 2019,
-arXiv 1905.06902), written anew: here the generator sees the lifted films, so that all methods share one input and one network size.
+After the idea of "X2CT-GAN: Reconstructing CT from Biplanar X-Rays with Generative Adversarial Networks" (Ying et al.,
+CVPR 2019, arXiv 1905.06902), written anew: here the generator sees the lifted films, so that all methods share one
+input and one network size.
 Shape legend: B batch, C channels, D/H/W voxels.
 """
 
@@ -51,7 +52,8 @@ class Gan(nn.Module):
     def losses(self, volume_B1DHW: Tensor, condition_BCDHW: Tensor) -> tuple[Tensor, Tensor]:
         """The generator's loss, which does not move the critic, and the critic's, which does not move the generator.
 
-        Least-squares adversarial losses (LSGAN, arXiv 1611.04076), L1 of the volume, and L1 of its means along the three axes.
+        Least-squares adversarial losses (LSGAN, arXiv 1611.04076), L1 of the volume, and L1 of its means along the
+        three axes.
         """
         made = self.generator.regress(condition_BCDHW)
         frozen = {name: parameter.detach() for name, parameter in self.critic.named_parameters()}

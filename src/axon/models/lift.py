@@ -17,8 +17,8 @@ from torch.nn import functional as F
 class CalibratedLift(ModelMixin, ConfigMixin):
     """Training mean plus, for each voxel, a ridge regression of HU on the lifted films (our choice, not the paper's).
 
-    One regression for each pattern of present views: frontal alone, lateral alone, both. Its statistics are pooled over a
-    neighbourhood of voxels, which makes a few dozen volumes enough.
+    One regression for each pattern of present views: frontal alone, lateral alone, both. Its statistics are pooled over
+    a neighbourhood of voxels, which makes a few dozen volumes enough.
 
     Args:
         size: Voxels per side.
@@ -53,7 +53,9 @@ class CalibratedLift(ModelMixin, ConfigMixin):
         x, f, s, ff, ss, fs, fx, sx, xx = sums / count
         moments = torch.stack([ff - f * f, ss - s * s, fs - f * s, fx - f * x, sx - s * x, xx - x * x])
         pool = self.config.pool
-        var_f, var_s, cov_fs, cov_fx, cov_sx, var_x = F.avg_pool3d(moments[None], pool, 1, pool // 2, count_include_pad=False)[0]
+        var_f, var_s, cov_fs, cov_fx, cov_sx, var_x = F.avg_pool3d(
+            moments[None], pool, 1, pool // 2, count_include_pad=False
+        )[0]
         var_f, var_s = var_f + self.config.ridge, var_s + self.config.ridge
         determinant = var_f * var_s - cov_fs**2
         zero = torch.zeros_like(x)

@@ -57,6 +57,10 @@ def sample_bridge(
         if controlnet is not None and coarse_B1DHW is not None:
             residuals = controlnet(sample, timesteps_B, evidence.condition_BCDHW, coarse_B1DHW)
         prediction = unet(sample, timesteps_B, evidence.condition_BCDHW, residuals)
-        noise = torch.cat([torch.randn((1, *sample.shape[1:]), generator=generator) for generator in generators]).to(sample)
-        sample = scheduler.step(prediction, t, sample, endpoint, eta=eta, variance_noise=noise, correct=correct, return_dict=False)[0]
+        noise = torch.cat([torch.randn((1, *sample.shape[1:]), generator=generator) for generator in generators]).to(
+            sample
+        )
+        sample = scheduler.step(
+            prediction, t, sample, endpoint, eta=eta, variance_noise=noise, correct=correct, return_dict=False
+        )[0]
     return sample[:count].clamp(-1, 1)

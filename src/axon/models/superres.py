@@ -19,7 +19,9 @@ class _ResidualBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv3d(channels, channels, 3, padding=1), nn.ReLU(inplace=True), nn.Conv3d(channels, channels, 3, padding=1)
+            nn.Conv3d(channels, channels, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv3d(channels, channels, 3, padding=1),
         )
 
     def forward(self, x: Tensor) -> Tensor:

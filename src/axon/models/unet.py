@@ -58,14 +58,17 @@ class BridgeUNet(ModelMixin, ConfigMixin):
         condition_BCDHW: Tensor,
         residuals: tuple[list[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """Predict the bridge's objective, shape (B, 1, D, H, W); ``residuals`` are a ControlNet's (down blocks, middle)."""
+        """Predict the bridge's objective, shape (B, 1, D, H, W); ``residuals`` are a ControlNet's (down blocks,
+        middle).
+        """
         down, middle = residuals if residuals is not None else (None, None)
         inputs = torch.cat([sample_B1DHW, condition_BCDHW], dim=1)
         return self.net(inputs, timesteps_B, down_block_additional_residuals=down, mid_block_additional_residual=middle)
 
 
 class RefinerControlNet(ModelMixin, ConfigMixin):
-    """Trainable copy of the bridge's encoder that sees the coarse volume; zero convolutions make it start without effect.
+    """Trainable copy of the bridge's encoder that sees the coarse volume; zero convolutions make it start without
+    effect.
 
     After "Adding Conditional Control to Text-to-Image Diffusion Models" (Zhang et al., ICCV 2023, arXiv 2302.05543).
 

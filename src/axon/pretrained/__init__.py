@@ -1,4 +1,6 @@
-"""Model folders: the one that comes with the package, one of yours, or one from the registry; each checked before it is loaded."""
+"""Model folders: the one that comes with the package, one of yours, or one from the registry; each checked before it is
+loaded.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,8 @@ def path() -> Path:
     """The model folder that comes with the package.
 
     Raises:
-        AxonError: ``MODEL_MISSING`` where it or one of its files is not there, ``MODEL_DAMAGED`` where a file was changed.
+        AxonError: ``MODEL_MISSING`` where it or one of its files is not there, ``MODEL_DAMAGED`` where a file was
+            changed.
     """
     folder = Path(__file__).with_name(SHIPPED)
     if not (folder / SUMS).is_file():
@@ -56,12 +59,13 @@ def load(source: str | None, tracking_uri: str | None = None) -> Model:
     """Load a model.
 
     Args:
-        source: A folder, ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, or None for the one that comes with the package.
+        source: A folder, ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, or None for the one that comes with the
+            package.
         tracking_uri: Where the registry is; only for ``models:/``.
 
     Raises:
-        AxonError: ``MODEL_MISSING``, ``MODEL_DAMAGED``, ``MODEL_UNTRUSTED``, ``MODEL_URI``, ``TRACKING_URI``, ``TRACKING_MISSING`` or
-            ``TRACKING_FAILED``.
+        AxonError: ``MODEL_MISSING``, ``MODEL_DAMAGED``, ``MODEL_UNTRUSTED``, ``MODEL_URI``, ``TRACKING_URI``,
+            ``TRACKING_MISSING`` or ``TRACKING_FAILED``.
     """
     with folder_of(source, tracking_uri) as (folder, name, version):
         sha256 = verify(folder)
@@ -70,7 +74,8 @@ def load(source: str | None, tracking_uri: str | None = None) -> Model:
 
 @contextmanager
 def folder_of(source: str | None, tracking_uri: str | None = None) -> Iterator[tuple[Path, str, str]]:
-    """The folder of a model, its name and its version in the registry (empty for a folder); a download lives as long as the block.
+    """The folder of a model, its name and its version in the registry (empty for a folder); a download lives as long as
+    the block.
 
     Raises:
         AxonError: As `load`.
@@ -97,7 +102,11 @@ def verify(folder: Path) -> str:
     """
     fix = "copy or install the model again"
     if not (folder / "model_index.json").is_file():
-        raise AxonError("MODEL_MISSING", f"no AXON model at {folder}: model_index.json is missing", "name a folder that holds one, whole")
+        raise AxonError(
+            "MODEL_MISSING",
+            f"no AXON model at {folder}: model_index.json is missing",
+            "name a folder that holds one, whole",
+        )
     if not (folder / SUMS).is_file():
         return hashlib.sha256(_sums(folder).encode()).hexdigest()
     for line in (folder / SUMS).read_text(errors="replace").splitlines():
@@ -149,13 +158,17 @@ def _download(uri: str, tracking_uri: str | None, scratch: str) -> tuple[Path, s
 
 
 def refuse_missing_store(tracking_uri: str) -> None:
-    """See that the SQLite file to read from is there: MLflow would make an empty one. Raises AxonError ``TRACKING_MISSING``."""
+    """See that the SQLite file to read from is there: MLflow would make an empty one. Raises AxonError
+    ``TRACKING_MISSING``.
+    """
     from axon.registry.tracking import sqlite_path
 
     path = sqlite_path(tracking_uri)
     if path is not None and not path.is_file():
         raise AxonError(
-            "TRACKING_MISSING", f"no MLflow database at {path}", "check --tracking-uri: sqlite:////folder/mlflow.db has four slashes"
+            "TRACKING_MISSING",
+            f"no MLflow database at {path}",
+            "check --tracking-uri: sqlite:////folder/mlflow.db has four slashes",
         )
 
 
@@ -166,5 +179,7 @@ def parse_uri(uri: str) -> tuple[str, str, str]:
     if not at:
         name, _, number = name.partition("/")
     if not name or not (alias or number.isdecimal()):
-        raise AxonError("MODEL_URI", f"{uri!r} names no registered version", "write models:/NAME@ALIAS or models:/NAME/VERSION")
+        raise AxonError(
+            "MODEL_URI", f"{uri!r} names no registered version", "write models:/NAME@ALIAS or models:/NAME/VERSION"
+        )
     return name, alias, number

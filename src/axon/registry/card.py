@@ -25,16 +25,19 @@ _USES = """## Uses
 
 **Intended.** Research on sparse-view reconstruction: baselines, metrics, training pipelines.
 
-**Out of scope.** Diagnosis, treatment, triage, measurement of a patient, training data that is passed off as real CT. One or two films
-do not determine a volume: what they do not show is filled in from the training data; lesions may be invented or left out.
+**Out of scope.** Diagnosis, treatment, triage, measurement of a patient, training data that is passed off as real CT.
+One or two films do not determine a volume: what they do not show is filled in from the training data; lesions may be
+invented or left out.
 
 ## Bias, risks and limitations
 
-- Trained and tested on films rendered from CT (cone beam, 65 keV, no scatter). On real films it is worse, and not measured here.
+- Trained and tested on films rendered from CT (cone beam, 65 keV, no scatter). On real films it is worse, and not
+  measured here.
 - Small data: the figures below say over how many cases each mean is taken. No clinical claim can rest on them.
 - Adults lying in a scanner with raised arms; children, devices and unusual anatomy are hardly represented.
 - HU outside the model's window are never reconstructed; contrast medium is not modelled.
-- The standard deviation is calibrated on validation patients and rendered films; the report shows how often two of it hold the truth.
+- The standard deviation is calibrated on validation patients and rendered films; the report shows how often two of it
+  hold the truth.
 
 ## How to get started
 
@@ -51,8 +54,8 @@ volume = AxonPipeline.from_pretrained("THIS_FOLDER")(frontal, lateral, seed=0).v
 
 _END = f"""## Licence
 
-Code and weights: Apache-2.0. The data keep their own licences, listed in the dataset's LICENSES.md; any attempt to identify a person is
-forbidden.
+Code and weights: Apache-2.0. The data keep their own licences, listed in the dataset's LICENSES.md; any attempt to
+identify a person is forbidden.
 
 ## Citation
 
@@ -75,7 +78,8 @@ def model_card(name: str, metrics: dict[str, Any], extra: dict[str, str] | None 
         _FRONT_MATTER,
         f"# {name}\n",
         f"> **{DISCLAIMER}**\n",
-        "A 3D chest CT volume from one or two chest X-rays: Brownian-bridge diffusion, ControlNet refinement, super-resolution;",
+        "A 3D chest CT volume from one or two chest X-rays: Brownian-bridge diffusion, ControlNet refinement, "
+        "super-resolution;",
         f"after {PAPER}.",
         f"Made with axon-ct {__version__}; safetensors and JSON, nothing executable.\n",
         _USES,

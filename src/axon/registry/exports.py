@@ -35,7 +35,8 @@ def export(source: str | None, out: Path, layout: Format, tracking_uri: str | No
     Args:
         source: As of `axon.pretrained.load`.
         out: New folder.
-        layout: ``diffusers`` loads with `AxonPipeline.from_pretrained`, ``monai`` runs with ``python -m monai.bundle run``.
+        layout: ``diffusers`` loads with `AxonPipeline.from_pretrained`, ``monai`` runs with ``python -m monai.bundle
+            run``.
         tracking_uri: Where the registry is; only for ``models:/``.
 
     Raises:
@@ -67,10 +68,14 @@ class BundleNetwork(nn.Module):
         self.pipeline = load(folder).pipeline
         self.seed = seed
         # Registered, so that they move to a device with the network.
-        self.networks = nn.ModuleDict({name: part for name, part in self.pipeline.components.items() if isinstance(part, nn.Module)})
+        self.networks = nn.ModuleDict(
+            {name: part for name, part in self.pipeline.components.items() if isinstance(part, nn.Module)}
+        )
 
     def forward(self, films_BVUV: Tensor) -> Tensor:
-        """Volumes in HU, shape (B, 1, D, H, W), of films of shape (B, 2, U, V): frontal, lateral; a film of one value is an absent one."""
+        """Volumes in HU, shape (B, 1, D, H, W), of films of shape (B, 2, U, V): frontal, lateral; a film of one value
+        is an absent one.
+        """
         volumes = [self._volume(films_VUV.float().cpu().numpy()) for films_VUV in films_BVUV]
         return torch.stack(volumes)[:, None].to(films_BVUV.device)
 
@@ -80,7 +85,9 @@ class BundleNetwork(nn.Module):
 
     def read(self, frontal: str, lateral: str, trust_views: bool = False) -> Tensor:
         """Films from files as the network takes them, shape (1, 2, U, V); ``lateral`` may be empty."""
-        films_UV = on_detector(read_films(Path(frontal), Path(lateral) if lateral else None, trust_views), self.pipeline)
+        films_UV = on_detector(
+            read_films(Path(frontal), Path(lateral) if lateral else None, trust_views), self.pipeline
+        )
         absent_UV = np.zeros_like(films_UV["frontal"])
         return torch.from_numpy(np.stack([films_UV["frontal"], films_UV.get("lateral", absent_UV)])[None])
 
@@ -114,7 +121,11 @@ def _inference() -> dict[str, Any]:
         "seed": 0,
         "trust_views": False,
         "device": "$__import__('torch').device('cuda' if __import__('torch').cuda.is_available() else 'cpu')",
-        "network_def": {"_target_": "axon.registry.exports.BundleNetwork", "folder": f"$@bundle_root + '/{MODEL}'", "seed": "@seed"},
+        "network_def": {
+            "_target_": "axon.registry.exports.BundleNetwork",
+            "folder": f"$@bundle_root + '/{MODEL}'",
+            "seed": "@seed",
+        },
         "network": "$@network_def.to(@device).eval()",
         "image": "$@network.read(@frontal, @lateral, @trust_views).to(@device)",
         "pred": "$@network(@image)",
@@ -133,7 +144,10 @@ def _metadata(name: str, number: str, side: int, size: int, hu_window: list[floa
         "dtype": "float32",
         "value_range": [0, 1],
         "is_patch_data": False,
-        "channel_def": {"0": "frontal film, bone bright", "1": "left lateral film; one value throughout where there is none"},
+        "channel_def": {
+            "0": "frontal film, bone bright",
+            "1": "left lateral film; one value throughout where there is none",
+        },
     }
     volume = {
         "type": "image",
@@ -153,7 +167,11 @@ def _metadata(name: str, number: str, side: int, size: int, hu_window: list[floa
         "monai_version": version("monai"),
         "pytorch_version": version("torch").partition("+")[0],
         "numpy_version": version("numpy"),
-        "required_packages_version": {"axon-ct": __version__, "diffusers": version("diffusers"), "nibabel": version("nibabel")},
+        "required_packages_version": {
+            "axon-ct": __version__,
+            "diffusers": version("diffusers"),
+            "nibabel": version("nibabel"),
+        },
         "name": name,
         "task": "Chest CT from one or two chest X-rays",
         "description": f"Brownian-bridge diffusion, ControlNet refinement and super-resolution. {DISCLAIMER}",

@@ -34,7 +34,8 @@ class Decision:
         verdict: ``accepted`` becomes champion, ``challenger`` waits for a person, ``refused`` gets no alias.
         reason: One sentence for people.
         champion_version: The champion that was compared with; empty when there was none.
-        difference: Mean paired difference of the primary metric, candidate minus champion; None when nothing was compared.
+        difference: Mean paired difference of the primary metric, candidate minus champion; None when nothing was
+            compared.
         low, high: Bootstrap interval of the difference.
         cases: Number of paired cases.
     """
@@ -62,7 +63,9 @@ class Decision:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """An evaluation folder as the gate sees it: its facts and the primary metric of every case, keyed by (test set, case)."""
+    """An evaluation folder as the gate sees it: its facts and the primary metric of every case, keyed by (test set,
+    case).
+    """
 
     facts: dict[str, Any]
     view: str
@@ -72,8 +75,9 @@ class Evaluated:
 def decide(candidate: Path, tracking_uri: str, model_name: str, policy: Policy, config: Config) -> Decision:
     """Decide about the evaluation in ``candidate``.
 
-    The primary metric is AXON's PSNR, from the views that the run was asked for, over the cases of all test sets. It is compared with the
-    champion's by a paired bootstrap over the same cases; the candidate is better when the mean difference is above zero.
+    The primary metric is AXON's PSNR, from the views that the run was asked for, over the cases of all test sets. It is
+    compared with the champion's by a paired bootstrap over the same cases; the candidate is better when the mean
+    difference is above zero.
 
     Args:
         candidate: Evaluation folder with ``metrics.json`` and ``cases.csv``.
@@ -83,7 +87,8 @@ def decide(candidate: Path, tracking_uri: str, model_name: str, policy: Policy, 
         config: Bootstrap settings and seed.
 
     Raises:
-        AxonError: ``CHAMPION_UNREADABLE`` where MLflow does not say which model is the champion, or does not give its evaluation.
+        AxonError: ``CHAMPION_UNREADABLE`` where MLflow does not say which model is the champion, or does not give its
+            evaluation.
     """
     try:
         mine = read_evaluation(candidate)
@@ -92,16 +97,30 @@ def decide(candidate: Path, tracking_uri: str, model_name: str, policy: Policy, 
     try:
         champion = _read_champion(tracking_uri, model_name)
     except AxonError as error:
-        return Decision("refused", f"the champion's metrics cannot be read ({error.message}), so nothing is promoted over it")
+        return Decision(
+            "refused", f"the champion's metrics cannot be read ({error.message}), so nothing is promoted over it"
+        )
     except Exception as error:
-        # An outage is neither absence nor a verdict on the candidate: raised, the step is tried again, and nothing is promoted.
-        shown, fix = without_credentials(tracking_uri), "check that the server and its storage can be reached, then start the run again"
-        raise AxonError("CHAMPION_UNREADABLE", f"MLflow at {shown} does not give the champion: {_first_line(error)}", fix) from error
+        # An outage is neither absence nor a verdict on the candidate: raised, the step is tried again, and nothing is
+        # promoted.
+        shown, fix = (
+            without_credentials(tracking_uri),
+            "check that the server and its storage can be reached, then start the run again",
+        )
+        raise AxonError(
+            "CHAMPION_UNREADABLE", f"MLflow at {shown} does not give the champion: {_first_line(error)}", fix
+        ) from error
     if policy == "never":
         return Decision("refused", "the promotion policy is 'never'", champion[0] if champion else "")
     compared = _compare(mine, champion, config)
     if policy == "manual":
-        return Decision(**{**asdict(compared), "verdict": "challenger", "reason": f"a person decides (policy 'manual'): {compared.reason}"})
+        return Decision(
+            **{
+                **asdict(compared),
+                "verdict": "challenger",
+                "reason": f"a person decides (policy 'manual'): {compared.reason}",
+            }
+        )
     return compared
 
 
@@ -119,7 +138,9 @@ def read_evaluation(folder: Path) -> Evaluated:
         view = facts["views"]
         values = {(row["set_name"], row["case_id"]): float(row[METRIC]) for row in rows if row["view"] == view}
     except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise AxonError("METRICS_MISSING", f"metrics.json or cases.csv is missing or damaged ({_first_line(error)})", fix) from error
+        raise AxonError(
+            "METRICS_MISSING", f"metrics.json or cases.csv is missing or damaged ({_first_line(error)})", fix
+        ) from error
     if not values:
         raise AxonError("METRICS_MISSING", f"cases.csv has no {METRIC} of the method {METHOD!r}", fix)
     for (_, case_id), value in values.items():
@@ -129,7 +150,9 @@ def read_evaluation(folder: Path) -> Evaluated:
 
 
 def champion_of(mlflow: MlflowClient, model_name: str) -> str:
-    """The champion's version, empty when the model or the alias does not exist. Raises MLflow's errors when it cannot be known."""
+    """The champion's version, empty when the model or the alias does not exist. Raises MLflow's errors when it cannot
+    be known.
+    """
     models = mlflow.search_registered_models(f"name = '{model_name}'")
     return str(models[0].aliases.get(CHAMPION, "")) if models else ""
 
@@ -164,7 +187,9 @@ def _compare(mine: Evaluated, champion: tuple[str, Evaluated] | None, config: Co
     try:
         comparable(mine.facts, theirs.facts)
         if mine.view != theirs.view:
-            raise AxonError("NOT_COMPARABLE", f"the views differ: {mine.view} and {theirs.view}", "evaluate the same views")
+            raise AxonError(
+                "NOT_COMPARABLE", f"the views differ: {mine.view} and {theirs.view}", "evaluate the same views"
+            )
         difference = paired_difference(mine.values, theirs.values, settings.bootstrap, settings.confidence, config.seed)
     except AxonError as error:
         return Decision("refused", f"not comparable with champion version {version}: {error.message}", version)

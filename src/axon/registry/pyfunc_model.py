@@ -1,4 +1,6 @@
-"""AXON as an MLflow pyfunc model, logged as code: loading it executes this file and reads safetensors and JSON, never a pickle."""
+"""AXON as an MLflow pyfunc model, logged as code: loading it executes this file and reads safetensors and JSON, never a
+pickle.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,13 @@ class AxonModel(mlflow.pyfunc.PythonModel):
 
         Args:
             context: MLflow's context, unused.
-            model_input: Table with the columns ``frontal`` and optionally ``lateral``: the bytes of PNG, JPEG or DICOM files.
+            model_input: Table with the columns ``frontal`` and optionally ``lateral``: the bytes of PNG, JPEG or DICOM
+                files.
             params: ``seed``, and ``trust_views`` as of ``axon reconstruct``.
 
         Returns:
-            pd.DataFrame: For each row ``ct_nifti_gz``, ``frontal_reprojection_mae`` (0 to 1), ``error`` and ``disclaimer``. A row that
+            pd.DataFrame: For each row ``ct_nifti_gz``, ``frontal_reprojection_mae`` (0 to 1), ``error`` and
+                ``disclaimer``. A row that
             cannot be reconstructed costs only itself: its file is empty and ``error`` says why.
         """
         return pd.DataFrame([self._row(row, params or {}) for row in model_input.to_dict("records")])
@@ -44,7 +48,9 @@ class AxonModel(mlflow.pyfunc.PythonModel):
         from axon.reconstruct import nifti_bytes, sample
 
         try:
-            made = sample(_films(row, params.get("trust_views", False)), self.model.pipeline, seed=params.get("seed", 0))
+            made = sample(
+                _films(row, params.get("trust_views", False)), self.model.pipeline, seed=params.get("seed", 0)
+            )
             answer = {
                 "ct_nifti_gz": nifti_bytes(made.output.volume),
                 "frontal_reprojection_mae": made.reprojection_mae()["frontal"],
@@ -59,7 +65,8 @@ def _films(row: dict[str, Any], trust_views: bool) -> Films:
     from axon.errors import AxonError
     from axon.reconstruct import read_films
 
-    # An absent film is empty or, as pandas has it, NaN where other rows have one, and None where the table lacks the column.
+    # An absent film is empty or, as pandas has it, NaN where other rows have one, and None where the table lacks the
+    # column.
     given = {view: film for view in ("frontal", "lateral") if isinstance(film := row.get(view), bytes) and film}
     if "frontal" not in given:
         raise AxonError("XRAY_MISSING", "the row has no frontal film", "send the file's content in base64")

@@ -71,7 +71,9 @@ class Version:
     created: str
 
 
-def register(tracking_uri: str, parent_run_id: str, model_name: str, evaluation: Path, decision: Path, tags: dict[str, str]) -> Registered:
+def register(
+    tracking_uri: str, parent_run_id: str, model_name: str, evaluation: Path, decision: Path, tags: dict[str, str]
+) -> Registered:
     """Register the model of a run, once, and move the alias that the gate's decision allows.
 
     Killed at any point, the same call goes on where it ended; run twice, it gives the same version and moves nothing.
@@ -128,8 +130,12 @@ def versions(tracking_uri: str, model_name: str) -> list[Version]:
     with tracking_errors(tracking_uri):
         models = mlflow.search_registered_models(f"name = '{model_name}'")
         if not models:
-            raise AxonError("REGISTRY_NO_MODEL", f"no model {model_name!r} is registered", "check its name and --tracking-uri")
-        found = sorted(mlflow.search_model_versions(f"name = '{model_name}'"), key=lambda version: -int(version.version))
+            raise AxonError(
+                "REGISTRY_NO_MODEL", f"no model {model_name!r} is registered", "check its name and --tracking-uri"
+            )
+        found = sorted(
+            mlflow.search_model_versions(f"name = '{model_name}'"), key=lambda version: -int(version.version)
+        )
     # The registered model knows its aliases; a version found by search may not.
     return [
         Version(
@@ -144,7 +150,9 @@ def versions(tracking_uri: str, model_name: str) -> list[Version]:
 
 
 def promote(tracking_uri: str, model_name: str, version: str) -> None:
-    """Make ``version`` the champion by hand, e.g. a challenger. Raises AxonError ``PROMOTION_BUSY`` or ``TRACKING_FAILED``."""
+    """Make ``version`` the champion by hand, e.g. a challenger. Raises AxonError ``PROMOTION_BUSY`` or
+    ``TRACKING_FAILED``.
+    """
     mlflow = client(tracking_uri)
     with tracking_errors(tracking_uri), _alone(mlflow, model_name):
         _crown(mlflow, model_name, version, champion_of(mlflow, model_name))
@@ -167,7 +175,9 @@ def rollback(tracking_uri: str, model_name: str) -> str:
         previous = mlflow.get_model_version(model_name, current).tags.get(PREVIOUS, "") if current else ""
         if not previous:
             raise AxonError(
-                "ROLLBACK_NONE", f"no champion of {model_name!r} came before version {current or '(none)'}", "promote a version instead"
+                "ROLLBACK_NONE",
+                f"no champion of {model_name!r} came before version {current or '(none)'}",
+                "promote a version instead",
             )
         mlflow.set_registered_model_alias(model_name, CHAMPION, previous)
         mlflow.set_model_version_tag(model_name, current, "axon.rolled_back_to", previous)
@@ -202,7 +212,9 @@ def _alone(mlflow: MlflowClient, model_name: str) -> Iterator[None]:
             with contextlib.suppress(MlflowException):  # another waiter may have been quicker
                 mlflow.delete_registered_model(name)
         if time.monotonic() - started > 5 * STALE_S:
-            raise AxonError("PROMOTION_BUSY", f"other promotions of {model_name!r} do not end", "try again, or look at who promotes")
+            raise AxonError(
+                "PROMOTION_BUSY", f"other promotions of {model_name!r} do not end", "try again, or look at who promotes"
+            )
         time.sleep(0.2)
     try:
         yield
@@ -260,7 +272,8 @@ def _log_model(mlflow: MlflowClient, run_id: str, evaluation: Path, card: str) -
     from axon.registry import serving
 
     code = Path(serving.__file__).with_name("pyfunc_model.py")
-    # It warns of the type hint that the model leaves out on purpose, through filters of its own; recording keeps them off the screen.
+    # It warns of the type hint that the model leaves out on purpose, through filters of its own; recording keeps them
+    # off the screen.
     with TemporaryDirectory() as scratch, warnings.catch_warnings(record=True):
         folder, artifacts = Path(scratch) / "model", {"model": str(evaluation / "model")}
         pyfunc.save_model(
@@ -288,8 +301,9 @@ def _log_evaluation(run: StageRun, evaluation: Path) -> None:
 def headline(evaluation: Path) -> dict[str, float]:
     """What two runs are compared by: mean over the cases of ``cases.csv``, keyed ``set/view/method/protocol/name``.
 
-    Only AXON's final volumes, by our protocol and the measures beside it: with every baseline and protocol there were hundreds of rows,
-    and MLflow's page of comparison showed the wrong ones first. The report and ``metrics.json`` have them all.
+    Only AXON's final volumes, by our protocol and the measures beside it: with every baseline and protocol there were
+    hundreds of rows, and MLflow's page of comparison showed the wrong ones first. The report and ``metrics.json`` have
+    them all.
     """
     from axon.evaluation.results import FINAL
 

@@ -56,7 +56,17 @@ class Recipe:
 
     def arguments(self, config: Path, output: Path) -> list[str]:
         """Python's arguments that run the pipeline again, into a folder and a registry of its own."""
-        run = ["-m", "pipelines", "run", "--config", str(config), "--revision", self.data_revision, "--output", str(output.resolve())]
+        run = [
+            "-m",
+            "pipelines",
+            "run",
+            "--config",
+            str(config),
+            "--revision",
+            self.data_revision,
+            "--output",
+            str(output.resolve()),
+        ]
         run += ["--views", self.views, "--promote", self.promote, "--model-name", self.name]
         return [*run, *(["--repo", self.data_repo] if self.data_repo else [])]
 
@@ -69,11 +79,14 @@ def read_recipe(uri: str, tracking_uri: str) -> Recipe:
         tracking_uri: MLflow tracking and registry.
 
     Raises:
-        AxonError: ``MODEL_URI``, ``TRACKING_FAILED`` (also for an unknown model), or ``NOT_RECORDED`` where the run did not say enough.
+        AxonError: ``MODEL_URI``, ``TRACKING_FAILED`` (also for an unknown model), or ``NOT_RECORDED`` where the run did
+            not say enough.
     """
     named = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
     if named is None:
-        raise AxonError("MODEL_URI", f"{uri!r} names no registered model", "write models:/NAME@ALIAS or models:/NAME/VERSION")
+        raise AxonError(
+            "MODEL_URI", f"{uri!r} names no registered model", "write models:/NAME@ALIAS or models:/NAME/VERSION"
+        )
     name, alias, number = named.groups()
     mlflow = client(tracking_uri)
     with tracking_errors(tracking_uri):
@@ -86,7 +99,9 @@ def read_recipe(uri: str, tracking_uri: str) -> Recipe:
     missing = [key for key, value in needed.items() if not value] + ["configuration"] * (not has_config)
     if missing:
         message = f"{name} version {version.version} does not say its {', '.join(missing)}"
-        raise AxonError("NOT_RECORDED", message, "only models registered by this or a later version of AXON can be made again")
+        raise AxonError(
+            "NOT_RECORDED", message, "only models registered by this or a later version of AXON can be made again"
+        )
     return Recipe(
         name=name,
         version=str(version.version),
@@ -112,7 +127,10 @@ def check_reproducible(recipe: Recipe, running_code: str) -> None:
         fix = "commit every change before a run whose model is to be made again"
         raise AxonError("CODE_NOT_RECORDED", f"the model's code is {recipe.code!r}, no commit", fix)
     if recipe.data_revision.startswith("folder@"):
-        fix = "run the commands by hand with --folder and the same CTs; `axon dataset add` versions them for the next time"
+        fix = (
+            "run the commands by hand with --folder and the same CTs; `axon dataset add` versions them for the next "
+            "time"
+        )
         raise AxonError("DATA_NOT_VERSIONED", "the model's data were a plain folder", fix)
     if running_code != recipe.code:
         checkout = f"git worktree add ../axon-{recipe.code[:12]} {recipe.code}"
@@ -133,7 +151,8 @@ def compared(recipe: Recipe, output: Path) -> str:
         output: Folder of the new run, with its registry.
 
     Raises:
-        AxonError: ``NOT_REPRODUCED`` where code, data, split, configuration or the set of metrics is another; those of `read_recipe`.
+        AxonError: ``NOT_REPRODUCED`` where code, data, split, configuration or the set of metrics is another; those of
+            `read_recipe`.
     """
     from axon.registry.register import versions
 
@@ -144,8 +163,13 @@ def compared(recipe: Recipe, output: Path) -> str:
     if differ or set(again.metrics) != set(recipe.metrics):
         message = f"the new model differs from the recorded one in {', '.join(differ) or 'what was measured'}"
         raise AxonError("NOT_REPRODUCED", message, f"compare the two runs; the new one is in {uri}")
-    apart = {key: abs(again.metrics[key] - value) for key, value in recipe.metrics.items() if again.metrics[key] != value}
-    told = f"the same code, data, split and configuration; {len(recipe.metrics) - len(apart)} of {len(recipe.metrics)} metrics are equal"
+    apart = {
+        key: abs(again.metrics[key] - value) for key, value in recipe.metrics.items() if again.metrics[key] != value
+    }
+    told = (
+        f"the same code, data, split and configuration; {len(recipe.metrics) - len(apart)} of "
+        f"{len(recipe.metrics)} metrics are equal"
+    )
     if not apart:
         return told
     worst = max(apart, key=lambda key: apart[key] / max(abs(recipe.metrics[key]), 1e-12))

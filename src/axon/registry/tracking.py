@@ -47,7 +47,9 @@ def tracking_errors(tracking_uri: str) -> Iterator[None]:
     except MlflowException as error:
         reason = str(error).splitlines()[0]
         fix = "check the address, the credentials and that the server runs"
-        raise AxonError("TRACKING_FAILED", f"MLflow at {without_credentials(tracking_uri)} failed: {reason}", fix) from error
+        raise AxonError(
+            "TRACKING_FAILED", f"MLflow at {without_credentials(tracking_uri)} failed: {reason}", fix
+        ) from error
 
 
 def without_credentials(uri: str) -> str:
@@ -68,22 +70,31 @@ def client(tracking_uri: str) -> MlflowClient:
 
 
 def code_revision() -> str:
-    """The code's git commit (``-dirty`` with local changes); ``AXON_CODE_REVISION`` where set; else the package version."""
+    """The code's git commit (``-dirty`` with local changes); ``AXON_CODE_REVISION`` where set; else the package
+    version.
+    """
     if revision := os.environ.get("AXON_CODE_REVISION"):
         return revision
     here = Path(__file__).parent
     git = ["git", "-C", str(here)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        tracked = subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=False).returncode == 0
-        dirty = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, check=True).stdout
+        tracked = (
+            subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=False).returncode
+            == 0
+        )
+        dirty = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, check=True
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return f"axon-ct {__version__}"
     # An installed package may lie inside the repository of somebody else's project.
     return f"{commit}{'-dirty' if dirty else ''}" if tracked else f"axon-ct {__version__}"
 
 
-def start_parent(tracking_uri: str, experiment: str, run_key: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+def start_parent(
+    tracking_uri: str, experiment: str, run_key: str, params: Mapping[str, Any], tags: Mapping[str, str]
+) -> str:
     """Open the pipeline run's MLflow run, or open it again when ``run_key`` has one.
 
     Args:
@@ -121,7 +132,9 @@ def find_parent(mlflow: MlflowClient, experiment: str, run_key: str) -> str | No
 
 
 def run_link(tracking_uri: str, experiment: str, run_key: str) -> str:
-    """Page of the parent run of ``run_key`` on the MLflow server; empty without a server or a run. Raises AxonError ``TRACKING_FAILED``."""
+    """Page of the parent run of ``run_key`` on the MLflow server; empty without a server or a run. Raises AxonError
+    ``TRACKING_FAILED``.
+    """
     mlflow = client(tracking_uri)
     with tracking_errors(tracking_uri):
         run_id = find_parent(mlflow, experiment, run_key)
@@ -175,7 +188,8 @@ class StageRun:
 
 @contextlib.contextmanager
 def stage_run(tracking_uri: str, parent_run_id: str, stage: str, params: Mapping[str, Any]) -> Iterator[StageRun]:
-    """The nested run of ``stage``, made once for a parent; FINISHED on leaving, FAILED (KILLED on a signal) with the reason on an error.
+    """The nested run of ``stage``, made once for a parent; FINISHED on leaving, FAILED (KILLED on a signal) with the
+    reason on an error.
 
     Raises:
         AxonError: ``TRACKING_FAILED``.
@@ -184,7 +198,10 @@ def stage_run(tracking_uri: str, parent_run_id: str, stage: str, params: Mapping
     with tracking_errors(tracking_uri):
         experiment_id = mlflow.get_run(parent_run_id).info.experiment_id
         tags = {PARENT: parent_run_id, STAGE: stage}
-        run_id = _find(mlflow, experiment_id, tags) or mlflow.create_run(experiment_id, run_name=stage, tags=tags).info.run_id
+        run_id = (
+            _find(mlflow, experiment_id, tags)
+            or mlflow.create_run(experiment_id, run_name=stage, tags=tags).info.run_id
+        )
         mlflow.update_run(run_id, status="RUNNING")
         _record(mlflow, run_id, params, {"axon.error": ""})
     try:
@@ -219,7 +236,11 @@ def finish_parent(tracking_uri: str, experiment: str, run_key: str, succeeded: b
             return ""
         experiment_id = mlflow.get_run(run_id).info.experiment_id
         children = mlflow.search_runs([experiment_id], f"tags.`{PARENT}` = '{run_id}'")
-        said = [f"{run.data.tags[STAGE]}: {run.data.tags['axon.error']}" for run in children if run.data.tags.get("axon.error")]
+        said = [
+            f"{run.data.tags[STAGE]}: {run.data.tags['axon.error']}"
+            for run in children
+            if run.data.tags.get("axon.error")
+        ]
         for run in children:
             if run.info.status == "RUNNING":
                 mlflow.set_terminated(run.info.run_id, "KILLED")

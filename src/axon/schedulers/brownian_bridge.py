@@ -1,8 +1,8 @@
 """Brownian-bridge diffusion between a CT volume and its lifted X-rays, as a diffusers scheduler.
 
 After "BBDM: Image-to-image Translation with Brownian Bridge Diffusion Models" (Li et al., CVPR 2023, arXiv 2205.07680),
-equations 4 to 12, written anew. Unlike the reference, ``eta`` scales the posterior variance in the mean as well as in the
-noise, so that ``eta = 0`` is a deterministic sampler of the same marginals (as in DDIM, arXiv 2010.02502).
+equations 4 to 12, written anew. Unlike the reference, ``eta`` scales the posterior variance in the mean as well as in
+the noise, so that ``eta = 0`` is a deterministic sampler of the same marginals (as in DDIM, arXiv 2010.02502).
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):
         num_train_timesteps: T.
         m_min, m_max: m_t at the first and the last timestep.
         max_var: Factor on the variance; at most ``max_var / 2`` is reached in the middle.
-        objective: What the network predicts: ``"grad"`` m_t (y - x0) + sqrt(var_t) eps, ``"noise"`` eps, ``"ysubx"`` y - x0.
+        objective: What the network predicts: ``"grad"`` m_t (y - x0) + sqrt(var_t) eps, ``"noise"`` eps, ``"ysubx"`` y
+            - x0.
         eta: Default of `step`: 0 deterministic, 1 the full posterior variance.
     """
 
@@ -147,7 +148,9 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):
             previous = (1 - m_n) * x0 + m_n * endpoint + ((var_n - posterior) / var_t) ** 0.5 * residual
             if eta > 0:
                 if variance_noise is None:
-                    variance_noise = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
+                    variance_noise = randn_tensor(
+                        sample.shape, generator=generator, device=sample.device, dtype=sample.dtype
+                    )
                 previous = previous + posterior**0.5 * variance_noise
         if not return_dict:
             return previous, x0

@@ -80,7 +80,10 @@ class _Headers:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *((name.encode(), value.encode()) for name, value in HEADERS.items())]
+                message["headers"] = [
+                    *message["headers"],
+                    *((name.encode(), value.encode()) for name, value in HEADERS.items()),
+                ]
             await send(message)
 
         await self.app(scope, receive, with_headers)
@@ -115,7 +118,9 @@ async def _submit(request: Request) -> Response:
             films = {view: await _content(view, form[view]) for view in ("frontal", "lateral") if view in form}
             order = _order({name: value for name, value in form.items() if isinstance(value, str)})
     except HTTPException as error:
-        raise AxonError("SERVE_FORM", f"the form cannot be read ({error.detail})", "send multipart/form-data") from error
+        raise AxonError(
+            "SERVE_FORM", f"the form cannot be read ({error.detail})", "send multipart/form-data"
+        ) from error
     if "frontal" not in films:
         raise AxonError("XRAY_MISSING", "no frontal film was given", "choose a frontal film")
     job = await asyncio.to_thread(request.app.state.jobs.submit, films, order)
@@ -174,7 +179,9 @@ async def _file(request: Request) -> Response:
     name = request.path_params["file"]
     path = request.app.state.jobs.find(request.path_params["job"]).folder / OUT / name
     if name not in DOWNLOADS or not path.is_file():
-        raise AxonError("SERVE_GONE", f"there is no {name[:40]!r} of this reconstruction", f"ask for one of {', '.join(DOWNLOADS)}")
+        raise AxonError(
+            "SERVE_GONE", f"there is no {name[:40]!r} of this reconstruction", f"ask for one of {', '.join(DOWNLOADS)}"
+        )
     return FileResponse(path, filename=f"axon-{name}")
 
 
@@ -182,7 +189,9 @@ def _refuse_strangers(request: Request) -> None:
     """Refuse a change asked for by a page of another origin; a browser names it, a script has none."""
     origin = request.headers.get("origin")
     if origin is not None and origin != f"http://{request.headers['host']}":
-        raise AxonError("SERVE_ORIGIN", "the request comes from a page of another origin", "use the page of this server")
+        raise AxonError(
+            "SERVE_ORIGIN", "the request comes from a page of another origin", "use the page of this server"
+        )
 
 
 async def _explained(_: Request, error: Exception) -> Response:

@@ -181,7 +181,9 @@ class Jobs:
                 # The page must answer whatever a library raises; the trace is for the terminal.
                 _log.exception("a reconstruction failed")
                 job.error = AxonError(
-                    "SERVE_FAILED", f"the reconstruction failed ({type(error).__name__})", "look at the server's terminal"
+                    "SERVE_FAILED",
+                    f"the reconstruction failed ({type(error).__name__})",
+                    "look at the server's terminal",
                 )
             shutil.rmtree(job.folder / "films")
             with self._changed:
@@ -219,4 +221,8 @@ def _shown(record: dict[str, Any], made: Reconstruction) -> dict[str, Any]:
     """The record, the films beside their re-projections, and where the uncertainty's colours end."""
     films = [film_pictures(view, film_UV, made.reprojected[view]) for view, film_UV in made.films.items()]
     std = made.output.std_DHW
-    return {"record": record, "films": films, "std_top_hu": None if std is None else max(float(np.quantile(std, 0.995)), 1.0)}
+    return {
+        "record": record,
+        "films": films,
+        "std_top_hu": None if std is None else max(float(np.quantile(std, 0.995)), 1.0),
+    }

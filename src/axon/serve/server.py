@@ -11,7 +11,8 @@ from axon.errors import AxonError
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104 only where it is asked for
 HOSTS = (LOOPBACK, EVERYWHERE)
 WARNING = (
-    "WARNING: this listens on every network interface, with no password and no encryption, and films are patient data. It is meant for a "
+    "WARNING: this listens on every network interface, with no password and no encryption, and films are patient data. "
+    "It is meant for a "
     "container whose port is published on 127.0.0.1 alone (docs/serve.md)."
 )
 
@@ -23,8 +24,9 @@ def serve(source: str | None, tracking_uri: str | None, host: str, port: int, wa
 
     Args:
         source, tracking_uri: As `axon.pretrained.load`.
-        host: One of `HOSTS`: the loopback interface, or every one, with a warning. Either way the page answers only to the names
-            ``localhost`` and ``127.0.0.1``, which a port that is published or forwarded on the user's own machine has.
+        host: One of `HOSTS`: the loopback interface, or every one, with a warning. Either way the page answers only to
+            the names ``localhost`` and ``127.0.0.1``, which a port that is published or forwarded on the user's own
+            machine has.
         port: 0 takes any free one.
         waiting: Jobs that may wait.
         keep_s: Seconds that a job outlives the last sign of its page.
@@ -38,7 +40,9 @@ def serve(source: str | None, tracking_uri: str | None, host: str, port: int, wa
 
         from axon.serve.app import make_app
     except ModuleNotFoundError as error:
-        raise AxonError("SERVE_EXTRA", f"the page needs the package {error.name!r}", "pip install 'axon-ct[serve]'") from error
+        raise AxonError(
+            "SERVE_EXTRA", f"the page needs the package {error.name!r}", "pip install 'axon-ct[serve]'"
+        ) from error
     from axon.serve.jobs import Jobs
 
     # The port is taken before the model is loaded: what is quickly checked comes first.
@@ -47,13 +51,16 @@ def serve(source: str | None, tracking_uri: str | None, host: str, port: int, wa
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((host, port))
         except (OSError, OverflowError) as error:
-            raise AxonError("SERVE_PORT", f"port {port} cannot be used ({error})", "choose another with --port, or --port 0") from error
+            raise AxonError(
+                "SERVE_PORT", f"port {port} cannot be used ({error})", "choose another with --port, or --port 0"
+            ) from error
         if host == EVERYWHERE:
             _log.warning(WARNING)
         model = pretrained.load(source, tracking_uri)
         jobs = Jobs(model, waiting, keep_s)
         print(
-            f"{DISCLAIMER}\nmodel {model.name} {model.version}\nopen http://{LOOPBACK}:{listener.getsockname()[1]} (Ctrl-C ends it)",
+            f"{DISCLAIMER}\nmodel {model.name} {model.version}\nopen http://{LOOPBACK}:{listener.getsockname()[1]} "
+            "(Ctrl-C ends it)",
             flush=True,
         )
         uvicorn.Server(uvicorn.Config(make_app(jobs), log_level="warning", access_log=False)).run([listener])

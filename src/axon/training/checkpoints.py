@@ -44,13 +44,21 @@ class Progress:
 
 
 def save_checkpoint(
-    folder: Path, identity: dict[str, Any], progress: Progress, module: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer
+    folder: Path,
+    identity: dict[str, Any],
+    progress: Progress,
+    module: nn.Module,
+    ema: nn.Module,
+    optimizer: torch.optim.Optimizer,
 ) -> None:
     """Write ``folder/step-NNNNNNNN`` under a temporary name, flush it to disk, then rename; keep the newest two.
 
-    Another run of the same work may save the same step at the same time: each writes under a name of its own, and either's will do.
+    Another run of the same work may save the same step at the same time: each writes under a name of its own, and
+    either's will do.
     """
-    tensors = {f"module.{k}": v for k, v in module.state_dict().items()} | {f"ema.{k}": v for k, v in ema.state_dict().items()}
+    tensors = {f"module.{k}": v for k, v in module.state_dict().items()} | {
+        f"ema.{k}": v for k, v in ema.state_dict().items()
+    }
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
     payload = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
@@ -75,13 +83,16 @@ def save_checkpoint(
         shutil.rmtree(old, ignore_errors=True)
 
 
-def load_newest(folder: Path, identity: dict[str, Any], module: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+def load_newest(
+    folder: Path, identity: dict[str, Any], module: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer
+) -> Progress:
     """Restore the newest whole checkpoint in place and return how far it was; step 0 where there is none.
 
     A damaged checkpoint is passed over, with a warning, for the one before it.
 
     Raises:
-        AxonError: ``CHECKPOINT_OTHER`` where a checkpoint belongs to another configuration, dataset or code, naming what differs.
+        AxonError: ``CHECKPOINT_OTHER`` where a checkpoint belongs to another configuration, dataset or code, naming
+            what differs.
     """
     for candidate in sorted(folder.glob("step-*"), reverse=True):
         try:
@@ -97,7 +108,9 @@ def load_newest(folder: Path, identity: dict[str, Any], module: nn.Module, ema: 
         if different := _differences(json.loads(json.dumps(identity)), facts["identity"]):
             shown = "; ".join(different[:SHOWN]) + ("; ..." if len(different) > SHOWN else "")
             raise AxonError(
-                "CHECKPOINT_OTHER", f"{candidate} belongs to another run: {shown}", "restore these, or choose another checkpoint folder"
+                "CHECKPOINT_OTHER",
+                f"{candidate} belongs to another run: {shown}",
+                "restore these, or choose another checkpoint folder",
             )
         _restore(load(payload), module, ema, optimizer)
         return Progress(facts["step"], [(step, loss, val) for step, loss, val in facts["curve"]], facts["losses"])
@@ -108,7 +121,11 @@ def _differences(ours: Any, theirs: Any, where: str = "") -> list[str]:
     """What differs between two nested mappings, by dotted key."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         keys = sorted(ours.keys() | theirs.keys())
-        return [text for key in keys for text in _differences(ours.get(key), theirs.get(key), f"{where}.{key}" if where else key)]
+        return [
+            text
+            for key in keys
+            for text in _differences(ours.get(key), theirs.get(key), f"{where}.{key}" if where else key)
+        ]
     return [] if ours == theirs else [f"{where} is {ours}, was {theirs}"]
 
 
@@ -127,7 +144,9 @@ def _restore(tensors: dict[str, Tensor], module: nn.Module, ema: nn.Module, opti
 
 
 def _remove_stale(folder: Path, now: float) -> None:
-    """Remove what killed processes left half written. ``now`` is by the clock of the folder's file system, which may not be ours."""
+    """Remove what killed processes left half written. ``now`` is by the clock of the folder's file system, which may
+    not be ours.
+    """
     for part in folder.glob(".step-*.part"):
         with contextlib.suppress(FileNotFoundError):
             if now - part.stat().st_mtime > STALE_S:

@@ -1,4 +1,6 @@
-"""Several processes on one training, under torchrun: who am I, and what do we agree on. Without torchrun there is one process."""
+"""Several processes on one training, under torchrun: who am I, and what do we agree on. Without torchrun there is one
+process.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ def require_same_step(step: int) -> None:
     dist.all_gather_object(steps, step)
     if len(set(steps)) > 1:
         raise AxonError(
-            "RESUME_UNSHARED", f"the processes found checkpoints of different steps: {steps}", "give every node the same checkpoint folder"
+            "RESUME_UNSHARED",
+            f"the processes found checkpoints of different steps: {steps}",
+            "give every node the same checkpoint folder",
         )
 
 

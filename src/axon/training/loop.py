@@ -1,4 +1,6 @@
-"""The one training loop. To resume, run the same command again: a resumed run equals an uninterrupted one, bit for bit on CPU."""
+"""The one training loop. To resume, run the same command again: a resumed run equals an uninterrupted one, bit for bit
+on CPU.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ class Stage(Protocol):
     module: nn.Module
 
     def draw(self, step: int, slots: range) -> Any:
-        """Data and noise for these slots of the batch of ``step``. All randomness must derive from (seed, step, slot)."""
+        """Data and noise for these slots of the batch of ``step``. All randomness must derive from (seed, step,
+        slot).
+        """
         ...
 
     def loss(self, module: nn.Module, draw: Any) -> Tensor:
@@ -53,7 +57,9 @@ class Stage(Protocol):
 
 
 class _Loss(nn.Module):
-    """A stage's loss as one network, for DistributedDataParallel, which must see the forward pass of whatever the stage does."""
+    """A stage's loss as one network, for DistributedDataParallel, which must see the forward pass of whatever the stage
+    does.
+    """
 
     def __init__(self, stage: Stage, module: nn.Module) -> None:
         super().__init__()
@@ -66,8 +72,9 @@ class _Loss(nn.Module):
 def fit(stage: Stage, config: StageConfig, folder: Path, identity: dict[str, Any], log: Log) -> tuple[nn.Module, Curve]:
     """Train ``stage`` to ``config.steps`` and return the EMA network and the curve.
 
-    Under torchrun (see `axon.training.distributed.process_group`) each process takes its share of every batch and gradients are
-    averaged, so that the result is one process's but for rounding; only rank 0 logs and writes checkpoints, every rank reads them.
+    Under torchrun (see `axon.training.distributed.process_group`) each process takes its share of every batch and
+    gradients are averaged, so that the result is one process's but for rounding; only rank 0 logs and writes
+    checkpoints, every rank reads them.
 
     Args:
         stage: Network, loss and data.
@@ -77,7 +84,8 @@ def fit(stage: Stage, config: StageConfig, folder: Path, identity: dict[str, Any
         log: Called with (step, {"loss": ..., ...}) every ``config.log_every`` steps.
 
     Raises:
-        AxonError: ``LOSS_NOT_FINITE``; ``OUT_OF_MEMORY``; ``BATCH_SHARE``; ``RESUME_UNSHARED``; ``CHECKPOINT_OTHER`` from the checkpoints.
+        AxonError: ``LOSS_NOT_FINITE``; ``OUT_OF_MEMORY``; ``BATCH_SHARE``; ``RESUME_UNSHARED``; ``CHECKPOINT_OTHER``
+            from the checkpoints.
         SystemExit: 143 after SIGTERM, with the state saved, so that an orchestrator retries.
     """
     module = _lay_out(stage.module, torch.channels_last_3d) if config.channels_last else stage.module
@@ -141,13 +149,15 @@ def _optimizer(module: nn.Module, config: StageConfig) -> torch.optim.Optimizer:
 
 
 def _draws(stage: Stage, config: StageConfig, first: int, ahead: bool) -> Generator[Any]:
-    """Draw what this process trains on: of each step from ``first`` its slots of the batch, in ``config.accumulate`` parts.
+    """Draw what this process trains on: of each step from ``first`` its slots of the batch, in ``config.accumulate``
+    parts.
 
     Args:
         stage: Draws.
         config: Steps, batch size, parts.
         first: Step to begin with.
-        ahead: Draw the next part in a thread while this one is trained on. On a CPU the two would compete for the same cores.
+        ahead: Draw the next part in a thread while this one is trained on. On a CPU the two would compete for the same
+            cores.
     """
     part = _part(stage.name, config)
     start = distributed.rank() * config.accumulate * part
@@ -171,7 +181,9 @@ def _part(name: str, config: StageConfig) -> int:
     """Samples that one process passes forward at a time."""
     parts = config.accumulate * distributed.world_size()
     if config.batch_size % parts:
-        problem = f"training.{name}.batch_size {config.batch_size} is no multiple of {parts} (accumulate times processes)"
+        problem = (
+            f"training.{name}.batch_size {config.batch_size} is no multiple of {parts} (accumulate times processes)"
+        )
         raise AxonError("BATCH_SHARE", problem, "change one of them")
     return config.batch_size // parts
 
@@ -206,7 +218,9 @@ def _step(
 def _gradients(
     loss_of: nn.Module, draws: Iterator[Any], optimizer: torch.optim.Optimizer, config: StageConfig, step: int
 ) -> tuple[float, float, torch.device]:
-    """Accumulate and clip the gradients of one step; returns the mean loss, the norm before clipping, and the device."""
+    """Accumulate and clip the gradients of one step; returns the mean loss, the norm before clipping, and the
+    device.
+    """
     for group in optimizer.param_groups:
         group["lr"] = one_cycle(step, config)
     optimizer.zero_grad(set_to_none=True)
@@ -239,7 +253,9 @@ def _out_of_memory(stage: Stage, config: StageConfig, step: int) -> AxonError:
     key, fitting = f"training.{stage.name}", largest_that_fits(whole, trial)
     if not fitting:
         problem = f"{stage.name}: not even one sample at a time fits in memory"
-        return AxonError("OUT_OF_MEMORY", problem, "lower grid.coarse_size or model.channels, or take a device with more memory")
+        return AxonError(
+            "OUT_OF_MEMORY", problem, "lower grid.coarse_size or model.channels, or take a device with more memory"
+        )
     share = config.accumulate * whole
     accumulate = next(n for n in range(1, share + 1) if share % n == 0 and share // n <= fitting)
     smaller = fitting * config.accumulate * distributed.world_size()
@@ -251,7 +267,9 @@ def _out_of_memory(stage: Stage, config: StageConfig, step: int) -> AxonError:
 
 
 def one_cycle(step: int, config: StageConfig) -> float:
-    """Learning rate at ``step``: cosine up over the first 30 %, cosine down to nothing (Smith and Topin, arXiv 1708.07120)."""
+    """Learning rate at ``step``: cosine up over the first 30 %, cosine down to nothing (Smith and Topin, arXiv
+    1708.07120).
+    """
     rise = max(1, round(0.3 * config.steps))
     if step < rise:
         share = (step + 1) / rise
@@ -304,6 +322,9 @@ def _announce(name: str, steps: int, row: tuple[int, float, float], speed: float
     step, loss, val_loss = row
     if bar.disable:
         left = (steps - step) / speed
-        print(f"{name} step {step}/{steps} loss {loss:.4f} val {val_loss:.4f} {speed:.2f} steps/s, {left:.0f} s left", flush=True)
+        print(
+            f"{name} step {step}/{steps} loss {loss:.4f} val {val_loss:.4f} {speed:.2f} steps/s, {left:.0f} s left",
+            flush=True,
+        )
     else:
         bar.set_postfix(loss=f"{loss:.4f}", val=f"{val_loss:.4f}")

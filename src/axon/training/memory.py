@@ -26,7 +26,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def largest_that_fits(too_many: int, trial: Callable[[int], None]) -> int:
-    """Halve ``too_many`` until ``trial(samples)`` does not run out of memory; 0 where one sample does not fit either."""
+    """Halve ``too_many`` until ``trial(samples)`` does not run out of memory; 0 where one sample does not fit
+    either.
+    """
     samples = too_many // 2
     while samples:
         gc.collect()

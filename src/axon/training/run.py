@@ -2,13 +2,15 @@
 
 Examples:
     One process:
-        python -m axon.training.run bridge --config configs/smoke.yaml --dataset DATASET --checkpoints runs/ck --out runs/bridge
+        python -m axon.training.run bridge --config configs/smoke.yaml --dataset DATASET --checkpoints runs/ck --out
+        runs/bridge
 
     Two processes on this machine, each with half of every batch:
         torchrun --standalone --nproc_per_node=2 -m axon.training.run bridge --config ...
 
     Two nodes, all folders on storage that both see:
-        torchrun --nnodes=2 --nproc_per_node=8 --rdzv_backend=c10d --rdzv_endpoint=HOST:29400 -m axon.training.run bridge --config ...
+        torchrun --nnodes=2 --nproc_per_node=8 --rdzv_backend=c10d --rdzv_endpoint=HOST:29400 -m axon.training.run
+        bridge --config ...
 """
 
 from __future__ import annotations
@@ -60,22 +62,32 @@ class Nodes(Protocol):
     """Machines that train together, e.g. `axon.trainjob.TrainJobs`."""
 
     def find(self, name: str) -> Running | None:
-        """The training of this name that an earlier attempt started, where it still runs; one that has ended makes room."""
+        """The training of this name that an earlier attempt started, where it still runs; one that has ended makes
+        room.
+        """
 
     def start(self, name: str, arguments: list[str], nodes: int, processes: int) -> Running:
         """Run this module with ``arguments`` under torchrun with so many processes on each of so many nodes."""
 
 
 def train(
-    stage: str, config: Config, checkpoints: Path, out: Path, log: Log, nodes: Callable[[], Nodes] | None = None, /, **inputs: Path
+    stage: str,
+    config: Config,
+    checkpoints: Path,
+    out: Path,
+    log: Log,
+    nodes: Callable[[], Nodes] | None = None,
+    /,
+    **inputs: Path,
 ) -> None:
-    """Run a training step here, under torchrun where ``config.training.processes`` asks for several processes, or on several nodes.
+    """Run a training step here, under torchrun where ``config.training.processes`` asks for several processes, or on
+    several nodes.
 
     Args:
         stage: One of `STAGES`.
         config: The run's configuration.
-        checkpoints: Folder that outlives the run; the newest checkpoint is resumed. Where ``config.training.nodes`` is above 1, the
-            nodes see it under the same path.
+        checkpoints: Folder that outlives the run; the newest checkpoint is resumed. Where ``config.training.nodes`` is
+            above 1, the nodes see it under the same path.
         out: Result; appears whole or not at all.
         log: Called with (step, metrics) in this process, wherever the training runs.
         nodes: Gives the nodes, where ``config.training.nodes`` asks for several.
@@ -107,7 +119,9 @@ def main(arguments: list[str] | None = None) -> None:
     if "WORLD_SIZE" in os.environ:
         end_with_parent()
     config, leader = Config.load(given.config), os.environ.get("RANK", "0") == "0"
-    inputs = {name: Path(value) for name in ("dataset", "estimator", "bridge", "coarse") if (value := getattr(given, name))}
+    inputs = {
+        name: Path(value) for name in ("dataset", "estimator", "bridge", "coarse") if (value := getattr(given, name))
+    }
     errors = _relayed_errors(given.relay) if given.relay else one_line_errors()
     with contextlib.ExitStack() as stack:
         stack.enter_context(errors)
@@ -120,13 +134,20 @@ def main(arguments: list[str] | None = None) -> None:
             # Every process goes the same way; what another than the first would write or say is thrown away.
             out = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "out"
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))  # noqa: PTH123
-        log = _write_metrics(stack.enter_context((given.relay / METRICS).open("a"))) if given.relay and leader else _ignore
+        log = (
+            _write_metrics(stack.enter_context((given.relay / METRICS).open("a")))
+            if given.relay and leader
+            else _ignore
+        )
         STAGES[given.stage](config, checkpoints=given.checkpoints, out=out, log=log, **inputs)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m axon.training.run", description=__doc__, epilog=DISCLAIMER, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m axon.training.run",
+        description=__doc__,
+        epilog=DISCLAIMER,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--config", type=Path, required=True, help="YAML, e.g. configs/smoke.yaml")
@@ -136,12 +157,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--coarse", type=Path, help="stage 1's samples, for the refiner")
     parser.add_argument("--checkpoints", type=Path, required=True, help="folder to resume from; the same on every node")
     parser.add_argument("--out", type=Path, required=True, help="folder of the result")
-    parser.add_argument("--relay", type=Path, help="folder to write metrics.jsonl and error.json to, for the process that started this one")
+    parser.add_argument(
+        "--relay",
+        type=Path,
+        help="folder to write metrics.jsonl and error.json to, for the process that started this one",
+    )
     return parser
 
 
-def _train_on_nodes(nodes: Nodes, stage: str, config: Config, checkpoints: Path, out: Path, log: Log, inputs: dict[str, Path]) -> None:
-    """Train on several nodes, which see of this machine nothing but the folder of the checkpoints: inputs and result go through it.
+def _train_on_nodes(
+    nodes: Nodes, stage: str, config: Config, checkpoints: Path, out: Path, log: Log, inputs: dict[str, Path]
+) -> None:
+    """Train on several nodes, which see of this machine nothing but the folder of the checkpoints: inputs and result go
+    through it.
 
     A repeated call watches the training that an earlier one started, or takes its result.
     """
@@ -169,7 +197,9 @@ def _train_on_nodes(nodes: Nodes, stage: str, config: Config, checkpoints: Path,
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _prepare(relay: Path, stage: str, config: Config, checkpoints: Path, out: Path, inputs: dict[str, Path]) -> list[str]:
+def _prepare(
+    relay: Path, stage: str, config: Config, checkpoints: Path, out: Path, inputs: dict[str, Path]
+) -> list[str]:
     """Write what the processes read and write beside their folders; returns their command line."""
     (relay / "config.yaml").write_text(config.to_yaml())
     (relay / METRICS).touch()

@@ -1,6 +1,7 @@
 """Training samples: augmented anatomy and the films it would cast. All randomness comes from a key.
 
-Shape legend: B batch, V the two views, D/H/W voxels of the fine cube, d/h/w of the coarse one, U/V film rows and columns.
+Shape legend: B batch, V the two views, D/H/W voxels of the fine cube, d/h/w of the coarse one, U/V film rows and
+columns.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from axon.models.superres import downsample
 
 
 def generator_for(*key: int | str) -> torch.Generator:
-    """A CPU generator whose stream depends on the key alone, so that a resumed run draws what an uninterrupted one would."""
+    """A CPU generator whose stream depends on the key alone, so that a resumed run draws what an uninterrupted one
+    would.
+    """
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
@@ -47,7 +50,8 @@ class Batch:
         fine_B1DHW: Normalised volume on the fine grid.
         coarse_B1dhw: The same on the coarse grid.
         films_BVUV: Normalised films, both views.
-        present_BV: How far the view may be trusted: 1 where it is rendered, less where it looks like a clinic's, 0 where it is absent.
+        present_BV: How far the view may be trusted: 1 where it is rendered, less where it looks like a clinic's, 0
+            where it is absent.
     """
 
     fine_B1DHW: Tensor
@@ -80,10 +84,17 @@ class Sampler:
         return chosen
 
     def batch(self, keys: Sequence[tuple[int, str]]) -> Batch:
-        """Make one sample for each (case index, key). The same key gives the same sample, in whatever batch it is drawn."""
+        """Make one sample for each (case index, key). The same key gives the same sample, in whatever batch it is
+        drawn.
+        """
         config, grid = self.config, self.config.grid
         generators = [generator_for(config.seed, key) for _, key in keys]
-        hu_B1DHW = torch.from_numpy(np.stack([self.cases[index].hu_DHW for index, _ in keys])).to(self.device).float().unsqueeze(1)
+        hu_B1DHW = (
+            torch.from_numpy(np.stack([self.cases[index].hu_DHW for index, _ in keys]))
+            .to(self.device)
+            .float()
+            .unsqueeze(1)
+        )
         if self.augment:
             hu_B1DHW = warp(hu_B1DHW, generators, config)
             films_BVUV = normalise_film(render_both(hu_B1DHW, grid.extent_mm, config.xray))
@@ -98,17 +109,26 @@ class Sampler:
         return Batch(fine_B1DHW, downsample(fine_B1DHW, grid.upscale), films_BVUV, present_BV)
 
     def _drop_view(self, generator: torch.Generator) -> Tensor:
-        """Which views a sample keeps. Of dropped views three in four are laterals: a frontal alone is the common film."""
+        """Which views a sample keeps. Of dropped views three in four are laterals: a frontal alone is the common
+        film.
+        """
         dropped, which = torch.rand(2, generator=generator).tolist()
         if dropped >= self.config.data.view_dropout:
             return torch.tensor([1.0, 1.0])
         return torch.tensor([1.0, 0.0]) if which < 0.75 else torch.tensor([0.0, 1.0])
 
-    def _clinical(self, films_BVUV: Tensor, present_BV: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+    def _clinical(
+        self, films_BVUV: Tensor, present_BV: Tensor, generators: Sequence[torch.Generator]
+    ) -> tuple[Tensor, Tensor]:
         """Give some samples' films a clinic's look, and less trust."""
         chosen = [bool(torch.rand(1, generator=g) < self.config.data.clinical_look) for g in generators]
-        films = [clinical_look(film, g) if look else film for film, g, look in zip(films_BVUV, generators, chosen, strict=True)]
-        trust_B1 = torch.tensor([[self.config.physics.clinical_trust if look else 1.0] for look in chosen], device=self.device)
+        films = [
+            clinical_look(film, g) if look else film
+            for film, g, look in zip(films_BVUV, generators, chosen, strict=True)
+        ]
+        trust_B1 = torch.tensor(
+            [[self.config.physics.clinical_trust if look else 1.0] for look in chosen], device=self.device
+        )
         return torch.stack(films), present_BV * trust_B1
 
     def _degrade(self, films_BVUV: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
@@ -122,8 +142,9 @@ class Sampler:
 def clinical_look(films_VUV: Tensor, generator: torch.Generator) -> Tensor:
     """What a clinic's chain may make of normalised films, at random, film by film (our choice, not the paper's).
 
-    Local contrast is evened out, as filters for display do: a share of the film's blur is taken away. The film is collimated to a
-    rectangle, beside which it shows what is darkest in it, and its grey values pass another look-up table.
+    Local contrast is evened out, as filters for display do: a share of the film's blur is taken away. The film is
+    collimated to a rectangle, beside which it shows what is darkest in it, and its grey values pass another look-up
+    table.
     """
     looks = []
     for film_UV in films_VUV:
@@ -150,14 +171,18 @@ def _blur(film_11UV: Tensor, sigma: float) -> Tensor:
 
 
 def warp(hu_B1DHW: Tensor, generators: Sequence[torch.Generator], config: Config) -> Tensor:
-    """Mirror some volumes, then rotate, scale, shift and elastically deform each at random; what enters from outside is air."""
+    """Mirror some volumes, then rotate, scale, shift and elastically deform each at random; what enters from outside is
+    air.
+    """
     data, half_extent = config.data, config.grid.extent_mm / 2
     affines, fields = [], []
     for generator in generators:
         mirrored = bool(torch.rand(1, generator=generator) < data.mirror)
         uniform = torch.rand(9, generator=generator) * 2 - 1
         affine = torch.empty(3, 4)
-        affine[:, :3] = rotation(uniform[:3] * math.radians(data.rotation_deg)) @ torch.diag(torch.exp(uniform[3:6] * data.scale))
+        affine[:, :3] = rotation(uniform[:3] * math.radians(data.rotation_deg)) @ torch.diag(
+            torch.exp(uniform[3:6] * data.scale)
+        )
         affine[:, 3] = uniform[6:] * data.shift_mm / half_extent
         if mirrored:
             affine[0] = -affine[0]
@@ -165,7 +190,9 @@ def warp(hu_B1DHW: Tensor, generators: Sequence[torch.Generator], config: Config
         fields.append((torch.rand(3, 4, 4, 4, generator=generator) * 2 - 1) * data.elastic_mm / half_extent)
     device, size = hu_B1DHW.device, hu_B1DHW.shape[-1]
     grid_BDHW3 = F.affine_grid(torch.stack(affines).to(device), list(hu_B1DHW.shape), align_corners=False)
-    elastic_B3DHW = F.interpolate(torch.stack(fields).to(device), size=(size,) * 3, mode="trilinear", align_corners=True)
+    elastic_B3DHW = F.interpolate(
+        torch.stack(fields).to(device), size=(size,) * 3, mode="trilinear", align_corners=True
+    )
     air = -1024.0
     moved = F.grid_sample(hu_B1DHW - air, grid_BDHW3 + elastic_B3DHW.permute(0, 2, 3, 4, 1), align_corners=False)
     return moved + air

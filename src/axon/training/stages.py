@@ -64,11 +64,16 @@ class BatchStage:
 
 
 def bridge_terms(
-    scheduler: BrownianBridgeScheduler, volume_B1DHW: Tensor, endpoint_B1DHW: Tensor, generators: Sequence[torch.Generator]
+    scheduler: BrownianBridgeScheduler,
+    volume_B1DHW: Tensor,
+    endpoint_B1DHW: Tensor,
+    generators: Sequence[torch.Generator],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Random timesteps (B,), the noised sample and the target, both (B, 1, D, H, W)."""
     timesteps_B = torch.cat([torch.randint(len(scheduler), (1,), generator=generator) for generator in generators])
-    noise = torch.stack([torch.randn(volume_B1DHW.shape[1:], generator=generator) for generator in generators]).to(volume_B1DHW)
+    noise = torch.stack([torch.randn(volume_B1DHW.shape[1:], generator=generator) for generator in generators]).to(
+        volume_B1DHW
+    )
     sample = scheduler.add_noise(volume_B1DHW, noise, timesteps_B, endpoint_B1DHW)
     target = scheduler.get_target(volume_B1DHW, noise, timesteps_B, endpoint_B1DHW)
     return timesteps_B.to(volume_B1DHW.device), sample, target
@@ -95,14 +100,18 @@ class BridgeStage(BatchStage):
 
     name = "bridge"
 
-    def __init__(self, *args: object, scheduler: BrownianBridgeScheduler, estimator: FilmEstimator, module: BridgeUNet) -> None:
+    def __init__(
+        self, *args: object, scheduler: BrownianBridgeScheduler, estimator: FilmEstimator, module: BridgeUNet
+    ) -> None:
         super().__init__(*args)  # type: ignore[arg-type]
         self.scheduler, self.module = scheduler, module
         self.estimator = estimator.eval().requires_grad_(False)
 
     def loss(self, module: nn.Module, draw: Draw) -> Tensor:
         seen = _evidence(self.estimator, draw.batch)
-        timesteps, sample, target = bridge_terms(self.scheduler, draw.batch.coarse_B1dhw, seen.endpoint_B1DHW, draw.noise)
+        timesteps, sample, target = bridge_terms(
+            self.scheduler, draw.batch.coarse_B1dhw, seen.endpoint_B1DHW, draw.noise
+        )
         return F.l1_loss(module(sample, timesteps, seen.condition_BCDHW), target)
 
 
@@ -124,7 +133,8 @@ class RefinerStage(BatchStage):
     """Stage 2: the same loss through the frozen U-Net, steered by a ControlNet that sees what stage 1 sampled.
 
     Args:
-        coarse_of: Stage 1's normalised volumes, shape (B, 1, D, H, W), for items (case index, copy) of the set ``"train"`` or ``"val"``.
+        coarse_of: Stage 1's normalised volumes, shape (B, 1, D, H, W), for items (case index, copy) of the set
+            ``"train"`` or ``"val"``.
     """
 
     name = "refiner"
@@ -152,12 +162,16 @@ class RefinerStage(BatchStage):
 
     def draw_validation(self) -> RefinerDraw:
         draw = super().draw_validation()
-        return RefinerDraw(draw.batch, draw.noise, self.coarse_of("val", [(index, 0) for index in range(len(draw.noise))]))
+        return RefinerDraw(
+            draw.batch, draw.noise, self.coarse_of("val", [(index, 0) for index in range(len(draw.noise))])
+        )
 
     def loss(self, module: nn.Module, draw: Draw) -> Tensor:
         assert isinstance(draw, RefinerDraw)
         seen = _evidence(self.estimator, draw.batch)
-        timesteps, sample, target = bridge_terms(self.scheduler, draw.batch.coarse_B1dhw, seen.endpoint_B1DHW, draw.noise)
+        timesteps, sample, target = bridge_terms(
+            self.scheduler, draw.batch.coarse_B1dhw, seen.endpoint_B1DHW, draw.noise
+        )
         residuals = module(sample, timesteps, seen.condition_BCDHW, draw.sampled_B1dhw)
         return F.l1_loss(self.unet(sample, timesteps, seen.condition_BCDHW, residuals), target)
 
@@ -207,7 +221,9 @@ class RegressionStage(BatchStage):
 
 
 class GanStage(BatchStage):
-    """Baseline: generator and critic together; the validation loss is the generator's L1, that of the regression baseline."""
+    """Baseline: generator and critic together; the validation loss is the generator's L1, that of the regression
+    baseline.
+    """
 
     name = "gan"
 

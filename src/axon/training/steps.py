@@ -28,17 +28,29 @@ from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 from axon.training.checkpoints import Curve
 from axon.training.loop import Log, Stage, fit
 from axon.training.samples import Sampler, generator_for
-from axon.training.stages import BridgeStage, EstimatorStage, GanStage, RefinerStage, RegressionStage, SuperResStage, coarse_key
+from axon.training.stages import (
+    BridgeStage,
+    EstimatorStage,
+    GanStage,
+    RefinerStage,
+    RegressionStage,
+    SuperResStage,
+    coarse_key,
+)
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 def checkpoint_dir(root: str | Path, stage: str, config: Config, dataset: Path) -> Path:
-    """Where a stage keeps its checkpoints: the same for the same configuration, data and code, so that a repeated run resumes."""
+    """Where a stage keeps its checkpoints: the same for the same configuration, data and code, so that a repeated run
+    resumes.
+    """
     return Path(root) / f"{stage}-{_fingerprint(config, PreparedDataset(dataset))[:16]}"
 
 
-def train_bridge(config: Config, dataset: Path, checkpoints: Path, out: Path, log: Log, estimator: Path | None = None) -> None:
+def train_bridge(
+    config: Config, dataset: Path, checkpoints: Path, out: Path, log: Log, estimator: Path | None = None
+) -> None:
     """Train the end-point's estimator, then stage 1; writes ``out/{estimator,unet,scheduler}`` and a curve of each.
 
     Args:
@@ -51,17 +63,24 @@ def train_bridge(config: Config, dataset: Path, checkpoints: Path, out: Path, lo
     if estimator is None:
         start = _fit_lift(config, train, device)
         if start.net is not None:
-            before = EstimatorStage(config, train, val, config.training.estimator.batch_size, estimator=start, module=start.net)
+            before = EstimatorStage(
+                config, train, val, config.training.estimator.batch_size, estimator=start, module=start.net
+            )
             trained, curves["estimator"] = _fit(before, config, data, checkpoints, _named(log, "estimator"))
             start.net.load_state_dict(trained.state_dict())
     else:
         start = load_network(FilmEstimator, estimator).to(device)
     scheduler = BrownianBridgeScheduler(
-        config.bridge.train_timesteps, max_var=config.bridge.max_var, objective=config.bridge.objective, eta=config.bridge.eta
+        config.bridge.train_timesteps,
+        max_var=config.bridge.max_var,
+        objective=config.bridge.objective,
+        eta=config.bridge.eta,
     )
     torch.manual_seed(config.seed)
     module = BridgeUNet.of(config.model).to(device)
-    stage = BridgeStage(config, train, val, config.training.bridge.batch_size, scheduler=scheduler, estimator=start, module=module)
+    stage = BridgeStage(
+        config, train, val, config.training.bridge.batch_size, scheduler=scheduler, estimator=start, module=module
+    )
     ema, curves["bridge"] = _fit(stage, config, data, checkpoints, log)
     with whole_folder(out) as part:
         _save(start, part / "estimator")
@@ -100,7 +119,9 @@ def sample_coarse(config: Config, dataset: Path, bridge: Path, out: Path) -> Non
         save_file(volumes, part / "coarse.safetensors", metadata={"identity": _fingerprint(config, data)})
 
 
-def train_refiner(config: Config, dataset: Path, bridge: Path, coarse: Path, checkpoints: Path, out: Path, log: Log) -> None:
+def train_refiner(
+    config: Config, dataset: Path, bridge: Path, coarse: Path, checkpoints: Path, out: Path, log: Log
+) -> None:
     """Train stage 2 on the frozen stage 1; writes ``out/controlnet`` and its curve."""
     data, device = PreparedDataset(dataset), _device()
     train, val = _samplers(config, data, device)
@@ -128,7 +149,9 @@ def train_superres(config: Config, dataset: Path, checkpoints: Path, out: Path, 
     train, val = _samplers(config, data, device)
     torch.manual_seed(config.seed)
     model = config.model
-    module = SuperResolver(config.grid.upscale, model.superres_channels, model.superres_blocks, model.superres_patch).to(device)
+    module = SuperResolver(
+        config.grid.upscale, model.superres_channels, model.superres_blocks, model.superres_patch
+    ).to(device)
     stage = SuperResStage(config, train, val, config.training.superres.batch_size, module=module)
     ema, curve = _fit(stage, config, data, checkpoints, log)
     with whole_folder(out) as part:
@@ -137,7 +160,9 @@ def train_superres(config: Config, dataset: Path, checkpoints: Path, out: Path, 
 
 
 def train_baselines(config: Config, dataset: Path, checkpoints: Path, out: Path, log: Log) -> None:
-    """Train the regression and the adversarial baseline with stage 1's data; writes ``out/{regression,gan}`` and a curve of each."""
+    """Train the regression and the adversarial baseline with stage 1's data; writes ``out/{regression,gan}`` and a
+    curve of each.
+    """
     data, device = PreparedDataset(dataset), _device()
     train, val = _samplers(config, data, device)
     estimator = _fit_lift(config, train, device)
@@ -173,7 +198,9 @@ def load_network(kind: type[Network], folder: Path) -> Network:
 
 
 def write_curves(folder: Path, curves: dict[str, Curve]) -> None:
-    """Write ``curves/<stage>.csv`` with columns step, loss, val_loss; an empty val_loss where there are no validation cases."""
+    """Write ``curves/<stage>.csv`` with columns step, loss, val_loss; an empty val_loss where there are no validation
+    cases.
+    """
     (folder / "curves").mkdir()
     for name, curve in curves.items():
         with (folder / "curves" / f"{name}.csv").open("w", newline="") as file:
@@ -186,7 +213,10 @@ def _fit(stage: Stage, config: Config, data: PreparedDataset, checkpoints: Path,
     """Train in a folder of checkpoints of the stage's own."""
     training: StageConfig = getattr(config.training, stage.name)
     parameters = sum(p.numel() for p in stage.module.parameters())
-    print(f"{stage.name}: {parameters / 1e6:.2f} M parameters, {training.steps} steps of {training.batch_size}", flush=True)
+    print(
+        f"{stage.name}: {parameters / 1e6:.2f} M parameters, {training.steps} steps of {training.batch_size}",
+        flush=True,
+    )
     return fit(stage, training, checkpoints / stage.name, _identity(config, data), log)
 
 
@@ -196,7 +226,9 @@ def _named(log: Log, name: str) -> Log:
 
 
 def _fit_lift(config: Config, train: Sampler, device: torch.device) -> FilmEstimator:
-    """An estimator whose calibrated lift is fitted, on augmented training cases with both views, and whose network is fresh."""
+    """An estimator whose calibrated lift is fitted, on augmented training cases with both views, and whose network is
+    fresh.
+    """
     torch.manual_seed(config.seed)
     estimator, size = FilmEstimator.of(config).to(device), 4
     # A regression on films whose grey values mean now this and now that would only be blunter.
@@ -220,7 +252,9 @@ def _samplers(config: Config, data: PreparedDataset, device: torch.device) -> tu
 
 
 def _identity(config: Config, data: PreparedDataset) -> dict[str, Any]:
-    """What a stage's result depends on: configuration, data, and this package's code; not how many processes and nodes share the work."""
+    """What a stage's result depends on: configuration, data, and this package's code; not how many processes and nodes
+    share the work.
+    """
     facts = config.to_dict() | {"dataset": data.split_hash, "code": code_digest()}
     del facts["training"]["processes"], facts["training"]["nodes"]
     return facts

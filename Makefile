@@ -73,10 +73,11 @@ fuzz: install ## let atheris look for inputs that crash the DICOM readers, SECON
 	mkdir -p runs/fuzz
 	$(BIN)/python -m tests.fuzz.fuzz_dicom runs/fuzz -max_total_time=$(SECONDS_TO_FUZZ) -rss_limit_mb=4096 -timeout=20
 
-lint: install ## ruff, mypy, and whether the compiled pipeline is up to date
+lint: install ## ruff, mypy, the import contract, and whether the compiled pipeline is up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/python -m pipelines compile --check
 
 format: install ## let ruff lay out the code

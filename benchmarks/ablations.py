@@ -23,9 +23,10 @@ from typing import Any
 import yaml
 
 from axon import DISCLAIMER
+from axon.compute.devices import choose_device
 from axon.config import Config
-from axon.data.files import write_whole
 from axon.errors import one_line_errors
+from axon.files import write_whole
 from benchmarks.quality import Run, markdown, page_head, run_of, run_parser
 
 Overrides = dict[str, Any]
@@ -165,7 +166,7 @@ def measure_stage_one(config: Config, dataset: Path, stage: Path, samples: int) 
     Args:
         config: How to sample: steps, eta, data consistency of each step.
         dataset: A prepared dataset.
-        stage: What `axon.training.steps.train_bridge` wrote.
+        stage: What `axon.training.train.train_bridge` wrote.
         samples: Samples with noise whose mean is measured; 0 draws one volume without.
 
     Returns:
@@ -175,14 +176,15 @@ def measure_stage_one(config: Config, dataset: Path, stage: Path, samples: int) 
     import torch
 
     from axon.data.prepared import PreparedDataset
-    from axon.evaluation.protocols import axon as protocol
+    from axon.metrics.protocols import axon as protocol
+    from axon.models.folders import load_bridge
+    from axon.models.intensity import denormalise_hu
     from axon.models.sampling import sample_bridge
     from axon.models.superres import upsample
     from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
-    from axon.training.samples import Sampler, denormalise_hu
-    from axon.training.steps import load_bridge
+    from axon.training.samples import Sampler
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     estimator, unet, _ = load_bridge(stage, device)
     bridge, window = config.bridge, config.model.hu_window
     scheduler = BrownianBridgeScheduler(

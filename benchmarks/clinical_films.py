@@ -25,11 +25,12 @@ from torch.nn import functional as F
 from axon import pretrained
 from axon.config import XrayConfig
 from axon.data.cases import Case
-from axon.data.prepared import NO_TEST, PreparedDataset
+from axon.data.prepared import PreparedDataset
+from axon.data.splits import NO_TEST
 from axon.errors import AxonError, one_line_errors
-from axon.evaluation.protocols import axon as protocol
 from axon.geometry.projection import render_both
 from axon.inference import AxonPipeline
+from axon.metrics.protocols import axon as protocol
 from benchmarks.quality import markdown, page_head
 
 LOOKS = ("rendered", "collimated, another look-up table", "the same, local contrast evened out")

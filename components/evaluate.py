@@ -42,11 +42,12 @@ def evaluate(
     import shutil
     from pathlib import Path
 
+    from axon.compute.devices import require_gpu
     from axon.config import Config
     from axon.errors import one_line_errors
     from axon.evaluation.evaluate import evaluate as run_evaluation
-    from axon.gpu import require_gpu
-    from axon.registry.tracking import code_revision, stage_run
+    from axon.provenance import code_revision
+    from axon.tracking.runs import stage_run
 
     settings, out = Config.from_yaml(config), Path(evaluation.path)
     identity = {"config_fingerprint": settings.fingerprint(), "code_revision": code_revision()}

@@ -17,7 +17,7 @@ def finish(tracking_uri: str, model_name: str, run_key: str, status: PipelineTas
         status: The pipeline's final status.
     """
     from axon.errors import one_line_errors
-    from axon.finish import finish as end
+    from axon.orchestration.finish import finish as end
 
     with one_line_errors():
         print(end(tracking_uri, model_name, run_key, status.state, status.error_message or ""))

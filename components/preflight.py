@@ -23,9 +23,9 @@ def preflight(
     checkpoint_root: str,
     run_key: str,
     resolved_config: Output[Artifact],
-) -> NamedTuple(
+) -> NamedTuple(  # type: ignore[valid-type]
     "Resolved", [("config", str), ("revision", str), ("run_id", str), ("shards", int), ("gpus", str), ("Output", str)]
-):  # type: ignore[valid-type]
+):
     """Check configuration, data, tracking server, storage and GPU, all at once; open the MLflow run.
 
     Args:
@@ -50,7 +50,7 @@ def preflight(
     from pathlib import Path
 
     from axon.errors import one_line_errors
-    from axon.preflight import preflight as check
+    from axon.orchestration.preflight import preflight as check
 
     with one_line_errors():
         resolved = check(

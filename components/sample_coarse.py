@@ -18,10 +18,10 @@ def sample_coarse(config: str, dataset: Input[Dataset], bridge: Input[Model], co
     """
     from pathlib import Path
 
+    from axon.compute.devices import require_gpu
     from axon.config import Config
     from axon.errors import one_line_errors
-    from axon.gpu import require_gpu
-    from axon.training.steps import sample_coarse as sample
+    from axon.training.train import sample_coarse as sample
 
     settings = Config.from_yaml(config)
     with one_line_errors():

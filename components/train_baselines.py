@@ -22,15 +22,7 @@ def train_baselines(
     """
     from pathlib import Path
 
-    from axon.config import Config
-    from axon.errors import one_line_errors
-    from axon.registry.tracking import stage_run
-    from axon.training.run import train
-    from axon.training.steps import checkpoint_dir
-    from axon.trainjob import TrainJobs
+    from axon.orchestration.steps import train_step
 
-    settings, out = Config.from_yaml(config), Path(baselines.path)
-    with one_line_errors(), stage_run(tracking_uri, run_id, "baselines", {}) as run:
-        checkpoints = checkpoint_dir(checkpoint_root, "baselines", settings, Path(dataset.path))
-        train("baselines", settings, checkpoints, out, run.log, TrainJobs, dataset=Path(dataset.path))
-        run.artifact(out / "curves")
+    out, data = Path(baselines.path), Path(dataset.path)
+    train_step("baselines", config, tracking_uri, run_id, checkpoint_root, out, dataset=data)

@@ -27,15 +27,7 @@ def train_bridge(
     """
     from pathlib import Path
 
-    from axon.config import Config
-    from axon.errors import one_line_errors
-    from axon.registry.tracking import stage_run
-    from axon.training.run import train
-    from axon.training.steps import checkpoint_dir
-    from axon.trainjob import TrainJobs
+    from axon.orchestration.steps import train_step
 
-    settings, out = Config.from_yaml(config), Path(bridge.path)
-    with one_line_errors(), stage_run(tracking_uri, run_id, "bridge", {}) as run:
-        checkpoints = checkpoint_dir(checkpoint_root, "bridge", settings, Path(dataset.path))
-        train("bridge", settings, checkpoints, out, run.log, TrainJobs, dataset=Path(dataset.path))
-        run.artifact(out / "curves")
+    out, data = Path(bridge.path), Path(dataset.path)
+    train_step("bridge", config, tracking_uri, run_id, checkpoint_root, out, dataset=data)

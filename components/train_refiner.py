@@ -31,25 +31,7 @@ def train_refiner(
     """
     from pathlib import Path
 
-    from axon.config import Config
-    from axon.errors import one_line_errors
-    from axon.registry.tracking import stage_run
-    from axon.training.run import train
-    from axon.training.steps import checkpoint_dir
-    from axon.trainjob import TrainJobs
+    from axon.orchestration.steps import train_step
 
-    settings, out = Config.from_yaml(config), Path(refiner.path)
-    with one_line_errors(), stage_run(tracking_uri, run_id, "refiner", {}) as run:
-        checkpoints = checkpoint_dir(checkpoint_root, "refiner", settings, Path(dataset.path))
-        train(
-            "refiner",
-            settings,
-            checkpoints,
-            out,
-            run.log,
-            TrainJobs,
-            dataset=Path(dataset.path),
-            bridge=Path(bridge.path),
-            coarse=Path(coarse.path),
-        )
-        run.artifact(out / "curves")
+    inputs = {"dataset": Path(dataset.path), "bridge": Path(bridge.path), "coarse": Path(coarse.path)}
+    train_step("refiner", config, tracking_uri, run_id, checkpoint_root, Path(refiner.path), **inputs)

@@ -15,7 +15,8 @@ import yaml
 
 from axon import __version__
 from axon.errors import AxonError, one_line_errors
-from axon.registry.tracking import code_revision, without_credentials
+from axon.provenance import code_revision
+from axon.tracking.client import without_credentials
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

@@ -239,7 +239,7 @@ def run_pipeline(arguments: argparse.Namespace) -> None:
 def submit_run(arguments: argparse.Namespace) -> None:
     """Start a run on a cluster."""
     from axon import DISCLAIMER
-    from axon.gpu import estimated_bytes
+    from axon.compute.devices import estimated_bytes
     from pipelines.submit import Cluster, config_parameter, parse_settings, submit
 
     parameters = parse_settings(arguments.settings)

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from kfp import dsl
 
-from axon.preflight import NEW
+from axon.orchestration.preflight import NEW
 from components.evaluate import evaluate
 from components.fetch import fetch
 from components.finish import finish

@@ -22,8 +22,10 @@ from typing import Any
 
 from axon import DISCLAIMER
 from axon.errors import AxonError
-from axon.preflight import NOTHING_NEW
-from axon.registry.tracking import close_interrupted, code_revision, default_tracking_uri
+from axon.orchestration.preflight import NOTHING_NEW
+from axon.provenance import code_revision
+from axon.tracking.client import default_tracking_uri
+from axon.tracking.runs import close_interrupted
 from pipelines.child import EXIT_STEP
 from pipelines.containers import step_user
 

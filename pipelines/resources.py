@@ -11,7 +11,8 @@ from kfp import kubernetes
 from kfp.dsl import PipelineTask
 from kfp.dsl.pipeline_channel import PipelineParameterChannel
 
-from axon.trainjob import NODE
+from axon.orchestration.preflight import IMAGES
+from axon.orchestration.trainjob import NODE
 from components import image
 
 ACCELERATOR = "nvidia.com/gpu"
@@ -95,6 +96,8 @@ def apply(
     task.set_caching_options(needs.cached)
     if needs.retries:
         task.set_retry(needs.retries, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s")
+    if step == "preflight":
+        task.set_env_variable(IMAGES, f"{image('cpu')} {image('cuda')}")
     if needs.gpus:
         task.set_accelerator_type(ACCELERATOR).set_accelerator_limit(gpus or needs.gpus)
         task.set_env_variable("AXON_REQUIRE_GPU", "1")

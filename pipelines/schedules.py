@@ -21,7 +21,7 @@ from croniter.croniter import CroniterError
 
 from axon.config import Config
 from axon.errors import AxonError
-from axon.preflight import raise_all
+from axon.orchestration.preflight import raise_all
 from pipelines.submit import Cluster, Package, config_parameter
 
 PREFIX = "axon-schedule-"

@@ -22,7 +22,7 @@ import yaml
 
 from axon.config import Config
 from axon.errors import AxonError
-from axon.preflight import parameter_problems, raise_all
+from axon.orchestration.preflight import parameter_problems, raise_all
 
 HOST, TOKEN, CA_CERT = "KF_PIPELINES_ENDPOINT", "AXON_KFP_TOKEN", "AXON_KFP_CA"
 PINNED = re.compile(r".+@sha256:[0-9a-f]{64}$")

@@ -33,10 +33,10 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory, tiny_config: Config) 
     """Six phantoms on a 16^3 cube: three to train on, one to validate, two in the test set ``internal``."""
     import nibabel as nib
 
-    from axon.data.files import write_json
     from axon.data.ingest import ingest
     from axon.data.phantoms import make_phantom
     from axon.data.prepared import assemble
+    from axon.files import write_json
     from axon.geometry.volume import lps_to_ras
 
     root = tmp_path_factory.mktemp("tiny")

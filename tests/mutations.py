@@ -26,11 +26,11 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless
 
-from axon.data.readers import find_studies
 from axon.dicom.ct import read_ct_series
 from axon.dicom.xray import read_xray
 from axon.errors import AxonError
 from axon.geometry.volume import Volume
+from axon.readers.layouts import find_studies
 
 MEMORY_BYTES = 3 * 2**30
 SECONDS = 20

@@ -17,7 +17,7 @@ def _pair(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
 def metrics_axon(setting: Setting) -> Result:
     import torch
 
-    from axon.evaluation import protocols
+    from axon.metrics import protocols
 
     prediction, reference = (torch.from_numpy(volume).double() for volume in _pair(setting))
 

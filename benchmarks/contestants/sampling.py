@@ -15,13 +15,14 @@ def _sample(setting: Setting, steps: int, eta: float) -> Result:
     """Result: PSNR in dB of each test case on the coarse grid; empty without a model."""
     import torch
 
-    from axon.data.prepared import NO_TEST, PreparedDataset
+    from axon.data.prepared import PreparedDataset
+    from axon.data.splits import NO_TEST
     from axon.models.estimator import FilmEstimator
+    from axon.models.folders import load_bridge
     from axon.models.sampling import sample_bridge
     from axon.models.unet import BridgeUNet
     from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
     from axon.training.samples import Sampler
-    from axon.training.steps import load_bridge
 
     config = config_of(setting)
     if not (setting.model and setting.dataset):
@@ -43,7 +44,7 @@ def _sample(setting: Setting, steps: int, eta: float) -> Result:
         batch = sampler.batch([(index, "")])
         started = time.perf_counter()
         with torch.no_grad():
-            seen = estimator(batch.films_BVUV, batch.present_BV)
+            seen = estimator(batch.films_BVUV, batch.trust_BV)
         volume = sample_bridge(scheduler, unet, estimator, seen, steps, [torch.Generator().manual_seed(index)], eta=eta)
         mse = (volume - batch.coarse_B1dhw).square().mean().item()
         seconds.append(time.perf_counter() - started)

@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="axon", description=about, epilog=EPILOG, formatter_class=shape)
     top.add_argument("--version", action="version", version=f"axon {__version__}")
     top.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
+    top.set_defaults(parser=parser)  # for the shell's completion
     verbs = top.add_subparsers(required=True, metavar="verb")
     for command in COMMANDS:
         command.add(verbs)

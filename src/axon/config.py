@@ -94,6 +94,13 @@ class ModelConfig:
     superres_blocks: int = 4
     superres_patch: int = 32
 
+    @property
+    def blocks_a_level(self) -> int:
+        """Residual blocks a level of the U-Net (as many down, one more up) and of the ControlNet's copy of its encoder
+        together, which is what training the refiner keeps in memory.
+        """
+        return (2 * self.res_blocks + 1) + (self.res_blocks + 1)
+
 
 @dataclass(frozen=True)
 class BridgeConfig:

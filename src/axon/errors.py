@@ -56,3 +56,9 @@ def _refused_files() -> Iterator[None]:
             raise
         message = f"the system refuses {error.filename}: {error.strerror}"
         raise AxonError("FILE_REFUSED", message, "check that path, its type and its permissions") from error
+
+
+def require(ok: bool, code: str, message: str, fix: str) -> None:
+    """Raise AxonError unless ``ok``."""
+    if not ok:
+        raise AxonError(code, message, fix)

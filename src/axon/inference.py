@@ -22,12 +22,12 @@ from axon.errors import AxonError
 from axon.geometry.projection import normalise_film
 from axon.geometry.volume import Volume, cube_affine
 from axon.models.estimator import Evidence, FilmEstimator
+from axon.models.folders import load_bridge, load_network
+from axon.models.intensity import denormalise_hu, normalise_hu
 from axon.models.sampling import sample_bridge
 from axon.models.superres import SuperResolver, upsample
 from axon.models.unet import BridgeUNet, RefinerControlNet
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
-from axon.training.samples import denormalise_hu, normalise_hu
-from axon.training.steps import load_bridge, load_network
 
 BATCH = 8
 """Samples that are drawn together."""
@@ -196,9 +196,9 @@ class AxonPipeline(DiffusionPipeline):
         Raises:
             AxonError: ``XRAY_MISSING``, ``XRAY_SHAPE``, ``XRAY_NOT_FINITE`` or ``XRAY_FLAT``.
         """
-        films_1VUV, present_1V = self._films(frontal, lateral, rendered)
+        films_1VUV, trust_1V = self._films(frontal, lateral, rendered)
         size = self.estimator.config.size
-        evidence, config = self.estimator(films_1VUV, present_1V), self.config
+        evidence, config = self.estimator(films_1VUV, trust_1V), self.config
         views = "mono" if frontal is None or lateral is None else "bi"
         weights = config.stage_weights.get(views, [1.0, 1.0, 1.0])
         coarse, refined, fine = self._draw(evidence, num_inference_steps or config.volume_steps, 0.0, [seed], weights)
@@ -242,7 +242,7 @@ class AxonPipeline(DiffusionPipeline):
         coarse = torch.lerp(evidence.endpoint_B1DHW, sample_bridge(*stage, eta=eta), weights[0])
         refined = torch.lerp(coarse, sample_bridge(*stage, self.controlnet, coarse, eta=eta), weights[1])
         fine = torch.lerp(upsample(refined, self.superres.config.upscale), self.superres.upscale(refined), weights[2])
-        return coarse, refined, self.estimator.consistent(fine, evidence.films_BVUV, evidence.present_BV)
+        return coarse, refined, self.estimator.consistent(fine, evidence.films_BVUV, evidence.trust_BV)
 
     def steps_for(self, num_samples: int) -> int:
         """Calls of the U-Net for ``num_samples`` samples, the volume's included."""
@@ -256,11 +256,11 @@ class AxonPipeline(DiffusionPipeline):
         """From rendered films: volumes without a trained network, on the fine grid in HU, by method; and the condition
         for networks.
         """
-        films_1VUV, present_1V = self._films(frontal, lateral, rendered=True)
-        seen = self.estimator.plain(films_1VUV, present_1V)
+        films_1VUV, trust_1V = self._films(frontal, lateral, rendered=True)
+        seen = self.estimator.plain(films_1VUV, trust_1V)
         volumes = {
             "mean_volume": self.estimator.lift.mean_volume.unsqueeze(1),
-            "lift": self.estimator.back_projection(films_1VUV, present_1V),
+            "lift": self.estimator.back_projection(films_1VUV, trust_1V),
             "calibrated_lift": seen[:, :1],
         }
         return {name: self.interpolate(volume) for name, volume in volumes.items()}, seen

@@ -19,10 +19,10 @@ from torch.nn import functional as F
 
 from axon import DISCLAIMER, __version__
 from axon.config import XrayConfig
-from axon.data.files import refuse_unwritable, sha256_file, whole_folder, write_json
 from axon.dicom.write import SeriesIdentity, stored_hu, write_ct_series
 from axon.dicom.xray import Xray, read_xray
 from axon.errors import AxonError
+from axon.files import refuse_unwritable, sha256_file, whole_folder, write_json
 from axon.geometry.projection import VIEWS, normalise_film, render_both
 from axon.geometry.volume import Volume, lps_to_ras
 from axon.pretrained import Model
@@ -218,7 +218,7 @@ def write_preview(path: Path, made: Reconstruction) -> None:
     """One PNG: the three middle planes, and each film beside the same view of the volume."""
     from matplotlib.figure import Figure
 
-    from axon.evaluation.pictures import OVERVIEW_WINDOW, PLANES, slice_plane, window_bounds
+    from axon.pictures import OVERVIEW_WINDOW, PLANES, slice_plane, window_bounds
 
     low, high = window_bounds(*OVERVIEW_WINDOW)
     pictures = [(plane, slice_plane(made.output.volume.hu_DHW, plane), low, high) for plane in PLANES]

@@ -11,12 +11,12 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from axon.data.phantoms import make_phantom
-from axon.evaluation.compare import Side, _context, compare_sides
-from axon.evaluation.pictures import strip
-from axon.evaluation.protocols import measure
 from axon.evaluation.report import write_page, write_report
 from axon.evaluation.results import METHODS, CaseResult, Evaluation, Picture
-from axon.evaluation.statistics import COMPARABLE_KEYS
+from axon.evaluation.strips import strip
+from axon.metrics.protocols import measure
+from axon.metrics.statistics import COMPARABLE_KEYS
+from axon.registry.compare import Side, _context, compare_sides
 from tests.browser.conftest import PHONE, fits, keep, pixels, resize
 
 WINDOW = (-1024.0, 1476.0)

@@ -21,12 +21,14 @@ from botocore import UNSIGNED
 from botocore.config import Config
 
 from axon.cli import main
-from axon.data import objects
-from axon.data.cohort import Cohort, Series, fetch
-from axon.data.files import sha256_file
-from axon.data.objects import Entry, Journal, S3Object, connect, download
-from axon.data.readers import find_studies, read_ct
+from axon.cohorts import objects
+from axon.cohorts.download import fetch
+from axon.cohorts.objects import Entry, Journal, S3Object, connect, download
+from axon.cohorts.select import Cohort, Series
 from axon.errors import AxonError
+from axon.files import sha256_file
+from axon.readers.layouts import find_studies
+from axon.readers.volumes import read_ct
 from tests.servers import Fault, Request, S3Server, faulty_proxy, s3_server
 
 REAL = os.environ.get("AXON_TEST_DATA", "")
@@ -357,8 +359,8 @@ def test_disk_full(server: S3Server, cohort: Path, tmp_path: Path) -> None:
     script = """
 import sys
 from pathlib import Path
-from axon.data.cohort import Cohort, fetch
-from axon.data.objects import Journal, connect, download, list_objects
+from axon.cohorts.download import Cohort, fetch
+from axon.cohorts.objects import Journal, connect, download, list_objects
 from axon.errors import AxonError
 cohort, disk, client = Path(sys.argv[1]), Path(sys.argv[2]), connect(sys.argv[3])
 ct = Cohort.load(cohort).series[0]

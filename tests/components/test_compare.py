@@ -12,11 +12,12 @@ import pytest
 
 from axon import DISCLAIMER
 from axon.cli import main
-from axon.evaluation.compare import TOO_FEW, Side, compare_sides
-from axon.evaluation.pictures import strip
 from axon.evaluation.results import STRIPS, strip_name
+from axon.evaluation.strips import strip
+from axon.registry.compare import TOO_FEW, Side, compare_sides
 from axon.registry.register import register
-from axon.registry.tracking import client, default_tracking_uri, start_parent
+from axon.tracking.client import client, default_tracking_uri
+from axon.tracking.runs import start_parent
 from tests.components.test_gate import CASES as FOUR
 from tests.components.test_gate import FACTS, gated
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from axon.registry.tracking import client, default_tracking_uri, start_parent
+from axon.tracking.client import client, default_tracking_uri
+from axon.tracking.runs import start_parent
 from components import IMAGES, image
 from components.finish import finish
 from components.gate import gate

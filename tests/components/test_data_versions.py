@@ -16,8 +16,8 @@ import pytest
 
 from axon.cli import main
 from axon.data.fetch import fetch
-from axon.data.films import choose_films
 from axon.data.ingest import list_studies
+from axon.data.packed_films import choose_films
 from axon.data.versions import DataRevision, pull, push, record, resolve, tree_md5
 from axon.errors import AxonError
 from tests.servers import S3Server, git_server, s3_server

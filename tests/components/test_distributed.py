@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from axon.config import Config
 from axon.errors import AxonError
-from axon.training.run import train
+from axon.orchestration.launch import train
 
 WORKER = Path(__file__).with_name("wobble_worker.py")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

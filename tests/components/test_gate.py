@@ -14,7 +14,8 @@ from axon.config import Config
 from axon.errors import AxonError
 from axon.registry.gate import Decision, decide
 from axon.registry.register import promote, register, rollback
-from axon.registry.tracking import client, default_tracking_uri, finish_parent, stage_run, start_parent
+from axon.tracking.client import client, default_tracking_uri
+from axon.tracking.runs import finish_parent, stage_run, start_parent
 
 CONFIG = Config.from_yaml("evaluation: {bootstrap: 200}")
 FACTS = {

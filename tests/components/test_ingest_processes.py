@@ -9,8 +9,8 @@ import pytest
 
 import axon.data.ingest
 from axon.config import Config
-from axon.data.dataset import write_nifti
 from axon.data.ingest import ingest
+from axon.data.packed import write_nifti
 from axon.data.phantoms import make_phantom
 
 

@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 
 from axon.config import Config
 from axon.errors import AxonError
-from axon.training import run
-from axon.training.run import train
-from axon.training.steps import checkpoint_dir
+from axon.orchestration import launch as run
+from axon.orchestration.launch import train
+from axon.training.train import checkpoint_dir
 
 WEIGHTS = "superres/diffusion_pytorch_model.safetensors"
 
@@ -45,7 +45,9 @@ class Together:
             port = probe.getsockname()[1]
         torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc_per_node={processes}"]
         torchrun += ["--rdzv-backend=static", f"--rdzv-endpoint=127.0.0.1:{port}"]
-        commands = [[*torchrun, f"--node-rank={rank}", "-m", "axon.training.run", *arguments] for rank in range(nodes)]
+        commands = [
+            [*torchrun, f"--node-rank={rank}", "-m", "axon.orchestration.launch", *arguments] for rank in range(nodes)
+        ]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.started.append(name)
         self.there[name] = Node([subprocess.Popen(command, env=environment) for command in commands])

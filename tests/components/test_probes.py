@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from axon.errors import AxonError
-from axon.probes import check_dvc_remote, check_s3
+from axon.orchestration.probes import check_dvc_remote, check_s3
 
 KEY, SECRET = "axonkey", "s3cretvalue"
 

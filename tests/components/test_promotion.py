@@ -17,7 +17,7 @@ import pytest
 from axon.errors import AxonError
 from axon.registry import register as room
 from axon.registry.register import promote, register, rollback
-from axon.registry.tracking import client
+from axon.tracking.client import client
 from tests.components.test_gate import champion, empty_store, gated, registered, uri
 
 __all__ = ["empty_store", "uri"]  # fixtures

@@ -11,7 +11,8 @@ from axon.config import Config
 from axon.errors import AxonError
 from axon.registry.register import CHAMPION
 from axon.registry.reproduce import check_reproducible, python_command, read_recipe
-from axon.registry.tracking import CONFIG, client, default_tracking_uri, start_parent
+from axon.tracking.client import client, default_tracking_uri
+from axon.tracking.runs import CONFIG, start_parent
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -28,7 +28,8 @@ from axon.config import Config
 from axon.reconstruct import read_films, sample
 from axon.registry.gate import Decision
 from axon.registry.register import register
-from axon.registry.tracking import client, default_tracking_uri, start_parent
+from axon.tracking.client import client, default_tracking_uri
+from axon.tracking.runs import start_parent
 from tests.unit.small_model import small_pipeline, write_films
 
 SUMMARY = {

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from axon.baselines.train import train_baselines
 from axon.config import Config, Endpoint, PhysicsConfig
 from axon.data.prepared import PreparedDataset
 from axon.errors import AxonError
 from axon.inference import AxonPipeline
+from axon.models.folders import load_bridge, load_network
 from axon.models.unet import RegressionUNet
-from axon.training import steps
+from axon.training.train import sample_coarse, samplers, train_bridge, train_refiner, train_superres
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +25,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_config: Config, tiny_
 
     def log(step: int, metrics: dict[str, float]) -> None: ...
 
-    steps.train_bridge(tiny_config, tiny_dataset, root / "checkpoints/bridge", root / "bridge", log)
-    steps.sample_coarse(tiny_config, tiny_dataset, root / "bridge", root / "coarse")
-    steps.train_refiner(
+    train_bridge(tiny_config, tiny_dataset, root / "checkpoints/bridge", root / "bridge", log)
+    sample_coarse(tiny_config, tiny_dataset, root / "bridge", root / "coarse")
+    train_refiner(
         tiny_config, tiny_dataset, root / "bridge", root / "coarse", root / "checkpoints/refiner", root / "refiner", log
     )
-    steps.train_superres(tiny_config, tiny_dataset, root / "checkpoints/superres", root / "superres", log)
-    steps.train_baselines(tiny_config, tiny_dataset, root / "checkpoints/baselines", root / "baselines", log)
+    train_superres(tiny_config, tiny_dataset, root / "checkpoints/superres", root / "superres", log)
+    train_baselines(tiny_config, tiny_dataset, root / "checkpoints/baselines", root / "baselines", log)
     return root
 
 
@@ -53,7 +55,7 @@ def test_training_the_refiner_leaves_the_bridge_as_it_was(
     trained: Path, tiny_config: Config, tiny_dataset: Path
 ) -> None:
     before = (trained / "bridge/unet/diffusion_pytorch_model.safetensors").read_bytes()
-    steps.train_refiner(
+    train_refiner(
         tiny_config,
         tiny_dataset,
         trained / "bridge",
@@ -234,7 +236,7 @@ def test_every_network_has_its_curve_and_a_baseline_is_a_regression_network(trai
     assert set(curves) == {"estimator", "bridge", "refiner", "superres", "regression", "gan"}
     assert all(len(lines) == 4 for lines in curves.values())
     for name in ("regression", "gan"):
-        network = steps.load_network(RegressionUNet, trained / "baselines" / name)
+        network = load_network(RegressionUNet, trained / "baselines" / name)
         assert network.regress(torch.zeros(1, 5, 8, 8, 8)).shape == (1, 1, 8, 8, 8)
 
 
@@ -245,12 +247,12 @@ def test_the_bridge_can_start_elsewhere(
     config = replace(
         tiny_config, bridge=replace(tiny_config.bridge, endpoint=endpoint), physics=PhysicsConfig(iterations=0)
     )
-    steps.train_bridge(config, tiny_dataset, tmp_path / "checkpoints", tmp_path / "bridge", lambda *_: None)
-    estimator, _, _ = steps.load_bridge(tmp_path / "bridge", torch.device("cpu"))
+    train_bridge(config, tiny_dataset, tmp_path / "checkpoints", tmp_path / "bridge", lambda *_: None)
+    estimator, _, _ = load_bridge(tmp_path / "bridge", torch.device("cpu"))
     assert estimator.net is None and not (tmp_path / "bridge/curves/estimator.csv").exists()
-    batch = steps._samplers(config, PreparedDataset(tiny_dataset), torch.device("cpu"))[1].batch([(0, "")])
-    y = estimator(batch.films_BVUV, batch.present_BV).endpoint_B1DHW
+    batch = samplers(config, PreparedDataset(tiny_dataset), torch.device("cpu"))[1].batch([(0, "")])
+    y = estimator(batch.films_BVUV, batch.trust_BV).endpoint_B1DHW
     if endpoint == "calibrated":
-        assert torch.equal(y, estimator.plain(batch.films_BVUV, batch.present_BV)[:, :1])
+        assert torch.equal(y, estimator.plain(batch.films_BVUV, batch.trust_BV)[:, :1])
     else:
         assert torch.equal(y, estimator.lifted(batch.films_BVUV).mean(dim=1, keepdim=True) * 2 - 1)

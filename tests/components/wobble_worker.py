@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from axon.compute import distributed
 from axon.config import StageConfig
-from axon.training import distributed
 from axon.training.loop import fit
 from axon.training.samples import generator_for
 

@@ -25,7 +25,7 @@ def diverge(config: str, dataset: str) -> None:
 
     from axon.config import Config
     from axon.errors import one_line_errors
-    from axon.training.run import train
+    from axon.orchestration.launch import train
 
     with one_line_errors():
         train(

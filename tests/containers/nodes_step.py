@@ -15,8 +15,8 @@ from kubeflow.trainer.backends.container.types import TrainingRuntimeSource
 
 from axon.config import Config
 from axon.errors import one_line_errors
-from axon.training.run import train
-from axon.trainjob import TrainJobs
+from axon.orchestration.launch import train
+from axon.orchestration.trainjob import TrainJobs
 
 on_the_host, name, stage = sys.argv[1:]
 workspace = Path("/workspace")

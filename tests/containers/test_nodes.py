@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from axon.config import Config, StageConfig
-from axon.trainjob import NODE
+from axon.orchestration.trainjob import NODE
 from pipelines.local import ROOT
 from pipelines.resources import USER_ID
 

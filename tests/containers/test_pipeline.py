@@ -18,8 +18,8 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from axon.data.files import sha256_file
 from axon.data.phantoms import make_phantom
+from axon.files import sha256_file
 from axon.geometry.volume import lps_to_ras
 from pipelines.local import execute
 from pipelines.resources import STEPS, USER_ID

@@ -20,7 +20,8 @@ import pytest
 
 from axon import DISCLAIMER
 from axon.registry.register import _log_model
-from axon.registry.tracking import client, default_tracking_uri, start_parent
+from axon.tracking.client import client, default_tracking_uri
+from axon.tracking.runs import start_parent
 from pipelines.local import ROOT
 from pipelines.resources import USER_ID
 from tests.unit.small_model import write_films

@@ -15,11 +15,11 @@ import pytest
 from mlflow import MlflowClient
 
 from axon.cli import main
-from axon.data.cohort import Cohort, Series
-from axon.data.files import read_csv
+from axon.cohorts.select import Cohort, Series
 from axon.data.phantoms import make_phantom
 from axon.data.verify import verify_dataset
 from axon.data.versions import resolve, tree_md5
+from axon.files import read_csv
 from tests.servers import s3_server
 from tests.unit.ct_series import write_series
 

@@ -17,8 +17,8 @@ from kfp import compiler
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from axon.preflight import NEW
-from axon.trainjob import NODE
+from axon.orchestration.preflight import NEW
+from axon.orchestration.trainjob import NODE
 from pipelines import resources
 from pipelines.axon_pipeline import COMPILED, axon_pipeline
 from pipelines.submit import Package

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from kubeflow_trainer_api.models import TrainerV1alpha1ClusterTrainingRuntime
 
-from axon.trainjob import RUNTIME
+from axon.orchestration.trainjob import RUNTIME
 from pipelines import resources
 from pipelines.local import ROOT
 

@@ -10,8 +10,8 @@ from functools import cache
 import pytest
 import yaml
 
+from axon.compute.memory import estimated_bytes
 from axon.config import Config
-from axon.gpu import estimated_bytes
 from pipelines.__main__ import parser
 from pipelines.local import ROOT
 from pipelines.submit import parse_settings

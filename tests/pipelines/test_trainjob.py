@@ -16,9 +16,9 @@ from kubeflow.common.types import KubernetesBackendConfig
 from kubeflow.trainer import TrainerClient
 from kubernetes.client import Configuration
 
-from axon import trainjob
 from axon.errors import AxonError
-from axon.trainjob import NODE, TrainJob, TrainJobs, run_on_node
+from axon.orchestration import trainjob
+from axon.orchestration.trainjob import NODE, TrainJob, TrainJobs, run_on_node
 from tests.pipelines.trainer_server import Cluster, cluster
 
 NAME, ARGUMENTS = "axon-bridge-0123456789abcdef", ["superres", "--help"]
@@ -67,7 +67,7 @@ def test_the_nodes_command_runs_the_training(server: Cluster, jobs: TrainJobs, t
     command = server.jobs[NAME]["spec"]["trainer"]["command"]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "usage: python -m axon.training.run" in done.stdout, done.stderr
+    assert done.returncode == 0 and "usage: python -m axon.orchestration.launch" in done.stdout, done.stderr
 
 
 def test_source_for_the_nodes_survives_a_shell() -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from axon import alert, finish
-from axon.alert import Alert, check_url, send
 from axon.errors import AxonError
+from axon.orchestration import alert, finish
+from axon.orchestration.alert import Alert, check_url, send
 
 SAMPLE = Alert("text", "run", "axon", "FAILED", ["train [X]"], "http://mlflow/#/1")
 

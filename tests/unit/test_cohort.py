@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from axon.cli import main
-from axon.data.cohort import Cohort, Series, choose_ct, index_path, index_version, read_index, select
+from axon.cohorts.select import Cohort, Series, choose_ct, index_path, index_version, read_index, select
 from axon.errors import AxonError
 
 COLLECTIONS = ["lidc_idri", "covid_19_ny_sbu", "covid_19_ar"]

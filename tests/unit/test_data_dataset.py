@@ -11,14 +11,15 @@ import pytest
 
 from axon.cli import main
 from axon.config import Config, GridConfig
-from axon.data import dataset
+from axon.data import default_recipe as dataset
 from axon.data.cases import Case
-from axon.data.dataset import COLUMNS, average_to_2p5_mm, write_case, write_nifti
+from axon.data.default_recipe import average_to_2p5_mm
 from axon.data.fetch import fetch
-from axon.data.files import sha256_file, whole_file, whole_folder, write_csv, write_json
 from axon.data.ingest import ingest, list_studies, locate_body, prepare
+from axon.data.packed import COLUMNS, write_case, write_nifti
 from axon.data.phantoms import make_phantom
 from axon.errors import AxonError
+from axon.files import sha256_file, whole_file, whole_folder, write_csv, write_json
 from axon.geometry.volume import AIR_HU, Volume
 
 

@@ -20,14 +20,14 @@ from axon.cli import main
 from axon.config import Config
 from axon.data.cases import Case, Film
 from axon.data.fetch import fetch
-from axon.data.files import read_csv, sha256_file, write_csv
-from axon.data.films import COLUMNS, TABLE, choose_films, load_film, write_film
 from axon.data.ingest import ingest
 from axon.data.pack import pack
+from axon.data.packed_films import COLUMNS, TABLE, choose_films, load_film, write_film
 from axon.data.phantoms import make_phantom
-from axon.data.readers import collection_of
 from axon.data.verify import check_dataset, verify_dataset
 from axon.errors import AxonError
+from axon.files import read_csv, sha256_file, write_csv
+from axon.readers.layouts import collection_of
 from tests.conftest import REAL_DATA_UNSET
 from tests.unit import films as dicom
 from tests.unit.ct_series import write_series

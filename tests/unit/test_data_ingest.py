@@ -19,9 +19,9 @@ from pydicom.tag import Tag
 from axon.config import Config
 from axon.data.cases import Case
 from axon.data.fetch import fetch
-from axon.data.films import choose_films
 from axon.data.ingest import ingest
 from axon.data.pack import pack
+from axon.data.packed_films import choose_films
 from axon.data.phantoms import make_phantom
 from axon.geometry.volume import Volume
 from tests.unit.ct_series import write_series

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from axon.data.dataset import write_nifti
+from axon.data.packed import write_nifti
 from axon.data.phantoms import make_phantom
-from axon.data.readers import find_studies, read_ct
 from axon.errors import AxonError
 from axon.geometry.volume import Volume, lps_to_ras, resample_to_cube
+from axon.readers.layouts import find_studies
+from axon.readers.volumes import read_ct
 from tests.unit.ct_series import write_series
 
 REAL = os.environ.get("AXON_TEST_DATA", "")

@@ -13,12 +13,12 @@ from safetensors.numpy import load_file, save_file
 
 from axon.cli import main
 from axon.config import Config
-from axon.data.dataset import COLUMNS
-from axon.data.files import read_csv, sha256_file, write_csv
 from axon.data.pack import pack
+from axon.data.packed import COLUMNS
 from axon.data.prepared import read_manifest, write_manifest
 from axon.data.verify import check_dataset, verify_dataset
 from axon.errors import AxonError
+from axon.files import read_csv, sha256_file, write_csv
 from tests.unit import test_data_dataset
 
 Spoil = Callable[[Path], object]

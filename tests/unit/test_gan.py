@@ -2,7 +2,7 @@
 
 import torch
 
-from axon.models.gan import Gan, PatchCritic
+from axon.baselines.gan import Gan, PatchCritic
 from axon.models.unet import CONDITION_CHANNELS, RegressionUNet
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from axon import gpu
+from axon.compute import devices as gpu
 from axon.config import Config
 from axon.errors import AxonError
 

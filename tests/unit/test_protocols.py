@@ -12,8 +12,8 @@ import torch
 from skimage.metrics import structural_similarity
 
 from axon.errors import AxonError
-from axon.evaluation import protocols
-from axon.evaluation.protocols import PROTOCOLS, measure
+from axon.metrics import protocols
+from axon.metrics.protocols import PROTOCOLS, measure
 
 WINDOW = (-1024.0, 1476.0)
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "metrics.json").read_text())

@@ -15,13 +15,12 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from axon import DISCLAIMER
+from axon import DISCLAIMER, pictures
 from axon.errors import AxonError
-from axon.evaluation import pictures
-from axon.evaluation.protocols import PROTOCOLS, measure
 from axon.evaluation.report import save, write_report
 from axon.evaluation.results import METHODS, CaseResult, Evaluation, Picture, showcase, summary_table
-from axon.evaluation.statistics import comparable
+from axon.metrics.protocols import PROTOCOLS, measure
+from axon.metrics.statistics import comparable
 
 WINDOW = (-1024.0, 1476.0)
 SIZE = 24

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from axon.config import Config, DataConfig
 from axon.data.cases import Case, Film
-from axon.data.files import write_json
-from axon.data.prepared import PreparedDataset, assemble, read_manifest, split_patients, write_manifest
+from axon.data.prepared import PreparedDataset, assemble, read_manifest, write_manifest
+from axon.data.splits import split_patients
 from axon.errors import AxonError
+from axon.files import write_json
 
 
 def rows_of(pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:

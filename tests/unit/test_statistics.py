@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from axon.errors import AxonError
-from axon.evaluation.statistics import (
+from axon.metrics.statistics import (
     COMPARABLE_KEYS,
     comparable,
     paired_difference,

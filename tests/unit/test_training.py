@@ -289,8 +289,8 @@ def test_a_share_of_the_films_looks_like_a_clinic_s_and_is_trusted_less(
         Sampler(train, config, torch.device("cpu"), augment=True).batch([(0, "a"), (1, "b")])
         for config in (never, always)
     )
-    assert torch.equal(rendered.fine_B1DHW, clinical.fine_B1DHW) and (rendered.present_BV == 1).all()
-    assert (clinical.present_BV == tiny_config.physics.clinical_trust).all()
+    assert torch.equal(rendered.fine_B1DHW, clinical.fine_B1DHW) and (rendered.trust_BV == 1).all()
+    assert (clinical.trust_BV == tiny_config.physics.clinical_trust).all()
     assert (rendered.films_BVUV - clinical.films_BVUV).abs().mean() > 0.02
     assert clinical.films_BVUV.min() == 0 and clinical.films_BVUV.max() == 1
 

@@ -20,12 +20,13 @@ from pydicom.sequence import Sequence
 
 from axon.config import Config
 from axon.data.phantoms import make_phantom
-from axon.data.readers import find_studies, read_ct
 from axon.dicom import views
 from axon.dicom.xray import _glyphs, read_xray
 from axon.errors import AxonError
 from axon.geometry.projection import render_both
 from axon.geometry.volume import resample_to_cube
+from axon.readers.layouts import find_studies
+from axon.readers.volumes import read_ct
 from tests.conftest import REAL_DATA_UNSET
 from tests.unit.films import chest_like, write_film
 

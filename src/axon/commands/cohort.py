@@ -77,7 +77,7 @@ def _gigabytes(text: str) -> float:
 
 
 def _select(arguments: argparse.Namespace) -> None:
-    from axon.data.cohort import describe, index_path, index_version, read_index, select
+    from axon.cohorts.select import describe, index_path, index_version, read_index, select
 
     series = read_index(index_path(), arguments.collection or ["lidc_idri"])
     max_bytes = None if arguments.max_gb is None else int(arguments.max_gb * 1e9)
@@ -92,8 +92,8 @@ def _select(arguments: argparse.Namespace) -> None:
 
 def _fetch(arguments: argparse.Namespace) -> None:
     from axon import DISCLAIMER
-    from axon.data.cohort import fetch
-    from axon.data.objects import connect
+    from axon.cohorts.download import fetch
+    from axon.cohorts.objects import connect
 
     client = connect(arguments.endpoint, arguments.sign, arguments.workers)
     fetched = fetch(arguments.file, arguments.out, client, arguments.workers, arguments.verify)

@@ -40,7 +40,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     import json
 
     from axon.errors import AxonError
-    from axon.evaluation.compare import compare, table
+    from axon.registry.compare import compare, table
 
     if not arguments.tracking_uri:
         raise AxonError("TRACKING_URI", "no MLflow is named", "give --tracking-uri, or set MLFLOW_TRACKING_URI")

@@ -24,10 +24,9 @@ def add(verbs: Verbs) -> None:
 def _completion(arguments: argparse.Namespace) -> None:
     import shtab
 
-    from axon.cli import parser
     from axon.commands.pipeline import unfold
 
-    top = unfold(parser())
+    top = unfold(arguments.parser())
     for each in parsers(top):
         for action in each._actions:
             if action.type is Path:

@@ -83,7 +83,7 @@ def add(verbs: Verbs) -> None:
 
 
 def _build(arguments: argparse.Namespace) -> None:
-    from axon.data.dataset import build_default, is_default
+    from axon.data.default_recipe import build_default, is_default
     from axon.data.verify import check_dataset
     from axon.data.versions import is_named, push
 

@@ -67,8 +67,8 @@ def _list(arguments: argparse.Namespace) -> None:
     import json
     from dataclasses import asdict
 
-    from axon.pretrained import refuse_missing_store
     from axon.registry.register import versions
+    from axon.tracking.client import refuse_missing_store
 
     refuse_missing_store(arguments.tracking_uri)
     found = versions(arguments.tracking_uri, arguments.name)
@@ -82,8 +82,8 @@ def _list(arguments: argparse.Namespace) -> None:
 
 
 def _promote(arguments: argparse.Namespace) -> None:
-    from axon.pretrained import refuse_missing_store
     from axon.registry.register import promote
+    from axon.tracking.client import refuse_missing_store
 
     refuse_missing_store(arguments.tracking_uri)
     promote(arguments.tracking_uri, arguments.name, arguments.version)
@@ -91,8 +91,8 @@ def _promote(arguments: argparse.Namespace) -> None:
 
 
 def _rollback(arguments: argparse.Namespace) -> None:
-    from axon.pretrained import refuse_missing_store
     from axon.registry.register import rollback
+    from axon.tracking.client import refuse_missing_store
 
     refuse_missing_store(arguments.tracking_uri)
     print(f"{arguments.name} version {rollback(arguments.tracking_uri, arguments.name)} is the champion again")

@@ -40,9 +40,9 @@ def _reproduce(arguments: argparse.Namespace) -> None:
     from axon import DISCLAIMER
     from axon.commands.pipeline import checkout as code_checkout
     from axon.errors import AxonError
-    from axon.pretrained import refuse_missing_store
+    from axon.provenance import code_revision
     from axon.registry.reproduce import check_reproducible, compared, python_command, read_recipe
-    from axon.registry.tracking import code_revision
+    from axon.tracking.client import refuse_missing_store
 
     if not arguments.tracking_uri:
         raise AxonError("TRACKING_URI", "no MLflow is named", "give --tracking-uri, or set MLFLOW_TRACKING_URI")

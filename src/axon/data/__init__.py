@@ -1,0 +1,4 @@
+"""Datasets: packed (as versioned), prepared (as trained on), their splits, versions, cards and checks; the default one.
+
+A case is one CT with films of one patient. Finding and reading images is for ``readers``; no network learns here.
+"""

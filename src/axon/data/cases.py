@@ -11,8 +11,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from axon.data.files import write_whole
 from axon.errors import AxonError
+from axon.files import write_whole
 
 _FILMS = ("film_frontal", "film_lateral")
 

@@ -6,12 +6,12 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from axon.data.files import sha256_file, whole_folder, write_json
-from axon.data.films import TABLE
-from axon.data.readers import find_studies
+from axon.data.packed_films import TABLE
 from axon.data.verify import verify_dataset
 from axon.data.versions import get_revision
 from axon.errors import AxonError
+from axon.files import sha256_file, whole_folder, write_json
+from axon.readers.layouts import find_studies
 
 
 def fetch(out: Path, shards: int, repo: str = "", commit: str = "", folder: str = "") -> list[int]:

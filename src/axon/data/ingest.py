@@ -17,13 +17,14 @@ import torch
 
 from axon.config import Config
 from axon.data.cases import Case
-from axon.data.files import read_csv, whole_folder, write_json
-from axon.data.films import choose_films, packed_films
+from axon.data.packed_films import choose_films, packed_films
 from axon.data.qa import write_picture
-from axon.data.readers import Study, find_studies, read_ct
 from axon.errors import AxonError
+from axon.files import read_csv, whole_folder, write_json
 from axon.geometry.projection import render_both
 from axon.geometry.volume import Volume, body_mask, resample_to_cube
+from axon.readers.layouts import Study, find_studies
+from axon.readers.volumes import read_ct
 
 _log = logging.getLogger(__name__)
 _MASK_STEP_MM = 3.0

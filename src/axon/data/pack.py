@@ -11,18 +11,19 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from axon.cohorts.select import Cohort
 from axon.config import Config
-from axon.data.card import card
-from axon.data.cohort import Cohort
-from axon.data.dataset import COLUMNS, write_case
-from axon.data.files import read_csv, whole_folder, write_csv, write_json
-from axon.data.films import COLUMNS as FILM_COLUMNS
-from axon.data.films import TABLE, read_film, write_film
+from axon.data.dataset_card import card
 from axon.data.ingest import list_studies
-from axon.data.prepared import sets_of
-from axon.data.readers import Study, collection_of, read_ct
+from axon.data.packed import COLUMNS, write_case
+from axon.data.packed_films import COLUMNS as FILM_COLUMNS
+from axon.data.packed_films import TABLE, read_film, write_film
+from axon.data.splits import sets_of
 from axon.data.verify import verify_dataset
 from axon.errors import AxonError
+from axon.files import read_csv, whole_folder, write_csv, write_json
+from axon.readers.layouts import Study, collection_of
+from axon.readers.volumes import read_ct
 
 REJECTED = ("study", "code", "message")
 Terms = dict[Path, tuple[str, str]]
@@ -48,8 +49,8 @@ def pack(folder: Path, out: Path, licence: str, source: str, config: Config) -> 
     code.
 
     Args:
-        folder: CTs in any form that `axon.data.readers.find_studies` knows, or a packed dataset, whose cases and films
-            stay as they are; its ``splits.json`` is used where there is one.
+        folder: CTs in any form that `axon.readers.layouts.find_studies` knows, or a packed dataset, whose cases and
+            films stay as they are; its ``splits.json`` is used where there is one.
         out: Dataset folder; it appears whole, or not at all.
         licence: Of all these CTs and films, e.g. ``"CC BY 4.0"``; empty for a packed dataset, which says it of each
             file, and for a fetched cohort, whose ``cohort.json`` knows it.

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from axon.data import films
-from axon.data.dataset import COLUMNS
-from axon.data.files import read_csv, sha256_file
+from axon.data import packed_films as films
+from axon.data.packed import COLUMNS
 from axon.errors import AxonError
+from axon.files import read_csv, sha256_file
 
 _RESTORE = "bring it back: `axon dataset pull`, or `make data` for the default dataset"
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from axon.data.files import whole_folder
 from axon.data.verify import verify_dataset
 from axon.errors import AxonError
+from axon.files import whole_folder
 
 if TYPE_CHECKING:
     from dvc.api import DVCFileSystem

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from axon.dicom.files import BITS, IMAGE, PADDING, guarded, numbers, padding, parse, read_pixels, require
-from axon.errors import AxonError
+from axon.dicom.parse import BITS, IMAGE, PADDING, guarded, numbers, padding, parse, read_pixels
+from axon.errors import AxonError, require
 from axon.geometry.volume import AIR_HU, Volume, canonical
 
 MAX_FILE_BYTES = 64 * 2**20

@@ -16,9 +16,9 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi
 from scipy import ndimage
 
-from axon.dicom.files import BITS, IMAGE, PADDING, guarded, numbers, padding, parse, read_pixels, require
+from axon.dicom.parse import BITS, IMAGE, PADDING, guarded, numbers, padding, parse, read_pixels
 from axon.dicom.views import View, judge
-from axon.errors import AxonError
+from axon.errors import AxonError, require
 
 MODALITIES = ("CR", "DX")
 MIN_SIDE = 64

@@ -1,0 +1,4 @@
+"""How good a trained model is: every method on every test case, calibration on validation cases, tables, report.
+
+Measures themselves are in ``metrics``; the comparison of registered models in ``registry``.
+"""

@@ -11,22 +11,23 @@ from typing import Literal
 import numpy as np
 import torch
 
+from axon.compute.devices import choose_device
 from axon.config import Config
 from axon.data.cases import Case
-from axon.data.files import whole_folder
 from axon.data.prepared import PreparedDataset
 from axon.errors import AxonError
 from axon.evaluation.calibration import error_curve, step_share
-from axon.evaluation.pictures import strip, write_hero
-from axon.evaluation.protocols import measure
 from axon.evaluation.report import save
 from axon.evaluation.results import STRIPS, CaseResult, Evaluation, Picture, showcase, strip_name, summary_table
+from axon.evaluation.strips import strip, write_hero
+from axon.files import whole_folder
 from axon.geometry.projection import VIEWS, normalise_film, render_both
 from axon.inference import AxonOutput, AxonPipeline
+from axon.metrics.protocols import measure
+from axon.models.folders import load_network
 from axon.models.superres import downsample
 from axon.models.unet import RegressionUNet
 from axon.pretrained import seal
-from axon.training.steps import load_network
 
 View = Literal["bi", "mono"]
 
@@ -72,7 +73,7 @@ def evaluate(
     test_sets = [name for name in data.sets if name not in ("train", "val") and data.sets[name]]
     if not test_sets:
         raise AxonError("NO_TEST_CASES", "the dataset has no test case", "add patients, or raise data.internal_share")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     pipeline = AxonPipeline.assemble(config, bridge, refiner, superres).to(device)
     calibrate(pipeline, data.load("val"), config)
     trained = {name: load_network(RegressionUNet, baselines / name).to(device) for name in ("regression", "gan")}

@@ -15,10 +15,8 @@ import numpy as np
 from markupsafe import Markup
 
 from axon import DISCLAIMER
-from axon.data.files import write_whole
+from axon import pictures as show
 from axon.errors import AxonError
-from axon.evaluation import pictures as show
-from axon.evaluation.protocols import PROTOCOL_VERSION, PROTOCOLS
 from axon.evaluation.results import (
     FINAL,
     METHODS,
@@ -31,7 +29,10 @@ from axon.evaluation.results import (
     refuse_not_finite,
     showcase,
 )
-from axon.evaluation.statistics import Summary
+from axon.files import write_whole
+from axon.metrics.protocols import PROTOCOL_VERSION, PROTOCOLS
+from axon.metrics.statistics import Summary
+from axon.pictures import film_pictures
 
 PRIMARY_COLUMNS = ("axon/psnr", "axon/ssim", "axon/mae_hu", "axon/psnr_body")
 METRIC_LABELS = {
@@ -320,20 +321,6 @@ def _with_error(images: list[list[np.ndarray]], low: float, high: float) -> list
         }
         for plane, (ours, reference) in zip(show.PLANES, images, strict=True)
     ]
-
-
-def film_pictures(view: str, film_UV: np.ndarray, reprojected_UV: np.ndarray) -> dict[str, str]:
-    """A film, the same view of the volume and their difference as data URIs, both films from 0 to 1; and their mean
-    difference.
-    """
-    difference = reprojected_UV.astype(float) - film_UV
-    return {
-        "view": view,
-        "film": show.gray_uri(film_UV, 0, 1),
-        "reprojected": show.gray_uri(reprojected_UV, 0, 1),
-        "difference": show.colour_uri(difference, -0.5, 0.5, show.DIVERGING),
-        "mae": f"{np.abs(difference).mean():.3f}",
-    }
 
 
 def _std(std_DHW: np.ndarray | None) -> dict[str, Any] | None:

@@ -17,8 +17,8 @@ import numpy as np
 
 from axon import DISCLAIMER
 from axon.errors import AxonError
-from axon.evaluation.protocols import PROTOCOL_VERSION
-from axon.evaluation.statistics import Summary, paired_improvement, summarise
+from axon.metrics.protocols import PROTOCOL_VERSION
+from axon.metrics.statistics import Summary, paired_improvement, summarise
 
 BASELINES = {
     "mean_volume": "Mean training volume",
@@ -156,7 +156,7 @@ class Evaluation:
         return paired_improvement(ours, theirs, self.bootstrap, self.confidence, self.seed)
 
     def metrics(self) -> dict[str, Any]:
-        """The contents of ``metrics.json``; its ``facts`` are what `axon.evaluation.statistics.comparable` compares."""
+        """The contents of ``metrics.json``; its ``facts`` are what `axon.metrics.statistics.comparable` compares."""
         return {
             "disclaimer": DISCLAIMER,
             "facts": {

@@ -22,7 +22,7 @@ from axon.geometry.projection import VIEWS, WATER_PER_MM, attenuation, back_proj
 def make_consistent(
     volume_B1DHW: Tensor,
     films_BVUV: Tensor,
-    present_BV: Tensor,
+    trust_BV: Tensor,
     spread_B1DHW: Tensor,
     physics: PhysicsConfig,
     extent_mm: float,
@@ -37,7 +37,7 @@ def make_consistent(
     Args:
         volume_B1DHW: Estimate in [-1, 1].
         films_BVUV: Normalised films; clipped pixels (0 or 1) are not used.
-        present_BV: How far each view's film is trusted, from 0, absent, to 1; its noise is ``physics.noise`` divided by
+        trust_BV: How far each view's film is trusted, from 0, absent, to 1; its noise is ``physics.noise`` divided by
             this.
         spread_B1DHW: Standard deviation of the estimate's error in normalised units.
         physics: Noise, smoothness and iterations; 0 iterations give the volume back.
@@ -67,9 +67,7 @@ def make_consistent(
     with torch.no_grad(), torch.autocast(volume_B1DHW.device.type, enabled=False):
         lines = render(attenuation((volume_B1DHW + 1) / 2 * (high - low) + low))
         # Equations weighed with w have the noise of the films divided by w.
-        used = ((films_BVUV > 0.005) & (films_BVUV < 0.995)).to(films_BVUV) * present_BV[:, :, None, None].to(
-            films_BVUV
-        )
+        used = ((films_BVUV > 0.005) & (films_BVUV < 0.995)).to(films_BVUV) * trust_BV[:, :, None, None].to(films_BVUV)
         gain, offset = _exposure(lines, films_BVUV, used)
 
         def forward(values: Tensor) -> Tensor:

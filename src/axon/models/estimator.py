@@ -28,12 +28,12 @@ class Evidence:
     Attributes:
         condition_BCDHW: From `axon.models.unet.condition`; its first channel is the bridge's end-point.
         films_BVUV: Normalised films.
-        present_BV: How far each view's film is trusted, from 0, absent, to 1, rendered.
+        trust_BV: How far each view's film is trusted, from 0, absent, to 1, rendered.
     """
 
     condition_BCDHW: Tensor
     films_BVUV: Tensor
-    present_BV: Tensor
+    trust_BV: Tensor
 
     @property
     def endpoint_B1DHW(self) -> Tensor:
@@ -42,7 +42,7 @@ class Evidence:
     def expand(self, count: int) -> Evidence:
         """The same single case ``count`` times."""
         return Evidence(
-            *(x.expand(count, *x.shape[1:]) for x in (self.condition_BCDHW, self.films_BVUV, self.present_BV))
+            *(x.expand(count, *x.shape[1:]) for x in (self.condition_BCDHW, self.films_BVUV, self.trust_BV))
         )
 
 
@@ -104,36 +104,36 @@ class FilmEstimator(ModelMixin, ConfigMixin):
         """
         self.lift.fit((volume_B1DHW, self.lifted(films_BVUV)) for volume_B1DHW, films_BVUV in samples)
 
-    def forward(self, films_BVUV: Tensor, present_BV: Tensor) -> Evidence:
+    def forward(self, films_BVUV: Tensor, trust_BV: Tensor) -> Evidence:
         """The evidence for the bridge."""
         if self.net is not None:
-            seen = self.untrained(films_BVUV, present_BV)
+            seen = self.untrained(films_BVUV, trust_BV)
             estimate = self.net.regress(seen.condition_BCDHW).clamp(-1, 1)
-            return self._evidence(self.consistent(estimate, films_BVUV, present_BV), films_BVUV, present_BV)
+            return self._evidence(self.consistent(estimate, films_BVUV, trust_BV), films_BVUV, trust_BV)
         if self.config.endpoint == "calibrated":
-            return self.untrained(films_BVUV, present_BV)
-        return self._evidence(self.back_projection(films_BVUV, present_BV), films_BVUV, present_BV)
+            return self.untrained(films_BVUV, trust_BV)
+        return self._evidence(self.back_projection(films_BVUV, trust_BV), films_BVUV, trust_BV)
 
-    def untrained(self, films_BVUV: Tensor, present_BV: Tensor) -> Evidence:
+    def untrained(self, films_BVUV: Tensor, trust_BV: Tensor) -> Evidence:
         """What the estimator's own network sees: the calibrated lift, corrected."""
-        lifted = self.lift(self.lifted(films_BVUV), present_BV)
-        return self._evidence(self.consistent(lifted, films_BVUV, present_BV), films_BVUV, present_BV)
+        lifted = self.lift(self.lifted(films_BVUV), trust_BV)
+        return self._evidence(self.consistent(lifted, films_BVUV, trust_BV), films_BVUV, trust_BV)
 
-    def plain(self, films_BVUV: Tensor, present_BV: Tensor) -> Tensor:
+    def plain(self, films_BVUV: Tensor, trust_BV: Tensor) -> Tensor:
         """What baselines see, shape (B, 5, D, H, W): the calibrated lift as it is."""
         lifted = self.lifted(films_BVUV)
-        return condition(self.lift(lifted, present_BV), lifted, present_BV)
+        return condition(self.lift(lifted, trust_BV), lifted, trust_BV)
 
-    def back_projection(self, films_BVUV: Tensor, present_BV: Tensor) -> Tensor:
+    def back_projection(self, films_BVUV: Tensor, trust_BV: Tensor) -> Tensor:
         """Mean of the present lifted films in [-1, 1], shape (B, 1, D, H, W)."""
-        mask = (present_BV > 0)[:, :, None, None, None].to(films_BVUV)
+        mask = (trust_BV > 0)[:, :, None, None, None].to(films_BVUV)
         return (self.lifted(films_BVUV) * mask).sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True) * 2 - 1
 
     def lifted(self, films_BVUV: Tensor) -> Tensor:
         """Both films lifted to the coarse grid, shape (B, 2, D, H, W)."""
         return lift_both(films_BVUV, self.config.size, self.config.extent_mm, XrayConfig(**self.config.xray))
 
-    def consistent(self, volume_B1DHW: Tensor, films_BVUV: Tensor, present_BV: Tensor) -> Tensor:
+    def consistent(self, volume_B1DHW: Tensor, films_BVUV: Tensor, trust_BV: Tensor) -> Tensor:
         """Correct a volume on the coarse grid or a finer one until it agrees with the films; see `make_consistent`."""
         spread = self.lift.spread[None]
         if volume_B1DHW.shape[-1] != spread.shape[-1]:
@@ -141,8 +141,8 @@ class FilmEstimator(ModelMixin, ConfigMixin):
         low, high = self.config.hu_window
         physics, xray = PhysicsConfig(**self.config.physics), XrayConfig(**self.config.xray)
         return make_consistent(
-            volume_B1DHW, films_BVUV, present_BV, spread, physics, self.config.extent_mm, xray, (low, high)
+            volume_B1DHW, films_BVUV, trust_BV, spread, physics, self.config.extent_mm, xray, (low, high)
         )
 
-    def _evidence(self, endpoint_B1DHW: Tensor, films_BVUV: Tensor, present_BV: Tensor) -> Evidence:
-        return Evidence(condition(endpoint_B1DHW, self.lifted(films_BVUV), present_BV), films_BVUV, present_BV)
+    def _evidence(self, endpoint_B1DHW: Tensor, films_BVUV: Tensor, trust_BV: Tensor) -> Evidence:
+        return Evidence(condition(endpoint_B1DHW, self.lifted(films_BVUV), trust_BV), films_BVUV, trust_BV)

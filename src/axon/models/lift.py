@@ -68,14 +68,14 @@ class CalibratedLift(ModelMixin, ConfigMixin):
         self.spread.copy_((var_x - both[0] * cov_fx - both[1] * cov_sx).clamp(min=0).sqrt()[None])
         return self
 
-    def forward(self, lifted_BVDHW: Tensor, present_BV: Tensor) -> Tensor:
+    def forward(self, lifted_BVDHW: Tensor, trust_BV: Tensor) -> Tensor:
         """Estimate the normalised volume, shape (B, 1, D, H, W).
 
         Args:
             lifted_BVDHW: Lifted films; an absent view's values are ignored.
-            present_BV: Above 0 where a view is present, else 0; at least one is.
+            trust_BV: Above 0 where a view is present, else 0; at least one is.
         """
-        frontal_B, lateral_B = (present_BV > 0).long().unbind(dim=1)
+        frontal_B, lateral_B = (trust_BV > 0).long().unbind(dim=1)
         pattern = frontal_B + 2 * lateral_B - 1
         deviation = lifted_BVDHW - self.mean_lifted
         estimate = self.mean_volume + (self.coefficients[pattern] * deviation).sum(dim=1)

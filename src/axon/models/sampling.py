@@ -47,7 +47,7 @@ def sample_bridge(
         generators = [generators[0], torch.Generator()]
 
     def correct(volume_B1DHW: Tensor) -> Tensor:
-        return estimator.consistent(volume_B1DHW.clamp(-1, 1), evidence.films_BVUV, evidence.present_BV)
+        return estimator.consistent(volume_B1DHW.clamp(-1, 1), evidence.films_BVUV, evidence.trust_BV)
 
     endpoint = sample = evidence.endpoint_B1DHW
     scheduler.set_timesteps(steps)

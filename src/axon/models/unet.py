@@ -19,9 +19,9 @@ CONDITION_CHANNELS = 5
 """The end-point, the two lifted films and the two masks that say how far each view is trusted, 0 for an absent one."""
 
 
-def condition(endpoint_B1DHW: Tensor, lifted_BVDHW: Tensor, present_BV: Tensor) -> Tensor:
+def condition(endpoint_B1DHW: Tensor, lifted_BVDHW: Tensor, trust_BV: Tensor) -> Tensor:
     """Channels that every network sees beside its sample, shape (B, 5, D, H, W). An absent view's film is zero."""
-    trust_BVDHW = present_BV[:, :, None, None, None].to(lifted_BVDHW).expand_as(lifted_BVDHW)
+    trust_BVDHW = trust_BV[:, :, None, None, None].to(lifted_BVDHW).expand_as(lifted_BVDHW)
     return torch.cat([endpoint_B1DHW, lifted_BVDHW * (trust_BVDHW > 0), trust_BVDHW], dim=1)
 
 

@@ -12,15 +12,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from axon.data.files import sha256_file
 from axon.errors import AxonError
+from axon.files import sha256_file
+from axon.tracking.client import REGISTRY, parse_uri, refuse_missing_store
 
 if TYPE_CHECKING:
     from axon.inference import AxonPipeline
 
 SHIPPED = "axon-small"
 SUMS = "SHA256SUMS"
-REGISTRY = "models:/"
 
 
 @dataclass(frozen=True)
@@ -144,42 +144,14 @@ def _load_pipeline(folder: Path) -> AxonPipeline:
 
 def _download(uri: str, tracking_uri: str | None, scratch: str) -> tuple[Path, str, str]:
     """Fetch a registered model's folder; returns it, the name and the version."""
-    from axon.registry.tracking import client, tracking_errors
+    from axon.tracking.client import client, resolve, tracking_errors
 
     if not tracking_uri:
         raise AxonError("TRACKING_URI", f"{uri} needs a registry", "give --tracking-uri, or set MLFLOW_TRACKING_URI")
-    name, alias, number = parse_uri(uri)
+    parse_uri(uri)
     refuse_missing_store(tracking_uri)
     mlflow = client(tracking_uri)
     with tracking_errors(tracking_uri):
-        version = mlflow.get_model_version_by_alias(name, alias) if alias else mlflow.get_model_version(name, number)
+        version = resolve(mlflow, uri)
         folder = mlflow.download_artifacts(version.run_id, "model/artifacts/model", scratch)
-    return Path(folder), name, str(version.version)
-
-
-def refuse_missing_store(tracking_uri: str) -> None:
-    """See that the SQLite file to read from is there: MLflow would make an empty one. Raises AxonError
-    ``TRACKING_MISSING``.
-    """
-    from axon.registry.tracking import sqlite_path
-
-    path = sqlite_path(tracking_uri)
-    if path is not None and not path.is_file():
-        raise AxonError(
-            "TRACKING_MISSING",
-            f"no MLflow database at {path}",
-            "check --tracking-uri: sqlite:////folder/mlflow.db has four slashes",
-        )
-
-
-def parse_uri(uri: str) -> tuple[str, str, str]:
-    """Name, alias and version number of a ``models:/`` URI; one of the last two is empty."""
-    name, at, alias = uri.removeprefix(REGISTRY).partition("@")
-    number = ""
-    if not at:
-        name, _, number = name.partition("/")
-    if not name or not (alias or number.isdecimal()):
-        raise AxonError(
-            "MODEL_URI", f"{uri!r} names no registered version", "write models:/NAME@ALIAS or models:/NAME/VERSION"
-        )
-    return name, alias, number
+    return Path(folder), str(version.name), str(version.version)

@@ -1,0 +1,4 @@
+"""Registered models: the gate, registration and promotion, model cards, comparison, exports, making a model again.
+
+Runs and clients are in ``tracking``; what is measured in ``evaluation``.
+"""

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from axon import DISCLAIMER, __version__
-from axon.data.files import whole_folder, write_json
 from axon.errors import AxonError
+from axon.files import whole_folder, write_json
 from axon.geometry.volume import Volume, cube_affine
 from axon.pretrained import SUMS, folder_of, load, seal
 from axon.reconstruct import nifti_bytes, on_detector, read_films
-from axon.registry.card import CARD
+from axon.registry.model_card import CARD
 
 Format = Literal["diffusers", "monai"]
 FORMATS = ("diffusers", "monai")

@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from axon.config import Config
-from axon.data.files import write_whole
 from axon.errors import AxonError
-from axon.registry.tracking import client, without_credentials
+from axon.files import write_whole
+from axon.tracking.client import client, without_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -178,7 +178,7 @@ def _read_champion(tracking_uri: str, model_name: str) -> tuple[str, Evaluated] 
 
 
 def _compare(mine: Evaluated, champion: tuple[str, Evaluated] | None, config: Config) -> Decision:
-    from axon.evaluation.statistics import comparable, paired_difference
+    from axon.metrics.statistics import comparable, paired_difference
 
     if champion is None:
         return Decision("accepted", "there is no champion yet; this is the first", cases=len(mine.values))

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING
 
 from axon import DISCLAIMER, __version__
 from axon.errors import AxonError
-from axon.registry.card import CARD, card_of
+from axon.provenance import code_revision
 from axon.registry.gate import CHAMPION, EVALUATION, Decision, champion_of
-from axon.registry.tracking import StageRun, client, code_revision, tracking_errors
+from axon.registry.model_card import CARD, card_of
+from axon.tracking.client import client, tracking_errors
+from axon.tracking.runs import StageRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from axon.errors import AxonError
-from axon.registry.tracking import CONFIG, client, default_tracking_uri, tracking_errors
+from axon.tracking.client import client, default_tracking_uri, parse_uri, resolve, tracking_errors
+from axon.tracking.runs import CONFIG
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,10 @@ def read_recipe(uri: str, tracking_uri: str) -> Recipe:
         AxonError: ``MODEL_URI``, ``TRACKING_FAILED`` (also for an unknown model), or ``NOT_RECORDED`` where the run did
             not say enough.
     """
-    named = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
-    if named is None:
-        raise AxonError(
-            "MODEL_URI", f"{uri!r} names no registered model", "write models:/NAME@ALIAS or models:/NAME/VERSION"
-        )
-    name, alias, number = named.groups()
+    name, _, _ = parse_uri(uri)
     mlflow = client(tracking_uri)
     with tracking_errors(tracking_uri):
-        version = mlflow.get_model_version_by_alias(name, alias) if alias else mlflow.get_model_version(name, number)
+        version = resolve(mlflow, uri)
         run = mlflow.get_run(version.run_id)
         has_config = any(item.path == CONFIG for item in mlflow.list_artifacts(version.run_id))
         config_yaml = Path(mlflow.download_artifacts(version.run_id, CONFIG)).read_text() if has_config else ""

@@ -1,0 +1,4 @@
+"""The Brownian bridge as a diffusers scheduler.
+
+Its module path is written in saved models: it does not move.
+"""

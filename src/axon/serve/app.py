@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from axon import DISCLAIMER, __version__
 from axon.errors import AxonError
-from axon.evaluation.pictures import WINDOWS
+from axon.pictures import WINDOWS
 from axon.serve.jobs import OUT, Jobs, Order
 
 MAX_FILM_BYTES = 32 * 2**20

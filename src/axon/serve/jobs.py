@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from axon.errors import AxonError
-from axon.evaluation.report import film_pictures
+from axon.pictures import film_pictures
 from axon.pretrained import Model
 from axon.reconstruct import Reconstruction, read_films, sample, write
 

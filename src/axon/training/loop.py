@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from axon.compute import distributed
+from axon.compute.memory import is_out_of_memory, largest_that_fits, peak_memory_gib
 from axon.config import StageConfig
 from axon.errors import AxonError
-from axon.training import distributed
 from axon.training.checkpoints import Curve, load_newest, save_checkpoint
-from axon.training.memory import is_out_of_memory, largest_that_fits, peak_memory_gib
 
 Log = Callable[[int, dict[str, float]], None]
 
@@ -72,7 +72,7 @@ class _Loss(nn.Module):
 def fit(stage: Stage, config: StageConfig, folder: Path, identity: dict[str, Any], log: Log) -> tuple[nn.Module, Curve]:
     """Train ``stage`` to ``config.steps`` and return the EMA network and the curve.
 
-    Under torchrun (see `axon.training.distributed.process_group`) each process takes its share of every batch and
+    Under torchrun (see `axon.compute.distributed.process_group`) each process takes its share of every batch and
     gradients are averaged, so that the result is one process's but for rounding; only rank 0 logs and writes
     checkpoints, every rank reads them.
 

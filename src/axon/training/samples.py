@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from axon.config import Config
 from axon.data.cases import Case
 from axon.geometry.projection import normalise_film, render_both
+from axon.models.intensity import normalise_hu
 from axon.models.superres import downsample
 
 
@@ -30,18 +31,6 @@ def generator_for(*key: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def normalise_hu(hu: Tensor, hu_window: tuple[float, float]) -> Tensor:
-    """Map the HU window to [-1, 1], clamped."""
-    low, high = hu_window
-    return ((hu - low) / (high - low) * 2 - 1).clamp(-1, 1)
-
-
-def denormalise_hu(normalised: Tensor, hu_window: tuple[float, float]) -> Tensor:
-    """Map [-1, 1] back to HU."""
-    low, high = hu_window
-    return (normalised + 1) / 2 * (high - low) + low
-
-
 @dataclass(frozen=True)
 class Batch:
     """What a stage trains on.
@@ -50,14 +39,14 @@ class Batch:
         fine_B1DHW: Normalised volume on the fine grid.
         coarse_B1dhw: The same on the coarse grid.
         films_BVUV: Normalised films, both views.
-        present_BV: How far the view may be trusted: 1 where it is rendered, less where it looks like a clinic's, 0
+        trust_BV: How far the view may be trusted: 1 where it is rendered, less where it looks like a clinic's, 0
             where it is absent.
     """
 
     fine_B1DHW: Tensor
     coarse_B1dhw: Tensor
     films_BVUV: Tensor
-    present_BV: Tensor
+    trust_BV: Tensor
 
 
 class Sampler:
@@ -99,14 +88,14 @@ class Sampler:
             hu_B1DHW = warp(hu_B1DHW, generators, config)
             films_BVUV = normalise_film(render_both(hu_B1DHW, grid.extent_mm, config.xray))
             films_BVUV = self._degrade(films_BVUV, generators)
-            present_BV = torch.stack([self._drop_view(generator) for generator in generators]).to(self.device)
-            films_BVUV, present_BV = self._clinical(films_BVUV, present_BV, generators)
+            trust_BV = torch.stack([self._drop_view(generator) for generator in generators]).to(self.device)
+            films_BVUV, trust_BV = self._clinical(films_BVUV, trust_BV, generators)
         else:
             films = [np.stack([self.cases[index].frontal_HW, self.cases[index].lateral_HW]) for index, _ in keys]
             films_BVUV = normalise_film(torch.from_numpy(np.stack(films)).to(self.device))
-            present_BV = torch.ones(len(keys), 2, device=self.device)
+            trust_BV = torch.ones(len(keys), 2, device=self.device)
         fine_B1DHW = normalise_hu(hu_B1DHW, config.model.hu_window)
-        return Batch(fine_B1DHW, downsample(fine_B1DHW, grid.upscale), films_BVUV, present_BV)
+        return Batch(fine_B1DHW, downsample(fine_B1DHW, grid.upscale), films_BVUV, trust_BV)
 
     def _drop_view(self, generator: torch.Generator) -> Tensor:
         """Which views a sample keeps. Of dropped views three in four are laterals: a frontal alone is the common
@@ -118,7 +107,7 @@ class Sampler:
         return torch.tensor([1.0, 0.0]) if which < 0.75 else torch.tensor([0.0, 1.0])
 
     def _clinical(
-        self, films_BVUV: Tensor, present_BV: Tensor, generators: Sequence[torch.Generator]
+        self, films_BVUV: Tensor, trust_BV: Tensor, generators: Sequence[torch.Generator]
     ) -> tuple[Tensor, Tensor]:
         """Give some samples' films a clinic's look, and less trust."""
         chosen = [bool(torch.rand(1, generator=g) < self.config.data.clinical_look) for g in generators]
@@ -129,7 +118,7 @@ class Sampler:
         trust_B1 = torch.tensor(
             [[self.config.physics.clinical_trust if look else 1.0] for look in chosen], device=self.device
         )
-        return torch.stack(films), present_BV * trust_B1
+        return torch.stack(films), trust_BV * trust_B1
 
     def _degrade(self, films_BVUV: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Random gamma, the same for both films of a patient, and noise."""

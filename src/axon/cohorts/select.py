@@ -1,4 +1,4 @@
-"""Choose patients and series from the index of NCI's Imaging Data Commons (IDC), offline; fetch what was chosen.
+"""Choose patients and series from the index of NCI's Imaging Data Commons (IDC), offline.
 
 The index is the PyPI package ``idc-index-data``: one row per DICOM series. It knows no slice thickness and no image
 type, so a CT is judged by its SOP class, its number of images, its names and its date; `axon.dicom.ct` judges the
@@ -12,28 +12,26 @@ import difflib
 import hashlib
 import importlib.metadata
 import json
-import logging
 import os
 import re
-import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from axon import DISCLAIMER
-from axon.data.files import whole_file, write_json
 from axon.errors import AxonError
+from axon.files import whole_file, write_json
 
-if TYPE_CHECKING:
-    from axon.data.objects import S3Object
-
-_log = logging.getLogger(__name__)
-CtOnly = Literal["include", "exclude", "only"]
 FILMS = ("CR", "DX")
+CtOnly = Literal["include", "exclude", "only"]
+
+
 MIN_SLICES, MAX_SLICES = 40, 1000
+
+
 RULES = (
     f"CT Image Storage, one transfer syntax, {MIN_SLICES} to {MAX_SLICES} images",
     "no localizer, bolus tracking, reformat, projection or dose sheet by its description",
@@ -43,6 +41,8 @@ RULES = (
     "the study nearest in time to a film; the most images, so the thinnest; a kernel not called sharp; the smallest "
     "series UID",
 )
+
+
 # Column of the index -> field of Series.
 _COLUMNS = {
     "collection_id": "collection",
@@ -64,6 +64,8 @@ _COLUMNS = {
     "PhotometricInterpretation": "photometric",
     "Manufacturer": "manufacturer",
 }
+
+
 # The last one: Toshiba writes 3.0 for a slice of the scan and 3.000 for a reformat.
 _NO_VOLUME = re.compile(
     r"scout|topogram|locali[sz]er|locator|surview|smart ?prep|monitor|bolus|\bref\b|rfmt|reformat|recon "
@@ -71,8 +73,14 @@ _NO_VOLUME = re.compile(
     r"|\bcor(onals?)?\b|\bsag(g?it+al|ital)?s?\b|processed|dose (report|info|sheet)|\bvol\.|screen ?save|\d\.000\b",
     re.IGNORECASE,
 )
+
+
 _CHEST = re.compile(r"chest|thor|lung|\bcap\b|c-a-p|airway|\bpe\b|nlst", re.IGNORECASE)
+
+
 _ELSEWHERE = re.compile(r"abd|pel\b|pelv|kid(ney|\b)|blad|head|brain|neck|spine|liver|renal|delay", re.IGNORECASE)
+
+
 _SHARP = re.compile(r"lung|\bhr\b|h-?res|high res|sharp|\bb[678]\d[fs]?\b", re.IGNORECASE)
 
 
@@ -265,79 +273,6 @@ def choose_ct(cts: Sequence[Series], films: Sequence[Series]) -> Series | None:
     """The patient's best CT by `RULES`, or none where no series passes them."""
     passing = [s for s in cts if _is_thorax_volume(s)]
     return min(passing, key=lambda s: _rank(s, films), default=None)
-
-
-def fetch(path: Path, out: Path, client: Any, workers: int, reread: bool = False) -> int:
-    """Bring a cohort's images to ``out/<collection>/<patient>/<series UID>/<file>``; return how many were fetched.
-
-    What is already here, by size, is neither listed nor fetched again; ``reread`` compares its SHA-256, too.
-
-    Args:
-        path: Cohort file; its copy will be ``out/cohort.json``.
-        out: Folder; may hold a part of this cohort, from a run that was ended or of a smaller cohort.
-        client: As of `axon.data.objects.connect`.
-        workers: Objects fetched at a time.
-        reread: Read every file that is here once more.
-
-    Raises:
-        AxonError: ``COHORT_UNREADABLE``, ``COHORT_OTHER``, ``COHORT_BUSY``, ``DISK_FULL``, or one of
-            `axon.data.objects.download`.
-    """
-    from axon.data.objects import Journal, download
-
-    cohort = Cohort.load(path)
-    folders = {f"{s.collection}/{s.patient_id}/{s.series_uid}": s for s in cohort.series}
-    with Journal.open(out) as journal:
-        here: dict[str, list[int]] = defaultdict(list)
-        for name, entry in list(journal.entries.items()):
-            folder = name.rpartition("/")[0]
-            if folder not in folders:
-                raise AxonError("COHORT_OTHER", f"{out} holds {folder}, which is not in {path}", "name another folder")
-            if journal.holds(name, reread):
-                here[folder].append(entry.size)
-            else:
-                del journal.entries[name]
-                (out / name).unlink(missing_ok=True)
-        cohort.save(out / "cohort.json")
-        wanted = {folder: s for folder, s in folders.items() if len(here[folder]) != s.instances}
-        left = sum(s.bytes - sum(here[folder]) for folder, s in wanted.items())
-        if left > (free := shutil.disk_usage(out).free):
-            raise AxonError(
-                "DISK_FULL",
-                f"{left / 1e9:.2f} GB are to come and {free / 1e9:.2f} GB are free",
-                "free some, or --max-gb",
-            )
-        incomplete: list[AxonError] = []
-        fetched = download(_objects(client, wanted, incomplete), journal, client, workers, left)
-        if unsure := sum(entry.verified == "size" for entry in journal.entries.values()):
-            _log.warning(
-                "%d files were checked by their size alone: their ETags are no checksums that can be recomputed", unsure
-            )
-    if incomplete:
-        raise AxonError(
-            "S3_MISSING",
-            f"{len(incomplete)} series are not complete; the first: {incomplete[0].message}",
-            incomplete[0].fix,
-        )
-    return fetched
-
-
-def _objects(client: Any, wanted: dict[str, Series], incomplete: list[AxonError]) -> Iterator[S3Object]:
-    """Every object of the wanted series; a series that differs from the index is noted and passed over."""
-    from axon.data.objects import list_objects
-
-    for folder, s in wanted.items():
-        try:
-            found = list_objects(client, s.bucket, f"{s.crdc_series_uuid}/", folder)
-            if (len(found), size := sum(o.size for o in found)) != (s.instances, s.bytes):
-                message = f"{folder} has {len(found)} images of {size} bytes, not {s.instances} of {s.bytes}"
-                raise AxonError("S3_MISSING", message, "make the cohort anew with the newest idc-index-data")
-        except AxonError as error:
-            if error.code != "S3_MISSING":
-                raise
-            incomplete.append(error)
-        else:
-            yield from found
 
 
 def describe(cohort: Cohort) -> str:

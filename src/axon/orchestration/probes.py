@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from axon.errors import AxonError
-from axon.registry.tracking import client, tracking_errors
+from axon.tracking.client import client, tracking_errors
 
 
 def check_dvc_remote(repo: str) -> None:

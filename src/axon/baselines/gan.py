@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from axon.models.estimator import FilmEstimator
 from axon.models.unet import CONDITION_CHANNELS, RegressionUNet
+from axon.training.samples import Batch
+from axon.training.stages import BatchStage, Draw
 
 ADVERSARIAL, RECONSTRUCTION, PROJECTION = 0.1, 10.0, 10.0
 """The paper's weights (section 3.4)."""
@@ -70,3 +73,30 @@ class Gan(nn.Module):
 def _projection_loss(made_B1DHW: Tensor, volume_B1DHW: Tensor) -> Tensor:
     error = made_B1DHW - volume_B1DHW
     return torch.stack([error.mean(dim=axis).abs().mean() for axis in (2, 3, 4)]).mean()
+
+
+class GanStage(BatchStage):
+    """Baseline: generator and critic together; the validation loss is the generator's L1, that of the regression
+    baseline.
+    """
+
+    name = "gan"
+
+    def __init__(self, *args: object, estimator: FilmEstimator, module: Gan) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self.estimator, self.module = estimator, module
+
+    def loss(self, module: nn.Module, draw: Draw) -> Tensor:
+        assert isinstance(module, Gan)
+        generator, critic = module.losses(draw.batch.coarse_B1dhw, self._seen(draw.batch))
+        return generator + critic
+
+    def validation_loss(self, module: nn.Module) -> Tensor:
+        assert isinstance(module, Gan)
+        if not self.val.cases:
+            return torch.tensor(float("nan"))
+        batch = self.draw_validation().batch
+        return F.l1_loss(module.generator.regress(self._seen(batch)), batch.coarse_B1dhw)
+
+    def _seen(self, batch: Batch) -> Tensor:
+        return self.estimator.plain(batch.films_BVUV, batch.trust_BV)

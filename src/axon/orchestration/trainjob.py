@@ -1,7 +1,8 @@
 """Training over several machines: a TrainJob of Kubeflow Trainer v2, watched from the pipeline's step as if it were a
 process of its own.
 
-The one place in this package that knows an orchestrator. `axon.training.run` starts and watches what it is given.
+The one place in this package that knows an orchestrator. `axon.orchestration.launch` starts and watches what it is
+given.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+from axon.compute.devices import REQUIRE_GPU
 from axon.errors import AxonError
-from axon.gpu import REQUIRE_GPU
 
 RUNTIME = "axon-torch"
 NODE = "AXON_NODE"
@@ -66,7 +67,7 @@ class TrainJobs:
         return job
 
     def start(self, name: str, arguments: list[str], nodes: int, processes: int) -> TrainJob:
-        """Start ``python -m axon.training.run`` with ``arguments`` under torchrun on every node.
+        """Start ``python -m axon.orchestration.launch`` with ``arguments`` under torchrun on every node.
 
         Args:
             name: The job's name, a label of DNS.
@@ -107,7 +108,7 @@ class TrainJobs:
 
 
 class TrainJob:
-    """A job as `axon.training.run` watches it: with the part of ``subprocess.Popen`` that this takes."""
+    """A job as `axon.orchestration.launch` watches it: with the part of ``subprocess.Popen`` that this takes."""
 
     def __init__(self, jobs: TrainJobs, name: str) -> None:
         self.client, self.name, self.poll_s = jobs.client, name, jobs.poll_s
@@ -224,7 +225,7 @@ class TrainJob:
 def run_on_node(arguments: list) -> None:
     """Train as one process of a node; Kubeflow's SDK sends the source of this function to every node."""
     # Through a shell that expands dollar signs and backticks and eats backslashes, so there is none of them here.
-    from axon.training.run import main
+    from axon.orchestration.launch import main
 
     main(arguments)
 

@@ -1,4 +1,7 @@
-"""What a training step needs of its GPU, asked of the CUDA driver itself, because importing torch takes seconds."""
+"""The device to compute on, chosen once, and what a training step needs of its GPU.
+
+The latter is asked of the CUDA driver itself, because importing torch takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,26 @@ import ctypes
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from axon.config import Config
 from axon.errors import AxonError
+
+if TYPE_CHECKING:
+    import torch
 
 REQUIRE_GPU = "AXON_REQUIRE_GPU"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  the place itself, not a temporary file
 MIN_SHARED_BYTES = 1024**3
 BYTES_PER_ELEMENT = 23
 SURELY_TOO_LITTLE = 0.75  # The estimate is no promise, so only what is well below it is refused.
+
+
+def choose_device() -> torch.device:
+    """This process's GPU, by number, because threads do not inherit the current one; else the CPU."""
+    import torch
+
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def require_gpu(config: Config) -> None:
@@ -78,9 +92,8 @@ def estimated_bytes(config: Config) -> int:
     """GPU memory that the hungriest stage, the refiner, is expected to take in training; within a third, not a promise.
 
     Counted on the networks themselves under bfloat16 autocast: a residual block keeps about 23 bytes for every voxel of
-    every one of its channels until the backward pass; the U-Net has ``2 res_blocks + 1`` blocks a level, the ControlNet
-    ``res_blocks + 1`` more. Weights, gradients, AdamW's two moments and the EMA are 20 bytes a parameter. A quarter on
-    top for the allocator, one GiB for the CUDA context.
+    every one of its channels until the backward pass. Weights, gradients, AdamW's two moments and the EMA are
+    20 bytes a parameter. A quarter on top for the allocator, one GiB for the CUDA context.
 
     Args:
         config: The configuration.
@@ -92,6 +105,6 @@ def estimated_bytes(config: Config) -> int:
     stages = (training.bridge, training.refiner, training.regression)
     batch = max(stage.batch_size // (stage.accumulate * training.processes * training.nodes) for stage in stages)
     elements = sum(channels * (size >> level) ** 3 for level, channels in enumerate(model.channels))
-    activations = BYTES_PER_ELEMENT * elements * batch * (3 * model.res_blocks + 2)
-    parameters = 2.1 * 2 * 27 * sum(channels**2 for channels in model.channels) * (3 * model.res_blocks + 2)
+    activations = BYTES_PER_ELEMENT * elements * batch * model.blocks_a_level
+    parameters = 2.1 * 2 * 27 * sum(channels**2 for channels in model.channels) * model.blocks_a_level
     return round(1.25 * (activations + 20 * parameters)) + 1024**3

@@ -17,10 +17,9 @@ from axon import DISCLAIMER
 from axon.errors import AxonError
 from axon.evaluation.report import ONE_CASE, metric_label, metric_text, write_page
 from axon.evaluation.results import STRIPS, VIEW_LABELS, direction, strip_name
-from axon.evaluation.statistics import Summary, comparable, paired_difference, sign_flip_p
-from axon.pretrained import REGISTRY, parse_uri, refuse_missing_store
+from axon.metrics.statistics import Summary, comparable, paired_difference, sign_flip_p
 from axon.registry.gate import EVALUATION, METHOD, METRIC, read_evaluation
-from axon.registry.tracking import client, tracking_errors
+from axon.tracking.client import REGISTRY, client, refuse_missing_store, resolve, tracking_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -250,10 +249,7 @@ def _run_of(mlflow: MlflowClient, name: str) -> tuple[str, str, dict[str, str]]:
     run_id, version = name, ""
     try:
         if name.startswith(REGISTRY):
-            model, alias, number = parse_uri(name)
-            found = (
-                mlflow.get_model_version_by_alias(model, alias) if alias else mlflow.get_model_version(model, number)
-            )
+            found = resolve(mlflow, name)
             run_id, version = str(found.run_id), str(found.version)
         data = mlflow.get_run(run_id).data
     except MlflowException as error:

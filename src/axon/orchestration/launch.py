@@ -1,16 +1,16 @@
-"""One training step as a process of its own, which torchrun can start several times over.
+r"""One training step as a process of its own, which torchrun can start several times over.
 
 Examples:
     One process:
-        python -m axon.training.run bridge --config configs/smoke.yaml --dataset DATASET --checkpoints runs/ck --out
-        runs/bridge
+        python -m axon.orchestration.launch bridge --config configs/smoke.yaml --dataset DATASET \
+            --checkpoints runs/ck --out runs/bridge
 
     Two processes on this machine, each with half of every batch:
-        torchrun --standalone --nproc_per_node=2 -m axon.training.run bridge --config ...
+        torchrun --standalone --nproc_per_node=2 -m axon.orchestration.launch bridge --config ...
 
     Two nodes, all folders on storage that both see:
-        torchrun --nnodes=2 --nproc_per_node=8 --rdzv_backend=c10d --rdzv_endpoint=HOST:29400 -m axon.training.run
-        bridge --config ...
+        torchrun --nnodes=2 --nproc_per_node=8 --rdzv_backend=c10d --rdzv_endpoint=HOST:29400 \
+            -m axon.orchestration.launch bridge --config ...
 """
 
 from __future__ import annotations
@@ -31,18 +31,20 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from axon import DISCLAIMER
+from axon.baselines.train import train_baselines
+from axon.compute import distributed
+from axon.compute.devices import require_gpu
 from axon.config import Config
-from axon.data.files import whole_folder
 from axon.errors import AxonError, one_line_errors
-from axon.gpu import require_gpu
-from axon.training import distributed, steps
+from axon.files import whole_folder
 from axon.training.loop import Log, terminated
+from axon.training.train import train_bridge, train_refiner, train_superres
 
-STAGES: dict[str, Callable[..., None]] = {
-    "bridge": steps.train_bridge,
-    "refiner": steps.train_refiner,
-    "superres": steps.train_superres,
-    "baselines": steps.train_baselines,
+TRAININGS: dict[str, Callable[..., None]] = {
+    "bridge": train_bridge,
+    "refiner": train_refiner,
+    "superres": train_superres,
+    "baselines": train_baselines,
 }
 METRICS, ERROR = "metrics.jsonl", "error.json"
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
@@ -59,7 +61,7 @@ class Running(Protocol):
 
 
 class Nodes(Protocol):
-    """Machines that train together, e.g. `axon.trainjob.TrainJobs`."""
+    """Machines that train together, e.g. `axon.orchestration.trainjob.TrainJobs`."""
 
     def find(self, name: str) -> Running | None:
         """The training of this name that an earlier attempt started, where it still runs; one that has ended makes
@@ -84,7 +86,7 @@ def train(
     several nodes.
 
     Args:
-        stage: One of `STAGES`.
+        stage: One of `TRAININGS`.
         config: The run's configuration.
         checkpoints: Folder that outlives the run; the newest checkpoint is resumed. Where ``config.training.nodes`` is
             above 1, the nodes see it under the same path.
@@ -104,7 +106,7 @@ def train(
         return
     require_gpu(config)
     if training.processes == 1:
-        STAGES[stage](config, checkpoints=checkpoints, out=out, log=log, **inputs)
+        TRAININGS[stage](config, checkpoints=checkpoints, out=out, log=log, **inputs)
         return
     with tempfile.TemporaryDirectory(prefix="axon-training-") as folder:
         relay = Path(folder)
@@ -114,7 +116,7 @@ def train(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of ``python -m axon.training.run``; see the module's text."""
+    """Entry point of ``python -m axon.orchestration.launch``; see the module's text."""
     given = _parser().parse_args(arguments)
     if "WORLD_SIZE" in os.environ:
         end_with_parent()
@@ -139,17 +141,17 @@ def main(arguments: list[str] | None = None) -> None:
             if given.relay and leader
             else _ignore
         )
-        STAGES[given.stage](config, checkpoints=given.checkpoints, out=out, log=log, **inputs)
+        TRAININGS[given.stage](config, checkpoints=given.checkpoints, out=out, log=log, **inputs)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m axon.training.run",
+        prog="python -m axon.orchestration.launch",
         description=__doc__,
         epilog=DISCLAIMER,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("stage", choices=TRAININGS)
     parser.add_argument("--config", type=Path, required=True, help="YAML, e.g. configs/smoke.yaml")
     parser.add_argument("--dataset", type=Path, required=True, help="prepared dataset")
     parser.add_argument("--bridge", type=Path, help="stage 1, for the refiner")
@@ -212,7 +214,7 @@ def _torchrun(processes: int, arguments: list[str]) -> subprocess.Popen[bytes]:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     threads = str(max(1, (os.cpu_count() or 1) // processes))
     return subprocess.Popen(
-        [*torchrun, "-m", "axon.training.run", *arguments],
+        [*torchrun, "-m", "axon.orchestration.launch", *arguments],
         env={"OMP_NUM_THREADS": threads, **os.environ},
         preexec_fn=end_with_parent,
     )

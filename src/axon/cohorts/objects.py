@@ -32,8 +32,8 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as NoConnectionError
 from tqdm import tqdm
 
-from axon.data.files import sha256_file, whole_file
 from axon.errors import AxonError
+from axon.files import sha256_file, whole_file
 
 Verified = Literal["etag", "size"]
 T = TypeVar("T")

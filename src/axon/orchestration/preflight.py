@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 import urllib.error
@@ -19,19 +18,22 @@ from pathlib import Path
 from typing import Any
 
 from axon import DISCLAIMER
-from axon.alert import ALERT_URL, check_url
+from axon.compute.devices import require_gpu
 from axon.config import Config
-from axon.data.files import write_whole
 from axon.errors import AxonError
-from axon.gpu import require_gpu
-from axon.probes import check_dvc_remote, check_mlflow_artifacts
-from axon.registry import tracking
+from axon.files import write_whole
+from axon.orchestration.alert import ALERT_URL, check_url
+from axon.orchestration.probes import check_dvc_remote, check_mlflow_artifacts
+from axon.orchestration.trainjob import TrainJobs
+from axon.provenance import REGISTERED, code_digest, code_revision
 from axon.registry.gate import POLICIES
-from axon.trainjob import TrainJobs
+from axon.tracking.client import client, sqlite_path, tracking_errors, without_credentials
+from axon.tracking.runs import CONFIG, WORK_KEY, last_success, start_parent
 
 VIEW_SETS = ("bi", "mono")
 MIN_FREE_BYTES = 2 * 1024**3
-COMMIT = re.compile(r"[0-9a-f]{40}")
+IMAGES = "AXON_IMAGES"
+"""Environment variable with the images of the steps, each NAME@sha256:DIGEST, which the compiled pipeline sets."""
 NEW, NOTHING_NEW = "new", "nothing new"
 
 
@@ -141,24 +143,23 @@ def preflight(
     raise_all(problems)
     write_whole(out_config, config.to_yaml().encode())
     gpus = config.training.processes if config.training.nodes == 1 else 0
-    code = tracking.code_revision()
-    key = work_key(code, data, config, views, promote)
-    if key and not force and (same_as := tracking.last_success(tracking_uri, model_name, key)):
+    key = work_key(data, config, views, promote)
+    if key and not force and (same_as := last_success(tracking_uri, model_name, key)):
         return Resolved(config.to_yaml(), revision, "", config.data.shards, gpus, same_as)
     tags = {
-        tracking.WORK_KEY: key,
+        WORK_KEY: key,
         "axon.data_revision": revision,
         "axon.data_md5": data,
-        "axon.data_repo": tracking.without_credentials(dataset_repo),
-        "axon.code_revision": code,
+        "axon.data_repo": without_credentials(dataset_repo),
+        "axon.code_revision": code_revision(),
         "axon.config_fingerprint": config.fingerprint(),
         "axon.disclaimer": DISCLAIMER,
     }
     params = {**_flat(config.to_dict(), ""), "views": views, "promote": promote}
-    run_id = tracking.start_parent(tracking_uri, model_name, run_key, params, tags)
+    run_id = start_parent(tracking_uri, model_name, run_key, params, tags)
     # A parameter holds 5000 characters at most; the whole configuration is what reproducing the run needs.
-    with tracking.tracking_errors(tracking_uri):
-        tracking.client(tracking_uri).log_text(run_id, config.to_yaml(), tracking.CONFIG)
+    with tracking_errors(tracking_uri):
+        client(tracking_uri).log_text(run_id, config.to_yaml(), CONFIG)
     return Resolved(config.to_yaml(), revision, run_id, config.data.shards, gpus)
 
 
@@ -182,22 +183,26 @@ def raise_all(problems: list[AxonError], code: str = "PREFLIGHT") -> None:
         raise AxonError(code, f"{len(problems)} problems: {found}", "mend them all, then start again")
 
 
-def work_key(code: str, data: str, config: Config, views: str, promote: str) -> str:
+def work_key(data: str, config: Config, views: str, promote: str) -> str:
     """What a run would do, as one SHA-256: two runs with one key do the same.
 
+    It holds the code that a registered model and its evaluation depend on, and on a cluster the digests of the images,
+    which ``AXON_IMAGES`` names: libraries count, too. A change of the page or of the docs is no new work.
+
     Args:
-        code: Code revision.
         data: DVC's hash of the dataset; empty for a folder, which nothing identifies.
         config: The resolved configuration, with the seed.
         views: Films that the gate speaks of.
         promote: Promotion policy.
 
     Returns:
-        str: Empty where nothing identifies the code (local changes, no git) or the data: such a run is always new.
+        str: Empty where nothing identifies the data: such a run is always new.
     """
-    if not data or not COMMIT.fullmatch(code):
+    if not data:
         return ""
-    return hashlib.sha256(json.dumps([code, data, config.fingerprint(), views, promote]).encode()).hexdigest()
+    images = [name.partition("@")[2] for name in os.environ.get(IMAGES, "").split()]
+    facts = [code_digest(REGISTERED), images, data, config.fingerprint(), views, promote]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def check_tracking(tracking_uri: str, timeout_s: float = 5.0) -> None:
@@ -206,8 +211,8 @@ def check_tracking(tracking_uri: str, timeout_s: float = 5.0) -> None:
     Raises:
         AxonError: ``TRACKING_URI`` or ``TRACKING_UNREACHABLE``.
     """
-    shown = tracking.without_credentials(tracking_uri)
-    if database := tracking.sqlite_path(tracking_uri):
+    shown = without_credentials(tracking_uri)
+    if database := sqlite_path(tracking_uri):
         if not _writable(database.parent):
             raise AxonError(
                 "TRACKING_UNREACHABLE", f"the folder of {shown} cannot be written", "name a folder that you may write"
@@ -234,7 +239,7 @@ def _resolve_data(repo: str, revision: str, folder: str, run_key: str) -> tuple[
     if folder:
         if not Path(folder).is_dir():
             raise AxonError("DATA_FOLDER", f"no folder at {folder}", "name a folder with CTs that this step can see")
-        from axon.data.readers import find_studies
+        from axon.readers.layouts import find_studies
 
         find_studies(Path(folder))
         return f"folder@{run_key}", ""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 
-from axon.alert import ALERT_URL, Alert, send
 from axon.errors import AxonError
-from axon.registry.tracking import finish_parent, run_link
+from axon.orchestration.alert import ALERT_URL, Alert, send
+from axon.tracking.runs import finish_parent, run_link
 
 SUCCESSES = ("SUCCEEDED", "COMPLETE", "CACHED")
 """The local runner says the first; a cluster hands on what its metadata store knows of the steps, a killed one's

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from axon import __version__
 from axon.errors import AxonError
+from axon.tracking.client import client, sqlite_path, tracking_errors, without_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,71 +21,6 @@ PARENT = "mlflow.parentRunId"
 CONFIG = "config.yaml"
 """Artifact of the pipeline run: its resolved configuration."""
 WORK_KEY = "axon.work_key"
-
-
-def default_tracking_uri(folder: Path) -> str:
-    """The SQLite store in ``folder``, as an MLflow tracking URI."""
-    return f"sqlite:///{folder.resolve() / 'mlflow.db'}"
-
-
-def sqlite_path(tracking_uri: str) -> Path | None:
-    """The database file of a ``sqlite:///`` URI, None for any other URI."""
-    return Path(tracking_uri.removeprefix("sqlite:///")) if tracking_uri.startswith("sqlite:///") else None
-
-
-@contextlib.contextmanager
-def tracking_errors(tracking_uri: str) -> Iterator[None]:
-    """Turn an MLflow failure into an AxonError ``TRACKING_FAILED``; MLflow has retried by itself before it raises."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        reason = str(error).splitlines()[0]
-        fix = "check the address, the credentials and that the server runs"
-        raise AxonError(
-            "TRACKING_FAILED", f"MLflow at {without_credentials(tracking_uri)} failed: {reason}", fix
-        ) from error
-
-
-def without_credentials(uri: str) -> str:
-    """``uri`` without user name and password, fit for a log."""
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
-
-
-def client(tracking_uri: str) -> MlflowClient:
-    """An MLflow client for tracking and registry."""
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    from mlflow import MlflowClient
-
-    # After the import, which sets the levels itself.
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
-
-
-def code_revision() -> str:
-    """The code's git commit (``-dirty`` with local changes); ``AXON_CODE_REVISION`` where set; else the package
-    version.
-    """
-    if revision := os.environ.get("AXON_CODE_REVISION"):
-        return revision
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        tracked = (
-            subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=False).returncode
-            == 0
-        )
-        dirty = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, check=True
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return f"axon-ct {__version__}"
-    # An installed package may lie inside the repository of somebody else's project.
-    return f"{commit}{'-dirty' if dirty else ''}" if tracked else f"axon-ct {__version__}"
 
 
 def start_parent(

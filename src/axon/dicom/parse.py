@@ -20,7 +20,7 @@ from pydicom.encaps import get_frame
 from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000TransferSyntaxes, RLELossless
 
-from axon.errors import AxonError
+from axon.errors import AxonError, require
 
 # Its warnings quote header values.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
@@ -143,9 +143,3 @@ def padding(ds: Dataset) -> tuple[int, int] | None:
     limits = [int(number) % size for key in PADDING for number in numbers(ds, key)[:1]]
     limits = [limit - size if signed and limit >= size // 2 else limit for limit in limits]
     return (min(limits), max(limits)) if limits else None
-
-
-def require(ok: bool, code: str, message: str, fix: str) -> None:
-    """Raise AxonError unless ``ok``."""
-    if not ok:
-        raise AxonError(code, message, fix)

@@ -8,37 +8,28 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-import axon
+from axon.compute.devices import choose_device
 from axon.config import Config, StageConfig
-from axon.data.files import whole_folder
 from axon.data.prepared import PreparedDataset
+from axon.files import whole_folder
 from axon.models.estimator import FilmEstimator
-from axon.models.gan import Gan, PatchCritic
+from axon.models.folders import load_bridge, load_network
 from axon.models.sampling import sample_bridge
 from axon.models.superres import SuperResolver
-from axon.models.unet import BridgeUNet, RefinerControlNet, RegressionUNet
+from axon.models.unet import BridgeUNet, RefinerControlNet
+from axon.provenance import TRAINING, code_digest
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 from axon.training.checkpoints import Curve
 from axon.training.loop import Log, Stage, fit
 from axon.training.samples import Sampler, generator_for
-from axon.training.stages import (
-    BridgeStage,
-    EstimatorStage,
-    GanStage,
-    RefinerStage,
-    RegressionStage,
-    SuperResStage,
-    coarse_key,
-)
-
-Network = TypeVar("Network", bound=nn.Module)
+from axon.training.stages import BridgeStage, EstimatorStage, RefinerStage, SuperResStage, coarse_key
 
 
 def checkpoint_dir(root: str | Path, stage: str, config: Config, dataset: Path) -> Path:
@@ -57,16 +48,16 @@ def train_bridge(
         config, dataset, checkpoints, out, log: As of every training step.
         estimator: A trained one to take instead, for comparisons that begin after it.
     """
-    data, device = PreparedDataset(dataset), _device()
-    train, val = _samplers(config, data, device)
+    data, device = PreparedDataset(dataset), choose_device()
+    train, val = samplers(config, data, device)
     curves: dict[str, Curve] = {}
     if estimator is None:
-        start = _fit_lift(config, train, device)
+        start = fit_lift(config, train, device)
         if start.net is not None:
             before = EstimatorStage(
                 config, train, val, config.training.estimator.batch_size, estimator=start, module=start.net
             )
-            trained, curves["estimator"] = _fit(before, config, data, checkpoints, _named(log, "estimator"))
+            trained, curves["estimator"] = fit_stage(before, config, data, checkpoints, named(log, "estimator"))
             start.net.load_state_dict(trained.state_dict())
     else:
         start = load_network(FilmEstimator, estimator).to(device)
@@ -81,10 +72,10 @@ def train_bridge(
     stage = BridgeStage(
         config, train, val, config.training.bridge.batch_size, scheduler=scheduler, estimator=start, module=module
     )
-    ema, curves["bridge"] = _fit(stage, config, data, checkpoints, log)
+    ema, curves["bridge"] = fit_stage(stage, config, data, checkpoints, log)
     with whole_folder(out) as part:
-        _save(start, part / "estimator")
-        _save(ema, part / "unet")
+        save_network(start, part / "estimator")
+        save_network(ema, part / "unet")
         scheduler.save_pretrained(part / "scheduler")
         write_curves(part, curves)
 
@@ -94,8 +85,8 @@ def sample_coarse(config: Config, dataset: Path, bridge: Path, out: Path) -> Non
 
     The refiner must meet in training what it will meet at inference: samples, not ground truth.
     """
-    data, device = PreparedDataset(dataset), _device()
-    train, val = _samplers(config, data, device)
+    data, device = PreparedDataset(dataset), choose_device()
+    train, val = samplers(config, data, device)
     estimator, unet, scheduler = load_bridge(bridge, device)
     volumes: dict[str, Tensor] = {}
     size = config.training.refiner.batch_size * 2
@@ -109,7 +100,7 @@ def sample_coarse(config: Config, dataset: Path, bridge: Path, out: Path) -> Non
             chunk = items[start : start + size]
             batch = sampler.batch([(index, coarse_key(copy)) for index, copy in chunk])
             with torch.no_grad():
-                evidence = estimator(batch.films_BVUV, batch.present_BV)
+                evidence = estimator(batch.films_BVUV, batch.trust_BV)
             generators = [generator_for(config.seed, "coarse", name, *item) for item in chunk]
             sampled = sample_bridge(scheduler, unet, estimator, evidence, steps, generators, eta=eta)
             volumes |= {f"{name}/{i}/{copy}": v.cpu().clone() for (i, copy), v in zip(chunk, sampled, strict=True)}
@@ -123,8 +114,8 @@ def train_refiner(
     config: Config, dataset: Path, bridge: Path, coarse: Path, checkpoints: Path, out: Path, log: Log
 ) -> None:
     """Train stage 2 on the frozen stage 1; writes ``out/controlnet`` and its curve."""
-    data, device = PreparedDataset(dataset), _device()
-    train, val = _samplers(config, data, device)
+    data, device = PreparedDataset(dataset), choose_device()
+    train, val = samplers(config, data, device)
     estimator, unet, scheduler = load_bridge(bridge, device)
     torch.manual_seed(config.seed)
     module = RefinerControlNet.of(unet).to(device)
@@ -137,64 +128,26 @@ def train_refiner(
             config, train, val, config.training.refiner.batch_size,
             scheduler=scheduler, estimator=estimator, unet=unet, module=module, coarse_of=coarse_of,
         )  # fmt: skip
-        ema, curve = _fit(stage, config, data, checkpoints, log)
+        ema, curve = fit_stage(stage, config, data, checkpoints, log)
     with whole_folder(out) as part:
-        _save(ema, part / "controlnet")
+        save_network(ema, part / "controlnet")
         write_curves(part, {"refiner": curve})
 
 
 def train_superres(config: Config, dataset: Path, checkpoints: Path, out: Path, log: Log) -> None:
     """Train stage 3 on CT alone; writes ``out/superres`` and its curve."""
-    data, device = PreparedDataset(dataset), _device()
-    train, val = _samplers(config, data, device)
+    data, device = PreparedDataset(dataset), choose_device()
+    train, val = samplers(config, data, device)
     torch.manual_seed(config.seed)
     model = config.model
     module = SuperResolver(
         config.grid.upscale, model.superres_channels, model.superres_blocks, model.superres_patch
     ).to(device)
     stage = SuperResStage(config, train, val, config.training.superres.batch_size, module=module)
-    ema, curve = _fit(stage, config, data, checkpoints, log)
+    ema, curve = fit_stage(stage, config, data, checkpoints, log)
     with whole_folder(out) as part:
-        _save(ema, part / "superres")
+        save_network(ema, part / "superres")
         write_curves(part, {"superres": curve})
-
-
-def train_baselines(config: Config, dataset: Path, checkpoints: Path, out: Path, log: Log) -> None:
-    """Train the regression and the adversarial baseline with stage 1's data; writes ``out/{regression,gan}`` and a
-    curve of each.
-    """
-    data, device = PreparedDataset(dataset), _device()
-    train, val = _samplers(config, data, device)
-    estimator = _fit_lift(config, train, device)
-    torch.manual_seed(config.seed)
-    module = RegressionUNet.of(config.model).to(device)
-    batch_size = config.training.regression.batch_size
-    regression = RegressionStage(config, train, val, batch_size, estimator=estimator, module=module)
-    curves: dict[str, Curve] = {}
-    regressor, curves["regression"] = _fit(regression, config, data, checkpoints, log)
-    torch.manual_seed(config.seed)
-    players = Gan(RegressionUNet.of(config.model), PatchCritic(2 * config.model.channels[0])).to(device)
-    adversarial = GanStage(config, train, val, config.training.gan.batch_size, estimator=estimator, module=players)
-    gan, curves["gan"] = _fit(adversarial, config, data, checkpoints, _named(log, "gan"))
-    assert isinstance(gan, Gan)
-    with whole_folder(out) as part:
-        _save(regressor, part / "regression")
-        _save(gan.generator, part / "gan")
-        write_curves(part, curves)
-
-
-def load_bridge(folder: Path, device: torch.device) -> tuple[FilmEstimator, BridgeUNet, BrownianBridgeScheduler]:
-    """What `train_bridge` wrote, ready for inference."""
-    estimator, unet = load_network(FilmEstimator, folder / "estimator"), load_network(BridgeUNet, folder / "unet")
-    return estimator.to(device), unet.to(device), BrownianBridgeScheduler.from_pretrained(folder / "scheduler")
-
-
-def load_network(kind: type[Network], folder: Path) -> Network:
-    """A network that `save_pretrained` wrote, in evaluation mode on the CPU; safetensors only."""
-    network = kind.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)  # type: ignore[attr-defined]
-    # diffusers notes the folder, and would write this machine's path into every model made from it.
-    network.register_to_config(_name_or_path="")
-    return network.eval()
 
 
 def write_curves(folder: Path, curves: dict[str, Curve]) -> None:
@@ -209,7 +162,9 @@ def write_curves(folder: Path, curves: dict[str, Curve]) -> None:
             rows.writerows((step, repr(loss), repr(val) if val == val else "") for step, loss, val in curve)
 
 
-def _fit(stage: Stage, config: Config, data: PreparedDataset, checkpoints: Path, log: Log) -> tuple[nn.Module, Curve]:
+def fit_stage(
+    stage: Stage, config: Config, data: PreparedDataset, checkpoints: Path, log: Log
+) -> tuple[nn.Module, Curve]:
     """Train in a folder of checkpoints of the stage's own."""
     training: StageConfig = getattr(config.training, stage.name)
     parameters = sum(p.numel() for p in stage.module.parameters())
@@ -220,12 +175,12 @@ def _fit(stage: Stage, config: Config, data: PreparedDataset, checkpoints: Path,
     return fit(stage, training, checkpoints / stage.name, _identity(config, data), log)
 
 
-def _named(log: Log, name: str) -> Log:
+def named(log: Log, name: str) -> Log:
     """For the second network of a step: its metrics under its own name."""
     return lambda step, metrics: log(step, {f"{name}/{metric}": value for metric, value in metrics.items()})
 
 
-def _fit_lift(config: Config, train: Sampler, device: torch.device) -> FilmEstimator:
+def fit_lift(config: Config, train: Sampler, device: torch.device) -> FilmEstimator:
     """An estimator whose calibrated lift is fitted, on augmented training cases with both views, and whose network is
     fresh.
     """
@@ -246,26 +201,18 @@ def _fit_lift(config: Config, train: Sampler, device: torch.device) -> FilmEstim
     return estimator
 
 
-def _samplers(config: Config, data: PreparedDataset, device: torch.device) -> tuple[Sampler, Sampler]:
+def samplers(config: Config, data: PreparedDataset, device: torch.device) -> tuple[Sampler, Sampler]:
     train = Sampler(data.load("train"), config, device, augment=True)
     return train, Sampler(data.load("val"), config, device, augment=False)
 
 
 def _identity(config: Config, data: PreparedDataset) -> dict[str, Any]:
-    """What a stage's result depends on: configuration, data, and this package's code; not how many processes and nodes
+    """What a stage's result depends on: configuration, data, and the code that trains; not how many processes and nodes
     share the work.
     """
-    facts = config.to_dict() | {"dataset": data.split_hash, "code": code_digest()}
+    facts = config.to_dict() | {"dataset": data.split_hash, "code": code_digest(TRAINING)}
     del facts["training"]["processes"], facts["training"]["nodes"]
     return facts
-
-
-def code_digest() -> str:
-    """SHA-256 of this package's code, hexadecimal."""
-    code = hashlib.sha256()
-    for path in sorted(Path(axon.__file__).parent.rglob("*.py")):
-        code.update(path.read_bytes())
-    return code.hexdigest()
 
 
 def _fingerprint(config: Config, data: PreparedDataset) -> str:
@@ -273,10 +220,5 @@ def _fingerprint(config: Config, data: PreparedDataset) -> str:
     return hashlib.sha256(json.dumps(_identity(config, data), sort_keys=True).encode()).hexdigest()
 
 
-def _device() -> torch.device:
-    """This process's GPU, by number, because threads do not inherit the current one; else the CPU."""
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-
-
-def _save(module: nn.Module, folder: Path) -> None:
+def save_network(module: nn.Module, folder: Path) -> None:
     module.save_pretrained(folder)  # type: ignore[operator]  # every stage's network is a diffusers ModelMixin

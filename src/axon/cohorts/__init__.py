@@ -1,0 +1,4 @@
+"""Real patients from public archives: choose them in NCI's index offline, download their images from its buckets.
+
+What a folder of downloads holds is for ``readers``; packing it is for ``data``.
+"""

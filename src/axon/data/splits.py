@@ -1,0 +1,105 @@
+"""Which set a patient belongs to: by the dataset's file, by a named set, else by a keyed hash of the patient's id."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import hmac
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from axon.config import Config
+from axon.errors import AxonError
+
+NO_TEST = ("train", "val")
+"""The sets that are not held out for testing; every other set is a test set."""
+
+
+def sets_of(path: Path, rows: list[dict[str, Any]], config: Config) -> dict[str, str]:
+    """Set of each patient: as the file says where it is there, else as `split_patients` does.
+
+    Raises:
+        AxonError: ``PATIENT_IN_TWO_SETS`` or ``SPLITS_FORMAT``.
+    """
+    return _sets_of_file(path, rows) if path.is_file() else split_patients(rows, config)
+
+
+def split_patients(rows: list[dict[str, Any]], config: Config) -> dict[str, str]:
+    """Set of each patient: the first named set with a pattern that fits, else by a keyed hash of the patient id.
+
+    A set that came out empty takes the patient of lowest hash from the largest; ``internal`` only where there is no
+    test set at all. A training set that came out too small takes patients back from the larger hashed sets.
+    """
+    data = config.data
+    cases = Counter(row["patient_id"] for row in rows)
+    labels: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        labels[row["patient_id"]] |= {row["patient_id"], row["collection"]}
+    place = {patient: _place(patient, config.seed) for patient in cases}
+    named = {patient: name for patient in cases if (name := _named_set(labels[patient], data.named_sets))}
+    hashed: dict[str, list[str]] = {"val": [], "internal": [], "train": []}
+    for patient in sorted(set(cases) - set(named), key=lambda p: place[p]):
+        share = place[patient]
+        hashed[
+            "val" if share < data.val_share else "internal" if share < data.val_share + data.internal_share else "train"
+        ].append(patient)
+    present = set(named.values())
+    wanted = ["val"] if "val" not in present else []
+    if not present - set(NO_TEST):
+        wanted.append("internal")
+    for name in wanted:
+        donor = max(hashed.values(), key=len)
+        if not hashed[name] and donor:
+            hashed[name].append(donor.pop(0))
+    training = [patient for patient, name in named.items() if name == "train"]
+    while sum(cases[p] for p in [*training, *hashed["train"]]) < data.min_train_cases:
+        largest = max(("internal", "val"), key=lambda name: len(hashed[name]))
+        if len(hashed[largest]) < 2:
+            break
+        hashed["train"].append(hashed[largest].pop())
+    return named | {patient: name for name, patients in hashed.items() for patient in patients}
+
+
+def _place(patient: str, seed: int) -> float:
+    """A patient's fixed place in [0, 1), from a hash keyed by the run's seed."""
+    digest = hmac.new(f"axon-split-{seed}".encode(), patient.encode(), hashlib.sha256).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def _named_set(labels: set[str], named_sets: dict[str, list[str]]) -> str:
+    for name, patterns in named_sets.items():
+        if any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns for text in labels):
+            return name
+    return ""
+
+
+def _sets_of_file(path: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
+    """Set of each patient as a splits.json says; a file that maps cases is told apart and refused."""
+    fix = 'write {"patients": {"<patient id>": "<set>"}, "version": 1}'
+    try:
+        pairs = dict(json.loads(path.read_text(), object_pairs_hook=list))["patients"]
+        listed = [(str(patient), str(name)) for patient, name in pairs]
+    except (ValueError, KeyError, TypeError) as error:
+        raise AxonError("SPLITS_FORMAT", f"{path.name} is not a split of patients", fix) from error
+    patient_of = {row["case_id"]: row["patient_id"] for row in rows}
+    patients = set(patient_of.values())
+    owners = [(key if key in patients else patient_of.get(key, key), name) for key, name in listed]
+    _one_set_each(owners)
+    sets = dict(listed)
+    if missing := sorted(patients - set(sets)):
+        raise AxonError("SPLITS_FORMAT", f"{path.name} does not name the patients {', '.join(missing)}", fix)
+    return sets
+
+
+def _one_set_each(pairs: Iterable[tuple[str, str]]) -> None:
+    """Assert that each patient is in one set."""
+    sets: dict[str, set[str]] = defaultdict(set)
+    for patient, name in pairs:
+        sets[patient].add(name)
+    if twice := sorted(patient for patient, names in sets.items() if len(names) > 1):
+        raise AxonError(
+            "PATIENT_IN_TWO_SETS", f"patients in more than one set: {', '.join(twice)}", "split by patient, not by case"
+        )

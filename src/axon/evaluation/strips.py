@@ -1,0 +1,85 @@
+"""Pictures of an evaluation: a small strip of every case, and the one that opens the report."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from axon import DISCLAIMER
+from axon.evaluation.results import Picture  # was under TYPE_CHECKING
+from axon.files import whole_file
+from axon.pictures import DIVERGING, OVERVIEW_WINDOW, PLANES, _levels, _show, slice_plane, window_bounds
+
+HERO_ERROR_HU = 500
+
+
+def strip(ours_DHW: np.ndarray, reference_DHW: np.ndarray) -> bytes:
+    """One small WebP for one case: rows are the middle planes, columns reconstruction, reference and error."""
+    from matplotlib import colormaps
+    from PIL import Image
+
+    low, high = window_bounds(*OVERVIEW_WINDOW)
+    rows = []
+    for plane in PLANES:
+        ours, reference = (
+            slice_plane(volume_DHW.astype(float).clip(low, high), plane) for volume_DHW in (ours_DHW, reference_DHW)
+        )
+        gray = [_levels(image, low, high)[..., None].repeat(3, axis=-1) for image in (ours, reference)]
+        error = colormaps[DIVERGING](_levels(ours - reference, -HERO_ERROR_HU, HERO_ERROR_HU), bytes=True)[..., :3]
+        rows.append(np.concatenate([*gray, error], axis=1))
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate(rows)).save(buffer, format="WEBP", quality=80, method=4)
+    return buffer.getvalue()
+
+
+def write_hero(path: Path, picture: Picture) -> None:
+    """One wide PNG: input films, coarse, refined and final volume, reference, error.
+
+    Args:
+        path: Where the PNG goes; it appears whole or not at all.
+        picture: Its volumes hold ``axon_coarse``, ``axon_refined`` and ``axon``.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    low, high = window_bounds(*OVERVIEW_WINDOW)
+    volumes = {"Coarse": "axon_coarse", "Refined": "axon_refined", "Super-resolved": "axon"}
+    shown = {
+        **{title: picture.volumes[method] for title, method in volumes.items()},
+        "Reference CT": picture.reference_DHW,
+    }
+    error_DHW = picture.volumes["axon"].clip(low, high) - picture.reference_DHW.clip(low, high)
+    with rc_context({"font.family": "sans-serif", "font.size": 11}):
+        figure = Figure(figsize=(13.2, 4.7), facecolor="white")
+        places = {"left": 0.004, "right": 0.948, "top": 0.92, "bottom": 0.07, "wspace": 0.03, "hspace": 0.03}
+        grid = figure.add_gridspec(2, 7, width_ratios=(1, 0.12, 1, 1, 1, 1, 1), **places)
+        for row, (view, film_UV) in enumerate(picture.films.items()):
+            _show(figure.add_subplot(grid[row, 0]), film_UV, 0, 1, "gray", view)
+        for row, plane in enumerate(("coronal", "axial")):
+            for column, volume_DHW in enumerate(shown.values(), start=2):
+                _show(
+                    figure.add_subplot(grid[row, column]),
+                    slice_plane(volume_DHW, plane),
+                    low,
+                    high,
+                    "gray",
+                    plane if column == 2 else "",
+                )
+            error_DH = slice_plane(error_DHW, plane)
+            mapped = _show(figure.add_subplot(grid[row, 6]), error_DH, -HERO_ERROR_HU, HERO_ERROR_HU, DIVERGING, "")
+        for column, title in ((0, "X-ray input"), *enumerate(shown, start=2), (6, "Error")):
+            place = grid[0, column].get_position(figure)
+            figure.text((place.x0 + place.x1) / 2, place.y1 + 0.015, title, ha="center", va="bottom", fontsize=13)
+        arrow = grid[:, 1].get_position(figure)
+        figure.text(
+            (arrow.x0 + arrow.x1) / 2, (arrow.y0 + arrow.y1) / 2, "\u2192", ha="center", va="center", fontsize=18
+        )
+        bar = figure.colorbar(
+            mapped, cax=figure.add_axes((0.954, 0.07, 0.007, 0.85)), ticks=[-HERO_ERROR_HU, 0, HERO_ERROR_HU]
+        )
+        bar.ax.set_yticklabels([f"−{HERO_ERROR_HU}", "0 HU", f"+{HERO_ERROR_HU}"])
+        figure.text(0.004, 0.02, DISCLAIMER, fontsize=9, color="#444444")
+        with whole_file(path) as part:
+            figure.savefig(part, format="png", dpi=120, metadata={"Software": None})

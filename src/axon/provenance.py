@@ -1,0 +1,82 @@
+"""Which code is this: its revision, and a digest of those rooms that a result depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import axon
+from axon import __version__
+
+PREPARING = ("config.py", "data", "dicom", "errors.py", "files.py", "geometry", "readers")
+"""What prepared data depend on: reading, geometry, and how cases are made of both."""
+
+TRAINING = (
+    "baselines",
+    "compute",
+    "config.py",
+    "data/cases.py",
+    "data/prepared.py",
+    "data/splits.py",
+    "errors.py",
+    "files.py",
+    "geometry",
+    "models",
+    "schedulers",
+    "training",
+)
+"""What a trained weight depends on. A resumed run of other code would mix the two. A test sees that training loads no
+other room than these and those that write no weight."""
+
+REGISTERED = tuple(
+    dict.fromkeys(
+        (
+            *(room for room in TRAINING if not room.startswith("data/")),
+            *PREPARING,
+            "evaluation",
+            "inference.py",
+            "metrics",
+            "pictures.py",
+            "pretrained/__init__.py",
+            "reconstruct.py",
+            "registry",
+        )
+    )
+)
+"""What a registered model and its evaluation depend on."""
+
+
+def code_revision() -> str:
+    """The code's git commit (``-dirty`` with local changes); ``AXON_CODE_REVISION`` where set; else the package
+    version.
+    """
+    if revision := os.environ.get("AXON_CODE_REVISION"):
+        return revision
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        tracked = (
+            subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=False).returncode
+            == 0
+        )
+        dirty = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return f"axon-ct {__version__}"
+    # An installed package may lie inside the repository of somebody else's project.
+    return f"{commit}{'-dirty' if dirty else ''}" if tracked else f"axon-ct {__version__}"
+
+
+def code_digest(rooms: Sequence[str]) -> str:
+    """SHA-256 of the code in these rooms (files and folders of the package), hexadecimal: what a result depends on."""
+    package, digest = Path(axon.__file__).parent, hashlib.sha256()
+    for room in rooms:
+        path = package / room
+        for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
+            digest.update(f"{file.relative_to(package).as_posix()}\0".encode() + file.read_bytes())
+    return digest.hexdigest()

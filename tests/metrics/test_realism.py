@@ -110,6 +110,12 @@ def test_a_shift_costs_coherence_of_the_fine_bands_and_nothing_else(ct: np.ndarr
         assert shifted[key] < 0.25 * blur[key]
 
 
+def test_where_a_scan_ends_is_no_detail_of_the_patient(ct: np.ndarray) -> None:
+    shorter = ct.copy()
+    shorter[:6] = shorter[-6:] = -700
+    assert measure(shorter, ct, AFFINE)["realism/patch_distance_0"] < 4
+
+
 def test_less_contrast_costs_power_and_no_coherence(ct: np.ndarray) -> None:
     paler = measure(ct * 0.8, ct, AFFINE)
     assert spectrum(paler) == pytest.approx([20 * math.log10(0.8)] * 4, abs=1e-3)

@@ -229,11 +229,13 @@ def _blur(hu_DHW: Tensor) -> Tensor:
 def _projected(detail_DHW: Tensor, body_DHW: Tensor, step: int) -> Tensor:
     """Quantiles of each random projection of the patches around every ``step``-th voxel inside the body, shape (R, Q).
 
-    A projection has unit length: its unit is HU. Every level has its patches around the same points of the patient.
+    A projection has unit length: its unit is HU. Every level has its patches around the same points of the patient. No
+    patch reaches beyond the body's first and last slice, where a scan ends and no patient does.
     """
     reach = PATCH // 2
+    slices = body_DHW.flatten(1).any(1).nonzero().flatten().tolist() or [0]
+    inner = (slice(slices[0] + reach, slices[-1] + 1 - reach), slice(reach, -reach), slice(reach, -reach))
     inside = torch.zeros_like(body_DHW)
-    inner = (slice(reach, -reach),) * 3
     inside[inner] = body_DHW[inner]
     lattice = torch.zeros_like(inside)
     lattice[::step, ::step, ::step] = True

@@ -101,6 +101,22 @@ def test_patch_distance_is_the_mean_of_its_levels(ct: np.ndarray) -> None:
     assert values["realism/patch_distance"] == pytest.approx(sum(levels) / 3)
 
 
+def test_patch_distance_is_in_hu() -> None:
+    noise = np.random.default_rng(0).normal(0, 40, (48, 48, 48))
+    # A voxel less its binomial mean keeps 1 - 2 w + sum(w^2) of white noise's variance, w its own weight.
+    kept = math.sqrt(1 - 2 * (6 / 16) ** 3 + (70 / 256) ** 3)
+    expected = 40 * kept * math.sqrt(2 / math.pi)  # of normal distributions whose standard deviations differ by 40
+    assert measure(2 * noise, noise, AFFINE)["realism/patch_distance_0"] == pytest.approx(expected, rel=0.02)
+
+
+def test_what_lies_beside_the_body_has_no_patch() -> None:
+    hu = np.full((64, 64, 64), -1000.0)
+    hu[:, 20:44, 20:44] = np.random.default_rng(0).normal(0, 100, (64, 24, 24))
+    beside = hu.copy()
+    beside[:, 50:, :] = np.random.default_rng(1).normal(-800, 50, (64, 14, 64))
+    assert measure(beside, hu, AFFINE)["realism/patch_distance_0"] == 0
+
+
 def test_a_shift_costs_coherence_of_the_fine_bands_and_nothing_else(ct: np.ndarray) -> None:
     shifted = measure(np.roll(ct, 2, axis=2), ct, AFFINE)
     blur = measure(blurred(ct, 3), ct, AFFINE)

@@ -142,7 +142,7 @@ def test_fetched_whole_and_read_as_a_ct_and_not_fetched_twice(
     assert (out / "cohort.json").read_bytes() == cohort.read_bytes()
     (study,) = find_studies(out)
     assert study.collection == "lung_dx" and len(study.files) == 30
-    assert read_ct(study).hu_DHW.shape == (30, 512, 512)
+    assert read_ct(study.files).hu_DHW.shape == (30, 512, 512)
 
 
 @pytest.mark.usefixtures("impatient")

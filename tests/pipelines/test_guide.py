@@ -10,7 +10,7 @@ from functools import cache
 import pytest
 import yaml
 
-from axon.compute.memory import estimated_bytes
+from axon.compute.devices import estimated_bytes
 from axon.config import Config
 from pipelines.__main__ import parser
 from pipelines.local import ROOT

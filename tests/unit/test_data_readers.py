@@ -51,7 +51,7 @@ def test_every_format_gives_the_same_volume(tmp_path: Path, chest: Volume) -> No
     assert [s.collection for s in studies] == ["folder", "one", "one", "one", "scans"]
     assert studies[4].case_id.startswith(studies[4].patient_id + "-") and len(studies[4].files) == 30
     for study in studies:
-        volume = read_ct(study)
+        volume = read_ct(study.files)
         assert volume.hu_DHW.dtype == np.int16
         assert np.array_equal(volume.hu_DHW, chest.hu_DHW)
         assert np.allclose(volume.affine, chest.affine)
@@ -80,7 +80,7 @@ def test_images_that_are_no_ct(tmp_path: Path, code: str, array: np.ndarray) -> 
     image = nibabel.Nifti1Image(array, np.diag([2, 2, 2, 1]))
     nibabel.save(image, tmp_path / "x.nii")
     with pytest.raises(AxonError) as error:
-        read_ct(find_studies(tmp_path)[0])
+        read_ct(find_studies(tmp_path)[0].files)
     assert error.value.code == code
 
 
@@ -93,7 +93,7 @@ def test_nifti_without_orientation_or_whole_bytes(tmp_path: Path, chest: Volume)
     (tmp_path / "c.nrrd").write_text("not NRRD")
     for study, code in zip(find_studies(tmp_path), ["NO_ORIENTATION", "CT_UNREADABLE", "CT_UNREADABLE"], strict=True):
         with pytest.raises(AxonError) as error:
-            read_ct(study)
+            read_ct(study.files)
         assert error.value.code == code
 
 
@@ -103,7 +103,7 @@ def test_huge_header_is_refused_before_decoding(tmp_path: Path, chest: Volume) -
     content[42:48] = np.array([30000, 30000, 30000], "<i2").tobytes()
     (tmp_path / "x.nii").write_bytes(content)
     with pytest.raises(AxonError, match="CT_TOO_LARGE"):
-        read_ct(find_studies(tmp_path)[0])
+        read_ct(find_studies(tmp_path)[0].files)
 
 
 def test_empty_and_duplicate(tmp_path: Path, chest: Volume) -> None:
@@ -129,7 +129,7 @@ def test_pseudonym_depends_on_the_key(tmp_path: Path, chest: Volume, monkeypatch
 def test_real_cts_are_found_and_films_are_not() -> None:
     studies = find_studies(Path(REAL) / "ct")
     assert len(studies) == 15 and len({s.patient_id for s in studies}) == 15
-    assert read_ct(studies[-1]).hu_DHW.shape == (79, 64, 64)
+    assert read_ct(studies[-1].files).hu_DHW.shape == (79, 64, 64)
     with pytest.raises(AxonError, match="NO_CT"):
         find_studies(Path(REAL) / "cxr_dicom")
 
@@ -142,7 +142,7 @@ def test_a_real_dicom_series_lies_where_its_nifti_does(tmp_path: Path) -> None:
     (series,) = find_studies(tmp_path)
     (nifti,) = [study for study in find_studies(Path(REAL) / "ct") if study.patient_id == "Lung_Dx-A0002"]
     assert len(series.files) == 30 and "A0002" not in series.patient_id
-    one, two = read_ct(series), read_ct(nifti)
+    one, two = read_ct(series.files), read_ct(nifti.files)
     cubes = [resample_to_cube(volume, two.center_mm, 40, 200.0).hu_DHW for volume in (one, two)]
     assert np.corrcoef(cubes[0].ravel(), cubes[1].ravel())[0, 1] > 0.99
     assert np.abs(cubes[0] - cubes[1]).mean() < 25

@@ -19,6 +19,7 @@ from axon import DISCLAIMER, pictures
 from axon.errors import AxonError
 from axon.evaluation.report import save, write_report
 from axon.evaluation.results import METHODS, CaseResult, Evaluation, Picture, showcase, summary_table
+from axon.evaluation.strips import write_hero
 from axon.metrics.protocols import PROTOCOLS, measure
 from axon.metrics.statistics import comparable
 
@@ -236,7 +237,7 @@ def test_the_hero_is_one_wide_png(evaluation: Evaluation, tmp_path: Path, views:
         evaluation.pictures[0], films={view: evaluation.pictures[0].films[view] for view in views}
     )
     for name in ("a.png", "b.png"):
-        pictures.write_hero(tmp_path / name, picture)
+        write_hero(tmp_path / name, picture)
     image = Image.open(tmp_path / "a.png")
     assert image.format == "PNG"
     assert image.width > 2.5 * image.height

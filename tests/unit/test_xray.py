@@ -292,4 +292,6 @@ def test_real_films_are_frontal() -> None:
 @pytest.mark.skipif(not REAL, reason=REAL_DATA_UNSET)
 def test_drrs_of_real_cts_are_told_apart() -> None:
     for study in find_studies(Path(REAL) / "ct")[::4]:
-        assert [views.judge(film).view for film in films_of(read_ct(study))] == ["frontal", "lateral"], study.case_id
+        assert [views.judge(film).view for film in films_of(read_ct(study.files))] == ["frontal", "lateral"], (
+            study.case_id
+        )

@@ -137,7 +137,7 @@ def prepare(study: Study, config: Config) -> tuple[Case, list[AxonError]]:
     Raises:
         AxonError: Those of `read_ct`, ``NO_BODY`` or ``LOW_COVERAGE``.
     """
-    volume = read_ct(study)
+    volume = read_ct(study.files)
     center_mm, coverage = locate_body(volume, config.grid.extent_mm)
     if coverage < config.data.min_coverage:
         message = (

@@ -97,7 +97,7 @@ def _pack_cts(studies: list[Study], terms: Terms, out: Path) -> tuple[list[dict[
     (out / "cases").mkdir()
     for study in tqdm(studies, desc="packing", unit="study", mininterval=2):
         try:
-            volume = read_ct(study)
+            volume = read_ct(study.files)
         except AxonError as error:
             _log.warning("%s rejected: %s", study.case_id, error)
             rejected.append({"study": study.case_id, "code": error.code, "message": error.message})

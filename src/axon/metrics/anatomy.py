@@ -15,8 +15,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from axon.evaluation.protocols import Array, _checked
 from axon.geometry.volume import body_mask
+from axon.metrics.protocols import Array, checked
 
 PROTOCOL_VERSION = "1"
 """Changes whenever a measure's value changes by more than rounding; results of different versions are not compared."""
@@ -48,7 +48,7 @@ def measure(volume_DHW: Array, reference_DHW: Array, affine: np.ndarray) -> dict
     Raises:
         AxonError: ``METRIC_SHAPE`` or ``METRIC_NOT_FINITE``.
     """
-    volume, reference = (checked.numpy() for checked in _checked(volume_DHW, reference_DHW))
+    volume, reference = (checked.numpy() for checked in checked(volume_DHW, reference_DHW))
     spacing = spacing_dhw(affine)
     body, body_ref = body_mask(volume), body_mask(reference)
     lung, lung_ref = lung_mask(volume, body), lung_mask(reference, body_ref)

@@ -47,7 +47,7 @@ def axon(prediction_DHW: Array, reference_DHW: Array, hu_window: tuple[float, fl
     Raises:
         AxonError: ``METRIC_SHAPE``, ``METRIC_NOT_FINITE``, or ``METRIC_NO_BODY`` where the reference holds no patient.
     """
-    prediction, reference = _checked(prediction_DHW, reference_DHW)
+    prediction, reference = checked(prediction_DHW, reference_DHW)
     body = torch.from_numpy(body_mask(reference.numpy()))
     if not body.any():
         raise AxonError(
@@ -77,7 +77,7 @@ def x2ct(prediction_DHW: Array, reference_DHW: Array, hu_window: tuple[float, fl
     Raises:
         AxonError: ``METRIC_SHAPE`` or ``METRIC_NOT_FINITE``.
     """
-    prediction, reference = (_x2ct_scale(volume) for volume in _checked(prediction_DHW, reference_DHW))
+    prediction, reference = (_x2ct_scale(volume) for volume in checked(prediction_DHW, reference_DHW))
     error = prediction.trunc() - reference.trunc()
     return {
         "psnr": _mean([_slice_psnr(error, axis) for axis in range(3)]),
@@ -96,7 +96,7 @@ def perx2ct(prediction_DHW: Array, reference_DHW: Array, hu_window: tuple[float,
     Raises:
         AxonError: ``METRIC_SHAPE`` or ``METRIC_NOT_FINITE``.
     """
-    prediction, reference = (_x2ct_scale(volume) for volume in _checked(prediction_DHW, reference_DHW))
+    prediction, reference = (_x2ct_scale(volume) for volume in checked(prediction_DHW, reference_DHW))
     by_axis = [_slice_psnr(prediction.trunc() - reference.trunc(), axis) for axis in range(3)]
     ssim = _ssim(prediction / X2CT_RANGE, reference / X2CT_RANGE, _uniform(), (0, 1, 2), 2.0, sample_covariance=True)
     return {**dict(zip(("psnr_d", "psnr_h", "psnr_w"), by_axis, strict=True)), "psnr": _mean(by_axis), "ssim": ssim}
@@ -114,7 +114,7 @@ def measure(prediction_DHW: Array, reference_DHW: Array, hu_window: tuple[float,
     }
 
 
-def _checked(prediction_DHW: Array, reference_DHW: Array) -> tuple[Tensor, Tensor]:
+def checked(prediction_DHW: Array, reference_DHW: Array) -> tuple[Tensor, Tensor]:
     """Both volumes as float64 on the CPU."""
     prediction, reference = (
         torch.as_tensor(volume).detach().to("cpu", torch.float64) for volume in (prediction_DHW, reference_DHW)

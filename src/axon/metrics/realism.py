@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from axon.evaluation.protocols import Array, _checked
 from axon.geometry.volume import body_mask
 from axon.metrics.anatomy import spacing_dhw
+from axon.metrics.protocols import Array, checked
 
 PROTOCOL_VERSION = "1"
 """Changes whenever a measure's value changes by more than rounding; results of different versions are not compared."""
@@ -89,7 +89,7 @@ def measure(volume_DHW: Array, reference_DHW: Array, affine: np.ndarray) -> dict
     Raises:
         AxonError: ``METRIC_SHAPE`` or ``METRIC_NOT_FINITE``.
     """
-    volume, reference = _checked(volume_DHW, reference_DHW)
+    volume, reference = checked(volume_DHW, reference_DHW)
     return compare(describe(volume, affine), describe(reference, affine))
 
 
@@ -105,7 +105,7 @@ def floor(cts_DHW: Sequence[Array], affine: np.ndarray) -> dict[str, float]:
     Raises:
         AxonError: As `measure`.
     """
-    described = [describe(_checked(ct, cts_DHW[0])[0], affine) for ct in cts_DHW]
+    described = [describe(checked(ct, cts_DHW[0])[0], affine) for ct in cts_DHW]
     pairs = [compare(one, other) for one, other in itertools.combinations(described, 2)]
     signed = {key for key, _, _, _, better, _ in METRICS if better == "zero"}
     return {key: sum(abs(pair[key]) if key in signed else pair[key] for pair in pairs) / len(pairs) for key in pairs[0]}

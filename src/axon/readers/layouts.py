@@ -6,6 +6,7 @@ import functools
 import hashlib
 import hmac
 import itertools
+import logging
 import os
 from collections import defaultdict
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from pathlib import Path
 from axon.dicom.ct import SliceHeader, read_header
 from axon.dicom.xray import MODALITIES as XRAY_MODALITIES
 from axon.errors import AxonError
-from axon.readers.volumes import ITK, NIFTI, _log, _suffix
+from axon.readers.volumes import ITK, NIFTI, suffix_of
 
+_log = logging.getLogger(__name__)
 _PUBLIC_KEY = "axon-public-default"
 
 
@@ -48,7 +50,7 @@ def find_studies(folder: Path) -> list[Study]:
     films: dict[str, list[Path]] = defaultdict(list)
     studies = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
-        if suffix := _suffix(path, NIFTI + ITK):
+        if suffix := suffix_of(path, NIFTI + ITK):
             stem = path.name.removesuffix(suffix)
             studies.append(Study(stem, stem.rpartition("_")[0] or stem, collection_of(path, folder), (path,)))
         elif _is_dicom(path):

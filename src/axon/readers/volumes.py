@@ -1,9 +1,8 @@
-"""Find chest CTs in a folder (DICOM, NIfTI, NRRD, MetaImage) and read each as canonical int16 HU."""
+"""A CT out of its files (DICOM series, NIfTI, NRRD, MetaImage) as canonical int16 HU."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,27 +10,28 @@ import numpy as np
 from axon.dicom.ct import MAX_VOXELS, read_ct_series, to_hu
 from axon.errors import AxonError
 from axon.geometry.volume import Volume, canonical, lps_to_ras
-from axon.readers.layouts import Study
 
 NIFTI = (".nii", ".nii.gz")
 ITK = (".nrrd", ".mha")
-_log = logging.getLogger(__name__)
 
 
-def read_ct(study: Study) -> Volume:
-    """Read a study as int16 HU in canonical LPS orientation.
+def read_ct(files: Sequence[Path]) -> Volume:
+    """Read a CT as int16 HU in canonical LPS orientation.
+
+    Args:
+        files: One NIfTI, NRRD or MetaImage file, or all DICOM files of the series.
 
     Raises:
         AxonError: ``NOT_A_CT``, ``CT_UNREADABLE``, ``CT_TOO_LARGE``, ``NO_ORIENTATION``, or another ``CT_*`` code of
             `read_ct_series`.
     """
-    path = study.files[0]
-    if _suffix(path, NIFTI):
+    path = files[0]
+    if suffix_of(path, NIFTI):
         volume = _guard(_read_nifti, path)
-    elif _suffix(path, ITK):
+    elif suffix_of(path, ITK):
         volume = _guard(_read_itk, path)
     else:
-        volume = read_ct_series(list(study.files))
+        volume = read_ct_series(list(files))
     _check_ct(volume)
     return volume
 
@@ -105,7 +105,7 @@ def _check_ct(volume: Volume) -> None:
         )
 
 
-def _suffix(path: Path, suffixes: tuple[str, ...]) -> str:
+def suffix_of(path: Path, suffixes: tuple[str, ...]) -> str:
     """The longest of ``suffixes`` that the file name ends in, as written, or nothing."""
     found = [s for s in suffixes if path.name.lower().endswith(s)]
     return path.name[-len(max(found, key=len)) :] if found else ""

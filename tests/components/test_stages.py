@@ -16,7 +16,7 @@ from axon.errors import AxonError
 from axon.inference import AxonPipeline
 from axon.models.folders import load_bridge, load_network
 from axon.models.unet import RegressionUNet
-from axon.training.train import sample_coarse, samplers, train_bridge, train_refiner, train_superres
+from axon.training.train import sample_coarse, samples_of, train_bridge, train_refiner, train_superres
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +250,7 @@ def test_the_bridge_can_start_elsewhere(
     train_bridge(config, tiny_dataset, tmp_path / "checkpoints", tmp_path / "bridge", lambda *_: None)
     estimator, _, _ = load_bridge(tmp_path / "bridge", torch.device("cpu"))
     assert estimator.net is None and not (tmp_path / "bridge/curves/estimator.csv").exists()
-    batch = samplers(config, PreparedDataset(tiny_dataset), torch.device("cpu"))[1].batch([(0, "")])
+    batch = samples_of(config, PreparedDataset(tiny_dataset), torch.device("cpu")).val.batch([(0, "")])
     y = estimator(batch.films_BVUV, batch.trust_BV).endpoint_B1DHW
     if endpoint == "calibrated":
         assert torch.equal(y, estimator.plain(batch.films_BVUV, batch.trust_BV)[:, :1])

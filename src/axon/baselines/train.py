@@ -1,4 +1,4 @@
-"""The pipeline's step that trains the baselines."""
+"""The pipeline's step that trains the baselines: every one of `axon.baselines.methods.TRAINED`."""
 
 from __future__ import annotations
 
@@ -6,37 +6,32 @@ from pathlib import Path
 
 import torch
 
-from axon.baselines.gan import Gan, GanStage, PatchCritic
-from axon.baselines.regression import RegressionStage
+from axon.baselines.methods import TRAINED
 from axon.compute.devices import choose_device
 from axon.config import Config
 from axon.data.prepared import PreparedDataset
 from axon.files import whole_folder
-from axon.models.unet import RegressionUNet
 from axon.training.checkpoints import Curve
 from axon.training.loop import Log
-from axon.training.train import fit_lift, fit_stage, named, samplers, save_network, write_curves
+from axon.training.train import fit_lift, fit_stage, named, samples_of, save_network, write_curves
 
 
 def train_baselines(config: Config, dataset: Path, checkpoints: Path, out: Path, log: Log) -> None:
-    """Train the regression and the adversarial baseline with stage 1's data; writes ``out/{regression,gan}`` and a
-    curve of each.
-    """
+    """Train the baselines with stage 1's data; writes ``out/<method>`` and a curve of each."""
     data, device = PreparedDataset(dataset), choose_device()
-    train, val = samplers(config, data, device)
-    estimator = fit_lift(config, train, device)
-    torch.manual_seed(config.seed)
-    module = RegressionUNet.of(config.model).to(device)
-    batch_size = config.training.regression.batch_size
-    regression = RegressionStage(config, train, val, batch_size, estimator=estimator, module=module)
+    source = samples_of(config, data, device)
+    estimator = fit_lift(source, device)
     curves: dict[str, Curve] = {}
-    regressor, curves["regression"] = fit_stage(regression, config, data, checkpoints, log)
-    torch.manual_seed(config.seed)
-    players = Gan(RegressionUNet.of(config.model), PatchCritic(2 * config.model.channels[0])).to(device)
-    adversarial = GanStage(config, train, val, config.training.gan.batch_size, estimator=estimator, module=players)
-    gan, curves["gan"] = fit_stage(adversarial, config, data, checkpoints, named(log, "gan"))
-    assert isinstance(gan, Gan)
+    networks = {}
+    for name, method in TRAINED.items():
+        torch.manual_seed(config.seed)
+        stage = method.stage(source, estimator, device)
+        # The metrics of the regression have always been those of the step itself.
+        trained, curves[name] = fit_stage(
+            stage, config, data, checkpoints, log if name == "regression" else named(log, name)
+        )
+        networks[name] = method.network_of(trained)
     with whole_folder(out) as part:
-        save_network(regressor, part / "regression")
-        save_network(gan.generator, part / "gan")
+        for name, network in networks.items():
+            save_network(network, part / name)
         write_curves(part, curves)

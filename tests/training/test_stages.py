@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from axon.baselines.train import train_baselines
+from axon.baselines.train_all import train_baselines
 from axon.config import Config, Endpoint, PhysicsConfig
 from axon.data.prepared import PreparedDataset
 from axon.errors import AxonError

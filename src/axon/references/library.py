@@ -316,7 +316,7 @@ def _skin(body_DHW: np.ndarray, below: int, chest: int) -> list[int]:
     columns = np.flatnonzero(body_DHW[below : chest + 1].any(axis=(0, 1)))
     first, last = int(columns[0]), int(columns[-1])
     third = (last - first) // 3
-    middle_DH: np.ndarray = body_DHW[below : chest + 1, :, first + third : last - third + 1].any(axis=2)
+    middle_DH = np.asarray(body_DHW[below : chest + 1, :, first + third : last - third + 1].any(axis=2))
     found = np.flatnonzero(middle_DH.any(axis=1))
     fronts = middle_DH[found].argmax(axis=1)
     slope, start = np.polyfit(below + found, fronts, 1) if len(found) > 1 else (0.0, 0.0)

@@ -12,8 +12,8 @@ import numpy as np
 import pydicom
 import pytest
 from scipy import ndimage
+from tests.support.ct_series import write_series
 
-from axon.data.files import json_text
 from axon.data.ingest import locate_body
 from axon.data.patients import (
     BITS,
@@ -30,11 +30,12 @@ from axon.data.patients import (
     write_patients,
 )
 from axon.data.phantoms import make_phantom
-from axon.data.readers import find_studies, read_ct
 from axon.errors import AxonError
+from axon.files import json_text
 from axon.geometry.volume import Volume, resample_to_cube
+from axon.readers.layouts import find_studies
+from axon.readers.volumes import read_ct
 from tests.conftest import REAL_DATA_UNSET
-from tests.unit.ct_series import write_series
 
 REAL = os.environ.get("AXON_TEST_DATA", "")
 
@@ -187,7 +188,7 @@ def test_real_cts_are_known_again_and_no_two_patients_are_taken_for_one(tmp_path
     prints = {}
     same = []
     for study in studies:
-        volume = read_ct(study)
+        volume = read_ct(study.files)
         prints[study.patient_id] = fingerprint(volume)
         versions = changed(volume)
         if study.patient_id != "cip":  # whose frame cuts the body already
@@ -199,7 +200,7 @@ def test_real_cts_are_known_again_and_no_two_patients_are_taken_for_one(tmp_path
     with tarfile.open(Path(REAL) / "ct_dicom/Lung_Dx-A0002_B40f_dicom.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     (series,) = find_studies(tmp_path)
-    same.append((similarity(fingerprint(read_ct(series)), prints["Lung_Dx-A0002"]), "Lung_Dx-A0002, DICOM"))
+    same.append((similarity(fingerprint(read_ct(series.files)), prints["Lung_Dx-A0002"]), "Lung_Dx-A0002, DICOM"))
     different = [(similarity(prints[a], prints[b]), f"{a}, {b}") for a, b in itertools.combinations(prints, 2)]
     print(f"\nnearest of two patients {max(different)}; farthest of one CT {sorted(same)[:3]}; DICOM {same[-1]}")
     assert len(different) == 136

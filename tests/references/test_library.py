@@ -17,13 +17,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from axon import pretrained
-from axon.data.files import json_text
 from axon.data.ingest import locate_body
 from axon.data.patients import exclude, fingerprint, patient_hash
 from axon.data.phantoms import make_phantom
-from axon.data.readers import find_studies, read_ct
 from axon.errors import AxonError
+from axon.files import json_text
 from axon.geometry.volume import AIR_HU, Volume, resample_to_cube
+from axon.readers.layouts import find_studies
+from axon.readers.volumes import read_ct
 from axon.references.library import (
     ATTRIBUTION,
     FACTS,
@@ -33,13 +34,12 @@ from axon.references.library import (
     build_library,
     compress,
     decompress,
-    drop_reference,
     load_library,
     normal_licence,
     read_facts,
-    with_section,
     without_face,
 )
+from axon.registry.withdrawal import drop_reference, with_section
 from tests.conftest import REAL_DATA_UNSET
 
 REAL = os.environ.get("AXON_TEST_DATA", "")
@@ -419,7 +419,7 @@ def test_a_ct_without_lungs_is_left_out(tmp_path: Path, chests: list[Volume]) ->
 @pytest.mark.skipif(not REAL, reason=REAL_DATA_UNSET)
 def test_a_real_ct_takes_little_more_than_a_megabyte_and_loses_nothing(tmp_path: Path) -> None:
     (study,) = [study for study in find_studies(Path(REAL) / "ct") if study.patient_id == "LIDC-IDRI-0006"]
-    volume = read_ct(study)
+    volume = read_ct(study.files)
     mine = Candidate(
         study.patient_id,
         "LIDC-IDRI",

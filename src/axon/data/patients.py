@@ -23,10 +23,10 @@ from typing import Protocol, TypeVar
 import numpy as np
 from scipy import ndimage
 
-from axon.data.files import json_text, write_whole
-from axon.data.readers import _pseudonym
 from axon.errors import AxonError
+from axon.files import json_text, write_whole
 from axon.geometry.volume import Volume, body_mask, resample_to_cube
+from axon.readers.pseudonyms import pseudonym
 
 PATIENTS = "patients.json"
 BITS = 1024
@@ -89,7 +89,7 @@ def patient_hash(patient_id: str) -> str:
     `axon.data.readers` gives that of a DICOM series' PatientID already, and it stays as it is; so a patient is the same
     in a series and in a NIfTI file that is named by the same id.
     """
-    return patient_id if re.fullmatch("p[0-9a-f]{12}", patient_id) else _pseudonym("p", patient_id, 12)
+    return patient_id if re.fullmatch("p[0-9a-f]{12}", patient_id) else pseudonym("p", patient_id, 12)
 
 
 def fingerprint(volume: Volume) -> str:
@@ -187,7 +187,7 @@ def _whole(patient: Patient) -> bool:
 
 def _key() -> str:
     """What tells two keys apart."""
-    return _pseudonym("k", "axon patients", 8)
+    return pseudonym("k", "axon patients", 8)
 
 
 def _lung_center_mm(volume: Volume) -> np.ndarray:

@@ -19,7 +19,6 @@ import hashlib
 import json
 import lzma
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +30,10 @@ from safetensors.numpy import save
 from scipy import ndimage
 
 from axon import DISCLAIMER
-from axon.data.files import json_text, whole_folder
 from axon.data.patients import BITS, Patient, fingerprint, matches, patient_hash
 from axon.errors import AxonError
+from axon.files import json_text, whole_folder
 from axon.geometry.volume import AIR_HU, Volume, body_mask, resample_to_cube
-from axon.pretrained import SUMS, seal
-from axon.registry.card import CARD
 
 FOLDER = "references"
 TENSORS = "references.safetensors"
@@ -59,8 +56,7 @@ _CHEST_MM = (100.0, 40.0)
 _TRACHEA_RADIUS_MM = 11.0
 _LUNG_HU = -500
 _DAMAGED = "install or copy the model again, or drop the reference"
-_BEGIN, _END = "<!-- references -->", "<!-- end of references -->"
-_TERMS = (
+TERMS = (
     "Each keeps its own licence, which asks that its source is named and that changes are said. "
     "Any attempt to identify a person is forbidden."
 )
@@ -192,7 +188,7 @@ def build_library(
         if len(facts) == count:
             break
     if facts:
-        _write(model / FOLDER, facts, tensors)
+        write_library(model / FOLDER, facts, tensors)
     return Built(tuple(f["id"] for f in facts), tuple(f["id"] for f in facts if not f["licensed"]), tuple(left_out))
 
 
@@ -209,8 +205,8 @@ def load_library(model: Path) -> list[Reference]:
     facts = read_facts(model)
     if not facts:
         return []
-    with _open(model) as file:
-        return [_reference(fact, _tensor(file, fact["id"])) for fact in facts]
+    with open_tensors(model) as file:
+        return [_reference(fact, packed_tensor(file, fact["id"])) for fact in facts]
 
 
 def read_facts(model: Path) -> list[dict[str, Any]]:
@@ -230,44 +226,6 @@ def read_facts(model: Path) -> list[dict[str, Any]]:
     if len({fact["id"] for fact in facts}) < len(facts):
         raise AxonError("REFERENCE_DAMAGED", f"{folder / FACTS} names a reference twice", _DAMAGED)
     return facts
-
-
-def drop_reference(model: Path, reference_id: str, out: Path) -> list[str]:
-    """Write a model without one of its references, e.g. because the patient withdraws; whole or not at all.
-
-    The other references keep their bytes; with the last one ``references/`` goes. The card's section is made anew, and
-    so are the checksums of a model that has some. ``patients.json`` stays: the networks were trained on the patient.
-
-    Args:
-        model: The model's folder.
-        reference_id: As `load_library` names it; that of a patient is `axon.data.patients.patient_hash`.
-        out: Folder of the new model, which may be ``model``.
-
-    Returns:
-        list: Ids that are left.
-
-    Raises:
-        AxonError: ``REFERENCE_UNKNOWN``, ``CANNOT_WRITE``, ``REFERENCE_DAMAGED`` or another code of `read_facts`.
-    """
-    facts = read_facts(model)
-    left = [fact for fact in facts if fact["id"] != reference_id]
-    if len(left) == len(facts):
-        there = ", ".join(fact["id"] for fact in facts) or "none"
-        raise AxonError(
-            "REFERENCE_UNKNOWN", f"{model} has no reference {reference_id!r}", f"name one of those it has: {there}"
-        )
-    with whole_folder(out) as part:
-        shutil.copytree(model, part, dirs_exist_ok=True)
-        shutil.rmtree(part / FOLDER)
-        if left:
-            with _open(model) as file:
-                _write(part / FOLDER, left, {fact["id"]: _tensor(file, fact["id"]) for fact in left})
-        card = part / CARD
-        if card.is_file():
-            card.write_text(with_section(card.read_text(), left))
-        if (part / SUMS).is_file():
-            seal(part)
-    return [fact["id"] for fact in left]
 
 
 def normal_licence(text: str) -> str:
@@ -434,7 +392,7 @@ def decompress(packed_B: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _open(model: Path) -> Iterator[Any]:
+def open_tensors(model: Path) -> Iterator[Any]:
     """The file of tensors; what safetensors finds wrong with it becomes a code."""
     path = model / FOLDER / TENSORS
     if not path.is_file():
@@ -446,7 +404,7 @@ def _open(model: Path) -> Iterator[Any]:
         raise AxonError("REFERENCE_DAMAGED", f"{path} cannot be read: {error}", _DAMAGED) from error
 
 
-def _tensor(file: Any, reference_id: str) -> np.ndarray:
+def packed_tensor(file: Any, reference_id: str) -> np.ndarray:
     if reference_id not in file.keys():  # noqa: SIM118 - it is no dict
         raise AxonError("REFERENCE_MISSING", f"{TENSORS} lacks the reference {reference_id}", _DAMAGED)
     packed_B: np.ndarray = file.get_tensor(reference_id)
@@ -521,7 +479,7 @@ def _is_affine(rows: list[Any]) -> bool:
     return affine.shape == (4, 4) and bool(np.isfinite(affine).all())
 
 
-def _write(folder: Path, facts: list[dict[str, Any]], tensors: dict[str, np.ndarray]) -> None:
+def write_library(folder: Path, facts: list[dict[str, Any]], tensors: dict[str, np.ndarray]) -> None:
     with whole_folder(folder) as part:
         (part / TENSORS).write_bytes(save(tensors))
         (part / FACTS).write_text(json_text({"version": VERSION, "references": facts}))
@@ -530,35 +488,10 @@ def _write(folder: Path, facts: list[dict[str, Any]], tensors: dict[str, np.ndar
 
 def attribution(facts: Sequence[dict[str, Any]]) -> str:
     """Markdown of ``ATTRIBUTION.md``: of each reference whose it is, under which licence, and what was changed."""
-    return f"# References\n\n{DISCLAIMER}\n\n{_TERMS}\n\n{_table(facts)}\n"
+    return f"# References\n\n{DISCLAIMER}\n\n{TERMS}\n\n{attribution_table(facts)}\n"
 
 
-def with_section(card: str, facts: Sequence[dict[str, Any]]) -> str:
-    """A model card with the section on the references, in the place of an older one, else before the first second
-    heading.
-
-    Where one of them is not licensed, the section begins with that, so that it is among the card's first lines.
-
-    Args:
-        card: Markdown.
-        facts: As of `read_facts`; none takes the section out.
-    """
-    before, _, rest = card.partition(_BEGIN)
-    if rest:
-        after = rest.partition(_END)[2].lstrip("\n")
-    else:
-        before, after = card[: card.find("\n## ") + 1], card[card.find("\n## ") + 1 :]
-    return before + (_section(facts) + "\n\n" if facts else "") + after
-
-
-def _section(facts: Sequence[dict[str, Any]]) -> str:
-    unlicensed = [fact["id"] for fact in facts if not fact["licensed"]]
-    warning = f"> **Not for publication: no licence clears these patients' CTs: {', '.join(unlicensed)}.**\n\n"
-    text = f"The CTs of {len(facts)} training patients are in `{FOLDER}/`, as references. {_TERMS}"
-    return f"{_BEGIN}\n{warning if unlicensed else ''}{text}\n\n{_table(facts)}\n{_END}"
-
-
-def _table(facts: Sequence[dict[str, Any]]) -> str:
+def attribution_table(facts: Sequence[dict[str, Any]]) -> str:
     lines = ["| reference | collection | licence | source | changes |", "|---|---|---|---|---|"]
     for fact in facts:
         licence = fact["licence"] or "not stated"

@@ -47,20 +47,26 @@ def test_the_flow_folds_nowhere_where_the_velocity_itself_as_displacement_would(
 
 
 def test_the_jacobian_of_a_scaling_is_its_factor_on_volume() -> None:
-    scaling = deformation.identity(torch.zeros(1, 3, 8, 8, 8)) * torch.tensor([0.5, 0.0, -0.25])[None, :, None, None, None]
+    scaling = (
+        deformation.identity(torch.zeros(1, 3, 8, 8, 8)) * torch.tensor([0.5, 0.0, -0.25])[None, :, None, None, None]
+    )
     assert torch.allclose(deformation.jacobian(scaling), torch.full((1, 7, 7, 7), 1.5 * 0.75), atol=1e-5)
 
 
 def test_outside_the_cube_is_what_the_caller_says() -> None:
     displacement = torch.zeros(1, 3, 8, 8, 8)
     displacement[:, 1] = 4.0
-    assert torch.equal(deformation.warp(torch.ones(1, 1, 8, 8, 8), displacement, outside=-1.0), torch.full((1, 1, 8, 8, 8), -1.0))
+    assert torch.equal(
+        deformation.warp(torch.ones(1, 1, 8, 8, 8), displacement, outside=-1.0), torch.full((1, 1, 8, 8, 8), -1.0)
+    )
 
 
 def test_a_displacement_on_another_grid_is_the_same_displacement() -> None:
     coarse = deformation.identity(torch.zeros(1, 3, 8, 8, 8)) * 0.3
     fine = deformation.resized(coarse, 32)
-    assert torch.allclose(fine[..., 4:-4, 4:-4, 4:-4], (deformation.identity(fine) * 0.3)[..., 4:-4, 4:-4, 4:-4], atol=1e-6)
+    assert torch.allclose(
+        fine[..., 4:-4, 4:-4, 4:-4], (deformation.identity(fine) * 0.3)[..., 4:-4, 4:-4, 4:-4], atol=1e-6
+    )
     assert torch.equal(deformation.resized(coarse, 8), coarse)
 
 

@@ -18,13 +18,15 @@ from axon.references.registration import Level, ReferencesConfig, Registration, 
 
 SIZE, EXTENT_MM, HU_WINDOW = 32, 360.0, (-1024.0, 1476.0)
 XRAY = XrayConfig(detector_px=SIZE, pixel_pitch_mm=14.0)
-CONFIG = ReferencesConfig(levels=(Level(16, 5, 12, 8.0, 0.0), Level(32, 8, 15, 5.0, 1.5)), window_mm=100.0, high_pass_mm=130.0)
+CONFIG = ReferencesConfig(
+    levels=(Level(16, 5, 12, 8.0, 0.0), Level(32, 8, 15, 5.0, 1.5)), window_mm=100.0, high_pass_mm=130.0
+)
 
 
 @functools.cache
 def phantom(seed: int) -> Tensor:
     """A normalised phantom, shape (1, 1, 32, 32, 32)."""
-    volume = make_phantom(seed, size=32, spacing_mm=11.0)
+    volume = make_phantom(seed, size=48, spacing_mm=7.5)
     cube = resample_to_cube(volume, volume.center_mm, SIZE, EXTENT_MM)
     low, high = HU_WINDOW
     return ((torch.from_numpy(cube.hu_DHW)[None, None] - low) / (high - low) * 2 - 1).clamp(-1, 1)
@@ -49,11 +51,15 @@ def patient(seed: int = 0, trust: tuple[float, float] = (1.0, 1.0)) -> Patient:
     films = normalise_film(render_both((phantom(seed) + 1) / 2 * (high - low) + low, EXTENT_MM, XRAY))
     trust_1V = torch.tensor([trust])
     estimate = F.avg_pool3d(phantom(seed), 2)
-    return Patient(estimate, films * (trust_1V > 0)[:, :, None, None], trust_1V, torch.full((1, 1, SIZE, SIZE, SIZE), 0.2))
+    return Patient(
+        estimate, films * (trust_1V > 0)[:, :, None, None], trust_1V, torch.full((1, 1, SIZE, SIZE, SIZE), 0.2)
+    )
 
 
 def registered(references: Tensor, known: Patient, config: ReferencesConfig = CONFIG) -> Registration:
-    return register(references, known.estimate_11NNN, known.films_1VUV, known.trust_1V, XRAY, EXTENT_MM, HU_WINDOW, config)
+    return register(
+        references, known.estimate_11NNN, known.films_1VUV, known.trust_1V, XRAY, EXTENT_MM, HU_WINDOW, config
+    )
 
 
 def fusion(registration: Registration, known: Patient, config: ReferencesConfig = CONFIG) -> Fusion:

@@ -6,7 +6,18 @@ from dataclasses import replace
 import torch
 
 from axon.references.registration import Registration
-from tests.references.patients import CONFIG, EXTENT_MM, HU_WINDOW, XRAY, Patient, deformed, fusion, patient, phantom, registered
+from tests.references.patients import (
+    CONFIG,
+    EXTENT_MM,
+    HU_WINDOW,
+    XRAY,
+    Patient,
+    deformed,
+    fusion,
+    patient,
+    phantom,
+    registered,
+)
 
 
 @functools.cache
@@ -80,13 +91,19 @@ def test_a_reference_that_differs_from_the_others_counts_less_there() -> None:
     found = twice(three())
     bright = found.warps_K1DHW.repeat_interleave(torch.tensor([1, 2]), dim=0)
     bright[2, :, 14:18, 14:18, 14:18] += 0.8
-    made = fusion(replace(found, warps_K1DHW=bright, loss_K=torch.zeros(3)), patient(), replace(CONFIG, estimate_share=(0.0,) * 10))
+    made = fusion(
+        replace(found, warps_K1DHW=bright, loss_K=torch.zeros(3)),
+        patient(),
+        replace(CONFIG, estimate_share=(0.0,) * 10),
+    )
     mended = made._blended(made.evidence_K, 0.05)[0, 0, 15:17, 15:17, 15:17]
     assert (mended - bright[0, 0, 15:17, 15:17, 15:17]).mean() < 0.5 * 0.8 / 3
 
 
 def test_each_wavelength_gets_its_gain() -> None:
-    made = fusion(three(), patient(), replace(CONFIG, wavelength_mm=(180.0, 90.0, 45.0), estimate_share=(0.0, 0.0, 0.0)))
+    made = fusion(
+        three(), patient(), replace(CONFIG, wavelength_mm=(180.0, 90.0, 45.0), estimate_share=(0.0, 0.0, 0.0))
+    )
     across = torch.arange(32) * (EXTENT_MM / 32)
     wave = torch.sin(across * 2 * torch.pi / 90).expand(1, 1, 32, 32, 32)
     assert torch.allclose(made._filtered(wave, torch.tensor([1.0, 3.0, 1.0])), 3 * wave, atol=1e-4)

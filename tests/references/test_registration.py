@@ -33,7 +33,10 @@ def test_a_patients_own_ct_comes_back_almost_as_it_is() -> None:
 
 def test_the_films_bring_a_reference_nearer_than_the_estimate_alone() -> None:
     blind = replace(CONFIG, levels=tuple(replace(level, film=0.0) for level in CONFIG.levels))
-    errors = [(registered(deformed(0, by=3), patient(), config).warps_K1DHW - phantom(0)).square().mean() for config in (CONFIG, blind)]
+    errors = [
+        (registered(deformed(0, by=3), patient(), config).warps_K1DHW - phantom(0)).square().mean()
+        for config in (CONFIG, blind)
+    ]
     assert errors[0] < errors[1]
 
 

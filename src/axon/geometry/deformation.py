@@ -1,10 +1,11 @@
 """Smooth, invertible deformations of a cube: the flow of a stationary velocity field.
 
-The velocity is a cubic B-spline on a lattice of control points; its flow after unit time comes from scaling and squaring (Arsigny et al.,
-"A log-Euclidean framework for statistics on diffeomorphisms", MICCAI 2006). The flow of a smooth field folds nowhere, so that its
-Jacobian determinant is positive; on a grid this is checked, not presumed (`smallest_jacobian`).
+The velocity is a cubic B-spline on a lattice of control points; its flow after unit time comes from scaling and squaring
+(Arsigny et al., "A log-Euclidean framework for statistics on diffeomorphisms", MICCAI 2006). The flow of a smooth field
+folds nowhere, so that its Jacobian determinant is positive; on a grid this is checked, not presumed (`smallest_jacobian`).
 
-Shape legend: B batch, 3 components along W, H, D in that order, in half sides of the cube; C/c lattice points a side, N voxels a side.
+Shape legend: B batch, 3 components along W, H, D in that order, in half sides of the cube; C lattice points a side, N
+voxels a side, X any channels.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ SQUARINGS = 3
 
 
 def spline_basis(control: int, size: int, device: torch.device | None = None) -> Tensor:
-    """Cubic B-spline weights of ``control`` (at least 4) lattice points on the centres of ``size`` voxels, shape (size, control).
+    """Cubic B-spline weights of ``control`` (at least 4) lattice points on the centres of ``size`` voxels.
 
-    The lattice reaches one spacing beyond the cube on each side, so that the weights of every voxel sum to one.
+    Shape (size, control). The lattice reaches one spacing beyond the cube on each side, so that the weights of every voxel sum to one.
     """
     centre_N = (torch.arange(size, dtype=torch.float64) + 0.5) / size * (control - 3) + 1
     distance_NC = (centre_N[:, None] - torch.arange(control, dtype=torch.float64)).abs()
@@ -55,7 +56,7 @@ def identity(like_BXNNN: Tensor) -> Tensor:
 
 
 def resized(displacement_B3NNN: Tensor, size: int) -> Tensor:
-    """The same displacement on another grid of the same cube, trilinearly; beyond the outer centres it goes on as it ends."""
+    """The same displacement on another grid, trilinearly; beyond the outer centres it goes on as it ends."""
     known = displacement_B3NNN.shape[-1]
     if known == size:
         return displacement_B3NNN
@@ -71,7 +72,7 @@ def _along_axes(values_BXCCC: Tensor, weight_NC: Tensor) -> Tensor:
 
 
 def warp(volume_BCNNN: Tensor, displacement_B3NNN: Tensor, outside: float = 0.0) -> Tensor:
-    """Each voxel's value from where its displacement points: one trilinear resampling. Differentiable in the displacement.
+    """Each voxel's value from where its displacement points, trilinearly. Differentiable in the displacement.
 
     Args:
         volume_BCNNN: The volumes to deform.
@@ -85,13 +86,15 @@ def warp(volume_BCNNN: Tensor, displacement_B3NNN: Tensor, outside: float = 0.0)
 
 
 def jacobian(displacement_B3NNN: Tensor) -> Tensor:
-    """Determinant of the deformation's Jacobian in each cell of the grid, shape (B, N-1, N-1, N-1): its factor on volume."""
+    """Determinant of the Jacobian in each cell of the grid, shape (B, N-1, N-1, N-1): the factor on volume."""
     step = 2 / displacement_B3NNN.shape[-1]
     columns = []
     for axis in range(3):  # Derivatives along W, H, D, each the mean over the cell's four parallel edges.
         change = displacement_B3NNN.diff(dim=4 - axis) / step
         for other in {2, 3, 4} - {4 - axis}:
-            change = (change.narrow(other, 1, change.shape[other] - 1) + change.narrow(other, 0, change.shape[other] - 1)) / 2
+            change = (
+                change.narrow(other, 1, change.shape[other] - 1) + change.narrow(other, 0, change.shape[other] - 1)
+            ) / 2
         columns.append(change)
     for axis, column in enumerate(columns):
         column[:, axis] += 1
@@ -106,7 +109,9 @@ def smallest_jacobian(displacement_B3NNN: Tensor) -> Tensor:
 def roughness(velocity_B3NNN: Tensor) -> Tensor:
     """Mean squared gradient of each velocity field, shape (B,): what smooth registration keeps small."""
     step = 2 / velocity_B3NNN.shape[-1]
-    return torch.stack([(velocity_B3NNN.diff(dim=axis) / step).square().mean(dim=(1, 2, 3, 4)) for axis in (2, 3, 4)]).sum(dim=0)
+    return torch.stack(
+        [(velocity_B3NNN.diff(dim=axis) / step).square().mean(dim=(1, 2, 3, 4)) for axis in (2, 3, 4)]
+    ).sum(dim=0)
 
 
 def _sample(values_BCNNN: Tensor, place_B3NNN: Tensor, padding: str) -> Tensor:

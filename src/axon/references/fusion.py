@@ -1,14 +1,15 @@
 """Make volumes of an estimate and references warped to a patient, in closed form: nothing is trained.
 
-Two products. ``volume`` is the best guess: where warps agree they are right more often than one alone, so that it is their
-mean, each weighed at each place by how near it comes to what all say (a local vote, after patch-based label fusion: Coupe et
-al., NeuroImage 2011), and mixed with the estimate. ``sample`` is a plausible patient: other weights for every seed, a sharper
-vote, and the power that a mean lacks in a band of wavelengths given back. Both obey the films (`axon.geometry.consistency`).
+Two products. ``volume`` is the best guess: where warps agree they are right more often than one alone, so that it is
+their mean, each weighed at each place by how near it comes to what all say (a local vote, after patch-based label fusion:
+Coupe et al., NeuroImage 2011), and mixed with the estimate. ``sample`` is a plausible patient: other weights for every
+seed, a sharper vote, and the power that a mean lacks in a band of wavelengths given back. Both obey the films
+(`axon.geometry.consistency`).
 
 Adding a reference's detail with gain g changes a band's error from P to P (1 - 2 g rho + g^2), where rho is its coherence
 with the truth: the best guess takes g = rho, realism g = 1, and g = 1 costs nothing where rho is at least one half.
 
-Shape legend: K references, D/H/W voxels, V the two views, U/V film rows and columns, M knots of a curve over wavelengths.
+Shape legend: K references, D/H/W and N voxels, V the two views, U/V film rows and columns, M knots over wavelengths.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Patient:
         estimate_11NNN: Normalised estimate on any grid of the cube.
         films_1VUV: Normalised films.
         trust_1V: How far each is trusted, from 0, absent, to 1.
-        spread_11DHW: Standard deviation of the estimate's error, see `axon.geometry.consistency.make_consistent`; on any grid.
+        spread_11DHW: Standard deviation of the estimate's error, on any grid; see `make_consistent`.
     """
 
     estimate_11NNN: Tensor
@@ -121,7 +122,9 @@ class Fusion:
         below = place.floor().long().clamp(max=len(gain_M) - 2)
         gain_M = gain_M.to(volume_11DHW)
         gain = torch.lerp(gain_M[below], gain_M[below + 1], place - below)
-        return torch.fft.irfftn(torch.fft.rfftn(volume_11DHW, dim=(2, 3, 4)) * gain, s=volume_11DHW.shape[2:], dim=(2, 3, 4))
+        return torch.fft.irfftn(
+            torch.fft.rfftn(volume_11DHW, dim=(2, 3, 4)) * gain, s=volume_11DHW.shape[2:], dim=(2, 3, 4)
+        )
 
     def _place(self, size: int, device: torch.device) -> Tensor:
         """Where each frequency of a real transform lies among the knots, from 0 to M - 1; shape (D, H, W // 2 + 1)."""
@@ -137,7 +140,9 @@ class Fusion:
         physics, extent_mm, xray, hu_window = self.obey
         patient = self.patient
         volume_11DHW = volume_11DHW.clamp(-1, 1)
-        return make_consistent(volume_11DHW, patient.films_1VUV, patient.trust_1V, self.spread_11DHW, physics, extent_mm, xray, hu_window)
+        return make_consistent(
+            volume_11DHW, patient.films_1VUV, patient.trust_1V, self.spread_11DHW, physics, extent_mm, xray, hu_window
+        )
 
 
 def _grown(volume_B1NNN: Tensor, size: int) -> Tensor:

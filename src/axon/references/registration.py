@@ -1,9 +1,9 @@
 """Warp references to a patient: into the estimate, and further until their re-projections are like the films.
 
-From coarse to fine. At each level the loss of a reference is the L1 distance of its 11 mm version to that of the estimate (which shows
-nothing finer), the roughness of its velocity field, and minus the local correlation of its high-passed re-projections with the films; an
-unknown exposure, look-up table or low-frequency filter of the film hardly moves the latter. Every reference is found on its own, so that
-one more or less does not change the others.
+From coarse to fine. At each level the loss of a reference is the L1 distance of its 11 mm version to that of the estimate
+(which shows nothing finer), the roughness of its velocity field, and minus the local correlation of its high-passed
+re-projections with the films; an unknown exposure, look-up table or low-frequency filter of the film hardly moves the
+latter. Every reference is found on its own, so that one more or less does not change the others.
 
 Shape legend: K references, V the two views, D/H/W or N voxels, C lattice points, U/V film rows and columns, B batch.
 """
@@ -101,7 +101,7 @@ class Registration:
     Attributes:
         warps_K1DHW: The references, normalised, on their own grid; K is 0 where none converged.
         displacement_K3NNN: Where each voxel of a warp comes from, in half sides of the cube.
-        score_KV: Local correlation of the warp's re-projections with each film, from -1 to 1; 0 for a film that is not trusted.
+        score_KV: Local correlation of the warp's re-projections with each film, -1 to 1; not trusted films: meaningless.
         fit_K: Mean absolute difference from the estimate, normalised, at 11 mm.
         loss_K: What was made small, by which they are ordered.
         index_K: Which of the references given each is; their number is added for a mirrored copy.
@@ -143,7 +143,9 @@ class FilmTarget:
         window_mm, high_pass_mm: As of `ReferencesConfig`.
     """
 
-    def __init__(self, films_1VUV: Tensor, trust_1V: Tensor, xray: XrayConfig, pixels: int, window_mm: float, high_pass_mm: float) -> None:
+    def __init__(
+        self, films_1VUV: Tensor, trust_1V: Tensor, xray: XrayConfig, pixels: int, window_mm: float, high_pass_mm: float
+    ) -> None:
         factor = films_1VUV.shape[-1] / pixels
         used_1VUV = ((films_1VUV > 0.005) & (films_1VUV < 0.995)).to(films_1VUV)
         if factor > 1:
@@ -220,19 +222,31 @@ def register(
     with torch.autocast(references_K1DHW.device.type, enabled=False):
         search = _Search(references_K1DHW.float(), estimate_11NNN.float(), extent_mm, (low, high), config)
         for number, level in enumerate(config.levels):
-            target = FilmTarget(films_1VUV.float(), trust_1V.float(), xray, level.size, config.window_mm, config.high_pass_mm)
-            search.descend(level, target, lambda share, n=number: progress("references", (n + share) / len(config.levels)))
+            target = FilmTarget(
+                films_1VUV.float(), trust_1V.float(), xray, level.size, config.window_mm, config.high_pass_mm
+            )
+            search.descend(
+                level, target, lambda share, n=number: progress("references", (n + share) / len(config.levels))
+            )
         return search.result(target)
 
 
 class _Search:
     """The state of a registration: each level's lattice of velocities, and which references are still in it."""
 
-    def __init__(self, references: Tensor, estimate: Tensor, extent_mm: float, hu_window: tuple[float, float], config: ReferencesConfig):
+    def __init__(
+        self,
+        references: Tensor,
+        estimate: Tensor,
+        extent_mm: float,
+        hu_window: tuple[float, float],
+        config: ReferencesConfig,
+    ):
         self.references, self.extent_mm, self.hu_window, self.config = references, extent_mm, hu_window, config
         self.index_K = torch.arange(len(references), device=references.device)
-        self.target = _shrunk(estimate, FIT_SIZE)
-        self.blurred = _shrunk(references, FIT_SIZE)
+        # What the estimate cannot show is taken from the references, too.
+        size = min(FIT_SIZE, estimate.shape[-1])
+        self.target, self.blurred = _shrunk(estimate, size), _shrunk(references, size)
         self.lattices: list[Tensor] = []
         self.flow_size = 0
 
@@ -262,7 +276,9 @@ class _Search:
             progress((step + 1) / level.steps)
         self.lattices = [lattice.detach() for lattice in self.lattices]
 
-    def losses(self, level: Level, target: FilmTarget, sharp: Tensor, render: Renderer) -> tuple[Tensor, Tensor, Tensor]:
+    def losses(
+        self, level: Level, target: FilmTarget, sharp: Tensor, render: Renderer
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Each reference's loss, its fit to the estimate, both (K,), and its score with each film, (K, V)."""
         velocity = self.velocity()
         displacement = deformation.flow(velocity)
@@ -289,15 +305,23 @@ class _Search:
         loss_K, fit_K, score_KV = self.losses(level, target, *self._materials(level, target))
         displacement = deformation.flow(self.velocity())
         order = loss_K.argsort()
-        sound = loss_K.isfinite() & (fit_K <= self.config.most_misfit) & (deformation.smallest_jacobian(displacement) > 0)
+        sound = (
+            loss_K.isfinite() & (fit_K <= self.config.most_misfit) & (deformation.smallest_jacobian(displacement) > 0)
+        )
         trusted_V = target.trust_1V[0] > 0
         if level.film and bool(trusted_V.any()):
             sound &= score_KV[:, trusted_V].mean(dim=1) >= self.config.min_score
         order = order[sound[order]]
         self._keep(order)
-        reason = "" if bool(sound.all()) else f"{int((~sound).sum())} of {len(sound)} references did not come to look like the films"
+        reason = (
+            ""
+            if bool(sound.all())
+            else f"{int((~sound).sum())} of {len(sound)} references did not come to look like the films"
+        )
         warps = deformation.warp(self.references, displacement[order], -1.0)
-        return Registration(warps, displacement[order], score_KV[order], fit_K[order], loss_K[order], self.index_K, reason)
+        return Registration(
+            warps, displacement[order], score_KV[order], fit_K[order], loss_K[order], self.index_K, reason
+        )
 
 
 def _shrunk(volume_K1DHW: Tensor, size: int) -> Tensor:

@@ -75,11 +75,10 @@ class XrayConfig:
     detector_px: int = 64
     pixel_pitch_mm: float = 7.0
 
-    def coarsened(self, factor: int) -> XrayConfig:
-        """The same field of view with ``factor`` times fewer pixels a side."""
-        return dataclasses.replace(
-            self, detector_px=self.detector_px // factor, pixel_pitch_mm=self.pixel_pitch_mm * factor
-        )
+    def with_pixels(self, pixels: int) -> XrayConfig:
+        """The same field of view with so many pixels a side."""
+        pitch = self.pixel_pitch_mm * self.detector_px / pixels
+        return dataclasses.replace(self, detector_px=pixels, pixel_pitch_mm=pitch)
 
 
 @dataclass(frozen=True)

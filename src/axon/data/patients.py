@@ -53,7 +53,7 @@ class Patient:
 
     Attributes:
         id: Keyed hash of the id, as of `patient_hash`.
-        fingerprint: Of the CT, hexadecimal, as of `fingerprint`.
+        fingerprint: Of the CT, hexadecimal, as of `fingerprint`; empty where it has none, and only the id tells.
     """
 
     id: str
@@ -86,7 +86,7 @@ class Patients:
 def patient_hash(patient_id: str) -> str:
     """Keyed hash of a patient's id: ``p`` and 12 hexadecimal digits.
 
-    `axon.data.readers` gives that of a DICOM series' PatientID already, and it stays as it is; so a patient is the same
+    `axon.readers` gives that of a DICOM series' PatientID already, and it stays as it is; so a patient is the same
     in a series and in a NIfTI file that is named by the same id.
     """
     return patient_id if re.fullmatch("p[0-9a-f]{12}", patient_id) else pseudonym("p", patient_id, 12)
@@ -116,7 +116,9 @@ def fingerprint(volume: Volume) -> str:
 
 
 def similarity(one: str, other: str) -> float:
-    """Share of the bits of two fingerprints that are equal, 0 to 1."""
+    """Share of the bits of two fingerprints that are equal, 0 to 1; 0 where one is empty."""
+    if not (one and other):
+        return 0.0
     return 1 - (int(one, 16) ^ int(other, 16)).bit_count() / BITS
 
 
@@ -181,7 +183,7 @@ def read_patients(model: Path) -> Patients | None:
 
 def _whole(patient: Patient) -> bool:
     return bool(
-        re.fullmatch("p[0-9a-f]{12}", patient.id) and re.fullmatch(f"[0-9a-f]{{{BITS // 4}}}", patient.fingerprint)
+        re.fullmatch("p[0-9a-f]{12}", patient.id) and re.fullmatch(f"([0-9a-f]{{{BITS // 4}}})?", patient.fingerprint)
     )
 
 

@@ -15,6 +15,7 @@ from axon.baselines.methods import TRAINED
 from axon.compute.devices import choose_device
 from axon.config import Config
 from axon.data.cases import Case
+from axon.data.patients import write_patients
 from axon.data.prepared import PreparedDataset
 from axon.errors import AxonError
 from axon.evaluation.calibration import error_curve, step_share
@@ -29,6 +30,7 @@ from axon.models.folders import load_network
 from axon.models.superres import downsample
 from axon.models.unet import RegressionUNet
 from axon.pretrained import seal
+from axon.references.candidates import library_of, trained_on
 
 View = Literal["bi", "mono"]
 
@@ -75,7 +77,10 @@ def evaluate(
     if not test_sets:
         raise AxonError("NO_TEST_CASES", "the dataset has no test case", "add patients, or raise data.internal_share")
     device = choose_device()
-    pipeline = AxonPipeline.assemble(config, bridge, refiner, superres).to(device)
+    library, left_out = library_of(data, config)
+    if config.references.count:
+        print(f"{len(library)} references{f'; left out: {left_out}' if left_out else ''}", flush=True)
+    pipeline = AxonPipeline.assemble(config, bridge, refiner, superres, library).to(device)
     calibrate(pipeline, data.load("val"), config)
     trained = {name: load_network(RegressionUNet, baselines / name).to(device) for name in TRAINED}
 
@@ -124,6 +129,7 @@ def evaluate(
     table = summary_table(evaluation)
     with whole_folder(out) as part:
         pipeline.to("cpu").save_pretrained(part / "model", safe_serialization=True)
+        write_patients(part / "model", trained_on(data, config))
         seal(part / "model")
         save(part, evaluation)
         (part / STRIPS).mkdir()

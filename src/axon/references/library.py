@@ -15,6 +15,7 @@ Shape legend: D slices (towards the head), H rows (towards the back), W columns 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import lzma
@@ -144,6 +145,40 @@ class Built:
     left_out: tuple[tuple[str, str, str], ...]
 
 
+class Library:
+    """The references of a model folder as they are stored; each CT is unpacked when it is asked for.
+
+    Args:
+        facts: What ``references.json`` says of each.
+        packed: The byte tensor of each, by id.
+    """
+
+    def __init__(self, facts: list[dict[str, Any]], packed: dict[str, np.ndarray]) -> None:
+        self.facts, self.packed = facts, packed
+
+    @classmethod
+    def load(cls, model: Path) -> Library:
+        """Read ``references/`` of a model folder; empty where there is none. Raises AxonError as `read_facts` does."""
+        facts = read_facts(model)
+        if not facts:
+            return cls([], {})
+        with open_tensors(model) as file:
+            return cls(facts, {fact["id"]: packed_tensor(file, fact["id"]) for fact in facts})
+
+    def save(self, model: Path) -> None:
+        """Write ``references/`` into a model folder; nothing where there is none."""
+        if self.facts:
+            write_library(model / FOLDER, self.facts, self.packed)
+
+    def __len__(self) -> int:
+        return len(self.facts)
+
+    @functools.cached_property
+    def references(self) -> list[Reference]:
+        """Every reference, unpacked and checked. Raises AxonError as `load_library` does."""
+        return [_reference(fact, self.packed[fact["id"]]) for fact in self.facts]
+
+
 def build_library(
     model: Path,
     candidates: Iterable[Candidate],
@@ -202,11 +237,7 @@ def load_library(model: Path) -> list[Reference]:
             changed, ``REFERENCE_GRID`` where a reference is on another grid than the first, ``REFERENCE_LICENCE`` where
             one names no licence or source and is not marked as unlicensed.
     """
-    facts = read_facts(model)
-    if not facts:
-        return []
-    with open_tensors(model) as file:
-        return [_reference(fact, packed_tensor(file, fact["id"])) for fact in facts]
+    return Library.load(model).references
 
 
 def read_facts(model: Path) -> list[dict[str, Any]]:

@@ -340,11 +340,14 @@ class EvaluationConfig:
         samples: K, the number of diffusion samples for the mean and the standard deviation.
         bootstrap: Resamples of the confidence intervals.
         confidence: Level of the intervals.
+        gate_metrics: What the gate looks at beside PSNR, by key of `axon.metrics.catalogue`: a model that is worse than
+            the champion in one of them on average is not promoted.
     """
 
     samples: int = 4
     bootstrap: int = 2000
     confidence: float = 0.95
+    gate_metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,7 @@ class AxonOutput:
             none was drawn.
         nearest_DHW: With references, the one that fits best, in this patient's shape, HU.
         used: What the references did; None where they were not asked for or the model has none.
+        networks_DHW: The volume after stage 3, before any reference, on the fine grid.
         refined_DHW: The volume after stage 2, on the coarse grid.
         coarse_DHW: The volume after stage 1, on the coarse grid.
         estimate_DHW: Where the bridge starts, on the coarse grid.
@@ -81,6 +82,7 @@ class AxonOutput:
     mean_DHW: np.ndarray | None
     std_DHW: np.ndarray | None
     samples_KDHW: np.ndarray
+    networks_DHW: np.ndarray
     refined_DHW: np.ndarray
     coarse_DHW: np.ndarray
     estimate_DHW: np.ndarray
@@ -269,6 +271,7 @@ class AxonPipeline(DiffusionPipeline):
         coarse, refined, fine = self._draw(evidence, num_inference_steps or config.volume_steps, 0.0, [seed], weights)
         progress("networks", 1.0)
         stages = {
+            "networks_DHW": self._hu(fine)[0],
             "refined_DHW": self._hu(refined)[0],
             "coarse_DHW": self._hu(coarse)[0],
             "estimate_DHW": self._hu(evidence.endpoint_B1DHW)[0],

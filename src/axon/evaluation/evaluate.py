@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from axon.evaluation.results import FINAL, STRIPS, CaseResult, Evaluation, Pictu
 from axon.evaluation.strips import strip, write_hero
 from axon.files import whole_folder
 from axon.geometry.projection import VIEWS
-from axon.inference import AxonOutput, AxonPipeline
+from axon.inference import REFERENCED, AxonOutput, AxonPipeline
 from axon.metrics.catalogue import shown_in
 from axon.metrics.realism import Appearance, floor_of
 from axon.models.folders import load_network
@@ -40,7 +41,7 @@ FLOOR_CTS = 8
 
 
 @dataclass(frozen=True)
-class Reconstruction:
+class MethodVolumes:
     """Every method's volume of one case from one or two films: HU on the fine grid by method, and the error that AXON
     expects.
     """
@@ -87,7 +88,8 @@ def evaluate(
     pipeline = AxonPipeline.assemble(config, bridge, refiner, superres, library).to(device)
     val = data.load("val")
     calibrate(pipeline, val, config)
-    trained = {name: load_network(RegressionUNet, baselines / name).to(device) for name in TRAINED}
+    here = [name for name in TRAINED if (baselines / name).is_dir()]
+    trained = {name: load_network(RegressionUNet, baselines / name).to(device) for name in here}
 
     rows: list[CaseResult] = []
     strips: dict[str, bytes] = {}
@@ -97,7 +99,7 @@ def evaluate(
         reference = reference_of(case, config)
         seen.setdefault(case.patient_id, reference.appearance)
         for view in ("bi", "mono"):
-            result = reconstruct(pipeline, trained, case, view, config)
+            result = volumes_of(pipeline, trained, case, view, config)
             for method, hu_DHW in result.volumes.items():
                 metrics = _metrics(hu_DHW, reference, method, result, view, config)
                 rows.append(CaseResult(case.case_id, name, view, method, metrics))
@@ -109,7 +111,7 @@ def evaluate(
     pictures = []
     for name, case in cases:
         if (name, case.case_id) in shown:
-            pictures.append(_picture(name, case, reconstruct(pipeline, trained, case, "bi", config), config))
+            pictures.append(_picture(name, case, volumes_of(pipeline, trained, case, "bi", config), config))
     files = [
         file for folder in (bridge, refiner, superres, baselines) for file in sorted((folder / "curves").glob("*.csv"))
     ]
@@ -150,24 +152,28 @@ def evaluate(
     return _headline(evaluation, views)
 
 
-def reconstruct(
+def volumes_of(
     pipeline: AxonPipeline, baselines: dict[str, RegressionUNet], case: Case, view: View, config: Config
-) -> Reconstruction:
+) -> MethodVolumes:
     """Reconstruct a case with every method from its own films: both, or the frontal one alone."""
-    lateral = case.lateral_HW if view == "bi" else None
-    output = pipeline(case.frontal_HW, lateral, num_samples=config.evaluation.samples, seed=config.seed, rendered=True)
-    volumes, seen = pipeline.baseline_volumes(case.frontal_HW, lateral)
+    frontal, lateral = _films(case, view)
+    output = pipeline(frontal, lateral, num_samples=config.evaluation.samples, seed=config.seed, rendered=True)
+    volumes, seen = pipeline.baseline_volumes(frontal, lateral)
     for name, network in baselines.items():
         with torch.no_grad():
             volumes[name] = pipeline.interpolate(network.regress(seen))
-    volumes["regression_consistent"] = pipeline.consistent(volumes["regression"], case.frontal_HW, lateral)
+    if "regression" in volumes:
+        volumes["regression_consistent"] = pipeline.consistent(volumes["regression"], frontal, lateral)
     volumes["axon_estimate"] = pipeline.interpolate_hu(output.estimate_DHW)
     volumes["axon_coarse"] = pipeline.interpolate_hu(output.coarse_DHW)
     volumes["axon_refined"] = pipeline.interpolate_hu(output.refined_DHW)
+    volumes["axon_networks"] = output.networks_DHW
+    if output.nearest_DHW is not None:
+        volumes["nearest_reference"] = output.nearest_DHW
     volumes["axon"] = output.volume.hu_DHW
     volumes["axon_sample"] = output.samples_KDHW[0]
     volumes["axon_mean"] = output.volume.hu_DHW if output.mean_DHW is None else output.mean_DHW
-    return Reconstruction(volumes, output.std_DHW)
+    return MethodVolumes(volumes, output.std_DHW)
 
 
 def calibrate(pipeline: AxonPipeline, cases: list[Case], config: Config) -> None:
@@ -175,17 +181,27 @@ def calibrate(pipeline: AxonPipeline, cases: list[Case], config: Config) -> None
     curves, samples = {}, config.evaluation.samples
     views: tuple[View, ...] = ("mono", "bi") if cases else ()
     pipeline.register_to_config(stage_weights={view: stage_weights(pipeline, cases, view, config) for view in views})
-    for view in views:
+    kinds = (("", False), (REFERENCED, True)) if len(pipeline.library) else (("", False),)
+    for view, (kind, use_references) in itertools.product(views, kinds):
         spreads, errors = [], []
         for case in cases:
-            lateral = case.lateral_HW if view == "bi" else None
             drawn_KDHW = pipeline(
-                case.frontal_HW, lateral, num_samples=samples, seed=config.seed, rendered=True
+                *_films(case, view),
+                num_samples=samples,
+                seed=config.seed,
+                rendered=True,
+                use_references=use_references,
             ).samples_KDHW
             spreads.append(drawn_KDHW.std(axis=0, ddof=1).ravel())
-            errors.append((drawn_KDHW.mean(axis=0) - np.clip(case.hu_DHW, *config.model.hu_window)).ravel())
-        curves[view] = error_curve(np.concatenate(spreads), np.concatenate(errors))
+            errors.append((drawn_KDHW.mean(axis=0) - np.clip(case.truth_DHW, *config.model.hu_window)).ravel())
+        curves[view + kind] = error_curve(np.concatenate(spreads), np.concatenate(errors))
     pipeline.register_to_config(std_curves=curves)
+
+
+def _films(case: Case, view: View) -> tuple[np.ndarray, np.ndarray | None]:
+    """The case's rendered films that a method sees."""
+    frontal, lateral = case.rendered_VUV
+    return frontal, lateral if view == "bi" else None
 
 
 def stage_weights(pipeline: AxonPipeline, cases: list[Case], view: View, config: Config) -> list[float]:
@@ -194,7 +210,7 @@ def stage_weights(pipeline: AxonPipeline, cases: list[Case], view: View, config:
 
     def volumes(case: Case, *more: float) -> AxonOutput:
         pipeline.register_to_config(stage_weights={view: [*weights, *more]})
-        return pipeline(case.frontal_HW, case.lateral_HW if view == "bi" else None, seed=config.seed, rendered=True)
+        return pipeline(*_films(case, view), seed=config.seed, rendered=True, use_references=False)
 
     truths = [np.clip(case.hu_DHW, *config.model.hu_window).astype(np.float32) for case in cases]
     coarse = [downsample(torch.from_numpy(truth)[None, None], config.grid.upscale)[0, 0].numpy() for truth in truths]
@@ -206,13 +222,13 @@ def stage_weights(pipeline: AxonPipeline, cases: list[Case], view: View, config:
     weights.append(
         step_share((out.coarse_DHW, out.refined_DHW, truth) for out, truth in zip(drawn, coarse, strict=True))
     )
-    ends = [[volumes(case, share).volume.hu_DHW for share in (0.0, 1.0)] for case in cases]
+    ends = [[volumes(case, share).networks_DHW for share in (0.0, 1.0)] for case in cases]
     weights.append(step_share((before, after, truth) for (before, after), truth in zip(ends, truths, strict=True)))
     return weights
 
 
 def _metrics(
-    hu_DHW: np.ndarray, reference: Reference, method: str, result: Reconstruction, view: View, config: Config
+    hu_DHW: np.ndarray, reference: Reference, method: str, result: MethodVolumes, view: View, config: Config
 ) -> dict[str, float]:
     """Every measure; for the mean of samples also how often 2 standard deviations hold the truth."""
     metrics = measured(hu_DHW, reference, view, config)
@@ -234,7 +250,7 @@ def _floor(seen: dict[str, Appearance], val: list[Case], config: Config) -> dict
     return floor_of(chosen) if len(chosen) > 1 else {}
 
 
-def _picture(set_name: str, case: Case, result: Reconstruction, config: Config) -> Picture:
+def _picture(set_name: str, case: Case, result: MethodVolumes, config: Config) -> Picture:
     reprojected, films = reproject(result.volumes["axon"], config), input_films(case)
     return Picture(
         case_id=case.case_id,

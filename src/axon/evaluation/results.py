@@ -28,6 +28,8 @@ STAGES = {
     "axon_estimate": "AXON, estimate (before 1)",
     "axon_coarse": "AXON, coarse (stage 1)",
     "axon_refined": "AXON, refined (stage 2)",
+    "axon_networks": "AXON, networks alone (stage 3)",
+    "nearest_reference": "Nearest reference, warped",
 }
 FINAL = {"axon": "AXON", "axon_sample": "AXON, one sample", "axon_mean": "AXON, mean of samples"}
 METHODS = {**BASELINES, **STAGES, **FINAL}

@@ -16,8 +16,8 @@ from PIL import Image
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from axon.dicom.ct import read_ct_series
-from axon.dicom.xray import read_xray
 from axon.geometry.volume import Volume
+from axon.readers.films import read_xray
 from tests.conftest import REAL_DATA_UNSET
 from tests.unit.ct_series import write_series
 from tests.unit.films import chest_like, write_film

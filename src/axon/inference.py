@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor
-from torch.nn import functional as F
 
 from axon.config import Config, PhysicsConfig, ReferencesConfig, XrayConfig
 from axon.errors import AxonError
+from axon.geometry.film import to_detector
 from axon.geometry.projection import normalise_film
 from axon.geometry.volume import Volume, cube_affine
 from axon.models.estimator import Evidence, FilmEstimator
@@ -451,14 +451,7 @@ class AxonPipeline(DiffusionPipeline):
                     f"every pixel of the {name} film has the same value",
                     "check that the right file was read",
                 )
-            rows, columns = film_UV.shape
-            square = max(rows, columns)
-            top, left = (square - rows) // 2, (square - columns) // 2
-            padded = np.full((square, square), film_UV.min(), dtype=np.float32)
-            padded[top : top + rows, left : left + columns] = film_UV
-            on_detector = torch.from_numpy(padded)[None, None]
-            if square != side:
-                on_detector = F.interpolate(on_detector, (side, side), mode="bilinear", antialias=True)
+            on_detector = torch.from_numpy(to_detector(film_UV, side))[None, None]
             films[0, n] = normalise_film(on_detector)[0, 0]
             given[0, n] = trust
         return films.to(self.device), given.to(self.device)

@@ -22,7 +22,7 @@ class Film:
     """A real film of the patient, not taken with the CT and not registered to it.
 
     Attributes:
-        image_HW: float32 in [0, 1], bone white, as `axon.dicom.xray.Xray` has it, its longer side shrunk to at most
+        image_HW: float32 in [0, 1], bone white, as `axon.readers.films.Xray` has it, its longer side shrunk to at most
             512.
         pixel_spacing_mm: Between rows and between columns of ``image_HW``, or None where the file does not say.
         confidence: That it is the view it is kept as, 0 to 1.

@@ -66,7 +66,7 @@ _LICENSES_2 = f"""# Licences and citations
 
 ## LIDC-IDRI-0001 and p* (collection lidc_idri)
 
-Creative Commons Attribution 3.0 Unported, https://creativecommons.org/licenses/by/3.0/. Changed: LIDC-IDRI-0001 averaged
+Creative Commons Attribution 3.0 Unported, https://creativecommons.org/licenses/by/3.0/. Changed: 0001 averaged
 to 2.5 mm; the others resampled to 2.8 mm in a cube of 360 mm, head and chin blanked, their ids replaced.
 
 {_CITATION}

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor
+from torch.nn import functional as F
 
 from axon.config import Config, PhysicsConfig, ReferencesConfig, XrayConfig
 from axon.errors import AxonError
@@ -29,17 +30,13 @@ from axon.models.superres import SuperResolver, upsample
 from axon.models.unet import BridgeUNet, RefinerControlNet
 from axon.references.fusion import Fusion, Patient
 from axon.references.library import Library
-from axon.references.registration import Progress, register
+from axon.references.registration import Progress, register, silent
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 
 BATCH = 8
 """Samples that are drawn together."""
 REFERENCED = "_references"
 """Behind the views' name: the curve of expected errors of samples that references went into."""
-
-
-def silent(part: str, share: float) -> None:
-    """Nobody is told how far it is."""
 
 
 @dataclass(frozen=True)

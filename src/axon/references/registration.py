@@ -26,6 +26,11 @@ FIT_SIZE = 32
 FILM_SCALE = 40.0
 """Brings a render's units, line integrals of 0 to 10, near those of a film; the correlation does not depend on it."""
 Progress = Callable[[str, float], None]
+"""Told the part that is at work and how much of it is done, 0 to 1."""
+
+
+def silent(part: str, share: float) -> None:
+    """Nobody is told how far it is."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,7 @@ def register(
     extent_mm: float,
     hu_window: tuple[float, float],
     config: ReferencesConfig,
-    progress: Progress = lambda part, share: None,
+    progress: Progress = silent,
 ) -> Registration:
     """Warp every reference to the estimate and the films; the best come first.
 

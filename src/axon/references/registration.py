@@ -1,8 +1,8 @@
 """Warp references to a patient: into the estimate, and further until their re-projections are like the films.
 
-From coarse to fine. At each level the loss of a reference is the L1 distance of its 11 mm version to that of the estimate
-(which shows nothing finer), the roughness of its velocity field, and minus the local correlation of its high-passed
-re-projections with the films; an unknown exposure, look-up table or low-frequency filter of the film hardly moves the
+From coarse to fine. At each level the loss of a reference is the L1 distance of its 11 mm version to that of the
+estimate (which shows nothing finer), the roughness of its velocity field, and minus the local correlation of its
+high-passed re-projections with the films; an unknown exposure, look-up table or low-frequency filter of the film hardly moves the
 latter. Every reference is found on its own, so that one more or less does not change the others.
 
 Shape legend: K references, V the two views, D/H/W or N voxels, C lattice points, U/V film rows and columns, B batch.
@@ -89,8 +89,8 @@ class ReferencesConfig:
     sample_tolerance: float = 0.02
     wavelength_mm: tuple[float, ...] = (180.0, 90.0, 60.0, 45.0, 30.0, 22.0, 15.0, 11.0, 8.0, 5.6)
     estimate_share: tuple[float, ...] = (0.15,) * 10
-    variety: float = 0.7
-    detail: float = 0.6
+    variety: float = 1.0
+    detail: float = 0.7
     most_gain: float = 1.6
 
 
@@ -101,7 +101,7 @@ class Registration:
     Attributes:
         warps_K1DHW: The references, normalised, on their own grid; K is 0 where none converged.
         displacement_K3NNN: Where each voxel of a warp comes from, in half sides of the cube.
-        score_KV: Local correlation of the warp's re-projections with each film, -1 to 1; not trusted films: meaningless.
+        score_KV: Local correlation of the warp's re-projections with each film, -1 to 1; of trusted films alone.
         fit_K: Mean absolute difference from the estimate, normalised, at 11 mm.
         loss_K: What was made small, by which they are ordered.
         index_K: Which of the references given each is; their number is added for a mirrored copy.

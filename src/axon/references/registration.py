@@ -85,7 +85,7 @@ class ReferencesConfig:
     high_pass_mm: float = 75.0
     min_score: float = 0.5
     most_misfit: float = 0.15
-    temper: float = 0.02
+    temper: float = 0.1
     tolerance: float = 0.1
     sample_tolerance: float = 0.02
     wavelength_mm: tuple[float, ...] = (180.0, 90.0, 60.0, 45.0, 30.0, 22.0, 15.0, 11.0, 8.0, 5.6)

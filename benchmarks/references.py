@@ -1,8 +1,7 @@
 """What references warped to the films are worth, and what they survive: other looks, noise, poses, renderers, one film.
 
 Films are rendered from CTs of validation or test patients; the library is the model's own training patients. Each piece
-is
-one kind of film, or one method beside ours: `bspline` warps each reference to the estimate alone, with SimpleITK.
+is one kind of film, or one method beside ours: `bspline` warps each reference to the estimate alone, with SimpleITK.
 
 Examples:
     python -m benchmarks.references                                    every piece on the validation patients
@@ -10,8 +9,7 @@ Examples:
     python -m benchmarks.references --only bspline
 
 Writes OUT/references.md and OUT/pieces/, one file for each patient and piece; the same command again goes on where it
-stopped.
-Choose settings on validation patients alone. Research only: anatomy may be hallucinated.
+stopped. Choose settings on validation patients alone. Research only: anatomy may be hallucinated.
 """
 
 from __future__ import annotations
@@ -86,9 +84,7 @@ def clinical(hu_DHW: np.ndarray, extent_mm: float, seed: int) -> Tensor:
 
 
 def posed(hu_DHW: np.ndarray, extent_mm: float, seed: int, degrees: float = 0.0, shift_mm: float = 0.0) -> Tensor:
-    """The patient stands otherwise than was said: turned about all axes and shifted, the other way for the other
-    film.
-    """
+    """The patient stands otherwise than was said: turned and shifted, the other way for the other film."""
     generator = torch.Generator().manual_seed(seed)
     sign_3 = torch.rand(3, generator=generator).round() * 2 - 1
     films = []
@@ -120,8 +116,7 @@ def nanodrr(hu_DHW: np.ndarray, extent_mm: float, seed: int) -> Tensor:
     down, across = torch.meshgrid(-mm, mm, indexing="ij")
     behind = xray.source_object_mm - xray.source_detector_mm
     eye, distance, films = torch.eye(4)[None], torch.tensor([xray.source_detector_mm]), []
-    # The frontal source is at the back (+P), its columns run to the left; the lateral one at the right (-L), columns to
-    # the back.
+    # The frontal source is at the back, its columns run to the left; the lateral one at the right, columns to the back.
     for source, pixels in (
         (
             torch.tensor([0.0, xray.source_object_mm, 0.0]),
@@ -159,9 +154,7 @@ PIECES: dict[str, Films] = {
     "nanodrr": nanodrr,
     "bspline": rendered,
 }
-"""What makes the films of each piece; `frontal` goes without the lateral one, `bspline` is the other method on
-`rendered` films.
-"""
+"""What makes the films of each piece; `frontal` goes without the lateral one, `bspline` is another method."""
 
 
 def _detector(pixels: int) -> XrayConfig:
@@ -261,9 +254,7 @@ def dice(a: Tensor, b: Tensor) -> float:
 
 
 def bspline(references_K1DHW: Tensor, estimate_11NNN: Tensor) -> Tensor:
-    """Mean of the references, each warped to the estimate by SimpleITK (mean squares, grid of 8, LBFGSB, two
-    resolutions).
-    """
+    """Mean of the references, each warped to the estimate by SimpleITK: mean squares, grid of 8, LBFGSB."""
     import SimpleITK as sitk
 
     fixed = sitk.GetImageFromArray(F.interpolate(estimate_11NNN, (64,) * 3, mode="trilinear")[0, 0].numpy())

@@ -315,13 +315,13 @@ class ReferencesConfig:
     high_pass_mm: float = 75.0
     min_score: float = 0.5
     most_misfit: float = 0.15
-    temper: float = 0.02
+    temper: float = 0.1
     tolerance: float = 0.1
     sample_tolerance: float = 0.02
     wavelength_mm: tuple[float, ...] = (180.0, 90.0, 60.0, 45.0, 30.0, 22.0, 15.0, 11.0, 8.0, 5.6)
     estimate_share: tuple[float, ...] = (0.15,) * 10
-    variety: float = 0.7
-    detail: float = 0.6
+    variety: float = 1.0
+    detail: float = 0.7
     most_gain: float = 1.6
 
     @classmethod

@@ -2,8 +2,7 @@
 
 The velocity is a cubic B-spline on a lattice of control points; its flow after unit time comes from scaling and
 squaring (Arsigny et al., "A log-Euclidean framework for statistics on diffeomorphisms", MICCAI 2006). The flow of a
-smooth field folds nowhere, so that its Jacobian determinant is positive; on a grid this is checked, not presumed
-(`smallest_jacobian`).
+smooth field folds nowhere: its Jacobian determinant is positive. On a grid that is checked (`smallest_jacobian`).
 
 Shape legend: B batch, 3 components along W, H, D in that order, in half sides of the cube; C lattice points a side, N
 voxels a side, X any channels.
@@ -22,8 +21,8 @@ SQUARINGS = 3
 def spline_basis(control: int, size: int, device: torch.device | None = None) -> Tensor:
     """Cubic B-spline weights of ``control`` (at least 4) lattice points on the centres of ``size`` voxels.
 
-    Shape (size, control). The lattice reaches one spacing beyond the cube on each side, so that the weights of every
-    voxel sum to one.
+    Shape (size, control). The lattice reaches one spacing beyond the cube on each side, so that every voxel's weights
+    sum to one.
     """
     centre_N = (torch.arange(size, dtype=torch.float64) + 0.5) / size * (control - 3) + 1
     distance_NC = (centre_N[:, None] - torch.arange(control, dtype=torch.float64)).abs()

@@ -130,3 +130,18 @@ def lift_both(films_BCUV: Tensor, size: int, extent_mm: float, xray: XrayConfig)
     """Frontal and lateral films, shape (B, 2, U, V), lifted to (B, 2, size, size, size)."""
     lifted = [lift_film(films_BCUV[:, n : n + 1], size, extent_mm, xray, view) for n, view in enumerate(VIEWS)]
     return torch.cat(lifted, dim=1)
+
+
+class Renderer:
+    """`project` for one grid and detector, its matrices made once."""
+
+    def __init__(self, size: int, extent_mm: float, xray: XrayConfig, like: Tensor) -> None:
+        self.rays = [_rays(size, extent_mm, xray, view, like) for view in VIEWS]
+
+    def __call__(self, volume_B1DHW: Tensor) -> Tensor:
+        """Line integrals of both views, shape (B, 2, U, V)."""
+        films = []
+        for view, (rows_LUD, across_LKV, length_UV) in zip(VIEWS, self.rays, strict=True):
+            rows_BCULK = (rows_LUD @ _layers(volume_B1DHW, view)).movedim(3, 2)
+            films.append((rows_BCULK.flatten(3) @ across_LKV.flatten(0, 1)) * length_UV)
+        return torch.cat(films, dim=1)

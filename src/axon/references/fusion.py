@@ -7,8 +7,7 @@ for every seed, a sharper vote, and the power that a mean lacks in a band of wav
 (`axon.geometry.consistency`).
 
 Adding a reference's detail with gain g changes a band's error from P to P (1 - 2 g rho + g^2), where rho is its
-coherence
-with the truth: the best guess takes g = rho, realism g = 1, and g = 1 costs nothing where rho is at least one half.
+coherence with the truth: the best guess takes g = rho, realism g = 1, which costs nothing where rho is above one half.
 
 Shape legend: K references, D/H/W and N voxels, V the two views, U/V film rows and columns, M knots over wavelengths.
 """

@@ -2,14 +2,15 @@
 
 From coarse to fine. At each level the loss of a reference is the L1 distance of its 11 mm version to that of the
 estimate (which shows nothing finer), the roughness of its velocity field, and minus the local correlation of its
-high-passed re-projections with the films; an unknown exposure, look-up table or low-frequency filter of the film hardly
-moves the latter. Every reference is found on its own, so that one more or less does not change the others.
+high-passed re-projections with the films; an unknown exposure, look-up table or low-frequency filter of the film
+hardly moves the latter. Every reference is found on its own, so that one more or less does not change the others.
 
 Shape legend: K references, V the two views, D/H/W or N voxels, C lattice points, U/V film rows and columns, B batch.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 
 from axon.config import LevelConfig, ReferencesConfig, XrayConfig
 from axon.geometry import deformation
-from axon.geometry.projection import VIEWS, _layers, _rays, attenuation
+from axon.geometry.projection import VIEWS, Renderer, attenuation
 
 FIT_SIZE = 32
 """Voxels a side of the grid on which references are compared with the estimate: 11 mm of 360, all that it shows."""
@@ -40,8 +41,7 @@ class Registration:
     Attributes:
         warps_K1DHW: The references, normalised, on their own grid; K is 0 where none converged.
         displacement_K3NNN: Where each voxel of a warp comes from, in half sides of the cube.
-        score_KV: Local correlation of the warp's re-projections with each film, -1 to 1; not trusted films:
-            meaningless.
+        score_KV: Local correlation of the warp's re-projections with each film, -1 to 1; 0 for one not trusted.
         fit_K: Mean absolute difference from the estimate, normalised, at 11 mm.
         loss_K: What was made small, by which they are ordered.
         index_K: Which of the references given each is; their number is added for a mirrored copy.
@@ -61,21 +61,6 @@ class Registration:
         return self.score_KV[:, trust_1V[0] > 0].mean(dim=1)
 
 
-class Renderer:
-    """`axon.geometry.projection.project` for one grid and detector, its matrices made once."""
-
-    def __init__(self, size: int, extent_mm: float, xray: XrayConfig, like: Tensor) -> None:
-        self.rays = [_rays(size, extent_mm, xray, view, like) for view in VIEWS]
-
-    def __call__(self, attenuation_K1NNN: Tensor) -> Tensor:
-        """Line integrals of both views, shape (K, 2, U, V)."""
-        films = []
-        for view, (rows_LUD, across_LKV, length_UV) in zip(VIEWS, self.rays, strict=True):
-            rows_BCULK = (rows_LUD @ _layers(attenuation_K1NNN, view)).movedim(3, 2)
-            films.append((rows_BCULK.flatten(3) @ across_LKV.flatten(0, 1)) * length_UV)
-        return torch.cat(films, dim=1)
-
-
 class FilmTarget:
     """What re-projections are compared with at one resolution: high-passed films, and where and how far they count.
 
@@ -84,18 +69,18 @@ class FilmTarget:
         trust_1V: How far each is trusted, 0 to 1.
         xray: Their geometry.
         pixels: Pixels a side to compare at.
-        window_mm, high_pass_mm: As of `ReferencesConfig`.
+        config: Its windows.
     """
 
     def __init__(
-        self, films_1VUV: Tensor, trust_1V: Tensor, xray: XrayConfig, pixels: int, window_mm: float, high_pass_mm: float
+        self, films_1VUV: Tensor, trust_1V: Tensor, xray: XrayConfig, pixels: int, config: ReferencesConfig
     ) -> None:
         factor = films_1VUV.shape[-1] / pixels
         used_1VUV = ((films_1VUV > 0.005) & (films_1VUV < 0.995)).to(films_1VUV)
         if factor > 1:
             films_1VUV, used_1VUV = (F.interpolate(x, (pixels,) * 2, mode="area") for x in (films_1VUV, used_1VUV))
         pitch = xray.pixel_pitch_mm * xray.detector_px / films_1VUV.shape[-1]
-        self.window, self.high_pass = _odd(window_mm / pitch), _odd(high_pass_mm / pitch)
+        self.window, self.high_pass = _odd(config.window_mm / pitch), _odd(config.high_pass_mm / pitch)
         self.xray = XrayConfig(xray.source_detector_mm, xray.source_object_mm, films_1VUV.shape[-1], pitch)
         self.trust_1V, self.used_1VUV = trust_1V, (used_1VUV > 0.99).to(films_1VUV)
         self.count_1VUV = _box(self.used_1VUV, self.window)
@@ -104,13 +89,13 @@ class FilmTarget:
         self.mean_1VUV, self.variance_1VUV = self._moments(self.film_1VUV)
 
     def score(self, lines_KVUV: Tensor) -> Tensor:
-        """Mean local correlation with each film, shape (K, V). Differentiable."""
+        """Mean local correlation with each film, shape (K, V), 0 for one that is not trusted. Differentiable."""
         detail_KVUV = self._detail(lines_KVUV / FILM_SCALE)
         mean_KVUV, variance_KVUV = self._moments(detail_KVUV)
         count = self.count_1VUV.clamp(min=1e-3)
         covariance_KVUV = _box(detail_KVUV * self.film_1VUV, self.window) / count - mean_KVUV * self.mean_1VUV
         spread_KVUV = (variance_KVUV.clamp(min=1e-8) * self.variance_1VUV.clamp(min=1e-8)).sqrt()
-        weight = self.count_1VUV * self.used_1VUV
+        weight = self.count_1VUV * self.used_1VUV * (self.trust_1V > 0)[:, :, None, None]
         return (covariance_KVUV / spread_KVUV * weight).sum(dim=(2, 3)) / weight.sum(dim=(2, 3)).clamp(min=1e-3)
 
     def weighed(self, score_KV: Tensor) -> Tensor:
@@ -166,15 +151,14 @@ def register(
     with torch.autocast(references_K1DHW.device.type, enabled=False):
         search = _Search(references_K1DHW.float(), estimate_11NNN.float(), extent_mm, (low, high), config)
         for number, level in enumerate(config.levels):
-            target = FilmTarget(
-                films_1VUV.float(), trust_1V.float(), xray, level.size, config.window_mm, config.high_pass_mm
-            )
-            search.descend(level, target, _part_of(progress, number, len(config.levels)))
+            target = FilmTarget(films_1VUV.float(), trust_1V.float(), xray, level.size, config)
+            done = functools.partial(_tell, progress, number, len(config.levels))
+            search.descend(level, target, done)
         return search.result(target)
 
 
-def _part_of(progress: Progress, number: int, parts: int) -> Callable[[float], None]:
-    return lambda share: progress("references", (number + share) / parts)
+def _tell(progress: Progress, number: int, levels: int, share: float) -> None:
+    progress("references", (number + share) / levels)
 
 
 class _Search:
@@ -187,7 +171,7 @@ class _Search:
         extent_mm: float,
         hu_window: tuple[float, float],
         config: ReferencesConfig,
-    ):
+    ) -> None:
         self.references, self.extent_mm, self.hu_window, self.config = references, extent_mm, hu_window, config
         self.index_K = torch.arange(len(references), device=references.device)
         # What the estimate cannot show is taken from the references, too.
@@ -259,11 +243,8 @@ class _Search:
             sound &= score_KV[:, trusted_V].mean(dim=1) >= self.config.min_score
         order = order[sound[order]]
         self._keep(order)
-        reason = (
-            ""
-            if bool(sound.all())
-            else f"{int((~sound).sum())} of {len(sound)} references did not come to look like the films"
-        )
+        lost = int((~sound).sum())
+        reason = f"{lost} of {len(sound)} references did not come to look like the films" if lost else ""
         warps = deformation.warp(self.references, displacement[order], -1.0)
         return Registration(
             warps, displacement[order], score_KV[order], fit_K[order], loss_K[order], self.index_K, reason

@@ -86,7 +86,11 @@ def floor(cts_DHW: Sequence[Array], affine: np.ndarray) -> dict[str, float]:
     described = [describe(checked(ct, cts_DHW[0])[0], affine) for ct in cts_DHW]
     pairs = [compare(one, other) for one, other in itertools.combinations(described, 2)]
     signed = {key for key, each in METRICS.items() if each.better == "zero"}
-    return {key: sum(abs(pair[key]) if key in signed else pair[key] for pair in pairs) / len(pairs) for key in pairs[0]}
+    means = {}
+    for key in pairs[0]:
+        values = [abs(pair[key]) if key in signed else pair[key] for pair in pairs]
+        means[key] = sum(values) / len(values)
+    return means
 
 
 def describe(hu_DHW: Tensor, affine: np.ndarray) -> Appearance:

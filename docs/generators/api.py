@@ -19,8 +19,8 @@ ENTRY_POINTS = {
         "axon.reconstruct.sample",
     ),
     "Reading": (
-        "axon.dicom.xray.read_xray",
-        "axon.dicom.xray.Xray",
+        "axon.readers.films.read_xray",
+        "axon.readers.films.Xray",
         "axon.dicom.ct.read_ct_series",
         "axon.readers.layouts.find_studies",
         "axon.readers.volumes.read_ct",

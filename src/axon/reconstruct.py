@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from axon import DISCLAIMER, __version__
 from axon.config import XrayConfig
 from axon.dicom.write import SeriesIdentity, stored_hu, write_ct_series
-from axon.dicom.xray import Xray, read_xray
 from axon.errors import AxonError
 from axon.files import refuse_unwritable, sha256_file, whole_folder, write_json
+from axon.geometry.film import believable_spacing, to_detector
 from axon.geometry.projection import VIEWS, normalise_film, render_both
 from axon.geometry.volume import Volume, lps_to_ras
 from axon.pretrained import Model
+from axon.readers.films import Xray, read_xray, sure_view
 
 if TYPE_CHECKING:
     from axon.inference import AxonOutput, AxonPipeline
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 RECORD = "reconstruction.json"
 _WRITTEN = re.compile(rf"(ct|mean|std)\.nii\.gz|dicom(/\d{{4,}}\.dcm)?|preview\.png|{re.escape(RECORD)}")
 """Everything in the folder of a reconstruction."""
-FILM_MM = (200.0, 600.0)
-"""A chest film's longer side in millimetres; a pixel spacing that makes it shorter or longer is not believed."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -160,7 +157,7 @@ def read_films(frontal: Path, lateral: Path | None, trust_views: bool = False) -
         )
         swapped = "the two films are swapped: " if len(wrong) == 2 else ""
         raise AxonError("XRAY_VIEW", f"{swapped}{sources}", f"{order}; if you are sure, add --trust-views")
-    if xrays["frontal"].view == "other" and not trust_views:
+    if sure_view(xrays["frontal"], "frontal") is None and not trust_views:
         message = "neither the header nor the image of the film given as frontal says that it is a frontal chest film"
         raise AxonError("XRAY_VIEW_UNSURE", message, "look at the film; if you are sure, add --trust-views")
     for view, xray in xrays.items():
@@ -176,30 +173,11 @@ def on_detector(films: Films, pipeline: AxonPipeline) -> dict[str, np.ndarray]:
     """The films as the model's detector would hold them, shape (U, V), by view."""
     xray = XrayConfig(**pipeline.config.xray)
     width_mm = xray.detector_px * xray.pixel_pitch_mm
-    return {view: to_detector(film, xray.detector_px, width_mm) for view, film in films.xrays.items()}
-
-
-def to_detector(xray: Xray, side: int, width_mm: float) -> np.ndarray:
-    """A film on a detector of ``side`` pixels and ``width_mm`` a side: centred, cropped or padded with its own lowest
-    value.
-
-    A film with a pixel spacing keeps its size in millimetres; any other is taken to span the detector with its longer
-    side.
-    """
-    rows, columns = xray.image_HW.shape
-    canvas = [max(rows, columns)] * 2
-    if (spacing := _believable_spacing(xray)) is not None:
-        canvas = [max(1, round(width_mm / step)) for step in spacing]
-    out_UV = np.full(canvas, xray.image_HW.min(), dtype=np.float32)
-    source, target = [], []
-    for have, want in zip((rows, columns), canvas, strict=True):
-        kept = min(have, want)
-        source.append(slice((have - kept) // 2, (have - kept) // 2 + kept))
-        target.append(slice((want - kept) // 2, (want - kept) // 2 + kept))
-    out_UV[tuple(target)] = xray.image_HW[tuple(source)]
-    resized = F.interpolate(torch.from_numpy(out_UV)[None, None], (side, side), mode="bilinear", antialias=True)
-    film_UV: np.ndarray = resized[0, 0].numpy()
-    return film_UV
+    films_UV = {}
+    for view, film in films.xrays.items():
+        spacing_mm = believable_spacing(film.image_HW.shape, film.pixel_spacing_mm)
+        films_UV[view] = to_detector(film.image_HW, xray.detector_px, spacing_mm, width_mm)
+    return films_UV
 
 
 def nifti_bytes(volume: Volume) -> bytes:
@@ -262,7 +240,7 @@ def _record(films: Films, model: Model, made: Reconstruction, seed: int) -> dict
     """What made the volume. File names stay out: they may name a patient."""
     inputs = {}
     for view, xray in films.xrays.items():
-        spacing = _believable_spacing(xray)
+        spacing = believable_spacing(xray.image_HW.shape, xray.pixel_spacing_mm)
         inputs[view] = {
             "sha256": sha256_file(films.paths[view]),
             "kind": xray.source,
@@ -287,14 +265,6 @@ def _record(films: Films, model: Model, made: Reconstruction, seed: int) -> dict
         },
         "reprojection_mae": made.reprojection_mae(),
     }
-
-
-def _believable_spacing(xray: Xray) -> tuple[float, float] | None:
-    """The pixel spacing (rows, columns), or None where it is missing or makes no chest film."""
-    if xray.pixel_spacing_mm is None:
-        return None
-    sides = [step * count for step, count in zip(xray.pixel_spacing_mm, xray.image_HW.shape, strict=True)]
-    return xray.pixel_spacing_mm if FILM_MM[0] <= max(sides) <= FILM_MM[1] and min(sides) > FILM_MM[0] / 4 else None
 
 
 def _certainty(xray: Xray) -> str:

@@ -14,7 +14,7 @@ import pydicom
 import pytest
 
 from axon.dicom.ct import read_ct_series
-from axon.dicom.xray import read_xray
+from axon.readers.films import read_xray
 from tests.conftest import REAL_DATA_UNSET
 from tests.support.mutations import write_bases
 

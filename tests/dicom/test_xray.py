@@ -21,10 +21,10 @@ from pydicom.sequence import Sequence
 from axon.config import Config
 from axon.data.phantoms import make_phantom
 from axon.dicom import views
-from axon.dicom.xray import _glyphs, read_xray
 from axon.errors import AxonError
 from axon.geometry.projection import render_both
 from axon.geometry.volume import resample_to_cube
+from axon.readers.films import _glyphs, read_xray
 from axon.readers.layouts import find_studies
 from axon.readers.volumes import read_ct
 from tests.conftest import REAL_DATA_UNSET

@@ -15,7 +15,7 @@ import atheris
 
 with atheris.instrument_imports(include=["axon", "pydicom"]):
     from axon.dicom.ct import read_ct_series
-    from axon.dicom.xray import read_xray
+    from axon.readers.films import read_xray
 
 
 from axon.errors import AxonError

@@ -21,9 +21,9 @@ from axon import DISCLAIMER, pretrained
 from axon.cli import main
 from axon.config import Config
 from axon.dicom.ct import read_ct_series
-from axon.dicom.xray import Xray
+from axon.geometry.film import believable_spacing, to_detector
 from axon.geometry.volume import Volume, cube_affine, lps_to_ras
-from axon.reconstruct import on_detector, read_films, sample, to_detector, write
+from axon.reconstruct import on_detector, read_films, sample, write
 from tests.conftest import REAL_DATA_UNSET
 from tests.support.ct_series import write_series
 from tests.support.films import dicom_film
@@ -189,9 +189,8 @@ def test_a_pixel_spacing_keeps_the_films_size() -> None:
     image_HW[100:200, 50:150] = 1
     parts = {}
     for spacing in (None, (1.0, 1.0), (2.0, 1.0), (50.0, 50.0), (0.02, 0.02)):
-        parts[spacing] = (
-            to_detector(Xray(image_HW, "frontal", 1.0, "tag", spacing, "dicom", ()), 40, 400.0) > 0.5
-        ).sum(axis=(0, 1))
+        believed = believable_spacing(image_HW.shape, spacing)
+        parts[spacing] = (to_detector(image_HW, 40, believed, 400.0) > 0.5).sum(axis=(0, 1))
     assert parts[(1.0, 1.0)] == 10 * 10 and parts[(2.0, 1.0)] == 20 * 10
     assert parts[None] == parts[(50.0, 50.0)] == parts[(0.02, 0.02)] == pytest.approx((100 * 40 / 300) ** 2, rel=0.1)
 

@@ -28,9 +28,9 @@ from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from axon.dicom.ct import read_ct_series
-from axon.dicom.xray import read_xray
 from axon.errors import AxonError
 from axon.geometry.volume import Volume
+from axon.readers.films import read_xray
 from axon.readers.layouts import find_studies
 from tests.support.ct_series import write_series
 from tests.support.films import chest_like, write_film

@@ -14,9 +14,9 @@ from safetensors.numpy import save
 
 from axon.data.cases import Film
 from axon.dicom.views import View
-from axon.dicom.xray import Xray, read_xray
 from axon.errors import AxonError, require
 from axon.files import read_csv, sha256_file
+from axon.readers.films import Xray, read_xray, sure_view
 
 TABLE = "films.csv"
 COLUMNS = ("patient_id", "view", "file", "confidence", "spacing_mm", "shape", "licence", "source", "sha256")
@@ -27,7 +27,6 @@ _SUFFIX = ".safetensors"
 _FACTS = {"view", "pixel_spacing_mm", "confidence"}
 _VIEWS = tuple(view for view in get_args(View) if view != "other")
 _SIDE = 512
-_SURE = 0.7
 
 
 def read_film(path: Path) -> tuple[View, Film]:
@@ -42,14 +41,14 @@ def read_film(path: Path) -> tuple[View, Film]:
     if path.suffix == _SUFFIX:
         return load_film(path)
     xray = read_xray(path)
-    sure = xray.view in _VIEWS and xray.view_confidence >= _SURE
-    require(
-        sure,
-        "XRAY_VIEW_UNSURE",
-        "the view of a film is neither surely frontal nor surely lateral",
-        "set its ViewPosition",
-    )
-    return xray.view, _shrunk(xray)
+    view = sure_view(xray)
+    if view is None:
+        raise AxonError(
+            "XRAY_VIEW_UNSURE",
+            "the view of a film is neither surely frontal nor surely lateral",
+            "set its ViewPosition",
+        )
+    return view, _shrunk(xray)
 
 
 def write_film(folder: Path, name: str, view: View, film: Film) -> dict[str, Any]:

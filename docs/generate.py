@@ -13,7 +13,7 @@ from pathlib import Path
 # Run as a program, it finds what lies in docs, but not docs itself.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from docs.generators import ROOT, api, cli, configuration, errors
+from docs.generators import ROOT, api, cli, configuration, errors, rooms
 
 REFERENCE = ROOT / "docs" / "reference"
 NOTE = "<!-- Made from the code by `make reference`; changes here are lost. -->\n"
@@ -26,7 +26,13 @@ def main() -> int:
         "--check", action="store_true", help="write nothing; fail where a page is not what the code says"
     )
     check = arguments.parse_args().check
-    generators = {"cli.md": cli, "configuration.md": configuration, "errors.md": errors, "api.md": api}
+    generators = {
+        "cli.md": cli,
+        "configuration.md": configuration,
+        "errors.md": errors,
+        "api.md": api,
+        "rooms.svg": rooms,
+    }
     pages = {name: f"{NOTE}\n{generator.page()}" for name, generator in generators.items()}
     stale = [
         name

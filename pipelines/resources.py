@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 from kfp import kubernetes
 from kfp.dsl import PipelineTask
@@ -15,6 +16,7 @@ from axon.orchestration.preflight import IMAGES
 from axon.orchestration.trainjob import NODE
 from components import image
 
+ROOT = Path(__file__).parents[1]
 ACCELERATOR = "nvidia.com/gpu"
 USER_ID = 10001
 VOLUME, MOUNT = "axon-storage", "/mnt/axon"
@@ -55,16 +57,16 @@ class Needs:
     storage: bool = False
 
 
+TRAINING = Needs(cpu="8", memory="64Gi", gpus=1, retries=5, hours=168, storage=True)
+"""Of every step that trains, which is one whose file is called ``train_...``."""
+
 NEEDS = {
     "preflight": Needs(storage=True),
     "fetch": Needs(cpu="2", memory="4Gi", retries=3, hours=12, cached=True, storage=True),
     "ingest": Needs(cpu="4", memory="16Gi", retries=2, hours=12, cached=True),
     "validate": Needs(cpu="2", memory="8Gi", retries=1, hours=2, cached=True),
-    "train_bridge": Needs(cpu="8", memory="64Gi", gpus=1, retries=5, hours=168, storage=True),
+    **{step.stem: TRAINING for step in (ROOT / "components").glob("train_*.py")},
     "sample_coarse": Needs(cpu="8", memory="64Gi", gpus=1, retries=3, hours=24),
-    "train_refiner": Needs(cpu="8", memory="64Gi", gpus=1, retries=5, hours=168, storage=True),
-    "train_superres": Needs(cpu="8", memory="64Gi", gpus=1, retries=5, hours=168, storage=True),
-    "train_baselines": Needs(cpu="8", memory="64Gi", gpus=1, retries=5, hours=168, storage=True),
     "evaluate": Needs(cpu="8", memory="64Gi", gpus=1, retries=3, hours=24),
     "gate": Needs(retries=2),
     "nothing_new": Needs(retries=2),

@@ -1,4 +1,4 @@
-"""The pages of docs/reference, a module a page: its ``page()`` is the page's Markdown."""
+"""The pages of docs/reference, a module a page: its ``page()`` is the text of the page, or of its picture."""
 
 from pathlib import Path
 

@@ -518,8 +518,9 @@ def _check(config: Config) -> None:
     processes = config.training.nodes * config.training.processes
     require(config.training.nodes >= 1, "training.nodes", "at least 1")
     require(config.training.processes >= 1, "training.processes", "at least 1")
-    for name in ("estimator", "bridge", "refiner", "superres", "regression", "gan"):
-        stage: StageConfig = getattr(config.training, name)
+    for name, stage in vars(config.training).items():
+        if not isinstance(stage, StageConfig):
+            continue
         require(stage.steps >= 1 and stage.batch_size >= 1, f"training.{name}.steps", "steps and batch_size at least 1")
         shared = stage.accumulate >= 1 and stage.batch_size % (stage.accumulate * processes) == 0
         require(

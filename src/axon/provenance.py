@@ -55,21 +55,19 @@ def code_revision() -> str:
     """
     if revision := os.environ.get("AXON_CODE_REVISION"):
         return revision
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here)]
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        tracked = (
-            subprocess.run([*git, "ls-files", "--error-unmatch", __file__], capture_output=True, check=False).returncode
-            == 0
-        )
-        dirty = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, check=True
-        ).stdout
+        # An installed package may lie inside the repository of somebody else's project, which does not track it.
+        _git("ls-files", "--error-unmatch", __file__)
+        commit, edited = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
         return f"axon-ct {__version__}"
-    # An installed package may lie inside the repository of somebody else's project.
-    return f"{commit}{'-dirty' if dirty else ''}" if tracked else f"axon-ct {__version__}"
+    return f"{commit}-dirty" if edited else commit
+
+
+def _git(*arguments: str) -> str:
+    """What git says of the repository that this file lies in."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def code_digest(rooms: Sequence[str]) -> str:

@@ -7,6 +7,8 @@ import pytest
 from axon.config import Config
 from benchmarks import ablations
 
+pytestmark = pytest.mark.slow
+
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
 
 

@@ -10,6 +10,8 @@ from axon.data.prepared import PreparedDataset
 from benchmarks import clinical_films
 from tests.support.small_model import small_pipeline
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_look_is_measured_both_ways(tiny_config: Config, tiny_dataset: Path, tmp_path: Path) -> None:
     small_pipeline(tiny_config).save_pretrained(tmp_path / "model")

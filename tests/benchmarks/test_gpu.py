@@ -13,6 +13,8 @@ from axon.config import Config
 from axon.errors import AxonError
 from benchmarks import gpu
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(gpu.__file__)
 
 

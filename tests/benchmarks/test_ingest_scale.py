@@ -4,6 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 
 def test_quick() -> None:
     command = [sys.executable, "-m", "benchmarks.ingest_scale", "--quick"]

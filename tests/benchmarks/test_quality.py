@@ -9,6 +9,8 @@ from axon.config import Config
 from axon.evaluation.results import METHODS
 from benchmarks import quality
 
+pytestmark = pytest.mark.slow
+
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks import refiner_base
 
+pytestmark = pytest.mark.slow
+
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from benchmarks import speed
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("nanodrr", reason="the extra `bench` is not installed")
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
 

@@ -19,6 +19,8 @@ from axon.metrics.statistics import COMPARABLE_KEYS
 from axon.registry.compare import Side, _context, compare_sides
 from tests.browser.conftest import PHONE, fits, keep, pixels, resize
 
+pytestmark = pytest.mark.slow
+
 WINDOW = (-1024.0, 1476.0)
 
 

@@ -30,6 +30,8 @@ from tests.browser.conftest import PHONE, fits, keep, pixels, resize
 from tests.conftest import REAL_DATA_UNSET
 from tests.support.small_model import small_pipeline, write_films
 
+pytestmark = pytest.mark.slow
+
 CONFIG = "grid: {coarse_size: 16, upscale: 2, extent_mm: 320.0}\nxray: {detector_px: 64, pixel_pitch_mm: 6.25}"
 
 

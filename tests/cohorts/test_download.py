@@ -32,7 +32,7 @@ from axon.readers.volumes import read_ct
 from tests.support.servers import Fault, Request, S3Server, faulty_proxy, s3_server
 
 REAL = os.environ.get("AXON_TEST_DATA", "")
-pytestmark = pytest.mark.skipif(not REAL, reason="AXON_TEST_DATA names no folder of real data")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not REAL, reason="AXON_TEST_DATA names no folder of real data")]
 CT_UUID, FILM_UUID = "aaaaaaaa-0000-4000-8000-000000000001", "aaaaaaaa-0000-4000-8000-000000000002"
 FAULTS: tuple[Fault, ...] = ("reset", "truncate", "flip", "503", "refuse")
 

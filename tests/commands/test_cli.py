@@ -17,6 +17,7 @@ def test_help_teaches(arguments: list[str], capsys: pytest.CaptureFixture[str]) 
     assert "usage: axon" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_help_imports_nothing_heavy() -> None:
     script = (
         "import sys, axon.cli; print([name for name in ('torch', 'monai', 'mlflow', 'dvc', 'numpy') if name in "

@@ -12,6 +12,8 @@ from axon.data.versions import push, resolve
 from axon.errors import AxonError
 from tests.support.packing import pack
 
+pytestmark = pytest.mark.slow
+
 
 def test_revision_goes_through_dvc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repo, home = tmp_path / "repo", tmp_path / "home"

@@ -13,6 +13,8 @@ from axon.data.ingest import ingest
 from axon.data.packed import write_nifti
 from axon.data.phantoms import make_phantom
 
+pytestmark = pytest.mark.slow
+
 
 def test_processes_give_what_one_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "raw").mkdir()

@@ -23,6 +23,8 @@ from axon.errors import AxonError
 from tests.support.packing import pack, write_cohort
 from tests.support.servers import S3Server, git_server, s3_server
 
+pytestmark = pytest.mark.slow
+
 
 def run(repo: Path, *command: str) -> str:
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"] if command[0] == "git" else []

@@ -18,6 +18,8 @@ from axon.readers.films import read_xray
 from tests.conftest import REAL_DATA_UNSET
 from tests.support.mutations import write_bases
 
+pytestmark = pytest.mark.slow
+
 CASES = 2000
 REAL = os.environ.get("AXON_TEST_DATA", "")
 

@@ -98,6 +98,7 @@ def test_what_dicom_cannot_express_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_dicom3tools_find_no_error(tmp_path: Path) -> None:
     """dciodvfy for each slice, dcentvfy for the series."""
     if shutil.which("dciodvfy") is None and os.environ.get("AXON_REQUIRE_DICOM3TOOLS") != "1":

@@ -42,6 +42,12 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.replace("`", "").lower()).replace(" ", "-") for title in titles}
 
 
+def long_lines(text: str) -> list[str]:
+    """Lines of prose over 120 characters: no table, no HTML, and not a picture or a link on a line of its own."""
+    unbroken = re.compile(r"^\s*(\||<|!?\[[^\]]*\]\([^)]*\)\S?$)")
+    return [line for line in prose(text).splitlines() if len(line) > 120 and not unbroken.match(line)]
+
+
 def broken_links(page: Path) -> list[str]:
     broken = []
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(page.read_text())):
@@ -137,6 +143,12 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_prose_keeps_to_120_characters(page: Path) -> None:
+    """So that a change shows what changed; pages made from the code are as they are made."""
+    assert page.parent.name in ("reference", "axon-small") or long_lines(page.read_text()) == []
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_can_be_called(page: Path, axon: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]) -> None:
     faults = [fault(axon, call, capsys) for call in shell_calls(page.read_text())]
     codes = re.findall(r"`((?:axon|make)(?: [^`\n]+)?)`", prose(page.read_text()))
@@ -180,6 +192,17 @@ def test_a_wrong_command_is_found(
 ) -> None:
     faults = [fault(axon, call, capsys) for call in calls(line)]
     assert faults and (wrong in "".join(faults)) and bool("".join(faults)) == bool(wrong)
+
+
+def test_a_long_line_is_found() -> None:
+    long = "word " * 30
+    allowed = f"| {long} |\n<p>{long}</p>\n![{long}](a.png)\n```sh\n{long}\n```\n"
+    assert long_lines(allowed) == []
+    assert long_lines(f"{allowed}> {long}\n- {long}\n[a](b.md) {long}\n") == [
+        f"> {long}",
+        f"- {long}",
+        f"[a](b.md) {long}",
+    ]
 
 
 def test_a_broken_link_is_found(tmp_path: Path) -> None:

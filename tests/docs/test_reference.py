@@ -14,6 +14,7 @@ from docs.generators import configuration, errors
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_the_pages_are_up_to_date_and_made_without_torch() -> None:
     script = """
 import sys

@@ -10,6 +10,8 @@ from axon.config import Config
 from docs.tour import MAX_BYTES, NOTEBOOK, executed
 from tests.support.small_model import small_pipeline
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def ran(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> str:

@@ -23,6 +23,8 @@ from axon.files import read_csv
 from tests.support.ct_series import write_series
 from tests.support.servers import s3_server
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PATIENTS = 5
 COLLECTION = "made_up"

@@ -36,6 +36,8 @@ from axon.data.phantoms import make_phantom
 from axon.geometry.volume import lps_to_ras
 from tests.support.films import dicom_film
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 RUN = ("tutorial", "compare", "reconstruct", "serve")
 LATER = {"cluster": "tests/pipelines/test_guide.py", "reproduce": "tests of `axon reproduce`"}

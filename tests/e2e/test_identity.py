@@ -10,12 +10,15 @@ import sys
 from pathlib import Path
 
 import pydicom
+import pytest
 from mlflow import MlflowClient
 
 from axon.data.phantoms import make_phantom
 from tests.support.canary import CANARY, plant
 from tests.support.ct_series import write_series
 from tests.support.films import write_film
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 PATIENTS = 6

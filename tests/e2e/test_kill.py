@@ -6,7 +6,11 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.support.toy_training import TRAIN, assert_same, newest, train
+
+pytestmark = pytest.mark.slow
 
 KILLED = """
 import sys; from pathlib import Path

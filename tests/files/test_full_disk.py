@@ -13,6 +13,8 @@ import pytest
 
 from tests.support.packing import pack
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 INGEST = """
 from pathlib import Path

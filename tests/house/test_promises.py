@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -61,6 +62,21 @@ def test_everything_that_a_registered_model_s_code_imports_is_there() -> None:
     assert wanted
     for dotted in wanted:
         assert resolve(dotted) is not None
+
+
+def test_every_name_that_a_caller_is_sent_to_is_there() -> None:
+    page = (ROOT / "docs/upgrade.md").read_text()
+    cells = [line.split("|")[2] for line in page.splitlines() if line.startswith("| `axon.")]
+    names = {name for cell in cells for name in re.findall(r"`(axon(?:\.\w+)+)`", cell)}
+    names |= {f"{module}.{name}" for module, name in re.findall(r"^from (\S+) import (\w+)", page, re.MULTILINE)}
+    assert len(names) > 30
+    for dotted in sorted(names):
+        assert importlib.util.find_spec(dotted) if is_module(dotted) else resolve(dotted) is not None
+
+
+def is_module(dotted: str) -> bool:
+    path = ROOT / "src" / dotted.replace(".", "/")
+    return path.is_dir() or path.with_suffix(".py").is_file()
 
 
 def test_no_error_code_has_left() -> None:

@@ -42,6 +42,7 @@ def test_no_test_imports_another() -> None:
     assert found == []
 
 
+@pytest.mark.slow
 def test_training_loads_no_other_room_than_those_that_its_checkpoints_name() -> None:
     code = (
         "import sys, axon.training.train, axon.baselines.train_all, axon; from pathlib import Path;"

@@ -206,6 +206,7 @@ def test_a_small_grid_has_the_levels_that_hold_a_patch() -> None:
     assert all(math.isfinite(value) for value in measure(*small[:, :11, :11, :11], AFFINE).values())
 
 
+@pytest.mark.slow
 def test_the_floor_is_the_mean_over_pairs_of_real_cts_and_the_spectrums_is_absolute(ct: np.ndarray) -> None:
     cts = [ct[:64, :64, :64], ct[16:, 16:, 16:], volume_of(1)[8:-8, 8:-8, 8:-8]]
     floor = realism.floor(cts, AFFINE)

@@ -16,6 +16,8 @@ from axon.errors import AxonError
 from axon.orchestration import alert, finish
 from axon.orchestration.alert import Alert, check_url, send
 
+pytestmark = pytest.mark.slow
+
 SAMPLE = Alert("text", "run", "axon", "FAILED", ["train [X]"], "http://mlflow/#/1")
 
 

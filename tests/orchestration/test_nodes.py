@@ -25,6 +25,8 @@ from axon.orchestration import launch as run
 from axon.orchestration.launch import train
 from axon.training.train import checkpoint_dir
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = "superres/diffusion_pytorch_model.safetensors"
 
 

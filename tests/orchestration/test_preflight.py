@@ -16,6 +16,8 @@ from axon.provenance import code_revision
 from axon.tracking.client import client, default_tracking_uri, without_credentials
 from axon.tracking.runs import finish_parent
 
+pytestmark = pytest.mark.slow
+
 
 def start(tmp_path: Path, **changes: str | bool) -> Resolved:
     import nibabel

@@ -16,6 +16,8 @@ import pytest
 from axon.errors import AxonError
 from axon.orchestration.probes import check_dvc_remote, check_s3
 
+pytestmark = pytest.mark.slow
+
 KEY, SECRET = "axonkey", "s3cretvalue"
 
 

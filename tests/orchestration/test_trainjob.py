@@ -21,6 +21,8 @@ from axon.orchestration import trainjob
 from axon.orchestration.trainjob import NODE, TrainJob, TrainJobs, run_on_node
 from tests.support.trainer_server import Cluster, cluster
 
+pytestmark = pytest.mark.slow
+
 NAME, ARGUMENTS = "axon-bridge-0123456789abcdef", ["superres", "--help"]
 
 

@@ -239,6 +239,7 @@ def test_few_parameters_each_explained() -> None:
     assert all(parameter.get("description") for parameter in parameters.values())
 
 
+@pytest.mark.slow
 def test_with_digests_every_image_has_one(tmp_path: Path) -> None:
     """As `submit` and `schedule` demand; an image is chosen when the components are imported, so in a process of its
     own.

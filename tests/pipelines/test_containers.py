@@ -17,6 +17,7 @@ TEXT = (CONTAINERS / "Containerfile").read_text()
 STAGES = dict(re.findall(r"^FROM \S+ AS (\S+)\n(.*?)(?=^FROM |\Z)", TEXT, re.MULTILINE | re.DOTALL))
 
 
+@pytest.mark.slow
 def test_hadolint_is_content() -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
     done = subprocess.run(

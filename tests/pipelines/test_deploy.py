@@ -22,6 +22,8 @@ from axon.orchestration.trainjob import RUNTIME
 from pipelines import resources
 from pipelines.local import ROOT
 
+pytestmark = pytest.mark.slow
+
 OVERLAYS = ("small-cluster", "gpu-cluster")
 KUBERNETES = "1.32"
 CORE = {"apps/v1", "batch/v1", "networking.k8s.io/v1", "rbac.authorization.k8s.io/v1", "v1"}

@@ -16,6 +16,8 @@ from pipelines.__main__ import parser
 from pipelines.local import ROOT
 from pipelines.submit import parse_settings
 
+pytestmark = pytest.mark.slow
+
 GUIDE = (ROOT / "docs" / "cluster.md").read_text()
 COMMANDS = [
     line for block in re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL) for line in block.splitlines() if line.strip()

@@ -13,6 +13,8 @@ import pytest
 from axon.errors import AxonError
 from pipelines.local import ROOT, Watcher, execute, output_folder
 
+pytestmark = pytest.mark.slow
+
 TINY = "tests.support.tiny:tiny"
 
 

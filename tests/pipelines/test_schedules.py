@@ -24,6 +24,8 @@ from pipelines.schedules import PREFIX, Schedule, apply, check_cron, describe, l
 from pipelines.submit import Cluster, Package, config_parameter, parse_settings, status, status_lines, submit
 from tests.support.kfp_server import Server, serving, strictly
 
+pytestmark = pytest.mark.slow
+
 DIGEST = "a" * 64
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TWO = """

@@ -31,6 +31,7 @@ def test_a_whole_folder_loads_and_is_named_by_its_content(folder: Path) -> None:
     assert pretrained.verify(folder) == model.sha256  # with or without the list
 
 
+@pytest.mark.slow
 def test_sha256sum_agrees(folder: Path) -> None:
     assert subprocess.run(["sha256sum", "-c", "--quiet", pretrained.SUMS], cwd=folder, check=False).returncode == 0
 

@@ -21,6 +21,8 @@ from axon.tracking.runs import start_parent
 from tests.support.gate import CASES as FOUR
 from tests.support.gate import FACTS, gated
 
+pytestmark = pytest.mark.slow
+
 # Six in each test set: fewer cannot be told from chance.
 CASES = [*FOUR, *[("internal", case) for case in "cdef"], *[("external", case) for case in "bdef"]]
 REST = [float(value) for value in range(24, 32)]

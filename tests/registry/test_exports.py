@@ -18,6 +18,8 @@ from axon.inference import AxonPipeline
 from axon.reconstruct import read_films, sample
 from tests.support.small_model import small_pipeline, write_films
 
+pytestmark = pytest.mark.slow
+
 # What the bundle specification makes mandatory (mb_specification.rst). MONAI's own schema is a download, SCHEMA in
 # exports.py.
 TENSOR = [

@@ -14,6 +14,8 @@ from axon.tracking.client import client
 from axon.tracking.runs import finish_parent, stage_run, start_parent
 from tests.support.gate import CONFIG, FACTS, champion, empty_store, gated, registered, uri, write_evaluation
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["empty_store", "uri"]  # fixtures
 
 

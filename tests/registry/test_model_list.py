@@ -8,6 +8,8 @@ from mlflow import MlflowClient
 
 from axon.cli import main
 
+pytestmark = pytest.mark.slow
+
 REASONS = {"1": "there is no champion yet; this is the first", "2": "a person decides"}
 
 

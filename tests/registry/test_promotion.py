@@ -20,6 +20,8 @@ from axon.registry.register import promote, register, rollback
 from axon.tracking.client import client
 from tests.support.gate import champion, empty_store, gated, registered, uri
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["empty_store", "uri"]  # fixtures
 
 ONE = """

@@ -14,6 +14,8 @@ from axon.registry.reproduce import check_reproducible, python_command, read_rec
 from axon.tracking.client import client, default_tracking_uri
 from axon.tracking.runs import CONFIG, start_parent
 
+pytestmark = pytest.mark.slow
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 

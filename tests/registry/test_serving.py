@@ -32,6 +32,8 @@ from axon.tracking.client import client, default_tracking_uri
 from axon.tracking.runs import start_parent
 from tests.support.small_model import small_pipeline, write_films
 
+pytestmark = pytest.mark.slow
+
 SUMMARY = {
     "internal": {"bi": {"axon": {"axon/psnr": {"mean": 20.5, "median": 20.0, "low": 19.0, "high": 21.0, "n": 2}}}}
 }

@@ -16,6 +16,8 @@ from axon.serve import app as web
 from axon.serve.jobs import Jobs
 from tests.support.small_model import small_pipeline, write_films
 
+pytestmark = pytest.mark.slow
+
 HOME = "http://127.0.0.1:8765"
 
 

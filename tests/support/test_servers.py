@@ -9,6 +9,8 @@ from botocore.exceptions import ClientError, ConnectionClosedError, ReadTimeoutE
 
 from tests.support.servers import Fault, Request, S3Server, faulty_proxy, s3_server
 
+pytestmark = pytest.mark.slow
+
 BODY = bytes(range(256)) * 2000
 OBJECT = {"Bucket": "bucket", "Key": "folder/one.bin"}
 

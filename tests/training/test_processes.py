@@ -17,6 +17,8 @@ from axon.config import Config
 from axon.errors import AxonError
 from axon.orchestration.launch import train
 
+pytestmark = pytest.mark.slow
+
 WORKER = Path(__file__).parents[1] / "support/wobble_worker.py"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 TOLERANCE = 1e-6

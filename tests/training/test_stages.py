@@ -18,6 +18,8 @@ from axon.models.folders import load_bridge, load_network
 from axon.models.unet import RegressionUNet
 from axon.training.train import sample_coarse, samples_of, train_bridge, train_refiner, train_superres
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny_config: Config, tiny_dataset: Path) -> Path:

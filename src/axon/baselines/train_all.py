@@ -26,10 +26,9 @@ def train_baselines(config: Config, dataset: Path, checkpoints: Path, out: Path,
     for name, method in TRAINED.items():
         torch.manual_seed(config.seed)
         stage = method.stage(source, estimator, device)
-        # The metrics of the regression have always been those of the step itself.
-        trained, curves[name] = fit_stage(
-            stage, config, data, checkpoints, log if name == "regression" else named(log, name)
-        )
+        # The regression logs under the step's own names, by which runs are compared across versions.
+        logged = log if name == "regression" else named(log, name)
+        trained, curves[name] = fit_stage(stage, config, data, checkpoints, logged)
         networks[name] = method.network_of(trained)
     with whole_folder(out) as part:
         for name, network in networks.items():

@@ -109,7 +109,8 @@ class Journal:
         # A killed process may leave half a line.
         whole = lines[: lines.rfind(b"\n") + 1]
         file.truncate(len(whole))
-        self.entries = {entry.path: entry for entry in (Entry(**json.loads(line)) for line in whole.splitlines())}
+        entries = [Entry(**json.loads(line)) for line in whole.splitlines()]
+        self.entries = {entry.path: entry for entry in entries}
 
     @classmethod
     @contextlib.contextmanager

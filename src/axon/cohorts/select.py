@@ -237,7 +237,8 @@ def select(
     eligible = {}
     for (collection, patient), own in patients.items():
         count = counts[collection]
-        cts, films = [s for s in own if s.modality == "CT"], [s for s in own if s.modality in FILMS]
+        cts = [s for s in own if s.modality == "CT"]
+        films = [s for s in own if s.modality in FILMS]
         count["with_ct"] += bool(cts)
         count["with_ct_and_film"] += bool(cts and films)
         count["with_ct_and_two_images_of_film"] += bool(cts) and sum(s.instances for s in films) >= 2
@@ -327,7 +328,9 @@ def _place(s: Series) -> int:
 
 def _named(text: str) -> int:
     """0 for the chest, 1 for nothing, 2 for other parts of the body alone."""
-    return 0 if _CHEST.search(text) else 2 if _ELSEWHERE.search(text) else 1
+    if _CHEST.search(text):
+        return 0
+    return 2 if _ELSEWHERE.search(text) else 1
 
 
 def _sample(
@@ -351,11 +354,12 @@ def _totals(series: Sequence[Series]) -> list[dict[str, Any]]:
     groups: dict[tuple[str, ...], list[Series]] = defaultdict(list)
     for s in series:
         groups[s.collection, s.modality, s.licence, s.doi].append(s)
-    return [
-        dict(zip(("collection", "modality", "licence", "doi"), key, strict=True))
-        | {"series": len(own), "instances": sum(s.instances for s in own), "bytes": sum(s.bytes for s in own)}
-        for key, own in sorted(groups.items())
-    ]
+    totals = []
+    for key, own in sorted(groups.items()):
+        named = dict(zip(("collection", "modality", "licence", "doi"), key, strict=True))
+        instances, size = sum(s.instances for s in own), sum(s.bytes for s in own)
+        totals.append(named | {"series": len(own), "instances": instances, "bytes": size})
+    return totals
 
 
 def _is_file_name(name: str) -> bool:

@@ -4,7 +4,7 @@ manifest alone.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -44,7 +44,7 @@ def card(
         "## Dataset Details",
         "### Dataset Sources",
         _sources(rows),
-        *([f"Made from: {', '.join(f'{key} `{value}`' for key, value in sorted(source.items()))}."] if source else []),
+        *_origin(source),
         "## Uses",
         "### Direct Use",
         "Training and evaluating the reconstruction of chest CT from X-ray films, in research.",
@@ -113,6 +113,11 @@ def _sources(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def _origin(source: Mapping[str, Any]) -> list[str]:
+    made_from = ", ".join(f"{key} `{value}`" for key, value in sorted(source.items()))
+    return [f"Made from: {made_from}."] if source else []
+
+
 def _source(row: Mapping[str, Any]) -> str:
     """A DOI as a link; the generator's seeds of phantoms as one source."""
     text = str(row["source"])
@@ -125,17 +130,20 @@ def _citations(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _sets(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, int, int]]:
-    names = sorted({str(row["set"]) for row in rows})
-    of_set = {name: [row["patient_id"] for row in rows if row["set"] == name] for name in names}
-    return [(name, len(set(patients)), len(patients)) for name, patients in of_set.items()]
+    of_set: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        of_set[str(row["set"])].append(row["patient_id"])
+    return [(name, len(set(patients)), len(patients)) for name, patients in sorted(of_set.items())]
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    # A bar in a cell would end it.
-    return "\n".join(
-        "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
-    )
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    """A bar or a line break in a cell would end it."""
+    return str(value).replace("|", "\\|").replace("\n", " ")
 
 
 def _histogram(values: Iterable[str]) -> str:

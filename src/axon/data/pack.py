@@ -143,7 +143,8 @@ def _terms(folder: Path, files: set[Path], licence: str, source: str) -> Terms:
         return {folder / row["file"]: (row["licence"], row["source"]) for table in tables for row in read_csv(table)}
     collection = {file: collection_of(file, folder) for file in files}
     cohort = folder / "cohort.json"
-    known = {s.collection: (s.licence, f"doi:{s.doi}") for s in Cohort.load(cohort).series} if cohort.is_file() else {}
+    series = Cohort.load(cohort).series if cohort.is_file() else []
+    known = {s.collection: (s.licence, f"doi:{s.doi}") for s in series}
     if unknown := sorted(set(collection.values()) - set(known)):
         message = f"nobody says under which licence the images of {', '.join(unknown)} are, or where they come from"
         raise AxonError(

@@ -150,7 +150,8 @@ def write_manifest(folder: Path, rows: list[dict[str, Any]]) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    full = [{name: row.get(name, "" if kind == "string" else None) for name, kind in COLUMNS.items()} for row in rows]
+    empty = {name: "" if kind == "string" else None for name, kind in COLUMNS.items()}
+    full = [{name: row.get(name, empty[name]) for name in COLUMNS} for row in rows]
     schema = pyarrow.schema([(name, getattr(pyarrow, kind)()) for name, kind in COLUMNS.items()])
     parquet.write_table(pyarrow.Table.from_pylist(full, schema), folder / "manifest.parquet", compression="none")
 
@@ -208,7 +209,8 @@ def _by_code(rejected: list[dict[str, str]]) -> dict[str, int]:
 def _check_rejected(accepted: int, rejected: list[dict[str, str]], config: Config) -> None:
     share = len(rejected) / max(1, accepted + len(rejected))
     if share > config.data.max_rejected_share:
-        codes = ", ".join(f"{code} {count}" for code, count in Counter(row["code"] for row in rejected).most_common())
+        counts = Counter(row["code"] for row in rejected).most_common()
+        codes = ", ".join(f"{code} {count}" for code, count in counts)
         message = f"{len(rejected)} of {accepted + len(rejected)} studies were rejected ({codes})"
         raise AxonError(
             "TOO_MANY_REJECTED", message, "mend or leave out the rejected studies, or raise data.max_rejected_share"

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from axon.config import Config
+from axon.config import Config, DataConfig
 from axon.errors import AxonError
 
 NO_TEST = ("train", "val")
@@ -33,34 +33,64 @@ def split_patients(rows: list[dict[str, Any]], config: Config) -> dict[str, str]
     A set that came out empty takes the patient of lowest hash from the largest; ``internal`` only where there is no
     test set at all. A training set that came out too small takes patients back from the larger hashed sets.
     """
-    data = config.data
     cases = Counter(row["patient_id"] for row in rows)
+    named = _named_patients(rows, config.data.named_sets)
+    hashed = _hashed_patients(cases.keys() - named.keys(), config)
+    _fill_empty_sets(hashed, given=set(named.values()))
+    _grow_training(hashed, named, cases, config.data.min_train_cases)
+    return named | {patient: name for name, patients in hashed.items() for patient in patients}
+
+
+def _named_patients(rows: list[dict[str, Any]], named_sets: dict[str, list[str]]) -> dict[str, str]:
+    """Set of each patient whose id or collection fits a named set's pattern."""
     labels: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         labels[row["patient_id"]] |= {row["patient_id"], row["collection"]}
-    place = {patient: _place(patient, config.seed) for patient in cases}
-    named = {patient: name for patient in cases if (name := _named_set(labels[patient], data.named_sets))}
-    hashed: dict[str, list[str]] = {"val": [], "internal": [], "train": []}
-    for patient in sorted(set(cases) - set(named), key=lambda p: place[p]):
-        share = place[patient]
-        hashed[
-            "val" if share < data.val_share else "internal" if share < data.val_share + data.internal_share else "train"
-        ].append(patient)
-    present = set(named.values())
-    wanted = ["val"] if "val" not in present else []
-    if not present - set(NO_TEST):
+    found = {patient: _named_set(texts, named_sets) for patient, texts in labels.items()}
+    return {patient: name for patient, name in found.items() if name}
+
+
+def _hashed_patients(patients: Iterable[str], config: Config) -> dict[str, list[str]]:
+    """Patients of each hashed set, by rising hash."""
+    sets: dict[str, list[str]] = {"val": [], "internal": [], "train": []}
+    places = {patient: _place(patient, config.seed) for patient in patients}
+    for patient, place in sorted(places.items(), key=lambda item: item[1]):
+        sets[_hashed_set(place, config.data)].append(patient)
+    return sets
+
+
+def _hashed_set(place: float, data: DataConfig) -> str:
+    """Which set a patient at ``place`` in [0, 1) belongs to: validation first, then the internal test set; the rest
+    trains.
+    """
+    if place < data.val_share:
+        return "val"
+    if place < data.val_share + data.internal_share:
+        return "internal"
+    return "train"
+
+
+def _fill_empty_sets(hashed: dict[str, list[str]], given: set[str]) -> None:
+    """Give an empty ``val``, and an empty ``internal`` where ``given`` has no test set, a patient of the largest
+    set.
+    """
+    wanted = ["val"] if "val" not in given else []
+    if not given - set(NO_TEST):
         wanted.append("internal")
     for name in wanted:
         donor = max(hashed.values(), key=len)
         if not hashed[name] and donor:
             hashed[name].append(donor.pop(0))
+
+
+def _grow_training(hashed: dict[str, list[str]], named: dict[str, str], cases: Counter[str], least: int) -> None:
+    """Take patients back from the larger hashed sets, never a set's last one, until ``least`` cases train."""
     training = [patient for patient, name in named.items() if name == "train"]
-    while sum(cases[p] for p in [*training, *hashed["train"]]) < data.min_train_cases:
+    while sum(cases[patient] for patient in [*training, *hashed["train"]]) < least:
         largest = max(("internal", "val"), key=lambda name: len(hashed[name]))
         if len(hashed[largest]) < 2:
-            break
+            return
         hashed["train"].append(hashed[largest].pop())
-    return named | {patient: name for name, patients in hashed.items() for patient in patients}
 
 
 def _place(patient: str, seed: int) -> float:

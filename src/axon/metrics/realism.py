@@ -89,10 +89,11 @@ def floor(cts_DHW: Sequence[Array], affine: np.ndarray) -> dict[str, float]:
 def floor_of(cts: Sequence[Appearance]) -> dict[str, float]:
     """The same of CTs that are described already, two or more on one grid."""
     pairs = [compare(one, other) for one, other in itertools.combinations(cts, 2)]
-    return {
-        key: sum(abs(pair[key]) if METRICS[key].signed else pair[key] for pair in pairs) / len(pairs)
-        for key in pairs[0]
-    }
+    means = {}
+    for key in pairs[0]:
+        values = [abs(pair[key]) if METRICS[key].signed else pair[key] for pair in pairs]
+        means[key] = sum(values) / len(values)
+    return means
 
 
 def describe(hu_DHW: Tensor, affine: np.ndarray) -> Appearance:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import inspect
 import json
 import os
 import shutil
@@ -38,14 +39,9 @@ from axon.config import Config
 from axon.errors import AxonError, one_line_errors
 from axon.files import whole_folder
 from axon.training.loop import Log, terminated
-from axon.training.train import train_bridge, train_refiner, train_superres
+from axon.training.train import TRAINED_STAGES
 
-TRAININGS: dict[str, Callable[..., None]] = {
-    "bridge": train_bridge,
-    "refiner": train_refiner,
-    "superres": train_superres,
-    "baselines": train_baselines,
-}
+TRAININGS: dict[str, Callable[..., None]] = {**TRAINED_STAGES, "baselines": train_baselines}
 METRICS, ERROR = "metrics.jsonl", "error.json"
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
@@ -93,7 +89,7 @@ def train(
         out: Result; appears whole or not at all.
         log: Called with (step, metrics) in this process, wherever the training runs.
         nodes: Gives the nodes, where ``config.training.nodes`` asks for several.
-        inputs: The step's other folders by name: ``dataset``, and for the refiner ``bridge`` and ``coarse``.
+        inputs: The step's other folders by the names of its function's parameters, ``dataset`` among them.
 
     Raises:
         AxonError: As the step and as ``nodes``; ``TRAINING_PROCESS`` where a process ended without saying why.
@@ -121,9 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
     if "WORLD_SIZE" in os.environ:
         end_with_parent()
     config, leader = Config.load(given.config), os.environ.get("RANK", "0") == "0"
-    inputs = {
-        name: Path(value) for name in ("dataset", "estimator", "bridge", "coarse") if (value := getattr(given, name))
-    }
+    inputs = {name: folder for name in _inputs() if (folder := getattr(given, name))}
     errors = _relayed_errors(given.relay) if given.relay else one_line_errors()
     with contextlib.ExitStack() as stack:
         stack.enter_context(errors)
@@ -136,11 +130,9 @@ def main(arguments: list[str] | None = None) -> None:
             # Every process goes the same way; what another than the first would write or say is thrown away.
             out = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "out"
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))  # noqa: PTH123
-        log = (
-            _write_metrics(stack.enter_context((given.relay / METRICS).open("a")))
-            if given.relay and leader
-            else _ignore
-        )
+        log: Log = _ignore
+        if given.relay and leader:
+            log = _write_metrics(stack.enter_context((given.relay / METRICS).open("a")))
         TRAININGS[given.stage](config, checkpoints=given.checkpoints, out=out, log=log, **inputs)
 
 
@@ -153,10 +145,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("stage", choices=TRAININGS)
     parser.add_argument("--config", type=Path, required=True, help="YAML, e.g. configs/smoke.yaml")
-    parser.add_argument("--dataset", type=Path, required=True, help="prepared dataset")
-    parser.add_argument("--bridge", type=Path, help="stage 1, for the refiner")
-    parser.add_argument("--estimator", type=Path, help="a trained one, for the bridge, instead of training it")
-    parser.add_argument("--coarse", type=Path, help="stage 1's samples, for the refiner")
+    for name, stages in _inputs().items():
+        told = f"folder, an input of {', '.join(stages)}"
+        parser.add_argument(f"--{name}", type=Path, required=len(stages) == len(TRAININGS), help=told)
     parser.add_argument("--checkpoints", type=Path, required=True, help="folder to resume from; the same on every node")
     parser.add_argument("--out", type=Path, required=True, help="folder of the result")
     parser.add_argument(
@@ -165,6 +156,16 @@ def _parser() -> argparse.ArgumentParser:
         help="folder to write metrics.jsonl and error.json to, for the process that started this one",
     )
     return parser
+
+
+def _inputs() -> dict[str, list[str]]:
+    """The folders that trainings start from: the names of their parameters, each with the trainings that have it."""
+    inputs: dict[str, list[str]] = {}
+    for stage, training in TRAININGS.items():
+        for name in inspect.signature(training).parameters:
+            if name not in ("config", "checkpoints", "out", "log"):
+                inputs.setdefault(name, []).append(stage)
+    return inputs
 
 
 def _train_on_nodes(

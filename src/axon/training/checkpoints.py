@@ -120,12 +120,10 @@ def load_newest(
 def _differences(ours: Any, theirs: Any, where: str = "") -> list[str]:
     """What differs between two nested mappings, by dotted key."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
-        keys = sorted(ours.keys() | theirs.keys())
-        return [
-            text
-            for key in keys
-            for text in _differences(ours.get(key), theirs.get(key), f"{where}.{key}" if where else key)
-        ]
+        found = []
+        for key in sorted(ours.keys() | theirs.keys()):
+            found += _differences(ours.get(key), theirs.get(key), f"{where}.{key}" if where else key)
+        return found
     return [] if ours == theirs else [f"{where} is {ours}, was {theirs}"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -153,6 +153,14 @@ def train_superres(config: Config, dataset: Path, checkpoints: Path, out: Path, 
     with whole_folder(out) as part:
         save_network(ema, part / "superres")
         write_curves(part, {"superres": curve})
+
+
+TRAINED_STAGES: dict[str, Callable[..., None]] = {
+    "bridge": train_bridge,
+    "refiner": train_refiner,
+    "superres": train_superres,
+}
+"""The stages by name: each takes ``config``, ``checkpoints``, ``out`` and ``log``, and its other folders by theirs."""
 
 
 def write_curves(folder: Path, curves: dict[str, Curve]) -> None:

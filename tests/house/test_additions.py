@@ -1,0 +1,124 @@
+"""Adding a metric or a baseline touches the files that CONTRIBUTING.md names and no other, and the rest follows.
+
+The additions are made in a copy of the package, which a process of its own trains, evaluates and reports with.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from axon.config import Config
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+TOY_BASELINE = '''"""The regression under another name."""
+
+from axon.baselines.method import Trained
+from axon.baselines.regression import RegressionStage
+from axon.models.unet import RegressionUNet
+
+
+class ToyStage(RegressionStage):
+    name, budget = "toy", "regression"
+
+
+def _stage(source, estimator, device):
+    return ToyStage(source, RegressionUNet.of(source.config.model).to(device), estimator)
+
+
+METHOD = Trained("Toy baseline", _stage)
+'''
+# File, what is replaced in it, and by what; a new file has nothing to replace.
+ADDED = {
+    "a metric": [
+        ("src/axon/metrics/protocols.py", '        "psnr": _psnr(', '        "toy_hu": 42.0,\n        "psnr": _psnr('),
+        (
+            "src/axon/metrics/catalogue.py",
+            '        Metric("axon/psnr",',
+            '        Metric("axon/toy_hu", "Toy metric", "HU", 1, "less", "distortion", _EVERYWHERE),\n'
+            '        Metric("axon/psnr",',
+        ),
+    ],
+    "a baseline": [
+        ("src/axon/baselines/NAME.py", "", TOY_BASELINE),
+        ("src/axon/baselines/methods.py", "import gan, regression", "import gan, regression, toy"),
+        ("src/axon/baselines/methods.py", '    "gan": gan.METHOD,', '    "gan": gan.METHOD,\n    "toy": toy.METHOD,'),
+    ],
+}
+RUN = """
+import sys
+from pathlib import Path
+from axon.baselines.train_all import train_baselines
+from axon.config import Config
+from axon.evaluation.evaluate import evaluate
+from axon.training.train import sample_coarse, train_bridge, train_refiner, train_superres
+
+config, data, out = Config.load(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+log, kept = lambda *_: None, out / "checkpoints"
+train_bridge(config, data, kept / "bridge", out / "bridge", log)
+sample_coarse(config, data, out / "bridge", out / "coarse")
+train_refiner(config, data, out / "bridge", out / "coarse", kept / "refiner", out / "refiner", log)
+train_superres(config, data, kept / "superres", out / "superres", log)
+train_baselines(config, data, kept / "baselines", out / "baselines", log)
+stages = [out / name for name in ("bridge", "refiner", "superres", "baselines")]
+evaluate(config, data, *stages, out / "evaluation", "bi", {})
+"""
+
+
+def files_named(what: str) -> set[str]:
+    """The files of a row of CONTRIBUTING.md's table, which says how many there are."""
+    row = re.search(rf"^\| {what} \| (\d+) \| (.*) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert row is not None
+    named = set(re.findall(r"`([^`]+)`", row[2]))
+    assert len(named) == int(row[1])
+    return named
+
+
+def add(what: str, tree: Path) -> None:
+    for file, old, new in ADDED[what]:
+        path = tree / file.replace("NAME", "toy")
+        text = path.read_text() if old else ""
+        assert text.count(old) == 1 or not old
+        path.write_text(text.replace(old, new) if old else new)
+
+
+def run(tree: Path, script: str, *arguments: Path) -> str:
+    """What a process says that imports ``axon`` from ``tree``."""
+    environment = {**os.environ, "PYTHONPATH": str(tree / "src"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of the package without its model."""
+    left_out = shutil.ignore_patterns("axon-small", "static", "__pycache__")
+    shutil.copytree(ROOT / "src", tmp_path / "tree" / "src", ignore=left_out)
+    return tmp_path / "tree"
+
+
+@pytest.mark.parametrize("what", ADDED)
+def test_an_addition_touches_the_files_that_the_guide_names(what: str) -> None:
+    assert {file for file, _, _ in ADDED[what]} == files_named(what)
+
+
+def test_a_metric_and_a_baseline_are_trained_evaluated_and_reported(
+    tree: Path, tiny_config: Config, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    add("a metric", tree)
+    add("a baseline", tree)
+    (tmp_path / "config.yaml").write_text(tiny_config.to_yaml())
+    said = run(tree, RUN, tmp_path / "config.yaml", tiny_dataset, tmp_path / "out")
+    assert "toy: " in said
+    report = (tmp_path / "out/evaluation/report.html").read_text()
+    assert "Toy baseline" in report and "Toy metric [HU]" in report and "42.0" in report
+    assert "Toy baseline" in (tmp_path / "out/evaluation/summary.txt").read_text()
+    assert (tmp_path / "out/baselines/curves/toy.csv").is_file()

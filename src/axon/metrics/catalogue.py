@@ -81,7 +81,7 @@ class Metric:
 
     def text(self, value: float) -> str:
         """A value with as many digits as mean something."""
-        return f"{value:.{self.digits}f}"
+        return f"{round(value, self.digits) + 0.0:.{self.digits}f}"  # No "-0.0".
 
     def score(self, value: float) -> float | None:
         """Greater for a better value; None where neither is better."""

@@ -13,6 +13,7 @@ def evaluate(
     revision: str,
     tracking_uri: str,
     run_id: str,
+    model_name: str,
     dataset: Input[Dataset],
     bridge: Input[Model],
     refiner: Input[Model],
@@ -30,6 +31,7 @@ def evaluate(
         revision: The dataset's commit.
         tracking_uri: MLflow tracking.
         run_id: The pipeline run's MLflow run.
+        model_name: Registered model; its champion is measured again where its own evaluation does not compare.
         dataset: The dataset.
         bridge: Stage 1.
         refiner: Stage 2.
@@ -41,12 +43,15 @@ def evaluate(
     """
     import shutil
     from pathlib import Path
+    from typing import cast
 
     from axon.compute.devices import require_gpu
     from axon.config import Config
     from axon.errors import one_line_errors
     from axon.evaluation.evaluate import evaluate as run_evaluation
+    from axon.evaluation.measures import View
     from axon.provenance import code_revision
+    from axon.registry.gate import fetched_champion
     from axon.tracking.runs import stage_run
 
     settings, out = Config.from_yaml(config), Path(evaluation.path)
@@ -55,7 +60,8 @@ def evaluate(
     stages = Path(bridge.path), Path(refiner.path), Path(superres.path), Path(baselines.path)
     with one_line_errors(), stage_run(tracking_uri, run_id, "evaluate", {"views": views}) as run:
         require_gpu(settings)
-        headline = run_evaluation(settings, Path(dataset.path), *stages, out, views, facts)
+        with fetched_champion(tracking_uri, model_name) as champion:
+            headline = run_evaluation(settings, Path(dataset.path), *stages, out, cast(View, views), facts, champion)
         run.log(0, headline)
     shutil.copyfile(out / "report.html", report.path)
     for name, value in headline.items():

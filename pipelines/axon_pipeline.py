@@ -114,9 +114,8 @@ def axon_pipeline(
             superres = on(train_superres(**trained), gpus).outputs["superres"]
             baselines = on(train_baselines(**trained), gpus).outputs["baselines"]
             models = {"bridge": bridge, "refiner": refiner, "superres": superres, "baselines": baselines}
-            evaluation = on(evaluate(**tracked, views=views, revision=revision, dataset=dataset, **models)).outputs[
-                "evaluation"
-            ]
+            asked = {"views": views, "revision": revision, "model_name": model_name}
+            evaluation = on(evaluate(**tracked, **asked, dataset=dataset, **models)).outputs["evaluation"]
             decided = on(
                 gate(
                     config=config,

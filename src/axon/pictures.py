@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from axon import pictures as show
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
 
@@ -30,8 +32,8 @@ DIVERGING, SEQUENTIAL = "RdBu_r", "cividis"
 FRAMES, FRAME_PX = 15, 144
 """Slices to scroll through, and their side."""
 
-LARGEST_PX = 192
-"""About the size at which a slice is shown; three cases of pure noise then stay below 15 MB."""
+LARGEST_PX = 168
+"""About the size at which a slice is shown; four cases of pure noise then stay below 15 MB."""
 
 
 def slice_plane(volume_DHW: np.ndarray, plane: str, fraction: float = 0.5) -> np.ndarray:
@@ -92,22 +94,84 @@ def frames_uri(volume_DHW: np.ndarray, plane: str, low: float, high: float) -> s
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A method in the plot of both axes.
+
+    Attributes:
+        label: Its name.
+        x, y: Its patch distance and PSNR.
+        kind: What is drawn: a full mark for a ``result``, an empty one for a ``stage``, a grey one for a ``baseline``.
+    """
+
+    label: str
+    x: float
+    y: float
+    kind: Literal["result", "stage", "baseline"]
+
+
+def two_axes_uri(marks: list[Mark], floor: float | None) -> str:
+    """PSNR against patch distance as SVG, a mark a method; ``floor`` is the distance of two patients' CTs, a line.
+
+    The best place is at the upper left. Names stand in a column at the right in the order of PSNR, so that none hides
+    another.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
+
+    with rc_context(SVG_STYLE):
+        figure = Figure(figsize=(7.4, 3.9))
+        axes = figure.add_axes((0.08, 0.13, 0.55, 0.8))
+        axes.set(xlabel="patch distance [HU], less is better", ylabel="PSNR [dB], more is better", xscale="log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_formatter(ScalarFormatter())
+        axes.tick_params(which="both", labelsize=8)
+        axes.grid(which="both", color="#e4e7eb", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        if floor:
+            axes.axvline(floor, color="#b06d00", linewidth=1.2, linestyle="--")
+            axes.text(floor, 1.015, f"CT against CT {floor:.1f}", transform=axes.get_xaxis_transform(), ha="center",
+                      fontsize=8, color="#b06d00")  # fmt: skip
+        ordered = sorted(marks, key=lambda mark: -mark.y)
+        for mark in ordered:
+            colour = "#7e8b97" if mark.kind == "baseline" else "#0b5c8a"
+            axes.plot(mark.x, mark.y, "o", color=colour, ms=6, mfc="white" if mark.kind == "stage" else colour, mew=1.4)
+        axes.margins(0.08)
+        for number, mark in enumerate(ordered):
+            place = (1.04, 0.985 - number * min(0.08, 0.97 / max(len(ordered) - 1, 1)))
+            lead = {"arrowstyle": "-", "color": "#c3cad1", "linewidth": 0.6, "shrinkB": 4}
+            axes.annotate(
+                mark.label, (mark.x, mark.y), place, textcoords="axes fraction", va="center", fontsize=8,
+                arrowprops=lead, weight="bold" if mark.kind == "result" else "normal",
+            )  # fmt: skip
+        return _svg_uri(figure)
+
+
+SVG_STYLE = {"svg.hashsalt": "axon", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
+"""A fixed salt, and below no date, make the file the same each time."""
+
+
+def _svg_uri(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
 def loss_curve_uri(points: list[tuple[int, float]]) -> str:
     """A loss curve as SVG, loss on a logarithmic axis."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    # A fixed salt and no date make the file the same each time.
-    with rc_context({"svg.hashsalt": "axon", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}):
+    with rc_context(SVG_STYLE):
         figure = Figure(figsize=(3.6, 2.2), layout="constrained")
         axes = figure.add_subplot(xlabel="step", ylabel="training loss")
         axes.plot(*zip(*points, strict=True), color="#0b5c8a", linewidth=1.4, marker="." if len(points) < 3 else None)
         axes.set_yscale("log")
         axes.grid(which="both", color="#e4e7eb", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        return _svg_uri(figure)
 
 
 def _show(axes: Axes, image: np.ndarray, low: float, high: float, colours: str, label: str) -> AxesImage:

@@ -50,7 +50,7 @@ def add(uri: str, folder: Path, key: str, psnr: list[float], facts: dict | None 
     (evaluation / "metrics.json").write_text(json.dumps({"facts": facts or FACTS, "summary": {}, **SETTINGS}))
     with (evaluation / "cases.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["set_name", "view", "case_id", "method", "axon/psnr", "axon/mae_hu", "axon/voxels"])
+        writer.writerow(["set_name", "view", "case_id", "method", "axon/psnr", "axon/mae_hu", "calibration/within_2_std"])
         for (name, case), value in zip(CASES, psnr, strict=True):
             for view, shift in (("bi", 0.0), ("mono", -1.0)):
                 writer.writerow([name, view, case, "axon", value + shift, 100 - value, 4096])
@@ -90,7 +90,7 @@ def test_figures_are_those_of_the_cases(store, capsys) -> None:
     assert internal["difference"]["mean"] == pytest.approx(3.1 / 6) and internal["finding"] == "better"
     mae = rows["internal", "bi", "axon/mae_hu"]
     assert mae["difference"]["mean"] == pytest.approx(-3.1 / 6) and mae["finding"] == "better", "less error is better"
-    assert rows["internal", "bi", "axon/voxels"]["finding"] == ""
+    assert rows["internal", "bi", "calibration/within_2_std"]["finding"] == ""
     assert found["cases"][0]["case_id"] == "b" and found["cases"][-1]["difference"] == pytest.approx(0.4)
     assert found["differences"]["training.lr"] == {"a": "0.1", "b": "0.2"}
 

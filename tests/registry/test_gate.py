@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 
+from axon.config import Config
 from axon.errors import AxonError
-from axon.registry.gate import Decision, decide
+from axon.registry.gate import Decision, decide, fetched_champion
 from axon.registry.register import promote, register, rollback
 from axon.tracking.client import client
 from axon.tracking.runs import finish_parent, stage_run, start_parent
-from tests.support.gate import CONFIG, FACTS, champion, empty_store, gated, registered, uri, write_evaluation
+from tests.support.gate import CASES, CONFIG, FACTS, champion, empty_store, gated, registered, uri, write_evaluation
 
 pytestmark = pytest.mark.slow
 
@@ -164,3 +167,103 @@ def test_runs_are_made_once(uri: str) -> None:
         "refiner": "FAILED",
     }
     assert mlflow.get_metric_history(stage.run_id, "loss")[0].value == 0.5
+
+
+def measured_again(evaluation: Path, version: str, psnr: list[float], champion: list[float], **changed: object) -> Path:
+    """As the evaluate step writes it beside the candidate's own figures."""
+    cases = [
+        {
+            "set_name": name,
+            "case_id": case,
+            "candidate": {"axon/psnr": mine, "realism/spectrum_45_22_db": -mine},
+            "champion": {"axon/psnr": theirs, "realism/spectrum_45_22_db": theirs},
+        }
+        for (name, case), mine, theirs in zip(CASES, psnr, champion, strict=False)
+    ]
+    found = {"version": version, "because": "protocol_version: 2 and 1", "problem": "", "left_out": [], "unknown": []}
+    found |= {"spacing_mm": 2.8125, "interpolated": False, "cases": cases, **changed}
+    (evaluation / "champion.json").write_text(json.dumps(found))
+    return evaluation
+
+
+def test_a_champion_of_before_that_was_measured_again_is_beaten_or_not_by_these_values(
+    uri: str, tmp_path: Path
+) -> None:
+    old = {**FACTS, "protocol_version": "0"}
+    one = registered(uri, tmp_path, "one", [40.0, 41.0, 42.0, 43.0], facts=old)
+    mine = [20.0, 21.0, 22.0, 23.0]
+    new = write_evaluation(tmp_path / "new", mine)
+    assert "not comparable" in decide(new, uri, "axon", "if_better", CONFIG).reason
+    better = decide(measured_again(new, one.version, mine, [19.0, 20.0, 21.0, 22.5]), uri, "axon", "if_better", CONFIG)
+    assert better.accept and better.difference == pytest.approx(0.875) and better.champion_version == one.version
+    assert "measured again on this run's test cases, as protocol_version: 2 and 1" in better.reason
+    worse = decide(measured_again(new, one.version, mine, [22.0, 22.0, 22.0, 22.5]), uri, "axon", "if_better", CONFIG)
+    assert worse.verdict == "refused" and "not better than champion version" in worse.reason
+    manual = decide(measured_again(new, one.version, mine, [1.0, 1.0, 1.0, 1.0]), uri, "axon", "manual", CONFIG)
+    assert manual.verdict == "challenger" and "better than" in manual.reason
+
+
+def test_what_was_left_out_interpolated_or_unknown_is_told(uri: str, tmp_path: Path) -> None:
+    one = registered(uri, tmp_path, "one", [20.0, 21.0, 22.0, 23.0])
+    new = write_evaluation(tmp_path / "new", [20.0, 21.0, 22.0, 23.0])
+    told = {"left_out": [["external", "c"]], "unknown": [["internal", "a"]], "interpolated": True}
+    measured_again(new, one.version, [20.0, 21.0, 22.0], [19.0, 20.0, 21.0], **told)
+    decision = decide(new, uri, "axon", "if_better", CONFIG)
+    assert decision.accept and decision.cases == 3
+    assert "left out, as it was trained on them: external/c" in decision.reason
+    assert "2.8125 mm" in decision.reason and "trained on 1 of them is unknown" in decision.reason
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"problem": "weights are torn", "cases": []}, "cannot be measured again (weights are torn)"),
+        ({"cases": []}, "trained on the patient of every test case"),
+    ],
+)
+def test_a_champion_that_cannot_be_measured_is_refused_with_the_way_to_promote_by_hand(
+    uri: str, tmp_path: Path, changed: dict, said: str
+) -> None:
+    one = registered(uri, tmp_path, "one", [20.0, 21.0, 22.0, 23.0])
+    new = write_evaluation(tmp_path / "new", [30.0, 31.0, 32.0, 33.0])
+    decision = decide(measured_again(new, one.version, [], [], **changed), uri, "axon", "if_better", CONFIG)
+    assert decision.verdict == "refused" and said in decision.reason
+    assert "axon model promote axon VERSION" in decision.reason
+
+
+def test_what_was_measured_of_a_champion_that_is_none_any_more_does_not_count(uri: str, tmp_path: Path) -> None:
+    registered(uri, tmp_path, "one", [20.0, 21.0, 22.0, 23.0])
+    new = write_evaluation(tmp_path / "new", [20.5, 21.5, 22.5, 23.5])
+    decision = decide(measured_again(new, "0", [1.0] * 4, [2.0] * 4), uri, "axon", "if_better", CONFIG)
+    assert decision.accept and decision.difference == pytest.approx(0.5)
+
+
+def test_a_further_metric_may_not_become_worse_and_a_signed_one_counts_by_its_size(uri: str, tmp_path: Path) -> None:
+    key = "realism/spectrum_45_22_db"
+    asking = Config.from_yaml(f"evaluation: {{bootstrap: 200, gate_metrics: [{key}]}}")
+    one = registered(uri, tmp_path, "one", [20.0, 21.0, 22.0, 23.0])
+    new = write_evaluation(tmp_path / "new", [20.0, 21.0, 22.0, 23.0])
+    assert "not comparable" in decide(new, uri, "axon", "if_better", asking).reason, "nobody measured it"
+    measured_again(new, one.version, [20.0, 21.0, 22.0, 23.0], [19.0, 20.0, 21.0, 22.0])
+    decision = decide(new, uri, "axon", "if_better", asking)
+    assert decision.verdict == "refused" and decision.difference == pytest.approx(1.0)
+    assert f"worse in {key}; gains {key} -1.0" in decision.reason, "-20 dB is farther from 0 than +19"
+    assert decide(new, uri, "axon", "if_better", CONFIG).accept
+
+
+def test_the_champion_is_fetched_with_its_model_and_evaluation_as_far_as_they_are_there(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with fetched_champion(uri, "axon") as none:
+        assert none is None
+    one = registered(uri, tmp_path, "one", [20.0, 21.0, 22.0, 23.0])
+    with fetched_champion(uri, "axon") as found:
+        assert found is not None and found.version == one.version
+        assert (found.model / "model_index.json").is_file() and (found.evaluation / "cases.csv").is_file()
+    run_id = client(uri).get_model_version("axon", one.version).run_id
+    shutil.rmtree(next((tmp_path / "mlartifacts").glob(f"{run_id}/artifacts")))
+    with fetched_champion(uri, "axon") as found:
+        assert found is not None and list(found.model.iterdir()) == list(found.evaluation.iterdir()) == []
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(AxonError, match="CHAMPION_UNREADABLE"), fetched_champion("http://127.0.0.1:9", "axon"):
+        raise AssertionError("an outage is no absence")

@@ -209,11 +209,17 @@ def test_films_of_any_size_are_taken(model: AxonPipeline, films: tuple[np.ndarra
 
 
 def test_evaluation_covers_every_method_and_view(trained: Path, tiny_config: Config, tiny_dataset: Path) -> None:
+    from axon import pretrained
+    from axon.evaluation.champion import Champion
     from axon.evaluation.evaluate import evaluate
-    from axon.evaluation.results import METHODS
+    from axon.evaluation.measures import VERSIONS
+    from axon.evaluation.results import METHODS, REFERENCES
+    from axon.registry.gate import read_evaluation
 
     folders = [trained / name for name in ("bridge", "refiner", "superres", "baselines")]
-    headline = evaluate(tiny_config, tiny_dataset, *folders, trained / "evaluation", "bi", {"code_revision": "test"})
+    before = Champion("3", pretrained.path(), trained / "kept nothing")
+    facts = {"code_revision": "test"}
+    headline = evaluate(tiny_config, tiny_dataset, *folders, trained / "evaluation", "bi", facts, before)
     weights = AxonPipeline.from_pretrained(trained / "evaluation/model").config.stage_weights
     # The model is published: it must not say where it was trained.
     assert not [
@@ -222,7 +228,9 @@ def test_evaluation_covers_every_method_and_view(trained: Path, tiny_config: Con
     assert set(weights) == {"mono", "bi"} and all(len(w) == 3 and min(w) >= 0 and max(w) <= 1 for w in weights.values())
     assert headline["internal/bi/axon/psnr"] > 5
     summary = json.loads((trained / "evaluation/metrics.json").read_text())["summary"]["internal"]
-    assert set(summary) == {"bi", "mono"} and set(summary["bi"]) == set(summary["mono"]) == set(METHODS)
+    assert set(summary) == {"bi", "mono"} and set(summary["bi"]) == set(summary["mono"]) == set(METHODS) - set(
+        REFERENCES
+    )
     assert {path.name for path in (trained / "evaluation").iterdir()} >= {
         "model",
         "report.html",
@@ -231,6 +239,14 @@ def test_evaluation_covers_every_method_and_view(trained: Path, tiny_config: Con
         "summary.txt",
     }
     AxonPipeline.from_pretrained(trained / "evaluation/model")
+    assert {"internal/bi/axon/anatomy/dice_lung", "internal/bi/axon_sample/realism/patch_distance"} <= set(headline)
+    kept = json.loads((trained / "evaluation/metrics.json").read_text())
+    assert kept["facts"]["protocol_version"] == VERSIONS and len(kept["facts"]["test_hash"]) == 64
+    assert kept["floor"]["realism/patch_distance"] > 0
+    again = json.loads((trained / "evaluation/champion.json").read_text())
+    mine = read_evaluation(trained / "evaluation")
+    assert again["version"] == "3" and again["problem"] == "" and again["interpolated"]
+    assert {(case["set_name"], case["case_id"]) for case in again["cases"]} == set(mine.values)
 
 
 def test_every_network_has_its_curve_and_a_baseline_is_a_regression_network(trained: Path) -> None:

@@ -21,14 +21,15 @@ from axon.data.patients import write_patients
 from axon.data.prepared import PreparedDataset
 from axon.errors import AxonError
 from axon.evaluation.calibration import error_curve, step_share
-from axon.evaluation.measures import Reference, View, input_films, measured, on_grid, reference_of, reproject
+from axon.evaluation.champion import Champion, measure_again
+from axon.evaluation.measures import Reference, View, films_of, input_films, measured, on_grid, reference_of, reproject
 from axon.evaluation.report import save
 from axon.evaluation.results import FINAL, STRIPS, CaseResult, Evaluation, Picture, showcase, strip_name, summary_table
 from axon.evaluation.strips import strip, write_hero
-from axon.files import whole_folder
+from axon.files import whole_folder, write_json
 from axon.geometry.projection import VIEWS
 from axon.inference import REFERENCED, AxonOutput, AxonPipeline
-from axon.metrics.catalogue import shown_in
+from axon.metrics.catalogue import MEASURED_AGAIN, shown_in
 from axon.metrics.realism import Appearance, floor_of
 from axon.models.folders import load_network
 from axon.models.superres import downsample
@@ -58,13 +59,15 @@ def evaluate(
     superres: Path,
     baselines: Path,
     out: Path,
-    views: str,
+    views: View,
     facts: dict[str, str],
+    champion: Champion | None = None,
 ) -> dict[str, float]:
     """Evaluate on every test set, mono and bi-planar.
 
     Writes ``out/model`` (an `AxonPipeline` folder), ``metrics.json``, ``cases.csv``, ``summary.txt``, ``report.html``,
-    ``hero.png`` and in ``cases/`` a small picture of every case; ``out`` appears whole or not at all.
+    ``hero.png`` and in ``cases/`` a small picture of every case; where the champion's evaluation does not compare with
+    this one also ``champion.json``, for which see `axon.evaluation.champion`. ``out`` appears whole or not at all.
 
     Args:
         config: The resolved configuration.
@@ -73,9 +76,10 @@ def evaluate(
         out: Output folder.
         views: ``"bi"`` or ``"mono"``: which of the two the returned figures and the gate speak of.
         facts: What the run depended on, for the report.
+        champion: What the registry's model is to be told apart from; None where there is none.
 
     Returns:
-        Means of protocol ``axon`` for the final volume, as ``{"<set>/<views>/<method>/<metric>": value}``.
+        Means for the final volumes and the best baseline, as ``{"<set>/<views>/<method>/<metric>": value}``.
     """
     data = PreparedDataset(dataset)
     test_sets = [name for name in data.sets if name not in ("train", "val") and data.sets[name]]
@@ -138,11 +142,14 @@ def evaluate(
     )  # fmt: skip
 
     table = summary_table(evaluation)
+    again = champion and measure_again(champion, pipeline, evaluation.metrics()["facts"], cases, views, config)
     with whole_folder(out) as part:
         pipeline.to("cpu").save_pretrained(part / "model", safe_serialization=True)
         write_patients(part / "model", trained_on(data, config))
         seal(part / "model")
         save(part, evaluation)
+        if again:
+            write_json(part / MEASURED_AGAIN, again)
         (part / STRIPS).mkdir()
         for file, content in strips.items():
             (part / file).write_bytes(content)
@@ -156,7 +163,7 @@ def volumes_of(
     pipeline: AxonPipeline, baselines: dict[str, RegressionUNet], case: Case, view: View, config: Config
 ) -> MethodVolumes:
     """Reconstruct a case with every method from its own films: both, or the frontal one alone."""
-    frontal, lateral = _films(case, view)
+    frontal, lateral = films_of(case, view)
     output = pipeline(frontal, lateral, num_samples=config.evaluation.samples, seed=config.seed, rendered=True)
     volumes, seen = pipeline.baseline_volumes(frontal, lateral)
     for name, network in baselines.items():
@@ -186,7 +193,7 @@ def calibrate(pipeline: AxonPipeline, cases: list[Case], config: Config) -> None
         spreads, errors = [], []
         for case in cases:
             drawn_KDHW = pipeline(
-                *_films(case, view),
+                *films_of(case, view),
                 num_samples=samples,
                 seed=config.seed,
                 rendered=True,
@@ -198,19 +205,13 @@ def calibrate(pipeline: AxonPipeline, cases: list[Case], config: Config) -> None
     pipeline.register_to_config(std_curves=curves)
 
 
-def _films(case: Case, view: View) -> tuple[np.ndarray, np.ndarray | None]:
-    """The case's rendered films that a method sees."""
-    frontal, lateral = case.rendered_VUV
-    return frontal, lateral if view == "bi" else None
-
-
 def stage_weights(pipeline: AxonPipeline, cases: list[Case], view: View, config: Config) -> list[float]:
     """How far each stage should go, one after the other: a later one starts from what the earlier ones leave."""
     weights: list[float] = []
 
     def volumes(case: Case, *more: float) -> AxonOutput:
         pipeline.register_to_config(stage_weights={view: [*weights, *more]})
-        return pipeline(*_films(case, view), seed=config.seed, rendered=True, use_references=False)
+        return pipeline(*films_of(case, view), seed=config.seed, rendered=True, use_references=False)
 
     truths = [np.clip(case.hu_DHW, *config.model.hu_window).astype(np.float32) for case in cases]
     coarse = [downsample(torch.from_numpy(truth)[None, None], config.grid.upscale)[0, 0].numpy() for truth in truths]

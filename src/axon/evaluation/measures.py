@@ -90,6 +90,12 @@ def reproject(hu_DHW: np.ndarray, config: Config) -> np.ndarray:
     return normalised
 
 
+def films_of(case: Case, view: View) -> tuple[np.ndarray, np.ndarray | None]:
+    """The case's rendered films that a method sees: both, or the frontal one alone."""
+    frontal, lateral = case.rendered_VUV
+    return frontal, lateral if view == "bi" else None
+
+
 def input_films(case: Case) -> np.ndarray:
     """The case's own films, normalised, shape (2, U, V)."""
     films_1VUV = torch.from_numpy(np.stack([case.frontal_HW, case.lateral_HW]))[None]

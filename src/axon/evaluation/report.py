@@ -8,7 +8,7 @@ import inspect
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 import numpy as np
@@ -22,6 +22,8 @@ from axon.evaluation.results import (
     FINAL,
     METHODS,
     PRIMARY_METRICS,
+    SIDE_BY_SIDE,
+    STAGES,
     VIEW_LABELS,
     Evaluation,
     Picture,
@@ -30,7 +32,7 @@ from axon.evaluation.results import (
     showcase,
 )
 from axon.files import write_whole
-from axon.metrics.catalogue import Metric, metric, shown_in
+from axon.metrics.catalogue import Axis, Metric, metric, shown_in
 from axon.metrics.protocols import PROTOCOLS
 from axon.metrics.statistics import Summary
 from axon.pictures import film_pictures
@@ -38,6 +40,29 @@ from axon.pictures import film_pictures
 MAX_PAGE_BYTES = 15_000_000
 ONE_CASE = "one case"
 """In place of an interval, which one case cannot have."""
+AXES: tuple[tuple[str, str, frozenset[Axis]], ...] = (
+    (
+        "Likeness to the patient's own CT",
+        "Voxel by voxel; a blurred mean scores well. Then how the volume explains the films, and how often two "
+        "standard deviations hold the truth.",
+        frozenset({"distortion", "films", "calibration"}),
+    ),
+    (
+        "Structure",
+        "Where bone, lung and body lie, found by thresholds. At equal volume, bone is told by its place alone, "
+        "whatever its contrast.",
+        frozenset({"anatomy"}),
+    ),
+    (
+        "Realism",
+        "Whether the volume could be a CT, whatever the place: power against the CT's by wavelength (below 0 is too "
+        "smooth), patches, HU inside the body. The last row is what CTs of different patients measure against each "
+        "other; of spectra it is the mean of absolute values.",
+        frozenset({"realism"}),
+    ),
+)
+"""The report's tables: title, what to know, and the catalogue's axes in it."""
+BETTER = {"more": "more is better", "less": "less is better", "zero": "0 is best", "neither": ""}
 RANKS = ("only", "best", "median", "worst")
 
 
@@ -93,9 +118,10 @@ def write_page(path: Path, template: str, context: dict[str, Any]) -> None:
 
 def _context(evaluation: Evaluation) -> dict[str, Any]:
     groups = evaluation.groups()
+    measured = evaluation.metric_names()
     columns = [each.key for each in shown_in("report")]
     others: dict[str, list[str]] = {}
-    for key in evaluation.metric_names():
+    for key in measured:
         if key not in columns:
             others.setdefault(metric(key).protocol, []).append(key)
     return {
@@ -105,7 +131,16 @@ def _context(evaluation: Evaluation) -> dict[str, Any]:
         "bootstrap": evaluation.bootstrap,
         "stamp": _stamp(evaluation.facts),
         "headlines": [card for group in groups if (card := _headline(evaluation, *group))],
-        "tables": [_metric_table(evaluation, *group, columns) for group in groups],
+        "axes": [
+            {
+                "title": title,
+                "note": note,
+                "tables": [_metric_table(evaluation, *group, keys) for group in groups],
+            }
+            for title, note, axes in AXES
+            if (keys := [key for key in columns if metric(key).axis in axes and key in measured])
+        ],
+        "plots": [plot for group in groups if (plot := _two_axes(evaluation, *group))],
         "other_tables": [_metric_table(evaluation, *group, metrics) for metrics in others.values() for group in groups],
         "improvements": [row for group in groups for row in _improvement_rows(evaluation, *group)],
         "case_tables": [_case_table(evaluation, *group) for group in groups],
@@ -148,15 +183,35 @@ def _headline(evaluation: Evaluation, set_name: str, view: str) -> dict[str, Any
     return {"set": set_name, "view": VIEW_LABELS[view], "method": METHODS[method], "figures": figures}
 
 
+def _two_axes(evaluation: Evaluation, set_name: str, view: str) -> dict[str, str] | None:
+    """PSNR against patch distance; None where no method has both."""
+    marks = []
+    for method in evaluation.methods(set_name, view):
+        x, y = (evaluation.summary(set_name, view, method, key) for key in ("realism/patch_distance", "axon/psnr"))
+        if x and y and x.mean > 0:
+            marks.append(show.Mark(METHODS[method], x.mean, y.mean, _kind(method)))
+    image = show.two_axes_uri(marks, evaluation.floor.get("realism/patch_distance"))
+    return {"set": set_name, "view": VIEW_LABELS[view], "image": image} if marks else None
+
+
+def _kind(method: str) -> Literal["result", "stage", "baseline"]:
+    return "result" if method in FINAL else "stage" if method in STAGES else "baseline"
+
+
 def _metric_table(evaluation: Evaluation, set_name: str, view: str, keys: list[str]) -> dict[str, Any]:
-    """Rows are methods, columns metrics; the best mean of a column is marked."""
+    """Rows are methods, columns metrics; the best mean of a column is marked. Of a signed metric the mean and its
+    interval are shown and, below, the mean of absolute values, by which methods are told apart.
+    """
     methods = evaluation.methods(set_name, view)
-    columns: list[dict[str, Any]] = []
-    for key in keys:
-        cells = {method: evaluation.summary(set_name, view, method, key) for method in methods}
-        columns.append(
-            {"protocol": metric(key).protocol, "label": metric(key).title, "cells": _cells(metric(key), cells)}
-        )
+    columns = [
+        {
+            "protocol": metric(key).protocol,
+            "label": metric(key).title,
+            "better": BETTER[metric(key).better],
+            "cells": _cells(metric(key), evaluation, set_name, view),
+        }
+        for key in keys
+    ]
     cases = len({row.case_id for row in evaluation.rows if (row.set_name, row.view) == (set_name, view)})
     rows = [
         {
@@ -166,24 +221,37 @@ def _metric_table(evaluation: Evaluation, set_name: str, view: str, keys: list[s
         }
         for method in methods
     ]
-    return {"set": set_name, "view": VIEW_LABELS[view], "cases": cases, "columns": columns, "rows": rows}
+    floor = [metric(key).text(evaluation.floor[key]) if key in evaluation.floor else "–" for key in keys]
+    known = any(key in evaluation.floor for key in keys)
+    return {
+        "set": set_name,
+        "view": VIEW_LABELS[view],
+        "cases": cases,
+        "columns": columns,
+        "rows": rows,
+        "floor": floor if known else [],
+    }
 
 
-def _cells(of: Metric, summaries: dict[str, Summary | None]) -> dict[str, dict[str, Any] | None]:
+def _cells(of: Metric, evaluation: Evaluation, set_name: str, view: str) -> dict[str, Any]:
     """Text of each method's cell, and its interval as percentages of the column's whole range."""
+    methods = evaluation.methods(set_name, view)
+    summaries = {method: evaluation.summary(set_name, view, method, of.key) for method in methods}
+    scores = {method: evaluation.score(set_name, view, method, of.key) for method in methods}
     present = [summary for summary in summaries.values() if summary]
     if not present:
         return dict.fromkeys(summaries)
     left, right = min(summary.low for summary in present), max(summary.high for summary in present)
     span = (right - left) or 1.0
-    scores = [score for summary in present if (score := of.score(summary.mean)) is not None]
+    best = max((score for score in scores.values() if score is not None), default=None)
     return {
         method: None
         if summary is None
         else {
             "mean": of.text(summary.mean),
             "interval": _interval(of.key, summary),
-            "best": bool(scores) and of.score(summary.mean) == max(scores),
+            "size": of.text(-score) if of.signed and (score := scores[method]) is not None else "",
+            "best": best is not None and scores[method] == best,
             "from": f"{100 * (summary.low - left) / span:.1f}",
             "width": f"{100 * (summary.high - summary.low) / span:.1f}",
             "dot": f"{100 * (summary.mean - left) / span:.1f}",
@@ -265,12 +333,20 @@ def _picture(evaluation: Evaluation, picture: Picture, title: str) -> dict[str, 
 
 
 def _window(picture: Picture, name: str, level: float, width: float) -> dict[str, Any]:
-    """Three planes of reconstruction, reference and error through one display window."""
+    """Three planes through one display window: the volumes that are looked at side by side, the CT, AXON's error."""
     low, high = show.window_bounds(level, width)
-    ours, reference = picture.volumes["axon"].clip(low, high), picture.reference_DHW.clip(low, high)
-    images = [[show.slice_plane(volume, plane) for volume in (ours, reference)] for plane in show.PLANES]
+    methods = [method for method in SIDE_BY_SIDE if method in picture.volumes]
+    volumes = [picture.volumes[method].clip(low, high) for method in methods]
+    reference = picture.reference_DHW.clip(low, high)
+    images = [[show.slice_plane(volume, plane) for volume in (*volumes, reference)] for plane in show.PLANES]
     note = f"level {level:.0f} HU, width {width:.0f} HU".replace("-", "−")
-    return {"name": f"{name} window", "note": note, "rows": _with_error(images, low, high), "half": f"{width / 2:.0f}"}
+    return {
+        "name": f"{name} window",
+        "note": note,
+        "columns": [METHODS[method] for method in methods],
+        "rows": _with_error(images, low, high),
+        "half": f"{width / 2:.0f}",
+    }
 
 
 def _frames(picture: Picture) -> list[dict[str, str]]:
@@ -291,21 +367,23 @@ def _projection(picture: Picture) -> dict[str, Any]:
     return {
         "name": "Maximum-intensity projection",
         "note": note,
+        "columns": [METHODS["axon"]],
         "rows": _with_error(images, low, high),
         "half": f"{(high - low) / 2:.0f}",
     }
 
 
 def _with_error(images: list[list[np.ndarray]], low: float, high: float) -> list[dict[str, Any]]:
+    """Of each plane the volumes, the reference, which is the last of them, and the first volume's error."""
     half = (high - low) / 2
     return [
         {
             "plane": plane,
-            "ours": show.gray_uri(ours, low, high),
+            "volumes": [show.gray_uri(volume, low, high) for volume in volumes],
             "reference": show.gray_uri(reference, low, high),
-            "error": show.colour_uri(ours.astype(float) - reference, -half, half, show.DIVERGING),
+            "error": show.colour_uri(volumes[0].astype(float) - reference, -half, half, show.DIVERGING),
         }
-        for plane, (ours, reference) in zip(show.PLANES, images, strict=True)
+        for plane, (*volumes, reference) in zip(show.PLANES, images, strict=True)
     ]
 
 
@@ -321,8 +399,9 @@ def _std(std_DHW: np.ndarray | None) -> dict[str, Any] | None:
     }
 
 
-TABLE_ONLY = ("mean_volume", "lift", "regression_consistent")
-"""Methods whose figures say all: their pictures would make the page too large to send."""
+TABLE_ONLY = ("mean_volume", "lift", "regression_consistent", *SIDE_BY_SIDE[1:])
+"""Methods whose figures say all, or that are seen in the windows: more pictures would make the page too large to send.
+"""
 
 
 def _stages(picture: Picture) -> list[tuple[str, dict[str, str]]]:

@@ -29,10 +29,11 @@ STAGES = {
     "axon_coarse": "AXON, coarse (stage 1)",
     "axon_refined": "AXON, refined (stage 2)",
     "axon_networks": "AXON, networks alone (stage 3)",
-    "nearest_reference": "Nearest reference, warped",
 }
+REFERENCES = {"nearest_reference": "Nearest reference, warped"}
+"""Another patient's CT in this one's shape, of a model that carries references."""
 FINAL = {"axon": "AXON", "axon_sample": "AXON, one sample", "axon_mean": "AXON, mean of samples"}
-METHODS = {**BASELINES, **STAGES, **FINAL}
+METHODS = {**BASELINES, **STAGES, **REFERENCES, **FINAL}
 """Methods in the order in which they are listed, with their labels."""
 
 SIDE_BY_SIDE = ("axon", "axon_sample", "nearest_reference")

@@ -16,6 +16,10 @@ Better = Literal["more", "less", "zero", "neither"]
 Axis = Literal["distortion", "realism", "anatomy", "films", "calibration"]
 Place = Literal["report", "terminal", "card", "run", "benchmark"]
 
+PRIMARY_METHOD, PRIMARY = "axon", "axon/psnr"
+"""What models are told apart by: the method, and its metric."""
+MEASURED_AGAIN = "champion.json"
+"""File of an evaluation folder with the values of a champion whose own evaluation does not compare."""
 BANDS = {
     "90_45": (90.0, 45.0),
     "45_22": (45.0, 22.0),
@@ -77,7 +81,7 @@ class Metric:
 
     def text(self, value: float) -> str:
         """A value with as many digits as mean something."""
-        return f"{value:.{self.digits}f}"
+        return f"{round(value, self.digits) + 0.0:.{self.digits}f}"  # No "-0.0".
 
     def score(self, value: float) -> float | None:
         """Greater for a better value; None where neither is better."""

@@ -22,6 +22,7 @@ from axon.compute.devices import require_gpu
 from axon.config import Config
 from axon.errors import AxonError
 from axon.files import write_whole
+from axon.metrics.catalogue import metric
 from axon.orchestration.alert import ALERT_URL, check_url
 from axon.orchestration.probes import check_dvc_remote, check_mlflow_artifacts
 from axon.orchestration.trainjob import TrainJobs
@@ -123,6 +124,9 @@ def preflight(
     with _collected(problems):
         config = Config.from_yaml(config_yaml, seed=seed)
     problems += parameter_problems(views, promote, model_name)
+    for key in config.evaluation.gate_metrics:
+        with _collected(problems):
+            refuse_undecided(key)
     with _collected(problems):
         revision, data = _resolve_data(dataset_repo, dataset_revision, dataset_folder, run_key)
     if not dataset_folder:
@@ -172,6 +176,16 @@ def parameter_problems(views: str, promote: str, model_name: str) -> list[AxonEr
     if not model_name or any(character in model_name for character in "/:.'\"%"):
         problems.append(AxonError("PARAMETER", f"model_name is {model_name!r}", "use letters, digits, '-' and '_'"))
     return problems
+
+
+def refuse_undecided(key: str) -> None:
+    """A gate can only use a metric that says which model is better. Raises AxonError ``METRIC_UNKNOWN`` or
+    ``CONFIG_VALUE``.
+    """
+    if metric(key).better == "neither":
+        raise AxonError(
+            "CONFIG_VALUE", f"evaluation.gate_metrics names {key}, which has no better side", "name another metric"
+        )
 
 
 def raise_all(problems: list[AxonError], code: str = "PREFLIGHT") -> None:

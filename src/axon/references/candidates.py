@@ -40,12 +40,10 @@ def library_of(data: PreparedDataset, config: Config) -> tuple[Library, str]:
 
 def trained_on(data: PreparedDataset, config: Config) -> list[Patient]:
     """The patient of every training CT, for ``patients.json``."""
-    return [
-        Patient(patient_hash(case.patient_id), _fingerprint(volume_of(case, config))) for case in data.load("train")
-    ]
+    return [Patient(patient_hash(case.patient_id), print_of(volume_of(case, config))) for case in data.load("train")]
 
 
-def _fingerprint(volume: Volume) -> str:
+def print_of(volume: Volume) -> str:
     """Empty where a volume has no lungs to find it by."""
     try:
         return fingerprint(volume)

@@ -18,7 +18,7 @@ from axon.errors import AxonError
 from axon.evaluation.report import ONE_CASE, write_page
 from axon.evaluation.results import STRIPS, VIEW_LABELS, strip_name
 from axon.metrics.catalogue import metric, shown_in
-from axon.metrics.statistics import Summary, comparable, paired_difference, sign_flip_p
+from axon.metrics.statistics import COMPARABLE_KEYS, Summary, comparable, paired_difference, sign_flip_p
 from axon.registry.gate import EVALUATION, METHOD, METRIC, read_evaluation
 from axon.tracking.client import REGISTRY, client, refuse_missing_store, resolve, tracking_errors
 
@@ -57,7 +57,7 @@ class Side:
 @dataclass(frozen=True)
 class Row:
     """A metric on a test set: both means, B minus A with its interval, and what was found by the p-value of a paired
-    sign-flip test.
+    sign-flip test. Of a signed metric, whose errors would cancel, all of it is of absolute values.
 
     The finding is ``better``, ``worse``, ``no difference shown`` or ``too few cases to tell`` of B; empty where neither
     direction is good.
@@ -160,12 +160,13 @@ def compare_sides(a: Side, b: Side) -> Comparison:
                 group[1],
                 metric,
                 _mean(of_a),
-                _mean(b.values[group][metric]),
-                *_judged(metric, of_a, b.values[group][metric], *settings),
+                _mean(of_b),
+                *_judged(metric, of_a, of_b, *settings),
             )
             for group in sorted(a.values.keys() & b.values.keys())
-            for metric, of_a in a.values[group].items()
+            for metric in a.values[group]
             if metric in b.values[group]
+            for of_a, of_b in [[_sized(metric, side.values[group][metric]) for side in (a, b)]]
         ]
     except AxonError as error:
         raise AxonError("COMPARE_DIFFERENT", f"{a.name} and {b.name}: {error.message}", error.fix) from error
@@ -290,7 +291,7 @@ def _context(found: Comparison, pictures: list[dict[str, Any]]) -> dict[str, Any
     for row in found.rows:
         cell = {
             "protocol": row.metric.split("/")[0],
-            "label": metric(row.metric).title,
+            "label": metric(row.metric).title + ", absolute" * metric(row.metric).signed,
             "a": metric(row.metric).text(row.a),
             "b": metric(row.metric).text(row.b),
             "difference": interval_text(row.metric, row.difference),
@@ -298,14 +299,13 @@ def _context(found: Comparison, pictures: list[dict[str, Any]]) -> dict[str, Any
             "finding": row.finding,
         }
         tables.setdefault((row.set_name, row.view), []).append(cell)
-    facts = ("split_hash", "hu_window", "fine_spacing_mm", "protocol_version", "test_sets")
     return {
         "disclaimer": DISCLAIMER,
         "sides": [("A", _title(found.a), found.a.run_id), ("B", _title(found.b), found.b.run_id)],
         "verdict": found.verdict,
         "confidence": f"{found.a.settings['confidence']:.0%}".replace("%", " %"),
         "bootstrap": found.a.settings["bootstrap"],
-        "facts": {key: _plain(found.a.facts[key]) for key in facts},
+        "facts": {key: _plain(found.a.facts[key]) for key in COMPARABLE_KEYS if key in found.a.facts},
         "tables": [{"set": name, "view": VIEW_LABELS[view], "rows": rows} for (name, view), rows in tables.items()],
         "cases": [
             (key, metric(METRIC).text(a), metric(METRIC).text(b), _signed(METRIC, b - a), b - a)
@@ -334,6 +334,10 @@ def _judged(
     if p > level:
         return difference, p, "no difference shown"
     return difference, p, "better" if sum(gains) > 0 else "worse"
+
+
+def _sized(key: str, values: dict[str, float]) -> dict[str, float]:
+    return {case: abs(value) for case, value in values.items()} if metric(key).signed else values
 
 
 def _mean(values: Mapping[str, float]) -> float:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,16 +15,20 @@ from typing import TYPE_CHECKING, Any, Literal
 from axon.config import Config
 from axon.errors import AxonError
 from axon.files import write_whole
+from axon.metrics.catalogue import MEASURED_AGAIN, PRIMARY, PRIMARY_METHOD, metric
 from axon.tracking.client import client, without_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from axon.evaluation.champion import Champion
+
 Policy = Literal["if_better", "manual", "never"]
 POLICIES = ("if_better", "manual", "never")
 Verdict = Literal["accepted", "challenger", "refused"]
-METHOD, METRIC = "axon", "axon/psnr"
-EVALUATION = "evaluation"
+METHOD, METRIC = PRIMARY_METHOD, PRIMARY
+EVALUATION, MODEL = "evaluation", "model/artifacts/model"
+"""Folders of a run's artifacts."""
 CHAMPION = "champion"
 
 
@@ -61,15 +67,24 @@ class Decision:
         return cls(**json.loads(path.read_text()))
 
 
+ByCase = dict[tuple[str, str], float]
+"""Values by (test set, case)."""
+
+
 @dataclass(frozen=True)
 class Evaluated:
-    """An evaluation folder as the gate sees it: its facts and the primary metric of every case, keyed by (test set,
-    case).
+    """An evaluation folder as the gate sees it: its facts, and every metric of each case, from the views that its run
+    was asked for.
     """
 
     facts: dict[str, Any]
     view: str
-    values: dict[tuple[str, str], float]
+    metrics: dict[str, ByCase]
+
+    @property
+    def values(self) -> ByCase:
+        """The primary metric."""
+        return self.metrics[METRIC]
 
 
 def decide(candidate: Path, tracking_uri: str, model_name: str, policy: Policy, config: Config) -> Decision:
@@ -77,14 +92,15 @@ def decide(candidate: Path, tracking_uri: str, model_name: str, policy: Policy, 
 
     The primary metric is AXON's PSNR, from the views that the run was asked for, over the cases of all test sets. It is
     compared with the champion's by a paired bootstrap over the same cases; the candidate is better when the mean
-    difference is above zero.
+    difference is above zero, and no metric of ``evaluation.gate_metrics`` is worse on average. Where the evaluate step
+    has measured the champion again beside the candidate, these values count, and not the champion's stored ones.
 
     Args:
-        candidate: Evaluation folder with ``metrics.json`` and ``cases.csv``.
+        candidate: Evaluation folder with ``metrics.json``, ``cases.csv`` and perhaps ``champion.json``.
         tracking_uri: MLflow tracking and registry.
         model_name: Registered model whose champion is compared with.
         policy: ``if_better`` promotes a better model, ``manual`` leaves it as challenger, ``never`` keeps the champion.
-        config: Bootstrap settings and seed.
+        config: Bootstrap settings and seed, and the gate's further metrics.
 
     Raises:
         AxonError: ``CHAMPION_UNREADABLE`` where MLflow does not say which model is the champion, or does not give its
@@ -94,25 +110,20 @@ def decide(candidate: Path, tracking_uri: str, model_name: str, policy: Policy, 
         mine = read_evaluation(candidate)
     except AxonError as error:
         return Decision("refused", f"the candidate's metrics cannot be trusted: {error.message}")
-    try:
-        champion = _read_champion(tracking_uri, model_name)
-    except AxonError as error:
-        return Decision(
-            "refused", f"the champion's metrics cannot be read ({error.message}), so nothing is promoted over it"
-        )
-    except Exception as error:
-        # An outage is neither absence nor a verdict on the candidate: raised, the step is tried again, and nothing is
-        # promoted.
-        shown, fix = (
-            without_credentials(tracking_uri),
-            "check that the server and its storage can be reached, then start the run again",
-        )
-        raise AxonError(
-            "CHAMPION_UNREADABLE", f"MLflow at {shown} does not give the champion: {_first_line(error)}", fix
-        ) from error
+    again, theirs = _measured_again(candidate), None
+    with _outage(tracking_uri):
+        mlflow = client(tracking_uri)
+        version = champion_of(mlflow, model_name)
+        if version and again.get("version") != version:
+            theirs = _stored(mlflow, model_name, version)
+    if not version:
+        compared = Decision("accepted", "there is no champion yet; this is the first", cases=len(mine.values))
+    elif theirs is None:
+        compared = _beside_measured(version, again, model_name, config)
+    else:
+        compared = _beside_stored(mine, theirs, version, config)
     if policy == "never":
-        return Decision("refused", "the promotion policy is 'never'", champion[0] if champion else "")
-    compared = _compare(mine, champion, config)
+        return Decision("refused", "the promotion policy is 'never'", version)
     if policy == "manual":
         return Decision(
             **{
@@ -136,17 +147,27 @@ def read_evaluation(folder: Path) -> Evaluated:
         with (folder / "cases.csv").open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["method"] == METHOD]
         view = facts["views"]
-        values = {(row["set_name"], row["case_id"]): float(row[METRIC]) for row in rows if row["view"] == view}
+        metrics = _by_metric(row for row in rows if row["view"] == view)
     except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
         raise AxonError(
             "METRICS_MISSING", f"metrics.json or cases.csv is missing or damaged ({_first_line(error)})", fix
         ) from error
-    if not values:
+    if METRIC not in metrics:
         raise AxonError("METRICS_MISSING", f"cases.csv has no {METRIC} of the method {METHOD!r}", fix)
-    for (_, case_id), value in values.items():
+    for (_, case_id), value in metrics[METRIC].items():
         if not math.isfinite(value):
             raise AxonError("METRICS_NOT_FINITE", f"{METRIC} of case {case_id} ({view}) is {value}", fix)
-    return Evaluated(facts, view, values)
+    return Evaluated(facts, view, metrics)
+
+
+def _by_metric(rows: Iterable[dict[str, str]]) -> dict[str, ByCase]:
+    found: dict[str, ByCase] = {}
+    for row in rows:
+        case = row["set_name"], row["case_id"]
+        for key, value in row.items():
+            if "/" in key and value:
+                found.setdefault(key, {})[case] = float(value)
+    return found
 
 
 def champion_of(mlflow: MlflowClient, model_name: str) -> str:
@@ -157,47 +178,171 @@ def champion_of(mlflow: MlflowClient, model_name: str) -> str:
     return str(models[0].aliases.get(CHAMPION, "")) if models else ""
 
 
-def _read_champion(tracking_uri: str, model_name: str) -> tuple[str, Evaluated] | None:
-    """The champion's version and evaluation, None when there is no champion.
+@contextmanager
+def fetched_champion(tracking_uri: str, model_name: str) -> Iterator[Champion | None]:
+    """The champion's model and evaluation, for the evaluate step, while the block lasts; None without a champion.
+
+    What its run does not hold is absent from the folders: only an outage is an error.
 
     Raises:
-        AxonError: As `read_evaluation`; anything else is MLflow's.
+        AxonError: ``CHAMPION_UNREADABLE``.
     """
-    mlflow = client(tracking_uri)
-    version = champion_of(mlflow, model_name)
-    if not version:
-        return None
+    from axon.evaluation.champion import Champion
+
+    with TemporaryDirectory() as scratch:
+        folder, found = Path(scratch), None
+        with _outage(tracking_uri):
+            mlflow = client(tracking_uri)
+            if version := champion_of(mlflow, model_name):
+                run_id = mlflow.get_model_version(model_name, version).run_id
+                evaluation, model = _fetch_evaluation(mlflow, run_id, folder / EVALUATION), folder / "model"
+                model.mkdir()
+                if mlflow.list_artifacts(run_id, MODEL):
+                    model = Path(mlflow.download_artifacts(run_id, MODEL, str(model)))
+                found = Champion(version, model, evaluation)
+        yield found
+
+
+@contextmanager
+def _outage(tracking_uri: str) -> Iterator[None]:
+    """What is no AxonError inside is MLflow's. An outage is neither absence nor a verdict on the candidate: raised, the
+    step is tried again, and nothing is promoted.
+    """
+    try:
+        yield
+    except AxonError:
+        raise
+    except Exception as error:
+        raise AxonError(
+            "CHAMPION_UNREADABLE",
+            f"MLflow at {without_credentials(tracking_uri)} does not give the champion: {_first_line(error)}",
+            "check that the server and its storage can be reached, then start the run again",
+        ) from error
+
+
+def _fetch_evaluation(mlflow: MlflowClient, run_id: str, folder: Path) -> Path:
+    """Where ``metrics.json`` and ``cases.csv`` lie within ``folder``, as far as the run holds them."""
+    folder.mkdir()
+    held = folder
+    # Listed first: a file that is not there is a damaged evaluation, one that cannot be downloaded an outage.
+    for path in [item.path for item in mlflow.list_artifacts(run_id, EVALUATION)]:
+        if path in (f"{EVALUATION}/metrics.json", f"{EVALUATION}/cases.csv"):
+            held = Path(mlflow.download_artifacts(run_id, path, str(folder))).parent
+    return held
+
+
+def _measured_again(candidate: Path) -> dict[str, Any]:
+    """What the evaluate step found of the champion of its day; empty where the stored evaluations compare."""
+    path = candidate / MEASURED_AGAIN
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def _stored(mlflow: MlflowClient, model_name: str, version: str) -> Evaluated | AxonError:
+    """A version's evaluation as its own run left it, or what is wrong with it; other errors are MLflow's."""
     run_id = mlflow.get_model_version(model_name, version).run_id
     with TemporaryDirectory() as scratch:
-        # Listed first: a file that is not there is a damaged evaluation, one that cannot be downloaded an outage.
-        folder = Path(scratch)
-        for path in [item.path for item in mlflow.list_artifacts(run_id, EVALUATION)]:
-            if path in (f"{EVALUATION}/metrics.json", f"{EVALUATION}/cases.csv"):
-                folder = Path(mlflow.download_artifacts(run_id, path, scratch)).parent
-        return version, read_evaluation(folder)
+        folder = _fetch_evaluation(mlflow, run_id, Path(scratch) / EVALUATION)
+        try:
+            return read_evaluation(folder)
+        except AxonError as error:
+            return error
 
 
-def _compare(mine: Evaluated, champion: tuple[str, Evaluated] | None, config: Config) -> Decision:
-    from axon.metrics.statistics import comparable, paired_difference
+def _beside_stored(mine: Evaluated, theirs: Evaluated | AxonError, version: str, config: Config) -> Decision:
+    from axon.metrics.statistics import comparable
 
-    if champion is None:
-        return Decision("accepted", "there is no champion yet; this is the first", cases=len(mine.values))
-    version, theirs = champion
-    settings = config.evaluation
+    if isinstance(theirs, AxonError):
+        said = f"the champion's metrics cannot be read ({theirs.message}), so nothing is promoted over it"
+        return Decision("refused", said, version)
     try:
         comparable(mine.facts, theirs.facts)
         if mine.view != theirs.view:
             raise AxonError(
                 "NOT_COMPARABLE", f"the views differ: {mine.view} and {theirs.view}", "evaluate the same views"
             )
-        difference = paired_difference(mine.values, theirs.values, settings.bootstrap, settings.confidence, config.seed)
+        return _compare(mine.metrics, theirs.metrics, version, config)
     except AxonError as error:
         return Decision("refused", f"not comparable with champion version {version}: {error.message}", version)
+
+
+def _beside_measured(version: str, again: dict[str, Any], model_name: str, config: Config) -> Decision:
+    """By the values that the evaluate step measured of both, or refused with the way to promote all the same."""
+    by_hand = f"a person may promote this run's version all the same: axon model promote {model_name} VERSION"
+    if again["problem"]:
+        said = f"champion version {version} cannot be measured again ({again['problem']}); {by_hand}"
+        return Decision("refused", said, version)
+    if not again["cases"]:
+        said = f"champion version {version} was trained on the patient of every test case; {by_hand}"
+        return Decision("refused", said, version)
+    pair = [_by_metric_measured(again["cases"], side) for side in ("candidate", "champion")]
+    try:
+        decided = _compare(pair[0], pair[1], version, config)
+    except AxonError as error:
+        return Decision("refused", f"not comparable with champion version {version}: {error.message}", version)
+    return replace(decided, reason=f"{decided.reason}; {_circumstances(again)}")
+
+
+def _by_metric_measured(cases: list[dict[str, Any]], side: str) -> dict[str, ByCase]:
+    found: dict[str, ByCase] = {}
+    for case in cases:
+        for key, value in case[side].items():
+            found.setdefault(key, {})[case["set_name"], case["case_id"]] = value
+    return found
+
+
+def _circumstances(again: dict[str, Any]) -> str:
+    """How the champion was measured again, for people."""
+    said = [f"the champion was measured again on this run's test cases, as {again['because']}"]
+    if again["interpolated"]:
+        said.append(f"on its grid of {again['spacing_mm']:g} mm, to which the CTs were interpolated")
+    if again["left_out"]:
+        named = ", ".join(f"{name}/{case}" for name, case in again["left_out"])
+        said.append(f"left out, as it was trained on them: {named}")
+    if again["unknown"]:
+        said.append(f"whether it was trained on {len(again['unknown'])} of them is unknown")
+    return "; ".join(said)
+
+
+def _compare(mine: dict[str, ByCase], theirs: dict[str, ByCase], version: str, config: Config) -> Decision:
+    """Better in the primary metric, and in none of the gate's further metrics worse.
+
+    Raises:
+        AxonError: ``NOT_COMPARABLE`` where the two do not cover the same cases, or ``METRIC_UNKNOWN``.
+    """
+    from axon.metrics.statistics import paired_difference
+
+    settings = config.evaluation
+    bootstrap = settings.bootstrap, settings.confidence, config.seed
+    difference = paired_difference(mine.get(METRIC, {}), theirs.get(METRIC, {}), *bootstrap)
+    further = {}
+    for key in settings.gate_metrics:
+        scores = [
+            {
+                case: score
+                for case, value in side.get(key, {}).items()
+                if (score := metric(key).score(value)) is not None
+            }
+            for side in (mine, theirs)
+        ]
+        further[key] = paired_difference(scores[0], scores[1], *bootstrap).mean
+    worse = [key for key, gain in further.items() if gain < 0]
     interval = f"{difference.mean:+.3f} dB ({difference.low:+.3f} to {difference.high:+.3f}, {difference.n} cases)"
-    verdict: Verdict = "accepted" if difference.mean > 0 else "refused"
-    relation = "better than" if difference.mean > 0 else "not better than"
-    reason = f"{relation} champion version {version}: paired PSNR difference {interval}"
+    better = difference.mean > 0 and not worse
+    reason = (
+        f"{'better' if difference.mean > 0 else 'not better'} than champion version {version}: "
+        f"paired PSNR difference {interval}"
+    )
+    if further:
+        gains = ", ".join(f"{key} {gain:+.{metric(key).digits}f}" for key, gain in further.items())
+        reason += f"; {'worse in ' + ', '.join(worse) + ';' if worse else 'not worse in the others:'} gains {gains}"
+    verdict: Verdict = "accepted" if better else "refused"
     return Decision(verdict, reason, version, difference.mean, difference.low, difference.high, difference.n)
+
+
+def _scores(key: str, side: dict[str, ByCase]) -> ByCase:
+    """Greater is better; of a signed error its size counts."""
+    scored = {case: metric(key).score(value) for case, value in side.get(key, {}).items()}
+    return {case: score for case, score in scored.items() if score is not None}
 
 
 def _first_line(error: Exception) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from axon import DISCLAIMER, __version__
-from axon.metrics.catalogue import shown_in
+from axon.metrics.catalogue import Metric, shown_in
 
 CARD = "README.md"
 PAPER = "arXiv 2603.26509"
@@ -100,29 +100,34 @@ def _evaluation(metrics: dict[str, Any]) -> str:
     # Here, because it loads PyTorch, which a step that registers would wait for.
     from axon.evaluation.results import METHODS
 
-    columns = shown_in("card")
+    floor = metrics.get("floor", {})
     lines = []
     for set_name, views in dict(metrics["summary"]).items():
         for view, methods in views.items():
+            columns = [each for each in shown_in("card") if any(each.key in values for values in methods.values())]
             count = max(metric["n"] for summaries in methods.values() for metric in summaries.values())
             cases = f"{count} cases; mean (bootstrap interval)" if count > 1 else "one case"
-            lines.append(f"**{set_name}**, {_VIEWS.get(view, view)}, protocol axon, {cases}\n")
+            lines.append(f"**{set_name}**, {_VIEWS.get(view, view)}, PSNR, SSIM and MAE of protocol axon, {cases}\n")
             lines.append("| method | " + " | ".join(each.title for each in columns) + " |")
             lines.append("|---|" + "---|" * len(columns))
             lines += [
                 f"| {METHODS.get(method, method)} | "
-                + " | ".join(_cell(values.get(each.key)) for each in columns)
+                + " | ".join(_cell(each, values.get(each.key)) for each in columns)
                 + " |"
                 for method, values in methods.items()
             ]
+            if any(each.key in floor for each in columns):
+                known = (each.text(floor[each.key]) if each.key in floor else "" for each in columns)
+                lines.append("| CTs of different patients | " + " | ".join(known) + " |")
             lines.append("")
     return "\n".join(lines) if lines else "No test set was evaluated.\n"
 
 
-def _cell(summary: dict[str, Any] | None) -> str:
+def _cell(of: Metric, summary: dict[str, Any] | None) -> str:
     if summary is None:
         return ""
-    return f"{summary['mean']:.3f}" + (f" ({summary['low']:.3f} to {summary['high']:.3f})" if summary["n"] > 1 else "")
+    interval = f" ({of.text(summary['low'])} to {of.text(summary['high'])})" if summary["n"] > 1 else ""
+    return of.text(summary["mean"]) + interval
 
 
 def _plain(value: Any) -> str:

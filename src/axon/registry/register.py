@@ -295,7 +295,7 @@ def _log_evaluation(run: StageRun, evaluation: Path) -> None:
         run.mlflow.log_artifacts(run.run_id, str(kept), EVALUATION)
     run.log(0, headline(evaluation))
     facts = json.loads((evaluation / "metrics.json").read_text())["facts"]
-    for key in ("split_hash", "data_source"):
+    for key in ("split_hash", "test_hash", "data_source"):
         run.mlflow.set_tag(run.run_id, f"axon.{key}", str(facts.get(key, "")))
 
 
@@ -303,11 +303,12 @@ def headline(evaluation: Path) -> dict[str, float]:
     """What two runs are compared by: mean over the cases of ``cases.csv``, keyed ``set/view/method/protocol/name``.
 
     Only AXON's final volumes and the metrics that `axon.metrics.catalogue` shows in a run: MLflow's page of comparison
-    would show hundreds of rows, the wrong ones first. The report and ``metrics.json`` have them all.
+    would show hundreds of rows, the wrong ones first. The report and ``metrics.json`` have them all. Of a signed metric
+    also the mean of absolute values, with ``_absolute`` behind it: in the mean, errors of two patients may cancel.
     """
     from axon.evaluation.results import FINAL
 
-    logged = {each.key for each in shown_in("run")}
+    logged = {each.key: each for each in shown_in("run")}
     values: dict[str, list[float]] = {}
     with (evaluation / "cases.csv").open(newline="") as file:
         for row in csv.DictReader(file):
@@ -316,5 +317,8 @@ def headline(evaluation: Path) -> dict[str, float]:
                 continue
             for metric, value in row.items():
                 if metric in logged and value and math.isfinite(float(value)):
-                    values.setdefault(f"{set_name}/{view}/{method}/{metric}", []).append(float(value))
+                    name = f"{set_name}/{view}/{method}/{metric}"
+                    values.setdefault(name, []).append(float(value))
+                    if logged[metric].signed:
+                        values.setdefault(f"{name}_absolute", []).append(abs(float(value)))
     return {key: sum(of_case) / len(of_case) for key, of_case in values.items()}

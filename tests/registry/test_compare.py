@@ -50,7 +50,9 @@ def add(uri: str, folder: Path, key: str, psnr: list[float], facts: dict | None 
     (evaluation / "metrics.json").write_text(json.dumps({"facts": facts or FACTS, "summary": {}, **SETTINGS}))
     with (evaluation / "cases.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["set_name", "view", "case_id", "method", "axon/psnr", "axon/mae_hu", "calibration/within_2_std"])
+        writer.writerow(
+            ["set_name", "view", "case_id", "method", "axon/psnr", "axon/mae_hu", "calibration/within_2_std"]
+        )
         for (name, case), value in zip(CASES, psnr, strict=True):
             for view, shift in (("bi", 0.0), ("mono", -1.0)):
                 writer.writerow([name, view, case, "axon", value + shift, 100 - value, 4096])

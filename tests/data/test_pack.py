@@ -72,6 +72,7 @@ def test_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         assert path.read_text() == "whole" and list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", ["file", "foreign", "dataset", "note", "splits"])
 def test_build_replaces_nothing_but_the_default_dataset(
     held: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys

@@ -23,6 +23,8 @@ from axon.files import sha256_file, whole_file, whole_folder
 from axon.geometry.volume import AIR_HU, Volume
 from tests.support.packing import pack
 
+pytestmark = pytest.mark.slow
+
 
 def test_average_is_exact() -> None:
     affine = np.diag([45 / 64, 45 / 64, 2.5, 1.0])
@@ -72,7 +74,6 @@ def test_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         assert path.read_text() == "whole" and list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("held", ["file", "foreign", "dataset", "note", "splits"])
 def test_build_replaces_nothing_but_the_default_dataset(
     held: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys

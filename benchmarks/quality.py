@@ -65,10 +65,14 @@ class Run:
     started: float = field(default_factory=time.monotonic)
 
     def folder(self, stage: str) -> Path:
-        """Where a stage's result lies: another one for another configuration, dataset or code."""
+        """Where a stage's result lies: another one for another configuration, dataset or code that trains, and an
+        evaluation's for other code that measures.
+        """
+        from axon.provenance import REGISTERED, code_digest
         from axon.training.train import checkpoint_dir
 
-        return checkpoint_dir(self.out / "stages", stage, self.config, self.dataset)
+        folder = checkpoint_dir(self.out / "stages", stage, self.config, self.dataset)
+        return folder.with_name(f"{folder.name}-{code_digest(REGISTERED)[:8]}") if stage == "evaluation" else folder
 
     def done(self, stage: str, make: Callable[[Path], object]) -> Path:
         """The stage's folder, made unless it is there."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from axon import provenance
 from axon.config import Config
 from axon.evaluation.results import METHODS
 from benchmarks import quality
@@ -55,6 +56,17 @@ def test_what_is_missing_is_made_again_and_nothing_else(
     other = quality.Run(replace(config, bridge=replace(config.bridge, sample_steps=3)), run.dataset, tmp_path)
     assert other.folder("superres") != run.folder("superres") and not other.folder("superres").exists()
     assert quality.prepare(config, raw, tmp_path) == run.dataset
+
+
+def test_another_measure_evaluates_anew_and_trains_nothing(
+    tiny_config: Config, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, digest = quality.Run(tiny_config, tiny_dataset, tmp_path), provenance.code_digest
+    before = {stage: run.folder(stage) for stage in quality.STAGES}
+    monkeypatch.setattr(
+        provenance, "code_digest", lambda rooms: digest(rooms)[::-1] if "metrics" in rooms else digest(rooms)
+    )
+    assert [stage for stage in quality.STAGES if run.folder(stage) != before[stage]] == ["evaluation"]
 
 
 def test_data_that_are_missing_are_told(

@@ -43,6 +43,7 @@ def ct(uid: str = "1", **changes: object) -> Series:
     )
 
 
+@pytest.mark.slow
 def test_counts_are_those_of_idc_25(index: list[Series]) -> None:
     assert index_version().startswith("25.")
     counts = select(index, index_version()).summary["collections"]
@@ -144,6 +145,7 @@ def test_low_dose_is_no_dose_sheet() -> None:
     assert choose_ct([ct(description="Recon 2: LOW DOSE THROUGH LUNGS")], []) is not None
 
 
+@pytest.mark.slow
 def test_unknown_collection_is_named() -> None:
     with pytest.raises(AxonError, match="lidc_idir") as unknown:
         read_index(index_path(), ["lidc_idir"])
@@ -162,6 +164,7 @@ def test_a_cohort_cannot_lead_out_of_its_folder(tmp_path: Path, field: str, valu
     assert unsafe.value.code == "COHORT_UNREADABLE"
 
 
+@pytest.mark.slow
 def test_command_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "cohort.json"
     assert main(["cohort", "select", str(path), "--dry-run"]) == 0

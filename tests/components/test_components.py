@@ -48,6 +48,7 @@ def test_images_are_named_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
     assert image("cuda") == "elsewhere/axon@sha256:00"
 
 
+@pytest.mark.slow
 def test_gate_register_finish(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     uri = default_tracking_uri(tmp_path)
     run_id = start_parent(uri, "axon", "key", {}, {})

@@ -42,6 +42,7 @@ READ |= {
 }
 
 
+@pytest.mark.slow
 def test_no_canary_leaves_ingestion_or_packing(
     tmp_path: Path, chest: Volume, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,6 +23,8 @@ from axon.files import sha256_file, whole_file, whole_folder
 from axon.geometry.volume import AIR_HU, Volume
 from tests.support.packing import pack
 
+pytestmark = pytest.mark.slow
+
 
 def test_average_is_exact() -> None:
     affine = np.diag([45 / 64, 45 / 64, 2.5, 1.0])

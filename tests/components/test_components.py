@@ -38,7 +38,10 @@ def test_a_step_is_one_function_named_as_its_file_that_calls_axon(path: Path) ->
     imported = {
         str(getattr(node, "module", "") or "") for node in ast.walk(functions[0]) if isinstance(node, ast.ImportFrom)
     }
-    assert "axon.errors" in imported and not {name.partition(".")[0] for name in imported} & HEAVY
+    assert (
+        imported & {"axon.errors", "axon.orchestration.steps"}
+        and not {name.partition(".")[0] for name in imported} & HEAVY
+    )
 
 
 def test_images_are_named_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import nibabel
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from axon.cli import main
+from axon.commands import dataset as commands
 from axon.config import Config, GridConfig
 from axon.data import default_recipe as dataset
 from axon.data.cases import Case
@@ -87,7 +89,7 @@ def test_build_replaces_nothing_but_the_default_dataset(
     else:
         pack(out)
     if held in ("note", "splits"):  # the default dataset, damaged, and with something of the user's in it
-        monkeypatch.setattr(dataset, "_MANIFEST_SHA256", sha256_file(out / "manifest.csv"))
+        known(monkeypatch, sha256_file(out / "manifest.csv"))
         (out / "cases" / "phantom-0.nii").write_bytes(b"damaged")
         (out / {"note": "cases/note.txt", "splits": "splits.json"}[held]).write_text("mine")
     before = {path: path.read_bytes() for path in [out, *out.rglob("*")] if path.is_file()}
@@ -98,18 +100,34 @@ def test_build_replaces_nothing_but_the_default_dataset(
     assert {path: path.read_bytes() for path in [out, *out.rglob("*")] if path.is_file()} == before
 
 
+def small(seed: int) -> Volume:
+    return make_phantom(seed, size=30, spacing_mm=12.0)
+
+
+def known(monkeypatch: pytest.MonkeyPatch, manifest_sha256: str) -> None:
+    """One small recipe, whose manifest has this checksum."""
+    phantoms = {"phantom-0": "train", "phantom-1": "train"}
+    recipe = dataset.Recipe(phantoms, "internal", {"p0": "val"}, manifest_sha256, "about", "terms")
+    monkeypatch.setattr(dataset, "RECIPES", {dataset.NEWEST: recipe})
+
+
 def test_build_mends_the_default_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """And leaves a whole one as it is. No real one is built, as that needs the package index."""
     out = tmp_path / "out"
-    monkeypatch.setattr(dataset, "_PHANTOMS", {"phantom-0": "train", "phantom-1": "train"})
     monkeypatch.setattr(dataset, "_REAL", "real")
     monkeypatch.setattr(dataset, "_download", lambda downloads: downloads)
-    monkeypatch.setattr(dataset, "read_lidc", lambda wheel: make_phantom(9, size=30, spacing_mm=12.0))
-    monkeypatch.setattr(dataset, "make_phantom", lambda seed: make_phantom(seed, size=30, spacing_mm=12.0))
+    monkeypatch.setattr(dataset, "read_lidc", lambda wheel: small(9))
+    monkeypatch.setattr(dataset, "make_phantom", small)
+    monkeypatch.setattr(commands, "_packaged_reference", lambda patient: (small(7), "CC BY 3.0", "doi:10.0/x"))
     out.mkdir()
     build = ["dataset", "build", str(out)]
+    known(monkeypatch, "of other bytes")
+    with pytest.raises(SystemExit):
+        main(build)
+    told = capsys.readouterr().out
+    assert told.startswith("[RECIPE_CHANGED]") and not any(out.iterdir())
+    known(monkeypatch, re.findall(r"[0-9a-f]{64}", told)[0])
     assert main(build) == 0
-    monkeypatch.setattr(dataset, "_MANIFEST_SHA256", sha256_file(out / "manifest.csv"))
     capsys.readouterr()
     assert main(build) == 0 and "already built and verified" in capsys.readouterr().out
     whole = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}

@@ -117,7 +117,7 @@ def test_secrets_are_names_only() -> None:
                 secret["secretNameParameter"]["componentInputParameter"].endswith("secret_name") and secret["optional"]
             )
     named = [variable for container in EXECUTORS.values() for variable in container.get("env", [])]
-    assert {variable["name"] for variable in named} == {"AXON_REQUIRE_GPU", NODE}
+    assert {variable["name"] for variable in named} == {"AXON_REQUIRE_GPU", IMAGES, NODE}
 
 
 def test_nodes_of_a_trainjob_get_the_image_and_the_share_of_the_step_that_starts_it() -> None:

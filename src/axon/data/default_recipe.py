@@ -102,7 +102,13 @@ class Recipe:
         return {"splits.json": splits, "README.md": self.readme, "LICENSES.md": self.licences}
 
 
-_REFERENCES: dict[str, str] = {}
+_REFERENCES = {
+    "p2a2f2f56f88a": "train",
+    "p3ce917427a40": "train",
+    "pc39caf24f85d": "train",
+    "pdf31c6c85040": "train",
+    "p37368c45eda4": "val",
+}
 RECIPES = {
     1: Recipe(
         _PHANTOMS_1,
@@ -116,7 +122,7 @@ RECIPES = {
         _PHANTOMS_2,
         "internal",
         _REFERENCES,
-        "",
+        "7a759a45cffa6a2bf49e53ea73c1f95392121d5d773acc0863615ac4c0095974",
         _README_2.format(count=1 + len(_REFERENCES)),
         _LICENSES_2,
     ),

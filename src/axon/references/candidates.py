@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +19,7 @@ from axon.references.library import Candidate, Library, build_library
 
 
 def library_of(data: PreparedDataset, config: Config) -> tuple[Library, str]:
-    """A library of the training patients, and why a patient is not in it; empty where there is no reason.
+    """A library of the training patients, and how many are not in it for which reason; empty where all are.
 
     Raises:
         AxonError: ``REFERENCE_COUNT``, ``DATASET_DAMAGED``.
@@ -34,8 +35,8 @@ def library_of(data: PreparedDataset, config: Config) -> tuple[Library, str]:
             size,
             config.grid.extent_mm,
         )
-        reasons = [f"{patient}: [{code}] {why}" for patient, code, why in built.left_out]
-        return Library.load(Path(scratch)), "; ".join(reasons)
+        codes = Counter(code for _, code, _ in built.left_out)
+        return Library.load(Path(scratch)), ", ".join(f"{count} {code}" for code, count in sorted(codes.items()))
 
 
 def trained_on(data: PreparedDataset, config: Config) -> list[Patient]:

@@ -23,7 +23,8 @@ PICTURES = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "JPEG2000", "JXL")
 _WHITE_IS_ZERO = 0
 _PHOTOMETRIC = 262
 """TIFF 6.0, section 8: PhotometricInterpretation."""
-_NIFTI_MAGIC, _NIFTI_AT = (b"n+1\0", b"n+2\0"), {344: 4, 4: 4}
+_NIFTI_MAGIC, _NIFTI_AT, _NIFTI_HEADER = (b"n+1\0", b"n+2\0"), (344, 4), 348
+"""Where NIfTI-1 and NIfTI-2 have their magic."""
 _AS_LPS = np.diag([-1.0, -1.0, 1.0])
 
 
@@ -87,14 +88,15 @@ def read_volume_film(path: Path) -> RawFilm | None:
         AxonError: ``XRAY_MULTIFRAME``, ``XRAY_TOO_LARGE``, ``XRAY_TOO_SMALL``, ``XRAY_UNREADABLE`` or ``XRAY_FLAT``.
     """
     with path.open("rb") as file:
-        start = file.read(8)
+        start = file.read(_NIFTI_HEADER)
     if start.startswith(b"NRRD"):
         return _as_film(*_read_nrrd(path))
     _check_bytes(path.stat().st_size)
-    content = _inflated(path) if start.startswith(b"\x1f\x8b") else path.read_bytes()
-    if not any(content[at : at + size] in _NIFTI_MAGIC for at, size in _NIFTI_AT.items()):
+    zipped = start.startswith(b"\x1f\x8b")
+    content = _inflated(path) if zipped else start
+    if not any(content[at : at + 4] in _NIFTI_MAGIC for at in _NIFTI_AT):
         return None
-    return _as_film(*_read_nifti(content))
+    return _as_film(*_read_nifti(content if zipped else path.read_bytes()))
 
 
 def _inflated(path: Path) -> bytes:

@@ -98,7 +98,7 @@ def _zipped(path: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
 
 def _tarred(path: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
     with tarfile.open(path) as archive:
-        archive.fileobj = _Careful(archive.fileobj)  # type: ignore[assignment]
+        archive.fileobj = _Careful(archive.fileobj)
         for member in archive:
             if not member.isdir():
                 yield member.name, archive.extractfile(member) if member.isreg() else None

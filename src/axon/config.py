@@ -28,11 +28,23 @@ class GridConfig:
         coarse_size: Voxels per side of the bridge's and the refiner's grid.
         upscale: Super-resolution factor; the fine grid has ``coarse_size * upscale`` voxels per side.
         extent_mm: Side of the cube in millimetres.
+        output_size: Voxels per side of the result, a multiple of the fine grid's; 0 for the fine grid itself. What is
+            finer than the networks' grid comes from the references.
     """
 
     coarse_size: int = 32
     upscale: int = 2
     extent_mm: float = 360.0
+    output_size: int = 0
+
+    @property
+    def result_size(self) -> int:
+        """Voxels per side of the result."""
+        return self.output_size or self.fine_size
+
+    @property
+    def result_spacing_mm(self) -> float:
+        return self.extent_mm / self.result_size
 
     @property
     def fine_size(self) -> int:
@@ -63,11 +75,10 @@ class XrayConfig:
     detector_px: int = 64
     pixel_pitch_mm: float = 7.0
 
-    def coarsened(self, factor: int) -> XrayConfig:
-        """The same field of view with ``factor`` times fewer pixels a side."""
-        return dataclasses.replace(
-            self, detector_px=self.detector_px // factor, pixel_pitch_mm=self.pixel_pitch_mm * factor
-        )
+    def with_pixels(self, pixels: int) -> XrayConfig:
+        """The same field of view with so many pixels a side."""
+        pitch = self.pixel_pitch_mm * self.detector_px / pixels
+        return dataclasses.replace(self, detector_px=pixels, pixel_pitch_mm=pitch)
 
 
 @dataclass(frozen=True)
@@ -245,6 +256,83 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class LevelConfig:
+    """One resolution of the registration.
+
+    Attributes:
+        size: Voxels a side of the grid, and pixels a side of the films; it divides 128.
+        lattice: Control points a side that are added to those of the levels before.
+        steps: Steps of the optimiser.
+        rate: Its largest step, in millimetres.
+        film: Weight of the films' correlation; 0 leaves the films out.
+        keep: Only so many of the references that fit best go on to this level; 0 for all.
+    """
+
+    size: int
+    lattice: int
+    steps: int
+    rate: float
+    film: float
+    keep: int = 0
+
+
+@dataclass(frozen=True)
+class ReferencesConfig:
+    """References warped to the films (our choice, not the paper's).
+
+    Attributes:
+        count: How many training patients' CTs a model carries as its library of references, at most; 0 for none.
+        licences: Those under which a patient's CT may be in a library.
+        allow_unlicensed: Also take CTs without one of these licences: the model is then for yourself.
+        mirror: Also use each reference mirrored left to right.
+        levels: The registration's resolutions, coarse to fine.
+        smooth: Weight of the velocity's roughness.
+        window_mm: Side of the windows in which films are correlated, on the detector.
+        high_pass_mm: Side of the box mean that is taken from films before, on the detector.
+        min_score: A reference whose mean score with the trusted films is below this has not converged.
+        most_misfit: Nor has one whose distance from the estimate is above this, normalised.
+        temper: Difference of two references' losses by which the better one weighs e times as much.
+        tolerance: The same of their local differences from what all say, normalised; for ``volume``.
+        sample_tolerance: The same for a sample: less mixes less.
+        wavelength_mm: Knots of the curves over wavelengths, falling.
+        estimate_share: How much of the estimate the fusion takes at each of these; measured by leaving one patient out.
+        variety: Spread of the random weights of a sample, as of ``temper``'s exponent.
+        detail: How much of the power that a mean lacks is given back to a sample, from 0 to 1 in decibels.
+        most_gain: But no wavelength is raised by more than this factor.
+    """
+
+    count: int = 0
+    licences: tuple[str, ...] = ("CC0 1.0", "CC BY 3.0", "CC BY 4.0")
+    allow_unlicensed: bool = False
+    mirror: bool = False
+    levels: tuple[LevelConfig, ...] = (
+        LevelConfig(32, 5, 20, 8.0, 0.0),
+        LevelConfig(32, 8, 30, 5.0, 0.0),
+        LevelConfig(64, 16, 50, 5.0, 1.5),
+    )
+    smooth: float = 0.3
+    window_mm: float = 60.0
+    high_pass_mm: float = 75.0
+    min_score: float = 0.5
+    most_misfit: float = 0.15
+    temper: float = 0.02
+    tolerance: float = 0.1
+    sample_tolerance: float = 0.02
+    wavelength_mm: tuple[float, ...] = (180.0, 90.0, 60.0, 45.0, 30.0, 22.0, 15.0, 11.0, 8.0, 5.6)
+    estimate_share: tuple[float, ...] = (0.15,) * 10
+    variety: float = 0.7
+    detail: float = 0.6
+    most_gain: float = 1.6
+
+    @classmethod
+    def of(cls, raw: dict[str, Any]) -> ReferencesConfig:
+        """From the mapping that `dataclasses.asdict` or JSON gives. Raises AxonError as `Config.from_yaml`."""
+        found = _build(cls, raw, "references")
+        assert isinstance(found, ReferencesConfig)
+        return found
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """Evaluation.
 
@@ -252,11 +340,14 @@ class EvaluationConfig:
         samples: K, the number of diffusion samples for the mean and the standard deviation.
         bootstrap: Resamples of the confidence intervals.
         confidence: Level of the intervals.
+        gate_metrics: What the gate looks at beside PSNR, by key of `axon.metrics.catalogue`: a model that is worse than
+            the champion in one of them on average is not promoted.
     """
 
     samples: int = 4
     bootstrap: int = 2000
     confidence: float = 0.95
+    gate_metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -272,6 +363,7 @@ class Config:
     physics: PhysicsConfig = field(default_factory=PhysicsConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    references: ReferencesConfig = field(default_factory=ReferencesConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
@@ -381,6 +473,18 @@ def _check(config: Config) -> None:
     )
     require(grid.upscale >= 1, "grid.upscale", "at least 1")
     require(grid.extent_mm > 0, "grid.extent_mm", "positive")
+    require(
+        grid.output_size >= 0 and grid.result_size % grid.fine_size == 0,
+        "grid.output_size",
+        "0, or a multiple of coarse_size * upscale",
+    )
+    require(0 <= config.references.count <= 64, "references.count", "from 0 to 64")
+    fits = all(grid.result_size % level.size == 0 for level in config.references.levels)
+    require(
+        config.references.count == 0 or fits,
+        "references.levels",
+        "each size divides the result's: set grid.output_size",
+    )
     require(model.hu_window[0] < model.hu_window[1], "model.hu_window", "low below high")
     require(
         config.xray.source_detector_mm > config.xray.source_object_mm,

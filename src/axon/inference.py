@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor
+from torch.nn import functional as F
 
-from axon.config import Config, PhysicsConfig, XrayConfig
+from axon.config import Config, PhysicsConfig, ReferencesConfig, XrayConfig
 from axon.errors import AxonError
 from axon.geometry.film import to_detector
 from axon.geometry.projection import normalise_film
@@ -27,10 +28,30 @@ from axon.models.intensity import denormalise_hu, normalise_hu
 from axon.models.sampling import sample_bridge
 from axon.models.superres import SuperResolver, upsample
 from axon.models.unet import BridgeUNet, RefinerControlNet
+from axon.references.fusion import Fusion, Patient
+from axon.references.library import Library
+from axon.references.registration import Progress, register, silent
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 
 BATCH = 8
 """Samples that are drawn together."""
+REFERENCED = "_references"
+"""Behind the views' name: the curve of expected errors of samples that references went into."""
+
+
+@dataclass(frozen=True)
+class ReferencesUsed:
+    """Which references went into a reconstruction.
+
+    Attributes:
+        ids: Of those that came to look like the films, the best first; one that is mirrored has ``" mirrored"`` behind.
+        scores: How well the re-projections of each agree with the films, -1 to 1.
+        reason: Why there are fewer than the model has; empty where there are not.
+    """
+
+    ids: tuple[str, ...]
+    scores: tuple[float, ...]
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -38,12 +59,17 @@ class AxonOutput:
     """A reconstruction. Research only: anatomy may be hallucinated.
 
     Attributes:
-        volume: float32 HU on the fine grid, drawn without noise: the nearest to the truth on average.
+        volume: float32 HU on the grid of the result: the best guess, the nearest to the truth on average.
         mean_DHW: Mean of the K samples in HU; None for K = 1.
         std_DHW: Standard deviation of the error to expect of the mean, in HU; None for K = 1. From that over the
             samples, by the curve fitted on the validation set (`axon.evaluation.calibration`); without one, that over
             the samples itself.
-        samples_KDHW: Every sample on the fine grid, HU; for K = 1 the volume.
+        samples_KDHW: Every sample on the grid of the result, HU; where none was drawn, the volume.
+        sample: With references, the first sample: a plausible patient, where the volume is the best guess. None where
+            none was drawn.
+        nearest_DHW: With references, the one that fits best, in this patient's shape, HU.
+        used: What the references did; None where they were not asked for or the model has none.
+        networks_DHW: The volume after stage 3, before any reference, on the fine grid.
         refined_DHW: The volume after stage 2, on the coarse grid.
         coarse_DHW: The volume after stage 1, on the coarse grid.
         estimate_DHW: Where the bridge starts, on the coarse grid.
@@ -53,9 +79,13 @@ class AxonOutput:
     mean_DHW: np.ndarray | None
     std_DHW: np.ndarray | None
     samples_KDHW: np.ndarray
+    networks_DHW: np.ndarray
     refined_DHW: np.ndarray
     coarse_DHW: np.ndarray
     estimate_DHW: np.ndarray
+    sample: Volume | None = None
+    nearest_DHW: np.ndarray | None = None
+    used: ReferencesUsed | None = None
 
 
 class AxonPipeline(DiffusionPipeline):
@@ -77,7 +107,12 @@ class AxonPipeline(DiffusionPipeline):
             from 0 to 1, as held-out cases bear it out (`axon.evaluation.calibration.step_share`); without them all the
             way.
         std_curves: For ``"mono"`` and ``"bi"`` the knots that turn the spread of samples into an expected error, see
-            `axon.evaluation.calibration.error_curve`.
+            `axon.evaluation.calibration.error_curve`; with `REFERENCED` behind it for samples made with references.
+        output_size: Voxels per side of the result; 0 for the networks' fine grid.
+        references: Fields of `axon.config.ReferencesConfig`: how references are warped and fused.
+
+    Attributes:
+        library: The references that the model carries; empty for a model without.
     """
 
     def __init__(
@@ -94,8 +129,11 @@ class AxonPipeline(DiffusionPipeline):
         sample_steps: int = 4,
         stage_weights: dict[str, list[float]] | None = None,
         std_curves: dict[str, list[list[float]]] | None = None,
+        output_size: int = 0,
+        references: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        self.library = Library([], {})
         self.register_modules(
             estimator=estimator, unet=unet, scheduler=scheduler, controlnet=controlnet, superres=superres
         )
@@ -107,13 +145,17 @@ class AxonPipeline(DiffusionPipeline):
             sample_steps=sample_steps,
             stage_weights=stage_weights or {},
             std_curves=std_curves or {},
+            output_size=output_size,
+            references=references or {},
         )
 
     @classmethod
-    def assemble(cls, config: Config, bridge: Path, refiner: Path, superres: Path) -> AxonPipeline:
-        """Put together what the training steps wrote."""
+    def assemble(
+        cls, config: Config, bridge: Path, refiner: Path, superres: Path, library: Library | None = None
+    ) -> AxonPipeline:
+        """Put together what the training steps wrote, and the references that the model is to carry."""
         estimator, unet, scheduler = load_bridge(bridge, torch.device("cpu"))
-        return cls(
+        pipeline = cls(
             estimator=estimator,
             unet=unet,
             scheduler=scheduler,
@@ -124,7 +166,16 @@ class AxonPipeline(DiffusionPipeline):
             xray=asdict(config.xray),
             volume_steps=config.bridge.volume_steps,
             sample_steps=config.bridge.sample_steps,
+            output_size=config.grid.output_size,
+            references=asdict(config.references),
         )
+        pipeline.library = library or pipeline.library
+        return pipeline
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Write networks and settings as diffusers does, and the library of references beside them."""
+        super().save_pretrained(save_directory, **kwargs)
+        self.library.save(Path(save_directory))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> AxonPipeline:
@@ -167,7 +218,18 @@ class AxonPipeline(DiffusionPipeline):
                 f"{', '.join(unknown)}"
             )
             raise AxonError("MODEL_VERSION", problem, "use the AXON version that wrote it, or train again")
+        pipeline.library = Library.load(index.parent)
         return pipeline
+
+    @property
+    def size(self) -> int:
+        """Voxels per side of the result."""
+        return int(self.config.output_size or self.estimator.config.size * self.superres.config.upscale)
+
+    @property
+    def film_px(self) -> int:
+        """Pixels per side at which films are wanted: as many as the result has voxels where references are used."""
+        return max(int(self.config.xray["detector_px"]), self.size if len(self.library) else 0)
 
     @torch.no_grad()
     def __call__(
@@ -178,6 +240,8 @@ class AxonPipeline(DiffusionPipeline):
         seed: int = 0,
         num_inference_steps: int | None = None,
         rendered: bool = False,
+        use_references: bool = True,
+        progress: Progress = silent,
     ) -> AxonOutput:
         """Reconstruct a volume.
 
@@ -185,50 +249,112 @@ class AxonPipeline(DiffusionPipeline):
             frontal: PA film, shape (U, V), brighter where more is absorbed; row 0 at the head, column 0 at the
                 patient's right.
             lateral: Left lateral film likewise, column 0 at the patient's front. At least one of the two.
-            num_samples: K. Above 1, K samples are drawn with noise beside the volume; sample k has seed ``seed + k``,
-                whatever K is.
+            num_samples: K. With references, so many plausible patients; sample k has seed ``seed + k``, whatever K is,
+                and 0 saves their time. Without, K samples are drawn with noise beside the volume where K is above 1.
             seed: Same seed, same samples; the volume does not depend on it.
             num_inference_steps: Sampling steps of each diffusion stage, instead of the model's own.
             rendered: Whether the films are rendered ones (`axon.geometry.projection.render_both`), whose every grey
-                value is believed, and
-                no clinic's, which are trusted less: `axon.config.PhysicsConfig.clinical_trust`.
+                value is believed, and no clinic's, which are trusted less: `axon.config.PhysicsConfig.clinical_trust`.
+            use_references: False leaves the model's references out: faster, and smooth.
+            progress: Told the part that is at work and how much of it is done, 0 to 1.
 
         Raises:
-            AxonError: ``XRAY_MISSING``, ``XRAY_SHAPE``, ``XRAY_NOT_FINITE`` or ``XRAY_FLAT``.
+            AxonError: ``XRAY_MISSING``, ``XRAY_SHAPE``, ``XRAY_NOT_FINITE`` or ``XRAY_FLAT``; ``REFERENCE_DAMAGED``.
         """
-        films_1VUV, trust_1V = self._films(frontal, lateral, rendered)
-        size = self.estimator.config.size
+        films_1VUV, trust_1V = self._films(frontal, lateral, rendered, int(self.config.xray["detector_px"]))
         evidence, config = self.estimator(films_1VUV, trust_1V), self.config
         views = "mono" if frontal is None or lateral is None else "bi"
         weights = config.stage_weights.get(views, [1.0, 1.0, 1.0])
         coarse, refined, fine = self._draw(evidence, num_inference_steps or config.volume_steps, 0.0, [seed], weights)
-        volume_DHW = self._hu(fine)[0]
+        progress("networks", 1.0)
+        stages = {
+            "networks_DHW": self._hu(fine)[0],
+            "refined_DHW": self._hu(refined)[0],
+            "coarse_DHW": self._hu(coarse)[0],
+            "estimate_DHW": self._hu(evidence.endpoint_B1DHW)[0],
+        }
+        seeds = range(seed, seed + num_samples)
+        if len(self.library) and use_references:
+            closer_1VUV, _ = self._films(frontal, lateral, rendered, self.film_px)
+            return self._with_references(fine, closer_1VUV, trust_1V, seeds, views, stages, progress)
+        volume_DHW = self._hu(self._on_result_grid(fine))[0]
         samples_KDHW, mean_DHW, std_DHW = volume_DHW[None], None, None
         if num_samples > 1:
-            samples_KDHW = self._samples(
-                evidence, num_inference_steps or config.sample_steps, range(seed, seed + num_samples), weights
-            )
+            samples_KDHW = self._samples(evidence, num_inference_steps or config.sample_steps, seeds, weights)
             mean_DHW = samples_KDHW.mean(axis=0, dtype=np.float64).astype(np.float32)
             std_DHW = self._expected_error(samples_KDHW, views)
-        affine = cube_affine(np.zeros(3), size * self.superres.config.upscale, config.extent_mm)
+        progress("volume", 1.0)
+        volume = Volume(volume_DHW, self._affine())
+        return AxonOutput(volume, mean_DHW, std_DHW, samples_KDHW, **stages)
+
+    def _with_references(
+        self,
+        fine_11DHW: Tensor,
+        films_1VUV: Tensor,
+        trust_1V: Tensor,
+        seeds: Sequence[int],
+        views: str,
+        stages: dict[str, np.ndarray],
+        progress: Progress,
+    ) -> AxonOutput:
+        """Volume and samples of the networks' volume and the references that come to look like it and the films."""
+        config, references = ReferencesConfig.of(dict(self.config.references)), self.library.references
+        xray = XrayConfig(**self.config.xray).with_pixels(films_1VUV.shape[-1])
+        window = self._window()
+        library_K1DHW = torch.from_numpy(np.stack([reference.hu_DHW for reference in references]))[:, None]
+        library_K1DHW = normalise_hu(library_K1DHW.to(self.device), window)
+        extent_mm = float(self.config.extent_mm)
+        found = register(library_K1DHW, fine_11DHW, films_1VUV, trust_1V, xray, extent_mm, window, config, progress)
+        patient = Patient(fine_11DHW, films_1VUV, trust_1V, self.estimator.lift.spread[:, None])
+        physics = PhysicsConfig(**self.estimator.config.physics)
+        fusion = Fusion(found, patient, physics, xray, extent_mm, window, config)
+        volume = Volume(self._hu(fusion.volume())[0], self._affine())
+        progress("volume", 1.0)
+        drawn = []
+        for number, seed in enumerate(seeds, 1):
+            drawn.append(self._hu(fusion.sample(seed))[0])
+            progress("samples", number / len(seeds))
+        samples_KDHW = np.stack(drawn) if drawn else volume.hu_DHW[None]
+        several = len(drawn) > 1
+        names = [reference.id for reference in references] + [f"{reference.id} mirrored" for reference in references]
         return AxonOutput(
-            volume=Volume(volume_DHW, affine),
-            mean_DHW=mean_DHW,
-            std_DHW=std_DHW,
+            volume=volume,
+            mean_DHW=samples_KDHW.mean(axis=0, dtype=np.float64).astype(np.float32) if several else None,
+            std_DHW=self._expected_error(samples_KDHW, views + REFERENCED) if several else None,
             samples_KDHW=samples_KDHW,
-            refined_DHW=self._hu(refined)[0],
-            coarse_DHW=self._hu(coarse)[0],
-            estimate_DHW=self._hu(evidence.endpoint_B1DHW)[0],
+            sample=Volume(samples_KDHW[0], volume.affine) if drawn else None,
+            nearest_DHW=self._hu(found.warps_K1DHW[:1])[0] if len(found.warps_K1DHW) else None,
+            used=ReferencesUsed(
+                tuple(names[index] for index in found.index_K.tolist()),
+                tuple(round(float(score), 4) for score in found.mean_score(trust_1V)),
+                found.reason,
+            ),
+            **stages,
         )
 
+    def _window(self) -> tuple[float, float]:
+        low, high = self.config.hu_window
+        return float(low), float(high)
+
+    def _affine(self) -> np.ndarray:
+        return cube_affine(np.zeros(3), self.size, self.config.extent_mm)
+
+    def _on_result_grid(self, fine_B1DHW: Tensor) -> Tensor:
+        """Trilinear interpolation to the grid of the result; the volume itself where that is its own."""
+        if fine_B1DHW.shape[-1] == self.size:
+            return fine_B1DHW
+        return F.interpolate(fine_B1DHW, (self.size,) * 3, mode="trilinear", align_corners=False)
+
     def _samples(self, evidence: Evidence, steps: int, seeds: Sequence[int], weights: Sequence[float]) -> np.ndarray:
-        """Samples in HU on the fine grid, shape (K, D, H, W), a few at a time, so that memory does not grow with K as
-        fast as work does.
+        """Samples in HU on the result's grid, shape (K, D, H, W), a few at a time, so that memory does not grow with K
+        as fast as work does.
         """
-        batches = [seeds[first : first + BATCH] for first in range(0, len(seeds), BATCH)]
-        return np.concatenate(
-            [self._hu(self._draw(evidence.expand(len(batch)), steps, None, batch, weights)[-1]) for batch in batches]
-        )
+        drawn = []
+        for first in range(0, len(seeds), BATCH):
+            batch = seeds[first : first + BATCH]
+            fine = self._draw(evidence.expand(len(batch)), steps, None, batch, weights)[-1]
+            drawn.append(self._hu(self._on_result_grid(fine)))
+        return np.concatenate(drawn)
 
     def _draw(
         self, evidence: Evidence, steps: int, eta: float | None, seeds: Sequence[int], weights: Sequence[float]
@@ -256,7 +382,7 @@ class AxonPipeline(DiffusionPipeline):
         """From rendered films: volumes without a trained network, on the fine grid in HU, by method; and the condition
         for networks.
         """
-        films_1VUV, trust_1V = self._films(frontal, lateral, rendered=True)
+        films_1VUV, trust_1V = self._films(frontal, lateral, True, int(self.config.xray["detector_px"]))
         seen = self.estimator.plain(films_1VUV, trust_1V)
         volumes = {
             "mean_volume": self.estimator.lift.mean_volume.unsqueeze(1),
@@ -268,14 +394,19 @@ class AxonPipeline(DiffusionPipeline):
     def consistent(self, hu_DHW: np.ndarray, frontal: np.ndarray | None, lateral: np.ndarray | None) -> np.ndarray:
         """A volume on the fine grid, in HU, corrected until it agrees with rendered films."""
         volume = normalise_hu(torch.from_numpy(hu_DHW)[None, None].to(self.device), tuple(self.config.hu_window))
-        hu: np.ndarray = self._hu(self.estimator.consistent(volume, *self._films(frontal, lateral, rendered=True)))[0]
+        hu: np.ndarray = self._hu(
+            self.estimator.consistent(
+                volume, *self._films(frontal, lateral, True, int(self.config.xray["detector_px"]))
+            )
+        )[0]
         return hu
 
     def interpolate(self, coarse_11DHW: Tensor) -> np.ndarray:
-        """Trilinear interpolation of a normalised coarse volume to HU on the fine grid: what a method without stage 3
-        gets.
+        """Trilinear interpolation of a normalised coarse volume to HU on the result's grid: what a method without
+        stage 3 and references gets.
         """
-        hu: np.ndarray = self._hu(upsample(coarse_11DHW, self.superres.config.upscale).clamp(-1, 1))[0]
+        factor = self.size // coarse_11DHW.shape[-1]
+        hu: np.ndarray = self._hu(upsample(coarse_11DHW, factor).clamp(-1, 1))[0]
         return hu
 
     def interpolate_hu(self, coarse_DHW: np.ndarray) -> np.ndarray:
@@ -292,14 +423,15 @@ class AxonPipeline(DiffusionPipeline):
         hu: np.ndarray = denormalise_hu(normalised_K1DHW[:, 0].float(), (low, high)).cpu().numpy()
         return hu
 
-    def _films(self, frontal: np.ndarray | None, lateral: np.ndarray | None, rendered: bool) -> tuple[Tensor, Tensor]:
+    def _films(
+        self, frontal: np.ndarray | None, lateral: np.ndarray | None, rendered: bool, side: int
+    ) -> tuple[Tensor, Tensor]:
         """Checked, normalised films on the detector's grid, shape (1, 2, U, V), and how far each is trusted, shape (1,
         2).
         """
         if frontal is None and lateral is None:
             raise AxonError("XRAY_MISSING", "no X-ray was given", "give a frontal film, a lateral one, or both")
-        side = int(self.config.xray["detector_px"])
-        films, present = torch.zeros(1, 2, side, side), torch.zeros(1, 2)
+        films, given = torch.zeros(1, 2, side, side), torch.zeros(1, 2)
         trust = 1.0 if rendered else PhysicsConfig(**self.estimator.config.physics).clinical_trust
         for n, (name, film) in enumerate((("frontal", frontal), ("lateral", lateral))):
             if film is None:
@@ -318,5 +450,5 @@ class AxonPipeline(DiffusionPipeline):
                 )
             on_detector = torch.from_numpy(to_detector(film_UV, side))[None, None]
             films[0, n] = normalise_film(on_detector)[0, 0]
-            present[0, n] = trust
-        return films.to(self.device), present.to(self.device)
+            given[0, n] = trust
+        return films.to(self.device), given.to(self.device)

@@ -9,7 +9,7 @@ import gzip
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,12 +29,15 @@ from axon.geometry.volume import Volume, lps_to_ras
 from axon.pretrained import Model
 from axon.readers.film_studies import choose_views, is_study, study_folder
 from axon.readers.films import Xray, read_xray, sure_view
+from axon.references.registration import Progress, silent
 
 if TYPE_CHECKING:
     from axon.inference import AxonOutput, AxonPipeline
 
 RECORD = "reconstruction.json"
-_WRITTEN = re.compile(rf"(ct|mean|std)\.nii\.gz|dicom(/\d{{4,}}\.dcm)?|preview\.png|{re.escape(RECORD)}")
+_WRITTEN = re.compile(
+    rf"(ct|sample|mean|std)\.nii\.gz|dicom(-sample)?(/\d{{4,}}\.dcm)?|samples(/\d{{3}}\.nii\.gz)?|preview\.png|{re.escape(RECORD)}"
+)
 """Everything in the folder of a reconstruction."""
 _log = logging.getLogger(__name__)
 
@@ -62,21 +65,34 @@ class Reconstruction:
         output: What the pipeline gives.
         films: The films on the detector, normalised to [0, 1], by view.
         reprojected: The same views of the volume.
+        sample_reprojected: And of the sample; empty where there is none.
         given: Of films that were mended, what they were before, in [0, 1], by view.
     """
 
     output: AxonOutput
     films: dict[str, np.ndarray]
     reprojected: dict[str, np.ndarray]
+    sample_reprojected: dict[str, np.ndarray]
     given: dict[str, np.ndarray] = field(default_factory=dict)
 
     def reprojection_mae(self) -> dict[str, float]:
         """Mean absolute difference of film and re-projection by view, on the scale 0 to 1."""
-        return {view: float(np.abs(self.reprojected[view] - film_UV).mean()) for view, film_UV in self.films.items()}
+        return _difference(self.films, self.reprojected)
+
+    def sample_reprojection_mae(self) -> dict[str, float]:
+        """The same of the sample; empty where there is none."""
+        return _difference(self.films, self.sample_reprojected)
 
 
 def reconstruct(
-    films: Films, model: Model, out: Path, samples: int = 1, seed: int = 0, patient_id: str | None = None
+    films: Films,
+    model: Model,
+    out: Path,
+    samples: int = 1,
+    seed: int = 0,
+    patient_id: str | None = None,
+    use_references: bool = True,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Reconstruct a volume and write ``out``, which appears whole or not at all.
 
@@ -84,9 +100,12 @@ def reconstruct(
         films: From `read_films`.
         model: From `axon.pretrained.load`.
         out: New folder, or one with an earlier reconstruction and nothing else.
-        samples: K; above 1, the samples' mean and the error to expect of it are written too.
+        samples: K; above 1, the samples' mean and the error to expect of it are written too. With references also every
+            sample; 0 for none.
         seed: Same films, model and seed give the same bytes.
         patient_id: PatientID of the DICOM series; by default a pseudonym derived from the films' SHA-256.
+        use_references: False leaves the model's references out: faster, and smooth.
+        progress: Told the part that is at work and how much of it is done, 0 to 1.
 
     Returns:
         dict: What ``reconstruction.json`` holds.
@@ -95,8 +114,9 @@ def reconstruct(
         AxonError: ``OUT_EXISTS``, ``CANNOT_WRITE``, or those of `axon.inference.AxonPipeline`.
     """
     refuse_foreign_folder(out, *films.paths.values())
-    _log.info("sampling %d volume%s with %s %s", samples, "s" * (samples > 1), model.name, model.version)
-    return write(out, films, model, sample(films, model.pipeline, samples, seed), seed, patient_id)
+    _log.info("reconstructing with %s %s", model.name, model.version)
+    made = sample(films, model.pipeline, samples, seed, use_references, progress)
+    return write(out, films, model, made, seed, patient_id)
 
 
 def write(
@@ -110,32 +130,64 @@ def write(
     identity = SeriesIdentity(
         key, patient_id or f"AXON-{key[:12]}", f"{model.name} {model.version}"[:64], " and ".join(films.xrays)
     )
+    output, affine = made.output, made.output.volume.affine
     with whole_folder(out) as part:
-        (part / "ct.nii.gz").write_bytes(nifti_bytes(made.output.volume))
-        affine = made.output.volume.affine
-        for name, hu_DHW in (("mean", made.output.mean_DHW), ("std", made.output.std_DHW)):
+        (part / "ct.nii.gz").write_bytes(nifti_bytes(output.volume))
+        for name, hu_DHW in (("mean", output.mean_DHW), ("std", output.std_DHW)):
             if hu_DHW is not None:
                 (part / f"{name}.nii.gz").write_bytes(nifti_bytes(Volume(hu_DHW, affine)))
-        write_ct_series(made.output.volume, part / "dicom", identity)
+        write_ct_series(output.volume, part / "dicom", identity)
+        if output.sample is not None:
+            (part / "sample.nii.gz").write_bytes(nifti_bytes(output.sample))
+            write_ct_series(output.sample, part / "dicom-sample", replace(identity, plausible=True))
+            if len(output.samples_KDHW) > 1:
+                (part / "samples").mkdir()
+                for number, hu_DHW in enumerate(output.samples_KDHW, 1):
+                    (part / "samples" / f"{number:03d}.nii.gz").write_bytes(nifti_bytes(Volume(hu_DHW, affine)))
         write_preview(part / "preview.png", made)
         write_json(part / RECORD, record)
     return record
 
 
-def sample(films: Films, pipeline: AxonPipeline, samples: int = 1, seed: int = 0) -> Reconstruction:
+def sample(
+    films: Films,
+    pipeline: AxonPipeline,
+    samples: int = 1,
+    seed: int = 0,
+    use_references: bool = True,
+    progress: Progress = silent,
+) -> Reconstruction:
     """Bring the films onto the model's detector, reconstruct, and project the volume back. Raises AxonError as the
     pipeline does.
     """
     films_UV = on_detector(films, pipeline)
-    output = pipeline(films_UV.get("frontal"), films_UV.get("lateral"), num_samples=samples, seed=seed)
-    hu_11DHW = torch.from_numpy(output.volume.hu_DHW)[None, None]
-    own_VUV = normalise_film(render_both(hu_11DHW, pipeline.config.extent_mm, XrayConfig(**pipeline.config.xray)))[
-        0
-    ].numpy()
+    output = pipeline(
+        films_UV.get("frontal"),
+        films_UV.get("lateral"),
+        num_samples=samples,
+        seed=seed,
+        use_references=use_references,
+        progress=progress,
+    )
     given = {view: normalise_film(torch.from_numpy(film)[None, None])[0, 0].numpy() for view, film in films_UV.items()}
-    own = {view: film for view, film in zip(VIEWS, own_VUV, strict=True) if view in given}
-    before = {view: xray.given_HW for view, xray in films.xrays.items() if xray.given_HW is not None}
-    return Reconstruction(output, given, own, before)
+    return Reconstruction(
+        output,
+        given,
+        _reprojected(output.volume, pipeline, list(given)),
+        {} if output.sample is None else _reprojected(output.sample, pipeline, list(given)),
+        {view: xray.given_HW for view, xray in films.xrays.items() if xray.given_HW is not None},
+    )
+
+
+def _reprojected(volume: Volume, pipeline: AxonPipeline, views: list[str]) -> dict[str, np.ndarray]:
+    """The volume's own films, as those that were given are held."""
+    xray = XrayConfig(**pipeline.config.xray).with_pixels(pipeline.film_px)
+    own_1VUV = normalise_film(render_both(torch.from_numpy(volume.hu_DHW)[None, None], pipeline.config.extent_mm, xray))
+    return {view: own_1VUV[0, VIEWS.index(view)].numpy() for view in views}
+
+
+def _difference(films: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> dict[str, float]:
+    return {view: float(np.abs(other_UV - films[view]).mean()) for view, other_UV in others.items()}
 
 
 def read_films(
@@ -297,11 +349,11 @@ def _quarter_turn(text: str) -> int | None:
 def on_detector(films: Films, pipeline: AxonPipeline) -> dict[str, np.ndarray]:
     """The films as the model's detector would hold them, shape (U, V), by view."""
     xray = XrayConfig(**pipeline.config.xray)
-    width_mm = xray.detector_px * xray.pixel_pitch_mm
+    width_mm, side = xray.detector_px * xray.pixel_pitch_mm, pipeline.film_px
     films_UV = {}
     for view, film in films.xrays.items():
         spacing_mm = believable_spacing(film.image_HW.shape, film.pixel_spacing_mm)
-        films_UV[view] = to_detector(film.image_HW, xray.detector_px, spacing_mm, width_mm)
+        films_UV[view] = to_detector(film.image_HW, side, spacing_mm, width_mm)
     return films_UV
 
 
@@ -318,28 +370,36 @@ def nifti_bytes(volume: Volume) -> bytes:
 
 
 def write_preview(path: Path, made: Reconstruction) -> None:
-    """One PNG: the three middle planes, and each film, where it was mended before and after that, beside the same view
-    of the volume.
+    """One PNG: the three middle planes of the volume, and each film, before it was mended and as the model sees it,
+    beside the same view of the volume; the sample's below.
     """
     from matplotlib.figure import Figure
 
     from axon.pictures import OVERVIEW_WINDOW, PLANES, slice_plane, window_bounds
 
     low, high = window_bounds(*OVERVIEW_WINDOW)
-    pictures = [(plane, slice_plane(made.output.volume.hu_DHW, plane), low, high) for plane in PLANES]
-    for view, film_UV in made.films.items():
-        before = [(f"{view} film, as given", made.given[view], 0, 1)] if view in made.given else []
-        pictures += [
-            *before,
-            (f"{view} film, as {'understood' if before else 'given'}", film_UV, 0, 1),
-            (f"{view}, from the volume", made.reprojected[view], 0, 1),
-        ]
-    figure = Figure(figsize=(3 * len(pictures), 3.4), facecolor="white")
-    for axes, (title, image, darkest, brightest) in zip(figure.subplots(1, len(pictures)), pictures, strict=True):
-        axes.imshow(image, cmap="gray", vmin=darkest, vmax=brightest, interpolation="bilinear")
-        axes.set(xticks=[], yticks=[], title=title)
-    figure.subplots_adjust(left=0.005, right=0.995, top=0.9, bottom=0.09, wspace=0.02)
-    figure.text(0.005, 0.02, f"SYNTHETIC. {DISCLAIMER}", color="#8a1f11")
+    products = [("volume", made.output.volume, made.reprojected)]
+    if made.output.sample is not None:
+        products.append(("sample", made.output.sample, made.sample_reprojected))
+    rows = []
+    for name, volume, reprojected in products:
+        pictures = [(f"{name}, {plane}", slice_plane(volume.hu_DHW, plane), low, high) for plane in PLANES]
+        for view, film_UV in made.films.items():
+            pictures += [(f"{view} film, as given", made.given[view], 0, 1)] if view in made.given else []
+            pictures += [
+                (f"{view} film, as the model sees it", film_UV, 0, 1),
+                (f"{view}, from the {name}", reprojected[view], 0, 1),
+            ]
+        rows.append(pictures)
+    figure = Figure(figsize=(3 * len(rows[0]), 0.25 + 3.15 * len(rows)), facecolor="white")
+    grid = figure.subplots(len(rows), len(rows[0]), squeeze=False)
+    for axes_row, pictures in zip(grid, rows, strict=True):
+        for axes, (title, image, darkest, brightest) in zip(axes_row, pictures, strict=True):
+            axes.imshow(image, cmap="gray", vmin=darkest, vmax=brightest, interpolation="bilinear")
+            axes.set(xticks=[], yticks=[])
+            axes.set_title(title, fontsize=9)
+    figure.subplots_adjust(left=0.005, right=0.995, top=1 - 0.1 / len(rows), bottom=0.09 / len(rows), wspace=0.02)
+    figure.text(0.005, 0.02 / len(rows), f"SYNTHETIC. {DISCLAIMER}", color="#8a1f11")
     figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
 
 
@@ -393,7 +453,20 @@ def _record(films: Films, model: Model, made: Reconstruction, seed: int) -> dict
             "hu_range": [float(made.output.volume.hu_DHW.min()), float(made.output.volume.hu_DHW.max())],
         },
         "reprojection_mae": made.reprojection_mae(),
+        **_sample_record(made),
     }
+
+
+def _sample_record(made: Reconstruction) -> dict[str, Any]:
+    """Which file is what, and which references went into it; nothing for a model without references."""
+    used, output = made.output.used, made.output
+    if used is None:
+        return {}
+    files = {"ct.nii.gz": "volume: the best guess", "dicom": "volume"}
+    if output.sample is not None:
+        files |= {"sample.nii.gz": "a plausible patient, not measured", "dicom-sample": "sample"}
+    found = {"ids": list(used.ids), "scores": list(used.scores), "left_out": used.reason}
+    return {"files": files, "references": found, "sample_reprojection_mae": made.sample_reprojection_mae()}
 
 
 def _certainty(xray: Xray) -> str:

@@ -19,7 +19,7 @@ from axon.metrics.statistics import (
 )
 
 META = {
-    "split_hash": "abc",
+    "test_hash": "abc",
     "hu_window": (-1024.0, 1476.0),
     "fine_spacing_mm": 5.625,
     "protocol_version": "1",
@@ -94,6 +94,16 @@ def test_nothing_and_not_finite_are_refused(values: list[float], code: str) -> N
 
 def test_comparable_accepts_what_json_gives_back() -> None:
     comparable(META, json.loads(json.dumps(META)))
+
+
+def test_what_was_trained_on_may_differ_and_an_evaluation_of_before_is_told_by_its_split() -> None:
+    comparable({**META, "split_hash": "one"}, {**META, "split_hash": "two"})
+    before = {key: value for key, value in META.items() if key != "test_hash"}
+    comparable({**before, "split_hash": "one"}, {**before, "split_hash": "one"})
+    with pytest.raises(AxonError, match=r"NOT_COMPARABLE.*split_hash: one and two"):
+        comparable({**before, "split_hash": "one"}, {**before, "split_hash": "two"})
+    with pytest.raises(AxonError, match=r"NOT_COMPARABLE.*test_hash: abc and absent"):
+        comparable(META, {**before, "split_hash": "abc"})
 
 
 @pytest.mark.parametrize("key", COMPARABLE_KEYS)

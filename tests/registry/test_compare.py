@@ -29,7 +29,7 @@ SETTINGS = {"bootstrap": 200, "confidence": 0.95, "seed": 0}
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str]]:
-    """Versions 1 to 4: the first; better in every case; better or worse by chance; evaluated on another split. And
+    """Versions 1 to 4: the first; better in every case; better or worse by chance; evaluated on other test cases. And
     their run ids.
     """
     folder = tmp_path_factory.mktemp("store")
@@ -38,7 +38,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str]
         "1": add(uri, folder, "one", [20.0, 21.0, 22.0, 23.0, *REST], lr="0.1"),
         "2": add(uri, folder, "two", [20.5, 21.6, 22.4, 23.5, *[value + 0.5 for value in REST]], lr="0.2"),
         "3": add(uri, folder, "three", [22.5, 21.6, 20.4, 24.6, *REST], lr="0.1"),
-        "4": add(uri, folder, "four", [30.0, 31.0, 32.0, 33.0, *REST], facts={**FACTS, "split_hash": "bbb"}),
+        "4": add(uri, folder, "four", [30.0, 31.0, 32.0, 33.0, *REST], facts={**FACTS, "test_hash": "bbb"}),
     }
     return uri, runs
 
@@ -128,7 +128,7 @@ def test_alias_version_and_run_id_name_the_same(store, capsys) -> None:
 
 def test_what_was_evaluated_otherwise_is_refused(store, capsys, tmp_path: Path) -> None:
     said = refused(capsys, store[0], "models:/axon/1", "models:/axon/4", "--out", str(tmp_path / "page.html"))
-    assert "[COMPARE_DIFFERENT]" in said and "split_hash: aaa and bbb" in said
+    assert "[COMPARE_DIFFERENT]" in said and "test_hash: aaa and bbb" in said
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,7 +12,9 @@ from axon.registry.gate import Decision, decide
 from axon.registry.register import promote, register, rollback
 from axon.tracking.client import client
 from axon.tracking.runs import finish_parent, stage_run, start_parent
-from tests.support.gate import CONFIG, FACTS, champion, gated, registered, write_evaluation
+from tests.support.gate import CONFIG, FACTS, champion, empty_store, gated, registered, uri, write_evaluation
+
+__all__ = ["empty_store", "uri"]  # fixtures
 
 
 def test_first_better_worse(uri: str, tmp_path: Path) -> None:
@@ -44,7 +46,7 @@ def test_missing_metrics_are_refused(uri: str, tmp_path: Path, missing: str) -> 
     assert decide(evaluation, uri, "axon", "manual", CONFIG).verdict == "refused"
 
 
-@pytest.mark.parametrize("key", ["split_hash", "hu_window", "fine_spacing_mm", "protocol_version"])
+@pytest.mark.parametrize("key", ["test_hash", "hu_window", "fine_spacing_mm", "protocol_version"])
 def test_other_facts_are_not_comparable(uri: str, tmp_path: Path, key: str) -> None:
     registered(uri, tmp_path, "one", [20.0, 21.0, 22.0, 23.0])
     other = registered(uri, tmp_path, "two", [30.0, 31.0, 32.0, 33.0], facts={**FACTS, key: "other"})

@@ -21,6 +21,7 @@ CONFIG = Config.from_yaml("evaluation: {bootstrap: 200}")
 FACTS = {
     "views": "bi",
     "split_hash": "aaa",
+    "test_hash": "aaa",
     "hu_window": [-1024.0, 1476.0],
     "fine_spacing_mm": 5.625,
     "protocol_version": "1",

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from axon.commands import Verbs, group, verb
+from axon.commands import Verbs, group, verb, whole_number
+from axon.errors import AxonError
+
+if TYPE_CHECKING:
+    from axon.geometry.volume import Volume
 
 _ADD = """examples:
   axon dataset add my_cts --licence "CC BY 4.0" --source doi:10.1234/abc
@@ -32,13 +37,18 @@ _PULL = """examples:
 def add(verbs: Verbs) -> None:
     dataset = group(verbs, "dataset", "build, add, push, pull or verify a dataset")
     about = (
-        "Build the dataset that data.dvc names, bit for bit, from public sources: one LIDC-IDRI patient and 22 "
+        "Build the dataset that data.dvc names, bit for bit, from public sources: CTs of LIDC-IDRI patients and a few "
         "phantoms."
     )
     build = verb(dataset, "build", "build the default dataset", about)
     build.add_argument("folder", type=Path, nargs="?", default=Path("data"), help="where to (default: %(default)s)")
     build.add_argument(
         "--downloads", type=Path, default=Path(".downloads"), help="where downloads are kept (default: %(default)s)"
+    )
+    build.add_argument(
+        "--recipe",
+        type=whole_number(1),
+        help="of which an earlier revision of data.dvc was made: 1 (default: the newest)",
     )
     build.set_defaults(verb=_build)
 
@@ -83,21 +93,39 @@ def add(verbs: Verbs) -> None:
 
 
 def _build(arguments: argparse.Namespace) -> None:
-    from axon.data.default_recipe import build_default, is_default
+    from axon.data.default_recipe import NEWEST, RECIPES, build_default, is_default
     from axon.data.verify import check_dataset
     from axon.data.versions import is_named, push
 
+    recipe = arguments.recipe or NEWEST
+    if recipe not in RECIPES:
+        raise AxonError("PARAMETER", f"there is no recipe {recipe}", f"choose one of: {', '.join(map(str, RECIPES))}")
     versioned = (Path.cwd() / "data.dvc").is_file() and arguments.folder.resolve() == Path.cwd() / "data"
     # What data.dvc names may be another dataset, which `axon dataset add` or `pull` put there.
-    if (is_default(arguments.folder) and not check_dataset(arguments.folder)[1]) or (
-        versioned and is_named(Path.cwd())
+    if (is_default(arguments.folder, arguments.recipe) and not check_dataset(arguments.folder)[1]) or (
+        versioned and not arguments.recipe and is_named(Path.cwd())
     ):
         print(f"{arguments.folder} is already built and verified")
     else:
-        build_default(arguments.folder, arguments.downloads)
+        build_default(arguments.folder, arguments.downloads, _packaged_reference, recipe)
     if versioned:
         push(Path.cwd())
         print("data.dvc is up to date; the data are on the DVC remote")
+
+
+def _packaged_reference(patient: str) -> tuple[Volume, str, str]:
+    """A CT of the packaged model's library, with licence and source."""
+    import numpy as np
+
+    from axon import pretrained
+    from axon.geometry.volume import Volume
+    from axon.references.library import load_library
+
+    found = {reference.id: reference for reference in load_library(pretrained.path())}
+    if patient not in found:
+        raise AxonError("REFERENCE_UNKNOWN", f"the packaged model has no reference {patient}", "install it whole")
+    reference = found[patient]
+    return Volume(reference.hu_DHW.astype(np.int16), reference.affine), reference.licence, reference.source
 
 
 def _add(arguments: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from axon import DISCLAIMER
 from axon.commands import Verbs, verb, whole_number
+from axon.commands.progress import told
 
 EPILOG = """examples:
   axon reconstruct chest.png -o out                             one frontal film, the model that comes with the package
@@ -17,9 +18,10 @@ EPILOG = """examples:
   axon reconstruct chest.dcm -o out --model runs/demo/pipeline/*/evaluate/evaluation/model
   axon reconstruct chest.dcm -o out --model models:/axon@champion --tracking-uri sqlite:///runs/demo/mlflow.db
 
-OUT holds ct.nii.gz, dicom/ (a CT series), preview.png, reconstruction.json, and with several samples mean.nii.gz and
-std.nii.gz. The same films, model and seed give the same bytes; --seed and --samples change mean and std alone. See
-docs/reconstruct.md.
+OUT holds ct.nii.gz (the volume: the best guess), sample.nii.gz (a plausible patient, not measured), dicom/ and
+dicom-sample/ (the same as CT series), preview.png and reconstruction.json; with several samples also samples/,
+mean.nii.gz and std.nii.gz. The same films, model and seed give the same bytes; the volume does not depend on --seed
+and --samples. See docs/reconstruct.md.
 """
 
 
@@ -37,7 +39,13 @@ def add(verbs: Verbs) -> None:
         type=whole_number(1, 64),
         default=1,
         metavar="K",
-        help="above 1, also mean and error to expect of K samples; at most 64",
+        help="plausible patients to draw; above 1, also their mean and the error to expect of it; at most 64",
+    )
+    parser.add_argument(
+        "--no-sample", action="store_true", help="write the volume alone, which saves the sample's time"
+    )
+    parser.add_argument(
+        "--fast", action="store_true", help="leave the model's references out: no sample, a smooth volume, in seconds"
     )
     parser.add_argument(
         "--seed",
@@ -99,7 +107,18 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
     mends, view = asked_mends(vars(arguments)), asked_view(arguments.view)
     films = read_films(arguments.frontal, arguments.lateral, arguments.trust_views, mends, view)
     model = pretrained.load(arguments.model, arguments.tracking_uri)
-    record = reconstruct(films, model, arguments.out, arguments.samples, arguments.seed, arguments.patient_id)
+    samples = 0 if arguments.no_sample else arguments.samples
+    with told(quiet=arguments.json) as progress:
+        record = reconstruct(
+            films,
+            model,
+            arguments.out,
+            samples,
+            arguments.seed,
+            arguments.patient_id,
+            use_references=not arguments.fast,
+            progress=progress,
+        )
     if arguments.json:
         print(json.dumps(record, indent=1, sort_keys=True))
         return
@@ -108,6 +127,8 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
         f"model {record['model']['name']} {record['model']['version']}; error of the re-projected films (0 to 1): "
         f"{errors}"
     )
+    if left_out := record.get("references", {}).get("left_out"):
+        print(f"references: {left_out}")
     for path in sorted(arguments.out.iterdir()):
         print(f"  {path}{'/' if path.is_dir() else ''}")
     print(DISCLAIMER)

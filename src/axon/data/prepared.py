@@ -100,6 +100,7 @@ class PreparedDataset:
     Attributes:
         sets: Case ids by set name, sorted.
         split_hash: Names the split and the contents of every case.
+        terms: Licence and source of each case by its id; empty where nobody says.
         info: ``dataset.json``.
 
     Raises:
@@ -120,6 +121,7 @@ class PreparedDataset:
                 f"the manifest of {folder} is not the one that was split",
                 "run the assemble step again",
             )
+        self.terms = {row["case_id"]: (row["licence"] or "", row["source"] or "") for row in rows}
         self._sha256 = {row["case_id"]: row["sha256"] for row in rows}
         self.sets: dict[str, list[str]] = defaultdict(list)
         for row in rows:

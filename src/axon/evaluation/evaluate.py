@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import itertools
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,26 +17,31 @@ from axon.baselines.methods import TRAINED
 from axon.compute.devices import choose_device
 from axon.config import Config
 from axon.data.cases import Case
+from axon.data.patients import write_patients
 from axon.data.prepared import PreparedDataset
 from axon.errors import AxonError
 from axon.evaluation.calibration import error_curve, step_share
+from axon.evaluation.measures import Reference, View, input_films, measured, on_grid, reference_of, reproject
 from axon.evaluation.report import save
-from axon.evaluation.results import STRIPS, CaseResult, Evaluation, Picture, showcase, strip_name, summary_table
+from axon.evaluation.results import FINAL, STRIPS, CaseResult, Evaluation, Picture, showcase, strip_name, summary_table
 from axon.evaluation.strips import strip, write_hero
 from axon.files import whole_folder
-from axon.geometry.projection import VIEWS, normalise_film, render_both
-from axon.inference import AxonOutput, AxonPipeline
-from axon.metrics.protocols import measure
+from axon.geometry.projection import VIEWS
+from axon.inference import REFERENCED, AxonOutput, AxonPipeline
+from axon.metrics.catalogue import shown_in
+from axon.metrics.realism import Appearance, floor_of
 from axon.models.folders import load_network
 from axon.models.superres import downsample
 from axon.models.unet import RegressionUNet
 from axon.pretrained import seal
+from axon.references.candidates import library_of, trained_on
 
-View = Literal["bi", "mono"]
+FLOOR_CTS = 8
+"""CTs that the floor is measured over, at most: pairs grow with their square."""
 
 
 @dataclass(frozen=True)
-class Reconstruction:
+class MethodVolumes:
     """Every method's volume of one case from one or two films: HU on the fine grid by method, and the error that AXON
     expects.
     """
@@ -75,29 +82,36 @@ def evaluate(
     if not test_sets:
         raise AxonError("NO_TEST_CASES", "the dataset has no test case", "add patients, or raise data.internal_share")
     device = choose_device()
-    pipeline = AxonPipeline.assemble(config, bridge, refiner, superres).to(device)
-    calibrate(pipeline, data.load("val"), config)
-    trained = {name: load_network(RegressionUNet, baselines / name).to(device) for name in TRAINED}
+    library, left_out = library_of(data, config)
+    if config.references.count:
+        print(f"{len(library)} references{f'; left out: {left_out}' if left_out else ''}", flush=True)
+    pipeline = AxonPipeline.assemble(config, bridge, refiner, superres, library).to(device)
+    val = data.load("val")
+    calibrate(pipeline, val, config)
+    here = [name for name in TRAINED if (baselines / name).is_dir()]
+    trained = {name: load_network(RegressionUNet, baselines / name).to(device) for name in here}
 
     rows: list[CaseResult] = []
     strips: dict[str, bytes] = {}
+    seen: dict[str, Appearance] = {}
     cases = [(name, case) for name in test_sets for case in data.load(name)]
     for number, (name, case) in enumerate(cases, 1):
+        reference = reference_of(case, config)
+        seen.setdefault(case.patient_id, reference.appearance)
         for view in ("bi", "mono"):
-            result = reconstruct(pipeline, trained, case, view, config)
+            result = volumes_of(pipeline, trained, case, view, config)
             for method, hu_DHW in result.volumes.items():
-                rows.append(
-                    CaseResult(case.case_id, name, view, method, _metrics(hu_DHW, case, method, result, view, config))
-                )
+                metrics = _metrics(hu_DHW, reference, method, result, view, config)
+                rows.append(CaseResult(case.case_id, name, view, method, metrics))
             if view == views:
-                strips[strip_name(name, case.case_id)] = strip(result.volumes["axon"], case.hu_DHW)
+                strips[strip_name(name, case.case_id)] = strip(result.volumes["axon"], reference.hu_DHW)
         print(f"evaluated {number}/{len(cases)}: {case.case_id} ({name})", flush=True)
 
     shown = showcase(rows)
     pictures = []
     for name, case in cases:
         if (name, case.case_id) in shown:
-            pictures.append(_picture(name, case, reconstruct(pipeline, trained, case, "bi", config), config))
+            pictures.append(_picture(name, case, volumes_of(pipeline, trained, case, "bi", config), config))
     files = [
         file for folder in (bridge, refiner, superres, baselines) for file in sorted((folder / "curves").glob("*.csv"))
     ]
@@ -110,7 +124,8 @@ def evaluate(
             "samples": str(config.evaluation.samples),
             "split_hash": data.split_hash,
             "hu_window": f"{config.model.hu_window[0]:g} to {config.model.hu_window[1]:g}",
-            "fine_spacing_mm": f"{config.grid.fine_spacing_mm:g}",
+            "fine_spacing_mm": f"{config.grid.result_spacing_mm:g}",
+            "test_hash": test_hash(cases),
             "data_source": json.dumps(data.info["source"], sort_keys=True),
         },
         rows=rows,
@@ -119,11 +134,13 @@ def evaluate(
         bootstrap=config.evaluation.bootstrap,
         confidence=config.evaluation.confidence,
         seed=config.seed,
+        floor=_floor(seen, val, config),
     )  # fmt: skip
 
     table = summary_table(evaluation)
     with whole_folder(out) as part:
         pipeline.to("cpu").save_pretrained(part / "model", safe_serialization=True)
+        write_patients(part / "model", trained_on(data, config))
         seal(part / "model")
         save(part, evaluation)
         (part / STRIPS).mkdir()
@@ -135,23 +152,28 @@ def evaluate(
     return _headline(evaluation, views)
 
 
-def reconstruct(
+def volumes_of(
     pipeline: AxonPipeline, baselines: dict[str, RegressionUNet], case: Case, view: View, config: Config
-) -> Reconstruction:
+) -> MethodVolumes:
     """Reconstruct a case with every method from its own films: both, or the frontal one alone."""
-    lateral = case.lateral_HW if view == "bi" else None
-    output = pipeline(case.frontal_HW, lateral, num_samples=config.evaluation.samples, seed=config.seed, rendered=True)
-    volumes, seen = pipeline.baseline_volumes(case.frontal_HW, lateral)
+    frontal, lateral = _films(case, view)
+    output = pipeline(frontal, lateral, num_samples=config.evaluation.samples, seed=config.seed, rendered=True)
+    volumes, seen = pipeline.baseline_volumes(frontal, lateral)
     for name, network in baselines.items():
         with torch.no_grad():
             volumes[name] = pipeline.interpolate(network.regress(seen))
-    volumes["regression_consistent"] = pipeline.consistent(volumes["regression"], case.frontal_HW, lateral)
+    if "regression" in volumes:
+        volumes["regression_consistent"] = pipeline.consistent(volumes["regression"], frontal, lateral)
     volumes["axon_estimate"] = pipeline.interpolate_hu(output.estimate_DHW)
     volumes["axon_coarse"] = pipeline.interpolate_hu(output.coarse_DHW)
     volumes["axon_refined"] = pipeline.interpolate_hu(output.refined_DHW)
+    volumes["axon_networks"] = output.networks_DHW
+    if output.nearest_DHW is not None:
+        volumes["nearest_reference"] = output.nearest_DHW
     volumes["axon"] = output.volume.hu_DHW
+    volumes["axon_sample"] = output.samples_KDHW[0]
     volumes["axon_mean"] = output.volume.hu_DHW if output.mean_DHW is None else output.mean_DHW
-    return Reconstruction(volumes, output.std_DHW)
+    return MethodVolumes(volumes, output.std_DHW)
 
 
 def calibrate(pipeline: AxonPipeline, cases: list[Case], config: Config) -> None:
@@ -159,17 +181,27 @@ def calibrate(pipeline: AxonPipeline, cases: list[Case], config: Config) -> None
     curves, samples = {}, config.evaluation.samples
     views: tuple[View, ...] = ("mono", "bi") if cases else ()
     pipeline.register_to_config(stage_weights={view: stage_weights(pipeline, cases, view, config) for view in views})
-    for view in views:
+    kinds = (("", False), (REFERENCED, True)) if len(pipeline.library) else (("", False),)
+    for view, (kind, use_references) in itertools.product(views, kinds):
         spreads, errors = [], []
         for case in cases:
-            lateral = case.lateral_HW if view == "bi" else None
             drawn_KDHW = pipeline(
-                case.frontal_HW, lateral, num_samples=samples, seed=config.seed, rendered=True
+                *_films(case, view),
+                num_samples=samples,
+                seed=config.seed,
+                rendered=True,
+                use_references=use_references,
             ).samples_KDHW
             spreads.append(drawn_KDHW.std(axis=0, ddof=1).ravel())
-            errors.append((drawn_KDHW.mean(axis=0) - np.clip(case.hu_DHW, *config.model.hu_window)).ravel())
-        curves[view] = error_curve(np.concatenate(spreads), np.concatenate(errors))
+            errors.append((drawn_KDHW.mean(axis=0) - np.clip(case.truth_DHW, *config.model.hu_window)).ravel())
+        curves[view + kind] = error_curve(np.concatenate(spreads), np.concatenate(errors))
     pipeline.register_to_config(std_curves=curves)
+
+
+def _films(case: Case, view: View) -> tuple[np.ndarray, np.ndarray | None]:
+    """The case's rendered films that a method sees."""
+    frontal, lateral = case.rendered_VUV
+    return frontal, lateral if view == "bi" else None
 
 
 def stage_weights(pipeline: AxonPipeline, cases: list[Case], view: View, config: Config) -> list[float]:
@@ -178,7 +210,7 @@ def stage_weights(pipeline: AxonPipeline, cases: list[Case], view: View, config:
 
     def volumes(case: Case, *more: float) -> AxonOutput:
         pipeline.register_to_config(stage_weights={view: [*weights, *more]})
-        return pipeline(case.frontal_HW, case.lateral_HW if view == "bi" else None, seed=config.seed, rendered=True)
+        return pipeline(*_films(case, view), seed=config.seed, rendered=True, use_references=False)
 
     truths = [np.clip(case.hu_DHW, *config.model.hu_window).astype(np.float32) for case in cases]
     coarse = [downsample(torch.from_numpy(truth)[None, None], config.grid.upscale)[0, 0].numpy() for truth in truths]
@@ -190,50 +222,41 @@ def stage_weights(pipeline: AxonPipeline, cases: list[Case], view: View, config:
     weights.append(
         step_share((out.coarse_DHW, out.refined_DHW, truth) for out, truth in zip(drawn, coarse, strict=True))
     )
-    ends = [[volumes(case, share).volume.hu_DHW for share in (0.0, 1.0)] for case in cases]
+    ends = [[volumes(case, share).networks_DHW for share in (0.0, 1.0)] for case in cases]
     weights.append(step_share((before, after, truth) for (before, after), truth in zip(ends, truths, strict=True)))
     return weights
 
 
-def reproject(hu_DHW: np.ndarray, config: Config) -> np.ndarray:
-    """Both films of a volume, normalised as the input films are, shape (2, U, V)."""
-    films = render_both(
-        torch.from_numpy(np.asarray(hu_DHW, dtype=np.float32))[None, None], config.grid.extent_mm, config.xray
-    )
-    normalised: np.ndarray = normalise_film(films)[0].numpy()
-    return normalised
-
-
-def input_films(case: Case) -> np.ndarray:
-    """The case's own films, normalised, shape (2, U, V)."""
-    normalised: np.ndarray = normalise_film(torch.from_numpy(np.stack([case.frontal_HW, case.lateral_HW]))[None])[
-        0
-    ].numpy()
-    return normalised
-
-
 def _metrics(
-    hu_DHW: np.ndarray, case: Case, method: str, result: Reconstruction, view: View, config: Config
+    hu_DHW: np.ndarray, reference: Reference, method: str, result: MethodVolumes, view: View, config: Config
 ) -> dict[str, float]:
-    """Every protocol; the error of the re-projected input films; for the mean of samples how often 2 standard
-    deviations hold the truth.
-    """
-    metrics = measure(hu_DHW, case.hu_DHW.astype(np.float32), config.model.hu_window)
-    error_VUV = np.abs(reproject(hu_DHW, config) - input_films(case))
-    metrics["reprojection/mae"] = float(error_VUV.mean() if view == "bi" else error_VUV[0].mean())
+    """Every measure; for the mean of samples also how often 2 standard deviations hold the truth."""
+    metrics = measured(hu_DHW, reference, view, config)
     if method == "axon_mean" and result.std_DHW is not None:
-        reference = np.clip(case.hu_DHW, *config.model.hu_window)
-        metrics["calibration/within_2_std"] = float((np.abs(hu_DHW - reference) <= 2 * result.std_DHW).mean())
+        truth_DHW = np.clip(reference.hu_DHW, *config.model.hu_window)
+        mean_DHW, std_DHW = (on_grid(volume, len(truth_DHW)) for volume in (hu_DHW, result.std_DHW))
+        metrics["calibration/within_2_std"] = float((np.abs(mean_DHW - truth_DHW) <= 2 * std_DHW).mean())
     return metrics
 
 
-def _picture(set_name: str, case: Case, result: Reconstruction, config: Config) -> Picture:
+def _floor(seen: dict[str, Appearance], val: list[Case], config: Config) -> dict[str, float]:
+    """What the CTs of different patients measure against each other: of the test sets, then of the validation set, one
+    a patient, `FLOOR_CTS` at most; empty where there are not two patients.
+    """
+    for case in val:
+        if len(seen) < FLOOR_CTS and case.patient_id not in seen:
+            seen = {**seen, case.patient_id: reference_of(case, config).appearance}
+    chosen = list(seen.values())[:FLOOR_CTS]
+    return floor_of(chosen) if len(chosen) > 1 else {}
+
+
+def _picture(set_name: str, case: Case, result: MethodVolumes, config: Config) -> Picture:
     reprojected, films = reproject(result.volumes["axon"], config), input_films(case)
     return Picture(
         case_id=case.case_id,
         set_name=set_name,
-        spacing_mm=config.grid.fine_spacing_mm,
-        reference_DHW=case.hu_DHW.astype(np.float32),
+        spacing_mm=config.grid.result_spacing_mm,
+        reference_DHW=case.truth_DHW.astype(np.float32),
         volumes=result.volumes,
         std_DHW=result.std_DHW,
         films=dict(zip(VIEWS, films, strict=True)),
@@ -246,12 +269,22 @@ def _curve(file: Path) -> list[tuple[int, float]]:
         return [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(rows)]
 
 
+def test_hash(cases: Iterable[tuple[str, Case]]) -> str:
+    """Names the test cases, whatever was trained on: SHA-256 over set, id, patient and CT of each, hexadecimal."""
+    facts = sorted(
+        [name, case.case_id, case.patient_id, hashlib.sha256(case.truth_DHW.tobytes()).hexdigest()]
+        for name, case in cases
+    )
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
 def _headline(evaluation: Evaluation, views: str) -> dict[str, float]:
-    """Flat means for MLflow's and Kubeflow's comparison pages."""
+    """Flat means for MLflow's and Kubeflow's comparison pages: what the model card shows, and the films."""
     headline = {}
+    shown = [*(each.key for each in shown_in("card")), "reprojection/mae"]
     for set_name in sorted({row.set_name for row in evaluation.rows}):
-        for method in ("axon", "axon_mean", evaluation.best_baseline(set_name, views, "axon/psnr") or "mean_volume"):
-            for metric in ("axon/psnr", "axon/ssim", "axon/mae_hu", "reprojection/mae"):
+        for method in (*FINAL, evaluation.best_baseline(set_name, views, "axon/psnr") or "mean_volume"):
+            for metric in shown:
                 summary = evaluation.summary(set_name, views, method, metric)
                 if summary is not None:
                     headline[f"{set_name}/{views}/{method}/{metric.replace('axon/', '')}"] = summary.mean

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from axon import DISCLAIMER
 from axon import pictures as show
 from axon.errors import AxonError
+from axon.evaluation.measures import VERSIONS
 from axon.evaluation.results import (
     FINAL,
     METHODS,
@@ -25,12 +26,12 @@ from axon.evaluation.results import (
     Evaluation,
     Picture,
     cases_csv,
-    refuse_not_finite,
+    refuse_bad_values,
     showcase,
 )
 from axon.files import write_whole
 from axon.metrics.catalogue import Metric, metric, shown_in
-from axon.metrics.protocols import PROTOCOL_VERSION, PROTOCOLS
+from axon.metrics.protocols import PROTOCOLS
 from axon.metrics.statistics import Summary
 from axon.pictures import film_pictures
 
@@ -44,9 +45,9 @@ def save(folder: Path, evaluation: Evaluation) -> None:
     """Write ``cases.csv``, ``metrics.json`` and ``report.html``, each whole or not at all.
 
     Raises:
-        AxonError: ``METRIC_NOT_FINITE``, before anything is written.
+        AxonError: ``METRIC_NOT_FINITE`` or ``METRIC_UNKNOWN``, before anything is written.
     """
-    refuse_not_finite(evaluation)
+    refuse_bad_values(evaluation)
     metrics = json.dumps(evaluation.metrics(), indent=1, allow_nan=False)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "cases.csv", cases_csv(evaluation).encode())
@@ -99,7 +100,7 @@ def _context(evaluation: Evaluation) -> dict[str, Any]:
             others.setdefault(metric(key).protocol, []).append(key)
     return {
         "disclaimer": DISCLAIMER,
-        "facts": {**evaluation.facts, "protocol_version": PROTOCOL_VERSION, "seed": str(evaluation.seed)},
+        "facts": {**evaluation.facts, "protocol_version": VERSIONS, "seed": str(evaluation.seed)},
         "confidence": f"{evaluation.confidence:.0%}".replace("%", " %"),
         "bootstrap": evaluation.bootstrap,
         "stamp": _stamp(evaluation.facts),

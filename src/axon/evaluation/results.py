@@ -9,7 +9,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import Any, Literal
 
@@ -18,8 +18,8 @@ import numpy as np
 from axon import DISCLAIMER
 from axon.baselines.methods import BASELINES
 from axon.errors import AxonError
-from axon.metrics.catalogue import METRICS
-from axon.metrics.protocols import PROTOCOL_VERSION
+from axon.evaluation.measures import VERSIONS
+from axon.metrics.catalogue import metric as known
 from axon.metrics.statistics import Summary, paired_improvement, summarise
 
 STAGES = {
@@ -28,16 +28,22 @@ STAGES = {
     "axon_estimate": "AXON, estimate (before 1)",
     "axon_coarse": "AXON, coarse (stage 1)",
     "axon_refined": "AXON, refined (stage 2)",
+    "axon_networks": "AXON, networks alone (stage 3)",
+    "nearest_reference": "Nearest reference, warped",
 }
-FINAL = {"axon": "AXON", "axon_mean": "AXON, mean of samples"}
+FINAL = {"axon": "AXON", "axon_sample": "AXON, one sample", "axon_mean": "AXON, mean of samples"}
 METHODS = {**BASELINES, **STAGES, **FINAL}
 """Methods in the order in which they are listed, with their labels."""
+
+SIDE_BY_SIDE = ("axon", "axon_sample", "nearest_reference")
+"""Volumes that are looked at beside the CT, in this order, where an evaluation has them."""
 
 STRIPS = "cases"
 """Folder of an evaluation with a small picture of every case."""
 
 VIEW_LABELS = {"bi": "frontal and lateral view", "mono": "frontal view only"}
 PRIMARY_METRICS = ("axon/psnr", "axon/ssim")
+SECOND_METRICS = ("anatomy/dice_bone", "realism/patch_distance")
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,8 @@ class Evaluation:
         pictures: Cases to show, see `showcase`.
         curves: ``(step, loss)`` by training stage.
         bootstrap, confidence, seed: As in `summarise`.
+        floor: What real CTs of different patients measure against each other, by metric, see
+            `axon.metrics.realism.floor`; spectra in absolute dB.
     """
 
     facts: dict[str, str]
@@ -103,6 +111,7 @@ class Evaluation:
     bootstrap: int
     confidence: float
     seed: int
+    floor: dict[str, float] = field(default_factory=dict)
 
     def groups(self) -> list[tuple[str, str]]:
         """The (test set, view) pairs that have rows, two views before one."""
@@ -127,16 +136,20 @@ class Evaluation:
         values = self.values(set_name, view, method, metric)
         return summarise(values.values(), self.bootstrap, self.confidence, self.seed) if values else None
 
+    def score(self, set_name: str, view: str, method: str, metric: str) -> float | None:
+        """Mean over the cases of `axon.metrics.catalogue.Metric.score`: greater is better. A signed error counts by its
+        size in each case, so that errors of two patients never cancel. None where no case has one.
+        """
+        scores = [known(metric).score(value) for value in self.values(set_name, view, method, metric).values()]
+        scored = [score for score in scores if score is not None]
+        return sum(scored) / len(scored) if scored else None
+
     def best_baseline(self, set_name: str, view: str, metric: str) -> str | None:
-        """The baseline with the highest mean (or lowest, for an error)."""
-        means = {
-            method: self.summary(set_name, view, method, metric)
-            for method in self.methods(set_name, view)
-            if method in BASELINES
-        }
-        scores = {method: METRICS[metric].score(summary.mean) for method, summary in means.items() if summary}
-        known = {method: score for method, score in scores.items() if score is not None}
-        return max(known, key=lambda method: known[method]) if known else None
+        """The baseline with the best mean score."""
+        methods = [method for method in self.methods(set_name, view) if method in BASELINES]
+        scores = {method: self.score(set_name, view, method, metric) for method in methods}
+        scored = {method: score for method, score in scores.items() if score is not None}
+        return max(scored, key=lambda method: scored[method]) if scored else None
 
     def improvement(self, set_name: str, view: str, method: str, metric: str) -> Summary | None:
         """Per cent by which ``method`` exceeds the best baseline; None where either is missing.
@@ -157,12 +170,13 @@ class Evaluation:
             "disclaimer": DISCLAIMER,
             "facts": {
                 **self.facts,
-                "protocol_version": PROTOCOL_VERSION,
+                "protocol_version": VERSIONS,
                 "test_sets": sorted({row.set_name for row in self.rows}),
             },
             "bootstrap": self.bootstrap,
             "confidence": self.confidence,
             "seed": self.seed,
+            "floor": self.floor,
             "summary": self._nested(self._method_summaries),
             "improvement_per_cent": self._nested(self._improvements),
         }
@@ -177,12 +191,17 @@ class Evaluation:
     def _method_summaries(self, set_name: str, view: str) -> dict[str, Any]:
         return {
             method: {
-                metric: asdict(summary)
+                metric: asdict(summary) | self._size(set_name, view, method, metric)
                 for metric in self.metric_names()
                 if (summary := self.summary(set_name, view, method, metric)) is not None
             }
             for method in self.methods(set_name, view)
         }
+
+    def _size(self, set_name: str, view: str, method: str, metric: str) -> dict[str, float]:
+        """Of a signed metric the mean of absolute values, in which nothing cancels."""
+        score = self.score(set_name, view, method, metric) if known(metric).signed else None
+        return {} if score is None else {"mean_absolute": -score}
 
     def _improvements(self, set_name: str, view: str) -> dict[str, Any]:
         return {
@@ -219,7 +238,11 @@ def showcase(rows: Sequence[CaseResult]) -> dict[tuple[str, str], str]:
 
 
 def summary_table(evaluation: Evaluation) -> str:
-    """PSNR and SSIM of protocol ``axon`` for a terminal: a block for each test set and view, then the improvement."""
+    """Both axes for a terminal: a block for each test set and view, then the improvement.
+
+    PSNR and SSIM of protocol ``axon`` with their intervals; between them and the method the means of bone Dice and
+    patch distance.
+    """
     lines = [DISCLAIMER]
     width = max(len(label) for label in METHODS.values())
     for set_name, view in evaluation.groups():
@@ -227,12 +250,21 @@ def summary_table(evaluation: Evaluation) -> str:
         cases = len({row.case_id for row in evaluation.rows if (row.set_name, row.view) == (set_name, view)})
         level = f"{evaluation.confidence:.0%} interval"
         lines += ["", f"{set_name}, {VIEW_LABELS[view]}, {cases} case{'s' * (cases != 1)}, mean [{level}]"]
-        lines.append(f"  {'':{width}}  {'axon PSNR [dB]':>22}  {'axon SSIM':>23}")
+        lines.append(f"  {'':{width}}  {'bone Dice':>9}  {'patch, HU':>9}  {'axon PSNR [dB]':>22}  {'axon SSIM':>23}")
         for method in methods:
+            bone, patch = (_mean_text(evaluation.summary(set_name, view, method, key), key) for key in SECOND_METRICS)
             psnr, ssim = (evaluation.summary(set_name, view, method, metric) for metric in PRIMARY_METRICS)
-            lines.append(f"  {METHODS[method]:{width}}  {_interval_text(psnr, 2):>22}  {_interval_text(ssim, 3):>23}")
+            figures = f"{bone:>9}  {patch:>9}  {_interval_text(psnr, 2):>22}  {_interval_text(ssim, 3):>23}"
+            lines.append(f"  {METHODS[method]:{width}}  {figures}")
         lines += [line for method in FINAL if (line := _improvement_line(evaluation, set_name, view, method))]
+    if evaluation.floor:
+        patch = SECOND_METRICS[1]
+        lines += ["", f"CTs of different patients: patch distance {known(patch).text(evaluation.floor[patch])} HU"]
     return "\n".join(lines)
+
+
+def _mean_text(summary: Summary | None, key: str) -> str:
+    return "-" if summary is None else known(key).text(summary.mean)
 
 
 def strip_name(set_name: str, case_id: str) -> str:
@@ -260,10 +292,13 @@ def _interval_text(summary: Summary | None, digits: int) -> str:
     return f"{summary.mean:.{digits}f} [{summary.low:.{digits}f}, {summary.high:.{digits}f}]"
 
 
-def refuse_not_finite(evaluation: Evaluation) -> None:
-    """Raise AxonError ``METRIC_NOT_FINITE`` for the first value that is not finite."""
+def refuse_bad_values(evaluation: Evaluation) -> None:
+    """Raise AxonError ``METRIC_UNKNOWN`` for the first metric that the catalogue does not know, ``METRIC_NOT_FINITE``
+    for the first value that is not finite.
+    """
     for row in evaluation.rows:
         for name, value in row.metrics.items():
+            known(name)
             if not math.isfinite(value):
                 where = f"{name} of {row.method} on {row.set_name}/{row.case_id} ({row.view})"
                 raise AxonError(

@@ -49,7 +49,7 @@ def make_consistent(
         return volume_B1DHW
     # Pixels much finer than the voxels cost time and hold nothing that the volume could show.
     factor = max(1, films_BVUV.shape[-1] // volume_B1DHW.shape[-1])
-    films_BVUV, xray = F.avg_pool2d(films_BVUV, factor), xray.coarsened(factor)
+    films_BVUV, xray = F.avg_pool2d(films_BVUV, factor), xray.with_pixels(xray.detector_px // factor)
     low, high = hu_window
     per_unit = WATER_PER_MM * (high - low) / 2000
 

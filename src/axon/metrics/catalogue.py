@@ -68,6 +68,13 @@ class Metric:
         """The title, with the protocol before it where it is not our own."""
         return self.title if self.protocol == "axon" else f"{self.protocol} {self.title}"
 
+    @property
+    def signed(self) -> bool:
+        """Whether zero is best. Errors of either sign then cancel in a mean over patients, so that beside the mean
+        stands that of the absolute values, and by it alone methods are told apart.
+        """
+        return self.better == "zero"
+
     def text(self, value: float) -> str:
         """A value with as many digits as mean something."""
         return f"{value:.{self.digits}f}"

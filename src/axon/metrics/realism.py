@@ -83,10 +83,16 @@ def floor(cts_DHW: Sequence[Array], affine: np.ndarray) -> dict[str, float]:
     Raises:
         AxonError: As `measure`.
     """
-    described = [describe(checked(ct, cts_DHW[0])[0], affine) for ct in cts_DHW]
-    pairs = [compare(one, other) for one, other in itertools.combinations(described, 2)]
-    signed = {key for key, each in METRICS.items() if each.better == "zero"}
-    return {key: sum(abs(pair[key]) if key in signed else pair[key] for pair in pairs) / len(pairs) for key in pairs[0]}
+    return floor_of([describe(checked(ct, cts_DHW[0])[0], affine) for ct in cts_DHW])
+
+
+def floor_of(cts: Sequence[Appearance]) -> dict[str, float]:
+    """The same of CTs that are described already, two or more on one grid."""
+    pairs = [compare(one, other) for one, other in itertools.combinations(cts, 2)]
+    return {
+        key: sum(abs(pair[key]) if METRICS[key].signed else pair[key] for pair in pairs) / len(pairs)
+        for key in pairs[0]
+    }
 
 
 def describe(hu_DHW: Tensor, affine: np.ndarray) -> Appearance:

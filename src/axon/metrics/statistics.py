@@ -13,7 +13,7 @@ from axon.errors import AxonError
 
 Key = TypeVar("Key", bound=Hashable)
 
-COMPARABLE_KEYS = ("split_hash", "hu_window", "fine_spacing_mm", "protocol_version", "test_sets")
+COMPARABLE_KEYS = ("test_hash", "hu_window", "fine_spacing_mm", "protocol_version", "test_sets")
 
 _EXACT_CASES = 16
 _SAMPLED_PATTERNS = 10_000
@@ -117,15 +117,19 @@ def paired_improvement(
 def comparable(a_meta: Mapping[str, Any], b_meta: Mapping[str, Any]) -> None:
     """Return quietly where two evaluations may be compared; a key that is absent on either side counts as differing.
 
+    What they were trained on may differ, the test cases may not. An evaluation of before has no ``test_hash``; its
+    ``split_hash``, which names the test cases too, stands for it.
+
     Args:
         a_meta, b_meta: The ``facts`` of two `metrics.json`, with the keys `COMPARABLE_KEYS`.
 
     Raises:
         AxonError: ``NOT_COMPARABLE``, naming the keys that differ.
     """
+    before = "test_hash" not in a_meta and "test_hash" not in b_meta
     different = [
         key
-        for key in COMPARABLE_KEYS
+        for key in ("split_hash" if before else COMPARABLE_KEYS[0], *COMPARABLE_KEYS[1:])
         if key not in a_meta or key not in b_meta or _plain(a_meta[key]) != _plain(b_meta[key])
     ]
     if different:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import hmac
 import itertools
 import logging
-import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +11,10 @@ from pathlib import Path
 from axon.dicom.ct import SliceHeader, read_header
 from axon.dicom.xray import MODALITIES as XRAY_MODALITIES
 from axon.errors import AxonError
+from axon.readers.pseudonyms import pseudonym
 from axon.readers.volumes import ITK, NIFTI, suffix_of
 
 _log = logging.getLogger(__name__)
-_PUBLIC_KEY = "axon-public-default"
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ def find_studies(folder: Path) -> list[Study]:
                 header = read_header(path)
             except AxonError:
                 # It cannot be grouped: a study of its own, which reading will reject.
-                name = _pseudonym("unreadable-", str(path.relative_to(folder)), 8)
+                name = pseudonym("unreadable-", str(path.relative_to(folder)), 8)
                 studies.append(Study(name, name, collection_of(path, folder), (path,)))
                 continue
             if header.modality == "CT":
@@ -66,8 +62,8 @@ def find_studies(folder: Path) -> list[Study]:
             elif header.modality in XRAY_MODALITIES and header.patient_id:
                 films[header.patient_id].append(path)
     for uid, headers in series.items():
-        patient_id = _pseudonym("p", headers[0].patient_id, 12)
-        case_id = f"{patient_id}-{_pseudonym('', uid, 8)}"
+        patient_id = pseudonym("p", headers[0].patient_id, 12)
+        case_id = f"{patient_id}-{pseudonym('', uid, 8)}"
         files = tuple(h.path for h in headers)
         studies.append(
             Study(
@@ -102,16 +98,3 @@ def _is_dicom(path: Path) -> bool:
         return True
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
-
-
-def _pseudonym(prefix: str, identity: str, digits: int) -> str:
-    """Keyed hash of an identity, so that it cannot be found again by trying names."""
-    key = os.environ.get("AXON_PSEUDONYM_KEY", "")
-    if not key:
-        _warn_public_key()
-    return prefix + hmac.new((key or _PUBLIC_KEY).encode(), identity.encode(), hashlib.sha256).hexdigest()[:digits]
-
-
-@functools.cache
-def _warn_public_key() -> None:
-    _log.warning("AXON_PSEUDONYM_KEY is not set: patient ids are hashed with a public key and could be guessed")

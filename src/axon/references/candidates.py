@@ -1,0 +1,71 @@
+"""Which CTs of a prepared dataset may become references: one of each training patient, on the grid of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from axon.config import Config
+from axon.data.cases import Case
+from axon.data.patients import Patient, fingerprint, patient_hash
+from axon.data.prepared import PreparedDataset
+from axon.errors import AxonError
+from axon.geometry.volume import Volume, cube_affine
+from axon.references.library import Candidate, Library, build_library
+
+
+def library_of(data: PreparedDataset, config: Config) -> tuple[Library, str]:
+    """A library of the training patients, and why a patient is not in it; empty where there is no reason.
+
+    Raises:
+        AxonError: ``REFERENCE_COUNT``, ``DATASET_DAMAGED``.
+    """
+    settings, size = config.references, config.grid.result_size
+    with TemporaryDirectory() as scratch:
+        built = build_library(
+            Path(scratch),
+            _candidates(data, config),
+            settings.count,
+            settings.licences,
+            settings.allow_unlicensed,
+            size,
+            config.grid.extent_mm,
+        )
+        reasons = [f"{patient}: [{code}] {why}" for patient, code, why in built.left_out]
+        return Library.load(Path(scratch)), "; ".join(reasons)
+
+
+def trained_on(data: PreparedDataset, config: Config) -> list[Patient]:
+    """The patient of every training CT, for ``patients.json``."""
+    return [
+        Patient(patient_hash(case.patient_id), _fingerprint(volume_of(case, config))) for case in data.load("train")
+    ]
+
+
+def _fingerprint(volume: Volume) -> str:
+    """Empty where a volume has no lungs to find it by."""
+    try:
+        return fingerprint(volume)
+    except AxonError:
+        return ""
+
+
+def volume_of(case: Case, config: Config) -> Volume:
+    """A case on the grid of the result, in the patient's own frame."""
+    size, extent_mm = case.truth_DHW.shape[-1], config.grid.extent_mm
+    return Volume(case.truth_DHW, cube_affine(_center_mm(case), size, extent_mm))
+
+
+def _candidates(data: PreparedDataset, config: Config) -> Iterator[Candidate]:
+    for case in data.load("train"):
+        licence, source = data.terms[case.case_id]
+        yield Candidate(case.patient_id, case.collection, volume_of(case, config), _center_mm(case), licence, source)
+
+
+def _center_mm(case: Case) -> np.ndarray:
+    middle = (case.hu_DHW.shape[-1] - 1) / 2
+    center: np.ndarray = case.affine[:3, :3] @ ([middle] * 3) + case.affine[:3, 3]
+    return center

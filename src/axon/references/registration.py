@@ -1,0 +1,277 @@
+"""Warp references to a patient: into the estimate, and further until their re-projections are like the films.
+
+From coarse to fine. At each level the loss of a reference is the L1 distance of its 11 mm version to that of the
+estimate (which shows nothing finer), the roughness of its velocity field, and minus the local correlation of its
+high-passed re-projections with the films; an unknown exposure, look-up table or low-frequency filter of the film hardly
+moves the latter. Every reference is found on its own, so that one more or less does not change the others.
+
+Shape legend: K references, V the two views, D/H/W or N voxels, C lattice points, U/V film rows and columns, B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from axon.config import LevelConfig, ReferencesConfig, XrayConfig
+from axon.geometry import deformation
+from axon.geometry.projection import VIEWS, _layers, _rays, attenuation
+
+FIT_SIZE = 32
+"""Voxels a side of the grid on which references are compared with the estimate: 11 mm of 360, all that it shows."""
+FILM_SCALE = 40.0
+"""Brings a render's units, line integrals of 0 to 10, near those of a film; the correlation does not depend on it."""
+Progress = Callable[[str, float], None]
+"""Told the part that is at work and how much of it is done, 0 to 1."""
+
+
+def silent(part: str, share: float) -> None:
+    """Nobody is told how far it is."""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """References in a patient's shape, the best first.
+
+    Attributes:
+        warps_K1DHW: The references, normalised, on their own grid; K is 0 where none converged.
+        displacement_K3NNN: Where each voxel of a warp comes from, in half sides of the cube.
+        score_KV: Local correlation of the warp's re-projections with each film, -1 to 1; not trusted films:
+            meaningless.
+        fit_K: Mean absolute difference from the estimate, normalised, at 11 mm.
+        loss_K: What was made small, by which they are ordered.
+        index_K: Which of the references given each is; their number is added for a mirrored copy.
+        reason: Why K is smaller than asked for; empty where it is not.
+    """
+
+    warps_K1DHW: Tensor
+    displacement_K3NNN: Tensor
+    score_KV: Tensor
+    fit_K: Tensor
+    loss_K: Tensor
+    index_K: Tensor
+    reason: str
+
+    def mean_score(self, trust_1V: Tensor) -> Tensor:
+        """Each warp's score over the films that are trusted at all, shape (K,)."""
+        return self.score_KV[:, trust_1V[0] > 0].mean(dim=1)
+
+
+class Renderer:
+    """`axon.geometry.projection.project` for one grid and detector, its matrices made once."""
+
+    def __init__(self, size: int, extent_mm: float, xray: XrayConfig, like: Tensor) -> None:
+        self.rays = [_rays(size, extent_mm, xray, view, like) for view in VIEWS]
+
+    def __call__(self, attenuation_K1NNN: Tensor) -> Tensor:
+        """Line integrals of both views, shape (K, 2, U, V)."""
+        films = []
+        for view, (rows_LUD, across_LKV, length_UV) in zip(VIEWS, self.rays, strict=True):
+            rows_BCULK = (rows_LUD @ _layers(attenuation_K1NNN, view)).movedim(3, 2)
+            films.append((rows_BCULK.flatten(3) @ across_LKV.flatten(0, 1)) * length_UV)
+        return torch.cat(films, dim=1)
+
+
+class FilmTarget:
+    """What re-projections are compared with at one resolution: high-passed films, and where and how far they count.
+
+    Args:
+        films_1VUV: Normalised films, clipped pixels (0 or 1) are not used.
+        trust_1V: How far each is trusted, 0 to 1.
+        xray: Their geometry.
+        pixels: Pixels a side to compare at.
+        window_mm, high_pass_mm: As of `ReferencesConfig`.
+    """
+
+    def __init__(
+        self, films_1VUV: Tensor, trust_1V: Tensor, xray: XrayConfig, pixels: int, window_mm: float, high_pass_mm: float
+    ) -> None:
+        factor = films_1VUV.shape[-1] / pixels
+        used_1VUV = ((films_1VUV > 0.005) & (films_1VUV < 0.995)).to(films_1VUV)
+        if factor > 1:
+            films_1VUV, used_1VUV = (F.interpolate(x, (pixels,) * 2, mode="area") for x in (films_1VUV, used_1VUV))
+        pitch = xray.pixel_pitch_mm * xray.detector_px / films_1VUV.shape[-1]
+        self.window, self.high_pass = _odd(window_mm / pitch), _odd(high_pass_mm / pitch)
+        self.xray = XrayConfig(xray.source_detector_mm, xray.source_object_mm, films_1VUV.shape[-1], pitch)
+        self.trust_1V, self.used_1VUV = trust_1V, (used_1VUV > 0.99).to(films_1VUV)
+        self.count_1VUV = _box(self.used_1VUV, self.window)
+        self.share_1VUV = _box(self.used_1VUV, self.high_pass).clamp(min=1e-3)
+        self.film_1VUV = self._detail(films_1VUV)
+        self.mean_1VUV, self.variance_1VUV = self._moments(self.film_1VUV)
+
+    def score(self, lines_KVUV: Tensor) -> Tensor:
+        """Mean local correlation with each film, shape (K, V). Differentiable."""
+        detail_KVUV = self._detail(lines_KVUV / FILM_SCALE)
+        mean_KVUV, variance_KVUV = self._moments(detail_KVUV)
+        count = self.count_1VUV.clamp(min=1e-3)
+        covariance_KVUV = _box(detail_KVUV * self.film_1VUV, self.window) / count - mean_KVUV * self.mean_1VUV
+        spread_KVUV = (variance_KVUV.clamp(min=1e-8) * self.variance_1VUV.clamp(min=1e-8)).sqrt()
+        weight = self.count_1VUV * self.used_1VUV
+        return (covariance_KVUV / spread_KVUV * weight).sum(dim=(2, 3)) / weight.sum(dim=(2, 3)).clamp(min=1e-3)
+
+    def weighed(self, score_KV: Tensor) -> Tensor:
+        """Each reference's score over the trusted views, times how far they are trusted, shape (K,)."""
+        return (score_KV * self.trust_1V).sum(dim=1) / (self.trust_1V > 0).sum().clamp(min=1)
+
+    def _detail(self, films: Tensor) -> Tensor:
+        """Less the mean of what is used around, and 0 where nothing is."""
+        return (films - _box(films * self.used_1VUV, self.high_pass) / self.share_1VUV) * self.used_1VUV
+
+    def _moments(self, films: Tensor) -> tuple[Tensor, Tensor]:
+        count = self.count_1VUV.clamp(min=1e-3)
+        mean = _box(films, self.window) / count
+        return mean, _box(films * films, self.window) / count - mean * mean
+
+
+def _box(films: Tensor, side: int) -> Tensor:
+    """Mean over a square window; beyond the edge is 0."""
+    return F.avg_pool2d(films, side, 1, side // 2)
+
+
+def _odd(pixels: float) -> int:
+    return max(3, 2 * round((pixels - 1) / 2) + 1)
+
+
+def register(
+    references_K1DHW: Tensor,
+    estimate_11NNN: Tensor,
+    films_1VUV: Tensor,
+    trust_1V: Tensor,
+    xray: XrayConfig,
+    extent_mm: float,
+    hu_window: tuple[float, float],
+    config: ReferencesConfig,
+    progress: Progress = silent,
+) -> Registration:
+    """Warp every reference to the estimate and the films; the best come first.
+
+    Args:
+        references_K1DHW: Normalised CTs in the same cube, -1 beyond them.
+        estimate_11NNN: Normalised estimate; N is a power of two from 32 to the references' size.
+        films_1VUV: Normalised films of ``xray``.
+        trust_1V: How far each film is trusted, from 0, absent, to 1.
+        xray: The films' geometry.
+        extent_mm: Side of the cube in millimetres.
+        hu_window: HU that -1 and 1 stand for.
+        config: Settings.
+        progress: Told the part's name and how much of it is done, 0 to 1.
+    """
+    low, high = hu_window
+    if config.mirror:
+        references_K1DHW = torch.cat([references_K1DHW, references_K1DHW.flip(-1)])
+    with torch.autocast(references_K1DHW.device.type, enabled=False):
+        search = _Search(references_K1DHW.float(), estimate_11NNN.float(), extent_mm, (low, high), config)
+        for number, level in enumerate(config.levels):
+            target = FilmTarget(
+                films_1VUV.float(), trust_1V.float(), xray, level.size, config.window_mm, config.high_pass_mm
+            )
+            search.descend(level, target, _part_of(progress, number, len(config.levels)))
+        return search.result(target)
+
+
+def _part_of(progress: Progress, number: int, parts: int) -> Callable[[float], None]:
+    return lambda share: progress("references", (number + share) / parts)
+
+
+class _Search:
+    """The state of a registration: each level's lattice of velocities, and which references are still in it."""
+
+    def __init__(
+        self,
+        references: Tensor,
+        estimate: Tensor,
+        extent_mm: float,
+        hu_window: tuple[float, float],
+        config: ReferencesConfig,
+    ):
+        self.references, self.extent_mm, self.hu_window, self.config = references, extent_mm, hu_window, config
+        self.index_K = torch.arange(len(references), device=references.device)
+        # What the estimate cannot show is taken from the references, too.
+        size = min(FIT_SIZE, estimate.shape[-1])
+        self.target, self.blurred = _shrunk(estimate, size), _shrunk(references, size)
+        self.lattices: list[Tensor] = []
+        self.flow_size = 0
+
+    def velocity(self) -> Tensor:
+        return torch.stack([deformation.dense(lattice, self.flow_size) for lattice in self.lattices]).sum(dim=0)
+
+    def descend(self, level: LevelConfig, target: FilmTarget, progress: Callable[[float], None]) -> None:
+        if level.keep and self.lattices:
+            with torch.no_grad():
+                self._keep(self.losses(level, target, *self._materials(level, target))[0].argsort()[: level.keep])
+        sides = (level.lattice,) * 3
+        self.lattices = [lattice.detach() for lattice in self.lattices]
+        self.lattices.append(torch.zeros(len(self.index_K), 3, *sides, device=self.references.device))
+        for lattice in self.lattices:
+            lattice.requires_grad_()
+        self.flow_size = min(24, level.size // 2)
+        materials = self._materials(level, target)
+        rate = level.rate / (self.extent_mm / 2)
+        optimiser = torch.optim.Adam(self.lattices, lr=rate, betas=(0.8, 0.95))
+        for step in range(level.steps):
+            # From the full rate to a tenth of it, so that few steps both travel and settle.
+            optimiser.param_groups[0]["lr"] = rate * (1 - 0.9 * step / max(1, level.steps - 1))
+            optimiser.zero_grad()
+            with torch.enable_grad():
+                self.losses(level, target, *materials)[0].sum().backward()
+            optimiser.step()
+            progress((step + 1) / level.steps)
+        self.lattices = [lattice.detach() for lattice in self.lattices]
+
+    def losses(
+        self, level: LevelConfig, target: FilmTarget, sharp: Tensor, render: Renderer
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Each reference's loss, its fit to the estimate, both (K,), and its score with each film, (K, V)."""
+        velocity = self.velocity()
+        displacement = deformation.flow(velocity)
+        fit_K = (deformation.warp(self.blurred, displacement, -1.0) - self.target).abs().mean(dim=(1, 2, 3, 4))
+        loss_K = fit_K + self.config.smooth * deformation.roughness(velocity)
+        score_KV = torch.zeros(len(fit_K), len(VIEWS), device=fit_K.device)
+        if level.film and bool((target.trust_1V > 0).any()):
+            score_KV = target.score(render(deformation.warp(sharp, displacement)))
+            loss_K = loss_K - level.film * target.weighed(score_KV)
+        return loss_K, fit_K, score_KV
+
+    def _materials(self, level: LevelConfig, target: FilmTarget) -> tuple[Tensor, Renderer]:
+        low, high = self.hu_window
+        sharp = attenuation((_shrunk(self.references, level.size) + 1) / 2 * (high - low) + low)
+        return sharp, Renderer(level.size, self.extent_mm, target.xray, sharp)
+
+    def _keep(self, order: Tensor) -> None:
+        self.index_K, self.references, self.blurred = self.index_K[order], self.references[order], self.blurred[order]
+        self.lattices = [lattice.detach()[order] for lattice in self.lattices]
+
+    @torch.no_grad()
+    def result(self, target: FilmTarget) -> Registration:
+        level = self.config.levels[-1]
+        loss_K, fit_K, score_KV = self.losses(level, target, *self._materials(level, target))
+        displacement = deformation.flow(self.velocity())
+        order = loss_K.argsort()
+        sound = (
+            loss_K.isfinite() & (fit_K <= self.config.most_misfit) & (deformation.smallest_jacobian(displacement) > 0)
+        )
+        trusted_V = target.trust_1V[0] > 0
+        if level.film and bool(trusted_V.any()):
+            sound &= score_KV[:, trusted_V].mean(dim=1) >= self.config.min_score
+        order = order[sound[order]]
+        self._keep(order)
+        reason = (
+            ""
+            if bool(sound.all())
+            else f"{int((~sound).sum())} of {len(sound)} references did not come to look like the films"
+        )
+        warps = deformation.warp(self.references, displacement[order], -1.0)
+        return Registration(
+            warps, displacement[order], score_KV[order], fit_K[order], loss_K[order], self.index_K, reason
+        )
+
+
+def _shrunk(volume_K1DHW: Tensor, size: int) -> Tensor:
+    """The mean of each block of voxels, or the volume interpolated where it is the coarser one."""
+    if volume_K1DHW.shape[-1] < size:
+        return F.interpolate(volume_K1DHW, (size,) * 3, mode="trilinear", align_corners=False)
+    return F.avg_pool3d(volume_K1DHW, volume_K1DHW.shape[-1] // size)

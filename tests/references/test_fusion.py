@@ -1,0 +1,109 @@
+"""The best guess and plausible patients, of estimate and warps."""
+
+import functools
+from dataclasses import replace
+
+import torch
+
+from axon.references.registration import Registration
+from tests.support.patients import (
+    CONFIG,
+    EXTENT_MM,
+    HU_WINDOW,
+    XRAY,
+    Patient,
+    deformed,
+    fusion,
+    patient,
+    phantom,
+    registered,
+)
+
+
+@functools.cache
+def three() -> Registration:
+    return registered(torch.cat([deformed(0, by=3), deformed(1, by=4), deformed(2, by=5)]), patient())
+
+
+def twice(found: Registration) -> Registration:
+    """The best warp and a copy of it."""
+    return replace(found, warps_K1DHW=found.warps_K1DHW[:1].repeat(2, 1, 1, 1, 1), loss_K=torch.zeros(2))
+
+
+def film_error(volume: torch.Tensor, known: Patient) -> float:
+    from axon.geometry.projection import normalise_film, render_both
+
+    low, high = HU_WINDOW
+    films = normalise_film(render_both((volume + 1) / 2 * (high - low) + low, EXTENT_MM, XRAY))
+    return float((films - known.films_1VUV).abs().mean())
+
+
+def test_the_fusion_is_nearer_to_the_truth_than_the_estimate() -> None:
+    own = registered(deformed(0, by=3), patient())
+    nothing = registered(phantom(0)[:0], patient())
+    errors = [(fusion(found, patient()).volume() - phantom(0)).square().mean() for found in (own, nothing)]
+    assert errors[0] < 0.6 * errors[1]
+
+
+def test_the_volume_and_a_seeds_sample_are_the_same_bit_for_bit() -> None:
+    found = three()
+    first, second = fusion(found, patient()), fusion(found, patient())
+    assert torch.equal(first.volume(), second.volume())
+    assert torch.equal(first.sample(7), second.sample(7))
+
+
+def test_samples_differ_by_their_seed() -> None:
+    made = fusion(three(), patient())
+    assert (made.sample(0) - made.sample(1)).abs().mean() > 1e-3
+
+
+def test_a_sample_obeys_the_films_as_the_volume_does() -> None:
+    made = fusion(three(), patient())
+    assert film_error(made.sample(0), patient()) < 1.5 * film_error(made.volume(), patient())
+
+
+def test_a_sample_holds_more_detail_than_the_volume() -> None:
+    made = fusion(three(), patient(), replace(CONFIG, variety=0.0, detail=1.0))
+    volume, sample = made.volume(), made.sample(0)
+    rough = [float(sum(v.diff(dim=axis).square().mean() for axis in (2, 3, 4))) for v in (volume, sample)]
+    assert rough[1] > 1.02 * rough[0]
+
+
+def test_without_references_the_volume_is_the_estimate_corrected_by_the_films() -> None:
+    made = fusion(registered(phantom(0)[:0], patient()), patient())
+    assert torch.equal(made.sample(3), made.volume())
+    assert film_error(made.volume(), patient()) < film_error(made.estimate_11DHW, patient())
+
+
+def test_warps_that_agree_are_kept_as_they_are() -> None:
+    found = twice(three())
+    plain = replace(CONFIG, estimate_share=(0.0,) * len(CONFIG.wavelength_mm))
+    made = fusion(found, patient(), plain)
+    assert torch.allclose(made._blended(made.evidence_K, 0.05), found.warps_K1DHW[:1], atol=1e-4)
+
+
+def test_the_full_share_of_the_estimate_is_the_estimate() -> None:
+    made = fusion(three(), patient(), replace(CONFIG, estimate_share=(1.0,) * len(CONFIG.wavelength_mm)))
+    assert torch.allclose(made._blended(made.evidence_K, 0.05), made.estimate_11DHW, atol=1e-4)
+
+
+def test_a_reference_that_differs_from_the_others_counts_less_there() -> None:
+    found = twice(three())
+    bright = found.warps_K1DHW.repeat_interleave(torch.tensor([1, 2]), dim=0)
+    bright[2, :, 14:18, 14:18, 14:18] += 0.8
+    made = fusion(
+        replace(found, warps_K1DHW=bright, loss_K=torch.zeros(3)),
+        patient(),
+        replace(CONFIG, estimate_share=(0.0,) * 10),
+    )
+    mended = made._blended(made.evidence_K, 0.05)[0, 0, 15:17, 15:17, 15:17]
+    assert (mended - bright[0, 0, 15:17, 15:17, 15:17]).mean() < 0.5 * 0.8 / 3
+
+
+def test_each_wavelength_gets_its_gain() -> None:
+    made = fusion(
+        three(), patient(), replace(CONFIG, wavelength_mm=(180.0, 90.0, 45.0), estimate_share=(0.0, 0.0, 0.0))
+    )
+    across = torch.arange(32) * (EXTENT_MM / 32)
+    wave = torch.sin(across * 2 * torch.pi / 90).expand(1, 1, 32, 32, 32)
+    assert torch.allclose(made._filtered(wave, torch.tensor([1.0, 3.0, 1.0])), 3 * wave, atol=1e-4)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import gzip
 import logging
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +19,15 @@ import torch
 
 from axon import DISCLAIMER, __version__
 from axon.config import XrayConfig
+from axon.dicom.views import View
 from axon.dicom.write import SeriesIdentity, stored_hu, write_ct_series
-from axon.errors import AxonError
+from axon.errors import AxonError, require
 from axon.files import refuse_unwritable, sha256_file, whole_folder, write_json
-from axon.geometry.film import believable_spacing, to_detector
+from axon.geometry.film import Mend, believable_spacing, to_detector
 from axon.geometry.projection import VIEWS, normalise_film, render_both
 from axon.geometry.volume import Volume, lps_to_ras
 from axon.pretrained import Model
+from axon.readers.film_studies import choose_views, is_study, study_folder
 from axon.readers.films import Xray, read_xray, sure_view
 from axon.references.registration import Progress, silent
 
@@ -44,12 +47,14 @@ class Films:
     """The films of one patient as read.
 
     Attributes:
-        paths: File by view, ``frontal`` and where given ``lateral``.
+        paths: File by view, ``frontal`` and where given ``lateral``; of a study, the study.
         xrays: The same, read.
+        digests: SHA-256 of each film's file, hexadecimal.
     """
 
     paths: dict[str, Path]
     xrays: dict[str, Xray]
+    digests: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -61,12 +66,14 @@ class Reconstruction:
         films: The films on the detector, normalised to [0, 1], by view.
         reprojected: The same views of the volume.
         sample_reprojected: And of the sample; empty where there is none.
+        given: Of films that were mended, what they were before, in [0, 1], by view.
     """
 
     output: AxonOutput
     films: dict[str, np.ndarray]
     reprojected: dict[str, np.ndarray]
     sample_reprojected: dict[str, np.ndarray]
+    given: dict[str, np.ndarray] = field(default_factory=dict)
 
     def reprojection_mae(self) -> dict[str, float]:
         """Mean absolute difference of film and re-projection by view, on the scale 0 to 1."""
@@ -155,7 +162,7 @@ def sample(
     """
     films_UV = on_detector(films, pipeline)
     output = pipeline(
-        films_UV["frontal"],
+        films_UV.get("frontal"),
         films_UV.get("lateral"),
         num_samples=samples,
         seed=seed,
@@ -168,6 +175,7 @@ def sample(
         given,
         _reprojected(output.volume, pipeline, list(given)),
         {} if output.sample is None else _reprojected(output.sample, pipeline, list(given)),
+        {view: xray.given_HW for view, xray in films.xrays.items() if xray.given_HW is not None},
     )
 
 
@@ -182,23 +190,93 @@ def _difference(films: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> 
     return {view: float(np.abs(other_UV - films[view]).mean()) for view, other_UV in others.items()}
 
 
-def read_films(frontal: Path, lateral: Path | None, trust_views: bool = False) -> Films:
+def read_films(
+    frontal: Path,
+    lateral: Path | None,
+    trust_views: bool = False,
+    mends: Mapping[str, Mend] | None = None,
+    view: View | None = None,
+) -> Films:
     """Read the films and check that each shows the view it is given as.
 
     Args:
-        frontal, lateral: DICOM, PNG or JPEG.
+        frontal: A film's file, see `axon.readers.films.read_xray`; or a patient's study as a folder, a zip or tar
+            archive or a DICOMDIR, of which the frontal and the lateral film are chosen by tag, then by image.
+        lateral: A film's file.
         trust_views: Take the caller's word for the views.
+        mends: What to do to the film by view, as `asked_mends` gives it; to all films of a study what is asked for the
+            frontal one.
+        view: Reconstruct from this view only: a single film is taken to show it, and of a study it is chosen.
 
     Raises:
-        AxonError: ``XRAY_MISSING``, ``XRAY_VIEW``, ``XRAY_VIEW_UNSURE``, or those of `read_xray`.
+        AxonError: ``XRAY_MISSING``, ``XRAY_VIEW``, ``XRAY_VIEW_UNSURE``, ``XRAY_PATIENTS``, ``XRAY_OPTION``, those of
+            `read_xray` or, of an archive, of `axon.readers.archives.extracted`.
     """
+    mends = {"frontal": Mend(), "lateral": Mend(), **(mends or {})}
+    if lateral is None and is_study(frontal):
+        films = _read_study(frontal, mends, view)
+    else:
+        films = _read_given(frontal, lateral, mends, trust_views, view)
+    for name, xray in films.xrays.items():
+        for note in xray.notes:
+            _log.info("%s film: %s", name, note)
+    return films
+
+
+def _read_study(study: Path, mends: Mapping[str, Mend], view: View | None) -> Films:
+    """The films of a study, chosen."""
+    alike = mends["lateral"] == Mend()
+    require(alike, "XRAY_OPTION", "the films of a study are mended alike", "name the two films' files instead")
+    with study_folder(study) as folder:
+        chosen = choose_views(folder, mends["frontal"], (view,) if view else ("frontal", "lateral"))
+        for film in chosen:
+            _log.info("%s film: %s, by its %s", film.view, film.name, film.xray.view_source)
+        if view is None and len(chosen) == 1:
+            _log.info("no lateral film of the same study")
+        return Films(
+            {film.view: study for film in chosen},
+            {film.view: film.xray for film in chosen},
+            {film.view: sha256_file(film.path) for film in chosen},
+        )
+
+
+def _read_given(
+    frontal: Path, lateral: Path | None, mends: Mapping[str, Mend], trust_views: bool, only: View | None
+) -> Films:
     paths = {"frontal": frontal} | ({"lateral": lateral} if lateral else {})
+    if only is not None:
+        # A single film is what the user says it is; of two, that one is taken.
+        paths = {only: paths.get(only, frontal)}
     for view, path in paths.items():
         if not path.is_file():
             raise AxonError("XRAY_MISSING", f"no file at {path}", f"name the {view} film's file")
-    xrays = {view: read_xray(path) for view, path in paths.items()}
+    first = next(iter(paths))
+    xrays = {
+        view: _read_one(path, mends["frontal" if view == first else view], view == first)
+        for view, path in paths.items()
+    }
+    if not trust_views and (only is None or lateral):
+        _check_views(xrays)
+    for view, xray in xrays.items():
+        # What a lateral film looks like is known from rendered ones only, so that doubt about a real one says little.
+        if xray.view == "other":
+            _log.info("%s film: its view cannot be told from the file, so your word is taken", view)
+    return Films(paths, xrays, {view: sha256_file(path) for view, path in paths.items()})
+
+
+def _read_one(path: Path, mend: Mend, first: bool) -> Xray:
+    try:
+        return read_xray(path, mend)
+    except AxonError as error:
+        # The options that mend the second film are called otherwise.
+        fix = error.fix if first else re.sub(r"--(crop|rotate|mirror|invert)", r"--lateral-\1", error.fix)
+        raise AxonError(error.code, error.message, fix) from None
+
+
+def _check_views(xrays: Mapping[str, Xray]) -> None:
+    """Raise AxonError ``XRAY_VIEW`` or ``XRAY_VIEW_UNSURE`` where a film is not what it is given as."""
     wrong = [view for view, xray in xrays.items() if xray.view not in (view, "other")]
-    if wrong and not trust_views:
+    if wrong:
         sources = ", ".join(
             f"the film given as {view} is a {xrays[view].view} one ({_certainty(xrays[view])})" for view in wrong
         )
@@ -209,16 +287,63 @@ def read_films(frontal: Path, lateral: Path | None, trust_views: bool = False) -
         )
         swapped = "the two films are swapped: " if len(wrong) == 2 else ""
         raise AxonError("XRAY_VIEW", f"{swapped}{sources}", f"{order}; if you are sure, add --trust-views")
-    if sure_view(xrays["frontal"], "frontal") is None and not trust_views:
+    if "frontal" in xrays and sure_view(xrays["frontal"], "frontal") is None:
         message = "neither the header nor the image of the film given as frontal says that it is a frontal chest film"
         raise AxonError("XRAY_VIEW_UNSURE", message, "look at the film; if you are sure, add --trust-views")
-    for view, xray in xrays.items():
-        for note in xray.notes:
-            _log.info("%s film: %s", view, note)
-        # What a lateral film looks like is known from rendered ones only, so that doubt about a real one says little.
-        if xray.view == "other":
-            _log.info("%s film: its view cannot be told from the file, so your word is taken", view)
-    return Films(paths, xrays)
+
+
+MENDS = ("crop", "rotate", "mirror", "invert")
+HALVES = {"left": (0, 0, 50, 100), "right": (50, 0, 100, 100), "top": (0, 0, 100, 50), "bottom": (0, 50, 100, 100)}
+
+
+def asked_mends(options: Mapping[str, Any]) -> dict[str, Mend]:
+    """What is to be done to each film, from the options of the command line, the page and the API.
+
+    Args:
+        options: ``crop``, ``rotate``, ``mirror`` and ``invert`` for the frontal or only film, and the same with
+            ``lateral_`` before them; each perhaps missing, None or empty. ``crop`` is a key of `HALVES`, or left, top,
+            right and bottom in percent; numbers and truth may be text.
+
+    Raises:
+        AxonError: ``XRAY_OPTION``.
+    """
+    return {
+        view: Mend(
+            _crop_box(str(options.get(f"{prefix}crop") or "")),
+            _quarter_turn(str(options[f"{prefix}rotate"]) if options.get(f"{prefix}rotate") is not None else ""),
+            *(str(options.get(f"{prefix}{name}") or "").lower() == "true" for name in ("mirror", "invert")),
+        )
+        for view, prefix in (("frontal", ""), ("lateral", "lateral_"))
+    }
+
+
+def asked_view(text: str | None) -> View | None:
+    """The only view to reconstruct from, or None for those that are given. Raises AxonError ``XRAY_OPTION``."""
+    if not text:
+        return None
+    require(text in VIEWS, "XRAY_OPTION", f"the view is {text[:20]!r}", "say frontal or lateral")
+    return "frontal" if text == "frontal" else "lateral"
+
+
+def _crop_box(text: str) -> tuple[float, float, float, float] | None:
+    if not text:
+        return None
+    if text in HALVES:
+        return HALVES[text]
+    try:
+        left, top, right, bottom = (float(part) for part in text.split(","))
+        inside = 0 <= left < right <= 100 and 0 <= top < bottom <= 100
+    except ValueError:
+        inside = False
+    fix = f"say {', '.join(HALVES)}, or left,top,right,bottom in percent, such as 0,0,50,100"
+    require(inside, "XRAY_OPTION", f"the crop is {text[:40]!r}", fix)
+    return left, top, right, bottom
+
+
+def _quarter_turn(text: str) -> int | None:
+    known = text in ("", "0", "90", "180", "270")
+    require(known, "XRAY_OPTION", f"the rotation is {text[:20]!r}", "say 0, 90, 180 or 270, degrees clockwise")
+    return int(text) if text else None
 
 
 def on_detector(films: Films, pipeline: AxonPipeline) -> dict[str, np.ndarray]:
@@ -245,7 +370,9 @@ def nifti_bytes(volume: Volume) -> bytes:
 
 
 def write_preview(path: Path, made: Reconstruction) -> None:
-    """One PNG: the three middle planes of the volume, and each film beside the same view of it; the sample's below."""
+    """One PNG: the three middle planes of the volume, and each film, before it was mended and as the model sees it,
+    beside the same view of the volume; the sample's below.
+    """
     from matplotlib.figure import Figure
 
     from axon.pictures import OVERVIEW_WINDOW, PLANES, slice_plane, window_bounds
@@ -258,6 +385,7 @@ def write_preview(path: Path, made: Reconstruction) -> None:
     for name, volume, reprojected in products:
         pictures = [(f"{name}, {plane}", slice_plane(volume.hu_DHW, plane), low, high) for plane in PLANES]
         for view, film_UV in made.films.items():
+            pictures += [(f"{view} film, as given", made.given[view], 0, 1)] if view in made.given else []
             pictures += [
                 (f"{view} film, as the model sees it", film_UV, 0, 1),
                 (f"{view}, from the {name}", reprojected[view], 0, 1),
@@ -303,7 +431,7 @@ def _record(films: Films, model: Model, made: Reconstruction, seed: int) -> dict
     for view, xray in films.xrays.items():
         spacing = believable_spacing(xray.image_HW.shape, xray.pixel_spacing_mm)
         inputs[view] = {
-            "sha256": sha256_file(films.paths[view]),
+            "sha256": films.digests[view],
             "kind": xray.source,
             "shape": list(xray.image_HW.shape),
             "view_found": xray.view,

@@ -140,7 +140,7 @@ def test_view_by_tag_else_by_image(tmp_path: Path) -> None:
     ("code", "elements"),
     [
         ("XRAY_MODALITY", {"Modality": "CT"}),
-        ("XRAY_UNREADABLE", {"Modality": None}),
+        ("XRAY_UNREADABLE", {"Rows": None}),
         ("XRAY_MULTIFRAME", {"NumberOfFrames": 2}),
         ("XRAY_COLOUR", {"PhotometricInterpretation": "PALETTE COLOR"}),
         ("XRAY_COLOUR", {"SamplesPerPixel": 3}),
@@ -149,8 +149,6 @@ def test_view_by_tag_else_by_image(tmp_path: Path) -> None:
         ("XRAY_SIZE", {"Rows": 95}),
         ("XRAY_BURNED_IN", {"BurnedInAnnotation": "YES"}),
         ("XRAY_NOT_CHEST", {"BodyPartExamined": "HAND"}),
-        ("XRAY_UNREADABLE", {"WindowCenter": "0", "WindowWidth": "0"}),
-        ("XRAY_FLAT", {"WindowCenter": "-9000", "WindowWidth": "10"}),
     ],
 )
 def test_each_bad_file_has_its_code(tmp_path: Path, code: str, elements: dict[str, Any]) -> None:
@@ -221,11 +219,11 @@ def test_pictures(tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_format_is_refused_with_the_formats_that_are_read(tmp_path: Path) -> None:
-    Image.fromarray((255 * chest_like()).astype(np.uint8)).save(tmp_path / "film.webp")
+    Image.fromarray((255 * chest_like()).astype(np.uint8)).save(tmp_path / "film.gif")
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "text").write_bytes(b"no film\n" * 99)
-    for name in ("film.webp", "empty", "text"):
-        with pytest.raises(AxonError, match=r"XRAY_UNREADABLE.*neither DICOM nor PNG nor JPEG"):
+    for name in ("film.gif", "empty", "text"):
+        with pytest.raises(AxonError, match=r"XRAY_UNREADABLE.*neither DICOM nor a picture.*DICOM, PNG, JPEG or TIFF"):
             read_xray(tmp_path / name)
 
 

@@ -23,7 +23,7 @@ from axon.config import Config
 from axon.dicom.ct import read_ct_series
 from axon.geometry.film import believable_spacing, to_detector
 from axon.geometry.volume import Volume, cube_affine, lps_to_ras
-from axon.reconstruct import on_detector, read_films, sample, write
+from axon.reconstruct import RECORD, on_detector, read_films, sample, write
 from tests.conftest import REAL_DATA_UNSET
 from tests.support.ct_series import write_series
 from tests.support.films import dicom_film
@@ -370,3 +370,71 @@ def test_real_films(name: str, model: Path, tmp_path: Path) -> None:
     assert run(Path(os.environ["AXON_TEST_DATA"]) / name, "-o", tmp_path / "out", "--model", model) == 0
     assert pydicom.dcmread(tmp_path / "out" / "dicom" / "0001.dcm").SOPClassUID == CTImageStorage
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+def test_options_mend_each_film_and_the_preview_shows_it_before_and_after(
+    model: Path, films: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A sheet with the negative of the frontal film and, upside down, the lateral one gives the same volume."""
+    frontal, lateral = (np.asarray(Image.open(path)) for path in films)
+    Image.fromarray(np.hstack([255 - frontal, np.rot90(lateral, 2)])).save(tmp_path / "sheet.png")
+    sheet = [tmp_path / "sheet.png"] * 2
+    options = ["--crop", "left", "--invert", "--lateral-crop", "50,0,100,100", "--lateral-rotate", "180"]
+    assert run(*films, "-o", tmp_path / "plain", "--model", model) == 0
+    assert run(*sheet, *options, "-o", tmp_path / "mended", "--model", model) == 0
+    volumes = [nib.load(tmp_path / name / "ct.nii.gz").get_fdata() for name in ("plain", "mended")]
+    # What is inverted twice differs in the last bit.
+    assert np.abs(volumes[0] - volumes[1]).max() <= 1
+    notes = json.loads((tmp_path / "mended" / RECORD).read_text())["inputs"]
+    assert "inverted as asked" in notes["frontal"]["notes"]
+    assert "rotated by 180 degrees as asked" in notes["lateral"]["notes"]
+    widths = [Image.open(tmp_path / name / "preview.png").size[0] for name in ("plain", "mended")]
+    assert widths[1] * 7 == widths[0] * 9
+
+
+def test_the_lateral_films_error_names_the_lateral_option(
+    model: Path, films: tuple[Path, Path], tmp_path: Path, capsys
+) -> None:
+    turned = tmp_path / "lateral.png"
+    Image.fromarray(np.rot90(np.asarray(Image.open(films[1])))).save(turned)
+    line = refused(capsys, "XRAY_ORIENTATION", tmp_path / "out", films[0], turned, "--model", model)
+    assert "--lateral-rotate 90" in line
+
+
+@pytest.mark.parametrize(
+    "options", [["--crop", "middle"], ["--crop", "0,0,101,100"], ["--crop", "50,0,50,100"], ["--lateral-crop", "1,2"]]
+)
+def test_a_crop_that_is_none_is_refused(
+    options: list[str], model: Path, films: tuple[Path, Path], tmp_path: Path, capsys
+) -> None:
+    refused(capsys, "XRAY_OPTION", tmp_path / "out", films[0], "--model", model, *options)
+
+
+def test_a_study_gives_what_its_films_give(model: Path, films: tuple[Path, Path], tmp_path: Path, capsys) -> None:
+    (tmp_path / "study").mkdir()
+    for path in films:
+        shutil.copy(path, tmp_path / "study")
+    shutil.make_archive(str(tmp_path / "zip"), "zip", tmp_path / "study")
+    assert run(*films, "-o", tmp_path / "given", "--model", model) == 0
+    for name, study in (("a", tmp_path / "study"), ("b", tmp_path / "zip.zip")):
+        assert run(study, "-o", tmp_path / name, "--model", model) == 0
+        assert digests(tmp_path / name) == digests(tmp_path / "given")
+    capsys.readouterr()
+    refused(capsys, "XRAY_OPTION", tmp_path / "out", tmp_path / "study", "--model", model, "--lateral-invert")
+    with pytest.raises(SystemExit):
+        run(tmp_path / "study", "-o", tmp_path / "study", "--model", model)
+    assert capsys.readouterr().out.startswith("[OUT_EXISTS]") and len(list((tmp_path / "study").iterdir())) == 2
+
+
+def test_one_view_may_be_asked_for(model: Path, films: tuple[Path, Path], tmp_path: Path) -> None:
+    pipeline = pretrained.load(str(model)).pipeline
+    (lateral,) = on_detector(read_films(films[1], None, view="lateral"), pipeline).values()
+    expected = pipeline(None, lateral).volume.hu_DHW
+    assert run(films[1], "-o", tmp_path / "a", "--model", model, "--view", "lateral") == 0
+    assert run(*films, "-o", tmp_path / "b", "--model", model, "--view", "lateral") == 0
+    for name in "ab":
+        written = nib.load(tmp_path / name / "ct.nii.gz").get_fdata().transpose(2, 1, 0)
+        np.testing.assert_array_equal(written, np.rint(expected))
+    assert set(read_films(*films, view="frontal").xrays) == {"frontal"}
+    # A single film is taken to show what the user says.
+    assert read_films(films[1], None, view="frontal").xrays["frontal"].view == "lateral"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import io
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image, ImageOps
 
 from axon import DISCLAIMER, pretrained
 from axon.cli import main
@@ -211,6 +213,16 @@ def test_films_over_http_give_the_volume(
         written = nib.load(tmp_path / "ct.nii.gz")
         np.testing.assert_array_equal(written.get_fdata().transpose(2, 1, 0), np.rint(expected.hu_DHW))
         assert answer["disclaimer"] == DISCLAIMER and 0 <= answer["frontal_reprojection_mae"] <= 1
+
+
+def test_a_film_is_mended_over_http_as_on_the_command_line(server: str, films: tuple[Path, Path]) -> None:
+    negative = io.BytesIO()
+    ImageOps.invert(Image.open(films[0])).save(negative, "PNG")
+    rows = [{"frontal": base64.b64encode(negative.getvalue()).decode()}]
+    bodies = [{"dataframe_records": rows, "params": params} for params in ({}, {"invert": True, "rotate": "0"})]
+    refused, mended = (post(server, body)["predictions"][0] for body in bodies)
+    assert refused["error"].startswith("[XRAY_INVERTED]") and "--invert" in refused["error"]
+    assert mended["error"] == "" and mended["ct_nifti_gz"]
 
 
 def test_a_bad_film_costs_only_its_row(server: str, films: tuple[Path, Path]) -> None:

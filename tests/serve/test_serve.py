@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageOps
 from starlette.testclient import TestClient
 
 from axon import pretrained
@@ -238,3 +241,26 @@ def test_only_a_container_is_asked_to_listen_everywhere(
     with pytest.raises(SystemExit) as ended:
         main(["serve", "--host", "192.168.0.1"])
     assert ended.value.code == 2
+
+
+def test_the_pages_options_are_those_of_the_command(asked: TestClient, film: bytes) -> None:
+    """The negative of a film, mended, and the film as it was given."""
+    negative = io.BytesIO()
+    ImageOps.invert(Image.open(io.BytesIO(film))).save(negative, "PNG")
+    refused = ended(asked, order(asked, negative.getvalue())["id"])
+    assert refused["error"]["code"] == "XRAY_INVERTED" and "--invert" in refused["error"]["fix"]
+    mended = ended(asked, order(asked, negative.getvalue(), invert="true", rotate="", view="frontal")["id"])
+    plain = ended(asked, order(asked, film)["id"])
+    (one,), (other,) = mended["result"]["films"], plain["result"]["films"]
+    assert one["given"].startswith("data:image/") and "given" not in other and one["mae"] == other["mae"]
+    assert order(asked, film, crop="middle")["code"] == "XRAY_OPTION"
+    assert order(asked, film, lateral_rotate="45")["code"] == "XRAY_OPTION"
+    assert order(asked, film, view="oblique")["code"] == "XRAY_OPTION"
+
+
+def test_an_archive_of_a_study_is_taken_in_place_of_a_film(asked: TestClient, film: bytes) -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as files:
+        files.writestr("JANE/1.png", film)
+    done = ended(asked, order(asked, archive.getvalue())["id"])
+    assert [row["view"] for row in done["result"]["films"]] == ["frontal"]

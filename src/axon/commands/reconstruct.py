@@ -13,6 +13,8 @@ from axon.commands.progress import told
 EPILOG = """examples:
   axon reconstruct chest.png -o out                             one frontal film, the model that comes with the package
   axon reconstruct frontal.dcm lateral.dcm -o out --samples 8   two films; also mean and std of 8 samples
+  axon reconstruct study/ -o out                                a folder, zip or DICOMDIR: its frontal and lateral film
+  axon reconstruct sheet.png sheet.png -o out --crop left --lateral-crop right
   axon reconstruct chest.dcm -o out --model runs/demo/pipeline/*/evaluate/evaluation/model
   axon reconstruct chest.dcm -o out --model models:/axon@champion --tracking-uri sqlite:///runs/demo/mlflow.db
 
@@ -25,10 +27,11 @@ and --samples. See docs/reconstruct.md.
 
 def add(verbs: Verbs) -> None:
     about = (
-        f"Make a CT volume of a frontal chest X-ray, with or without a lateral one: PNG, JPEG or DICOM. {DISCLAIMER}"
+        f"Make a CT volume of a frontal chest X-ray, with or without a lateral one: DICOM, a picture, "
+        f"or NIfTI or NRRD of one slice. {DISCLAIMER}"
     )
     parser = verb(verbs, "reconstruct", "a CT volume from one or two chest X-rays", about, EPILOG)
-    parser.add_argument("frontal", type=Path, help="frontal film (PA or AP)")
+    parser.add_argument("frontal", type=Path, help="frontal film (PA or AP), or a study: folder, zip or DICOMDIR")
     parser.add_argument("lateral", type=Path, nargs="?", help="left lateral film of the same patient")
     parser.add_argument("-o", "--out", type=Path, required=True, help="new folder for the results")
     parser.add_argument(
@@ -62,6 +65,13 @@ def add(verbs: Verbs) -> None:
         "--trust-views", action="store_true", help="do not check that the films show the views they are given as"
     )
     parser.add_argument(
+        "--view",
+        choices=("frontal", "lateral"),
+        help="reconstruct from this view only; a single film is taken to show it, and of a study it is chosen",
+    )
+    for prefix, of in (("", ""), ("lateral-", "the same, of the lateral film")):
+        _add_mends(parser, prefix, of)
+    parser.add_argument(
         "--patient-id",
         type=_dicom_text,
         metavar="ID",
@@ -69,6 +79,15 @@ def add(verbs: Verbs) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print reconstruction.json instead of a summary")
     parser.set_defaults(verb=_reconstruct)
+
+
+def _add_mends(parser: argparse.ArgumentParser, prefix: str, of: str) -> None:
+    crop = "keep left, right, top or bottom half, or LEFT,TOP,RIGHT,BOTTOM in percent, of the film as it is given"
+    turn = "then turn it clockwise; 0 says that it is upright"
+    parser.add_argument(f"--{prefix}crop", metavar="BOX", help=of or crop)
+    parser.add_argument(f"--{prefix}rotate", type=int, choices=(0, 90, 180, 270), help=of or turn)
+    parser.add_argument(f"--{prefix}mirror", action="store_true", help=of or "then exchange left and right")
+    parser.add_argument(f"--{prefix}invert", action="store_true", help=of or "then exchange dark and bright")
 
 
 def _dicom_text(text: str) -> str:
@@ -81,11 +100,12 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
     import json
 
     from axon import pretrained
-    from axon.reconstruct import read_films, reconstruct, refuse_foreign_folder
+    from axon.reconstruct import asked_mends, asked_view, read_films, reconstruct, refuse_foreign_folder
 
     # What is quickly checked comes before what takes long.
     refuse_foreign_folder(arguments.out, *filter(None, (arguments.frontal, arguments.lateral)))
-    films = read_films(arguments.frontal, arguments.lateral, arguments.trust_views)
+    mends, view = asked_mends(vars(arguments)), asked_view(arguments.view)
+    films = read_films(arguments.frontal, arguments.lateral, arguments.trust_views, mends, view)
     model = pretrained.load(arguments.model, arguments.tracking_uri)
     samples = 0 if arguments.no_sample else arguments.samples
     with told(quiet=arguments.json) as progress:

@@ -56,7 +56,7 @@ def parse(path: Path, keys: list[str], kind: str, max_bytes: int) -> Dataset:
 
 
 def read_pixels(path: Path, kind: str, max_bytes: int) -> np.ndarray:
-    """Decode a file's one grey frame, once its size agrees with Rows and Columns.
+    """Decode a file's one frame, grey or in colour, once its size agrees with Rows and Columns.
 
     The decoder would trust the header: it cuts pixels off that are too many and lays a compressed 512 x 512 image out
     as 1024 x 256.
@@ -67,21 +67,24 @@ def read_pixels(path: Path, kind: str, max_bytes: int) -> np.ndarray:
         max_bytes: As for `parse`.
 
     Returns:
-        np.ndarray: Stored values, shape (Rows, Columns).
+        np.ndarray: Stored values, shape (Rows, Columns), or (Rows, Columns, 3) in red, green and blue.
 
     Raises:
         AxonError: ``<kind>_SIZE`` where the pixels are more or fewer than the header says; see also `parse`.
     """
     ds = parse(path, IMAGE + BITS + _PIXELS, kind, max_bytes)
-    shape = (int(ds.Rows), int(ds.Columns))
+    shape, samples = (int(ds.Rows), int(ds.Columns)), int(ds.get("SamplesPerPixel") or 1)
     syntax = ds.file_meta.TransferSyntaxUID
     if not syntax.is_compressed or syntax == DeflatedExplicitVRLittleEndian:
-        bits = shape[0] * shape[1] * int(ds.BitsAllocated)
+        # A chroma pair serves two pixels (PS3.3 section C.7.6.3.1.2).
+        of_pixel = 2 if ds.get("PhotometricInterpretation") == "YBR_FULL_422" else samples
+        bits = shape[0] * shape[1] * of_pixel * int(ds.BitsAllocated)
         fits = len(ds.PixelData) in (bits // 8, bits // 8 + 1)
     else:
         fits = syntax == RLELossless or _coded_shape(get_frame(ds.PixelData, 0, number_of_frames=1), syntax) == shape
     require(fits, f"{kind}_SIZE", "the pixels are not as many as the header says", "export it again")
     stored: np.ndarray = ds.pixel_array
+    shape = shape if samples == 1 else (*shape, samples)
     require(stored.shape == shape, f"{kind}_SIZE", "the pixels are not as many as the header says", "export it again")
     return stored
 

@@ -1,12 +1,16 @@
-"""A chest film out of DICOM (CR, DX): one grey image, brighter where more is absorbed, and what the header says of it.
+"""A chest film out of DICOM: one grey image, brighter where more is absorbed, and what the header says of it.
 
 Messages carry no file name and no header value: either may name a patient.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -17,12 +21,16 @@ from axon.dicom.views import View
 from axon.errors import AxonError, require
 
 MODALITIES = ("CR", "DX")
+"""Films by their modality alone, among other images of a patient."""
+_FILM, _PERHAPS = (*MODALITIES, "RG"), ("", "OT", "SC")
+"""Films; and what a digitiser, a screen capture or an anonymiser leaves, of which the image itself has to show it."""
 MIN_SIDE = 64
 MAX_SIDE = 8192
 MAX_FILE_BYTES = 192 * 2**20
 
 # The allow-list: no other element is even parsed.
 _KIND = ["Modality", "BodyPartExamined", "ViewPosition", "ViewCodeSequence", "PatientOrientation", "BurnedInAnnotation"]
+_WHOSE = ["PatientID", "StudyInstanceUID"]
 _SPACING = ["PixelSpacing", "ImagerPixelSpacing"]
 _GREY = [
     "RescaleSlope",
@@ -32,8 +40,12 @@ _GREY = [
     "WindowCenter",
     "WindowWidth",
     "VOILUTFunction",
+    "PresentationLUTShape",
 ]
-_HEADER = _KIND + _SPACING + _GREY + PADDING + IMAGE + BITS
+_HEADER = _KIND + _WHOSE + _SPACING + _GREY + PADDING + IMAGE + BITS
+_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420")
+_KEPT_BY_WINDOW = 0.5
+"""A window, or a table, that leaves less than this share of the film's range is a mistake and not applied."""
 
 _VIEWS: dict[str, View] = {"PA": "frontal", "AP": "frontal", "LL": "lateral", "RL": "lateral", "LATERAL": "lateral"}
 # DICOM PS3.16 CID 4010: SNOMED CT and, before 2020, SRT codes of the same projections.
@@ -44,29 +56,42 @@ _VIEW_CODES: dict[str, View] = {
 
 
 @dataclass(frozen=True)
-class DicomFilm:
+class RawFilm:
     """A film as its file has it, not yet looked at.
 
     Attributes:
         image_HW: float32 in [0, 1], hung as the file says, brighter where more is absorbed as far as the file says.
+        source: ``"dicom"``, ``"picture"`` or ``"volume"``, a volume file of one slice.
+        notes: What was decided on the way; no word of the header.
+        pixel_spacing_mm: Between rows and between columns, or None where the file does not say.
         tag_view: View that the header names, or None.
         is_chest: Whether the header names the chest.
-        pixel_spacing_mm: Between rows and between columns, or None where the file does not say.
-        notes: What was decided on the way; no word of the header.
+        hung: Whether the header says how the film hangs.
+        patient, study: Keys that are equal for films of one patient and of one study; empty where the file does not
+            say. Neither the PatientID nor the UID can be read from them.
     """
 
     image_HW: np.ndarray
-    tag_view: View | None
-    is_chest: bool
-    pixel_spacing_mm: tuple[float, float] | None
+    source: Literal["dicom", "picture", "volume"]
     notes: tuple[str, ...]
+    pixel_spacing_mm: tuple[float, float] | None = None
+    tag_view: View | None = None
+    is_chest: bool = False
+    hung: bool = False
+    patient: str = ""
+    study: str = ""
 
 
-def read_dicom_film(path: Path) -> DicomFilm:
+def read_dicom_film(path: Path, as_stored: bool = False) -> RawFilm:
     """Read a DICOM film's pixels and what its header says of them.
 
-    The modality LUT comes first, then the first VOI LUT or else window if there is one (the notes say which), then
-    inversion, exactly when PhotometricInterpretation is MONOCHROME1 (DICOM PS3.3 C.7.6.3.1.2).
+    The modality LUT comes first, then the first VOI LUT or else window that leaves at least half of the film's range
+    (the notes say which), then inversion: once, where PhotometricInterpretation is MONOCHROME1 (DICOM PS3.3
+    C.7.6.3.1.2) or PresentationLUTShape is INVERSE (C.11.6.1.2), or both.
+
+    Args:
+        path: The file.
+        as_stored: Do not hang the film as PatientOrientation says.
 
     Raises:
         AxonError: ``XRAY_UNREADABLE``, ``XRAY_SYNTAX``, ``XRAY_MODALITY``, ``XRAY_MULTIFRAME``, ``XRAY_COLOUR``,
@@ -85,26 +110,39 @@ def read_dicom_film(path: Path) -> DicomFilm:
         "give a chest film",
     )
     grey_HW, notes = _to_grey(read_pixels(path, "XRAY", MAX_FILE_BYTES), ds)
-    image_HW, turned = _as_hung(grey_HW, ds, tag_view)
+    image_HW, turned, hung = (grey_HW, (), False) if as_stored else _as_hung(grey_HW, ds, tag_view)
     spacing, measured = _spacing(ds)
-    return DicomFilm(image_HW, tag_view, is_chest, spacing, notes + turned + measured)
+    return RawFilm(
+        image_HW,
+        "dicom",
+        notes + turned + measured,
+        spacing,
+        tag_view,
+        is_chest and str(ds.get("Modality") or "") in _FILM,
+        hung,
+        *(_key(str(ds.get(element) or "")) for element in _WHOSE),
+    )
+
+
+def _key(identity: str) -> str:
+    return hashlib.sha256(identity.encode()).hexdigest() if identity else ""
 
 
 def _check_header(ds: Dataset) -> None:
     """Refuse what is no single grey film, before anything is decoded."""
     modality = str(ds.get("Modality") or "")
     # A file cut inside its header parses as a shorter one.
-    require(modality != "", "XRAY_UNREADABLE", "the file's header is cut, or names no modality", "export it again")
-    require(modality in MODALITIES, "XRAY_MODALITY", "the file is not of modality CR or DX", "give a chest film")
+    whole = all(ds.get(element) is not None for element in ("Rows", "Columns", "BitsAllocated"))
+    require(whole, "XRAY_UNREADABLE", "the file's header is cut, or it holds no image", "export it again")
+    known = modality in _FILM + _PERHAPS
+    require(known, "XRAY_MODALITY", "the file is no film: it is not of modality CR, DX or RG", "give a chest film")
     require(
         int(ds.get("NumberOfFrames") or 1) == 1, "XRAY_MULTIFRAME", "the file holds several frames", "give one film"
     )
     check_size(int(ds.get("Rows") or 0), int(ds.get("Columns") or 0))
-    grey = int(ds.get("SamplesPerPixel") or 1) == 1 and str(ds.get("PhotometricInterpretation")) in (
-        "MONOCHROME1",
-        "MONOCHROME2",
-    )
-    require(grey, "XRAY_COLOUR", "the file is not MONOCHROME1 or MONOCHROME2", "export the original film")
+    samples, photometric = int(ds.get("SamplesPerPixel") or 1), str(ds.get("PhotometricInterpretation"))
+    readable = photometric in {1: ("MONOCHROME1", "MONOCHROME2"), 3: _COLOUR}.get(samples, ())
+    require(readable, "XRAY_COLOUR", "the file is not MONOCHROME1, MONOCHROME2 or RGB", "export the original film")
     burned_in = str(ds.get("BurnedInAnnotation") or "").upper() == "YES"
     require(
         not burned_in,
@@ -126,39 +164,116 @@ def check_size(rows: int, columns: int) -> None:
 
 
 def _to_grey(stored: np.ndarray, ds: Dataset) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Grey values in [0, 1] by the modality LUT, the VOI transformation and, last, the photometric interpretation;
-    padding is 0.
+    """Grey values in [0, 1] by the modality LUT, the VOI transformation and, last, the inversion that the header asks
+    for; padding is 0. Of colours the common grey.
     """
-    values = apply_modality_lut(stored, ds)
-    window = [numbers(ds, key)[:1] for key in ("WindowCenter", "WindowWidth")]
-    if ds.get("VOILUTSequence"):
-        values, note = apply_voi(values, ds, 0), "VOI LUT applied"
-    elif all(len(number) for number in window):
-        values, note = (
-            _window(values, float(window[0][0]), float(window[1][0]), str(ds.get("VOILUTFunction") or "LINEAR")),
-            "window applied",
-        )
-    else:
-        note = "no VOI LUT"
+    if stored.ndim == 3:
+        grey, notes = grey_of(stored)
+        return unit_range(grey), notes
+    values = np.asarray(apply_modality_lut(stored, ds))
     padded = np.zeros(stored.shape, dtype=bool)
     if limits := padding(ds):
         padded = (stored >= limits[0]) & (stored <= limits[1])
         require(not padded.all(), "XRAY_FLAT", "the film is nothing but padding", "give a chest film")
+    values, notes = _voi(values, ~padded, ds)
     grey = unit_range(np.asarray(values, dtype=np.float32), ~padded)
-    inverted = ds.PhotometricInterpretation == "MONOCHROME1"
-    grey = np.where(padded, 0, 1 - grey if inverted else grey).astype(np.float32)
-    return grey, (note, "inverted as MONOCHROME1 asks") if inverted else (note,)
+    asked = [
+        name
+        for name, told in (
+            ("MONOCHROME1", ds.PhotometricInterpretation == "MONOCHROME1"),
+            ("PresentationLUTShape INVERSE", str(ds.get("PresentationLUTShape") or "") == "INVERSE"),
+        )
+        if told
+    ]
+    grey = np.where(padded, 0, 1 - grey if asked else grey).astype(np.float32)
+    return grey, (*notes, f"inverted as {asked[0]} asks") if asked else notes
+
+
+def _voi(values: np.ndarray, valid: np.ndarray, ds: Dataset) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Apply the first VOI LUT or window that leaves at least half of the film's range, its 1st to 99th percentile."""
+    ways = list(_voi_ways(values, ds))
+    if not ways:
+        return values, ("no VOI LUT",)
+    low, high = np.percentile(values[valid], [1, 99])
+    notes: tuple[str, ...] = ()
+    for name, first, last, apply in ways:
+        if min(high, last) - max(low, first) >= _KEPT_BY_WINDOW * (high - low):
+            return apply(), (*notes, f"{name} applied")
+        notes = (*notes, f"{name} leaves less than half of the film's range and is not applied")
+    return values, notes
+
+
+def _voi_ways(values: np.ndarray, ds: Dataset) -> Iterator[tuple[str, float, float, Callable[[], np.ndarray]]]:
+    """Name, least and greatest value that it tells apart, and the transformation itself: of the first VOI LUT, then of
+    each window that has a width.
+    """
+    if ds.get("VOILUTSequence"):
+        entries, first = (int(number) for number in numbers(ds.VOILUTSequence[0], "LUTDescriptor")[:2])
+        yield "VOI LUT", first, first + (entries or 2**16) - 1, lambda: apply_voi(values, ds, 0)
+    function = str(ds.get("VOILUTFunction") or "LINEAR")
+    least = 1.0 if function == "LINEAR" else 1e-9
+    for center, width in zip(numbers(ds, "WindowCenter"), numbers(ds, "WindowWidth"), strict=False):
+        # A sigmoid still tells values apart that lie outside of its width.
+        reach = width if function == "SIGMOID" else width / 2
+        way = functools.partial(_window, values, float(center), float(width), function)
+        if np.isfinite([center, width]).all() and width >= least:
+            yield "window", center - reach, center + reach, way
+        else:
+            yield "window without a width", np.inf, -np.inf, way
 
 
 def _window(values: np.ndarray, center: float, width: float, function: str) -> np.ndarray:
     """Window to [0, 1] (DICOM PS3.3 C.11.2.1.2, C.11.2.1.3)."""
-    usable = np.isfinite([center, width]).all() and width >= (1 if function == "LINEAR" else 1e-9)
-    require(bool(usable), "XRAY_UNREADABLE", "the film's window has no width", "export it again")
     if function == "SIGMOID":
         return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -50, 50)))
     if function == "LINEAR":
         center, width = center - 0.5, max(width - 1, 1e-6)
     return np.clip((values - center) / width + 0.5, 0, 1)
+
+
+def grey_of(channels_HW3: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The grey of a film that was stored, scanned or photographed in colour, float32, and notes of what was done.
+
+    A film in colour has one hue: each channel follows the common grey, but for a few marks and labels, and rises with
+    it. A picture of other colours, or of a strong one, is no film.
+
+    Args:
+        channels_HW3: uint8 or uint16, red, green and blue.
+
+    Raises:
+        AxonError: ``XRAY_COLOUR``.
+    """
+    # JPEG's rounding may part the channels of a grey picture by a level or two.
+    if int(np.ptp(channels_HW3.astype(np.int32), axis=2).max()) <= 3:
+        return channels_HW3[..., 1].astype(np.float32), ()
+    fix = "give the film itself, not a photograph or a screenshot of it"
+    require(_one_hue(channels_HW3), "XRAY_COLOUR", "the picture is in colour", fix)
+    # Rec. ITU-R BT.601
+    grey_HW = channels_HW3.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    return grey_HW, ("tinted, turned to grey",)
+
+
+_MAX_TINT, _MAX_STRAY = 0.6, 0.06
+"""Of the brightest channel: how far the weakest may lie below it on average, and how far most pixels may stray from
+the hue of their grey."""
+
+
+def _one_hue(channels_HW3: np.ndarray) -> bool:
+    """Whether a picture is a film with a cast; see `grey_of`."""
+    step = max(1, max(channels_HW3.shape[:2]) // 256)
+    blocks = channels_HW3[: channels_HW3.shape[0] // step * step, : channels_HW3.shape[1] // step * step]
+    rows, columns = blocks.shape[0] // step, blocks.shape[1] // step
+    small_N3 = blocks.reshape(rows, step, columns, step, 3).mean(axis=(1, 3)).reshape(-1, 3)
+    small_N3 = small_N3 / max(float(small_N3.max()), 1e-6)
+    grey_N = small_N3.mean(axis=1)
+    bins_N = np.minimum((grey_N / max(float(grey_N.max()), 1e-6) * 32).astype(int), 31)
+    stray = [
+        np.abs(channel_N - (np.bincount(bins_N, channel_N) / np.maximum(np.bincount(bins_N), 1))[bins_N])
+        for channel_N in small_N3.T
+    ]
+    follows = all(float(np.ptp(c)) == 0 or np.corrcoef(c, grey_N)[0, 1] > 0.9 for c in small_N3.T)
+    tint = 1 - small_N3.min(axis=1).sum() / max(float(small_N3.max(axis=1).sum()), 1e-6)
+    return bool(follows and tint <= _MAX_TINT and np.quantile(np.max(stray, axis=0), 0.95) <= _MAX_STRAY)
 
 
 def unit_range(values: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
@@ -193,13 +308,13 @@ def _orientation(ds: Dataset) -> tuple[str, str]:
     return along, down
 
 
-def _as_hung(image_HW: np.ndarray, ds: Dataset, view: View | None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Mirror a film whose PatientOrientation says that it hangs otherwise."""
+def _as_hung(image_HW: np.ndarray, ds: Dataset, view: View | None) -> tuple[np.ndarray, tuple[str, ...], bool]:
+    """Mirror a film whose PatientOrientation says that it hangs otherwise; and whether it says how it hangs."""
     along, down = _orientation(ds)
     if not along or not down:
-        return image_HW, ("orientation not in the file, taken as displayed",)
+        return image_HW, ("orientation not in the file, taken as displayed",), False
     if {along[0], down[0]} & set("HF") != {down[0]}:
-        raise AxonError("XRAY_ORIENTATION", "the film lies on its side", "turn it upright")
+        raise AxonError("XRAY_ORIENTATION", "the film lies on its side", _upright(along[0], down[0]))
     notes: tuple[str, ...] = ()
     if down[0] == "H":
         image_HW, notes = image_HW[::-1], ("turned upside down",)
@@ -207,7 +322,16 @@ def _as_hung(image_HW: np.ndarray, ds: Dataset, view: View | None) -> tuple[np.n
     # that it is lateral.
     if along[0] == "A" or (along[0] == "R" and view != "lateral"):
         image_HW, notes = image_HW[:, ::-1], (*notes, "mirrored")
-    return np.ascontiguousarray(image_HW), notes
+    return np.ascontiguousarray(image_HW), notes, True
+
+
+def _upright(along: str, down: str) -> str:
+    """How to mend a film whose rows run ``along`` and whose columns run ``down``, one of them to the head or feet."""
+    if along not in "HF":
+        return "turn it upright with --rotate"
+    # Clockwise, what was on the right comes down and what was below comes to the left.
+    mirrored = down in ("LP" if along == "F" else "RA")
+    return f"add --rotate {90 if along == 'F' else 270}{' --mirror' * mirrored}"
 
 
 def _spacing(ds: Dataset) -> tuple[tuple[float, float] | None, tuple[str, ...]]:

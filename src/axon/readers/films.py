@@ -5,20 +5,27 @@ Messages carry no file name and no header value: either may name a patient.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+from pydicom.errors import InvalidDicomError
 from scipy import ndimage
 
 from axon.dicom.parse import guarded
-from axon.dicom.views import View, judge
-from axon.dicom.xray import MAX_FILE_BYTES, check_size, read_dicom_film, unit_range
+from axon.dicom.views import Judgement, View, judge
+from axon.dicom.xray import RawFilm, check_size, read_dicom_film, unit_range
 from axon.errors import AxonError, require
+from axon.geometry.film import Mend, without_frame
+from axon.readers.film_formats import is_picture, read_picture, read_volume_film
 
 _SURE = 0.7
+_TWO_FILMS = 1.35
+"""A sheet this much longer one way than the other may hold two films; the longest cassette, 35 by 43 cm, has 1.23."""
+_SPLITS = (0.5, 0.45, 0.55, 0.4, 0.6)
+_GIVEN_SIDE = 512
 
 
 @dataclass(frozen=True)
@@ -32,8 +39,11 @@ class Xray:
         view_confidence: 0 to 1; 1 for a view from a tag that the image does not contradict.
         view_source: What decided: ``"tag"`` or ``"image"``.
         pixel_spacing_mm: Between rows and between columns, or None where the file does not say.
-        source: ``"dicom"`` or ``"picture"``.
+        source: ``"dicom"``, ``"picture"`` or ``"volume"``, a volume file of one slice.
         notes: What was decided on the way; no word of the header.
+        given_HW: The film before a frame was cut off and before it was mended, its longer side at most 512; None where
+            nothing was changed.
+        patient, study: As of `axon.dicom.xray.RawFilm`.
     """
 
     image_HW: np.ndarray
@@ -41,38 +51,44 @@ class Xray:
     view_confidence: float
     view_source: Literal["tag", "image"]
     pixel_spacing_mm: tuple[float, float] | None
-    source: Literal["dicom", "picture"]
+    source: Literal["dicom", "picture", "volume"]
     notes: tuple[str, ...]
+    given_HW: np.ndarray | None = None
+    patient: str = field(default="", repr=False)
+    study: str = field(default="", repr=False)
 
 
-def read_xray(path: Path) -> Xray:
+def read_xray(path: Path, mend: Mend = Mend()) -> Xray:  # noqa: B008 frozen
     """Read one chest film.
 
-    The modality LUT comes first, then the first VOI LUT or else window if there is one (the notes say which), then
-    inversion, exactly when PhotometricInterpretation is MONOCHROME1 (DICOM PS3.3 C.7.6.3.1.2). That it is a chest must
-    be said by its tags or seen by `axon.dicom.views`.
+    What the header says is done first (see `axon.dicom.xray.read_dicom_film`), then what the user says, then a frame
+    around the film is cut off. That it is a chest must be said by its tags or seen by `axon.dicom.views`. What the
+    image shows to be wrong, a negative or a turned film, is an error that names the option that mends it, and never
+    mended unasked.
 
     Args:
-        path: A DICOM file of modality CR or DX, a PNG or a JPEG; told apart by content, not by name.
+        path: DICOM, PNG, JPEG, TIFF, WebP, BMP, JPEG 2000, or NIfTI or NRRD of one slice; told apart by content, not
+            by name.
+        mend: What to do to the film.
 
     Raises:
         AxonError: ``XRAY_UNREADABLE``, ``XRAY_SYNTAX``, ``XRAY_MODALITY``, ``XRAY_MULTIFRAME``, ``XRAY_COLOUR``,
             ``XRAY_SIZE``, ``XRAY_TOO_SMALL``, ``XRAY_TOO_LARGE``, ``XRAY_BURNED_IN``, ``XRAY_FLAT``,
-            ``XRAY_ORIENTATION``, ``XRAY_INVERTED`` or ``XRAY_NOT_CHEST``.
+            ``XRAY_ORIENTATION``, ``XRAY_INVERTED``, ``XRAY_TWO_FILMS`` or ``XRAY_NOT_CHEST``.
     """
     with guarded("XRAY", "the film"):
-        with path.open("rb") as file:
-            start = file.read(132)
-        if start[:8] == b"\x89PNG\r\n\x1a\n" or start[:3] == b"\xff\xd8\xff":
-            return _read_picture(path)
-        require(
-            start[128:] == b"DICM",
-            "XRAY_UNREADABLE",
-            "the file is neither DICOM nor PNG nor JPEG",
-            "export the film as one of these",
-        )
-        film = read_dicom_film(path)
-    return _judged(film.image_HW, film.tag_view, film.is_chest, film.pixel_spacing_mm, "dicom", film.notes)
+        return _judged(_read(path, mend), mend)
+
+
+def _read(path: Path, mend: Mend) -> RawFilm:
+    if is_picture(path):
+        return read_picture(path)
+    try:
+        return read_volume_film(path) or read_dicom_film(path, as_stored=mend.rotate is not None)
+    except InvalidDicomError:
+        message = "the file is neither DICOM nor a picture nor a volume of one slice that can be read"
+        fix = "export the film as DICOM, PNG, JPEG or TIFF"
+        raise AxonError("XRAY_UNREADABLE", message, fix) from None
 
 
 def sure_view(xray: Xray, said: View | None = None) -> View | None:
@@ -84,76 +100,103 @@ def sure_view(xray: Xray, said: View | None = None) -> View | None:
     return xray.view if xray.view_confidence >= _SURE or xray.view == said else None
 
 
-def _read_picture(path: Path) -> Xray:
-    require(
-        path.stat().st_size <= MAX_FILE_BYTES,
-        "XRAY_TOO_LARGE",
-        f"the file has more than {MAX_FILE_BYTES} bytes",
-        "shrink it",
-    )
-    with _opened(path) as picture:
-        check_size(picture.height, picture.width)
-        require(getattr(picture, "n_frames", 1) == 1, "XRAY_MULTIFRAME", "the picture is animated", "give one film")
-        upright = ImageOps.exif_transpose(picture)
-        if upright.mode in ("L", "1") or upright.mode.startswith(("I", "F")):
-            grey_HW = np.asarray(upright, dtype=np.float32)
-        else:
-            # JPEG's rounding may part the channels of a grey picture by a level or two.
-            channels = np.asarray(upright.convert("RGB"), dtype=np.int16)
-            grey = int(np.ptp(channels, axis=2).max()) <= 3
-            require(
-                grey,
-                "XRAY_COLOUR",
-                "the picture is in colour",
-                "give the film itself, not a photograph or a screenshot of it",
-            )
-            grey_HW = channels[..., 1].astype(np.float32)
-    return _judged(
-        unit_range(grey_HW), None, False, None, "picture", ("grey levels and orientation as in the picture",)
-    )
-
-
-def _opened(path: Path) -> Image.Image:
-    try:
-        return Image.open(path, formats=("PNG", "JPEG"))
-    except Image.DecompressionBombError:
-        raise AxonError(
-            "XRAY_TOO_LARGE", "the picture says that it has hundreds of millions of pixels", "give the film itself"
-        ) from None
-
-
-def _judged(
-    image_HW: np.ndarray,
-    tag_view: View | None,
-    is_chest: bool,
-    spacing: tuple[float, float] | None,
-    source: Literal["dicom", "picture"],
-    notes: tuple[str, ...],
-) -> Xray:
-    """Decide on the view: the tag where there is one, else the image."""
+def _judged(raw: RawFilm, mend: Mend) -> Xray:
+    """Mend the film, look at it, and decide on the view: the tag where there is one, else the image."""
+    image_HW, mended = _mended(raw, mend)
+    notes = raw.notes + mended
     seen = judge(image_HW)
-    require(
-        not seen.inverted,
-        "XRAY_INVERTED",
-        "the film looks like a negative: bone is dark",
-        "invert it, or mend its header",
-    )
-    known = is_chest or seen.chest
-    require(
-        known,
-        "XRAY_NOT_CHEST",
-        "the image does not look like a frontal or lateral chest film",
-        "give an upright chest film",
-    )
+    _refuse_what_is_wrong(image_HW, raw, mend, seen)
     if not seen.chest:
         notes = (*notes, "does not look like a chest")
+    if seen.turn and mend.rotate is None:
+        notes = (*notes, f"looks as if it had to be turned by {seen.turn} degrees")
     if _glyphs(image_HW) >= 12:
         notes = (*notes, "bright marks like burned-in text")
+    view, confidence, source = _view(raw.tag_view, seen)
+    if confidence == _DOUBTED:
+        notes = (*notes, "tag and image differ in the view")
+    return Xray(
+        image_HW,
+        view,
+        confidence,
+        source,
+        _turned_spacing(raw.pixel_spacing_mm, mend),
+        raw.source,
+        notes,
+        _thumbnail(raw.image_HW) if mended else None,
+        raw.patient,
+        raw.study,
+    )
+
+
+_DOUBTED = 0.5
+
+
+def _view(tag_view: View | None, seen: Judgement) -> tuple[View, float, Literal["tag", "image"]]:
     if tag_view is None:
-        return Xray(image_HW, seen.view, seen.confidence, "image", spacing, source, notes)
+        return seen.view, seen.confidence, "image"
     doubted = "other" not in (seen.view, tag_view) and seen.view != tag_view
-    notes = (*notes, "tag and image differ in the view") if doubted else notes
-    return Xray(image_HW, tag_view, 0.5 if doubted else 1.0, "tag", spacing, source, notes)
+    return tag_view, _DOUBTED if doubted else 1.0, "tag"
+
+
+def _mended(raw: RawFilm, mend: Mend) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The film as the user says, without a frame around it, and notes of what that changed."""
+    image_HW, notes = raw.image_HW, mend.notes()
+    if notes:
+        image_HW = mend(image_HW)
+        check_size(*image_HW.shape)
+    inner_HW = without_frame(image_HW) if mend.crop is None else image_HW
+    if inner_HW.shape != image_HW.shape and min(inner_HW.shape) >= _SMALLEST_FILM * max(image_HW.shape):
+        notes = (*notes, "a frame around the film cut off")
+        image_HW = inner_HW
+    return (unit_range(image_HW), notes) if notes else (image_HW, ())
+
+
+_SMALLEST_FILM = 0.25
+
+
+def _refuse_what_is_wrong(image_HW: np.ndarray, raw: RawFilm, mend: Mend, seen: Judgement) -> None:
+    """Raise AxonError where the image shows what the user can mend and said nothing about, or no chest."""
+    two = mend.crop is None and _two_films(image_HW)
+    fix = "keep one with --crop, e.g. --crop left or --crop 0,0,50,100"
+    require(not two, "XRAY_TWO_FILMS", "the picture looks like two films on one sheet", fix)
+    # What lateral films look like is known from rendered ones only, so that a tag outweighs it.
+    believed = raw.tag_view != "lateral" if seen.turned_view == "frontal" else raw.tag_view is None
+    turned = seen.turn and believed and mend.rotate is None and not raw.hung
+    message = "the film looks upside down" if seen.turn == 180 else "the film looks as if it lay on its side"
+    fix = f"add --rotate {seen.turn}, or --rotate 0 if it is upright"
+    require(not turned, "XRAY_ORIENTATION", message, fix)
+    negative = seen.inverted and not mend.invert
+    fix = "add --invert, or mend its header"
+    require(not negative, "XRAY_INVERTED", "the film looks like a negative: bone is dark", fix)
+    message = "the image does not look like a frontal or lateral chest film"
+    fix = "give an upright chest film; --crop, --rotate and --invert mend one"
+    require(raw.is_chest or seen.chest, "XRAY_NOT_CHEST", message, fix)
+
+
+def _two_films(image_HW: np.ndarray) -> bool:
+    """Whether a long sheet shows a view on one part and a chest on the rest of it."""
+    rows, columns = image_HW.shape
+    if max(rows, columns) < _TWO_FILMS * min(rows, columns):
+        return False
+    axis = int(columns > rows)
+    for share in _SPLITS:
+        parts = np.split(image_HW, [round(share * image_HW.shape[axis])], axis=axis)
+        seen = [judge(without_frame(part_HW)) for part_HW in parts if float(np.ptp(part_HW)) > 0]
+        if len(seen) == 2 and all(part.chest for part in seen) and any(part.view != "other" for part in seen):
+            return True
+    return False
+
+
+def _turned_spacing(spacing: tuple[float, float] | None, mend: Mend) -> tuple[float, float] | None:
+    return spacing[::-1] if spacing and mend.rotate in (90, 270) else spacing
+
+
+def _thumbnail(image_HW: np.ndarray) -> np.ndarray:
+    rows, columns = image_HW.shape
+    scale = min(1.0, _GIVEN_SIDE / max(rows, columns))
+    size = max(1, round(columns * scale)), max(1, round(rows * scale))
+    return np.array(Image.fromarray(image_HW).resize(size, Image.Resampling.BOX))
 
 
 def _glyphs(image_HW: np.ndarray) -> int:

@@ -33,7 +33,8 @@ class AxonModel(mlflow.pyfunc.PythonModel):
             context: MLflow's context, unused.
             model_input: Table with the columns ``frontal`` and optionally ``lateral``: the bytes of PNG, JPEG or DICOM
                 files.
-            params: ``seed``, and ``trust_views`` as of ``axon reconstruct``.
+            params: ``seed``, and the options of ``axon reconstruct``: ``trust_views``, ``view``, ``crop``, ``rotate``,
+                ``mirror`` and ``invert``, and these four with ``lateral_`` before them.
 
         Returns:
             pd.DataFrame: For each row ``ct_nifti_gz``, ``frontal_reprojection_mae`` (0 to 1), ``error`` and
@@ -48,12 +49,10 @@ class AxonModel(mlflow.pyfunc.PythonModel):
         from axon.reconstruct import nifti_bytes, sample
 
         try:
-            made = sample(
-                _films(row, params.get("trust_views", False)), self.model.pipeline, seed=params.get("seed", 0)
-            )
+            made = sample(_films(row, params), self.model.pipeline, seed=params.get("seed", 0))
             answer = {
                 "ct_nifti_gz": nifti_bytes(made.output.volume),
-                "frontal_reprojection_mae": made.reprojection_mae()["frontal"],
+                "frontal_reprojection_mae": made.reprojection_mae().get("frontal", float("nan")),
                 "error": "",
             }
         except AxonError as error:
@@ -61,9 +60,9 @@ class AxonModel(mlflow.pyfunc.PythonModel):
         return {**answer, "disclaimer": DISCLAIMER}
 
 
-def _films(row: dict[str, Any], trust_views: bool) -> Films:
+def _films(row: dict[str, Any], params: dict[str, Any]) -> Films:
     from axon.errors import AxonError
-    from axon.reconstruct import read_films
+    from axon.reconstruct import asked_mends, asked_view, read_films
 
     # An absent film is empty or, as pandas has it, NaN where other rows have one, and None where the table lacks the
     # column.
@@ -74,7 +73,8 @@ def _films(row: dict[str, Any], trust_views: bool) -> Films:
         paths = {view: Path(scratch) / view for view in given}
         for view, content in given.items():
             paths[view].write_bytes(content)
-        return read_films(paths["frontal"], paths.get("lateral"), trust_views)
+        trust_views, view = params.get("trust_views", False), asked_view(params.get("view"))
+        return read_films(paths["frontal"], paths.get("lateral"), trust_views, asked_mends(params), view)
 
 
 mlflow.models.set_model(AxonModel())

@@ -23,6 +23,10 @@ def signature() -> ModelSignature:
         ColSpec(DataType.string, "disclaimer"),
     ]
     params = [ParamSpec("seed", DataType.long, 0), ParamSpec("trust_views", DataType.boolean, False)]
+    params.append(ParamSpec("view", DataType.string, ""))
+    for prefix in ("", "lateral_"):
+        params += [ParamSpec(f"{prefix}{name}", DataType.string, "") for name in ("crop", "rotate")]
+        params += [ParamSpec(f"{prefix}{name}", DataType.boolean, False) for name in ("mirror", "invert")]
     return ModelSignature(inputs=Schema(given), outputs=Schema(made), params=ParamSchema(params))
 
 

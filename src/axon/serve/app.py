@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from axon import DISCLAIMER, __version__
 from axon.errors import AxonError
 from axon.pictures import WINDOWS
+from axon.reconstruct import MENDS, asked_mends, asked_view
 from axon.serve.jobs import OUT, Jobs, Order
 
 MAX_FILM_BYTES = 32 * 2**20
@@ -114,7 +115,7 @@ async def _submit(request: Request) -> Response:
     _refuse_strangers(request)
     bounded = Request(request.scope, _bounded(request.receive, 2 * MAX_FILM_BYTES + 2**16))
     try:
-        async with bounded.form(max_files=2, max_fields=3) as form:
+        async with bounded.form(max_files=2, max_fields=4 + 2 * len(MENDS)) as form:
             films = {view: await _content(view, form[view]) for view in ("frontal", "lateral") if view in form}
             order = _order({name: value for name, value in form.items() if isinstance(value, str)})
     except HTTPException as error:
@@ -142,7 +143,13 @@ def _order(fields: dict[str, str]) -> Order:
         raise AxonError("SERVE_FORM", f"samples is {samples[:20]!r}", f"give a whole number from 1 to {MAX_SAMPLES}")
     if not (seed.isdecimal() and len(seed) <= MAX_DIGITS and int(seed) < 2**31):
         raise AxonError("SERVE_FORM", f"seed is {seed[:20]!r}", f"give a whole number from 0 to {2**31 - 1}")
-    return Order(int(samples), int(seed), fields.get("trust_views") == "true")
+    return Order(
+        int(samples),
+        int(seed),
+        fields.get("trust_views") == "true",
+        asked_mends(fields),
+        asked_view(fields.get("view")),
+    )
 
 
 def _bounded(receive: Receive, most: int) -> Receive:

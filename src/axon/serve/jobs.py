@@ -16,8 +16,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from axon.dicom.views import View
 from axon.errors import AxonError
-from axon.pictures import film_pictures
+from axon.geometry.film import Mend
+from axon.pictures import film_pictures, gray_uri
 from axon.pretrained import Model
 from axon.reconstruct import Reconstruction, read_films, sample, write
 
@@ -35,6 +37,8 @@ class Order:
     samples: int = 1
     seed: int = 0
     trust_views: bool = False
+    mends: dict[str, Mend] = field(default_factory=dict)
+    view: View | None = None
 
 
 @dataclass
@@ -194,7 +198,7 @@ class Jobs:
     def _reconstruct(self, job: Job) -> dict[str, Any]:
         order = job.order
         frontal, lateral = job.folder / "films" / "frontal", job.folder / "films" / "lateral"
-        films = read_films(frontal, lateral if lateral.is_file() else None, order.trust_views)
+        films = read_films(frontal, lateral if lateral.is_file() else None, order.trust_views, order.mends, order.view)
         with self._counted(job):
             made = sample(films, self.model.pipeline, order.samples, order.seed)
         record = write(job.folder / OUT, films, self.model, made, order.seed)
@@ -220,6 +224,9 @@ class Jobs:
 def _shown(record: dict[str, Any], made: Reconstruction) -> dict[str, Any]:
     """The record, the films beside their re-projections, and where the uncertainty's colours end."""
     films = [film_pictures(view, film_UV, made.reprojected[view]) for view, film_UV in made.films.items()]
+    for film in films:
+        if film["view"] in made.given:
+            film["given"] = gray_uri(made.given[film["view"]], 0, 1)
     std = made.output.std_DHW
     return {
         "record": record,

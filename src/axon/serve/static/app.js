@@ -10,7 +10,10 @@ let about, job, viewer, poll;
 class Explained extends Error {
   constructor({ code, message, fix }) {
     super(message);
-    Object.assign(this, { code, fix: fix.replace("add --trust-views", "tick “Do not check the views”") });
+    const words = { crop: "“Keep”", rotate: "“Rotate”", mirror: "“Mirror”", invert: "“Invert”" };
+    const onPage = fix.replace("add --trust-views", "tick “Do not check the views”")
+      .replace(/--(lateral-)?(crop|rotate|mirror|invert)/g, (_, lateral, name) => `${words[name]}${lateral ? " of the lateral film" : ""}`);
+    Object.assign(this, { code, fix: onPage, mends: onPage !== fix && /--(lateral-)?(crop|rotate|mirror|invert)/.test(fix) });
   }
 }
 
@@ -41,6 +44,7 @@ function showError(error) {
   const fix = error instanceof Explained ? error.fix : "reload the page";
   $("error").replaceChildren(element("b", `${error.message}`), `${fix} `, element("small", `[${error.code ?? "PAGE"}]`));
   $("error").hidden = false;
+  if (error.mends) $("mends").open = true;
   setState("failed");
 }
 
@@ -152,7 +156,9 @@ async function show(result) {
 
 function filmRow(film) {
   const row = element("div", "", { className: "films" });
-  const titles = { film: `${film.view} film, as given`, reprojected: "from the volume", difference: `difference, mean ${film.mae}` };
+  const before = film.given ? { given: `${film.view} film, as given` } : {};
+  const understood = `${film.view} film, as ${film.given ? "understood" : "given"}`;
+  const titles = { ...before, film: understood, reprojected: "from the volume", difference: `difference, mean ${film.mae}` };
   for (const [key, title] of Object.entries(titles)) {
     const figure = element("figure");
     figure.append(element("img", "", { src: film[key], alt: `${film.view}: ${title}` }), element("figcaption", title));

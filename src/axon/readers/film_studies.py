@@ -1,0 +1,111 @@
+"""A patient's study as a folder, an archive or a DICOMDIR: its frontal and its lateral film among all its files."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from axon.dicom.views import View
+from axon.errors import AxonError, require
+from axon.geometry.film import Mend
+from axon.readers.archives import extracted, is_archive
+from axon.readers.films import Xray, read_xray, sure_view
+
+MAX_BYTES, MAX_FILES = 4 * 2**30, 5000
+_DIRECTORY = "DICOMDIR"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A film of a study.
+
+    Attributes:
+        name: Of its file, below the study's folder.
+        path: Its file; of an archive, where it was while the archive was open.
+        xray: The film.
+        view: What it surely shows.
+    """
+
+    name: str
+    path: Path
+    xray: Xray
+    view: View
+
+
+def is_study(path: Path) -> bool:
+    """Whether it is a folder, a DICOMDIR or an archive, and no film itself."""
+    return path.is_dir() or (path.is_file() and (path.name.upper() == _DIRECTORY or is_archive(path)))
+
+
+@contextlib.contextmanager
+def study_folder(path: Path) -> Iterator[Path]:
+    """The folder that holds a study's files, for as long as the block runs; see `is_study`."""
+    if path.is_dir():
+        yield path
+    elif path.name.upper() == _DIRECTORY:
+        yield path.parent
+    else:
+        with extracted(path, MAX_BYTES, MAX_FILES) as folder:
+            yield folder
+
+
+def choose_views(folder: Path, mend: Mend, views: tuple[View, ...] = ("frontal", "lateral")) -> list[Found]:
+    """The best frontal film and, where there is one of the same study, the best lateral one: one whose tag names the
+    view before one that only looks like it.
+
+    Args:
+        folder: With films and anything else below it.
+        mend: What to do to each film.
+        views: Which views to take, the first of which there has to be.
+
+    Raises:
+        AxonError: ``XRAY_MISSING``, where codes say what became of the files; ``XRAY_PATIENTS``; or
+            ``ARCHIVE_TOO_LARGE`` of a folder with too many files.
+    """
+    found, refused = _films(folder, mend)
+    patients = len({film.xray.patient for film in found} - {""})
+    fix = "give the folder of one patient"
+    require(patients <= 1, "XRAY_PATIENTS", f"the films are of {patients} patients", fix)
+    first = [film for film in found if film.view == views[0]]
+    codes = ", ".join(f"{count} {code}" for code, count in sorted(refused.items())) or "there is no file"
+    message = f"none of the files is surely a {views[0]} chest film ({len(found)} of another view; {codes})"
+    require(bool(first), "XRAY_MISSING", message, f"name the {views[0]} film's file")
+    paired = {film.xray.study for film in found if film.view in views[1:]}
+    chosen = [max(first, key=lambda film: (film.xray.study in paired, *_rank(film)))]
+    for view in views[1:]:
+        of_study = [film for film in found if film.view == view and film.xray.study == chosen[0].xray.study]
+        chosen += [max(of_study, key=_rank)] if of_study else []
+    return chosen
+
+
+def _rank(film: Found) -> tuple[bool, float]:
+    return film.xray.view_source == "tag", film.xray.view_confidence
+
+
+def _films(folder: Path, mend: Mend) -> tuple[list[Found], Counter[str]]:
+    """All films below a folder whose view is sure, and how many files were refused, by code."""
+    found, refused = [], Counter[str]()
+    paths = sorted(path for path in folder.rglob("*") if _may_be_film(path.relative_to(folder), path))
+    message = f"the folder holds more than {MAX_FILES} files"
+    require(len(paths) <= MAX_FILES, "ARCHIVE_TOO_LARGE", message, "name the films' files")
+    for path in paths:
+        try:
+            xray = read_xray(path, mend)
+        except AxonError as error:
+            refused[error.code] += 1
+            continue
+        if (view := sure_view(xray)) is None:
+            refused["XRAY_VIEW_UNSURE"] += 1
+        else:
+            found.append(Found(path.relative_to(folder).as_posix(), path, xray, view))
+    return found, refused
+
+
+def _may_be_film(name: Path, path: Path) -> bool:
+    """Whether a file is neither hidden, nor empty, nor what a system or a viewer puts beside films."""
+    quiet = any(part.startswith((".", "__MACOSX")) for part in name.parts)
+    beside = path.name.upper() in (_DIRECTORY, "THUMBS.DB", "AUTORUN.INF")
+    return not quiet and not beside and path.is_file() and path.stat().st_size > 0

@@ -17,7 +17,7 @@ from kfp import compiler
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from axon.orchestration.preflight import NEW
+from axon.orchestration.preflight import IMAGES, NEW
 from axon.orchestration.trainjob import NODE
 from pipelines import resources
 from pipelines.axon_pipeline import COMPILED, axon_pipeline

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from axon.dicom.ct import MAX_VOXELS, read_ct_series, to_hu
+from axon.dicom.ct import read_ct_series
+from axon.dicom.slices import MAX_VOXELS, to_hu
 from axon.errors import AxonError
 from axon.geometry.volume import Volume, canonical, lps_to_ras
 

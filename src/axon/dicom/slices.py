@@ -21,9 +21,9 @@ from axon.dicom.parse import (
     PADDING,
     PIXELS,
     guarded,
-    numbers,
     padding,
     parse,
+    raw,
     read_frame,
     read_pixels,
 )
@@ -116,20 +116,21 @@ def _check_layout(ds: Dataset) -> tuple[tuple[int, int], tuple[int, bool]]:
 
 
 def _check_rescale(ds: Dataset) -> tuple[float, float]:
-    there = all(ds.get(key) is not None for key in RESCALE)
+    there = all(raw(ds, key) for key in RESCALE)
     require(there, "CT_RESCALE", "a slice lacks RescaleSlope or RescaleIntercept", "export the original slices")
-    slope, intercept = float(ds.RescaleSlope), float(ds.RescaleIntercept)
+    slope, intercept = (float(raw(ds, key)) for key in RESCALE)
     usable = bool(np.isfinite([slope, intercept]).all()) and slope != 0
     require(usable, "CT_RESCALE", "a slice's rescale is not usable", "export again")
     # Old scanners write US, unspecified; a map of electron density or of a mass fraction says so.
-    units = str(ds.get("RescaleType") or "HU")
+    units = raw(ds, "RescaleType") or "HU"
     fix = "choose the CT series, not a map made from it"
     require(units in ("HU", "US"), "CT_RESCALE", "a slice's values are not in HU", fix)
     return slope, intercept
 
 
 def _numbers(ds: Dataset, key: str, count: int) -> np.ndarray:
-    found = numbers(ds, key)
+    text = raw(ds, key)
+    found = np.array([float(number) for number in text.split("\\")] if text else [])
     ok = len(found) == count and bool(np.isfinite(found).all())
     require(ok, "CT_GEOMETRY", f"a slice has no usable {key}", "export the original slices")
     return found

@@ -8,7 +8,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from axon.dicom.series import SliceHeader, read_header
+from axon.dicom.ct import SliceHeader, read_header
 from axon.dicom.xray import MODALITIES as XRAY_MODALITIES
 from axon.errors import AxonError
 from axon.readers.pseudonyms import pseudonym

@@ -11,8 +11,8 @@ from axon.dicom.ct import MAX_VOXELS, read_ct_series, to_hu
 from axon.errors import AxonError
 from axon.geometry.volume import Volume, canonical, lps_to_ras
 
-NIFTI = (".nii", ".nii.gz")
-ITK = (".nrrd", ".mha")
+NIFTI = (".nii", ".nii.gz", ".hdr")
+ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
 
 
 def read_ct(files: Sequence[Path]) -> Volume:

@@ -7,8 +7,10 @@ import functools
 import logging
 import multiprocessing
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,14 @@ import torch
 
 from axon.config import Config
 from axon.data.cases import Case
+from axon.data.packed import read_rows
 from axon.data.packed_films import choose_films, packed_films
 from axon.data.qa import write_picture
-from axon.errors import AxonError
-from axon.files import read_csv, whole_folder, write_json
+from axon.errors import AxonError, require
+from axon.files import whole_folder, write_json
 from axon.geometry.projection import render_both
 from axon.geometry.volume import Volume, body_mask, resample_to_cube
+from axon.names import plain_name
 from axon.readers.layouts import Study, find_studies
 from axon.readers.volumes import read_ct
 
@@ -37,11 +41,29 @@ start than fit.
 
 
 def list_studies(raw: Path) -> list[Study]:
-    """The studies of a raw dataset in a fixed order: by its manifest where it is packed, else as found."""
-    manifest = raw / "manifest.csv"
-    if not manifest.is_file():
-        return find_studies(raw)
-    rows = sorted(read_csv(manifest), key=lambda row: row["case_id"])
+    """The studies of a raw dataset in a fixed order: by its manifest where it is packed, else as found; their names are
+    plain.
+
+    Raises:
+        AxonError: ``NAME_UNSAFE``, ``DUPLICATE_CASE``, or those of `find_studies`.
+    """
+    studies = _packed_studies(raw) if (raw / "manifest.csv").is_file() else find_studies(raw)
+    named = [
+        replace(
+            study,
+            case_id=plain_name(study.case_id),
+            patient_id=plain_name(study.patient_id),
+            collection=plain_name(study.collection),
+        )
+        for study in studies
+    ]
+    for name, count in Counter(study.case_id for study in named).items():
+        require(count == 1, "DUPLICATE_CASE", f"{count} studies would be called {name}", "give each a name of its own")
+    return named
+
+
+def _packed_studies(raw: Path) -> list[Study]:
+    rows = sorted(read_rows(raw / "manifest.csv"), key=lambda row: row["case_id"])
     films = packed_films(raw)
     return [
         Study(

@@ -10,10 +10,35 @@ from typing import Any
 
 import numpy as np
 
-from axon.files import sha256_file
+from axon.files import read_csv, sha256_file
 from axon.geometry.volume import Volume, lps_to_ras
+from axon.names import checked_name
 
 COLUMNS = ("case_id", "patient_id", "collection", "file", "spacing_mm", "shape", "licence", "source", "sha256")
+
+
+def read_rows(table: Path) -> list[dict[str, str]]:
+    """The rows of a packed dataset's ``manifest.csv`` or ``films.csv``, their names checked; for one that
+    `axon.data.verify.check_dataset` found whole.
+
+    Raises:
+        AxonError: ``NAME_UNSAFE``.
+    """
+    rows = read_csv(table)
+    for row in rows:
+        check_names(row)
+    return rows
+
+
+def check_names(row: dict[str, Any]) -> None:
+    """See that every name in a row of a dataset's table can be one part of a path. Raises AxonError
+    ``NAME_UNSAFE``.
+    """
+    for key in ("case_id", "patient_id", "collection"):
+        if row.get(key):
+            checked_name(str(row[key]), key)
+    for part in str(row.get("file") or "-").split("/"):
+        checked_name(part, "file")
 
 
 def write_nifti(path: Path, volume: Volume) -> None:

@@ -17,6 +17,7 @@ from axon.data.dataset_card import card
 from axon.data.splits import _one_set_each, sets_of
 from axon.errors import AxonError
 from axon.files import read_csv, sha256_file, whole_folder, write_json
+from axon.names import checked_name, plain_name
 
 COLUMNS = {
     "case_id": "string",
@@ -55,7 +56,7 @@ def assemble(shard_folders: list[Path], raw: Path, config: Config, out: Path) ->
     rows, rejected, films_rejected = _merge_reports(shard_folders)
     _check_rejected(len(rows), rejected, config)
     sets = sets_of(raw / "splits.json", rows, config)
-    known = {row["case_id"]: row for row in read_csv(raw / "manifest.csv")} if (raw / "manifest.csv").is_file() else {}
+    known = {plain_name(row["case_id"]): row for row in read_csv(raw / "manifest.csv")} if (raw / "manifest.csv").is_file() else {}
     for row in rows:
         row["set"] = sets[row["patient_id"]]
         row |= {name: known.get(row["case_id"], {}).get(name, "") for name in ("licence", "source")}
@@ -171,8 +172,8 @@ def read_manifest(folder: Path) -> list[dict[str, Any]]:
 
 
 def case_file(row: dict[str, Any]) -> str:
-    """Where a row's case lies, relative to the dataset."""
-    return f"cases/{row['case_id']}.safetensors"
+    """Where a row's case lies, relative to the dataset. Raises AxonError ``NAME_UNSAFE``."""
+    return f"cases/{checked_name(row['case_id'], 'case_id')}.safetensors"
 
 
 def _geometry(path: Path) -> dict[str, str]:

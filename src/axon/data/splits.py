@@ -13,6 +13,7 @@ from typing import Any
 
 from axon.config import Config
 from axon.errors import AxonError
+from axon.names import plain_name
 
 NO_TEST = ("train", "val")
 """The sets that are not held out for testing; every other set is a test set."""
@@ -81,7 +82,8 @@ def _sets_of_file(path: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
     fix = 'write {"patients": {"<patient id>": "<set>"}, "version": 1}'
     try:
         pairs = dict(json.loads(path.read_text(), object_pairs_hook=list))["patients"]
-        listed = [(str(patient), str(name)) for patient, name in pairs]
+        # Studies go by their plain names; two keys of one patient show below.
+        listed = [(plain_name(str(patient)), str(name)) for patient, name in pairs]
     except (ValueError, KeyError, TypeError) as error:
         raise AxonError("SPLITS_FORMAT", f"{path.name} is not a split of patients", fix) from error
     patient_of = {row["case_id"]: row["patient_id"] for row in rows}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import logging
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ import torch
 
 from axon.config import Config
 from axon.data.cases import Case
+from axon.data.listing import LIST, read_listing
 from axon.data.packed import read_rows
 from axon.data.packed_films import choose_films, packed_films
 from axon.data.qa import write_picture
@@ -40,14 +42,24 @@ start than fit.
 """
 
 
-def list_studies(raw: Path) -> list[Study]:
-    """The studies of a raw dataset in a fixed order: by its manifest where it is packed, else as found; their names are
-    plain.
+def list_studies(raw: Path, patients: Path | None = None, public_ids: bool = False) -> list[Study]:
+    """The studies of a raw dataset in a fixed order: by its manifest where it is packed, by its list where it was
+    fetched, else as found; their names are plain.
+
+    Args:
+        raw: Dataset, or any folder.
+        patients: Table of patients for a folder; see `find_studies`.
+        public_ids: Keep the table's names of patients.
 
     Raises:
         AxonError: ``NAME_UNSAFE``, ``DUPLICATE_CASE``, or those of `find_studies`.
     """
-    studies = _packed_studies(raw) if (raw / "manifest.csv").is_file() else find_studies(raw)
+    if (raw / "manifest.csv").is_file():
+        studies = _packed_studies(raw)
+    elif (raw / LIST).is_file() and (raw / "source.json").is_file():
+        studies = read_listing(raw)
+    else:
+        studies = find_studies(raw, patients, public_ids)
     named = [
         replace(
             study,
@@ -116,7 +128,9 @@ def _ingest_one(study: Study, config: Config, folder: Path) -> dict[str, list[di
         "patient_id": case.patient_id,
         "collection": case.collection,
         "coverage": case.coverage,
+        "content": hashlib.sha256(case.hu_DHW.tobytes()).hexdigest(),
     }
+    row |= {name: told for name in ("split", "licence", "source") if (told := getattr(study, name))}
     return {"accepted": [{**row, "films": films}], "films_rejected": [_rejection(study, error) for error in left_out]}
 
 

@@ -5,14 +5,19 @@ Layout: ``manifest.csv`` (one row per case), ``splits.json``, ``cases/<case_id>.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from axon.errors import require
 from axon.files import read_csv, sha256_file
 from axon.geometry.volume import Volume, lps_to_ras
 from axon.names import checked_name
+
+NO_FAULT = ("CT_DUPLICATE", "CT_MASK")
+"""Codes of what a folder may well hold beside its CTs: they do not count towards ``data.max_rejected_share``."""
 
 COLUMNS = ("case_id", "patient_id", "collection", "file", "spacing_mm", "shape", "licence", "source", "sha256")
 
@@ -39,6 +44,23 @@ def check_names(row: dict[str, Any]) -> None:
             checked_name(str(row[key]), key)
     for part in str(row.get("file") or "-").split("/"):
         checked_name(part, "file")
+
+
+def refuse_duplicate(volume: Volume, case_id: str, first: dict[str, str]) -> None:
+    """See that these voxels were not there before under another name.
+
+    Args:
+        volume: A CT in canonical orientation.
+        case_id: Its name.
+        first: Case ids by the voxels' digest so far; this one is added.
+
+    Raises:
+        AxonError: ``CT_DUPLICATE``.
+    """
+    digest = hashlib.sha256(f"{volume.hu_DHW.shape}".encode())
+    digest.update(np.ascontiguousarray(volume.hu_DHW).data)
+    other = first.setdefault(digest.hexdigest(), case_id)
+    require(other == case_id, "CT_DUPLICATE", f"the same CT as {other}", "nothing: it is kept once")
 
 
 def write_nifti(path: Path, volume: Volume) -> None:

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from axon.readers.archives import extracted
 from axon.readers.layouts.rule import PassedOver
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 _SYSTEM = ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+@contextlib.contextmanager
+def as_folder(path: Path) -> Iterator[Path]:
+    """A folder as it is; a zip or tar archive as a folder that goes when the block ends.
+
+    Raises:
+        AxonError: Those of `axon.readers.archives.extracted`.
+    """
+    if not path.is_file():
+        yield path
+        return
+    with extracted(path) as folder:
+        yield folder
 
 
 def walk(folder: Path) -> tuple[list[Path], list[PassedOver]]:

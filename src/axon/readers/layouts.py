@@ -100,8 +100,12 @@ def _is_dicom(path: Path) -> bool:
         return False
     if path.suffix.lower() == ".dcm":
         return True
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        # It may be a slice: let reading it say what is wrong.
+        return True
 
 
 def _pseudonym(prefix: str, identity: str, digits: int) -> str:
@@ -109,7 +113,8 @@ def _pseudonym(prefix: str, identity: str, digits: int) -> str:
     key = os.environ.get("AXON_PSEUDONYM_KEY", "")
     if not key:
         _warn_public_key()
-    return prefix + hmac.new((key or _PUBLIC_KEY).encode(), identity.encode(), hashlib.sha256).hexdigest()[:digits]
+    name = identity.encode(errors="surrogatepass")
+    return prefix + hmac.new((key or _PUBLIC_KEY).encode(), name, hashlib.sha256).hexdigest()[:digits]
 
 
 @functools.cache

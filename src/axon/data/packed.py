@@ -32,18 +32,18 @@ def read_rows(table: Path) -> list[dict[str, str]]:
     rows = read_csv(table)
     for row in rows:
         check_names(row)
+        for part in row["file"].split("/"):
+            checked_name(part, "file")
     return rows
 
 
 def check_names(row: dict[str, Any]) -> None:
-    """See that every name in a row of a dataset's table can be one part of a path. Raises AxonError
+    """See that every id in a row of a dataset's table can be one part of a path. Raises AxonError
     ``NAME_UNSAFE``.
     """
     for key in ("case_id", "patient_id", "collection"):
         if row.get(key):
             checked_name(str(row[key]), key)
-    for part in str(row.get("file") or "-").split("/"):
-        checked_name(part, "file")
 
 
 def refuse_duplicate(volume: Volume, case_id: str, first: dict[str, str]) -> None:

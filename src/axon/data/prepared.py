@@ -63,7 +63,8 @@ def assemble(shard_folders: list[Path], raw: Path, config: Config, out: Path) ->
         rejected = sorted([*rejected, *twice], key=lambda row: row["study"])
     _check_rejected(len(rows), rejected, config)
     sets = sets_of(raw / "splits.json", rows, config)
-    known = {plain_name(row["case_id"]): row for row in read_csv(raw / "manifest.csv")} if (raw / "manifest.csv").is_file() else {}
+    manifest = raw / "manifest.csv"
+    known = {plain_name(row["case_id"]): row for row in read_csv(manifest)} if manifest.is_file() else {}
     for row in rows:
         row["set"] = sets[row["patient_id"]]
         row |= {name: known.get(row["case_id"], row).get(name, "") for name in ("licence", "source")}

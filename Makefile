@@ -19,7 +19,7 @@ DATA ?=
 OUT ?= runs/demo
 CONFIG ?= configs/smoke.yaml
 
-.PHONY: help install data demo test test-unit bench-speed lint format compile lock clean fuzz pretrained serve-assets bench-quality reference tour screenshots test-containers images lock-images
+.PHONY: help install data demo test test-fast bench-speed lint format compile lock clean fuzz pretrained serve-assets bench-quality reference tour screenshots test-containers images lock-images
 SECONDS_TO_FUZZ ?= 300
 # Tests run in processes side by side, a thread each.
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 4 ? 4 : n )))
@@ -51,11 +51,11 @@ pretrained: OUT = runs/quality
 pretrained: bench-quality ## run the quality benchmark and put its model into the package: make pretrained DATA=folder-of-CTs
 	$(BIN)/python benchmarks/pretrain.py $(OUT) --command 'make pretrained DATA=FOLDER'
 
-test: install lint ## lint, then all tests
-	$(PYTEST)
+test: install $(if $(ROOM),,lint) ## lint, then all tests; ROOM=geometry for the tests of one room alone
+	$(PYTEST) $(if $(ROOM),tests/$(ROOM))
 
-test-unit: install ## the fast tests only
-	$(PYTEST) tests/unit
+test-fast: install ## the tests that start no process and no server: about a minute
+	$(PYTEST) -m 'not slow and not containers'
 
 test-containers: install ## the pipeline in its images on a real engine, with real S3 and MLflow servers (starts what is missing; 10 to 20 minutes)
 	$(BIN)/python -m pytest -q --durations=0 -m containers tests/containers

@@ -31,27 +31,13 @@ from pathlib import Path
 from typing import Literal
 
 from axon import DISCLAIMER
+from axon.baselines.methods import BASELINES
 from axon.config import Config
 from axon.errors import AxonError, one_line_errors
-from axon.evaluation.results import BASELINES, FINAL, METHODS, PRIMARY_METRICS, CaseResult, Evaluation
+from axon.evaluation.results import FINAL, METHODS, PRIMARY_METRICS, CaseResult, Evaluation
 from axon.files import write_json, write_whole
+from axon.metrics.catalogue import Metric, shown_in
 from axon.metrics.statistics import Summary, paired_difference
-
-COLUMNS = {
-    "axon/psnr": ("axon PSNR", 2),
-    "axon/ssim": ("axon SSIM", 3),
-    "axon/mae_hu": ("axon MAE [HU]", 1),
-    "axon/psnr_body": ("axon PSNR body", 2),
-    "x2ct/psnr": ("x2ct PSNR", 2),
-    "x2ct/ssim": ("x2ct SSIM", 3),
-    "x2ct/psnr_volume": ("x2ct PSNR volume", 2),
-    "x2ct/psnr_volume_2500": ("x2ct PSNR volume, peak 2500", 2),
-    "perx2ct/psnr": ("perx2ct PSNR", 2),
-    "perx2ct/ssim": ("perx2ct SSIM", 3),
-    "reprojection/mae": ("re-projection MAE", 4),
-    "calibration/within_2_std": ("truth within 2 std", 3),
-}
-"""Columns of the tables: the metric, its title and its digits."""
 
 PAPER = {"axon/psnr": 11.9, "axon/ssim": 11.0}
 """Per cent by which the paper says that AXON exceeds the best baseline."""
@@ -266,15 +252,15 @@ def page_head(title: str) -> str:
 def _methods(evaluation: Evaluation, set_name: str, view: str) -> str:
     """Means: a row a method, a column a metric."""
 
-    def cell(method: str, metric: str, digits: int) -> str:
-        summary = evaluation.summary(set_name, view, method, metric)
-        return "-" if summary is None else f"{summary.mean:.{digits}f}"
+    def cell(method: str, of: Metric) -> str:
+        summary = evaluation.summary(set_name, view, method, of.key)
+        return "-" if summary is None else of.text(summary.mean)
 
     rows = [
-        [METHODS[method], *(cell(method, metric, digits) for metric, (_, digits) in COLUMNS.items())]
+        [METHODS[method], *(cell(method, each) for each in shown_in("benchmark"))]
         for method in evaluation.methods(set_name, view)
     ]
-    return markdown(["method", *(title for title, _ in COLUMNS.values())], rows)
+    return markdown(["method", *(f"{each.protocol} {each.title}" for each in shown_in("benchmark"))], rows)
 
 
 def _improvements(evaluation: Evaluation) -> str:

@@ -39,7 +39,7 @@ from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 from axon.training.loop import Stage, fit
 from axon.training.samples import Sampler
 from axon.training.stages import BridgeStage, Draw, RefinerDraw, RefinerStage, bridge_terms
-from axon.training.train import sample_coarse
+from axon.training.train import sample_coarse, samples_of
 from benchmarks.quality import Run, markdown, page_head, run_of, run_parser
 
 
@@ -86,9 +86,7 @@ def compare(run: Run) -> str:
     refiner = run.trained("refiner", bridge=bridge, coarse=coarse)
     estimator, unet, scheduler = load_bridge(bridge, torch.device("cpu"))
     data = PreparedDataset(dataset)
-    train, val = (
-        Sampler(data.load(name), config, torch.device("cpu"), augment=name == "train") for name in ("train", "val")
-    )
+    source = samples_of(config, data, torch.device("cpu"))
 
     def trained(name: str, stage: Callable[[], Stage]) -> Path:
         def make(out: Path) -> None:
@@ -102,23 +100,10 @@ def compare(run: Run) -> str:
         return run.done(name, make)
 
     def prior_stage() -> Stage:
-        module, size = FilmBlindUNet.of(config.model), config.training.bridge.batch_size
-        return BridgeStage(config, train, val, size, scheduler=scheduler, estimator=estimator, module=module)
+        return BridgeStage(source, FilmBlindUNet.of(config.model), estimator, scheduler)
 
     def control_stage(base: BridgeUNet) -> Stage:
-        size = config.training.refiner.batch_size
-        module = RefinerControlNet.of(base)
-        return FromCoarse(
-            config,
-            train,
-            val,
-            size,
-            scheduler=scheduler,
-            estimator=estimator,
-            unet=base,
-            module=module,
-            coarse_of=coarse_of,
-        )
+        return FromCoarse(source, RefinerControlNet.of(base), estimator, scheduler, base, coarse_of)
 
     with safe_open(coarse / "coarse.safetensors", framework="pt") as file:
 

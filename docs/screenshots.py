@@ -17,7 +17,7 @@ from PIL import Image
 from axon.errors import AxonError, one_line_errors
 from tests.browser.conftest import DESK, PHONE, chromium, resize, screenshot
 from tests.browser.test_serve_page import give, loaded, press
-from tests.unit.small_model import write_films
+from tests.support.small_model import write_films
 
 FOLDER = Path(__file__).with_name("screenshots")
 PHANTOM = 1000

@@ -24,7 +24,7 @@ def bridge_stage(setting: Setting) -> Any:
     from axon.models.unet import BridgeUNet
     from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
     from axon.training.samples import Sampler
-    from axon.training.stages import BridgeStage
+    from axon.training.stages import BridgeStage, Source
 
     config = config_of(setting)
     grid, cases = config.grid, []
@@ -48,11 +48,10 @@ def bridge_stage(setting: Setting) -> Any:
 
     torch.manual_seed(0)
     train, val = Sampler(cases, config, device(), augment=True), Sampler([], config, device(), augment=False)
-    return Timed(
-        config, train, val, config.training.bridge.batch_size,
-        scheduler=BrownianBridgeScheduler(config.bridge.train_timesteps, max_var=config.bridge.max_var),
-        estimator=FilmEstimator.of(config).to(device()), module=BridgeUNet.of(config.model).to(device()),
-    )  # fmt: skip
+    source = Source(config, train, val)
+    estimator = FilmEstimator.of(config).to(device())
+    scheduler = BrownianBridgeScheduler(config.bridge.train_timesteps, max_var=config.bridge.max_var)
+    return Timed(source, BridgeUNet.of(config.model).to(device()), estimator, scheduler)
 
 
 def step_axon(setting: Setting) -> Result:

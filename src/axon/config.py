@@ -28,11 +28,23 @@ class GridConfig:
         coarse_size: Voxels per side of the bridge's and the refiner's grid.
         upscale: Super-resolution factor; the fine grid has ``coarse_size * upscale`` voxels per side.
         extent_mm: Side of the cube in millimetres.
+        output_size: Voxels per side of the result, a multiple of the fine grid's; 0 for the fine grid itself. What is
+            finer than the networks' grid comes from the references.
     """
 
     coarse_size: int = 32
     upscale: int = 2
     extent_mm: float = 360.0
+    output_size: int = 0
+
+    @property
+    def result_size(self) -> int:
+        """Voxels per side of the result."""
+        return self.output_size or self.fine_size
+
+    @property
+    def result_spacing_mm(self) -> float:
+        return self.extent_mm / self.result_size
 
     @property
     def fine_size(self) -> int:

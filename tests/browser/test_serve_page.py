@@ -28,7 +28,7 @@ from axon.data.phantoms import make_phantom
 from axon.geometry.volume import resample_to_cube
 from tests.browser.conftest import PHONE, fits, keep, pixels, resize
 from tests.conftest import REAL_DATA_UNSET
-from tests.unit.small_model import small_pipeline, write_films
+from tests.support.small_model import small_pipeline, write_films
 
 CONFIG = "grid: {coarse_size: 16, upscale: 2, extent_mm: 320.0}\nxray: {detector_px: 64, pixel_pitch_mm: 6.25}"
 

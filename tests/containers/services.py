@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.containers.engine import wait_for
-from tests.servers import s3_server
+from tests.support.servers import s3_server
 
 BUCKET = "mlflow"
 

@@ -24,7 +24,7 @@ from axon.tracking.client import client, default_tracking_uri
 from axon.tracking.runs import start_parent
 from pipelines.local import ROOT
 from pipelines.resources import USER_ID
-from tests.unit.small_model import write_films
+from tests.support.small_model import write_films
 
 RESTRICTED = ["--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
 

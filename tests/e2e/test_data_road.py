@@ -20,8 +20,8 @@ from axon.data.phantoms import make_phantom
 from axon.data.verify import verify_dataset
 from axon.data.versions import resolve, tree_md5
 from axon.files import read_csv
-from tests.servers import s3_server
-from tests.unit.ct_series import write_series
+from tests.support.ct_series import write_series
+from tests.support.servers import s3_server
 
 ROOT = Path(__file__).parents[2]
 PATIENTS = 5

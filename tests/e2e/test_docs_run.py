@@ -5,7 +5,7 @@ A block that begins with ```sh is run. What may follow the word:
 - ``server=URL``: the block's command does not end; it runs until the end of its page, and the next block once URL
   answers.
 - ``film``: in the README, whose other blocks tests/e2e/test_readme.py runs.
-- ``elsewhere``: needs a cluster, a registry, a download or an editor's hand. tests/unit/test_docs.py sees that it can
+- ``elsewhere``: needs a cluster, a registry, a download or an editor's hand. tests/docs/test_docs.py sees that it can
   be called.
 
 A block ```python NAME is saved as NAME. Every page in RUN has its films, data and models from the pages before it, the
@@ -34,7 +34,7 @@ import pytest
 
 from axon.data.phantoms import make_phantom
 from axon.geometry.volume import lps_to_ras
-from tests.components.test_reconstruct import dicom_film
+from tests.support.films import dicom_film
 
 ROOT = Path(__file__).parents[2]
 RUN = ("tutorial", "compare", "reconstruct", "serve")

@@ -13,9 +13,9 @@ import pydicom
 from mlflow import MlflowClient
 
 from axon.data.phantoms import make_phantom
-from tests.unit.ct_series import write_series
-from tests.unit.films import write_film
-from tests.unit.test_data_ingest import CANARY, plant
+from tests.support.canary import CANARY, plant
+from tests.support.ct_series import write_series
+from tests.support.films import write_film
 
 ROOT = Path(__file__).parents[2]
 PATIENTS = 6

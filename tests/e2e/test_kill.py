@@ -6,12 +6,12 @@ import sys
 import time
 from pathlib import Path
 
-from tests.unit.test_training import TRAIN, assert_same, newest, train
+from tests.support.toy_training import TRAIN, assert_same, newest, train
 
 KILLED = """
 import sys; from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.unit.test_training import Wobble, train
+from tests.support.toy_training import Wobble, train
 train(Path(sys.argv[1]), Wobble(delay=0.05))
 """
 

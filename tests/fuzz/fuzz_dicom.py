@@ -19,7 +19,7 @@ with atheris.instrument_imports(include=["axon", "pydicom"]):
 
 
 from axon.errors import AxonError
-from tests.components.test_mutations import write_bases
+from tests.support.mutations import write_bases
 
 SCRATCH = Path(tempfile.mkdtemp(prefix="axon-fuzz-"))
 BASES = SCRATCH / "bases"

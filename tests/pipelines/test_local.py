@@ -13,7 +13,7 @@ import pytest
 from axon.errors import AxonError
 from pipelines.local import ROOT, Watcher, execute, output_folder
 
-TINY = "tests.pipelines.tiny:tiny"
+TINY = "tests.support.tiny:tiny"
 
 
 def run(tmp_path: Path, mood: str) -> list[str]:
@@ -72,7 +72,7 @@ def test_of_two_failures_the_one_that_says_why_is_told() -> None:
 
 @pytest.mark.parametrize(("answer", "gathered"), [("new", "01"), ("nothing new", None)])
 def test_which_branch_of_a_condition_runs(tmp_path: Path, answer: str, gathered: str | None) -> None:
-    execute("tests.pipelines.tiny:conditional", {"answer": answer, "where": str(tmp_path)}, tmp_path / "root", 5, print)
+    execute("tests.support.tiny:conditional", {"answer": answer, "where": str(tmp_path)}, tmp_path / "root", 5, print)
     found = tmp_path / "gathered"
     assert (found.read_text() if found.exists() else None) == gathered
     assert (tmp_path / "taken").exists() == (gathered is None)
@@ -81,7 +81,7 @@ def test_which_branch_of_a_condition_runs(tmp_path: Path, answer: str, gathered:
 
 def test_a_condition_on_a_named_output_is_silently_false(tmp_path: Path) -> None:
     """Why AXON's condition is on ``Output``; once this fails, the runner has been mended and the name is free."""
-    execute("tests.pipelines.tiny:named", {"answer": "new", "where": str(tmp_path)}, tmp_path / "root", 2, print)
+    execute("tests.support.tiny:named", {"answer": "new", "where": str(tmp_path)}, tmp_path / "root", 2, print)
     assert not (tmp_path / "taken").exists()
 
 

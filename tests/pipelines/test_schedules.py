@@ -22,7 +22,7 @@ from axon.errors import AxonError
 from pipelines.axon_pipeline import COMPILED
 from pipelines.schedules import PREFIX, Schedule, apply, check_cron, describe, load, plan
 from pipelines.submit import Cluster, Package, config_parameter, parse_settings, status, status_lines, submit
-from tests.pipelines.kfp_server import Server, serving, strictly
+from tests.support.kfp_server import Server, serving, strictly
 
 DIGEST = "a" * 64
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from axon.baselines.method import Trained
 from axon.models.estimator import FilmEstimator
 from axon.models.unet import CONDITION_CHANNELS, RegressionUNet
 from axon.training.samples import Batch
-from axon.training.stages import BatchStage, Draw
+from axon.training.stages import BatchStage, Draw, Source
 
 ADVERSARIAL, RECONSTRUCTION, PROJECTION = 0.1, 10.0, 10.0
 """The paper's weights (section 3.4)."""
@@ -82,9 +83,9 @@ class GanStage(BatchStage):
 
     name = "gan"
 
-    def __init__(self, *args: object, estimator: FilmEstimator, module: Gan) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
-        self.estimator, self.module = estimator, module
+    def __init__(self, source: Source, module: Gan, estimator: FilmEstimator) -> None:
+        super().__init__(source, module)
+        self.estimator = estimator
 
     def loss(self, module: nn.Module, draw: Draw) -> Tensor:
         assert isinstance(module, Gan)
@@ -100,3 +101,16 @@ class GanStage(BatchStage):
 
     def _seen(self, batch: Batch) -> Tensor:
         return self.estimator.plain(batch.films_BVUV, batch.trust_BV)
+
+
+def _stage(source: Source, estimator: FilmEstimator, device: torch.device) -> GanStage:
+    model = source.config.model
+    return GanStage(source, Gan(RegressionUNet.of(model), PatchCritic(2 * model.channels[0])).to(device), estimator)
+
+
+def _generator(module: nn.Module) -> RegressionUNet:
+    assert isinstance(module, Gan)
+    return module.generator
+
+
+METHOD = Trained("3D U-Net, adversarial", _stage, _generator)

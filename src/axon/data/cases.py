@@ -42,6 +42,7 @@ class Case:
         patient_id: Pseudonym; all cases of a patient fall on one side of a split.
         collection: Source collection, e.g. ``"lidc_idri"`` or ``"phantom"``.
         hu_DHW: HU on the fine cube, int16, shape (S, S, S), axes towards head, back, left.
+        detail_DHW: The same on the grid of the result, where that is finer.
         affine: 4x4, voxel (w, h, d) to LPS millimetres.
         frontal_HW: PA line integrals of the attenuation, float32, dimensionless; row 0 is the head, column 0 the right.
         lateral_HW: The left lateral likewise; column 0 is the front.
@@ -60,6 +61,12 @@ class Case:
     coverage: float
     film_frontal: Film | None = None
     film_lateral: Film | None = None
+    detail_DHW: np.ndarray | None = None
+
+    @property
+    def truth_DHW(self) -> np.ndarray:
+        """HU on the grid of the result, int16."""
+        return self.hu_DHW if self.detail_DHW is None else self.detail_DHW
 
     def save(self, folder: Path) -> Path:
         """Write ``folder/<case_id>.safetensors``; it appears whole or not at all."""
@@ -70,6 +77,8 @@ class Case:
             "frontal": self.frontal_HW.astype(np.float32),
             "lateral": self.lateral_HW.astype(np.float32),
         }
+        if self.detail_DHW is not None:
+            tensors["detail"] = self.detail_DHW.astype(np.int16)
         facts: dict[str, Any] = {key: getattr(self, key) for key in ("case_id", "patient_id", "collection", "coverage")}
         for name in _FILMS:
             if film := getattr(self, name):
@@ -85,6 +94,7 @@ class Case:
         try:
             with safe_open(path, framework="numpy") as file:
                 tensors = {name: file.get_tensor(name) for name in ("hu", "affine", "frontal", "lateral")}
+                detail_DHW = file.get_tensor("detail") if "detail" in file.keys() else None  # noqa: SIM118  (no dict)
                 facts = json.loads((file.metadata() or {})["axon"])
                 for name in set(_FILMS) & set(facts):
                     spacing = facts[name]["pixel_spacing_mm"]
@@ -97,6 +107,7 @@ class Case:
             ) from error
         return cls(
             hu_DHW=tensors["hu"],
+            detail_DHW=detail_DHW,
             affine=tensors["affine"],
             frontal_HW=tensors["frontal"],
             lateral_HW=tensors["lateral"],

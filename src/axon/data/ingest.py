@@ -186,9 +186,22 @@ def prepare(study: Study, config: Config) -> tuple[Case, list[AxonError]]:
     with torch.no_grad():
         films = render_both(torch.from_numpy(sharp.hu_DHW)[None, None], config.grid.extent_mm, config.xray)[0].numpy()
     hu_DHW = np.rint(fine.hu_DHW).astype(np.int16)
+    detail_DHW = None
+    if config.grid.result_size > config.grid.fine_size:
+        detail = resample_to_cube(volume, center_mm, config.grid.result_size, config.grid.extent_mm)
+        detail_DHW = np.rint(detail.hu_DHW).astype(np.int16)
     real, left_out = choose_films(study.films)
     case = Case(
-        study.case_id, study.patient_id, study.collection, hu_DHW, fine.affine, films[0], films[1], coverage, **real
+        case_id=study.case_id,
+        patient_id=study.patient_id,
+        collection=study.collection,
+        hu_DHW=hu_DHW,
+        detail_DHW=detail_DHW,
+        affine=fine.affine,
+        frontal_HW=films[0],
+        lateral_HW=films[1],
+        coverage=coverage,
+        **real,
     )
     return case, left_out
 

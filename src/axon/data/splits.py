@@ -16,7 +16,7 @@ from typing import Any
 from axon.config import Config
 from axon.errors import AxonError
 from axon.names import plain_name
-from axon.readers.layouts.pseudonyms import patient_pseudonym
+from axon.readers.pseudonyms import patient_pseudonym
 
 NO_TEST = ("train", "val")
 """The sets that are not held out for testing; every other set is a test set."""

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from axon.baselines.methods import TRAINED
 from axon.compute.devices import choose_device
 from axon.config import Config
 from axon.data.cases import Case
@@ -76,7 +77,7 @@ def evaluate(
     device = choose_device()
     pipeline = AxonPipeline.assemble(config, bridge, refiner, superres).to(device)
     calibrate(pipeline, data.load("val"), config)
-    trained = {name: load_network(RegressionUNet, baselines / name).to(device) for name in ("regression", "gan")}
+    trained = {name: load_network(RegressionUNet, baselines / name).to(device) for name in TRAINED}
 
     rows: list[CaseResult] = []
     strips: dict[str, bytes] = {}

@@ -25,27 +25,15 @@ from axon.evaluation.results import (
     Evaluation,
     Picture,
     cases_csv,
-    direction,
     refuse_not_finite,
     showcase,
 )
 from axon.files import write_whole
+from axon.metrics.catalogue import Metric, metric, shown_in
 from axon.metrics.protocols import PROTOCOL_VERSION, PROTOCOLS
 from axon.metrics.statistics import Summary
 from axon.pictures import film_pictures
 
-PRIMARY_COLUMNS = ("axon/psnr", "axon/ssim", "axon/mae_hu", "axon/psnr_body")
-METRIC_LABELS = {
-    "psnr": "PSNR [dB]",
-    "psnr_body": "PSNR, body [dB]",
-    "psnr_volume": "PSNR, volume [dB]",
-    "psnr_volume_2500": "PSNR, volume, peak 2500 [dB]",
-    "psnr_d": "PSNR, axial [dB]",
-    "psnr_h": "PSNR, coronal [dB]",
-    "psnr_w": "PSNR, sagittal [dB]",
-    "ssim": "SSIM",
-    "mae_hu": "MAE [HU]",
-}
 MAX_PAGE_BYTES = 15_000_000
 ONE_CASE = "one case"
 """In place of an interval, which one case cannot have."""
@@ -104,10 +92,11 @@ def write_page(path: Path, template: str, context: dict[str, Any]) -> None:
 
 def _context(evaluation: Evaluation) -> dict[str, Any]:
     groups = evaluation.groups()
+    columns = [each.key for each in shown_in("report")]
     others: dict[str, list[str]] = {}
-    for metric in evaluation.metric_names():
-        if metric not in PRIMARY_COLUMNS:
-            others.setdefault(metric.split("/")[0], []).append(metric)
+    for key in evaluation.metric_names():
+        if key not in columns:
+            others.setdefault(metric(key).protocol, []).append(key)
     return {
         "disclaimer": DISCLAIMER,
         "facts": {**evaluation.facts, "protocol_version": PROTOCOL_VERSION, "seed": str(evaluation.seed)},
@@ -115,7 +104,7 @@ def _context(evaluation: Evaluation) -> dict[str, Any]:
         "bootstrap": evaluation.bootstrap,
         "stamp": _stamp(evaluation.facts),
         "headlines": [card for group in groups if (card := _headline(evaluation, *group))],
-        "tables": [_metric_table(evaluation, *group, list(PRIMARY_COLUMNS)) for group in groups],
+        "tables": [_metric_table(evaluation, *group, columns) for group in groups],
         "other_tables": [_metric_table(evaluation, *group, metrics) for metrics in others.values() for group in groups],
         "improvements": [row for group in groups for row in _improvement_rows(evaluation, *group)],
         "case_tables": [_case_table(evaluation, *group) for group in groups],
@@ -142,15 +131,15 @@ def _headline(evaluation: Evaluation, set_name: str, view: str) -> dict[str, Any
     if method is None:
         return None
     figures = []
-    for metric, unit in zip(PRIMARY_METRICS, (" dB", ""), strict=True):
-        summary = evaluation.summary(set_name, view, method, metric)
-        gain = evaluation.improvement(set_name, view, method, metric)
+    for key in PRIMARY_METRICS:
+        summary = evaluation.summary(set_name, view, method, key)
+        gain = evaluation.improvement(set_name, view, method, key)
         if summary:
             figures.append(
                 {
-                    "label": metric_label(metric).removesuffix(" [dB]"),
-                    "value": metric_text(metric, summary.mean) + unit,
-                    "interval": _interval(metric, summary),
+                    "label": metric(key).label,
+                    "value": f"{metric(key).text(summary.mean)} {metric(key).unit}".rstrip(),
+                    "interval": _interval(key, summary),
                     "gain": gain and f"{_signed(gain.mean)} %",
                     "gain_interval": gain and _signed_interval(gain),
                 }
@@ -158,14 +147,14 @@ def _headline(evaluation: Evaluation, set_name: str, view: str) -> dict[str, Any
     return {"set": set_name, "view": VIEW_LABELS[view], "method": METHODS[method], "figures": figures}
 
 
-def _metric_table(evaluation: Evaluation, set_name: str, view: str, metrics: list[str]) -> dict[str, Any]:
+def _metric_table(evaluation: Evaluation, set_name: str, view: str, keys: list[str]) -> dict[str, Any]:
     """Rows are methods, columns metrics; the best mean of a column is marked."""
     methods = evaluation.methods(set_name, view)
     columns: list[dict[str, Any]] = []
-    for metric in metrics:
-        cells = {method: evaluation.summary(set_name, view, method, metric) for method in methods}
+    for key in keys:
+        cells = {method: evaluation.summary(set_name, view, method, key) for method in methods}
         columns.append(
-            {"protocol": metric.split("/")[0], "label": metric_label(metric), "cells": _cells(metric, cells)}
+            {"protocol": metric(key).protocol, "label": metric(key).title, "cells": _cells(metric(key), cells)}
         )
     cases = len({row.case_id for row in evaluation.rows if (row.set_name, row.view) == (set_name, view)})
     rows = [
@@ -179,21 +168,21 @@ def _metric_table(evaluation: Evaluation, set_name: str, view: str, metrics: lis
     return {"set": set_name, "view": VIEW_LABELS[view], "cases": cases, "columns": columns, "rows": rows}
 
 
-def _cells(metric: str, summaries: dict[str, Summary | None]) -> dict[str, dict[str, Any] | None]:
+def _cells(of: Metric, summaries: dict[str, Summary | None]) -> dict[str, dict[str, Any] | None]:
     """Text of each method's cell, and its interval as percentages of the column's whole range."""
     present = [summary for summary in summaries.values() if summary]
     if not present:
         return dict.fromkeys(summaries)
     left, right = min(summary.low for summary in present), max(summary.high for summary in present)
     span = (right - left) or 1.0
-    best = max(direction(metric) * summary.mean for summary in present)
+    scores = [score for summary in present if (score := of.score(summary.mean)) is not None]
     return {
         method: None
         if summary is None
         else {
-            "mean": metric_text(metric, summary.mean),
-            "interval": _interval(metric, summary),
-            "best": direction(metric) != 0 and direction(metric) * summary.mean == best,
+            "mean": of.text(summary.mean),
+            "interval": _interval(of.key, summary),
+            "best": bool(scores) and of.score(summary.mean) == max(scores),
             "from": f"{100 * (summary.low - left) / span:.1f}",
             "width": f"{100 * (summary.high - summary.low) / span:.1f}",
             "dot": f"{100 * (summary.mean - left) / span:.1f}",
@@ -206,9 +195,9 @@ def _improvement_rows(evaluation: Evaluation, set_name: str, view: str) -> list[
     rows = []
     for method in FINAL:
         cells = []
-        for metric in PRIMARY_METRICS:
-            summary = evaluation.improvement(set_name, view, method, metric)
-            baseline = evaluation.best_baseline(set_name, view, metric)
+        for key in PRIMARY_METRICS:
+            summary = evaluation.improvement(set_name, view, method, key)
+            baseline = evaluation.best_baseline(set_name, view, key)
             if summary and baseline:
                 cells.append(
                     {
@@ -226,17 +215,13 @@ def _case_table(evaluation: Evaluation, set_name: str, view: str) -> dict[str, A
     """PSNR and SSIM of protocol axon, a row a case, a column a method."""
     methods = evaluation.methods(set_name, view)
     by_metric = {
-        metric: {method: evaluation.values(set_name, view, method, metric) for method in methods}
-        for metric in PRIMARY_METRICS
+        key: {method: evaluation.values(set_name, view, method, key) for method in methods} for key in PRIMARY_METRICS
     }
     cases = sorted({row.case_id for row in evaluation.rows if (row.set_name, row.view) == (set_name, view)})
     rows = [
         (
             case,
-            [
-                [_optional(metric, by_metric[metric][method].get(case)) for metric in PRIMARY_METRICS]
-                for method in methods
-            ],
+            [[_optional(key, by_metric[key][method].get(case)) for key in PRIMARY_METRICS] for method in methods],
         )
         for case in cases
     ]
@@ -259,8 +244,8 @@ def _ranked(evaluation: Evaluation) -> list[dict[str, Any]]:
 def _picture(evaluation: Evaluation, picture: Picture, title: str) -> dict[str, Any]:
     view = "bi" if len(picture.films) == 2 else "mono"
     ours = {
-        metric: evaluation.values(picture.set_name, view, "axon", metric).get(picture.case_id)
-        for metric in PRIMARY_COLUMNS
+        each.key: evaluation.values(picture.set_name, view, "axon", each.key).get(picture.case_id)
+        for each in shown_in("report")
     }
     return {
         "title": title,
@@ -268,7 +253,7 @@ def _picture(evaluation: Evaluation, picture: Picture, title: str) -> dict[str, 
         "set": picture.set_name,
         "view": VIEW_LABELS[view],
         "spacing": f"{picture.spacing_mm:.2f}",
-        "values": [_with_unit(metric, value) for metric, value in ours.items() if value is not None],
+        "values": [_with_unit(key, value) for key, value in ours.items() if value is not None],
         "windows": [_window(picture, name, *window) for name, window in show.WINDOWS.items()],
         "frames": _frames(picture),
         "projection": _projection(picture),
@@ -353,30 +338,17 @@ def _stages(picture: Picture) -> list[tuple[str, dict[str, str]]]:
     ]
 
 
-def metric_label(metric: str) -> str:
-    """A metric's name with its unit."""
-    name = metric.split("/")[-1]
-    return METRIC_LABELS.get(name, name.replace("_", " "))
-
-
-def metric_text(metric: str, value: float) -> str:
-    """A metric's value with as many digits as mean something."""
-    name = metric.split("/")[-1]
-    return f"{value:.{1 if name.endswith('hu') else 2 if name.startswith('psnr') else 3}f}"
-
-
-def _with_unit(metric: str, value: float) -> str:
+def _with_unit(key: str, value: float) -> str:
     """``"PSNR 24.10 dB"``."""
-    name, _, unit = metric_label(metric).partition(" [")
-    return f"{name} {metric_text(metric, value)} {unit.rstrip(']')}".rstrip()
+    return f"{metric(key).label} {metric(key).text(value)} {metric(key).unit}".rstrip()
 
 
-def _optional(metric: str, value: float | None) -> str:
-    return "–" if value is None else metric_text(metric, value)
+def _optional(key: str, value: float | None) -> str:
+    return "–" if value is None else metric(key).text(value)
 
 
-def _interval(metric: str, summary: Summary) -> str:
-    return f"{metric_text(metric, summary.low)} to {metric_text(metric, summary.high)}" if summary.n > 1 else ONE_CASE
+def _interval(key: str, summary: Summary) -> str:
+    return f"{metric(key).text(summary.low)} to {metric(key).text(summary.high)}" if summary.n > 1 else ONE_CASE
 
 
 def _signed_interval(summary: Summary) -> str:

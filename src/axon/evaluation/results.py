@@ -16,17 +16,12 @@ from typing import Any, Literal
 import numpy as np
 
 from axon import DISCLAIMER
+from axon.baselines.methods import BASELINES
 from axon.errors import AxonError
+from axon.metrics.catalogue import METRICS
 from axon.metrics.protocols import PROTOCOL_VERSION
 from axon.metrics.statistics import Summary, paired_improvement, summarise
 
-BASELINES = {
-    "mean_volume": "Mean training volume",
-    "lift": "Lifted X-rays",
-    "calibrated_lift": "Calibrated lift",
-    "regression": "3D U-Net regression",
-    "gan": "3D U-Net, adversarial",
-}
 STAGES = {
     # Not a baseline: what of AXON's gain is the physics' alone.
     "regression_consistent": "Regression + data consistency",
@@ -139,8 +134,9 @@ class Evaluation:
             for method in self.methods(set_name, view)
             if method in BASELINES
         }
-        scores = {method: direction(metric) * summary.mean for method, summary in means.items() if summary}
-        return max(scores, key=lambda method: scores[method]) if scores else None
+        scores = {method: METRICS[metric].score(summary.mean) for method, summary in means.items() if summary}
+        known = {method: score for method, score in scores.items() if score is not None}
+        return max(known, key=lambda method: known[method]) if known else None
 
     def improvement(self, set_name: str, view: str, method: str, metric: str) -> Summary | None:
         """Per cent by which ``method`` exceeds the best baseline; None where either is missing.
@@ -197,14 +193,6 @@ class Evaluation:
             }
             for method in FINAL
         }
-
-
-def direction(metric: str) -> int:
-    """1 where more is better, -1 where less is, 0 where neither is known."""
-    name = metric.split("/")[-1]
-    if name.startswith(("psnr", "ssim")):
-        return 1
-    return -1 if name.startswith("mae") else 0
 
 
 def showcase(rows: Sequence[CaseResult]) -> dict[tuple[str, str], str]:

@@ -16,6 +16,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from axon.geometry.volume import body_mask
+from axon.metrics.catalogue import METRICS
 from axon.metrics.protocols import Array, checked
 
 PROTOCOL_VERSION = "1"
@@ -23,22 +24,10 @@ PROTOCOL_VERSION = "1"
 
 BONE_HU, LUNG_HU = 200.0, -500.0
 
-METRICS = (
-    ("anatomy/dice_bone", "Bone Dice", "", 3, "more", "distortion"),
-    ("anatomy/dice_bone_place", "Bone Dice at equal volume", "", 3, "more", "distortion"),
-    ("anatomy/dice_lung", "Lung Dice", "", 3, "more", "distortion"),
-    ("anatomy/dice_body", "Body Dice", "", 3, "more", "distortion"),
-    ("anatomy/lung_volume_error_ml", "Lung volume error", "ml", 0, "zero", "distortion"),
-    ("anatomy/lung_volume_error_percent", "Lung volume error", "%", 1, "zero", "distortion"),
-    ("anatomy/surface_lung_mm", "Lung surface distance", "mm", 2, "less", "distortion"),
-    ("anatomy/surface_body_mm", "Body surface distance", "mm", 2, "less", "distortion"),
-)
-"""Of every value that `measure` gives: key, label, unit, digits, which way is better (more, less, zero, neither), axis:
-distortion compares place by place with the patient's own CT, realism asks whether the volume could be a CT."""
-
 
 def measure(volume_DHW: Array, reference_DHW: Array, affine: np.ndarray) -> dict[str, float]:
-    """Every value of `METRICS` that the reference allows, by key; the arguments stay as they are.
+    """Every value of ``anatomy/`` in `axon.metrics.catalogue` that the reference allows, by key; the arguments stay as
+    they are.
 
     Args:
         volume_DHW: HU.
@@ -48,7 +37,7 @@ def measure(volume_DHW: Array, reference_DHW: Array, affine: np.ndarray) -> dict
     Raises:
         AxonError: ``METRIC_SHAPE`` or ``METRIC_NOT_FINITE``.
     """
-    volume, reference = (checked.numpy() for checked in checked(volume_DHW, reference_DHW))
+    volume, reference = (each.numpy() for each in checked(volume_DHW, reference_DHW))
     spacing = spacing_dhw(affine)
     body, body_ref = body_mask(volume), body_mask(reference)
     lung, lung_ref = lung_mask(volume, body), lung_mask(reference, body_ref)
@@ -65,7 +54,7 @@ def measure(volume_DHW: Array, reference_DHW: Array, affine: np.ndarray) -> dict
     if body_ref.any():
         values["anatomy/dice_body"] = dice(body, body_ref)
         values["anatomy/surface_body_mm"] = surface_distance_mm(body, body_ref, spacing)
-    return {key: values[key] for key, *_ in METRICS if key in values}
+    return {key: values[key] for key in METRICS if key in values}
 
 
 def spacing_dhw(affine: np.ndarray) -> np.ndarray:

@@ -166,7 +166,7 @@ def _ssim(
     values around zero. On CTs it differs from float64 by less than 1e-6.
     """
     shift = float(y.mean())
-    x, y = x.float().sub_(shift), y.float().sub_(shift)
+    x, y = x.float() - shift, y.float() - shift
     # The formula needs the variances only as their sum, so one map holds both squares.
     mean_x, mean_y, squares, xy = _filter(torch.stack([x, y, x * x + y * y, x * y]), kernel.float(), axes)
     samples = len(kernel) ** len(axes)

@@ -22,41 +22,18 @@ from torch.nn import functional as F
 
 from axon.geometry.volume import body_mask
 from axon.metrics.anatomy import spacing_dhw
+from axon.metrics.catalogue import BANDS, LEVELS, METRICS
 from axon.metrics.protocols import Array, checked
 
 PROTOCOL_VERSION = "1"
 """Changes whenever a measure's value changes by more than rounding; results of different versions are not compared."""
 
 HU_WINDOW = (-1024.0, 1476.0)
-BANDS = {
-    "90_45": (90.0, 45.0),
-    "45_22": (45.0, 22.0),
-    "22_11": (22.0, 11.0),
-    "11_5.6": (11.0, 5.6),
-    "5.6_2.8": (5.6, 2.8),
-    "2.8_1.4": (2.8, 1.4),
-}
-"""Radial bands by name: longest and shortest wavelength in mm."""
 NO_POWER_DB = -100.0
-LEVELS, PATCH, PROJECTIONS, QUANTILES, SEED = 3, 9, 128, 1024, 0
+PATCH, PROJECTIONS, QUANTILES, SEED = 9, 128, 1024, 0
 MOST_PATCHES = 8192
 _LATTICE = 2 ** (LEVELS - 1)
 _BINOMIAL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
-
-METRICS = (
-    *(
-        (f"realism/spectrum_{band}_db", f"Power, {a:g} to {b:g} mm", "dB", 1, "zero", "realism")
-        for band, (a, b) in BANDS.items()
-    ),
-    *(
-        (f"realism/coherence_{band}", f"Coherence, {a:g} to {b:g} mm", "", 2, "more", "distortion")
-        for band, (a, b) in BANDS.items()
-    ),
-    ("realism/patch_distance", "Patch distance", "HU", 2, "less", "realism"),
-    *((f"realism/patch_distance_{n}", f"Patch distance, level {n}", "HU", 2, "less", "realism") for n in range(LEVELS)),
-    ("realism/histogram_distance", "Histogram distance", "HU", 1, "less", "realism"),
-)
-"""Of every value that `measure` gives: key, label, unit, digits, better, axis: as in `axon.metrics.anatomy`."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +56,8 @@ class Appearance:
 
 
 def measure(volume_DHW: Array, reference_DHW: Array, affine: np.ndarray) -> dict[str, float]:
-    """Every value of `METRICS` that the grid allows, by key; the arguments stay as they are.
+    """Every value of ``realism/`` in `axon.metrics.catalogue` that the grid allows, by key; the arguments stay as they
+    are.
 
     Args:
         volume_DHW: HU.
@@ -107,7 +85,7 @@ def floor(cts_DHW: Sequence[Array], affine: np.ndarray) -> dict[str, float]:
     """
     described = [describe(checked(ct, cts_DHW[0])[0], affine) for ct in cts_DHW]
     pairs = [compare(one, other) for one, other in itertools.combinations(described, 2)]
-    signed = {key for key, _, _, _, better, _ in METRICS if better == "zero"}
+    signed = {key for key, each in METRICS.items() if each.better == "zero"}
     return {key: sum(abs(pair[key]) if key in signed else pair[key] for pair in pairs) / len(pairs) for key in pairs[0]}
 
 
@@ -138,7 +116,7 @@ def compare(volume: Appearance, reference: Appearance) -> dict[str, float]:
     for band, p, r, s in zip(bands_of(reference.spacing), power, power_ref, shared, strict=True):
         values[f"realism/spectrum_{band}_db"] = _decibel(p, r)
         values[f"realism/coherence_{band}"] = s / math.sqrt(p * r) if p * r > 0 else 0.0
-    return {key: values[key] for key, *_ in METRICS if key in values}
+    return {key: values[key] for key in METRICS if key in values}
 
 
 def bands_of(spacing: Sequence[float]) -> list[str]:

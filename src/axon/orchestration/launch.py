@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from axon import DISCLAIMER
-from axon.baselines.train import train_baselines
+from axon.baselines.train_all import train_baselines
 from axon.compute import distributed
 from axon.compute.devices import require_gpu
 from axon.config import Config

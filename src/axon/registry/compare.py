@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from axon import DISCLAIMER
 from axon.errors import AxonError
-from axon.evaluation.report import ONE_CASE, metric_label, metric_text, write_page
-from axon.evaluation.results import STRIPS, VIEW_LABELS, direction, strip_name
+from axon.evaluation.report import ONE_CASE, write_page
+from axon.evaluation.results import STRIPS, VIEW_LABELS, strip_name
+from axon.metrics.catalogue import metric, shown_in
 from axon.metrics.statistics import Summary, comparable, paired_difference, sign_flip_p
 from axon.registry.gate import EVALUATION, METHOD, METRIC, read_evaluation
 from axon.tracking.client import REGISTRY, client, refuse_missing_store, resolve, tracking_errors
@@ -24,7 +25,6 @@ from axon.tracking.client import REGISTRY, client, refuse_missing_store, resolve
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-TERMINAL = ("axon/psnr", "axon/ssim", "axon/mae_hu", "axon/psnr_body", "reprojection/mae")
 TOO_FEW = "too few cases to tell"
 SHOWN_CASES = 3
 """Most improved cases with a picture, and as many of the most worsened."""
@@ -184,21 +184,18 @@ def table(found: Comparison) -> str:
     lines = [DISCLAIMER]
     lines += [f"{letter}: {_title(side)}" for letter, side in (("A", found.a), ("B", found.b))]
     group = None
+    shown = {each.key for each in shown_in("terminal")}
     for row in found.rows:
-        if row.metric not in TERMINAL:
+        if row.metric not in shown:
             continue
         if group != (group := (row.set_name, row.view)):
             level = f"{found.a.settings['confidence']:.0%}"
             head = f"{row.set_name}, {VIEW_LABELS[row.view]}, {_cases(row.difference.n)}"
-            lines += ["", head, f"  {'metric':22}{'A':>10}{'B':>10}   B - A [{level} paired interval]"]
-        name = (
-            metric_label(row.metric)
-            if row.metric.startswith("axon/")
-            else f"{row.metric.split('/')[0]} {metric_label(row.metric)}"
-        )
-        a, b = (metric_text(row.metric, value) for value in (row.a, row.b))
+            lines += ["", head, f"  {'metric':30}{'A':>10}{'B':>10}   B - A [{level} paired interval]"]
+        name = metric(row.metric).qualified
+        a, b = (metric(row.metric).text(value) for value in (row.a, row.b))
         lines.append(
-            f"  {name:22}{a:>10}{b:>10}   {interval_text(row.metric, row.difference):30} {row.finding}".rstrip()
+            f"  {name:30}{a:>10}{b:>10}   {interval_text(row.metric, row.difference):30} {row.finding}".rstrip()
         )
     lines += [
         "",
@@ -293,9 +290,9 @@ def _context(found: Comparison, pictures: list[dict[str, Any]]) -> dict[str, Any
     for row in found.rows:
         cell = {
             "protocol": row.metric.split("/")[0],
-            "label": metric_label(row.metric),
-            "a": metric_text(row.metric, row.a),
-            "b": metric_text(row.metric, row.b),
+            "label": metric(row.metric).title,
+            "a": metric(row.metric).text(row.a),
+            "b": metric(row.metric).text(row.b),
             "difference": interval_text(row.metric, row.difference),
             "value": row.difference.mean,
             "finding": row.finding,
@@ -311,7 +308,7 @@ def _context(found: Comparison, pictures: list[dict[str, Any]]) -> dict[str, Any
         "facts": {key: _plain(found.a.facts[key]) for key in facts},
         "tables": [{"set": name, "view": VIEW_LABELS[view], "rows": rows} for (name, view), rows in tables.items()],
         "cases": [
-            (key, metric_text(METRIC, a), metric_text(METRIC, b), _signed(METRIC, b - a), b - a)
+            (key, metric(METRIC).text(a), metric(METRIC).text(b), _signed(METRIC, b - a), b - a)
             for key, a, b in found.cases
         ],
         "differences": {key: (_shown(a), _shown(b)) for key, (a, b) in found.differences.items()},
@@ -320,29 +317,31 @@ def _context(found: Comparison, pictures: list[dict[str, Any]]) -> dict[str, Any
 
 
 def _judged(
-    metric: str, a: Mapping[Any, float], b: Mapping[Any, float], bootstrap: int, confidence: float, seed: int
+    key: str, a: Mapping[Any, float], b: Mapping[Any, float], bootstrap: int, confidence: float, seed: int
 ) -> tuple[Summary, float, str]:
     """B minus A, its p-value, and what that says of B."""
     difference = paired_difference(b, a, bootstrap, confidence, seed)
-    p = sign_flip_p([value - a[case] for case, value in b.items()], seed)
+    scores = [(metric(key).score(a[case]), metric(key).score(value)) for case, value in b.items()]
+    gains = [after - before for before, after in scores if before is not None and after is not None]
+    p = sign_flip_p(gains or [value - a[case] for case, value in b.items()], seed)
     # 1 - 0.95 is a little more than 0.05; a p-value of few cases may be exactly that.
     level = 1 - confidence + 1e-9
-    if direction(metric) == 0:
+    if not gains:
         return difference, p, ""
     # Of n cases all may have one sign by chance once in 2^(n - 1): below 6 none can be told from chance at 5 %.
     if 2.0 ** (1 - difference.n) > level:
         return difference, p, TOO_FEW
     if p > level:
         return difference, p, "no difference shown"
-    return difference, p, "better" if direction(metric) * difference.mean > 0 else "worse"
+    return difference, p, "better" if sum(gains) > 0 else "worse"
 
 
 def _mean(values: Mapping[str, float]) -> float:
     return sum(values.values()) / len(values)
 
 
-def _signed(metric: str, value: float) -> str:
-    text = metric_text(metric, value)
+def _signed(key: str, value: float) -> str:
+    text = metric(key).text(value)
     return text.replace("-", "−") if text.startswith("-") else f"+{text}"
 
 

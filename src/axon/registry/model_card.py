@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from axon import DISCLAIMER, __version__
+from axon.metrics.catalogue import shown_in
 
 CARD = "README.md"
 PAPER = "arXiv 2603.26509"
-_COLUMNS = {"axon/psnr": "PSNR [dB]", "axon/ssim": "SSIM", "axon/mae_hu": "MAE [HU]"}
 _VIEWS = {"bi": "frontal and lateral", "mono": "frontal only"}
 
 _FRONT_MATTER = """---
@@ -100,16 +100,19 @@ def _evaluation(metrics: dict[str, Any]) -> str:
     # Here, because it loads PyTorch, which a step that registers would wait for.
     from axon.evaluation.results import METHODS
 
+    columns = shown_in("card")
     lines = []
     for set_name, views in dict(metrics["summary"]).items():
         for view, methods in views.items():
             count = max(metric["n"] for summaries in methods.values() for metric in summaries.values())
             cases = f"{count} cases; mean (bootstrap interval)" if count > 1 else "one case"
             lines.append(f"**{set_name}**, {_VIEWS.get(view, view)}, protocol axon, {cases}\n")
-            lines.append("| method | " + " | ".join(_COLUMNS.values()) + " |")
-            lines.append("|---|" + "---|" * len(_COLUMNS))
+            lines.append("| method | " + " | ".join(each.title for each in columns) + " |")
+            lines.append("|---|" + "---|" * len(columns))
             lines += [
-                f"| {METHODS.get(method, method)} | " + " | ".join(_cell(values.get(key)) for key in _COLUMNS) + " |"
+                f"| {METHODS.get(method, method)} | "
+                + " | ".join(_cell(values.get(each.key)) for each in columns)
+                + " |"
                 for method, values in methods.items()
             ]
             lines.append("")

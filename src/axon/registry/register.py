@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from axon import DISCLAIMER, __version__
 from axon.errors import AxonError
+from axon.metrics.catalogue import shown_in
 from axon.provenance import code_revision
 from axon.registry.gate import CHAMPION, EVALUATION, Decision, champion_of
 from axon.registry.model_card import CARD, card_of
@@ -31,8 +32,6 @@ CHALLENGER = "challenger"
 OUTCOME = "axon.outcome"
 REASON = "axon.reason"
 PREVIOUS = "axon.previous_champion"
-COMPARED = ("axon", "reprojection", "calibration")
-"""Protocols whose means are metrics of the run."""
 STALE_S = 60.0
 """Seconds after which the lock of a promotion counts as left behind; moving an alias takes a few requests."""
 
@@ -303,12 +302,12 @@ def _log_evaluation(run: StageRun, evaluation: Path) -> None:
 def headline(evaluation: Path) -> dict[str, float]:
     """What two runs are compared by: mean over the cases of ``cases.csv``, keyed ``set/view/method/protocol/name``.
 
-    Only AXON's final volumes, by our protocol and the measures beside it: with every baseline and protocol there were
-    hundreds of rows, and MLflow's page of comparison showed the wrong ones first. The report and ``metrics.json`` have
-    them all.
+    Only AXON's final volumes and the metrics that `axon.metrics.catalogue` shows in a run: MLflow's page of comparison
+    would show hundreds of rows, the wrong ones first. The report and ``metrics.json`` have them all.
     """
     from axon.evaluation.results import FINAL
 
+    logged = {each.key for each in shown_in("run")}
     values: dict[str, list[float]] = {}
     with (evaluation / "cases.csv").open(newline="") as file:
         for row in csv.DictReader(file):
@@ -316,6 +315,6 @@ def headline(evaluation: Path) -> dict[str, float]:
             if method not in FINAL:
                 continue
             for metric, value in row.items():
-                if metric.split("/")[0] in COMPARED and value and math.isfinite(float(value)):
+                if metric in logged and value and math.isfinite(float(value)):
                     values.setdefault(f"{set_name}/{view}/{method}/{metric}", []).append(float(value))
     return {key: sum(of_case) / len(of_case) for key, of_case in values.items()}

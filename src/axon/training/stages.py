@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from axon.config import Config
+from axon.config import Config, StageConfig
 from axon.models.estimator import Evidence, FilmEstimator
-from axon.models.superres import SuperResolver
 from axon.models.unet import BridgeUNet, RefinerControlNet, RegressionUNet
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 from axon.training.samples import Batch, Sampler, generator_for
@@ -32,14 +31,32 @@ class Draw:
     noise: list[torch.Generator]
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where a stage's samples come from: the training cases and the held-out ones, by the run's configuration."""
+
+    config: Config
+    train: Sampler
+    val: Sampler
+
+
 class BatchStage:
-    """Draws a step's samples by key and measures the loss; a stage says only how."""
+    """Draws a step's samples by key and measures the loss; a stage says only how.
+
+    Attributes:
+        name: Of the stage: of its checkpoints, its curve and its metrics.
+        budget: Section of ``training`` with its steps and batch size; empty for the one of its name.
+        module: What is trained.
+    """
 
     name: str
+    budget: str = ""
     module: nn.Module
 
-    def __init__(self, config: Config, train: Sampler, val: Sampler, batch_size: int) -> None:
-        self.config, self.train, self.val, self.batch_size = config, train, val, batch_size
+    def __init__(self, source: Source, module: nn.Module) -> None:
+        self.config, self.train, self.val, self.module = source.config, source.train, source.val, module
+        self.training: StageConfig = getattr(source.config.training, self.budget or self.name)
+        self.batch_size = self.training.batch_size
 
     def draw(self, step: int, slots: range) -> Draw:
         """These slots of the batch of ``step``; a slot's sample is the same whichever others are drawn with it."""
@@ -83,9 +100,9 @@ class EstimatorStage(BatchStage):
 
     name = "estimator"
 
-    def __init__(self, *args: object, estimator: FilmEstimator, module: RegressionUNet) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
-        self.estimator, self.module = estimator, module
+    def __init__(self, source: Source, module: RegressionUNet, estimator: FilmEstimator) -> None:
+        super().__init__(source, module)
+        self.estimator = estimator
 
     def loss(self, module: nn.Module, draw: Draw) -> Tensor:
         assert isinstance(module, RegressionUNet)
@@ -100,10 +117,10 @@ class BridgeStage(BatchStage):
     name = "bridge"
 
     def __init__(
-        self, *args: object, scheduler: BrownianBridgeScheduler, estimator: FilmEstimator, module: BridgeUNet
+        self, source: Source, module: BridgeUNet, estimator: FilmEstimator, scheduler: BrownianBridgeScheduler
     ) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
-        self.scheduler, self.module = scheduler, module
+        super().__init__(source, module)
+        self.scheduler = scheduler
         self.estimator = estimator.eval().requires_grad_(False)
 
     def loss(self, module: nn.Module, draw: Draw) -> Tensor:
@@ -140,15 +157,15 @@ class RefinerStage(BatchStage):
 
     def __init__(
         self,
-        *args: object,
-        scheduler: BrownianBridgeScheduler,
-        estimator: FilmEstimator,
-        unet: BridgeUNet,
+        source: Source,
         module: RefinerControlNet,
+        estimator: FilmEstimator,
+        scheduler: BrownianBridgeScheduler,
+        unet: BridgeUNet,
         coarse_of: Callable[[str, list[tuple[int, int]]], Tensor],
     ) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
-        self.scheduler, self.module, self.coarse_of = scheduler, module, coarse_of
+        super().__init__(source, module)
+        self.scheduler, self.coarse_of = scheduler, coarse_of
         self.estimator = estimator.eval().requires_grad_(False)
         self.unet = unet.eval().requires_grad_(False)
 
@@ -184,10 +201,6 @@ class SuperResStage(BatchStage):
     """Stage 3: L1 between the upscaled coarse volume and the fine one, on a random patch of each sample."""
 
     name = "superres"
-
-    def __init__(self, *args: object, module: SuperResolver) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
-        self.module = module
 
     def loss(self, module: nn.Module, draw: Draw) -> Tensor:
         factor, patch = self.config.grid.upscale, min(self.config.model.superres_patch, self.config.grid.coarse_size)

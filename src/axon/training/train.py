@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from axon.compute.devices import choose_device
-from axon.config import Config, StageConfig
+from axon.config import Config
 from axon.data.prepared import PreparedDataset
 from axon.files import whole_folder
 from axon.models.estimator import FilmEstimator
@@ -27,9 +27,17 @@ from axon.models.unet import BridgeUNet, RefinerControlNet
 from axon.provenance import TRAINING, code_digest
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 from axon.training.checkpoints import Curve
-from axon.training.loop import Log, Stage, fit
+from axon.training.loop import Log, fit
 from axon.training.samples import Sampler, generator_for
-from axon.training.stages import BridgeStage, EstimatorStage, RefinerStage, SuperResStage, coarse_key
+from axon.training.stages import (
+    BatchStage,
+    BridgeStage,
+    EstimatorStage,
+    RefinerStage,
+    Source,
+    SuperResStage,
+    coarse_key,
+)
 
 
 def checkpoint_dir(root: str | Path, stage: str, config: Config, dataset: Path) -> Path:
@@ -49,14 +57,12 @@ def train_bridge(
         estimator: A trained one to take instead, for comparisons that begin after it.
     """
     data, device = PreparedDataset(dataset), choose_device()
-    train, val = samplers(config, data, device)
+    source = samples_of(config, data, device)
     curves: dict[str, Curve] = {}
     if estimator is None:
-        start = fit_lift(config, train, device)
+        start = fit_lift(source, device)
         if start.net is not None:
-            before = EstimatorStage(
-                config, train, val, config.training.estimator.batch_size, estimator=start, module=start.net
-            )
+            before = EstimatorStage(source, start.net, start)
             trained, curves["estimator"] = fit_stage(before, config, data, checkpoints, named(log, "estimator"))
             start.net.load_state_dict(trained.state_dict())
     else:
@@ -69,9 +75,7 @@ def train_bridge(
     )
     torch.manual_seed(config.seed)
     module = BridgeUNet.of(config.model).to(device)
-    stage = BridgeStage(
-        config, train, val, config.training.bridge.batch_size, scheduler=scheduler, estimator=start, module=module
-    )
+    stage = BridgeStage(source, module, start, scheduler)
     ema, curves["bridge"] = fit_stage(stage, config, data, checkpoints, log)
     with whole_folder(out) as part:
         save_network(start, part / "estimator")
@@ -86,13 +90,17 @@ def sample_coarse(config: Config, dataset: Path, bridge: Path, out: Path) -> Non
     The refiner must meet in training what it will meet at inference: samples, not ground truth.
     """
     data, device = PreparedDataset(dataset), choose_device()
-    train, val = samplers(config, data, device)
+    source = samples_of(config, data, device)
     estimator, unet, scheduler = load_bridge(bridge, device)
     volumes: dict[str, Tensor] = {}
     size = config.training.refiner.batch_size * 2
     # Every other copy is drawn as one volume is, without noise, the rest as samples are.
     copies = range(config.data.refiner_copies)
-    plans = [("val", val, range(1), True), ("train", train, copies[::2], True), ("train", train, copies[1::2], False)]
+    plans = [
+        ("val", source.val, range(1), True),
+        ("train", source.train, copies[::2], True),
+        ("train", source.train, copies[1::2], False),
+    ]
     for name, sampler, chosen, alone in plans:
         steps, eta = (config.bridge.volume_steps, 0.0) if alone else (config.bridge.sample_steps, None)
         items = [(index, copy) for index in range(len(sampler.cases)) for copy in chosen]
@@ -115,7 +123,7 @@ def train_refiner(
 ) -> None:
     """Train stage 2 on the frozen stage 1; writes ``out/controlnet`` and its curve."""
     data, device = PreparedDataset(dataset), choose_device()
-    train, val = samplers(config, data, device)
+    source = samples_of(config, data, device)
     estimator, unet, scheduler = load_bridge(bridge, device)
     torch.manual_seed(config.seed)
     module = RefinerControlNet.of(unet).to(device)
@@ -124,10 +132,7 @@ def train_refiner(
         def coarse_of(name: str, items: list[tuple[int, int]]) -> Tensor:
             return torch.stack([file.get_tensor(f"{name}/{index}/{copy}") for index, copy in items]).to(device)
 
-        stage = RefinerStage(
-            config, train, val, config.training.refiner.batch_size,
-            scheduler=scheduler, estimator=estimator, unet=unet, module=module, coarse_of=coarse_of,
-        )  # fmt: skip
+        stage = RefinerStage(source, module, estimator, scheduler, unet, coarse_of)
         ema, curve = fit_stage(stage, config, data, checkpoints, log)
     with whole_folder(out) as part:
         save_network(ema, part / "controlnet")
@@ -137,13 +142,13 @@ def train_refiner(
 def train_superres(config: Config, dataset: Path, checkpoints: Path, out: Path, log: Log) -> None:
     """Train stage 3 on CT alone; writes ``out/superres`` and its curve."""
     data, device = PreparedDataset(dataset), choose_device()
-    train, val = samplers(config, data, device)
+    source = samples_of(config, data, device)
     torch.manual_seed(config.seed)
     model = config.model
     module = SuperResolver(
         config.grid.upscale, model.superres_channels, model.superres_blocks, model.superres_patch
     ).to(device)
-    stage = SuperResStage(config, train, val, config.training.superres.batch_size, module=module)
+    stage = SuperResStage(source, module)
     ema, curve = fit_stage(stage, config, data, checkpoints, log)
     with whole_folder(out) as part:
         save_network(ema, part / "superres")
@@ -163,10 +168,10 @@ def write_curves(folder: Path, curves: dict[str, Curve]) -> None:
 
 
 def fit_stage(
-    stage: Stage, config: Config, data: PreparedDataset, checkpoints: Path, log: Log
+    stage: BatchStage, config: Config, data: PreparedDataset, checkpoints: Path, log: Log
 ) -> tuple[nn.Module, Curve]:
     """Train in a folder of checkpoints of the stage's own."""
-    training: StageConfig = getattr(config.training, stage.name)
+    training = stage.training
     parameters = sum(p.numel() for p in stage.module.parameters())
     print(
         f"{stage.name}: {parameters / 1e6:.2f} M parameters, {training.steps} steps of {training.batch_size}",
@@ -180,15 +185,16 @@ def named(log: Log, name: str) -> Log:
     return lambda step, metrics: log(step, {f"{name}/{metric}": value for metric, value in metrics.items()})
 
 
-def fit_lift(config: Config, train: Sampler, device: torch.device) -> FilmEstimator:
+def fit_lift(source: Source, device: torch.device) -> FilmEstimator:
     """An estimator whose calibrated lift is fitted, on augmented training cases with both views, and whose network is
     fresh.
     """
+    config = source.config
     torch.manual_seed(config.seed)
     estimator, size = FilmEstimator.of(config).to(device), 4
     # A regression on films whose grey values mean now this and now that would only be blunter.
     rendered = replace(config, data=replace(config.data, clinical_look=0.0))
-    train = Sampler(train.cases, rendered, device, augment=True)
+    train = Sampler(source.train.cases, rendered, device, augment=True)
 
     def samples() -> Iterator[tuple[Tensor, Tensor]]:
         for step in range(-(-config.data.lift_samples // size)):
@@ -201,9 +207,13 @@ def fit_lift(config: Config, train: Sampler, device: torch.device) -> FilmEstima
     return estimator
 
 
-def samplers(config: Config, data: PreparedDataset, device: torch.device) -> tuple[Sampler, Sampler]:
-    train = Sampler(data.load("train"), config, device, augment=True)
-    return train, Sampler(data.load("val"), config, device, augment=False)
+def samples_of(config: Config, data: PreparedDataset, device: torch.device) -> Source:
+    """Training cases, augmented, and validation cases as they are."""
+    return Source(
+        config,
+        train=Sampler(data.load("train"), config, device, augment=True),
+        val=Sampler(data.load("val"), config, device, augment=False),
+    )
 
 
 def _identity(config: Config, data: PreparedDataset) -> dict[str, Any]:

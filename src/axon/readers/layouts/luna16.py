@@ -7,7 +7,7 @@ import functools
 import re
 from pathlib import Path, PurePath
 
-from axon.readers.layouts.pseudonyms import patient_pseudonym, series_pseudonym
+from axon.readers.pseudonyms import patient_pseudonym, series_pseudonym
 from axon.readers.layouts.rule import Image, Layout, Named, Tree
 
 _UID = re.compile(r"\d+(\.\d+){5,}")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from axon.errors import AxonError, require
-from axon.readers.layouts.pseudonyms import patient_pseudonym
+from axon.readers.pseudonyms import patient_pseudonym
 from axon.readers.layouts.rule import Study
 
 TABLE = "patients.csv"

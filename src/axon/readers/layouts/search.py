@@ -13,7 +13,7 @@ from axon.errors import AxonError
 from axon.readers.detached import data_files
 from axon.readers.layouts.masks import why_mask
 from axon.readers.layouts.patient_table import apply_table
-from axon.readers.layouts.pseudonyms import patient_pseudonym, pseudonym, series_pseudonym
+from axon.readers.pseudonyms import patient_pseudonym, pseudonym, series_pseudonym
 from axon.readers.layouts.rule import Image, Named, PassedOver, Skip, Study, Tree
 from axon.readers.layouts.table import LAYOUTS
 from axon.readers.layouts.walk import walk

@@ -1,0 +1,37 @@
+"""The pipeline's step that trains the baselines: every one of `axon.baselines.methods.TRAINED`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from axon.baselines.methods import TRAINED
+from axon.compute.devices import choose_device
+from axon.config import Config
+from axon.data.prepared import PreparedDataset
+from axon.files import whole_folder
+from axon.training.checkpoints import Curve
+from axon.training.loop import Log
+from axon.training.train import fit_lift, fit_stage, named, samples_of, save_network, write_curves
+
+
+def train_baselines(config: Config, dataset: Path, checkpoints: Path, out: Path, log: Log) -> None:
+    """Train the baselines with stage 1's data; writes ``out/<method>`` and a curve of each."""
+    data, device = PreparedDataset(dataset), choose_device()
+    source = samples_of(config, data, device)
+    estimator = fit_lift(source, device)
+    curves: dict[str, Curve] = {}
+    networks = {}
+    for name, method in TRAINED.items():
+        torch.manual_seed(config.seed)
+        stage = method.stage(source, estimator, device)
+        # The metrics of the regression have always been those of the step itself.
+        trained, curves[name] = fit_stage(
+            stage, config, data, checkpoints, log if name == "regression" else named(log, name)
+        )
+        networks[name] = method.network_of(trained)
+    with whole_folder(out) as part:
+        for name, network in networks.items():
+            save_network(network, part / name)
+        write_curves(part, curves)

@@ -1,0 +1,81 @@
+"""The house: every room says what lives in it, tests mirror it, and a result names the code that it depends on."""
+
+import ast
+import importlib
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import axon
+from axon.provenance import PREPARING, REGISTERED, TRAINING, code_digest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src/axon"
+ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+# They are loaded with the training, and no weight depends on them.
+NO_WEIGHT = ("__init__.py", "data/__init__.py", "data/dataset_card.py", "provenance.py")
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if room != "pretrained"])
+def test_a_room_says_in_a_few_lines_what_lives_there(room: str) -> None:
+    text = importlib.import_module(f"axon.{room}").__doc__
+    assert text is not None and 1 <= len(text.strip().splitlines()) <= 8
+
+
+def test_no_two_modules_have_one_name() -> None:
+    exempt = {"commands", "serve"}  # a verb's file is called like its verb; the page's app is a web framework's word
+    names = [path.stem for path in PACKAGE.rglob("*.py") if path.parent.name not in exempt and path.stem != "__init__"]
+    assert sorted(name for name in set(names) if names.count(name) > 1) == []
+
+
+def test_no_test_imports_another() -> None:
+    found = [
+        f"{path.relative_to(ROOT)} imports {node.module}"
+        for path in (ROOT / "tests").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and re.search(r"(^|\.)test_\w+$", node.module or "")
+    ]
+    assert found == []
+
+
+def test_training_loads_no_other_room_than_those_that_its_checkpoints_name() -> None:
+    code = (
+        "import sys, axon.training.train, axon.baselines.train_all, axon; from pathlib import Path;"
+        "here = Path(axon.__file__).parent;"
+        "print(*sorted(str(Path(m.__file__).relative_to(here)) for n, m in sys.modules.items()"
+        " if n.split('.')[0] == 'axon' and getattr(m, '__file__', None)))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    rooms = tuple(f"{room}/" for room in TRAINING if not room.endswith(".py"))
+    strangers = [file for file in loaded if not file.startswith(rooms) and file not in (*TRAINING, *NO_WEIGHT)]
+    assert strangers == []
+    assert {
+        room for room in TRAINING if not any(file == room or file.startswith(f"{room}/") for file in loaded)
+    } == set()
+
+
+@pytest.mark.parametrize(
+    ("edited", "changed"),
+    [
+        ("serve/app.py", set()),
+        ("orchestration/alert.py", set()),
+        ("metrics/protocols.py", {"registered"}),
+        ("evaluation/evaluate.py", {"registered"}),
+        ("readers/volumes.py", {"prepared", "registered"}),
+        ("models/unet.py", {"trained", "registered"}),
+        ("geometry/projection.py", {"prepared", "trained", "registered"}),
+    ],
+)
+def test_an_edit_changes_the_digests_of_what_depends_on_it_alone(
+    edited: str, changed: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uses = {"trained": TRAINING, "prepared": PREPARING, "registered": REGISTERED}
+    copy = shutil.copytree(PACKAGE, tmp_path / "axon", ignore=shutil.ignore_patterns("axon-small", "static", "*.pyc"))
+    monkeypatch.setattr(axon, "__file__", str(copy / "__init__.py"))
+    before = {use: code_digest(rooms) for use, rooms in uses.items()}
+    (copy / edited).write_text((copy / edited).read_text() + "\n# Another comment.\n")
+    assert {use for use, rooms in uses.items() if code_digest(rooms) != before[use]} == changed

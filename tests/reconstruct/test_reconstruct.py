@@ -1,0 +1,372 @@
+"""`axon reconstruct` as a user calls it: what it writes, and every input that it must refuse."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from PIL import Image
+from pydicom.uid import CTImageStorage
+
+from axon import DISCLAIMER, pretrained
+from axon.cli import main
+from axon.config import Config
+from axon.dicom.ct import read_ct_series
+from axon.dicom.xray import Xray
+from axon.geometry.volume import Volume, cube_affine, lps_to_ras
+from axon.reconstruct import on_detector, read_films, sample, to_detector, write
+from tests.conftest import REAL_DATA_UNSET
+from tests.support.ct_series import write_series
+from tests.support.films import dicom_film
+from tests.support.small_model import small_pipeline, write_films
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "model"
+    small_pipeline(Config.load(Path(__file__).parents[1] / "tiny.yaml")).save_pretrained(folder)
+    pretrained.seal(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_films(tmp_path_factory.mktemp("films"))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def run(*arguments: str | Path) -> int:
+    return main(["reconstruct", *map(str, arguments)])
+
+
+def test_two_films_give_every_file_and_all_agree(model: Path, films: tuple[Path, Path], tmp_path: Path) -> None:
+    assert run(*films, "-o", tmp_path / "out", "--model", model, "--samples", "3", "--seed", "7") == 0
+    out = tmp_path / "out"
+    assert {path.name for path in out.iterdir()} == {
+        "ct.nii.gz",
+        "mean.nii.gz",
+        "std.nii.gz",
+        "dicom",
+        "preview.png",
+        "reconstruction.json",
+    }
+    ct, mean, std = (nib.load(out / f"{name}.nii.gz") for name in ("ct", "mean", "std"))
+    pipeline = pretrained.load(str(model)).pipeline
+    rendered = on_detector(read_films(*films), pipeline)
+    expected = pipeline(rendered["frontal"], rendered["lateral"], num_samples=3, seed=7)
+    # The films are 192 pixels wide: resized with the same filter, by us or by the pipeline.
+    assert np.abs(ct.get_fdata().transpose(2, 1, 0) - expected.volume.hu_DHW).max() <= 0.51
+    assert (
+        expected.mean_DHW is not None and np.abs(mean.get_fdata().transpose(2, 1, 0) - expected.mean_DHW).max() <= 0.51
+    )
+    assert np.abs(std.get_fdata().transpose(2, 1, 0) - expected.std_DHW).max() <= 0.51
+    np.testing.assert_allclose(ct.affine, lps_to_ras(cube_affine(np.zeros(3), 16, 320.0)), atol=1e-5)
+    read = read_ct_series(sorted((out / "dicom").iterdir()))
+    np.testing.assert_array_equal(read.hu_DHW, ct.get_fdata().transpose(2, 1, 0))
+    # Two readers put the NIfTI file and the DICOM series at one place.
+    image = sitk.ReadImage(str(out / "ct.nii.gz"))
+    np.testing.assert_allclose(image.GetOrigin(), read.affine[:3, 3], atol=1e-4)
+    np.testing.assert_allclose(image.GetSpacing(), read.spacing_mm, atol=1e-4)
+    assert Image.open(out / "preview.png").size[0] > 1000
+
+
+def test_the_record_says_what_made_it_and_no_name(
+    model: Path, films: tuple[Path, Path], tmp_path: Path, capsys
+) -> None:
+    named = shutil.copy(films[0], tmp_path / "JANE_DOE_1950.png")
+    assert run(named, "-o", tmp_path / "out", "--model", model, "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record == json.loads((tmp_path / "out" / "reconstruction.json").read_text())
+    assert record["disclaimer"] == DISCLAIMER and record["samples"] == 1 and record["seed"] == 0
+    assert record["model"]["sha256"] == pretrained.verify(model)
+    assert record["inputs"]["frontal"]["sha256"] == hashlib.sha256(films[0].read_bytes()).hexdigest()
+    assert set(record["inputs"]) == set(record["reprojection_mae"]) == {"frontal"}
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file() and b"JANE" in path.read_bytes()]
+
+
+def test_a_repeat_gives_the_same_bytes_and_a_seed_others(model: Path, films: tuple[Path, Path], tmp_path: Path) -> None:
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2"), ("a", "1")):  # an earlier reconstruction may be replaced
+        run(films[0], "-o", tmp_path / name, "--model", model, "--seed", seed, "--samples", "2")
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    assert (tmp_path / "a" / "mean.nii.gz").read_bytes() != (tmp_path / "c" / "mean.nii.gz").read_bytes()
+    one, other = (pydicom.dcmread(tmp_path / name / "dicom" / "0001.dcm") for name in ("a", "c"))
+    # The volume itself is drawn without noise, whatever the seed: the same image has the same UIDs.
+    assert one == other
+
+
+def test_other_pixels_and_another_version_have_other_uids(
+    model: Path, films: tuple[Path, Path], tmp_path: Path, monkeypatch
+) -> None:
+    read, loaded = read_films(films[0], None), pretrained.load(str(model))
+    made = sample(read, loaded.pipeline)
+    write(tmp_path / "a", read, loaded, made, 0)
+    monkeypatch.setattr("axon.reconstruct.__version__", "99")
+    write(tmp_path / "b", read, loaded, made, 0)
+    made.output.volume.hu_DHW[0, 0, 0] += 1
+    write(tmp_path / "c", read, loaded, made, 0)
+    assert len({pydicom.dcmread(tmp_path / name / "dicom" / "0001.dcm").SOPInstanceUID for name in "abc"}) == 3
+
+
+def test_samples_are_drawn_a_few_at_a_time(model: Path, films: tuple[Path, Path], monkeypatch) -> None:
+    """And are the same ones; the page counts the same steps."""
+    pipeline = pretrained.load(str(model)).pipeline
+    frontal = on_detector(read_films(films[0], None), pipeline)["frontal"]
+    together = pipeline(frontal, num_samples=5, seed=3).samples_KDHW
+    monkeypatch.setattr("axon.inference.BATCH", 2)
+    sizes = []
+    hook = pipeline.unet.register_forward_hook(lambda _, given, made: sizes.append(len(given[0])))
+    np.testing.assert_allclose(pipeline(frontal, num_samples=5, seed=3).samples_KDHW, together, atol=0.5)
+    hook.remove()
+    assert max(sizes) == 2 and len(sizes) == pipeline.steps_for(5)
+
+
+def test_patient_of_a_dicom_film_stays_out_unless_given(model: Path, films: tuple[Path, Path], tmp_path: Path) -> None:
+    film = dicom_film(tmp_path / "film.dcm", np.asarray(Image.open(films[0])))
+    run(film, "-o", tmp_path / "out", "--model", model)
+    everything = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert b"CANARY" not in everything and b"1.2.3.4.5" not in everything
+    run(film, "-o", tmp_path / "asked", "--model", model, "--patient-id", "STUDY-7")
+    ds = [pydicom.dcmread(tmp_path / name / "dicom" / "0001.dcm") for name in ("out", "asked")]
+    assert ds[0].PatientID.startswith("AXON-") and ds[1].PatientID == "STUDY-7"
+    assert ds[0].SOPInstanceUID != ds[1].SOPInstanceUID
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--patient-id", "A\\B"],
+        ["--samples", "0"],
+        ["--samples", "65"],
+        ["--seed", "x"],
+        ["--seed=-1"],
+        ["--seed", "9" * 20],
+        ["--seed", "9" * 5000],
+    ],
+)
+def test_wrong_options_are_a_wrong_call(options: list[str], films: tuple[Path, Path], tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(films[0], "-o", tmp_path / "out", *options)
+    assert ended.value.code == 2 and not (tmp_path / "out").exists()
+    assert "is not" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_is_refused_before_the_work(
+    films: tuple[Path, Path], tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pretrained, "load", lambda *_: pytest.fail("the work has begun"))
+    (tmp_path / "file").touch()
+    for out in (".", "..", "/", "file/out", "file/deeper/out", "/proc/out"):
+        with pytest.raises(SystemExit) as ended:
+            run(films[0], "-o", out)
+        assert ended.value.code == 1 and capsys.readouterr().out.startswith("[CANNOT_WRITE]"), out
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_link_to_a_folder_stays_one(model: Path, films: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    for _ in range(2):
+        assert run(films[0], "-o", tmp_path / "link", "--model", model) == 0
+        assert (tmp_path / "link").is_symlink() and (tmp_path / "there" / "ct.nii.gz").is_file()
+
+
+def test_a_pixel_spacing_keeps_the_films_size() -> None:
+    image_HW = np.zeros((300, 200), np.float32)
+    image_HW[100:200, 50:150] = 1
+    parts = {}
+    for spacing in (None, (1.0, 1.0), (2.0, 1.0), (50.0, 50.0), (0.02, 0.02)):
+        parts[spacing] = (
+            to_detector(Xray(image_HW, "frontal", 1.0, "tag", spacing, "dicom", ()), 40, 400.0) > 0.5
+        ).sum(axis=(0, 1))
+    assert parts[(1.0, 1.0)] == 10 * 10 and parts[(2.0, 1.0)] == 20 * 10
+    assert parts[None] == parts[(50.0, 50.0)] == parts[(0.02, 0.02)] == pytest.approx((100 * 40 / 300) ** 2, rel=0.1)
+
+
+def noise(side: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8))
+
+
+def hand(path: Path) -> Path:
+    """Five bright fingers over a palm on black: drawn, for want of a real one that may be distributed."""
+    rows, columns = np.mgrid[:400, :400]
+    image_HW = 200 * (((rows - 290) / 90.0) ** 2 + ((columns - 200) / 80.0) ** 2 < 1)
+    for finger, middle in enumerate((110, 155, 200, 245, 290)):
+        image_HW = np.maximum(
+            image_HW, 180 * ((np.abs(columns - middle) < 13) & (rows > 50 + 15 * abs(finger - 2)) & (rows < 280))
+        )
+    Image.fromarray(image_HW.astype(np.uint8)).save(path)
+    return path
+
+
+def bad_inputs(name: str, films: tuple[Path, Path], folder: Path) -> list[Path]:
+    frontal, lateral = films
+    grey = np.asarray(Image.open(frontal))
+    path = folder / "film"
+    if name == "photograph":
+        noise(300).save(path, "JPEG")
+    elif name == "hand":
+        return [hand(folder / "hand.png")]
+    elif name == "colour":
+        Image.fromarray(np.stack([grey, grey // 2, grey // 3], axis=-1)).save(path, "PNG")
+    elif name == "pixel":
+        Image.fromarray(np.full((1, 1), 9, np.uint8)).save(path, "PNG")
+    elif name == "huge":
+        Image.new("1", (20000, 20000)).save(path, "PNG")
+    elif name == "text":
+        path.write_text("no film")
+    elif name == "empty":
+        path.touch()
+    elif name == "truncated":
+        whole = dicom_film(folder / "whole.dcm", grey).read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+    elif name == "ct":
+        return [
+            write_series(
+                folder / "ct", Volume(np.zeros((3, 128, 128), np.int16), cube_affine(np.zeros(3), 128, 300.0))
+            )[0]
+        ]
+    elif name == "lateral_as_frontal":
+        return [lateral]
+    elif name == "swapped":
+        return [lateral, frontal]
+    elif name == "two_frontal":
+        return [frontal, frontal]
+    return [path]
+
+
+CASES = {
+    "photograph": "XRAY_COLOUR",
+    "hand": "XRAY_NOT_CHEST|XRAY_VIEW_UNSURE",
+    "colour": "XRAY_COLOUR",
+    "pixel": "XRAY_TOO_SMALL",
+    "huge": "XRAY_TOO_LARGE|XRAY_UNREADABLE",
+    "text": "XRAY_UNREADABLE",
+    "empty": "XRAY_UNREADABLE",
+    "missing": "XRAY_MISSING",
+    "truncated": "XRAY_SIZE|XRAY_UNREADABLE",
+    "ct": "XRAY_MODALITY",
+    "lateral_as_frontal": "XRAY_VIEW",
+    "swapped": "XRAY_VIEW",
+    "two_frontal": "XRAY_VIEW",
+}
+
+
+@pytest.mark.parametrize(("name", "code"), CASES.items())
+def test_bad_films_cost_one_line(
+    name: str, code: str, model: Path, films: tuple[Path, Path], tmp_path: Path, capsys
+) -> None:
+    given = bad_inputs(name, films, tmp_path)
+    refused(capsys, code, tmp_path / "out", *given, "--model", model)
+
+
+def refused(capsys, code: str, out: Path, *arguments: str | Path) -> str:
+    with pytest.raises(SystemExit) as ended:
+        run(*arguments, "-o", out)
+    lines = capsys.readouterr().out.splitlines()
+    assert ended.value.code == 1 and len(lines) == 1 and re.match(rf"\[({code})\] .+ -> .+", lines[0])
+    assert not out.exists() and not [path for path in out.parent.iterdir() if path.name.endswith(".part")]
+    return lines[0]
+
+
+def test_swapped_films_are_told_apart_and_may_be_forced(
+    model: Path, films: tuple[Path, Path], tmp_path: Path, capsys
+) -> None:
+    assert "swapped" in refused(capsys, "XRAY_VIEW", tmp_path / "out", films[1], films[0], "--model", model)
+    assert run(films[1], "-o", tmp_path / "out", "--model", model, "--trust-views") == 0
+    record = json.loads((tmp_path / "out" / "reconstruction.json").read_text())
+    assert record["inputs"]["frontal"]["view_found"] == "lateral"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["reconstruct", "{film}", "-o", "out", "--model", "models:/axon@champion"],
+        ["compare", "models:/axon/1", "models:/axon/2"],
+        ["model", "list", "axon"],
+        ["model", "promote", "axon", "1"],
+        ["model", "rollback", "axon"],
+        ["reproduce", "models:/axon/1"],
+    ],
+)
+def test_a_mistyped_store_is_refused_and_not_made(
+    command: list[str], films: tuple[Path, Path], tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main([word.format(film=films[0]) for word in command] + ["--tracking-uri", "sqlite:///typo.db"])
+    assert capsys.readouterr().out.startswith("[TRACKING_MISSING]")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_models_cost_one_line(model: Path, films: tuple[Path, Path], tmp_path: Path, capsys) -> None:
+    copy = shutil.copytree(model, tmp_path / "copy")
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x00\x01")
+    assert "unet/" in refused(capsys, "MODEL_DAMAGED", tmp_path / "out", films[0], "--model", copy)
+    weights.unlink()
+    assert "unet/" in refused(capsys, "MODEL_MISSING", tmp_path / "out", films[0], "--model", copy)
+    refused(capsys, "MODEL_MISSING", tmp_path / "out", films[0], "--model", tmp_path / "nowhere")
+    refused(
+        capsys, "MODEL_URI", tmp_path / "out", films[0], "--model", "models:/axon", "--tracking-uri", "sqlite:///x.db"
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["thesis.txt", "out/thesis.txt", "out/dicom/thesis.txt", "out/frontal.png", "out/dicom/0001.dcm"]
+)
+def test_what_is_not_a_reconstruction_is_left_alone(
+    name: str, model: Path, films: tuple[Path, Path], tmp_path: Path, capsys
+) -> None:
+    """Neither a folder of something else nor what was put beside an earlier result, be it the film itself."""
+    film, mine = films[0], tmp_path / "home" / name
+    out = tmp_path / "home" / ("out" if "/" in name else "")
+    if out.name == "out":
+        assert run(films[0], "-o", out, "--model", model) == 0
+    mine.parent.mkdir(parents=True, exist_ok=True)
+    if not name.endswith("thesis.txt"):
+        film = shutil.copy(films[0], mine)
+    else:
+        mine.write_text("mine")
+    capsys.readouterr()
+    before = digests(tmp_path)
+    with pytest.raises(SystemExit):
+        run(film, "-o", out, "--model", model)
+    assert capsys.readouterr().out.startswith("[OUT_EXISTS]")
+    assert digests(tmp_path) == before
+
+
+def test_a_failure_while_writing_leaves_nothing(
+    model: Path, films: tuple[Path, Path], tmp_path: Path, capsys, monkeypatch
+) -> None:
+    def no_space(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("axon.reconstruct.write_preview", no_space)
+    with pytest.raises(SystemExit):
+        run(films[0], "-o", tmp_path / "out", "--model", model)
+    assert "[DISK_FULL]" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif("AXON_TEST_DATA" not in os.environ, reason=REAL_DATA_UNSET)
+@pytest.mark.parametrize(
+    "name", ["cxr_dicom/nema_wg04_RG1_J2KI.dcm", "cxr_dicom/nih_00000001_000.dcm", "cxr_png/mhh_c0f74558_CR_pa.png"]
+)
+def test_real_films(name: str, model: Path, tmp_path: Path) -> None:
+    assert run(Path(os.environ["AXON_TEST_DATA"]) / name, "-o", tmp_path / "out", "--model", model) == 0
+    assert pydicom.dcmread(tmp_path / "out" / "dicom" / "0001.dcm").SOPClassUID == CTImageStorage
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]

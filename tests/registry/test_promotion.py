@@ -1,0 +1,186 @@
+"""Promotion when things go wrong: the registry dies in the middle, two promote at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from axon.errors import AxonError
+from axon.registry import register as room
+from axon.registry.register import promote, register, rollback
+from axon.tracking.client import client
+from tests.support.gate import champion, empty_store, gated, registered, uri
+
+__all__ = ["empty_store", "uri"]  # fixtures
+
+ONE = """
+import sys, time
+from pathlib import Path
+from axon.registry.register import register
+uri, run_id, evaluation, decision, folder = sys.argv[1:]
+import mlflow
+Path(folder, f"ready-{run_id}").touch()
+while not Path(folder, "go").exists():
+    time.sleep(0.005)
+done = register(uri, run_id, "axon", Path(evaluation), Path(decision), {})
+print(done.version, done.alias, done.reason)
+"""
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "this took too long"
+        time.sleep(0.1)
+
+
+def test_two_promotions_at_once_are_one_after_the_other(uri: str, tmp_path: Path) -> None:
+    """Both were decided when there was no champion: one becomes it, the other is told that this has changed."""
+    gates = [gated(uri, tmp_path, key, [20.0 + n, 21.0, 22.0, 23.0]) for n, key in enumerate(("one", "two"))]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", ONE, uri, *map(str, gate), str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
+        for gate in gates
+    ]
+    wait_for(lambda: len(list(tmp_path.glob("ready-*"))) == 2)
+    (tmp_path / "go").touch()
+    said = [process.communicate(timeout=120)[0].split(maxsplit=2) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sorted(alias for _, alias, _ in said) == ["challenger", "champion"]
+    (winner,) = (version for version, alias, _ in said if alias == "champion")
+    assert champion(uri) == winner
+    for version, alias, reason in said:
+        tags = client(uri).get_model_version("axon", version).tags
+        assert (tags["axon.outcome"], tags["axon.reason"]) == (alias, reason.strip())
+        assert ("changed" in reason) == (alias == "challenger")
+    assert [model.name for model in client(uri).search_registered_models()] == ["axon"], "the lock is gone"
+
+
+def test_a_lock_that_a_killed_process_left_is_taken_away(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client(uri).create_registered_model("axon.promoting")
+    monkeypatch.setattr(room, "STALE_S", 0.5)
+    assert registered(uri, tmp_path, "one", [20.0, 21.0, 22.0, 23.0]).alias == "champion"
+    assert [model.name for model in client(uri).search_registered_models()] == ["axon"]
+
+
+def test_a_lock_that_is_ever_renewed_is_reported(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "STALE_S", -0.01)
+    monkeypatch.setattr("mlflow.MlflowClient.delete_registered_model", lambda *_: None)
+    client(uri).create_registered_model("axon.promoting")
+    with pytest.raises(AxonError, match="PROMOTION_BUSY"):
+        promote(uri, "axon", "1")
+
+
+def test_every_outcome_and_reason_is_on_the_version(uri: str, tmp_path: Path) -> None:
+    first = registered(uri, tmp_path, "one", [20.0, 21.0, 22.0, 23.0])
+    waiting = registered(uri, tmp_path, "two", [21.0, 22.0, 23.0, 24.0], policy="manual")
+    never = registered(uri, tmp_path, "three", [25.0, 26.0, 27.0, 28.0], policy="never")
+    expected = {
+        first.version: ("accepted", "champion"),
+        waiting.version: ("challenger", "challenger"),
+        never.version: ("refused", ""),
+    }
+    for version, (decision, outcome) in expected.items():
+        tags = client(uri).get_model_version("axon", version).tags
+        assert (tags["axon.decision"], tags["axon.outcome"]) == (decision, outcome) and tags["axon.reason"]
+    promote(uri, "axon", waiting.version)
+    tags = client(uri).get_model_version("axon", waiting.version).tags
+    assert (tags["axon.outcome"], tags["axon.reason"]) == ("champion", "promoted by hand") and champion(
+        uri
+    ) == waiting.version
+    assert rollback(uri, "axon") == first.version
+    assert client(uri).get_model_version("axon", waiting.version).tags["axon.rolled_back_to"] == first.version
+
+
+def start_server(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """An MLflow server over the store in ``folder``, in a process group of its own."""
+    where = [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        *where,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+    def answers() -> bool:
+        try:
+            return bool(urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).status == 200)
+        except OSError:
+            return False
+
+    wait_for(answers)
+    return server
+
+
+def kill(server: subprocess.Popen[bytes]) -> None:
+    os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
+
+
+def test_a_registry_that_dies_in_the_middle_promotes_nothing_by_half(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setattr(room, "STALE_S", 1.0)
+    store = tmp_path / "store"
+    store.mkdir()
+    shutil.copy(empty_store, store)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    uri, server = f"http://127.0.0.1:{port}", start_server(store, port)
+    try:
+        first = registered(uri, tmp_path, "one", [20.0, 21.0, 22.0, 23.0])
+        gate = gated(uri, tmp_path, "two", [21.0, 22.0, 23.0, 24.0])
+        move = MlflowClient.set_registered_model_alias
+
+        def dies(self: MlflowClient, *arguments: str) -> None:
+            kill(server)
+            move(self, *arguments)
+
+        with monkeypatch.context() as broken:
+            broken.setattr(MlflowClient, "set_registered_model_alias", dies)
+            with pytest.raises(AxonError, match="TRACKING_FAILED"):
+                register(uri, gate[0], "axon", *gate[1:], {})
+        server = start_server(store, port)
+        assert champion(uri) == first.version, "nothing moved"
+        half = client(uri).search_model_versions("name = 'axon'")
+        assert len(half) == 2 and "axon.outcome" not in max(half, key=lambda found: int(found.version)).tags
+        second = register(uri, gate[0], "axon", *gate[1:], {})
+        assert second.alias == "champion" and champion(uri) == second.version != first.version
+        assert len(client(uri).search_model_versions("name = 'axon'")) == 2, (
+            "the version of the first attempt was gone on with"
+        )
+        assert rollback(uri, "axon") == first.version
+    finally:
+        if server.poll() is None:
+            kill(server)

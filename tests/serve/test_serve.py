@@ -1,0 +1,238 @@
+"""The page's server by its answers: who may ask, how much, how many at once, and what is left afterwards."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from axon import pretrained
+from axon.config import Config
+from axon.serve import app as web
+from axon.serve.jobs import Jobs
+from tests.support.small_model import small_pipeline, write_films
+
+HOME = "http://127.0.0.1:8765"
+
+
+@pytest.fixture(scope="module")
+def model() -> pretrained.Model:
+    pipeline = small_pipeline(Config.load(Path(__file__).parents[1] / "tiny.yaml"))
+    return pretrained.Model(pipeline, "axon", "test", "0" * 64)
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return write_films(tmp_path_factory.mktemp("films"))[0].read_bytes()
+
+
+@pytest.fixture
+def jobs(model: pretrained.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Jobs:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return Jobs(model, waiting=1, keep_s=60)
+
+
+@pytest.fixture
+def asked(jobs: Jobs, tmp_path: Path) -> Iterator[TestClient]:
+    """A client of the running application. Once that has ended, nothing is left in the temporary folder."""
+    with TestClient(web.make_app(jobs), base_url=HOME) as client:
+        yield client
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def held(model: pretrained.Model) -> Iterator[threading.Event]:
+    """Holds the network until the event is set, so that a job is running for as long as a test needs."""
+    event = threading.Event()
+    hook = model.pipeline.unet.register_forward_pre_hook(lambda *_: event.wait(30) and None)
+    yield event
+    event.set()
+    hook.remove()
+
+
+def order(client: TestClient, film: bytes, **fields: str) -> dict:
+    return client.post("/api/jobs", files={"frontal": ("JANE_DOE.png", film)}, data=fields).json()
+
+
+def ended(client: TestClient, job: str) -> dict:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        status = client.get(f"/api/jobs/{job}").json()
+        if status["state"] in ("done", "failed"):
+            return status
+        time.sleep(0.05)
+    raise AssertionError("the job does not end")
+
+
+def test_a_job_counts_its_steps_and_gives_the_command_lines_bytes(
+    asked: TestClient, film: bytes, model: pretrained.Model, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    from axon.reconstruct import read_films, reconstruct
+
+    status = ended(asked, order(asked, film, seed="3")["id"])
+    assert (status["state"], status["step"]) == ("done", status["steps"])
+    scratch = tmp_path_factory.mktemp("scratch")
+    (scratch / "film.png").write_bytes(film)
+    reconstruct(read_films(scratch / "film.png", None), model, scratch / "out", seed=3)
+    for name in ("ct.nii.gz", "preview.png", "reconstruction.json"):
+        answer = asked.get(f"/api/jobs/{status['id']}/{name}")
+        assert answer.content == (scratch / "out" / name).read_bytes()
+        assert b"JANE" not in answer.content and "JANE" not in str(answer.headers)
+
+
+def test_films_go_once_read_and_results_on_request(asked: TestClient, jobs: Jobs, film: bytes) -> None:
+    job = order(asked, film)["id"]
+    ended(asked, job)
+    assert {path.name for path in (jobs.root / job).iterdir()} == {"out"}
+    assert asked.delete(f"/api/jobs/{job}").status_code == 204
+    assert list(jobs.root.iterdir()) == []
+    assert asked.get(f"/api/jobs/{job}").json()["code"] == "SERVE_GONE"
+    assert asked.get(f"/api/jobs/{job}/ct.nii.gz").status_code == 404
+
+
+def test_what_nobody_asks_after_expires(
+    model: pretrained.Model, film: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    jobs = Jobs(model, waiting=1, keep_s=0.4)
+    with TestClient(web.make_app(jobs), base_url=HOME) as client:
+        job = order(client, film)["id"]
+        time.sleep(1.5)
+        deadline = time.monotonic() + 20
+        while list(jobs.root.iterdir()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert list(jobs.root.iterdir()) == []
+        assert client.get(f"/api/jobs/{job}").status_code == 404
+
+
+def test_one_runs_one_waits_and_the_third_is_told(asked: TestClient, film: bytes, held: threading.Event) -> None:
+    first, second = (order(asked, film)["id"] for _ in range(2))
+    assert asked.get(f"/api/jobs/{second}").json()["ahead"] == 1
+    third = asked.post("/api/jobs", files={"frontal": ("f.png", film)})
+    assert third.status_code == 503 and third.headers["retry-after"]
+    assert third.json()["code"] == "SERVE_BUSY" and "try again" in third.json()["fix"]
+    asked.delete(f"/api/jobs/{second}")
+    assert "id" in order(asked, film), "a dropped job gives its place back"
+    held.set()
+    assert ended(asked, first)["state"] == "done"
+
+
+def test_a_dropped_job_stops_and_leaves_nothing(
+    asked: TestClient, jobs: Jobs, film: bytes, held: threading.Event
+) -> None:
+    job = order(asked, film)["id"]
+    while asked.get(f"/api/jobs/{job}").json()["state"] == "waiting":
+        time.sleep(0.02)
+    asked.delete(f"/api/jobs/{job}")
+    held.set()
+    after = order(asked, film)["id"]
+    assert ended(asked, after)["state"] == "done"
+    assert [path.name for path in jobs.root.iterdir()] == [after]
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8765", "127.0.0.1.evil.example"])
+def test_another_name_for_this_machine_is_refused(asked: TestClient, host: str) -> None:
+    """A page that rebinds its own name to 127.0.0.1 still sends that name."""
+    assert asked.get("/api/about", headers={"host": host}).status_code == 400
+    assert asked.get("/api/about", headers={"host": "localhost:8765"}).status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "http://127.0.0.1:9999", "https://127.0.0.1:8765", "null"])
+def test_a_page_of_another_origin_can_change_nothing(asked: TestClient, film: bytes, origin: str) -> None:
+    answer = asked.post("/api/jobs", files={"frontal": ("f.png", film)}, headers={"origin": origin})
+    assert (answer.status_code, answer.json()["code"]) == (403, "SERVE_ORIGIN")
+    assert asked.delete("/api/jobs/x", headers={"origin": origin}).status_code == 403
+    assert asked.delete("/api/jobs/x", headers={"origin": HOME}).status_code == 204
+
+
+def test_sizes_are_bounded(asked: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "MAX_FILM_BYTES", 2**20)
+    one = asked.post("/api/jobs", files={"frontal": ("f.png", b"x" * (2**20 + 1))})
+    assert one.status_code == 413 and "frontal film has more than 1 MiB" in one.json()["message"]
+    # No length is promised here, so that what comes must be counted.
+    head = b'--b\r\nContent-Disposition: form-data; name="frontal"; filename="f"\r\n\r\n'
+    body = (part for part in (head, *[b"x" * 2**16] * 100))
+    endless = asked.post("/api/jobs", content=body, headers={"content-type": "multipart/form-data; boundary=b"})
+    assert endless.status_code == 413 and "2 MiB together" in endless.json()["message"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"samples": "9"},
+        {"samples": "0"},
+        {"samples": "x"},
+        {"seed": "-1"},
+        {"seed": "9" * 30},
+        {"seed": "9" * 5000},
+        {"samples": "1" * 5000},
+    ],
+)
+def test_wrong_fields_are_explained(asked: TestClient, film: bytes, fields: dict[str, str]) -> None:
+    assert order(asked, film, **fields)["code"] == "SERVE_FORM"
+
+
+def test_wrong_bodies_are_explained(asked: TestClient) -> None:
+    assert asked.post("/api/jobs", data={"frontal": "text"}).json()["code"] == "SERVE_FORM"
+    assert asked.post("/api/jobs").json()["code"] == "XRAY_MISSING"
+    bad = asked.post("/api/jobs", content=b"no boundary", headers={"content-type": "multipart/form-data; boundary=b"})
+    assert 400 <= bad.status_code < 500
+
+
+def test_an_unreadable_film_fails_with_the_command_lines_words(asked: TestClient) -> None:
+    status = ended(asked, order(asked, b"no film")["id"])
+    assert status["state"] == "failed" and status["error"]["code"].startswith("XRAY_") and status["error"]["fix"]
+
+
+def test_no_other_file_can_be_had(asked: TestClient, film: bytes) -> None:
+    job = order(asked, film)["id"]
+    ended(asked, job)
+    for name in ("dicom", "..%2f..%2fsecret", "%2e%2e", "films"):
+        assert asked.get(f"/api/jobs/{job}/{name}").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/", "/api/about", "/static/app.js", "/api/jobs/none", "/nowhere"])
+def test_every_answer_has_the_headers(asked: TestClient, path: str) -> None:
+    headers = asked.get(path).headers
+    assert (
+        "default-src 'self'" in headers["content-security-policy"]
+        and "unsafe" not in headers["content-security-policy"]
+    )
+    assert headers["x-content-type-options"] == "nosniff" and headers["cache-control"] == "no-store"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_a_taken_port_is_explained_before_the_model_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+    import socket
+
+    from axon.cli import main
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(SystemExit):
+            main(["serve", "--port", str(other.getsockname()[1]), "--model", "/nowhere"])
+    assert "[SERVE_PORT]" in capsys.readouterr().out
+
+
+def test_only_a_container_is_asked_to_listen_everywhere(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The loopback is the default and says nothing; every interface is asked for by name, warned of, and nothing else
+    is accepted.
+    """
+    from axon.cli import main
+
+    for words, warned in ((["--port", "0"], False), (["--port", "0", "--host", "0.0.0.0"], True)):
+        caplog.clear()
+        with pytest.raises(SystemExit):
+            main(["serve", "--model", "/nowhere", *words])
+        assert "[MODEL_MISSING]" in capsys.readouterr().out
+        assert ("no password" in caplog.text) == warned
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--host", "192.168.0.1"])
+    assert ended.value.code == 2

@@ -1,0 +1,310 @@
+"""Training: samples by key, resume after a kill, and a guard against losses that are not finite."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from axon.config import Config
+from axon.data.prepared import PreparedDataset
+from axon.errors import AxonError
+from axon.training import checkpoints
+from axon.training.loop import _draws, fit, one_cycle
+from axon.training.samples import Sampler, clinical_look, generator_for, rotation
+from tests.support.toy_training import CPU, TRAIN, Wobble, assert_same, newest, train
+
+
+def test_training_learns_and_logs_every_row(tmp_path: Path) -> None:
+    seen = []
+    _, curve = fit(Wobble(), TRAIN, tmp_path, {}, lambda step, metrics: seen.append((step, metrics["loss"])))
+    assert [step for step, *_ in curve] == list(range(3, 31, 3)) == [step for step, _ in seen]
+    assert curve[-1][1] < curve[0][1]
+
+
+@pytest.mark.parametrize("stop", [1, 4, 7, 29])
+def test_a_run_that_broke_resumes_bit_for_bit(tmp_path: Path, stop: int) -> None:
+    whole = train(tmp_path / "whole")
+    with pytest.raises(AxonError, match="LOSS_NOT_FINITE"):
+        train(tmp_path / "broken", Wobble(poison_at=stop))
+    assert_same(train(tmp_path / "broken"), whole)
+    assert_same(train(tmp_path / "broken"), whole)  # and once more, from the finished checkpoint
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> None:
+    whole = train(tmp_path / "whole")
+    with pytest.raises(AxonError):
+        train(tmp_path / "hurt", Wobble(poison_at=25))
+    state = newest(tmp_path / "hurt") / "state.safetensors"
+    payload = bytearray(state.read_bytes())
+    if damage == "truncate":
+        os.truncate(state, len(payload) // 2)
+    elif damage == "remove":
+        state.unlink()
+    else:
+        payload[-5] ^= 1
+        state.write_bytes(payload)
+    assert_same(train(tmp_path / "hurt"), whole)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    train(tmp_path)
+    with pytest.raises(AxonError, match=r"CHECKPOINT_OTHER.*seed is 2, was 1 ->"):
+        train(tmp_path, seed=2)
+
+
+def save(folder: Path) -> None:
+    module, ema = nn.Linear(2, 2), nn.Linear(2, 2)
+    checkpoints.save_checkpoint(folder, {}, checkpoints.Progress(7), module, ema, torch.optim.SGD(module.parameters()))
+
+
+def test_two_runs_that_save_the_same_step_at_once_both_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = checkpoints._write
+
+    def while_another_saves(path: Path, payload: bytes) -> None:
+        monkeypatch.setattr(checkpoints, "_write", write)
+        save(tmp_path)
+        write(path, payload)
+
+    monkeypatch.setattr(checkpoints, "_write", while_another_saves)
+    save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000007"]
+    assert {path.name for path in newest(tmp_path).iterdir()} == {"state.json", "state.safetensors"}
+
+
+def test_what_cannot_be_written_is_an_error_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "_write", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_what_a_killed_process_left_long_ago_is_removed(tmp_path: Path) -> None:
+    old, young = tmp_path / ".step-00000003.part", tmp_path / ".step-00000005.abc.part"
+    for part in (old, young):
+        part.mkdir()
+    os.utime(old, (time.time() - 7200,) * 2)
+    save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {young.name, "step-00000007"}
+
+
+class Greedy(nn.Module):
+    """Runs out of memory, as a GPU or as the CPU's allocator does, on more samples at once than ``limit``."""
+
+    def __init__(self, limit: int, error: Exception) -> None:
+        super().__init__()
+        self.linear, self.limit, self.error = nn.Linear(4, 4), limit, error
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > self.limit:
+            raise self.error
+        return self.linear(x)
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory."),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory"),
+]
+
+
+@pytest.mark.parametrize("error", [*OUT_OF_MEMORY, MemoryError()])
+def test_a_batch_that_does_not_fit_names_one_that_does(tmp_path: Path, error: Exception) -> None:
+    stage = Wobble()
+    stage.module = Greedy(5, error)
+    config = replace(TRAIN, batch_size=16)
+    with pytest.raises(AxonError, match=r"OUT_OF_MEMORY.*batch_size 16 does not fit in memory, 4 would") as raised:
+        fit(stage, config, tmp_path, {}, lambda *_: None)
+    assert "accumulate: 4" in raised.value.fix and not list(tmp_path.glob("step-*"))
+    fit(stage, replace(config, accumulate=4), tmp_path, {}, lambda *_: None)  # what it says works
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory(tmp_path: Path) -> None:
+    stage = Wobble()
+    stage.module = Greedy(0, RuntimeError("shapes differ"))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        fit(stage, TRAIN, tmp_path, {}, lambda *_: None)
+    stage.module = Greedy(0, torch.OutOfMemoryError())
+    with pytest.raises(AxonError, match="not even one sample"):
+        fit(stage, TRAIN, tmp_path, {}, lambda *_: None)
+
+
+def test_a_batch_in_parts_trains_as_the_whole(tmp_path: Path) -> None:
+    config = replace(TRAIN, batch_size=8)
+    whole, curve = fit(Wobble(), config, tmp_path / "whole", {}, lambda *_: None)
+    parts, parts_curve = fit(Wobble(), replace(config, accumulate=4), tmp_path / "parts", {}, lambda *_: None)
+    for a, b in zip(whole.state_dict().values(), parts.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(torch.tensor(curve), torch.tensor(parts_curve), rtol=1e-6, atol=1e-6)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AxonError, match="BATCH_SHARE"):
+        fit(Wobble(), replace(TRAIN, batch_size=8, accumulate=3), tmp_path, {}, lambda *_: None)
+    for many in ("processes: 3", "nodes: 3"):
+        with pytest.raises(AxonError, match=r"training\.estimator\.batch_size"):
+            Config.from_yaml(f"training: {{{many}}}")
+    with pytest.raises(AxonError, match=r"training\.nodes"):
+        Config.from_yaml("training: {nodes: 0}")
+
+
+def test_drawing_ahead_draws_the_same(tmp_path: Path) -> None:
+    config = replace(TRAIN, batch_size=4, accumulate=2, steps=5)
+    ahead, later = (list(_draws(Wobble(), config, 2, ahead=ahead)) for ahead in (True, False))
+    assert len(ahead) == len(later) == 6
+    for a, b in zip(ahead, later, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_an_error_in_drawing_ahead_reaches_the_loop(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="each slot"):
+        list(_draws(Undrawable(), replace(TRAIN, steps=3), 0, ahead=True))
+
+
+class Undrawable(Wobble):
+    def draw(self, step: int, slots: range) -> torch.Tensor:
+        raise AssertionError("each slot")
+
+
+class Folded(Wobble):
+    """The same on a convolution, whose weights have a memory format."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = nn.Conv3d(4, 4, 3, padding=1)
+
+    def loss(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return super().loss(module, x[:, :, None, None, None].expand(-1, -1, 2, 2, 2))
+
+    def validation_loss(self, module: nn.Module) -> torch.Tensor:
+        return torch.tensor(0.0)
+
+
+def test_channels_last_trains_the_same_and_is_written_in_order(tmp_path: Path) -> None:
+    plain, _ = fit(Folded(), TRAIN, tmp_path / "plain", {}, lambda *_: None)
+    last, _ = fit(Folded(), replace(TRAIN, channels_last=True), tmp_path / "last", {}, lambda *_: None)
+    for a, b in zip(plain.state_dict().values(), last.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+        assert b.is_contiguous()
+
+
+def test_throughput_and_memory_are_logged(tmp_path: Path) -> None:
+    seen = []
+    fit(Wobble(), replace(TRAIN, batch_size=4), tmp_path, {}, lambda step, metrics: seen.append(metrics))
+    assert seen[-1]["samples_per_second"] == pytest.approx(4 * seen[-1]["steps_per_second"])
+    assert 0.05 < seen[-1]["peak_memory_gib"] < 100
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_is_applied(tmp_path: Path) -> None:
+    class Cliff(Wobble):
+        def loss(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+            return (module(x) * 0).square().sum().sqrt()  # zero, with an infinite slope
+
+    with pytest.raises(AxonError, match=r"LOSS_NOT_FINITE.*gradient"):
+        fit(Cliff(), TRAIN, tmp_path, {}, lambda *_: None)
+
+
+def test_the_learning_rate_rises_then_falls() -> None:
+    rates = [one_cycle(step, TRAIN) for step in range(TRAIN.steps)]
+    assert max(rates) == pytest.approx(TRAIN.learning_rate) and rates.index(max(rates)) in (8, 9)
+    assert rates[0] < 0.2 * max(rates) and rates[-1] < 0.05 * max(rates)
+
+
+def test_a_sample_depends_on_its_key_alone(tiny_config: Config, tiny_dataset: Path) -> None:
+    sampler = Sampler(PreparedDataset(tiny_dataset).load("train"), tiny_config, CPU, augment=True)
+    together, alone = sampler.batch([(0, "a"), (1, "b")]), sampler.batch([(1, "b")])
+    other = sampler.batch([(1, "c")])
+    assert torch.equal(together.fine_B1DHW[1:], alone.fine_B1DHW)
+    torch.testing.assert_close(together.films_BVUV[1:], alone.films_BVUV, atol=1e-5, rtol=0)
+    assert not torch.equal(alone.fine_B1DHW, other.fine_B1DHW)
+
+
+def test_an_epoch_sees_every_item_once(tiny_config: Config, tiny_dataset: Path) -> None:
+    sampler = Sampler(PreparedDataset(tiny_dataset).load("train"), tiny_config, CPU, augment=True)
+    seen = [index for step in range(6) for index in sampler.epoch_indices("x", step, batch_size=2, copies=4)]
+    assert sorted(seen) == list(range(12))
+
+
+def test_views_are_dropped_at_the_configured_rate_but_never_both(tiny_config: Config, tiny_dataset: Path) -> None:
+    sampler = Sampler(PreparedDataset(tiny_dataset).load("train"), tiny_config, CPU, augment=True)
+    present = torch.stack([sampler._drop_view(generator_for("views", n)) for n in range(2000)])
+    assert (present.sum(dim=1) >= 1).all()
+    assert (present.sum(dim=1) == 1).float().mean().item() == pytest.approx(tiny_config.data.view_dropout, abs=0.04)
+
+
+def test_a_share_of_the_films_looks_like_a_clinic_s_and_is_trusted_less(
+    tiny_config: Config, tiny_dataset: Path
+) -> None:
+    never, always = (
+        replace(tiny_config, data=replace(tiny_config.data, clinical_look=share, view_dropout=0.0))
+        for share in (0.0, 1.0)
+    )
+    train = PreparedDataset(tiny_dataset).load("train")
+    rendered, clinical = (
+        Sampler(train, config, torch.device("cpu"), augment=True).batch([(0, "a"), (1, "b")])
+        for config in (never, always)
+    )
+    assert torch.equal(rendered.fine_B1DHW, clinical.fine_B1DHW) and (rendered.trust_BV == 1).all()
+    assert (clinical.trust_BV == tiny_config.physics.clinical_trust).all()
+    assert (rendered.films_BVUV - clinical.films_BVUV).abs().mean() > 0.02
+    assert clinical.films_BVUV.min() == 0 and clinical.films_BVUV.max() == 1
+
+
+def test_a_clinic_s_look_keeps_the_place_of_what_it_shows() -> None:
+    """Collimated or not, a mark stays where it was, and nothing else becomes as bright."""
+    film = torch.rand(2, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.1 + 0.3
+    mark = torch.zeros_like(film, dtype=torch.bool)
+    mark[:, 13:18, 12:17] = True
+    film[mark] = 1.0
+    for seed in range(20):
+        looked = clinical_look(film, torch.Generator().manual_seed(seed))
+        assert looked[mark].min() > looked[~mark].max()
+
+
+def test_a_mirrored_sample_is_the_anatomy_left_to_right_and_its_own_films(
+    tiny_config: Config, tiny_dataset: Path
+) -> None:
+    still = replace(
+        tiny_config.data, rotation_deg=0.0, scale=0.0, shift_mm=0.0, elastic_mm=0.0, film_noise=0.0, film_gamma=0.0
+    )
+    train = PreparedDataset(tiny_dataset).load("train")
+    plain, mirrored = (
+        Sampler(
+            train, replace(tiny_config, data=replace(still, clinical_look=0.0, mirror=mirror)), CPU, augment=True
+        ).batch([(0, "a")])
+        for mirror in (0.0, 1.0)
+    )
+    assert not torch.allclose(mirrored.fine_B1DHW, plain.fine_B1DHW, atol=0.1)
+    torch.testing.assert_close(mirrored.fine_B1DHW, plain.fine_B1DHW.flip(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(mirrored.films_BVUV[:, 0], plain.films_BVUV[:, 0].flip(2), atol=1e-3, rtol=0)
+    # Seen from the left, a mirrored chest differs in magnification only.
+    assert (mirrored.films_BVUV[:, 1] - plain.films_BVUV[:, 1]).abs().mean() < 0.05
+
+
+def test_without_augmentation_films_match_the_volume(tiny_config: Config, tiny_dataset: Path) -> None:
+    """A stored film and one rendered from the fine volume differ only by the grid they were rendered from."""
+    from axon.geometry.projection import normalise_film, render_both
+
+    case = PreparedDataset(tiny_dataset).load("train")[0]
+    rendered = normalise_film(
+        render_both(torch.from_numpy(case.hu_DHW).float()[None, None], tiny_config.grid.extent_mm, tiny_config.xray)
+    )[0]
+    stored = normalise_film(torch.stack([torch.from_numpy(case.frontal_HW), torch.from_numpy(case.lateral_HW)])[None])[
+        0
+    ]
+    assert (rendered - stored).abs().mean() < 0.05
+
+
+def test_rotation_is_a_rotation() -> None:
+    matrix = rotation(torch.tensor([0.1, -0.2, 0.3]))
+    torch.testing.assert_close(matrix @ matrix.T, torch.eye(3))
+    assert torch.linalg.det(matrix).item() == pytest.approx(1)

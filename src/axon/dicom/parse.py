@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import re
 import struct
 import warnings
 import zlib
@@ -51,6 +52,10 @@ _EXPLICIT = {
     *JPEG2000TransferSyntaxes,
 }
 PIXELS = [*IMAGE, *BITS, "PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"]
+_MAX_SCANS = 100
+_MAX_TILES = 4096
+# A marker that is no stuffed zero, no restart and no filler ends the coded data of a scan.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
 def parse(path: Path, keys: list[str], kind: str, max_bytes: int) -> Dataset:
@@ -155,7 +160,8 @@ def read_frame(ds: Dataset, kind: str, frame: int) -> np.ndarray:
         bits = shape[0] * shape[1] * int(ds.BitsAllocated) * frames
         fits = len(ds.PixelData) in (bits // 8, bits // 8 + 1)
     else:
-        fits = syntax == RLELossless or _coded_shape(_coded(ds, frame, frames), syntax) == shape
+        coded = b"" if syntax == RLELossless else _coded(ds, frame, frames)
+        fits = syntax == RLELossless or _fits(coded, syntax, shape, int(ds.BitsAllocated))
     require(fits, f"{kind}_SIZE", "the pixels are not as many as the header says", "export it again")
     stored: np.ndarray = ds.pixel_array if frames == 1 else pixel_array(ds, index=frame)
     require(stored.shape == shape, f"{kind}_SIZE", "the pixels are not as many as the header says", "export it again")
@@ -169,13 +175,51 @@ def _coded(ds: Dataset, frame: int, frames: int) -> bytes:
     return get_frame(ds.PixelData, frame, number_of_frames=frames, extended_offsets=offsets)
 
 
-def _coded_shape(frame: bytes, syntax: str) -> tuple[int, int]:
-    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 codestream gives itself."""
+def _fits(frame: bytes, syntax: str, shape: tuple[int, int], bits: int) -> bool:
+    """Whether a JPEG, JPEG-LS or JPEG 2000 codestream is one grey image of that shape and depth, and within bounds."""
     import libjpeg
-    import openjpeg
 
-    found = (openjpeg if syntax in JPEG2000TransferSyntaxes else libjpeg).get_parameters(frame)
-    return int(found["rows"]), int(found["columns"])
+    if syntax in JPEG2000TransferSyntaxes:
+        return _jpeg2000_fits(frame, shape, bits)
+    if jpeg_scans(frame) > _MAX_SCANS:
+        return False
+    found = libjpeg.get_parameters(frame)
+    return (int(found["rows"]), int(found["columns"])) == shape and int(found["nr_components"]) == 1
+
+
+def _jpeg2000_fits(frame: bytes, shape: tuple[int, int], bits: int) -> bool:
+    """The same by the SIZ segment, before a decoder makes room for what it says (ISO/IEC 15444-1 A.5.1)."""
+    start = 0
+    # A JP2 file around the codestream, against the standard; its boxes are length, type, content (I.4).
+    while frame[start : start + 2] != b"\xff\x4f":
+        length, kind = struct.unpack(">I4s", frame[start : start + 8])
+        start += 8 if kind == b"jp2c" else max(8, length)
+    _, _, _, right, bottom, left, top, wide, high, tiles_left, tiles_top, components = struct.unpack(
+        ">HHHIIIIIIIIH", frame[start + 2 : start + 42]
+    )
+    precision = (frame[start + 42] & 127) + 1
+    tiles = -(-(right - tiles_left) // wide) * -(-(bottom - tiles_top) // high)
+    one = components == 1 and precision <= bits and 0 < tiles <= _MAX_TILES
+    return one and (bottom - top, right - left) == shape
+
+
+def jpeg_scans(content: bytes) -> int:
+    """Scans of a JPEG: a decoder goes through the whole image for each (ISO/IEC 10918-1 B.1.1.5)."""
+    scans, at = 0, 2
+    while found := _MARKER.search(content, at):
+        at, marker = found.end(), content[found.end() - 1]
+        if marker == 0xD9:
+            break
+        # A segment's own bytes are no markers; what follows one may be a scan's coded data.
+        at += int.from_bytes(content[at : at + 2], "big")
+        scans += marker == 0xDA
+    return scans
+
+
+def refuse_many_scans(content: bytes, kind: str) -> None:
+    """Refuse a JPEG that would keep a decoder busy for minutes. Raises AxonError ``<kind>_TOO_LARGE``."""
+    message = f"the JPEG has more than {_MAX_SCANS} scans"
+    require(jpeg_scans(content) <= _MAX_SCANS, f"{kind}_TOO_LARGE", message, "save it anew, not progressive")
 
 
 @contextlib.contextmanager

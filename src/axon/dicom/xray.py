@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi
 from scipy import ndimage
 
-from axon.dicom.parse import BITS, IMAGE, PADDING, guarded, numbers, padding, parse, read_pixels
+from axon.dicom.parse import BITS, IMAGE, PADDING, guarded, numbers, padding, parse, read_pixels, refuse_many_scans
 from axon.dicom.views import View, judge
 from axon.errors import AxonError, require
 
@@ -126,6 +126,8 @@ def _read_picture(path: Path) -> Xray:
         "shrink it",
     )
     with _opened(path) as picture:
+        if picture.format == "JPEG":
+            refuse_many_scans(path.read_bytes(), "XRAY")
         _check_size(picture.height, picture.width)
         require(getattr(picture, "n_frames", 1) == 1, "XRAY_MULTIFRAME", "the picture is animated", "give one film")
         upright = ImageOps.exif_transpose(picture)

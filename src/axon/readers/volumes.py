@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from axon.dicom.ct import read_ct_series
-from axon.dicom.slices import MAX_VOXELS, to_hu
 from axon.errors import AxonError
-from axon.geometry.volume import Volume, canonical, lps_to_ras
+from axon.geometry.volume import Volume, canonical
+from axon.readers.headers import read_metaimage, read_nrrd
+from axon.readers.nifti import read_nifti
 
-NIFTI = (".nii", ".nii.gz")
-ITK = (".nrrd", ".mha")
+NIFTI = (".nii", ".nii.gz", ".hdr")
+NRRD = (".nrrd", ".nhdr")
+ITK = (*NRRD, ".mha", ".mhd")
 
 
 def read_ct(files: Sequence[Path]) -> Volume:
@@ -38,32 +38,11 @@ def read_ct(files: Sequence[Path]) -> Volume:
 
 
 def _read_nifti(path: Path) -> Volume:
-    import nibabel
-
-    image = nibabel.load(path)
-    _check_shape(image.shape)
-    if not (image.header["sform_code"] or image.header["qform_code"]):
-        raise AxonError(
-            "NO_ORIENTATION", f"{path.name} does not say which way the patient lies", "export it with qform or sform"
-        )
-    hu_DHW = to_hu(np.asarray(image.dataobj, dtype=np.float32)).transpose(2, 1, 0)
-    return canonical(Volume(hu_DHW, lps_to_ras(image.affine)))
+    return canonical(read_nifti(path))
 
 
 def _read_itk(path: Path) -> Volume:
-    import SimpleITK
-
-    reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    if reader.GetNumberOfComponents() != 1:
-        raise AxonError("NOT_A_CT", f"{path.name} has several values a voxel", "export the CT in HU")
-    _check_shape(reader.GetSize())
-    image = reader.Execute()
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    return canonical(Volume(to_hu(SimpleITK.GetArrayFromImage(image).astype(np.float32)), affine))
+    return canonical((read_nrrd if suffix_of(path, NRRD) else read_metaimage)(path))
 
 
 def _guard(read: Callable[[Path], Volume], path: Path) -> Volume:
@@ -76,14 +55,6 @@ def _guard(read: Callable[[Path], Volume], path: Path) -> Volume:
         raise AxonError(
             "CT_UNREADABLE", f"{path.name} cannot be read ({type(error).__name__})", "export it again"
         ) from error
-
-
-def _check_shape(shape: tuple[int, ...]) -> None:
-    """Refuse from the header, before anything is decoded."""
-    if len(shape) != 3:
-        raise AxonError("NOT_A_CT", f"the image has {len(shape)} dimensions, a CT has 3", "give one CT volume a file")
-    if int(np.prod(shape, dtype=object)) > MAX_VOXELS:
-        raise AxonError("CT_TOO_LARGE", f"the volume has more than {MAX_VOXELS} voxels", "crop or resample it")
 
 
 def _check_ct(volume: Volume) -> None:

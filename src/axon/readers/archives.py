@@ -1,0 +1,143 @@
+"""A zip or tar archive of images as a folder for the time that it is read, unpacked within bounds.
+
+An archive may be hostile: what it says of itself (sizes, names) is not believed. Only regular files are written, below
+the folder and nowhere else; links and special files are passed over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import IO, Any
+
+from axon.errors import FULL, AxonError, require
+
+MAX_BYTES = 16 * 2**30
+"""Of all files together, unpacked: about a hundred CT series."""
+MAX_FILES = 50_000
+_CHUNK = 2**20
+_LARGEST_READ = 64 * _CHUNK
+_log = logging.getLogger(__name__)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is a zip or a tar, compressed or not, by its content. A gzipped NIfTI file is none."""
+    if zipfile.is_zipfile(path):
+        return True
+    try:
+        return tarfile.is_tarfile(path)
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def extracted(path: Path, max_bytes: int = MAX_BYTES, max_files: int = MAX_FILES) -> Iterator[Path]:
+    """A temporary folder with the archive's files, which goes when the block ends.
+
+    Args:
+        path: A zip or tar archive, told apart by content.
+        max_bytes: The most that its files may take together.
+        max_files: The most that may be in it, folders and links included.
+
+    Raises:
+        AxonError: ``ARCHIVE_UNREADABLE``, ``ARCHIVE_TOO_LARGE`` or ``ARCHIVE_UNSAFE``, which names no member: its name
+            may be a patient's.
+    """
+    with TemporaryDirectory(prefix="axon-") as scratch:
+        with _guarded():
+            _extract(path, Path(scratch), max_bytes, max_files)
+        yield Path(scratch)
+
+
+def _extract(path: Path, folder: Path, max_bytes: int, max_files: int) -> None:
+    left, count, passed_over = max_bytes, 0, 0
+    for name, content in _members(path):
+        count += 1
+        require(count <= max_files, "ARCHIVE_TOO_LARGE", f"the archive holds more than {max_files} files", "split it")
+        if content is None:
+            passed_over += 1
+            continue
+        target = _target(folder, name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with content, target.open("xb") as file:
+            while chunk := content.read(_CHUNK):
+                left -= len(chunk)
+                message = f"the archive unpacks to more than {max_bytes} bytes"
+                require(left >= 0, "ARCHIVE_TOO_LARGE", message, "unpack it yourself and name the folder")
+                file.write(chunk)
+    if passed_over:
+        _log.info("%d links or special files in the archive passed over", passed_over)
+
+
+def _target(folder: Path, name: str) -> Path:
+    """Where a member belongs; one that names a place outside is refused."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    inside = bool(parts) and parts[0] != "/" and ".." not in parts and ":" not in parts[0]
+    require(inside, "ARCHIVE_UNSAFE", "the archive names a file outside of itself", "use it only if you made it")
+    return folder.joinpath(*parts)
+
+
+def _members(path: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
+    """Name and content of each member but folders, in the archive's order; None for what is no regular file."""
+    return _zipped(path) if zipfile.is_zipfile(path) else _tarred(path)
+
+
+def _zipped(path: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if not member.is_dir():
+                # The upper half holds the mode that Unix gave the file, where it was Unix that packed it.
+                kind = member.external_attr >> 16 & 0o170000
+                yield member.filename, archive.open(member) if kind in (0, 0o100000) else None
+
+
+def _tarred(path: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
+    with tarfile.open(path) as archive:
+        archive.fileobj = _Careful(archive.fileobj)  # type: ignore[assignment]
+        for member in archive:
+            if not member.isdir():
+                yield member.name, archive.extractfile(member) if member.isreg() else None
+
+
+class _Careful:
+    """A file that gives no huge piece at once: a tar may say that a name of its own has gigabytes."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _LARGEST_READ:
+            raise tarfile.ReadError("a header of absurd size")
+        content: bytes = self._file.read(size)
+        return content
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+@contextlib.contextmanager
+def _guarded() -> Iterator[None]:
+    """Whatever a damaged archive sets off becomes one code; its text, which may hold names, is dropped."""
+    try:
+        yield
+    except AxonError:
+        raise
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        raise _unreadable(error) from None
+    except RuntimeError as error:
+        locked = "password" in str(error)
+        raise _unreadable(error, ": it asks for a password" if locked else "") from None
+    except Exception as error:
+        raise _unreadable(error) from None
+
+
+def _unreadable(error: Exception, why: str = "") -> AxonError:
+    message = f"the archive cannot be unpacked ({type(error).__name__}){why}"
+    return AxonError("ARCHIVE_UNREADABLE", message, "unpack it yourself and name the folder")

@@ -1,0 +1,124 @@
+"""Archives: what is in them comes out, and nothing that an archive says makes a file elsewhere or fills the disk."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from axon.errors import AxonError
+from axon.readers.archives import extracted, is_archive
+
+
+def zipped(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def tarred(path: Path, files: dict[str, bytes], mode: str = "w:gz", **changes: object) -> Path:
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            for key, value in changes.items():
+                setattr(member, key, value)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+FILES = {"a/1.dcm": b"one", "a/b/2.dcm": b"two", "3": b""}
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred], ids=["zip", "tar.gz"])
+def test_the_files_are_there_for_as_long_as_they_are_read(pack, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    path = pack(tmp_path / "archive", FILES)
+    assert is_archive(path)
+    with extracted(path) as folder:
+        found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert found == FILES and not folder.exists()
+
+
+@pytest.mark.parametrize("mode", ["w", "w:bz2", "w:xz"])
+def test_every_common_tar_is_one(mode: str, tmp_path: Path) -> None:
+    with extracted(tarred(tmp_path / "archive", FILES, mode)) as folder:
+        assert (folder / "a/b/2.dcm").read_bytes() == b"two"
+
+
+def test_other_files_are_no_archives(tmp_path: Path) -> None:
+    import gzip
+
+    for content in (b"", b"text", gzip.compress(b"n" * 1000)):
+        (tmp_path / "x").write_bytes(content)
+        assert not is_archive(tmp_path / "x")
+    with pytest.raises(AxonError, match="ARCHIVE_UNREADABLE"), extracted(tmp_path / "x"):
+        pass
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred], ids=["zip", "tar.gz"])
+@pytest.mark.parametrize("name", ["../out", "a/../../out", "/tmp/out-of-it", "..\\out", "C:\\out"])
+def test_a_path_outside_is_refused(pack, name: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(AxonError, match="ARCHIVE_UNSAFE") as error, extracted(pack(tmp_path / "x", {name: b"1"})):
+        pass
+    assert "out-of-it" not in str(error.value) and [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_links_and_special_files_are_passed_over(kind: bytes, tmp_path: Path) -> None:
+    with extracted(tarred(tmp_path / "x", {"link": b""}, type=kind, linkname="/etc/passwd")) as folder:
+        assert list(folder.iterdir()) == []
+
+
+def test_a_link_in_a_zip_is_passed_over(tmp_path: Path) -> None:
+    link = zipfile.ZipInfo("link")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "x", "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+        archive.writestr("film", b"1")
+    with extracted(tmp_path / "x") as folder:
+        assert [path.name for path in folder.iterdir()] == ["film"]
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred], ids=["zip", "tar.gz"])
+def test_too_many_bytes_or_files_are_refused(pack, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    bomb = pack(tmp_path / "x", {"a": bytes(5_000_000), "b": bytes(5_000_000)})
+    assert bomb.stat().st_size < 50_000
+    with extracted(bomb, max_bytes=10_000_000):
+        pass
+    with pytest.raises(AxonError, match="ARCHIVE_TOO_LARGE"), extracted(bomb, max_bytes=9_999_999):
+        pass
+    with pytest.raises(AxonError, match="ARCHIVE_TOO_LARGE"), extracted(bomb, max_files=1):
+        pass
+
+
+def test_a_tar_whose_own_header_says_gigabytes_is_refused(tmp_path: Path) -> None:
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 5 * 2**30
+    (tmp_path / "x").write_bytes(header.tobuf() + bytes(4096))
+    with pytest.raises(AxonError, match="ARCHIVE_UNREADABLE"), extracted(tmp_path / "x"):
+        pass
+
+
+def test_damage_a_password_and_a_name_twice_have_their_code(tmp_path: Path) -> None:
+    whole = zipped(tmp_path / "x", {"a": bytes(range(256)) * 400}).read_bytes()
+    spoilt = bytearray(whole)
+    spoilt[40:60] = bytes(20)
+    locked = bytearray(zipped(tmp_path / "y", {"a": b"1"}).read_bytes())
+    for mark, flag in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        locked[locked.index(mark) + flag] |= 1
+    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(tmp_path / "z", "w") as archive:
+        archive.writestr("a", b"1")
+        archive.writestr("a", b"2")
+    for content in (spoilt, locked, (tmp_path / "z").read_bytes(), whole[:-5]):
+        (tmp_path / "x").write_bytes(content)
+        with pytest.raises(AxonError, match="ARCHIVE_UNREADABLE"), extracted(tmp_path / "x"):
+            pass
+
+
+def test_an_error_of_the_reader_stays_its_own(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), extracted(zipped(tmp_path / "x", FILES)):
+        raise KeyError

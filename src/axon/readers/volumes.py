@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from axon.dicom.ct import read_ct_series
+from axon.config import CtConfig
+from axon.dicom.ct import read_ct_series_noted
 from axon.errors import AxonError
 from axon.geometry.volume import Volume, canonical
 from axon.readers.headers import read_metaimage, read_nrrd
@@ -17,24 +18,34 @@ ITK = (*NRRD, ".mha", ".mhd")
 
 
 def read_ct(files: Sequence[Path]) -> Volume:
+    """`read_ct_noted` by the default rules, without the notes."""
+    return read_ct_noted(files)[0]
+
+
+def read_ct_noted(files: Sequence[Path], rules: CtConfig | None = None) -> tuple[Volume, tuple[str, ...]]:
     """Read a CT as int16 HU in canonical LPS orientation.
 
     Args:
         files: One NIfTI, NRRD or MetaImage file, or all DICOM files of the series.
+        rules: How far a DICOM series may be from an even stack of slices; None for the defaults.
+
+    Returns:
+        tuple: The CT; and what was left out or corrected, one line each.
 
     Raises:
         AxonError: ``NOT_A_CT``, ``CT_UNREADABLE``, ``CT_TOO_LARGE``, ``NO_ORIENTATION``, or another ``CT_*`` code of
-            `read_ct_series`.
+            `read_ct_series_noted`.
     """
     path = files[0]
+    notes: tuple[str, ...] = ()
     if suffix_of(path, NIFTI):
         volume = _guard(_read_nifti, path)
     elif suffix_of(path, ITK):
         volume = _guard(_read_itk, path)
     else:
-        volume = read_ct_series(list(files))
+        volume, notes = read_ct_series_noted(list(files), rules)
     _check_ct(volume)
-    return volume
+    return volume, notes
 
 
 def _read_nifti(path: Path) -> Volume:

@@ -234,9 +234,9 @@ class CtConfig:
     max_step_ratio: float = 1.5
     max_gap_mm: float = 12.0
     max_missing_share: float = 0.05
-    min_lung_l: float = 0.8
+    min_lung_l: float = 0.5
     min_side_l: float = 0.1
-    min_lung_height_mm: float = 120.0
+    min_lung_height_mm: float = 80.0
     max_cut_share: float = 0.8
 
 

@@ -36,13 +36,20 @@ def check_chest(volume: Volume, rules: CtConfig) -> None:
     columns = np.flatnonzero(body_DHW.any(axis=(0, 1)))
     middle = int(columns.mean()) if len(columns) else 0
     sides = litres_W[:middle].sum(), litres_W[middle:].sum()
-    area_D = lungs_DHW.sum(axis=(1, 2)) / max(1, lungs_DHW.sum(axis=(1, 2)).max())
-    height_mm = len(np.flatnonzero(area_D > _THIN)) * float(step_mm[2])
+    area_D, area_W = (_relative(lungs_DHW.sum(axis=axes)) for axes in ((1, 2), (0, 1)))
+    height_mm = float((area_D > _THIN).sum() * step_mm[2])
+    width_mm = float(np.ptp(np.flatnonzero(area_W > _THIN)) * step_mm[0]) if area_W.any() else 0.0
     whole = sum(sides) >= rules.min_lung_l and min(sides) >= rules.min_side_l
-    if not whole or height_mm < rules.min_lung_height_mm:
-        seen = f"{sides[0]:.1f} and {sides[1]:.1f} l of air on the body's sides, over {height_mm:.0f} mm"
+    if not whole or height_mm < rules.min_lung_height_mm or width_mm < rules.min_lung_width_mm:
+        air = f"{sides[0]:.1f} and {sides[1]:.1f} l of air on the body's sides"
+        seen = f"{air}, {height_mm:.0f} mm high and {width_mm:.0f} mm wide"
         raise AxonError("NO_CHEST", f"no whole chest: {seen}", "give a chest CT, or leave this one out")
     if max(area_D[0], area_D[-1]) > rules.max_cut_share:
         end = "first" if area_D[0] > area_D[-1] else "last"
         seen = f"in the {end} slice the lungs have {max(area_D[0], area_D[-1]):.0%} of their largest area"
         raise AxonError("NO_CHEST", f"the scan ends in the middle of the chest: {seen}", "give the whole chest")
+
+
+def _relative(areas: np.ndarray) -> np.ndarray:
+    """To the largest."""
+    return areas / max(1, areas.max())

@@ -71,6 +71,12 @@ def test_one_slice_out_of_step_leaves_the_others_as_they_are(tmp_path: Path) -> 
     assert np.allclose(volume.affine, even.affine)
 
 
+def test_one_of_four_slices_missing_is_a_gap(tmp_path: Path) -> None:
+    files = write_field(tmp_path, straight(4, 5.0))
+    with pytest.raises(AxonError, match="CT_SLICE_GAP"):
+        read_ct_series([files[0], *files[2:]])
+
+
 def test_steps_too_uneven_are_refused(tmp_path: Path) -> None:
     positions = straight()
     positions[11, 2] += 0.9

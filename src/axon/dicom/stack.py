@@ -100,6 +100,8 @@ def _heights(heights: np.ndarray, config: CtConfig) -> tuple[np.ndarray, np.ndar
     tolerance = max(_ROUNDED_MM, 0.02 * usual)
     if np.abs(steps - usual).max() <= tolerance and steps.max() < 1.5 * usual:
         return np.arange(len(heights)), np.zeros(len(heights)), None, ()
+    # Of few steps the mean of the middle two would be no step at all: 12 mm of 8 and 16.
+    usual = float(np.sort(steps)[(len(steps) - 1) // 2])
     wide = steps >= config.max_step_ratio * usual
     times_N = np.where(wide, np.rint(steps / usual), 1)
     missing = int(times_N.sum()) - len(steps)

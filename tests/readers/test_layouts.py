@@ -13,8 +13,8 @@ from axon.errors import AxonError
 from axon.readers.layouts import find_studies, survey
 from axon.readers.pseudonyms import patient_pseudonym, series_pseudonym
 from axon.readers.volumes import read_ct
-from tests.support.trees import chest, itk, labels, nifti, words
 from tests.support.ct_series import write_series
+from tests.support.trees import chest, itk, labels, nifti, words
 
 ROOT = Path(__file__).parents[2]
 REAL = os.environ.get("AXON_TEST_DATA", "")

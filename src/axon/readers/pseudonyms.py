@@ -17,7 +17,12 @@ def pseudonym(prefix: str, identity: str, digits: int) -> str:
     key = os.environ.get("AXON_PSEUDONYM_KEY", "")
     if not key:
         _warn_public_key()
-    return prefix + hmac.new((key or _PUBLIC_KEY).encode(), identity.encode(errors="surrogatepass"), hashlib.sha256).hexdigest()[:digits]
+    return (
+        prefix
+        + hmac.new((key or _PUBLIC_KEY).encode(), identity.encode(errors="surrogatepass"), hashlib.sha256).hexdigest()[
+            :digits
+        ]
+    )
 
 
 def patient_pseudonym(patient: str) -> str:

@@ -4,51 +4,88 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
 
 from axon.dicom.ct import read_ct_series
-from axon.errors import AxonError
+from axon.errors import AxonError, require
 from axon.geometry.volume import Volume, canonical
-from axon.readers.headers import read_metaimage, read_nrrd
-from axon.readers.nifti import read_nifti
+from axon.readers.headers import data_file, read_metaimage, read_nrrd, says_segments, stored_metaimage, stored_nrrd
+from axon.readers.nifti import image_of, read_nifti, says_labels, stored_nifti
+
+T = TypeVar("T")
 
 NIFTI = (".nii", ".nii.gz", ".hdr")
 NRRD = (".nrrd", ".nhdr")
 ITK = (*NRRD, ".mha", ".mhd")
+_LEAST_SHARE = 0.02
+_SHIFT_HU = 1024
+"""Unsigned copies of a CT are HU and this: air is 24, and nothing is negative."""
+_CHEST_SHARE = 0.5
+"""Of air and soft tissue together, in a CT that is taken back: values spread evenly have a sixth."""
 
 
 def read_ct(files: Sequence[Path]) -> Volume:
-    """Read a CT as int16 HU in canonical LPS orientation.
+    """Read a CT as int16 HU in canonical LPS orientation; the volume's notes say what had to be decided.
 
     Args:
-        files: One NIfTI, NRRD or MetaImage file, or all DICOM files of the series.
+        files: One NIfTI, NRRD or MetaImage file, a header and the file of its voxels, or all DICOM files of the series.
 
     Raises:
-        AxonError: ``NOT_A_CT``, ``CT_UNREADABLE``, ``CT_TOO_LARGE``, ``NO_ORIENTATION``, or another ``CT_*`` code of
-            `read_ct_series`.
+        AxonError: ``NOT_A_CT``, ``CT_MASK``, ``CT_UNREADABLE``, ``CT_TOO_LARGE``, ``CT_DATA_FILE``, ``NO_ORIENTATION``,
+            or another ``CT_*`` code of `read_ct_series`.
     """
     path = files[0]
+    data = files[1] if len(files) > 1 else None
     if suffix_of(path, NIFTI):
-        volume = _guard(_read_nifti, path)
+        volume = _guard(lambda: canonical(read_nifti(path)), path)
     elif suffix_of(path, ITK):
-        volume = _guard(_read_itk, path)
+        read = read_nrrd if suffix_of(path, NRRD) else read_metaimage
+        volume = _guard(lambda: canonical(read(path, data)), path)
     else:
         volume = read_ct_series(list(files))
-    _check_ct(volume)
-    return volume
+    _check_grid(volume.hu_DHW.shape, volume.spacing_mm)
+    return _in_hu(volume)
 
 
-def _read_nifti(path: Path) -> Volume:
-    return canonical(read_nifti(path))
+def read_grid(path: Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Voxels (D, H, W) of a volume file and its steps in mm (w, h, d), as they lie in the file, from its header alone.
+
+    Raises:
+        AxonError: As `read_ct`, for what a header shows.
+    """
+    say = stored_nifti if suffix_of(path, NIFTI) else stored_nrrd if suffix_of(path, NRRD) else stored_metaimage
+    stored = _guard(lambda: say(path), path)
+    data_of(path)
+    steps = tuple(float(step) for step in np.linalg.norm(stored.affine[:3, :3], axis=0))
+    _check_grid(stored.shape, steps)
+    return stored.shape, steps
 
 
-def _read_itk(path: Path) -> Volume:
-    return canonical((read_nrrd if suffix_of(path, NRRD) else read_metaimage)(path))
+def data_of(path: Path) -> tuple[Path, ...]:
+    """The file that holds the voxels of a header, none where the header's own file does.
+
+    Raises:
+        AxonError: ``CT_DATA_FILE`` or ``CT_UNREADABLE``.
+    """
+    if suffix_of(path, (".hdr",)):
+        return (image_of(path),)
+    data = _guard(lambda: data_file(path), path) if suffix_of(path, ITK) else None
+    return () if data is None else (data,)
 
 
-def _guard(read: Callable[[Path], Volume], path: Path) -> Volume:
+def says_mask(path: Path) -> bool:
+    """Whether the header of a volume file says that it holds labels."""
+    if suffix_of(path, NIFTI):
+        return bool(_guard(lambda: says_labels(path), path))
+    return bool(_guard(lambda: says_segments(path), path))
+
+
+def _guard(read: Callable[[], T], path: Path) -> T:
     """Anything that a damaged or hostile file sets off in a decoder becomes one code."""
     try:
-        return read(path)
+        return read()
     except AxonError:
         raise
     except Exception as error:
@@ -57,24 +94,35 @@ def _guard(read: Callable[[Path], Volume], path: Path) -> Volume:
         ) from error
 
 
-def _check_ct(volume: Volume) -> None:
-    """A chest CT in HU has both air and soft tissue; an X-ray film, a mask, a normalised volume or an MR has not."""
-    hu = volume.hu_DHW
-    if min(hu.shape) < 8:
-        raise AxonError(
-            "NOT_A_CT", f"the image has {hu.shape} voxels: a film or a few slices", "give a whole CT volume"
-        )
-    if not all(0.05 < spacing < 20 for spacing in volume.spacing_mm):
-        raise AxonError(
-            "NOT_A_CT", f"the voxel spacing {volume.spacing_mm} mm is no CT's", "export it with spacing in millimetres"
-        )
-    air, soft = float((hu < -700).mean()), float(((hu > -150) & (hu < 250)).mean())
-    if air < 0.02 or soft < 0.02:
-        raise AxonError(
-            "NOT_A_CT",
-            f"{air:.1%} air and {soft:.1%} soft tissue: values are not HU of a chest",
-            "give a chest CT in HU",
-        )
+def _check_grid(shape: tuple[int, ...], spacing_mm: tuple[float, ...]) -> None:
+    few = min(shape) < 8
+    require(not few, "NOT_A_CT", f"the image has {shape} voxels: a film or a few slices", "give a whole CT volume")
+    plausible = all(0.05 < step < 20 for step in spacing_mm)
+    message = f"the voxel spacing {spacing_mm} mm is no CT's"
+    require(plausible, "NOT_A_CT", message, "export it with spacing in millimetres")
+
+
+def _in_hu(volume: Volume) -> Volume:
+    """The volume, its values taken back to HU where they are 1024 too high.
+
+    A chest CT in HU has both air and soft tissue; an X-ray film, a mask, a normalised volume or an MR has not.
+    """
+    air, soft = _shares(volume.hu_DHW, 0)
+    if min(air, soft) >= _LEAST_SHARE:
+        return volume
+    low, high = int(volume.hu_DHW.min()), int(volume.hu_DHW.max())
+    shifted = low >= 0 and high > _SHIFT_HU and _shares(volume.hu_DHW, _SHIFT_HU)
+    if shifted and min(shifted) >= _LEAST_SHARE and sum(shifted) >= _CHEST_SHARE:
+        note = f"the values were {_SHIFT_HU} above HU: they are taken back"
+        return Volume(volume.hu_DHW - np.int16(_SHIFT_HU), volume.affine, (*volume.notes, note))
+    seen = f"{air:.1%} air and {soft:.1%} soft tissue, values from {low} to {high}: they are not HU of a chest"
+    raise AxonError("NOT_A_CT", seen, "give a chest CT in HU, neither scaled nor windowed")
+
+
+def _shares(hu_DHW: np.ndarray, shift: int) -> tuple[float, float]:
+    """Shares of air and of soft tissue among the voxels, were the values ``shift`` lower."""
+    air = float((hu_DHW < shift - 700).mean())
+    return air, float(((hu_DHW > shift - 150) & (hu_DHW < shift + 250)).mean())
 
 
 def suffix_of(path: Path, suffixes: tuple[str, ...]) -> str:

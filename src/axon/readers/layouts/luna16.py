@@ -7,8 +7,8 @@ import functools
 import re
 from pathlib import Path, PurePath
 
-from axon.readers.pseudonyms import patient_pseudonym, series_pseudonym
 from axon.readers.layouts.rule import Image, Layout, Named, Tree
+from axon.readers.pseudonyms import patient_pseudonym, series_pseudonym
 
 _UID = re.compile(r"\d+(\.\d+){5,}")
 _TABLE = "metadata.csv"

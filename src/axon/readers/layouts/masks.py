@@ -6,13 +6,10 @@ import re
 from pathlib import Path, PurePath
 
 from axon.errors import AxonError
-from axon.readers.detached import intent, text_header
-from axon.readers.volumes import NIFTI, suffix_of
+from axon.readers.volumes import says_mask
 
 _FOLDER = re.compile(r"labels?.*|segmentations?|masks?|annotations?|.*[ _-](seg|segs|masks?|labels?)|seg[ _-].*", re.I)
 _NAME = re.compile(r"(.+?)[ ._-](?:seg|segmentation|mask|labels?)", re.I)
-_LABEL_INTENT = 1002
-"""NIFTI_INTENT_LABEL of the NIfTI-1.1 standard."""
 
 
 def why_mask(path: Path, place: PurePath, stem: str, beside: set[str]) -> str:
@@ -33,9 +30,7 @@ def why_mask(path: Path, place: PurePath, stem: str, beside: set[str]) -> str:
 
 def _says_mask(path: Path) -> bool:
     try:
-        if suffix_of(path, NIFTI):
-            return intent(path) == _LABEL_INTENT
-        return any(re.fullmatch(r"segment\d+_id", key) for key in text_header(path))
-    except (AxonError, OSError, EOFError, ValueError):
+        return says_mask(path)
+    except AxonError:
         # Reading it will say what is wrong.
         return False

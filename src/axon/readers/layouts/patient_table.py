@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from axon.errors import AxonError, require
-from axon.readers.pseudonyms import patient_pseudonym
 from axon.readers.layouts.rule import Study
+from axon.readers.pseudonyms import patient_pseudonym
 
 TABLE = "patients.csv"
 COLUMNS = ("file", "case", "patient", "collection", "split", "licence", "source")

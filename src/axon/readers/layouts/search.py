@@ -10,14 +10,13 @@ from pathlib import Path, PurePath
 from axon.dicom.ct import SliceHeader, read_header
 from axon.dicom.xray import MODALITIES as XRAY_MODALITIES
 from axon.errors import AxonError
-from axon.readers.detached import data_files
 from axon.readers.layouts.masks import why_mask
 from axon.readers.layouts.patient_table import apply_table
-from axon.readers.pseudonyms import patient_pseudonym, pseudonym, series_pseudonym
 from axon.readers.layouts.rule import Image, Named, PassedOver, Skip, Study, Tree
 from axon.readers.layouts.table import LAYOUTS
 from axon.readers.layouts.walk import walk
-from axon.readers.volumes import ITK, NIFTI, suffix_of
+from axon.readers.pseudonyms import patient_pseudonym, pseudonym, series_pseudonym
+from axon.readers.volumes import ITK, NIFTI, data_of, suffix_of
 
 DICOM = "DICOM, by PatientID and SeriesInstanceUID"
 _TEXT = (".txt", ".csv", ".tsv", ".json", ".md", ".xml", ".xlsx", ".pdf", ".html", ".yaml", ".py", ".log")
@@ -118,8 +117,8 @@ def _ask(image: Image) -> tuple[Named | Skip, str]:
 
 def _data(path: Path) -> tuple[Path, ...]:
     try:
-        return data_files(path)
-    except (AxonError, OSError):
+        return data_of(path)
+    except AxonError:
         # Reading it will say what is wrong.
         return ()
 

@@ -99,7 +99,7 @@ def ingest(raw: Path, shard: int, shards: int, config: Config, out: Path) -> Non
     """
     report: dict[str, list[dict[str, Any]]] = {"accepted": [], "rejected": [], "films_rejected": []}
     studies = list_studies(raw)[shard::shards]
-    with whole_folder(out) as part, _run_in_order(len(studies)) as run:
+    with whole_folder(out) as part, run_in_order(len(studies)) as run:
         (part / "cases").mkdir()
         (part / "qa").mkdir()
         for study, done in zip(
@@ -150,7 +150,7 @@ def workers_for(studies: int) -> int:
 
 
 @contextlib.contextmanager
-def _run_in_order(studies: int) -> Iterator[Callable[..., Iterator[Any]]]:
+def run_in_order(studies: int) -> Iterator[Callable[..., Iterator[Any]]]:
     """Something like the built-in map: over processes where there are studies enough to be worth starting them.
 
     Processes and not threads, as the readers silence warnings, which is a setting of a whole process; spawned, as torch

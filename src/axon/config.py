@@ -214,6 +214,33 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class CtConfig:
+    """What a CT may be like and still be read; whatever is corrected within these limits is noted.
+
+    Attributes:
+        max_tilt_deg: Largest gantry tilt, or shear of the stack, that is resampled away.
+        max_step_ratio: Steps between slices from the usual one divided by this to the usual one times this are
+            resampled to one step; a larger step is a gap.
+        max_gap_mm: Widest step whose missing slices are filled by interpolation.
+        max_missing_share: Largest share of the slices that may be filled in.
+        min_lung_l: Least air inside the body, both lungs together, of a chest.
+        min_side_l: Least air on either side of the body's middle.
+        min_lung_height_mm: Least height of the lungs that the scan covers.
+        max_cut_share: Largest area of the lungs in the scan's first or last slice, relative to their largest: beyond
+            it the scan ends in the middle of the chest.
+    """
+
+    max_tilt_deg: float = 35.0
+    max_step_ratio: float = 1.5
+    max_gap_mm: float = 12.0
+    max_missing_share: float = 0.05
+    min_lung_l: float = 0.8
+    min_side_l: float = 0.1
+    min_lung_height_mm: float = 120.0
+    max_cut_share: float = 0.8
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Dataset rules.
 
@@ -234,6 +261,8 @@ class DataConfig:
         film_gamma: Half-width of the random log2 gamma applied to a normalised training film.
         clinical_look: Probability that a sample's films look like a clinic's: collimated, local contrast evened out,
             another look-up table.
+        series: ``"all"`` CT series of a scan are cases, or ``"one"``: the thinnest of soft tissue.
+        ct: What a CT may be like and still be read.
     """
 
     shards: int = 2
@@ -254,6 +283,85 @@ class DataConfig:
     film_noise: float = 0.01
     film_gamma: float = 0.3
     clinical_look: float = 0.5
+    series: Literal["all", "one"] = "all"
+    ct: CtConfig = field(default_factory=CtConfig)
+
+
+@dataclass(frozen=True)
+class LevelConfig:
+    """One resolution of the registration.
+
+    Attributes:
+        size: Voxels a side of the grid, and pixels a side of the films; it divides 128.
+        lattice: Control points a side that are added to those of the levels before.
+        steps: Steps of the optimiser.
+        rate: Its largest step, in millimetres.
+        film: Weight of the films' correlation; 0 leaves the films out.
+        keep: Only so many of the references that fit best go on to this level; 0 for all.
+    """
+
+    size: int
+    lattice: int
+    steps: int
+    rate: float
+    film: float
+    keep: int = 0
+
+
+@dataclass(frozen=True)
+class ReferencesConfig:
+    """References warped to the films (our choice, not the paper's).
+
+    Attributes:
+        count: How many training patients' CTs a model carries as its library of references, at most; 0 for none.
+        licences: Those under which a patient's CT may be in a library.
+        allow_unlicensed: Also take CTs without one of these licences: the model is then for yourself.
+        mirror: Also use each reference mirrored left to right.
+        levels: The registration's resolutions, coarse to fine.
+        smooth: Weight of the velocity's roughness.
+        window_mm: Side of the windows in which films are correlated, on the detector.
+        high_pass_mm: Side of the box mean that is taken from films before, on the detector.
+        min_score: A reference whose mean score with the trusted films is below this has not converged.
+        most_misfit: Nor has one whose distance from the estimate is above this, normalised.
+        temper: Difference of two references' losses by which the better one weighs e times as much.
+        tolerance: The same of their local differences from what all say, normalised; for ``volume``.
+        sample_tolerance: The same for a sample: less mixes less.
+        wavelength_mm: Knots of the curves over wavelengths, falling.
+        estimate_share: How much of the estimate the fusion takes at each of these; measured by leaving one patient out.
+        variety: Spread of the random weights of a sample, as of ``temper``'s exponent.
+        detail: How much of the power that a mean lacks is given back to a sample, from 0 to 1 in decibels.
+        most_gain: But no wavelength is raised by more than this factor.
+    """
+
+    count: int = 0
+    licences: tuple[str, ...] = ("CC0 1.0", "CC BY 3.0", "CC BY 4.0")
+    allow_unlicensed: bool = False
+    mirror: bool = False
+    levels: tuple[LevelConfig, ...] = (
+        LevelConfig(32, 5, 20, 8.0, 0.0),
+        LevelConfig(32, 8, 30, 5.0, 0.0),
+        LevelConfig(64, 16, 50, 5.0, 1.5),
+    )
+    smooth: float = 0.3
+    window_mm: float = 60.0
+    high_pass_mm: float = 75.0
+    min_score: float = 0.5
+    most_misfit: float = 0.15
+    temper: float = 0.02
+    tolerance: float = 0.1
+    sample_tolerance: float = 0.02
+    wavelength_mm: tuple[float, ...] = (180.0, 90.0, 60.0, 45.0, 30.0, 22.0, 15.0, 11.0, 8.0, 5.6)
+    estimate_share: tuple[float, ...] = (0.15,) * 10
+    variety: float = 0.7
+    detail: float = 0.6
+    most_gain: float = 1.6
+
+    @classmethod
+    def of(cls, raw: dict[str, Any]) -> ReferencesConfig:
+        """From the mapping that `dataclasses.asdict` or JSON gives. Raises AxonError as `Config.from_yaml`."""
+        found = _build(cls, raw, "references")
+        assert isinstance(found, ReferencesConfig)
+        return found
 
 
 @dataclass(frozen=True)
@@ -284,6 +392,7 @@ class Config:
     physics: PhysicsConfig = field(default_factory=PhysicsConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    references: ReferencesConfig = field(default_factory=ReferencesConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
@@ -393,6 +502,18 @@ def _check(config: Config) -> None:
     )
     require(grid.upscale >= 1, "grid.upscale", "at least 1")
     require(grid.extent_mm > 0, "grid.extent_mm", "positive")
+    require(
+        grid.output_size >= 0 and grid.result_size % grid.fine_size == 0,
+        "grid.output_size",
+        "0, or a multiple of coarse_size * upscale",
+    )
+    require(0 <= config.references.count <= 64, "references.count", "from 0 to 64")
+    fits = all(grid.result_size % level.size == 0 for level in config.references.levels)
+    require(
+        config.references.count == 0 or fits,
+        "references.levels",
+        "each size divides the result's: set grid.output_size",
+    )
     require(model.hu_window[0] < model.hu_window[1], "model.hu_window", "low below high")
     require(
         config.xray.source_detector_mm > config.xray.source_object_mm,
@@ -422,6 +543,9 @@ def _check(config: Config) -> None:
     require(0 <= data.mirror <= 1, "data.mirror", "from 0 to 1")
     require(data.val_share + data.internal_share < 1, "data.internal_share", "some patients must remain for training")
     require(data.shards >= 1, "data.shards", "at least 1")
+    require(0 <= data.ct.max_tilt_deg <= 45, "data.ct.max_tilt_deg", "from 0 to 45")
+    require(1 < data.ct.max_step_ratio <= 2, "data.ct.max_step_ratio", "above 1, at most 2")
+    require(0 <= data.ct.max_missing_share < 0.5, "data.ct.max_missing_share", "from 0 to below 0.5")
     require(config.evaluation.samples >= 2, "evaluation.samples", "at least 2, for a standard deviation")
     processes = config.training.nodes * config.training.processes
     require(config.training.nodes >= 1, "training.nodes", "at least 1")

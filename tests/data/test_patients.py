@@ -12,7 +12,6 @@ import numpy as np
 import pydicom
 import pytest
 from scipy import ndimage
-from tests.support.ct_series import write_series
 
 from axon.data.ingest import locate_body
 from axon.data.patients import (
@@ -36,6 +35,7 @@ from axon.geometry.volume import Volume, resample_to_cube
 from axon.readers.layouts import find_studies
 from axon.readers.volumes import read_ct
 from tests.conftest import REAL_DATA_UNSET
+from tests.support.ct_series import write_series
 
 REAL = os.environ.get("AXON_TEST_DATA", "")
 

@@ -94,7 +94,7 @@ def read_only_study(folder: Path) -> tuple[np.ndarray, np.ndarray, str]:
     (study,) = find_studies(folder)
     assert sorted(study.files) == sorted(path for path in folder.rglob("*") if path.is_file())
     volume = read_ct(study.files)
-    shape, steps = read_grid(study.files[0])
+    shape, steps, _ = read_grid(study.files)
     assert shape == volume.hu_DHW.shape and np.allclose(steps, volume.spacing_mm)
     return volume.hu_DHW, volume.affine, "; ".join(volume.notes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -243,10 +244,11 @@ def tagged(path: Path, source: Path, **tags: str) -> None:
 
 
 def test_one_series_in_two_folders_is_one_case(tmp_path: Path) -> None:
-    for folder in ("first", "second"):
-        dicom(tmp_path / folder, "P-1", "1.1")
+    dicom(tmp_path / "first", "P-1", "1.1")
+    shutil.copytree(tmp_path / "first", tmp_path / "second")
     (study,) = find_studies(tmp_path)
     assert len(study.files) == 60
+    assert read_ct(study.files).hu_DHW.tolist() == chest().hu_DHW.tolist()
 
 
 def test_two_sets_of_one_origin_are_joined_by_the_series(tmp_path: Path) -> None:

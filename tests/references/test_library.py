@@ -196,7 +196,7 @@ def test_dropping_what_is_not_there_changes_nothing(model: Path) -> None:
 
 def test_a_failure_while_dropping_leaves_the_model_as_it_was(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = pretrained.verify(model)
-    monkeypatch.setattr("axon.references.library.seal", lambda folder: 1 / 0)
+    monkeypatch.setattr("axon.registry.withdrawal.seal", lambda folder: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         drop_reference(model, load_library(model)[0].id, model)
     assert pretrained.verify(model) == before and len(load_library(model)) == 3

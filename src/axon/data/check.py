@@ -134,10 +134,9 @@ def _look(study: Study, read: bool, picture: bool) -> Looked:
     try:
         if read:
             return _seen(one, read_ct(study.files), picture)
-        if suffix_of(study.files[0], NIFTI + ITK):
-            shape, steps = read_grid(study.files[0])
-            return one(spacing_mm=steps, extent_mm=tuple(n * s for n, s in zip(shape[::-1], steps, strict=True)))
-        return one()
+        shape, steps, notes = read_grid(study.files)
+        extent = tuple(n * step for n, step in zip(shape[::-1], steps, strict=True))
+        return one(spacing_mm=steps, extent_mm=extent, notes=notes)
     except AxonError as error:
         return one(error.code, error.message, error.fix)
 

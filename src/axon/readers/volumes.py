@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from axon.dicom.ct import read_ct_series
+from axon.config import CtConfig
+from axon.dicom.ct import plan_ct_series, read_ct_series_noted
 from axon.errors import AxonError, require
 from axon.geometry.volume import Volume, canonical
 from axon.readers.headers import data_file, read_metaimage, read_nrrd, says_segments, stored_metaimage, stored_nrrd
@@ -26,15 +28,16 @@ _CHEST_SHARE = 0.5
 """Of air and soft tissue together, in a CT that is taken back: values spread evenly have a sixth."""
 
 
-def read_ct(files: Sequence[Path]) -> Volume:
-    """Read a CT as int16 HU in canonical LPS orientation; the volume's notes say what had to be decided.
+def read_ct(files: Sequence[Path], rules: CtConfig | None = None) -> Volume:
+    """Read a CT as int16 HU in canonical LPS orientation; the volume's notes say what was left out or corrected.
 
     Args:
         files: One NIfTI, NRRD or MetaImage file, a header and the file of its voxels, or all DICOM files of the series.
+        rules: How far a DICOM series may be from an even stack of slices; None for the defaults.
 
     Raises:
         AxonError: ``NOT_A_CT``, ``CT_MASK``, ``CT_UNREADABLE``, ``CT_TOO_LARGE``, ``CT_DATA_FILE``, ``NO_ORIENTATION``,
-            or another ``CT_*`` code of `read_ct_series`.
+            or another ``CT_*`` code of `read_ct_series_noted`.
     """
     path = files[0]
     data = files[1] if len(files) > 1 else None
@@ -44,23 +47,32 @@ def read_ct(files: Sequence[Path]) -> Volume:
         read = read_nrrd if suffix_of(path, NRRD) else read_metaimage
         volume = _guard(lambda: canonical(read(path, data)), path)
     else:
-        volume = read_ct_series(list(files))
+        volume, notes = read_ct_series_noted(list(files), rules)
+        volume = replace(volume, notes=notes)
     _check_grid(volume.hu_DHW.shape, volume.spacing_mm)
     return _in_hu(volume)
 
 
-def read_grid(path: Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Voxels (D, H, W) of a volume file and its steps in mm (w, h, d), as they lie in the file, from its header alone.
+def read_grid(
+    files: Sequence[Path], rules: CtConfig | None = None
+) -> tuple[tuple[int, ...], tuple[float, ...], tuple[str, ...]]:
+    """Shape and steps of a CT, and notes, from headers alone. Arguments and errors as of `read_ct`, for what a header
+    shows.
 
-    Raises:
-        AxonError: As `read_ct`, for what a header shows.
+    Returns:
+        tuple: Voxels (D, H, W), steps in mm (w, h, d), both as they lie in the files; and the notes.
     """
-    say = stored_nifti if suffix_of(path, NIFTI) else stored_nrrd if suffix_of(path, NRRD) else stored_metaimage
-    stored = _guard(lambda: say(path), path)
-    data_of(path)
-    steps = tuple(float(step) for step in np.linalg.norm(stored.affine[:3, :3], axis=0))
-    _check_grid(stored.shape, steps)
-    return stored.shape, steps
+    path = files[0]
+    if not suffix_of(path, NIFTI + ITK):
+        shape, steps, notes = plan_ct_series(list(files), rules)
+    else:
+        say = stored_nifti if suffix_of(path, NIFTI) else stored_nrrd if suffix_of(path, NRRD) else stored_metaimage
+        stored = _guard(lambda: say(path), path)
+        data_of(path)
+        shape, notes = stored.shape, stored.notes
+        steps = tuple(float(step) for step in np.linalg.norm(stored.affine[:3, :3], axis=0))
+    _check_grid(shape, steps)
+    return shape, steps, notes
 
 
 def data_of(path: Path) -> tuple[Path, ...]:

@@ -18,7 +18,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 from nibabel.volumeutils import apply_read_scaling
 
-from axon.dicom.ct import MAX_VOXELS, to_hu
+from axon.dicom.slices import MAX_VOXELS, to_hu
 from axon.errors import AxonError, require
 from axon.geometry.volume import Volume
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-from axon.dicom.ct import SliceHeader, read_header
+from axon.dicom.parse import is_dicom
+from axon.dicom.series import SliceHeader, patients_by_folder, read_header, split_series
 from axon.dicom.xray import MODALITIES as XRAY_MODALITIES
 from axon.errors import AxonError
 from axon.readers.layouts.masks import why_mask
@@ -66,8 +67,9 @@ def survey(folder: Path, patients: Path | None = None, public_ids: bool = False)
     volumes = [path for path in files if suffix_of(path, NIFTI + ITK)]
     named, data = _name_volumes(folder, volumes, passed)
     others = [path for path in files if path not in data and not suffix_of(path, NIFTI + ITK)]
-    series = _group_dicom(folder, others, passed)
-    studies, notes = _joined(series, named)
+    notes: list[str] = []
+    series = _group_dicom(folder, others, passed, notes)
+    studies = _joined(series, named, notes)
     studies = _apart(apply_table(studies, folder, patients, public_ids), folder)
     for name, count in Counter(study.case_id for study in studies).items():
         if count > 1:
@@ -127,7 +129,9 @@ def _stem(path: Path) -> str:
     return path.name.removesuffix(suffix_of(path, NIFTI + ITK))
 
 
-def _group_dicom(folder: Path, files: Iterable[Path], passed: list[PassedOver]) -> list[tuple[str, Study]]:
+def _group_dicom(
+    folder: Path, files: Iterable[Path], passed: list[PassedOver], notes: list[str]
+) -> list[tuple[str, Study]]:
     """Each CT series with its SeriesInstanceUID and its patient's films; what is neither goes to ``passed``."""
     series: dict[str, list[SliceHeader]] = defaultdict(list)
     films: dict[str, list[Path]] = defaultdict(list)
@@ -149,12 +153,21 @@ def _group_dicom(folder: Path, files: Iterable[Path], passed: list[PassedOver]) 
             films[header.patient_id].append(path)
         else:
             passed.append(PassedOver(path, "DICOM of another modality than CT, CR and DX, or without a patient"))
+    unnamed = [headers[0].path for headers in series.values() if not headers[0].patient_id]
+    by_folder = patients_by_folder(unnamed, folder)
+    if unnamed:
+        count = len(set(by_folder.values()))
+        notes.append(f"{len(unnamed)} series name no patient: taken for {count} patients by their folders")
     for uid, headers in series.items():
         patient = headers[0].patient_id
-        hashed = patient_pseudonym(patient)
-        paths = tuple(header.path for header in headers)
-        place, own = collection_of(paths[0], folder), tuple(films.get(patient, ()))
-        found.append((uid, Study(series_pseudonym(hashed, uid), hashed, place, paths, own, DICOM)))
+        hashed = patient_pseudonym(patient or by_folder[headers[0].path])
+        case_id, own = series_pseudonym(hashed, uid), tuple(films.get(patient, ()))
+        for part in split_series(headers):
+            name = f"{case_id}-{part.label}" if part.label else case_id
+            paths = tuple(header.path for header in part.headers)
+            found.append((uid, Study(name, hashed, collection_of(paths[0], folder), paths, own, DICOM)))
+            if part.note:
+                notes.append(f"{name}: {part.note}")
     alone = set(films) - {headers[0].patient_id for headers in series.values()}
     passed += [PassedOver(path, "a film of a patient without a CT") for name in alone for path in films[name]]
     return found
@@ -166,8 +179,7 @@ def _why_not_dicom(path: Path) -> str:
     if name.endswith(".dcm"):
         return ""
     try:
-        with path.open("rb") as file:
-            dicom = file.read(132)[128:] == b"DICM"
+        dicom = is_dicom(path)
     except OSError:
         # It may be a slice: let reading it say what is wrong.
         return ""
@@ -178,17 +190,17 @@ def _why_not_dicom(path: Path) -> str:
     return "a picture, no DICOM" if name.endswith(_PICTURES) else "no image that can be read"
 
 
-def _joined(series: list[tuple[str, Study]], named: list[Study]) -> tuple[list[Study], list[str]]:
+def _joined(series: list[tuple[str, Study]], named: list[Study], notes: list[str]) -> list[Study]:
     """Two data sets of one origin: a volume named by the SeriesInstanceUID of a series that is there is that case."""
     by_uid = {uid: study for uid, study in series if uid}
-    kept, notes = [study for _, study in series], []
+    kept = [study for _, study in series]
     for study in named:
         origin = by_uid.get(_stem(study.files[0]))
         if origin is None:
             kept.append(study)
         else:
             notes.append(f"{origin.case_id} is there twice, as DICOM and as a volume: DICOM is taken")
-    return kept, notes
+    return kept
 
 
 def _apart(studies: list[Study], folder: Path) -> list[Study]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -305,6 +307,26 @@ def test_links_are_followed_and_what_is_no_image_is_counted(tmp_path: Path) -> N
         "scans.zip": "an archive: unpack it, or name it in place of the folder",
         "DICOMDIR": "a DICOMDIR",
     }
+
+
+def test_each_file_is_opened_once(tmp_path: Path) -> None:
+    for path in write_series(tmp_path / "series", chest())[:5]:
+        path.rename(path.with_suffix(""))
+    for name in ("a.nii.gz", "b.nii", "c.hdr"):
+        nifti(tmp_path / name)
+    for name in ("d.nrrd", "e.nhdr", "f.mha", "g.mhd"):
+        itk(tmp_path / name)
+    words(tmp_path / "notes.txt")
+    code = (
+        "import sys; from collections import Counter; from pathlib import Path;"
+        "from axon.readers.layouts import find_studies; root = Path(sys.argv[1]);"
+        "find_studies(root / 'series'); opened = Counter();"
+        "sys.addaudithook(lambda event, args: opened.update([str(args[0])] if event == 'open' else []));"
+        "assert len(find_studies(root)) == 8;"
+        "print(max(n for name, n in opened.items() if name.startswith(str(root))), len(opened))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert done.stdout.split()[0] == "1", done.stderr
 
 
 @pytest.mark.skipif(not REAL, reason="AXON_TEST_DATA names no folder of real data")

@@ -42,6 +42,7 @@ _TO_LPS = {
     **dict.fromkeys(("left-anterior-superior", "las"), (1, -1, 1)),
 }
 _UNITS_MM = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001}
+_SEGMENTS = "segment of 3D Slicer"
 _ELSEWHERE = "put the voxels into the file itself, or into a plain file beside it"
 
 
@@ -93,24 +94,23 @@ def stored_nrrd(path: Path) -> Stored:
     return _nrrd_stored(_fields(path))
 
 
-def data_file(path: Path) -> Path | None:
-    """The file beside a header of MetaImage or NRRD that holds its voxels; None where they are in the same file.
+def describe_text(path: Path) -> tuple[tuple[Path, ...], bool]:
+    """What a header of MetaImage or NRRD says beside its voxels, read once.
+
+    Returns:
+        tuple: The file beside it that holds the voxels, none where they are in the same file; and whether they are the
+        segments of 3D Slicer.
 
     Raises:
         AxonError: ``CT_DATA_FILE`` for anything but the plain name of a file that is there; ``CT_UNREADABLE``.
     """
-    where = _named(_fields(path))
-    if not where:
-        return None
+    fields = _fields(path)
+    segments = _SEGMENTS in fields
+    if not (where := _named(fields)):
+        return (), segments
     data = _beside(path, where, None)
     require(data.is_file(), "CT_DATA_FILE", "the header's data file is not beside it", "copy it into the same folder")
-    return data
-
-
-def says_segments(path: Path) -> bool:
-    """Whether a NRRD is a segmentation of 3D Slicer, whose segments are described in its header."""
-    with path.open("rb") as file:
-        return re.search(rb"^Segment\d+_ID:=", file.read(_MAX_HEADER).partition(b"\n\n")[0], re.MULTILINE) is not None
+    return (data,), segments
 
 
 def _fields(path: Path) -> dict[str, str]:
@@ -200,6 +200,8 @@ def _nrrd_fields(file: BinaryIO) -> dict[str, str]:
         key, colon, value = line.partition(":")
         # "key:=value" is anybody's note, "#" a comment.
         if line.startswith("#") or value.startswith("="):
+            if re.fullmatch(r"Segment\d+_ID", key):
+                fields[_SEGMENTS] = key
             continue
         name = {"datafile": "data file", "byteskip": "byte skip", "lineskip": "line skip"}.get(key.lower(), key.lower())
         require(bool(colon) and name not in fields, "CT_UNREADABLE", "the header is damaged", "export it again")

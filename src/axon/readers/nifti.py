@@ -55,9 +55,12 @@ def stored_nifti(path: Path) -> Stored:
     return _stored(header)
 
 
-def says_labels(path: Path) -> bool:
-    """Whether the header's intent is a label map (NIFTI_INTENT_LABEL); other exceptions as `read_nifti`."""
-    return int(_header(read_start(path))["intent_code"]) == _LABELS
+def describe_nifti(path: Path) -> tuple[tuple[Path, ...], bool]:
+    """The file of the voxels where it is another one, and whether the header's intent is a label map
+    (NIFTI_INTENT_LABEL). Raises as `read_nifti`.
+    """
+    header = _header(read_start(path))
+    return (image_of(path),) if _in_pair(header) else (), int(header["intent_code"]) == _LABELS
 
 
 def image_of(path: Path) -> Path:

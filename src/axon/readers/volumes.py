@@ -13,8 +13,8 @@ from axon.config import CtConfig
 from axon.dicom.ct import plan_ct_series, read_ct_series_noted
 from axon.errors import AxonError, require
 from axon.geometry.volume import Volume, canonical
-from axon.readers.headers import data_file, read_metaimage, read_nrrd, says_segments, stored_metaimage, stored_nrrd
-from axon.readers.nifti import image_of, read_nifti, says_labels, stored_nifti
+from axon.readers.headers import describe_text, read_metaimage, read_nrrd, stored_metaimage, stored_nrrd
+from axon.readers.nifti import describe_nifti, read_nifti, stored_nifti
 
 T = TypeVar("T")
 
@@ -62,36 +62,30 @@ def read_grid(
     Returns:
         tuple: Voxels (D, H, W), steps in mm (w, h, d), both as they lie in the files; and the notes.
     """
-    path = files[0]
+    path, *data = files
     if not suffix_of(path, NIFTI + ITK):
         shape, steps, notes = plan_ct_series(list(files), rules)
     else:
         say = stored_nifti if suffix_of(path, NIFTI) else stored_nrrd if suffix_of(path, NRRD) else stored_metaimage
         stored = _guard(lambda: say(path), path)
-        data_of(path)
+        if not data:
+            describe(path)
         shape, notes = stored.shape, stored.notes
         steps = tuple(float(step) for step in np.linalg.norm(stored.affine[:3, :3], axis=0))
     _check_grid(shape, steps)
     return shape, steps, notes
 
 
-def data_of(path: Path) -> tuple[Path, ...]:
-    """The file that holds the voxels of a header, none where the header's own file does.
+def describe(path: Path) -> tuple[tuple[Path, ...], bool]:
+    """What the header of a volume file says beside its voxels; the file is opened once.
+
+    Returns:
+        tuple: The file that holds the voxels, none where it is this one; and whether they are labels.
 
     Raises:
-        AxonError: ``CT_DATA_FILE`` or ``CT_UNREADABLE``.
+        AxonError: ``CT_DATA_FILE``, ``CT_UNREADABLE`` or ``NO_ORIENTATION``.
     """
-    if suffix_of(path, (".hdr",)):
-        return (image_of(path),)
-    data = _guard(lambda: data_file(path), path) if suffix_of(path, ITK) else None
-    return () if data is None else (data,)
-
-
-def says_mask(path: Path) -> bool:
-    """Whether the header of a volume file says that it holds labels."""
-    if suffix_of(path, NIFTI):
-        return bool(_guard(lambda: says_labels(path), path))
-    return bool(_guard(lambda: says_segments(path), path))
+    return _guard(lambda: (describe_nifti if suffix_of(path, NIFTI) else describe_text)(path), path)
 
 
 def _guard(read: Callable[[], T], path: Path) -> T:

@@ -17,7 +17,7 @@ from axon.readers.layouts.rule import Image, Named, PassedOver, Skip, Study, Tre
 from axon.readers.layouts.table import LAYOUTS
 from axon.readers.layouts.walk import walk
 from axon.readers.pseudonyms import patient_pseudonym, pseudonym, series_pseudonym
-from axon.readers.volumes import ITK, NIFTI, data_of, suffix_of
+from axon.readers.volumes import ITK, NIFTI, describe, suffix_of
 
 DICOM = "DICOM, by PatientID and SeriesInstanceUID"
 _TEXT = (".txt", ".csv", ".tsv", ".json", ".md", ".xml", ".xlsx", ".pdf", ".html", ".yaml", ".py", ".log")
@@ -86,14 +86,15 @@ def collection_of(path: Path, folder: Path) -> str:
 
 def _name_volumes(folder: Path, volumes: list[Path], passed: list[PassedOver]) -> tuple[list[Study], set[Path]]:
     """A study of each volume that is no mask, and the files that hold the voxels of headers."""
-    data = {path: _data(path) for path in volumes}
+    described = {path: _described(path) for path in volumes}
+    data = {path: files for path, (files, _) in described.items()}
     stems: dict[PurePath, set[str]] = defaultdict(set)
     for path in volumes:
         stems[path.parent.relative_to(folder)].add(_stem(path))
     kept = []
     for path in volumes:
         place = path.parent.relative_to(folder)
-        if why := why_mask(path, place, _stem(path), stems[place]):
+        if why := why_mask(place, _stem(path), stems[place], described[path][1]):
             passed += [PassedOver(file, why) for file in (path, *data[path])]
         else:
             kept.append(path)
@@ -117,12 +118,12 @@ def _ask(image: Image) -> tuple[Named | Skip, str]:
     return next((answer, layout.name) for layout in LAYOUTS if (answer := layout.name_of(image)))
 
 
-def _data(path: Path) -> tuple[Path, ...]:
+def _described(path: Path) -> tuple[tuple[Path, ...], bool]:
     try:
-        return data_of(path)
+        return describe(path)
     except AxonError:
         # Reading it will say what is wrong.
-        return ()
+        return (), False
 
 
 def _stem(path: Path) -> str:
@@ -137,17 +138,14 @@ def _group_dicom(
     films: dict[str, list[Path]] = defaultdict(list)
     found = []
     for path in files:
-        if why := _why_not_dicom(path):
-            passed.append(PassedOver(path, why))
-            continue
-        try:
-            header = read_header(path)
-        except AxonError:
+        header = _header_of(path)
+        if header == "":
             # It cannot be grouped: a study of its own, which reading will reject.
             name = pseudonym("unreadable-", str(path.relative_to(folder)), 8)
             found.append(("", Study(name, name, collection_of(path, folder), (path,), rule=DICOM)))
-            continue
-        if header.modality == "CT":
+        elif isinstance(header, str):
+            passed.append(PassedOver(path, header))
+        elif header.modality == "CT":
             series[header.series_uid].append(header)
         elif header.modality in XRAY_MODALITIES and header.patient_id:
             films[header.patient_id].append(path)
@@ -173,21 +171,24 @@ def _group_dicom(
     return found
 
 
-def _why_not_dicom(path: Path) -> str:
-    """Why a file cannot be DICOM, empty where it may be."""
+def _header_of(path: Path) -> SliceHeader | str:
+    """The header of a DICOM file, which is opened once; or why a file is none. Empty for one that cannot be read."""
     name = path.name.lower()
-    if name.endswith(".dcm"):
-        return ""
+    text = name.endswith(_TEXT) or name.startswith(("readme", "license", "licence"))
+    if (text or name.endswith(_PICTURES)) and not _may_be_dicom(path):
+        return "text or a table" if text else "a picture, no DICOM"
     try:
-        dicom = is_dicom(path)
+        return read_header(path)
+    except AxonError:
+        return "" if name.endswith(".dcm") or _may_be_dicom(path) else "no image that can be read"
+
+
+def _may_be_dicom(path: Path) -> bool:
+    try:
+        return is_dicom(path)
     except OSError:
         # It may be a slice: let reading it say what is wrong.
-        return ""
-    if dicom:
-        return ""
-    if name.endswith(_TEXT) or name.startswith(("readme", "license", "licence")):
-        return "text or a table"
-    return "a picture, no DICOM" if name.endswith(_PICTURES) else "no image that can be read"
+        return True
 
 
 def _joined(series: list[tuple[str, Study]], named: list[Study], notes: list[str]) -> list[Study]:

@@ -190,7 +190,10 @@ def _kind_of(header: SliceHeader, usual: np.ndarray | None) -> str:
         return "localizer"
     if header.picture:
         return "picture without a place"
-    turned = usual is not None and header.normal is not None and abs(usual @ header.normal) < _OTHER_PLANE
+    if usual is None or header.normal is None or np.linalg.norm(header.normal) < 0.9:
+        # No place, or none that makes sense: for reading to refuse.
+        return ""
+    turned = abs(usual @ header.normal) < _OTHER_PLANE
     return "slice of another plane" if turned else ""
 
 

@@ -103,7 +103,9 @@ def _heights(heights: np.ndarray, config: CtConfig) -> tuple[np.ndarray, np.ndar
     wide = steps >= config.max_step_ratio * usual
     times_N = np.where(wide, np.rint(steps / usual), 1)
     missing = int(times_N.sum()) - len(steps)
-    filled = steps.max() <= config.max_gap_mm + _ROUNDED_MM and missing <= config.max_missing_share * len(heights)
+    filled = steps.max() <= config.max_gap_mm + _ROUNDED_MM and missing <= config.max_missing_share * (
+        missing + len(heights)
+    )
     message = f"a gap of {steps.max():.2f} mm at a step of {usual:.2f} mm"
     require(bool(filled or not wide.any()), "CT_SLICE_GAP", message, "add the slices")
     close = bool((steps >= usual / config.max_step_ratio).all())

@@ -72,6 +72,10 @@ def _dicom_text(text: str) -> str:
 def _reconstruct(arguments: argparse.Namespace) -> None:
     import json
 
+    from axon.readers import child
+
+    # Starts while torch is imported.
+    child.start()
     from axon import pretrained
     from axon.reconstruct import read_films, reconstruct, refuse_foreign_folder
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from axon.dicom.ct import read_ct_series
 from axon.errors import AxonError
 from axon.geometry.volume import Volume, canonical
+from axon.readers.child import apart
 from axon.readers.headers import read_metaimage, read_nrrd
 from axon.readers.nifti import read_nifti
 
@@ -17,22 +18,28 @@ ITK = (".nrrd", ".mha")
 
 
 def read_ct(files: Sequence[Path]) -> Volume:
-    """Read a CT as int16 HU in canonical LPS orientation.
+    """Read a CT as int16 HU in canonical LPS orientation, in a child with limits.
 
     Args:
         files: One NIfTI, NRRD or MetaImage file, or all DICOM files of the series.
 
     Raises:
-        AxonError: ``NOT_A_CT``, ``CT_UNREADABLE``, ``CT_TOO_LARGE``, ``NO_ORIENTATION``, or another ``CT_*`` code of
-            `read_ct_series`.
+        AxonError: ``NOT_A_CT``, ``CT_UNREADABLE``, ``CT_TOO_LARGE``, ``NO_ORIENTATION``, ``CT_GEOMETRY``,
+            ``CT_DATA_FILE``, ``CT_DECODER_DIED``, or another ``CT_*`` code of `read_ct_series`.
     """
+    volume: Volume = apart("CT", read_here, files)
+    return volume
+
+
+def read_here(files: list[Path]) -> Volume:
+    """`read_ct` in this process."""
     path = files[0]
     if suffix_of(path, NIFTI):
         volume = _guard(_read_nifti, path)
     elif suffix_of(path, ITK):
         volume = _guard(_read_itk, path)
     else:
-        volume = read_ct_series(list(files))
+        volume = read_ct_series(files)
     _check_ct(volume)
     return volume
 

@@ -13,6 +13,7 @@ from axon.config import CtConfig
 from axon.dicom.ct import plan_ct_series, read_ct_series_noted
 from axon.errors import AxonError, require
 from axon.geometry.volume import Volume, canonical
+from axon.readers.child import apart
 from axon.readers.headers import describe_text, read_metaimage, read_nrrd, stored_metaimage, stored_nrrd
 from axon.readers.nifti import describe_nifti, read_nifti, stored_nifti
 
@@ -29,7 +30,8 @@ _CHEST_SHARE = 0.5
 
 
 def read_ct(files: Sequence[Path], rules: CtConfig | None = None) -> Volume:
-    """Read a CT as int16 HU in canonical LPS orientation; the volume's notes say what was left out or corrected.
+    """Read a CT as int16 HU in canonical LPS orientation, in a child with limits; the volume's notes say what was left
+    out or corrected.
 
     Args:
         files: One NIfTI, NRRD or MetaImage file, a header and the file of its voxels, or all DICOM files of the series.
@@ -37,8 +39,14 @@ def read_ct(files: Sequence[Path], rules: CtConfig | None = None) -> Volume:
 
     Raises:
         AxonError: ``NOT_A_CT``, ``CT_MASK``, ``CT_UNREADABLE``, ``CT_TOO_LARGE``, ``CT_DATA_FILE``, ``NO_ORIENTATION``,
-            or another ``CT_*`` code of `read_ct_series_noted`.
+            ``CT_GEOMETRY``, ``CT_DECODER_DIED``, or another ``CT_*`` code of `read_ct_series_noted`.
     """
+    volume: Volume = apart("CT", read_here, files, rules)
+    return volume
+
+
+def read_here(files: list[Path], rules: CtConfig | None = None) -> Volume:
+    """`read_ct` in this process."""
     path = files[0]
     data = files[1] if len(files) > 1 else None
     if suffix_of(path, NIFTI):

@@ -113,7 +113,7 @@ def content(file: BinaryIO, coding: Coding, most: int = MAX_BYTES + 2**16) -> by
     if coding == "raw":
         size = os.fstat(file.fileno()).st_size - file.tell()
         require(size <= most, "CT_TOO_LARGE", f"the file has more than {most} bytes", "crop or resample the volume")
-        return file.read(most + 1)
+        return file.read(size)
     try:
         return _inflated(file, coding, most)
     except (zlib.error, EOFError, OSError) as error:

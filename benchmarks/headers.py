@@ -26,16 +26,17 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from axon import DISCLAIMER
 
 SLICES_A_SERIES = 100
-TIMES = 3
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table; 0."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.headers", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="dry run on few small files")
-    quick = parser.parse_args(argv).quick
+    parser.add_argument("--times", type=int, default=3, help="calls of each, the best counts (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    quick, times = arguments.quick, arguments.times
     count, volumes, slices, side = (200, 20, 12, 32) if quick else (10_000, 1_000, 300, 512)
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; best of {TIMES}")
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; best of {times}")
     print(f"{'what':28} {'who':34} {'seconds':>8} {'peak MiB above idle':>20}")
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
@@ -50,20 +51,20 @@ def main(argv: list[str] | None = None) -> int:
         ]
         for what, folder, contestants in table:
             for contestant in contestants:
-                seconds, peak = best(contestant, folder)
+                seconds, peak = best(contestant, folder, times)
                 print(f"{what:28} {contestant.__doc__!s:34} {seconds:8.2f} {peak / 2**20:20.0f}", flush=True)
         dcm2niix(root / "one", f"{slices} x {side} x {side} DICOM")
     print(f"float32 of the series: {slices * side * side * 4 / 2**20:.0f} MiB. {DISCLAIMER}")
     return 0
 
 
-def best(contestant: Callable[[Path], object], folder: Path) -> tuple[float, int]:
+def best(contestant: Callable[[Path], object], folder: Path, times: int) -> tuple[float, int]:
     """The shortest of some calls, in seconds, and the peak memory above the process without the call, in bytes."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_measure, contestant, folder).result()
+        return pool.submit(_measure, contestant, folder, times).result()
 
 
-def _measure(contestant: Callable[[Path], object], folder: Path) -> tuple[float, int]:
+def _measure(contestant: Callable[[Path], object], folder: Path, times: int) -> tuple[float, int]:
     small = folder.parent / "small"
     if not small.exists():
         (write_volumes if folder.name == "nifti" else write_series)(small, 8, 16)
@@ -71,7 +72,7 @@ def _measure(contestant: Callable[[Path], object], folder: Path) -> tuple[float,
     shutil.rmtree(small)
     idle = _peak()
     seconds = []
-    for _ in range(TIMES):
+    for _ in range(times):
         start = time.perf_counter()
         contestant(folder)
         seconds.append(time.perf_counter() - start)

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -121,3 +122,13 @@ def test_a_table_of_patients_by_option(folder: Path, tmp_path: Path, capsys: pyt
     main(["dataset", "check", str(folder), "--json", "--patients", str(table), "--public-ids"])
     studies = json.loads(capsys.readouterr().out)["studies"]
     assert {s["case_id"] for s in studies if s["patient_id"] == "Doe"} == {"A17_early", "B18_copy"}
+
+
+def test_headers_of_many_files_are_read_by_several_processes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = check_folder(folder).facts()
+    monkeypatch.setattr("axon.data.check._FILES_A_WORKER", 10)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    started = []
+    pool = ProcessPoolExecutor
+    monkeypatch.setattr("axon.data.check.ProcessPoolExecutor", lambda *how: started.append(how[0]) or pool(*how))
+    assert check_folder(folder).facts() == one and started == [2]

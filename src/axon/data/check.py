@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import multiprocessing
+import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -23,8 +27,9 @@ from axon.geometry.volume import Volume
 from axon.readers.layouts import Found, Study, survey
 from axon.readers.volumes import ITK, NIFTI, read_ct, read_grid, suffix_of
 
+T = TypeVar("T")
 _EXAMPLES = 3
-_NO_STUDY = ("CT_MASK", "CT_DUPLICATE")
+_FILES_A_WORKER, _CHUNK = 5000, 250
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ def check_folder(
         AxonError: Those of `find_studies` for a table of patients that cannot be followed.
     """
     read = read or sheet is not None
-    found = survey(folder, patients, public_ids)
+    found = survey(folder, patients, public_ids, _headers)
     look = functools.partial(_look, read=read, picture=sheet is not None)
     with run_in_order(len(found.studies) if read else 0) as run:
         done = tqdm(run(look, found.studies), "checking", len(found.studies), unit="study", mininterval=2, disable=None)
@@ -127,6 +132,17 @@ def check_folder(
     if sheet is not None:
         write_sheet(sheet, [(one.case_id, one.tile) for one in usable if one.tile is not None])
     return Checked(read, usable, [one for one in looked if one.code], _shown(found, folder), found.notes)
+
+
+def _headers(read: Callable[[Path], T], files: list[Path]) -> Iterator[T]:
+    """Something like the built-in map: over processes where the files are many, and with a bar."""
+    workers = min(len(os.sched_getaffinity(0)), len(files) // _FILES_A_WORKER)
+    with ExitStack() as stack:
+        done: Iterator[T] = map(read, files)
+        if workers > 1:
+            pool = stack.enter_context(ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")))
+            done = pool.map(read, files, chunksize=_CHUNK)
+        yield from tqdm(done, "headers", len(files), unit="file", mininterval=2, disable=None)
 
 
 def _look(study: Study, read: bool, picture: bool) -> Looked:

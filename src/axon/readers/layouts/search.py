@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
+from typing import TypeVar
 
 from axon.dicom.parse import is_dicom
 from axon.dicom.series import SliceHeader, patients_by_folder, read_header, split_series
@@ -19,6 +20,7 @@ from axon.readers.layouts.walk import walk
 from axon.readers.pseudonyms import patient_pseudonym, pseudonym, series_pseudonym
 from axon.readers.volumes import ITK, NIFTI, describe, suffix_of
 
+T = TypeVar("T")
 DICOM = "DICOM, by PatientID and SeriesInstanceUID"
 _TEXT = (".txt", ".csv", ".tsv", ".json", ".md", ".xml", ".xlsx", ".pdf", ".html", ".yaml", ".py", ".log")
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -61,14 +63,24 @@ def find_studies(folder: Path, patients: Path | None = None, public_ids: bool = 
     return studies
 
 
-def survey(folder: Path, patients: Path | None = None, public_ids: bool = False) -> Found:
-    """The same with everything that was passed over; no error where there is no CT."""
+def survey(
+    folder: Path,
+    patients: Path | None = None,
+    public_ids: bool = False,
+    each: Callable[[Callable[[Path], T], list[Path]], Iterable[T]] = map,
+) -> Found:
+    """The same with everything that was passed over; no error where there is no CT.
+
+    Args:
+        folder, patients, public_ids: As of `find_studies`.
+        each: Something like the built-in map, perhaps over processes; it reads the headers of DICOM.
+    """
     files, passed = walk(folder)
     volumes = [path for path in files if suffix_of(path, NIFTI + ITK)]
     named, data = _name_volumes(folder, volumes, passed)
     others = [path for path in files if path not in data and not suffix_of(path, NIFTI + ITK)]
     notes: list[str] = []
-    series = _group_dicom(folder, others, passed, notes)
+    series = _group_dicom(folder, zip(others, each(_header_of, others), strict=True), passed, notes)
     studies = _joined(series, named, notes)
     studies = _apart(apply_table(studies, folder, patients, public_ids), folder)
     for name, count in Counter(study.case_id for study in studies).items():
@@ -131,14 +143,13 @@ def _stem(path: Path) -> str:
 
 
 def _group_dicom(
-    folder: Path, files: Iterable[Path], passed: list[PassedOver], notes: list[str]
+    folder: Path, files: Iterable[tuple[Path, SliceHeader | str]], passed: list[PassedOver], notes: list[str]
 ) -> list[tuple[str, Study]]:
     """Each CT series with its SeriesInstanceUID and its patient's films; what is neither goes to ``passed``."""
     series: dict[str, list[SliceHeader]] = defaultdict(list)
     films: dict[str, list[Path]] = defaultdict(list)
     found = []
-    for path in files:
-        header = _header_of(path)
+    for path, header in files:
         if header == "":
             # It cannot be grouped: a study of its own, which reading will reject.
             name = pseudonym("unreadable-", str(path.relative_to(folder)), 8)

@@ -225,7 +225,7 @@ class CtConfig:
         max_missing_share: Largest share of the slices that may be filled in.
         min_lung_l: Least air inside the body, both lungs together, of a chest.
         min_side_l: Least air on either side of the body's middle.
-        min_lung_height_mm: Least height of the lungs that the scan covers.
+        min_lung_height_mm, min_lung_width_mm: Least height and width of both lungs together that the scan covers.
         max_cut_share: Largest area of the lungs in the scan's first or last slice, relative to their largest: beyond
             it the scan ends in the middle of the chest.
     """
@@ -234,9 +234,10 @@ class CtConfig:
     max_step_ratio: float = 1.5
     max_gap_mm: float = 12.0
     max_missing_share: float = 0.05
-    min_lung_l: float = 0.8
+    min_lung_l: float = 0.5
     min_side_l: float = 0.1
-    min_lung_height_mm: float = 120.0
+    min_lung_height_mm: float = 80.0
+    min_lung_width_mm: float = 150.0
     max_cut_share: float = 0.8
 
 

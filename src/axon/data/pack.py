@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from axon.cohorts.select import Cohort
-from axon.config import Config
+from axon.config import Config, CtConfig
 from axon.data.dataset_card import card
 from axon.data.ingest import list_studies
 from axon.data.packed import COLUMNS, refuse_duplicate, write_case
@@ -22,8 +22,9 @@ from axon.data.splits import sets_of
 from axon.data.verify import verify_dataset
 from axon.errors import AxonError
 from axon.files import read_csv, whole_folder, write_csv, write_json
+from axon.readers.chest import check_chest
 from axon.readers.layouts import Study, collection_of
-from axon.readers.volumes import read_ct
+from axon.readers.volumes import read_ct_noted
 
 REJECTED = ("study", "code", "message")
 Terms = dict[Path, tuple[str, str]]
@@ -77,7 +78,7 @@ def pack(
     studies = list_studies(folder, patients, public_ids)
     terms = _terms(folder, studies, licence, source)
     with whole_folder(out) as part:
-        rows, rejected = _pack_cts(studies, terms, part, once=not (folder / "manifest.csv").is_file())
+        rows, rejected = _pack_cts(studies, terms, part, config.data.ct, once=not (folder / "manifest.csv").is_file())
         if not rows:
             raise AxonError(
                 "NO_CT", f"none of the {len(studies)} studies in {folder} can be read: {_codes(rejected)}", "mend them"
@@ -103,7 +104,7 @@ def pack(
 
 
 def _pack_cts(
-    studies: list[Study], terms: Terms, out: Path, once: bool
+    studies: list[Study], terms: Terms, out: Path, rules: CtConfig, once: bool
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Write ``out/cases``; return the manifest's rows and the rejections. With ``once`` no voxels come twice."""
     rows, rejected = [], []
@@ -111,13 +112,16 @@ def _pack_cts(
     (out / "cases").mkdir()
     for study in tqdm(studies, desc="packing", unit="study", mininterval=2):
         try:
-            volume = read_ct(study.files)
+            volume, notes = read_ct_noted(study.files, rules)
+            check_chest(volume, rules)
             if once:
                 refuse_duplicate(volume, study.case_id, first)
         except AxonError as error:
             _log.warning("%s rejected: %s", study.case_id, error)
             rejected.append({"study": study.case_id, "code": error.code, "message": error.message})
             continue
+        for note in notes:
+            _log.warning("%s: %s", study.case_id, note)
         row = write_case(out, study.case_id, study.patient_id, study.collection, volume, *terms[study.files[0]])
         rows.append(row | {"split": study.split})
     return rows, rejected

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 from pathlib import Path
 
 from axon.data.packed_films import TABLE
 from axon.data.verify import verify_dataset
 from axon.data.versions import get_revision
-from axon.errors import AxonError
+from axon.errors import FULL, AxonError
 from axon.files import sha256_file, whole_folder, write_json
 from axon.readers.layouts import find_studies
+
+_UNREAD = bytes(128) + b"DICM"
+"""Stands for a file that could not be copied: no reader takes it for an image, and none passes it over."""
+_log = logging.getLogger(__name__)
 
 
 def fetch(out: Path, shards: int, repo: str = "", commit: str = "", folder: str = "") -> list[int]:
@@ -48,8 +53,11 @@ def fetch(out: Path, shards: int, repo: str = "", commit: str = "", folder: str 
 def _copy_folder(folder: Path, out: Path) -> str:
     """Copy CTs, their patients' films, splits.json, and a packed dataset's tables; return the SHA-256 of all names and
     contents.
+
+    What stands for an image that cannot be read is rejected, with a code, where it is prepared.
     """
-    files = {path for study in find_studies(folder) for path in (*study.files, *study.films)}
+    images = {path for study in find_studies(folder) for path in (*study.files, *study.films)}
+    files = set(images)
     if (folder / "manifest.csv").is_file():
         files |= {
             folder / "manifest.csv",
@@ -61,6 +69,12 @@ def _copy_folder(folder: Path, out: Path) -> str:
     for path in sorted(files):
         relative = path.relative_to(folder)
         (out / relative).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, out / relative)
+        try:
+            shutil.copyfile(path, out / relative)
+        except OSError as error:
+            if path not in images or error.errno in FULL:
+                raise
+            _log.warning("an image cannot be read (%s); it will be rejected", error.strerror)
+            (out / relative).write_bytes(_UNREAD)
         digest.update(f"{relative.as_posix()} {sha256_file(out / relative)}\n".encode())
     return digest.hexdigest()

@@ -56,6 +56,8 @@ def _stored(header: nibabel.Nifti1Header) -> Stored:
     require(has_sform or has_qform, "NO_ORIENTATION", message, _NO_ORIENTATION)
     affine = header.get_best_affine()
     affine[:3] *= _UNITS_MM[header.get_xyzt_units()[0]]
+    infinite = bool(np.isinf([header["scl_slope"], header["scl_inter"]]).any())
+    require(not infinite, "CT_GEOMETRY", "the header's scaling is not finite", "export it again")
     slope, intercept = header.get_slope_inter()
     stored = Stored(
         header.get_data_dtype(),

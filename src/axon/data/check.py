@@ -20,10 +20,12 @@ from typing import Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from axon.config import CtConfig
 from axon.data.ingest import run_in_order
 from axon.data.qa import coronal_tile, write_sheet
 from axon.errors import AxonError
 from axon.geometry.volume import Volume
+from axon.readers.chest import check_chest
 from axon.readers.layouts import Found, Study, survey
 from axon.readers.volumes import ITK, NIFTI, read_ct, read_grid, suffix_of
 
@@ -109,6 +111,7 @@ def check_folder(
     sheet: Path | None = None,
     patients: Path | None = None,
     public_ids: bool = False,
+    rules: CtConfig | None = None,
 ) -> Checked:
     """Look at every study of a folder, in parallel where there are many.
 
@@ -118,13 +121,14 @@ def check_folder(
             are there twice.
         sheet: File for a contact sheet, a coronal slice of each CT; it makes ``read`` true.
         patients, public_ids: As of `find_studies`.
+        rules: What a CT may be like; None for the defaults.
 
     Raises:
         AxonError: Those of `find_studies` for a table of patients that cannot be followed.
     """
     read = read or sheet is not None
     found = survey(folder, patients, public_ids, _headers)
-    look = functools.partial(_look, read=read, picture=sheet is not None)
+    look = functools.partial(_look, read=read, picture=sheet is not None, rules=rules or CtConfig())
     with run_in_order(len(found.studies) if read else 0) as run:
         done = tqdm(run(look, found.studies), "checking", len(found.studies), unit="study", mininterval=2, disable=None)
         looked = _once(list(done))
@@ -145,12 +149,14 @@ def _headers(read: Callable[[Path], T], files: list[Path]) -> Iterator[T]:
         yield from tqdm(done, "headers", len(files), unit="file", mininterval=2, disable=None)
 
 
-def _look(study: Study, read: bool, picture: bool) -> Looked:
+def _look(study: Study, read: bool, picture: bool, rules: CtConfig) -> Looked:
     one = functools.partial(Looked, study.case_id, study.patient_id, study.rule)
     try:
         if read:
-            return _seen(one, read_ct(study.files), picture)
-        shape, steps, notes = read_grid(study.files)
+            volume = read_ct(study.files, rules)
+            check_chest(volume, rules)
+            return _seen(one, volume, picture)
+        shape, steps, notes = read_grid(study.files, rules)
         extent = tuple(n * step for n, step in zip(shape[::-1], steps, strict=True))
         return one(spacing_mm=steps, extent_mm=extent, notes=notes)
     except AxonError as error:

@@ -106,6 +106,8 @@ def _stored(header: nibabel.Nifti1Header) -> Stored:
     require(has_sform or has_qform, "NO_ORIENTATION", message, _NO_ORIENTATION)
     affine, units = _in_mm(header)
     shape, points = first_volume(tuple(header.get_data_shape()[::-1]))
+    infinite = bool(np.isinf([header["scl_slope"], header["scl_inter"]]).any())
+    require(not infinite, "CT_GEOMETRY", "the header's scaling is not finite", "export it again")
     slope, intercept = header.get_slope_inter()
     stored = Stored(
         header.get_data_dtype(),

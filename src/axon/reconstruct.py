@@ -20,12 +20,13 @@ from torch.nn import functional as F
 from axon import DISCLAIMER, __version__
 from axon.config import XrayConfig
 from axon.dicom.write import SeriesIdentity, stored_hu, write_ct_series
-from axon.dicom.xray import Xray, read_xray
+from axon.dicom.xray import Xray
 from axon.errors import AxonError
 from axon.files import refuse_unwritable, sha256_file, whole_folder, write_json
 from axon.geometry.projection import VIEWS, normalise_film, render_both
 from axon.geometry.volume import Volume, lps_to_ras
 from axon.pretrained import Model
+from axon.readers.films import read_xray
 
 if TYPE_CHECKING:
     from axon.inference import AxonOutput, AxonPipeline

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +16,8 @@ from axon.errors import AxonError
 from axon.readers.layouts import find_studies, survey
 from axon.readers.pseudonyms import patient_pseudonym, series_pseudonym
 from axon.readers.volumes import read_ct
-from tests.support.trees import chest, itk, labels, nifti, words
 from tests.support.ct_series import write_series
+from tests.support.trees import chest, itk, labels, nifti, words
 
 ROOT = Path(__file__).parents[2]
 REAL = os.environ.get("AXON_TEST_DATA", "")
@@ -243,10 +246,11 @@ def tagged(path: Path, source: Path, **tags: str) -> None:
 
 
 def test_one_series_in_two_folders_is_one_case(tmp_path: Path) -> None:
-    for folder in ("first", "second"):
-        dicom(tmp_path / folder, "P-1", "1.1")
+    dicom(tmp_path / "first", "P-1", "1.1")
+    shutil.copytree(tmp_path / "first", tmp_path / "second")
     (study,) = find_studies(tmp_path)
     assert len(study.files) == 60
+    assert read_ct(study.files).hu_DHW.tolist() == chest().hu_DHW.tolist()
 
 
 def test_two_sets_of_one_origin_are_joined_by_the_series(tmp_path: Path) -> None:
@@ -303,6 +307,26 @@ def test_links_are_followed_and_what_is_no_image_is_counted(tmp_path: Path) -> N
         "scans.zip": "an archive: unpack it, or name it in place of the folder",
         "DICOMDIR": "a DICOMDIR",
     }
+
+
+def test_each_file_is_opened_once(tmp_path: Path) -> None:
+    for path in write_series(tmp_path / "series", chest())[:5]:
+        path.rename(path.with_suffix(""))
+    for name in ("a.nii.gz", "b.nii", "c.hdr"):
+        nifti(tmp_path / name)
+    for name in ("d.nrrd", "e.nhdr", "f.mha", "g.mhd"):
+        itk(tmp_path / name)
+    words(tmp_path / "notes.txt")
+    code = (
+        "import sys; from collections import Counter; from pathlib import Path;"
+        "from axon.readers.layouts import find_studies; root = Path(sys.argv[1]);"
+        "find_studies(root / 'series'); opened = Counter();"
+        "sys.addaudithook(lambda event, args: opened.update([str(args[0])] if event == 'open' else []));"
+        "assert len(find_studies(root)) == 8;"
+        "print(max(n for name, n in opened.items() if name.startswith(str(root))), len(opened))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert done.stdout.split()[0] == "1", done.stderr
 
 
 @pytest.mark.skipif(not REAL, reason="AXON_TEST_DATA names no folder of real data")

@@ -72,6 +72,10 @@ def _dicom_text(text: str) -> str:
 def _reconstruct(arguments: argparse.Namespace) -> None:
     import json
 
+    from axon.readers import child
+
+    # Starts while torch is imported.
+    child.start()
     from axon import pretrained
     from axon.reconstruct import read_films, reconstruct, refuse_foreign_folder
 
@@ -85,7 +89,8 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
         return
     errors = ", ".join(f"{view} {error:.3f}" for view, error in record["reprojection_mae"].items())
     print(
-        f"model {record['model']['name']} {record['model']['version']}; error of the re-projected films (0 to 1): "
+        f"model {record['model']['name']} {record['model']['version']}{'' if model.verified else ' (unverified)'}; "
+        "error of the re-projected films (0 to 1): "
         f"{errors}"
     )
     for path in sorted(arguments.out.iterdir()):

@@ -13,11 +13,13 @@ from axon.data.listing import read_listing, write_listing
 from axon.data.packed_films import TABLE
 from axon.data.verify import verify_dataset
 from axon.data.versions import get_revision
-from axon.errors import AxonError
+from axon.errors import FULL, AxonError
 from axon.files import sha256_file, whole_folder, write_json
 from axon.readers.layouts import as_folder
 from axon.readers.layouts.patient_table import TABLE as PATIENTS
 
+_UNREAD = bytes(128) + b"DICM"
+"""Stands for a file that could not be copied: no reader takes it for an image, and none passes it over."""
 _log = logging.getLogger(__name__)
 
 
@@ -55,10 +57,14 @@ def fetch(out: Path, shards: int, repo: str = "", commit: str = "", folder: str 
 
 def _copy_folder(folder: Path, out: Path) -> str:
     """Copy CTs, their patients' films, splits.json, and a packed dataset's tables; return the SHA-256 of all names and
-    contents. A folder's studies are listed; its table of patients, which may name them, is not copied.
+    contents.
+
+    A folder's studies are listed; its table of patients, which may name them, is not copied. What stands for an image
+    that cannot be read is rejected, with a code, where it is prepared.
     """
     studies = list_studies(folder)
-    files = {path for study in studies for path in (*study.files, *study.films)}
+    images = {path for study in studies for path in (*study.files, *study.films)}
+    files = set(images)
     digest = hashlib.sha256()
     if (folder / "manifest.csv").is_file():
         files |= {
@@ -75,6 +81,12 @@ def _copy_folder(folder: Path, out: Path) -> str:
     for path in sorted(files):
         relative = path.relative_to(folder)
         (out / relative).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, out / relative)
+        try:
+            shutil.copyfile(path, out / relative)
+        except OSError as error:
+            if path not in images or error.errno in FULL:
+                raise
+            _log.warning("an image cannot be read (%s); it will be rejected", error.strerror)
+            (out / relative).write_bytes(_UNREAD)
         digest.update(f"{relative.as_posix()} {sha256_file(out / relative)}\n".encode())
     return digest.hexdigest()

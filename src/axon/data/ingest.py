@@ -31,7 +31,7 @@ from axon.geometry.volume import Volume, body_mask, resample_to_cube
 from axon.names import plain_name
 from axon.readers.chest import check_chest
 from axon.readers.layouts import Study, find_studies
-from axon.readers.volumes import read_ct_noted
+from axon.readers.volumes import read_ct
 
 _log = logging.getLogger(__name__)
 _MASK_STEP_MM = 3.0
@@ -100,7 +100,7 @@ def ingest(raw: Path, shard: int, shards: int, config: Config, out: Path) -> Non
     """
     report: dict[str, list[dict[str, Any]]] = {"accepted": [], "rejected": [], "films_rejected": []}
     studies = list_studies(raw)[shard::shards]
-    with whole_folder(out) as part, _run_in_order(len(studies)) as run:
+    with whole_folder(out) as part, run_in_order(len(studies)) as run:
         (part / "cases").mkdir()
         (part / "qa").mkdir()
         for study, done in zip(
@@ -151,7 +151,7 @@ def workers_for(studies: int) -> int:
 
 
 @contextlib.contextmanager
-def _run_in_order(studies: int) -> Iterator[Callable[..., Iterator[Any]]]:
+def run_in_order(studies: int) -> Iterator[Callable[..., Iterator[Any]]]:
     """Something like the built-in map: over processes where there are studies enough to be worth starting them.
 
     Processes and not threads, as the readers silence warnings, which is a setting of a whole process; spawned, as torch
@@ -172,11 +172,11 @@ def prepare(study: Study, config: Config) -> tuple[Case, list[AxonError]]:
         tuple: The case; and why each real film that it does not hold was left out.
 
     Raises:
-        AxonError: Those of `read_ct_noted`, ``NO_CHEST``, ``NO_BODY`` or ``LOW_COVERAGE``.
+        AxonError: Those of `read_ct`, ``NO_CHEST``, ``NO_BODY`` or ``LOW_COVERAGE``.
     """
-    volume, notes = read_ct_noted(study.files, config.data.ct)
+    volume = read_ct(study.files, config.data.ct)
     check_chest(volume, config.data.ct)
-    for note in notes:
+    for note in volume.notes:
         _log.info("%s %s", study.case_id, note)
     center_mm, coverage = locate_body(volume, config.grid.extent_mm)
     if coverage < config.data.min_coverage:

@@ -24,7 +24,7 @@ from axon.errors import AxonError
 from axon.files import read_csv, whole_folder, write_csv, write_json
 from axon.readers.chest import check_chest
 from axon.readers.layouts import Study, collection_of
-from axon.readers.volumes import read_ct_noted
+from axon.readers.volumes import read_ct
 
 REJECTED = ("study", "code", "message")
 Terms = dict[Path, tuple[str, str]]
@@ -112,7 +112,7 @@ def _pack_cts(
     (out / "cases").mkdir()
     for study in tqdm(studies, desc="packing", unit="study", mininterval=2):
         try:
-            volume, notes = read_ct_noted(study.files, rules)
+            volume = read_ct(study.files, rules)
             check_chest(volume, rules)
             if once:
                 refuse_duplicate(volume, study.case_id, first)
@@ -120,7 +120,7 @@ def _pack_cts(
             _log.warning("%s rejected: %s", study.case_id, error)
             rejected.append({"study": study.case_id, "code": error.code, "message": error.message})
             continue
-        for note in notes:
+        for note in volume.notes:
             _log.warning("%s: %s", study.case_id, note)
         row = write_case(out, study.case_id, study.patient_id, study.collection, volume, *terms[study.files[0]])
         rows.append(row | {"split": study.split})

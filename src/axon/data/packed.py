@@ -16,9 +16,6 @@ from axon.files import read_csv, sha256_file
 from axon.geometry.volume import Volume, lps_to_ras
 from axon.names import checked_name
 
-NO_FAULT = ("CT_DUPLICATE", "CT_MASK")
-"""Codes of what a folder may well hold beside its CTs: they do not count towards ``data.max_rejected_share``."""
-
 COLUMNS = ("case_id", "patient_id", "collection", "file", "spacing_mm", "shape", "licence", "source", "sha256")
 
 

@@ -15,9 +15,10 @@ from safetensors.numpy import save
 from axon.data.cases import Film
 from axon.data.packed import read_rows
 from axon.dicom.views import View
-from axon.dicom.xray import Xray, read_xray
+from axon.dicom.xray import Xray
 from axon.errors import AxonError, require
 from axon.files import sha256_file
+from axon.readers.films import read_xray
 
 TABLE = "films.csv"
 COLUMNS = ("patient_id", "view", "file", "confidence", "spacing_mm", "shape", "licence", "source", "sha256")

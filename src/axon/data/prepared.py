@@ -14,7 +14,6 @@ import numpy as np
 from axon.config import Config
 from axon.data.cases import Case
 from axon.data.dataset_card import card
-from axon.data.packed import NO_FAULT
 from axon.data.splits import _one_set_each, sets_of
 from axon.errors import AxonError
 from axon.files import read_csv, sha256_file, whole_folder, write_json
@@ -38,6 +37,9 @@ COLUMNS = {
 }
 """Columns of ``manifest.parquet`` and their Arrow types: ``views`` are rendered, ``films`` the patient's real ones; an
 excluded study has its code and reason alone."""
+
+_NO_FAULT = ("CT_DUPLICATE", "CT_MASK")
+"""What a folder may well hold beside its CTs: it does not count towards ``data.max_rejected_share``."""
 
 
 def assemble(shard_folders: list[Path], raw: Path, config: Config, out: Path) -> dict[str, Any]:
@@ -226,7 +228,7 @@ def _by_code(rejected: list[dict[str, str]]) -> dict[str, int]:
 
 
 def _check_rejected(accepted: int, rejected: list[dict[str, str]], config: Config) -> None:
-    rejected = [row for row in rejected if row["code"] not in NO_FAULT]
+    rejected = [row for row in rejected if row["code"] not in _NO_FAULT]
     share = len(rejected) / max(1, accepted + len(rejected))
     if share > config.data.max_rejected_share:
         codes = ", ".join(f"{code} {count}" for code, count in Counter(row["code"] for row in rejected).most_common())

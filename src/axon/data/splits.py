@@ -16,7 +16,6 @@ from typing import Any
 from axon.config import Config
 from axon.errors import AxonError
 from axon.names import plain_name
-from axon.readers.pseudonyms import patient_pseudonym
 
 NO_TEST = ("train", "val")
 """The sets that are not held out for testing; every other set is a test set."""
@@ -129,6 +128,9 @@ def _sets_of_file(path: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
 
 def _id_of(patient: str, patients: set[str]) -> str:
     """The id of a patient whom a file names by it, or by the name that was hashed."""
+    # Training splits nothing, and does not depend on the readers.
+    from axon.readers.pseudonyms import patient_pseudonym
+
     name = plain_name(patient)
     return name if name in patients or (hashed := patient_pseudonym(patient)) not in patients else hashed
 

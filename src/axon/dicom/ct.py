@@ -29,7 +29,7 @@ from axon.dicom.slices import (
     read_stored,
     values_of,
 )
-from axon.dicom.stack import SAME_PLACE_MM, check_alike, fill, plan
+from axon.dicom.stack import SAME_PLACE_MM, Grid, check_alike, fill, plan
 from axon.errors import require
 from axon.geometry.volume import Volume, canonical
 
@@ -61,6 +61,24 @@ def read_ct_series_noted(files: list[Path], config: CtConfig | None = None) -> t
     Raises:
         AxonError: With a ``CT_*`` code for each way in which a series is not a stack of slices.
     """
+    slices, grid, notes = _planned(files, config)
+    hu_DHW = fill(grid, _read(slices))
+    frames_of_file.cache_clear()
+    return canonical(Volume(hu_DHW, grid.affine)), notes
+
+
+def plan_ct_series(
+    files: list[Path], config: CtConfig | None = None
+) -> tuple[tuple[int, ...], tuple[float, ...], tuple[str, ...]]:
+    """Shape (D, H, W) and steps in mm (w, h, d) of what `read_ct_series_noted` would read, and the notes, from headers
+    alone. Arguments and errors as of it.
+    """
+    _, grid, notes = _planned(files, config)
+    return grid.shape, tuple(float(step) for step in np.linalg.norm(grid.affine[:3, :3], axis=0)), notes
+
+
+def _planned(files: list[Path], config: CtConfig | None) -> tuple[list[Slice], Grid, tuple[str, ...]]:
+    """The slices of the stack in order, the grid that they are brought to, and the notes."""
     frames = [frame for path in files for frame in _frames(path)]
     _check_identity([header for header, _, _ in frames])
     frames, notes = _one_stack(frames)
@@ -75,9 +93,7 @@ def read_ct_series_noted(files: list[Path], config: CtConfig | None = None) -> t
     grid = plan(slices, config or CtConfig())
     small = int(np.prod(grid.shape, dtype=object)) <= MAX_VOXELS
     require(small, "CT_TOO_LARGE", f"the series has more than {MAX_VOXELS} voxels", "crop or resample it")
-    hu_DHW = fill(grid, _read(slices))
-    frames_of_file.cache_clear()
-    return canonical(Volume(hu_DHW, grid.affine)), (*notes, *grid.notes)
+    return slices, grid, (*notes, *grid.notes)
 
 
 def _frames(path: Path) -> list[_Frame]:

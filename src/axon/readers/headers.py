@@ -17,7 +17,7 @@ import numpy as np
 from axon.errors import AxonError, require
 from axon.geometry.volume import Volume
 from axon.names import checked_name
-from axon.readers.voxels import Coding, Stored, check, content, plain_file, volume
+from axon.readers.voxels import Coding, Stored, check, content, first_volume, plain_file, volume
 
 _MAX_HEADER = 2**16
 _MET = {"CHAR": "i1", "UCHAR": "u1", "SHORT": "i2", "USHORT": "u2", "INT": "i4", "UINT": "u4", "LONG": "i4"} | {
@@ -42,11 +42,17 @@ _TO_LPS = {
     **dict.fromkeys(("left-anterior-superior", "las"), (1, -1, 1)),
 }
 _UNITS_MM = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001}
+_SEGMENTS = "segment of 3D Slicer"
 _ELSEWHERE = "put the voxels into the file itself, or into a plain file beside it"
 
 
-def read_metaimage(path: Path) -> Volume:
-    """Read a MetaImage (``.mha``, ``.mhd``) as int16 HU, as it lies in the file.
+def read_metaimage(path: Path, data: Path | None = None) -> Volume:
+    """Read a MetaImage (``.mha``, ``.mhd``) as int16 HU, as it lies in the file. Of several time points the first is
+    read.
+
+    Args:
+        path: The file, or the header.
+        data: The file of the voxels where it was found beside the header, perhaps by a link; `data_file`, if not given.
 
     Raises:
         AxonError: ``CT_DATA_FILE``, ``NO_ORIENTATION``, ``CT_GEOMETRY``, ``CT_UNREADABLE``, ``CT_TOO_LARGE`` or
@@ -56,15 +62,15 @@ def read_metaimage(path: Path) -> Volume:
         fields = _metaimage_fields(file)
         stored = _metaimage_stored(fields)
         coding: Coding = "zlib" if _true(fields, "compresseddata") else "raw"
-        where = fields["elementdatafile"]
-        if where.upper() == "LOCAL":
+        if not (where := _named(fields)):
             return volume(stored, content(file, coding))
-        skip = int(fields.get("headersize", "0"))
-        return _detached(path, where, coding, stored, skip)
+        return _detached(_beside(path, where, data), coding, stored, int(fields.get("headersize", "0")))
 
 
-def read_nrrd(path: Path) -> Volume:
-    """Read a NRRD (``.nrrd``, ``.nhdr``) as int16 HU, as it lies in the file. Raises as `read_metaimage`."""
+def read_nrrd(path: Path, data: Path | None = None) -> Volume:
+    """Read a NRRD (``.nrrd``, ``.nhdr``) as int16 HU, as it lies in the file. Arguments and errors as of
+    `read_metaimage`.
+    """
     with path.open("rb") as file:
         fields = _nrrd_fields(file)
         stored = _nrrd_stored(fields)
@@ -73,20 +79,65 @@ def read_nrrd(path: Path) -> Volume:
         coding = _CODINGS[encoding]
         skip = int(fields.get("byte skip", "0"))
         require(int(fields.get("line skip", "0")) == 0, "CT_UNREADABLE", "lines are to be skipped", "export it again")
-        if "data file" in fields:
-            return _detached(path, fields["data file"], coding, stored, skip)
+        if where := _named(fields):
+            return _detached(_beside(path, where, data), coding, stored, skip)
         return _skipped(stored, content(file, coding), skip)
 
 
-def _detached(header: Path, name: str, coding: Coding, stored: Stored, skip: int) -> Volume:
-    """Voxels out of a file beside the header; a name and nothing else is taken."""
+def stored_metaimage(path: Path) -> Stored:
+    """What a MetaImage says that it holds, from its header alone. Raises as `read_metaimage`."""
+    return _metaimage_stored(_fields(path))
+
+
+def stored_nrrd(path: Path) -> Stored:
+    """The same of a NRRD."""
+    return _nrrd_stored(_fields(path))
+
+
+def describe_text(path: Path) -> tuple[tuple[Path, ...], bool]:
+    """What a header of MetaImage or NRRD says beside its voxels, read once.
+
+    Returns:
+        tuple: The file beside it that holds the voxels, none where they are in the same file; and whether they are the
+        segments of 3D Slicer.
+
+    Raises:
+        AxonError: ``CT_DATA_FILE`` for anything but the plain name of a file that is there; ``CT_UNREADABLE``.
+    """
+    fields = _fields(path)
+    segments = _SEGMENTS in fields
+    if not (where := _named(fields)):
+        return (), segments
+    data = _beside(path, where, None)
+    require(data.is_file(), "CT_DATA_FILE", "the header's data file is not beside it", "copy it into the same folder")
+    return (data,), segments
+
+
+def _fields(path: Path) -> dict[str, str]:
+    with path.open("rb") as file:
+        return (_metaimage_fields if path.suffix.lower() in (".mha", ".mhd") else _nrrd_fields)(file)
+
+
+def _named(fields: dict[str, str]) -> str:
+    """The name of the file of the voxels as the header has it, empty where it is the header's own."""
+    where = fields.get("elementdatafile", fields.get("data file", ""))
+    return "" if where.upper() == "LOCAL" else where.encode("latin-1").decode(errors="surrogateescape")
+
+
+def _beside(header: Path, name: str, found: Path | None) -> Path:
+    """The file that a header names; a name and nothing else is taken."""
     plain = not re.search(r"[%*?:\s]", name) or (header.parent / name).is_file()
     require(plain and name.upper() != "LIST", "CT_DATA_FILE", "the header names files by a list or pattern", _ELSEWHERE)
     try:
         checked_name(name, "data file")
     except AxonError:
         raise AxonError("CT_DATA_FILE", "the header names a data file outside its folder", _ELSEWHERE) from None
-    with plain_file(header.parent / name) as file:
+    # A link that a person put beside the header is theirs to follow; one that only the header names is not.
+    return found.resolve() if found is not None and found.name == name else header.parent / name
+
+
+def _detached(data: Path, coding: Coding, stored: Stored, skip: int) -> Volume:
+    with plain_file(data) as file:
         return _skipped(stored, content(file, coding), skip)
 
 
@@ -123,13 +174,16 @@ def _metaimage_stored(fields: dict[str, str]) -> Stored:
     position = next((fields[key] for key in ("offset", "position", "origin") if key in fields), None)
     if spacing is None or rotation is None or position is None:
         raise AxonError("NO_ORIENTATION", "the file does not say how the patient lies", "export it with its geometry")
-    require(len(shape) == 3, "NOT_A_CT", f"the image has {len(shape)} dimensions, a CT has 3", "give one CT a file")
+    many = len(shape)
+    require(many in (3, 4), "NOT_A_CT", f"the image has {many} dimensions, a CT has 3", "give one CT a file")
+    shape, notes = first_volume(shape)
     # A row of the matrix is where one axis of the image points.
     affine = np.eye(4)
-    affine[:3, :3] = _floats(rotation, 9).reshape(3, 3).T * _floats(spacing, 3)
-    affine[:3, 3] = _floats(position, 3)
+    matrix = _floats(rotation, many * many).reshape(many, many)[:3, :3]
+    affine[:3, :3] = matrix.T * _floats(spacing, many)[:3]
+    affine[:3, 3] = _floats(position, many)[:3]
     affine[:3] *= _UNITS_MM[fields.get("distanceunits", "mm").lower()]
-    stored = Stored(np.dtype((">" if big else "<") + _MET[kind]), shape, affine)
+    stored = Stored(np.dtype((">" if big else "<") + _MET[kind]), shape, affine, notes=notes)
     check(stored)
     return stored
 
@@ -146,6 +200,8 @@ def _nrrd_fields(file: BinaryIO) -> dict[str, str]:
         key, colon, value = line.partition(":")
         # "key:=value" is anybody's note, "#" a comment.
         if line.startswith("#") or value.startswith("="):
+            if re.fullmatch(r"Segment\d+_ID", key):
+                fields[_SEGMENTS] = key
             continue
         name = {"datafile": "data file", "byteskip": "byte skip", "lineskip": "line skip"}.get(key.lower(), key.lower())
         require(bool(colon) and name not in fields, "CT_UNREADABLE", "the header is damaged", "export it again")
@@ -156,11 +212,15 @@ def _nrrd_fields(file: BinaryIO) -> dict[str, str]:
 def _nrrd_stored(fields: dict[str, str]) -> Stored:
     shape = tuple(int(word) for word in fields["sizes"].split())[::-1]
     require(int(fields["dimension"]) == len(shape), "CT_UNREADABLE", "sizes and dimension differ", "export it again")
-    require(len(shape) == 3, "NOT_A_CT", f"the image has {len(shape)} dimensions, a CT has 3", "give one CT a file")
+    many = len(shape)
+    require(many in (3, 4), "NOT_A_CT", f"the image has {many} dimensions, a CT has 3", "give one CT a file")
+    shape, notes = first_volume(shape)
     kind = fields["type"].lower()
     require(kind in _NRRD, "NOT_A_CT", "the voxels are of an unknown kind", "export the CT in HU")
+    # Of four axes only the slowest may be another one than of space.
     kinds = fields.get("kinds", "domain domain domain").lower().split()
-    domain = all(word in ("domain", "space", "???", "none") for word in kinds)
+    axes = re.findall(r"none|\([^()]*\)", fields.get("space directions", ""))
+    domain = all(word in ("domain", "space", "???", "none") for word in kinds[:3]) and "none" not in axes[:3]
     require(domain, "NOT_A_CT", "the file has several values a voxel", "export the CT in HU")
     directions = re.findall(r"\(([^()]*)\)", fields.get("space directions", ""))
     to_lps = _TO_LPS.get(fields.get("space", "").lower())
@@ -174,7 +234,7 @@ def _nrrd_stored(fields: dict[str, str]) -> Stored:
     affine[:3] *= np.array(to_lps)[:, None] * np.array([_UNITS_MM[unit or "mm"] for unit in units]).reshape(-1, 1)
     one_byte = np.dtype(_NRRD[kind]).itemsize == 1
     order = {"little": "<", "big": ">"}["little" if one_byte else fields["endian"].lower()]
-    stored = Stored(np.dtype(order + _NRRD[kind]), shape, affine)
+    stored = Stored(np.dtype(order + _NRRD[kind]), shape, affine, notes=notes)
     check(stored)
     return stored
 

@@ -28,6 +28,7 @@ MAX_BYTES = 2**30
 MAX_ORIGIN_MM = 10_000.0
 _MAX_SKEW = 0.02  # cosine between two axes of the grid; headers round to a few digits
 _SURPLUS = 4096
+_MOST_LABELS = 128
 _CHUNK = 2**20
 _SLAB = 2**22  # voxels that are turned to HU at a time
 _GZIP, _ZLIB = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS
@@ -43,6 +44,7 @@ class Stored:
         shape: (D, H, W); W runs fastest.
         affine: 4x4; maps voxel indices (w, h, d, 1) to LPS millimetres.
         slope, intercept: HU are ``slope * stored + intercept``.
+        notes: What a person should know of how the header was understood.
     """
 
     dtype: np.dtype
@@ -50,6 +52,7 @@ class Stored:
     affine: np.ndarray
     slope: float = 1.0
     intercept: float = 0.0
+    notes: tuple[str, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -110,7 +113,7 @@ def content(file: BinaryIO, coding: Coding, most: int = MAX_BYTES + 2**16) -> by
     if coding == "raw":
         size = os.fstat(file.fileno()).st_size - file.tell()
         require(size <= most, "CT_TOO_LARGE", f"the file has more than {most} bytes", "crop or resample the volume")
-        return file.read(most + 1)
+        return file.read(size)
     try:
         return _inflated(file, coding, most)
     except (zlib.error, EOFError, OSError) as error:
@@ -155,7 +158,7 @@ def volume(stored: Stored, packed: bytes | bytearray, offset: int = 0) -> Volume
     missing = offset + stored.bytes - len(packed)
     if missing > 0:
         raise AxonError("CT_UNREADABLE", f"the file lacks {missing} bytes of its voxels", "copy it again")
-    if -missing > _SURPLUS:
+    if -missing > _SURPLUS and not stored.notes:
         _log.info("%d bytes after the voxels are passed over", -missing)
     flat = np.frombuffer(packed, stored.dtype, stored.bytes // stored.dtype.itemsize, offset)
     hu = np.empty(flat.shape, np.int16)
@@ -164,4 +167,22 @@ def volume(stored: Stored, packed: bytes | bytearray, offset: int = 0) -> Volume
         values = apply_read_scaling(flat[first : first + _SLAB], slope, intercept).astype(np.float32)
         require(bool(np.isfinite(values).all()), "NOT_A_CT", "some values are not finite", "export the CT in HU")
         hu[first : first + _SLAB] = to_hu(values)
-    return Volume(hu.reshape(stored.shape), stored.affine)
+    if hu.size and hu.min() >= -1:
+        _refuse_labels(flat, hu, slope, intercept)
+    return Volume(hu.reshape(stored.shape), stored.affine, stored.notes)
+
+
+def _refuse_labels(flat: np.ndarray, hu: np.ndarray, slope: float, intercept: float) -> None:
+    """A volume without air, of few values and all of them whole, is a label map: nobody's fault among CTs."""
+    values = np.flatnonzero(np.bincount(hu.view(np.uint16), minlength=2**16)).astype(np.uint16).view(np.int16)
+    few = 1 < len(values) <= _MOST_LABELS
+    slabs = (flat[first : first + _SLAB] * slope + intercept for first in range(0, len(flat) if few else 0, _SLAB))
+    if few and all(np.array_equal(slab, np.rint(slab)) for slab in slabs):
+        message = f"the image has {len(values)} values from {values.min()} to {values.max()}: a mask, no CT"
+        raise AxonError("CT_MASK", message, "nothing: a mask is passed over")
+
+
+def first_volume(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """(D, H, W) of the first of several volumes in a file of shape (..., D, H, W), and what is to be said of it."""
+    count = int(np.prod(shape[:-3], dtype=object))
+    return shape[-3:], (f"the first of {count} time points is read",) if count > 1 else ()

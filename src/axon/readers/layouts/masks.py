@@ -3,39 +3,25 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
-from axon.errors import AxonError
-from axon.readers.detached import intent, text_header
-from axon.readers.volumes import NIFTI, suffix_of
-
-_FOLDER = re.compile(r"labels?.*|segmentations?|masks?|annotations?|.*[ _-](seg|segs|masks?|labels?)|seg[ _-].*", re.I)
+_FOLDER = re.compile(
+    r"label|labels.*|segmentations?|masks?|annotations?|.*[ _-](seg|segs|masks?|labels?)|seg[ _-].*", re.I
+)
 _NAME = re.compile(r"(.+?)[ ._-](?:seg|segmentation|mask|labels?)", re.I)
-_LABEL_INTENT = 1002
-"""NIFTI_INTENT_LABEL of the NIfTI-1.1 standard."""
 
 
-def why_mask(path: Path, place: PurePath, stem: str, beside: set[str]) -> str:
+def why_mask(place: PurePath, stem: str, beside: set[str], labels: bool) -> str:
     """Why a volume file is a mask, empty where nothing but its values could say so.
 
     Args:
-        path: The file.
         place: Its folder below the root.
         stem: Its name without suffix.
         beside: The stems in its folder.
+        labels: Whether its header says so.
     """
     if folder := next((part for part in place.parts if _FOLDER.fullmatch(part)), ""):
         return f"a mask, by its folder {folder}"
     if (name := _NAME.fullmatch(stem)) and name[1] in beside:
         return "a mask, by its name beside the CT's"
-    return "a mask, by its header" if _says_mask(path) else ""
-
-
-def _says_mask(path: Path) -> bool:
-    try:
-        if suffix_of(path, NIFTI):
-            return intent(path) == _LABEL_INTENT
-        return any(re.fullmatch(r"segment\d+_id", key) for key in text_header(path))
-    except (AxonError, OSError, EOFError, ValueError):
-        # Reading it will say what is wrong.
-        return False
+    return "a mask, by its header" if labels else ""

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
+from typing import TypeVar
 
 from axon.dicom.parse import is_dicom
 from axon.dicom.series import SliceHeader, patients_by_folder, read_header, split_series
 from axon.dicom.xray import MODALITIES as XRAY_MODALITIES
 from axon.errors import AxonError
-from axon.readers.detached import data_files
 from axon.readers.layouts.masks import why_mask
 from axon.readers.layouts.patient_table import apply_table
 from axon.readers.layouts.rule import Image, Named, PassedOver, Skip, Study, Tree
 from axon.readers.layouts.table import LAYOUTS
 from axon.readers.layouts.walk import walk
 from axon.readers.pseudonyms import patient_pseudonym, pseudonym, series_pseudonym
-from axon.readers.volumes import ITK, NIFTI, suffix_of
+from axon.readers.volumes import ITK, NIFTI, describe, suffix_of
 
+T = TypeVar("T")
 DICOM = "DICOM, by PatientID and SeriesInstanceUID"
 _TEXT = (".txt", ".csv", ".tsv", ".json", ".md", ".xml", ".xlsx", ".pdf", ".html", ".yaml", ".py", ".log")
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -62,14 +63,24 @@ def find_studies(folder: Path, patients: Path | None = None, public_ids: bool = 
     return studies
 
 
-def survey(folder: Path, patients: Path | None = None, public_ids: bool = False) -> Found:
-    """The same with everything that was passed over; no error where there is no CT."""
+def survey(
+    folder: Path,
+    patients: Path | None = None,
+    public_ids: bool = False,
+    each: Callable[[Callable[[Path], T], list[Path]], Iterable[T]] = map,
+) -> Found:
+    """The same with everything that was passed over; no error where there is no CT.
+
+    Args:
+        folder, patients, public_ids: As of `find_studies`.
+        each: Something like the built-in map, perhaps over processes; it reads the headers of DICOM.
+    """
     files, passed = walk(folder)
     volumes = [path for path in files if suffix_of(path, NIFTI + ITK)]
     named, data = _name_volumes(folder, volumes, passed)
     others = [path for path in files if path not in data and not suffix_of(path, NIFTI + ITK)]
     notes: list[str] = []
-    series = _group_dicom(folder, others, passed, notes)
+    series = _group_dicom(folder, zip(others, each(_header_of, others), strict=True), passed, notes)
     studies = _joined(series, named, notes)
     studies = _apart(apply_table(studies, folder, patients, public_ids), folder)
     for name, count in Counter(study.case_id for study in studies).items():
@@ -87,14 +98,15 @@ def collection_of(path: Path, folder: Path) -> str:
 
 def _name_volumes(folder: Path, volumes: list[Path], passed: list[PassedOver]) -> tuple[list[Study], set[Path]]:
     """A study of each volume that is no mask, and the files that hold the voxels of headers."""
-    data = {path: _data(path) for path in volumes}
+    described = {path: _described(path) for path in volumes}
+    data = {path: files for path, (files, _) in described.items()}
     stems: dict[PurePath, set[str]] = defaultdict(set)
     for path in volumes:
         stems[path.parent.relative_to(folder)].add(_stem(path))
     kept = []
     for path in volumes:
         place = path.parent.relative_to(folder)
-        if why := why_mask(path, place, _stem(path), stems[place]):
+        if why := why_mask(place, _stem(path), stems[place], described[path][1]):
             passed += [PassedOver(file, why) for file in (path, *data[path])]
         else:
             kept.append(path)
@@ -118,12 +130,12 @@ def _ask(image: Image) -> tuple[Named | Skip, str]:
     return next((answer, layout.name) for layout in LAYOUTS if (answer := layout.name_of(image)))
 
 
-def _data(path: Path) -> tuple[Path, ...]:
+def _described(path: Path) -> tuple[tuple[Path, ...], bool]:
     try:
-        return data_files(path)
-    except (AxonError, OSError):
+        return describe(path)
+    except AxonError:
         # Reading it will say what is wrong.
-        return ()
+        return (), False
 
 
 def _stem(path: Path) -> str:
@@ -131,24 +143,20 @@ def _stem(path: Path) -> str:
 
 
 def _group_dicom(
-    folder: Path, files: Iterable[Path], passed: list[PassedOver], notes: list[str]
+    folder: Path, files: Iterable[tuple[Path, SliceHeader | str]], passed: list[PassedOver], notes: list[str]
 ) -> list[tuple[str, Study]]:
     """Each CT series with its SeriesInstanceUID and its patient's films; what is neither goes to ``passed``."""
     series: dict[str, list[SliceHeader]] = defaultdict(list)
     films: dict[str, list[Path]] = defaultdict(list)
     found = []
-    for path in files:
-        if why := _why_not_dicom(path):
-            passed.append(PassedOver(path, why))
-            continue
-        try:
-            header = read_header(path)
-        except AxonError:
+    for path, header in files:
+        if header == "":
             # It cannot be grouped: a study of its own, which reading will reject.
             name = pseudonym("unreadable-", str(path.relative_to(folder)), 8)
             found.append(("", Study(name, name, collection_of(path, folder), (path,), rule=DICOM)))
-            continue
-        if header.modality == "CT":
+        elif isinstance(header, str):
+            passed.append(PassedOver(path, header))
+        elif header.modality == "CT":
             series[header.series_uid].append(header)
         elif header.modality in XRAY_MODALITIES and header.patient_id:
             films[header.patient_id].append(path)
@@ -174,21 +182,24 @@ def _group_dicom(
     return found
 
 
-def _why_not_dicom(path: Path) -> str:
-    """Why a file cannot be DICOM, empty where it may be."""
+def _header_of(path: Path) -> SliceHeader | str:
+    """The header of a DICOM file, which is opened once; or why a file is none. Empty for one that cannot be read."""
     name = path.name.lower()
-    if name.endswith(".dcm"):
-        return ""
+    text = name.endswith(_TEXT) or name.startswith(("readme", "license", "licence"))
+    if (text or name.endswith(_PICTURES)) and not _may_be_dicom(path):
+        return "text or a table" if text else "a picture, no DICOM"
     try:
-        dicom = is_dicom(path)
+        return read_header(path)
+    except AxonError:
+        return "" if name.endswith(".dcm") or _may_be_dicom(path) else "no image that can be read"
+
+
+def _may_be_dicom(path: Path) -> bool:
+    try:
+        return is_dicom(path)
     except OSError:
         # It may be a slice: let reading it say what is wrong.
-        return ""
-    if dicom:
-        return ""
-    if name.endswith(_TEXT) or name.startswith(("readme", "license", "licence")):
-        return "text or a table"
-    return "a picture, no DICOM" if name.endswith(_PICTURES) else "no image that can be read"
+        return True
 
 
 def _joined(series: list[tuple[str, Study]], named: list[Study], notes: list[str]) -> list[Study]:

@@ -149,6 +149,7 @@ def put(key: str, value: object) -> Callable[[Dataset], object]:
         ("CT_MODALITY", put("Modality", "MR")),
         ("CT_MIXED_SERIES", put("SeriesInstanceUID", "1.2.3")),
         ("CT_MIXED_PATIENTS", put("PatientID", "OTHER")),
+        ("CT_NO_PATIENT", put("PatientID", "")),
         ("CT_SLICE_GAP", put("ImageType", ["ORIGINAL", "PRIMARY", "LOCALIZER"])),
         ("CT_ORIENTATION", put("ImageOrientationPatient", [1, 0, 0, 0, 0.99, 0.1411])),
         ("CT_ORIENTATION", put("ImageOrientationPatient", [1, 0, 0, 1, 0, 0])),

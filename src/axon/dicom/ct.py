@@ -113,6 +113,8 @@ def _check_identity(headers: list[SliceHeader]) -> None:
     require(all_ct, "CT_MODALITY", "the series is not of modality CT", "choose a CT series")
     series, patients = {h.series_uid for h in headers}, {h.patient_id for h in headers}
     require(len(series) == 1, "CT_MIXED_SERIES", "the files are of several series", "give one series")
+    named = len(patients) == 1 or "" not in patients
+    require(named, "CT_NO_PATIENT", "some slices name a patient and some do not", "give all of them one pseudonym")
     require(len(patients) == 1, "CT_MIXED_PATIENTS", "the files are of several patients", "give one series")
 
 

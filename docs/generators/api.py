@@ -22,7 +22,7 @@ ENTRY_POINTS = {
         "axon.readers.films.read_xray",
         "axon.readers.films.Xray",
         "axon.dicom.ct.read_ct_series",
-        "axon.readers.layouts.find_studies",
+        "axon.readers.layouts.search.find_studies",
         "axon.readers.volumes.read_ct",
         "axon.geometry.volume.Volume",
         "axon.geometry.volume.resample_to_cube",

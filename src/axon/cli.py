@@ -21,6 +21,7 @@ EPILOG = """examples:
   axon serve                       the same on a web page of this machine
   axon compare models:/axon@champion models:/axon/3 --tracking-uri sqlite:///runs/demo/mlflow.db
   axon dataset build data          build the default dataset and publish it to the DVC remote
+  axon dataset check my_cts        whether a folder's CTs will work, and what is wrong with those that will not
   axon dataset add my_cts --licence "CC BY 4.0" --source doi:10.1234/abc
   axon dataset pull --revision v1.2
                                    another version of the dataset

@@ -213,6 +213,34 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class CtConfig:
+    """What a CT may be like and still be read; whatever is corrected within these limits is noted.
+
+    Attributes:
+        max_tilt_deg: Largest gantry tilt, or shear of the stack, that is resampled away.
+        max_step_ratio: Steps between slices from the usual one divided by this to the usual one times this are
+            resampled to one step; a larger step is a gap.
+        max_gap_mm: Widest step whose missing slices are filled by interpolation.
+        max_missing_share: Largest share of the slices that may be filled in.
+        min_lung_l: Least air inside the body, both lungs together, of a chest.
+        min_side_l: Least air on either side of the body's middle.
+        min_lung_height_mm, min_lung_width_mm: Least height and width of both lungs together that the scan covers.
+        max_cut_share: Largest area of the lungs in the scan's first or last slice, relative to their largest: beyond
+            it the scan ends in the middle of the chest.
+    """
+
+    max_tilt_deg: float = 35.0
+    max_step_ratio: float = 1.5
+    max_gap_mm: float = 12.0
+    max_missing_share: float = 0.05
+    min_lung_l: float = 0.5
+    min_side_l: float = 0.1
+    min_lung_height_mm: float = 80.0
+    min_lung_width_mm: float = 150.0
+    max_cut_share: float = 0.8
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Dataset rules.
 
@@ -233,6 +261,8 @@ class DataConfig:
         film_gamma: Half-width of the random log2 gamma applied to a normalised training film.
         clinical_look: Probability that a sample's films look like a clinic's: collimated, local contrast evened out,
             another look-up table.
+        series: ``"all"`` CT series of a scan are cases, or ``"one"``: the thinnest of soft tissue.
+        ct: What a CT may be like and still be read.
     """
 
     shards: int = 2
@@ -253,6 +283,8 @@ class DataConfig:
     film_noise: float = 0.01
     film_gamma: float = 0.3
     clinical_look: float = 0.5
+    series: Literal["all", "one"] = "all"
+    ct: CtConfig = field(default_factory=CtConfig)
 
 
 @dataclass(frozen=True)
@@ -514,6 +546,9 @@ def _check(config: Config) -> None:
     require(0 <= data.mirror <= 1, "data.mirror", "from 0 to 1")
     require(data.val_share + data.internal_share < 1, "data.internal_share", "some patients must remain for training")
     require(data.shards >= 1, "data.shards", "at least 1")
+    require(0 <= data.ct.max_tilt_deg <= 45, "data.ct.max_tilt_deg", "from 0 to 45")
+    require(1 < data.ct.max_step_ratio <= 2, "data.ct.max_step_ratio", "above 1, at most 2")
+    require(0 <= data.ct.max_missing_share < 0.5, "data.ct.max_missing_share", "from 0 to below 0.5")
     require(config.evaluation.samples >= 2, "evaluation.samples", "at least 2, for a standard deviation")
     processes = config.training.nodes * config.training.processes
     require(config.training.nodes >= 1, "training.nodes", "at least 1")

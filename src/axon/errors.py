@@ -10,6 +10,8 @@ from collections.abc import Iterator
 class AxonError(Exception):
     """A problem the user can mend.
 
+    What of its texts cannot be printed, such as the control characters of a file's name, is escaped.
+
     Args:
         code: Stable identifier in capitals, for scripts and for counting rejections, e.g. ``"CT_SLICE_GAP"``.
         message: What is wrong, naming the file, key or value.
@@ -18,12 +20,18 @@ class AxonError(Exception):
 
     def __init__(self, code: str, message: str, fix: str) -> None:
         self.code = code
-        self.message = message
-        self.fix = fix
-        super().__init__(code, message, fix)
+        self.message = printable(message)
+        self.fix = printable(fix)
+        super().__init__(code, self.message, self.fix)
 
     def __str__(self) -> str:
         return f"[{self.code}] {self.message} -> {self.fix}"
+
+
+def printable(text: str) -> str:
+    """The text with everything escaped that would move a terminal's cursor, or be no text at all."""
+    shown = (letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
+    return text if text.isprintable() else "".join(shown)
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -20,36 +22,71 @@ from axon.errors import FULL, AxonError
 def whole_folder(out: Path) -> Iterator[Path]:
     """A temporary sibling to write into; it takes the place of ``out`` when the block ends without an error.
 
-    Where ``out`` is a link, the folder that it leads to is replaced.
+    Where ``out`` is a link, the folder that it leads to is replaced. The sibling is locked: of two who write one folder
+    at a time the second is refused. What a killed process left in it is removed.
 
     Raises:
-        AxonError: ``CANNOT_WRITE``, before the block is entered.
+        AxonError: ``CANNOT_WRITE`` or ``OUT_BUSY``, before the block is entered.
     """
     out = refuse_unwritable(out)
     part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        yield part
+    with _claimed(part, folder=True):
+        for old in part.iterdir():
+            shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+        try:
+            yield part
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
         if out.exists():
             shutil.rmtree(out)
+        # From here on the sibling's name is another writer's to take.
         part.replace(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary sibling to write into; it takes the place of ``path`` when the block ends without an error. Makes
-    missing folders.
+    missing folders. Of two who write one file at a time the second waits.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    try:
-        yield part
+    with _claimed(part, folder=False):
+        try:
+            yield part
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
         part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _claimed(part: Path, folder: bool) -> Iterator[None]:
+    """Make ``part`` and hold a lock on it, which ends with the process at the latest."""
+    while True:
+        if folder:
+            part.mkdir(parents=True, exist_ok=True)
+        handle = os.open(part, os.O_RDONLY | (os.O_DIRECTORY if folder else os.O_CREAT))
+        try:
+            _lock(handle, part, wait=not folder)
+            # It may have become another writer's result while we waited.
+            if part.exists() and os.path.samestat(os.fstat(handle), part.stat()):
+                yield
+                return
+        finally:
+            os.close(handle)
+
+
+def _lock(handle: int, part: Path, wait: bool) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            message = f"another process is writing {part.name.removeprefix('.').removesuffix('.part')}"
+            raise AxonError("OUT_BUSY", message, "name another folder, or wait until it is done") from None
+        # A file system without locks is written as if nobody else were there.
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
 
 
 def write_whole(path: Path, content: bytes) -> None:

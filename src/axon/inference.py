@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from axon.config import Config, PhysicsConfig, ReferencesConfig, XrayConfig
-from axon.errors import AxonError
+from axon.errors import AxonError, require
 from axon.geometry.film import to_detector
 from axon.geometry.projection import normalise_film
 from axon.geometry.volume import Volume, cube_affine
 from axon.models.estimator import Evidence, FilmEstimator
-from axon.models.folders import load_bridge, load_network
+from axon.models.folders import check_tensors, load_bridge, load_network
 from axon.models.intensity import denormalise_hu, normalise_hu
 from axon.models.sampling import sample_bridge
 from axon.models.superres import SuperResolver, upsample
@@ -35,6 +35,17 @@ from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 
 BATCH = 8
 """Samples that are drawn together."""
+_RANGES = {
+    "extent_mm": (10.0, 2000.0),
+    "hu_window": (-32768.0, 32767.0),
+    "volume_steps": (1, 1000),
+    "sample_steps": (1, 1000),
+    "stage_weights": (0.0, 1.0),
+    "xray": (1e-3, 1e5),
+    "std_curves": (0.0, 1e5),
+}
+"""Least and greatest number of each part of a pipeline's configuration."""
+
 REFERENCED = "_references"
 """Behind the views' name: the curve of expected errors of samples that references went into."""
 
@@ -182,8 +193,9 @@ class AxonPipeline(DiffusionPipeline):
         """Load a folder that `save_pretrained` wrote.
 
         Raises:
-            AxonError: ``MODEL_MISSING``; ``MODEL_UNTRUSTED`` where the folder names classes that are not AXON's;
-                ``MODEL_VERSION`` where its films have settings that this version does not know.
+            AxonError: ``MODEL_MISSING``; ``MODEL_DAMAGED`` where a number of its configuration is out of range, or a
+                tensor missing, spare or not finite; ``MODEL_UNTRUSTED`` where the folder names classes that are not
+                AXON's; ``MODEL_VERSION`` where its films have settings that this version does not know.
         """
         index = Path(pretrained_model_name_or_path) / "model_index.json"
         if not index.is_file():
@@ -192,7 +204,9 @@ class AxonPipeline(DiffusionPipeline):
                 f"no AXON model at {pretrained_model_name_or_path}",
                 "name a folder with model_index.json",
             )
-        for name, entry in json.loads(index.read_text()).items():
+        facts = json.loads(index.read_text())
+        _check_numbers(facts)
+        for name, entry in facts.items():
             # [library, class] pairs name the classes to import; a stranger's folder could name anything installed.
             if (
                 isinstance(entry, list)
@@ -211,6 +225,9 @@ class AxonPipeline(DiffusionPipeline):
             **kwargs,
         )
         assert isinstance(pipeline, AxonPipeline)
+        for name, part in pipeline.components.items():
+            if isinstance(part, torch.nn.Module):
+                check_tensors(part, index.parent / name)
         known = {field.name for field in fields(XrayConfig)}
         if unknown := sorted((set(pipeline.config.xray) | set(pipeline.estimator.config.xray)) - known):
             problem = (
@@ -259,7 +276,8 @@ class AxonPipeline(DiffusionPipeline):
             progress: Told the part that is at work and how much of it is done, 0 to 1.
 
         Raises:
-            AxonError: ``XRAY_MISSING``, ``XRAY_SHAPE``, ``XRAY_NOT_FINITE`` or ``XRAY_FLAT``; ``REFERENCE_DAMAGED``.
+            AxonError: ``XRAY_MISSING``, ``XRAY_SHAPE``, ``XRAY_NOT_FINITE``, ``XRAY_FLAT``, ``MODEL_NOT_FINITE`` or
+                ``REFERENCE_DAMAGED``.
         """
         films_1VUV, trust_1V = self._films(frontal, lateral, rendered, int(self.config.xray["detector_px"]))
         evidence, config = self.estimator(films_1VUV, trust_1V), self.config
@@ -278,6 +296,8 @@ class AxonPipeline(DiffusionPipeline):
             closer_1VUV, _ = self._films(frontal, lateral, rendered, self.film_px)
             return self._with_references(fine, closer_1VUV, trust_1V, seeds, views, stages, progress)
         volume_DHW = self._hu(self._on_result_grid(fine))[0]
+        finite = bool(np.isfinite(volume_DHW).all())
+        require(finite, "MODEL_NOT_FINITE", "the model made values that are not finite", "use another model")
         samples_KDHW, mean_DHW, std_DHW = volume_DHW[None], None, None
         if num_samples > 1:
             samples_KDHW = self._samples(evidence, num_inference_steps or config.sample_steps, seeds, weights)
@@ -452,3 +472,24 @@ class AxonPipeline(DiffusionPipeline):
             films[0, n] = normalise_film(on_detector)[0, 0]
             given[0, n] = trust
         return films.to(self.device), given.to(self.device)
+
+
+def _check_numbers(facts: dict[str, Any]) -> None:
+    """See that the numbers of a pipeline's configuration are in their ranges. Raises AxonError ``MODEL_DAMAGED``."""
+    numbers = {
+        "extent_mm": [facts.get("extent_mm", 360.0)],
+        "hu_window": facts.get("hu_window", [-1024.0, 1476.0]),
+        "volume_steps": [facts.get("volume_steps", 2)],
+        "sample_steps": [facts.get("sample_steps", 4)],
+        "stage_weights": [weight for weights in facts.get("stage_weights", {}).values() for weight in weights],
+        "xray": list(facts.get("xray", {}).values()),
+        "std_curves": [
+            x for knots in facts.get("std_curves", {}).values() for row in knots for x in (*row, *np.diff(row))
+        ],
+    }
+    for name, found in numbers.items():
+        low, high = _RANGES[name]
+        inside = all(isinstance(number, int | float) and low <= number <= high for number in found)
+        require(inside, "MODEL_DAMAGED", f"{name} of the model is out of range", "copy the model again")
+    ascending = len(numbers["hu_window"]) == 2 and numbers["hu_window"][0] < numbers["hu_window"][1]
+    require(ascending, "MODEL_DAMAGED", "hu_window of the model does not ascend", "copy the model again")

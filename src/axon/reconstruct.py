@@ -23,7 +23,8 @@ from axon.dicom.views import View
 from axon.dicom.write import SeriesIdentity, stored_hu, write_ct_series
 from axon.errors import AxonError, require
 from axon.files import refuse_unwritable, sha256_file, whole_folder, write_json
-from axon.geometry.film import Mend, believable_spacing, to_detector
+from axon.geometry.film import believable_spacing, to_detector
+from axon.geometry.mend import Mend
 from axon.geometry.projection import VIEWS, normalise_film, render_both
 from axon.geometry.volume import Volume, lps_to_ras
 from axon.pretrained import Model

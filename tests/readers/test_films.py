@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from axon.errors import AxonError
-from axon.geometry.film import Mend, without_frame
+from axon.geometry.mend import Mend, without_frame
 from axon.readers.film_studies import choose_views, is_study, study_folder
 from axon.readers.films import read_xray, sure_view
 from tests.conftest import REAL_DATA_UNSET

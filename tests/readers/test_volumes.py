@@ -109,9 +109,9 @@ def test_huge_header_is_refused_before_decoding(tmp_path: Path, chest: Volume) -
 def test_empty_and_duplicate(tmp_path: Path, chest: Volume) -> None:
     with pytest.raises(AxonError, match="NO_CT"):
         find_studies(tmp_path)
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        write_nifti(tmp_path / name / "same.nii", chest)
+    for name in ("a/x", "b/x", "a", "a-x"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_nifti(tmp_path / f"{name}.nii", chest)
     with pytest.raises(AxonError, match="DUPLICATE_CASE"):
         find_studies(tmp_path)
 

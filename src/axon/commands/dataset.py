@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from axon import DISCLAIMER
 from axon.commands import Verbs, group, verb, whole_number
 from axon.errors import AxonError
 
@@ -21,6 +22,11 @@ _ADD = """examples:
 The split is that of my_cts/splits.json where there is one, else by a keyed hash of the patient with the configuration's
 shares and seed.
 """
+_CHECK = """examples:
+  axon dataset check my_cts                       what would come in, by headers, in seconds
+  axon dataset check my_cts --read --qa qa.png    read everything; one look at the picture finds an upside-down patient
+  axon dataset check my_cts --json                for programs
+"""
 _PUSH = """The remote is the default one of .dvc/config. To S3, with the credentials in the environment and nowhere
 else:
   dvc remote add --default team s3://bucket/axon
@@ -35,7 +41,7 @@ _PULL = """examples:
 
 
 def add(verbs: Verbs) -> None:
-    dataset = group(verbs, "dataset", "build, add, push, pull or verify a dataset")
+    dataset = group(verbs, "dataset", "check a folder of CTs; build, add, push, pull or verify a dataset")
     about = (
         "Build the dataset that data.dvc names, bit for bit, from public sources: CTs of LIDC-IDRI patients and a few "
         "phantoms."
@@ -57,13 +63,27 @@ def add(verbs: Verbs) -> None:
         "data.dvc names."
     )
     adding = verb(dataset, "add", "make a version of a folder of CTs", about, _ADD)
-    adding.add_argument("folder", type=Path, help="folder with CTs; nothing in it is changed")
+    adding.add_argument("folder", type=Path, help="folder with CTs, or an archive of one; nothing in it is changed")
     adding.add_argument(
         "--licence", default="", help="licence of these images (default: as the folder's cohort.json says)"
     )
     adding.add_argument("--source", default="", help="where they come from: doi:..., or words (default: likewise)")
     adding.add_argument("--config", type=Path, help="configuration that says how to split (default: every default)")
+    _patients(adding)
     adding.set_defaults(verb=_add)
+
+    about = (
+        "Will these data work? A table by rule of what is found in a folder, what is passed over and why, and what "
+        "would be rejected. Nothing in the folder is changed; no identity is printed. Status 1 where nothing could be "
+        "trained on."
+    )
+    checking = verb(dataset, "check", "see whether a folder's CTs will work", about, _CHECK)
+    checking.add_argument("folder", type=Path, help="folder with CTs, or a zip or tar archive of one")
+    checking.add_argument("--read", action="store_true", help="read every voxel, not headers alone")
+    checking.add_argument("--qa", type=Path, metavar="PNG", help="write a coronal slice of each CT; implies --read")
+    checking.add_argument("--json", action="store_true", help="print every study and every file that is passed over")
+    _patients(checking)
+    checking.set_defaults(verb=_check)
 
     push = verb(
         dataset,
@@ -90,6 +110,14 @@ def add(verbs: Verbs) -> None:
         help="print the number of cases and a list of problems; status 1 where there is one",
     )
     verify.set_defaults(verb=_verify)
+
+
+def _patients(parser: argparse.ArgumentParser) -> None:
+    """The options that say who is who."""
+    parser.add_argument(
+        "--patients", type=Path, metavar="CSV", help="table that decides over every rule (default: FOLDER/patients.csv)"
+    )
+    parser.add_argument("--public-ids", action="store_true", help="keep that table's names of patients, not hashes")
 
 
 def _build(arguments: argparse.Namespace) -> None:
@@ -130,19 +158,38 @@ def _packaged_reference(patient: str) -> tuple[Volume, str, str]:
 
 def _add(arguments: argparse.Namespace) -> None:
     from axon.config import Config
+    from axon.data.check import check_folder
     from axon.data.pack import pack
     from axon.data.versions import record, refuse_unsaved, refuse_unversioned
+    from axon.readers.layouts import as_folder
 
     config = Config.load(arguments.config) if arguments.config else Config()
     refuse_unversioned(Path.cwd())
     refuse_unsaved(Path.cwd())
-    packed = pack(arguments.folder, Path("data"), arguments.licence, arguments.source, config)
+    with as_folder(arguments.folder) as folder:
+        who = {"patients": arguments.patients, "public_ids": arguments.public_ids}
+        if not (folder / "manifest.csv").is_file():
+            print(check_folder(folder, **who).text())
+        packed = pack(folder, Path("data"), arguments.licence, arguments.source, config, **who)
     counted = (
         f"{packed.cases} cases and {packed.films} films packed, {packed.rejected} studies and "
         f"{packed.films_rejected} films left out"
     )
     print(f"{counted}: data/README.md says why")
     print(f"data.dvc names {record(Path.cwd())}; next: git add data.dvc && git commit, then axon dataset push")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    import json
+
+    from axon.data.check import check_folder
+    from axon.readers.layouts import as_folder
+
+    with as_folder(arguments.folder) as folder:
+        found = check_folder(folder, arguments.read, arguments.qa, arguments.patients, arguments.public_ids)
+    print(json.dumps(found.facts(), indent=1) if arguments.json else f"{found.text()}\n{DISCLAIMER}")
+    if not found.usable:
+        raise SystemExit(1)
 
 
 def _push(arguments: argparse.Namespace) -> None:

@@ -99,6 +99,10 @@ def _dicom_text(text: str) -> str:
 def _reconstruct(arguments: argparse.Namespace) -> None:
     import json
 
+    from axon.readers import child
+
+    # Starts while torch is imported.
+    child.start()
     from axon import pretrained
     from axon.reconstruct import asked_mends, asked_view, read_films, reconstruct, refuse_foreign_folder
 
@@ -124,7 +128,8 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
         return
     errors = ", ".join(f"{view} {error:.3f}" for view, error in record["reprojection_mae"].items())
     print(
-        f"model {record['model']['name']} {record['model']['version']}; error of the re-projected films (0 to 1): "
+        f"model {record['model']['name']} {record['model']['version']}{'' if model.verified else ' (unverified)'}; "
+        "error of the re-projected films (0 to 1): "
         f"{errors}"
     )
     if left_out := record.get("references", {}).get("left_out"):

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 from pathlib import Path
 
+from axon.data.check import check_folder
+from axon.data.ingest import list_studies
+from axon.data.listing import read_listing, write_listing
 from axon.data.packed_films import TABLE
 from axon.data.verify import verify_dataset
 from axon.data.versions import get_revision
-from axon.errors import AxonError
+from axon.errors import FULL, AxonError
 from axon.files import sha256_file, whole_folder, write_json
-from axon.readers.layouts import find_studies
+from axon.readers.layouts import as_folder
+from axon.readers.layouts.patient_table import TABLE as PATIENTS
+
+_UNREAD = bytes(128) + b"DICM"
+"""Stands for a file that could not be copied: no reader takes it for an image, and none passes it over."""
+_log = logging.getLogger(__name__)
 
 
 def fetch(out: Path, shards: int, repo: str = "", commit: str = "", folder: str = "") -> list[int]:
@@ -22,7 +31,7 @@ def fetch(out: Path, shards: int, repo: str = "", commit: str = "", folder: str 
         shards: Parallel ingestion tasks wanted.
         repo: Checkout or git URL that holds ``data.dvc``, with ``commit``.
         commit: A revision; or else
-        folder: A folder of CTs, or of a packed dataset.
+        folder: A folder of CTs, a zip or tar archive of one, or a packed dataset.
 
     Returns:
         list[int]: The shards' indices, no more of them than studies.
@@ -38,29 +47,46 @@ def fetch(out: Path, shards: int, repo: str = "", commit: str = "", folder: str 
             revision = get_revision(repo, commit, part)
             write_json(part / "source.json", {"kind": "dvc", "commit": revision.commit, "dvc_md5": revision.md5})
         else:
-            digest = _copy_folder(Path(folder), part)
+            with as_folder(Path(folder)) as there:
+                digest = _copy_folder(there, part)
             write_json(part / "source.json", {"kind": "folder", "sha256": digest})
         packed = bool(commit) or (part / "manifest.csv").is_file()
-        studies = len(verify_dataset(part)) if packed else len(find_studies(part))
+        studies = len(verify_dataset(part)) if packed else len(read_listing(part))
     return list(range(min(shards, studies)))
 
 
 def _copy_folder(folder: Path, out: Path) -> str:
     """Copy CTs, their patients' films, splits.json, and a packed dataset's tables; return the SHA-256 of all names and
     contents.
+
+    A folder's studies are listed; its table of patients, which may name them, is not copied. What stands for an image
+    that cannot be read is rejected, with a code, where it is prepared.
     """
-    files = {path for study in find_studies(folder) for path in (*study.files, *study.films)}
+    studies = list_studies(folder)
+    images = {path for study in studies for path in (*study.files, *study.films)}
+    files = set(images)
+    digest = hashlib.sha256()
     if (folder / "manifest.csv").is_file():
         files |= {
             folder / "manifest.csv",
             *(path for path in (folder / TABLE, *folder.glob("films/*")) if path.is_file()),
         }
+    else:
+        _log.info("%s", check_folder(folder).text())
+        write_listing(studies, folder, out)
+        if (folder / PATIENTS).is_file():
+            digest.update(f"{PATIENTS} {sha256_file(folder / PATIENTS)}\n".encode())
     if (folder / "splits.json").is_file():
         files.add(folder / "splits.json")
-    digest = hashlib.sha256()
     for path in sorted(files):
         relative = path.relative_to(folder)
         (out / relative).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, out / relative)
+        try:
+            shutil.copyfile(path, out / relative)
+        except OSError as error:
+            if path not in images or error.errno in FULL:
+                raise
+            _log.warning("an image cannot be read (%s); it will be rejected", error.strerror)
+            (out / relative).write_bytes(_UNREAD)
         digest.update(f"{relative.as_posix()} {sha256_file(out / relative)}\n".encode())
     return digest.hexdigest()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import logging
 import multiprocessing
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +21,16 @@ from torch.nn import functional as F
 
 from axon.config import Config
 from axon.data.cases import Case
+from axon.data.listing import LIST, read_listing
+from axon.data.packed import read_rows
 from axon.data.packed_films import choose_films, packed_films
 from axon.data.qa import write_picture
-from axon.errors import AxonError
-from axon.files import read_csv, whole_folder, write_json
+from axon.errors import AxonError, require
+from axon.files import whole_folder, write_json
 from axon.geometry.projection import render_both
 from axon.geometry.volume import Volume, body_mask, resample_to_cube
+from axon.names import plain_name
+from axon.readers.chest import check_chest
 from axon.readers.layouts import Study, find_studies
 from axon.readers.volumes import read_ct
 
@@ -37,12 +44,40 @@ start than fit.
 """
 
 
-def list_studies(raw: Path) -> list[Study]:
-    """The studies of a raw dataset in a fixed order: by its manifest where it is packed, else as found."""
-    manifest = raw / "manifest.csv"
-    if not manifest.is_file():
-        return find_studies(raw)
-    rows = sorted(read_csv(manifest), key=lambda row: row["case_id"])
+def list_studies(raw: Path, patients: Path | None = None, public_ids: bool = False) -> list[Study]:
+    """The studies of a raw dataset in a fixed order: by its manifest where it is packed, by its list where it was
+    fetched, else as found; their names are plain.
+
+    Args:
+        raw: Dataset, or any folder.
+        patients: Table of patients for a folder; see `find_studies`.
+        public_ids: Keep the table's names of patients.
+
+    Raises:
+        AxonError: ``NAME_UNSAFE``, ``DUPLICATE_CASE``, or those of `find_studies`.
+    """
+    if (raw / "manifest.csv").is_file():
+        studies = _packed_studies(raw)
+    elif (raw / LIST).is_file() and (raw / "source.json").is_file():
+        studies = read_listing(raw)
+    else:
+        studies = find_studies(raw, patients, public_ids)
+    named = [
+        replace(
+            study,
+            case_id=plain_name(study.case_id),
+            patient_id=plain_name(study.patient_id),
+            collection=plain_name(study.collection),
+        )
+        for study in studies
+    ]
+    for name, count in Counter(study.case_id for study in named).items():
+        require(count == 1, "DUPLICATE_CASE", f"{count} studies would be called {name}", "give each a name of its own")
+    return named
+
+
+def _packed_studies(raw: Path) -> list[Study]:
+    rows = sorted(read_rows(raw / "manifest.csv"), key=lambda row: row["case_id"])
     films = packed_films(raw)
     return [
         Study(
@@ -66,7 +101,7 @@ def ingest(raw: Path, shard: int, shards: int, config: Config, out: Path) -> Non
     """
     report: dict[str, list[dict[str, Any]]] = {"accepted": [], "rejected": [], "films_rejected": []}
     studies = list_studies(raw)[shard::shards]
-    with whole_folder(out) as part, _run_in_order(len(studies)) as run:
+    with whole_folder(out) as part, run_in_order(len(studies)) as run:
         (part / "cases").mkdir()
         (part / "qa").mkdir()
         for study, done in zip(
@@ -95,7 +130,9 @@ def _ingest_one(study: Study, config: Config, folder: Path) -> dict[str, list[di
         "patient_id": case.patient_id,
         "collection": case.collection,
         "coverage": case.coverage,
+        "content": hashlib.sha256(case.hu_DHW.tobytes()).hexdigest(),
     }
+    row |= {name: told for name in ("split", "licence", "source") if (told := getattr(study, name))}
     return {"accepted": [{**row, "films": films}], "films_rejected": [_rejection(study, error) for error in left_out]}
 
 
@@ -115,7 +152,7 @@ def workers_for(studies: int) -> int:
 
 
 @contextlib.contextmanager
-def _run_in_order(studies: int) -> Iterator[Callable[..., Iterator[Any]]]:
+def run_in_order(studies: int) -> Iterator[Callable[..., Iterator[Any]]]:
     """Something like the built-in map: over processes where there are studies enough to be worth starting them.
 
     Processes and not threads, as the readers silence warnings, which is a setting of a whole process; spawned, as torch
@@ -136,9 +173,12 @@ def prepare(study: Study, config: Config) -> tuple[Case, list[AxonError]]:
         tuple: The case; and why each real film that it does not hold was left out.
 
     Raises:
-        AxonError: Those of `read_ct`, ``NO_BODY`` or ``LOW_COVERAGE``.
+        AxonError: Those of `read_ct`, ``NO_CHEST``, ``NO_BODY`` or ``LOW_COVERAGE``.
     """
-    volume = read_ct(study.files)
+    volume = read_ct(study.files, config.data.ct)
+    check_chest(volume, config.data.ct)
+    for note in volume.notes:
+        _log.info("%s %s", study.case_id, note)
     center_mm, coverage = locate_body(volume, config.grid.extent_mm)
     if coverage < config.data.min_coverage:
         message = (

@@ -12,16 +12,17 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from axon.cohorts.select import Cohort
-from axon.config import Config
+from axon.config import Config, CtConfig
 from axon.data.dataset_card import card
 from axon.data.ingest import list_studies
-from axon.data.packed import COLUMNS, write_case
+from axon.data.packed import COLUMNS, refuse_duplicate, write_case
 from axon.data.packed_films import COLUMNS as FILM_COLUMNS
 from axon.data.packed_films import TABLE, read_film, write_film
 from axon.data.splits import sets_of
 from axon.data.verify import verify_dataset
 from axon.errors import AxonError
 from axon.files import read_csv, whole_folder, write_csv, write_json
+from axon.readers.chest import check_chest
 from axon.readers.layouts import Study, collection_of
 from axon.readers.volumes import read_ct
 
@@ -40,11 +41,20 @@ class Packed(NamedTuple):
     films_rejected: int
 
 
-def pack(folder: Path, out: Path, licence: str, source: str, config: Config) -> Packed:
+def pack(
+    folder: Path,
+    out: Path,
+    licence: str,
+    source: str,
+    config: Config,
+    patients: Path | None = None,
+    public_ids: bool = False,
+) -> Packed:
     """Write the CTs of ``folder`` as int16 HU NIfTI, with manifest, splits, rejections and dataset card; nothing else
     of a header survives.
 
-    One volume is in memory at a time. A study that cannot be read costs only itself and is listed in ``rejected.csv``.
+    One volume is in memory at a time. A study that cannot be read costs only itself and is listed in ``rejected.csv``;
+    so is a CT that is there under another name already.
     Every film of a packed patient whose view is sure comes along, with ``films.csv``; the card counts the others by
     code.
 
@@ -56,6 +66,8 @@ def pack(folder: Path, out: Path, licence: str, source: str, config: Config) -> 
             file, and for a fetched cohort, whose ``cohort.json`` knows it.
         source: Where they come from, e.g. ``"doi:10.7937/..."``; likewise.
         config: Its seed and ``data`` section split the patients where ``folder`` has no ``splits.json``.
+        patients: Table that decides over every rule; ``patients.csv`` of the folder where it is not given.
+        public_ids: Keep the table's names of patients in place of their keyed hashes.
 
     Raises:
         AxonError: ``LICENCE_MISSING``, ``NO_CT``, ``SPLITS_FORMAT``, ``PATIENT_IN_TWO_SETS``; ``DATASET_DAMAGED`` for a
@@ -63,17 +75,17 @@ def pack(folder: Path, out: Path, licence: str, source: str, config: Config) -> 
     """
     if (folder / "manifest.csv").is_file():
         verify_dataset(folder)
-    studies = list_studies(folder)
-    terms = _terms(folder, {file for study in studies for file in (study.files[0], *study.films)}, licence, source)
+    studies = list_studies(folder, patients, public_ids)
+    terms = _terms(folder, studies, licence, source)
     with whole_folder(out) as part:
-        rows, rejected = _pack_cts(studies, terms, part)
+        rows, rejected = _pack_cts(studies, terms, part, config.data.ct, once=not (folder / "manifest.csv").is_file())
         if not rows:
             raise AxonError(
                 "NO_CT", f"none of the {len(studies)} studies in {folder} can be read: {_codes(rejected)}", "mend them"
             )
-        patients = {row["patient_id"] for row in rows}
+        packed = {row["patient_id"] for row in rows}
         films, films_left_out = _pack_films(
-            folder, [study for study in studies if study.patient_id in patients], terms, part
+            folder, [study for study in studies if study.patient_id in packed], terms, part
         )
         sets = sets_of(folder / "splits.json", rows, config)
         write_csv(part / "manifest.csv", COLUMNS, rows)
@@ -91,18 +103,27 @@ def pack(folder: Path, out: Path, licence: str, source: str, config: Config) -> 
     return Packed(len(rows), len(rejected), len(films), films_left_out.total())
 
 
-def _pack_cts(studies: list[Study], terms: Terms, out: Path) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """Write ``out/cases``; return the manifest's rows and the rejections."""
+def _pack_cts(
+    studies: list[Study], terms: Terms, out: Path, rules: CtConfig, once: bool
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Write ``out/cases``; return the manifest's rows and the rejections. With ``once`` no voxels come twice."""
     rows, rejected = [], []
+    first: dict[str, str] = {}
     (out / "cases").mkdir()
     for study in tqdm(studies, desc="packing", unit="study", mininterval=2):
         try:
-            volume = read_ct(study.files)
+            volume = read_ct(study.files, rules)
+            check_chest(volume, rules)
+            if once:
+                refuse_duplicate(volume, study.case_id, first)
         except AxonError as error:
             _log.warning("%s rejected: %s", study.case_id, error)
             rejected.append({"study": study.case_id, "code": error.code, "message": error.message})
             continue
-        rows.append(write_case(out, study.case_id, study.patient_id, study.collection, volume, *terms[study.files[0]]))
+        for note in volume.notes:
+            _log.warning("%s: %s", study.case_id, note)
+        row = write_case(out, study.case_id, study.patient_id, study.collection, volume, *terms[study.files[0]])
+        rows.append(row | {"split": study.split})
     return rows, rejected
 
 
@@ -134,10 +155,18 @@ def _pack_films(
     return rows, left_out
 
 
-def _terms(folder: Path, files: set[Path], licence: str, source: str) -> Terms:
-    """Licence and source of each file."""
-    if licence and source:
-        return dict.fromkeys(files, (licence, source))
+def _terms(folder: Path, studies: list[Study], licence: str, source: str) -> Terms:
+    """Licence and source of each file: as ``patients.csv`` says, else as the caller does, else as the folder knows."""
+    told = {
+        file: (study.licence or licence, study.source or source)
+        for study in studies
+        for file in (study.files[0], *study.films)
+    }
+    untold = {file for file, terms in told.items() if not all(terms)}
+    return told | _known_terms(folder, untold) if untold else told
+
+
+def _known_terms(folder: Path, files: set[Path]) -> Terms:
     if (folder / "manifest.csv").is_file():
         tables = [table for table in (folder / "manifest.csv", folder / TABLE) if table.is_file()]
         return {folder / row["file"]: (row["licence"], row["source"]) for table in tables for row in read_csv(table)}

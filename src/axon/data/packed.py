@@ -5,15 +5,59 @@ Layout: ``manifest.csv`` (one row per case), ``splits.json``, ``cases/<case_id>.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from axon.files import sha256_file
+from axon.errors import require
+from axon.files import read_csv, sha256_file
 from axon.geometry.volume import Volume, lps_to_ras
+from axon.names import checked_name
 
 COLUMNS = ("case_id", "patient_id", "collection", "file", "spacing_mm", "shape", "licence", "source", "sha256")
+
+
+def read_rows(table: Path) -> list[dict[str, str]]:
+    """The rows of a packed dataset's ``manifest.csv`` or ``films.csv``, their names checked; for one that
+    `axon.data.verify.check_dataset` found whole.
+
+    Raises:
+        AxonError: ``NAME_UNSAFE``.
+    """
+    rows = read_csv(table)
+    for row in rows:
+        check_names(row)
+        for part in row["file"].split("/"):
+            checked_name(part, "file")
+    return rows
+
+
+def check_names(row: dict[str, Any]) -> None:
+    """See that every id in a row of a dataset's table can be one part of a path. Raises AxonError
+    ``NAME_UNSAFE``.
+    """
+    for key in ("case_id", "patient_id", "collection"):
+        if row.get(key):
+            checked_name(str(row[key]), key)
+
+
+def refuse_duplicate(volume: Volume, case_id: str, first: dict[str, str]) -> None:
+    """See that these voxels were not there before under another name.
+
+    Args:
+        volume: A CT in canonical orientation.
+        case_id: Its name.
+        first: Case ids by the voxels' digest so far; this one is added.
+
+    Raises:
+        AxonError: ``CT_DUPLICATE``.
+    """
+    digest = hashlib.sha256(f"{volume.hu_DHW.shape}".encode())
+    digest.update(np.ascontiguousarray(volume.hu_DHW).data)
+    other = first.setdefault(digest.hexdigest(), case_id)
+    require(other == case_id, "CT_DUPLICATE", f"the same CT as {other}", "nothing: it is kept once")
 
 
 def write_nifti(path: Path, volume: Volume) -> None:

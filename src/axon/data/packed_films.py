@@ -13,9 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from axon.data.cases import Film
+from axon.data.packed import read_rows
 from axon.dicom.views import View
 from axon.errors import AxonError, require
-from axon.files import read_csv, sha256_file
+from axon.files import sha256_file
 from axon.readers.films import Xray, read_xray, sure_view
 
 TABLE = "films.csv"
@@ -80,7 +81,7 @@ def described(view: View, film: Film) -> dict[str, str]:
 def packed_films(folder: Path) -> dict[str, tuple[Path, ...]]:
     """The films of each patient of a packed dataset, in the order of their table."""
     films: dict[str, tuple[Path, ...]] = {}
-    for row in read_csv(folder / TABLE) if (folder / TABLE).is_file() else []:
+    for row in read_rows(folder / TABLE) if (folder / TABLE).is_file() else []:
         films[row["patient_id"]] = (*films.get(row["patient_id"], ()), folder / row["file"])
     return films
 

@@ -1,4 +1,6 @@
-"""Which set a patient belongs to: by the dataset's file, by a named set, else by a keyed hash of the patient's id."""
+"""Which set a patient belongs to: by the dataset's file, by its table of patients, by a named set, else by a keyed hash
+of the patient's id.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ from typing import Any
 
 from axon.config import Config, DataConfig
 from axon.errors import AxonError
+from axon.names import plain_name
 
 NO_TEST = ("train", "val")
 """The sets that are not held out for testing; every other set is a test set."""
@@ -21,20 +24,33 @@ NO_TEST = ("train", "val")
 def sets_of(path: Path, rows: list[dict[str, Any]], config: Config) -> dict[str, str]:
     """Set of each patient: as the file says where it is there, else as `split_patients` does.
 
+    Args:
+        path: ``splits.json``.
+        rows: ``case_id``, ``patient_id`` and ``collection`` of each case, and ``split`` where ``patients.csv`` has one.
+        config: Its seed and ``data`` section.
+
     Raises:
-        AxonError: ``PATIENT_IN_TWO_SETS`` or ``SPLITS_FORMAT``.
+        AxonError: ``PATIENT_IN_TWO_SETS``, ``SPLITS_FORMAT``, or ``SPLITS_DISAGREE``, which name the patients.
     """
-    return _sets_of_file(path, rows) if path.is_file() else split_patients(rows, config)
+    if not path.is_file():
+        return split_patients(rows, config)
+    sets = _sets_of_file(path, rows)
+    _agree(_told(rows), sets, path.name)
+    return sets
 
 
 def split_patients(rows: list[dict[str, Any]], config: Config) -> dict[str, str]:
-    """Set of each patient: the first named set with a pattern that fits, else by a keyed hash of the patient id.
+    """Set of each patient: as ``patients.csv`` says, else the first named set with a pattern that fits, else by a keyed
+    hash of the patient id.
 
     A set that came out empty takes the patient of lowest hash from the largest; ``internal`` only where there is no
     test set at all. A training set that came out too small takes patients back from the larger hashed sets.
     """
     cases = Counter(row["patient_id"] for row in rows)
     named = _named_patients(rows, config.data.named_sets)
+    told = _told(rows)
+    _agree(told, named, "data.named_sets")
+    named |= told
     hashed = _hashed_patients(cases.keys() - named.keys(), config)
     _fill_empty_sets(hashed, given=set(named.values()))
     _grow_training(hashed, named, cases, config.data.min_train_cases)
@@ -93,6 +109,20 @@ def _grow_training(hashed: dict[str, list[str]], named: dict[str, str], cases: C
         hashed["train"].append(hashed[largest].pop())
 
 
+def _told(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """The set of each patient for whom ``patients.csv`` names one."""
+    pairs = [(row["patient_id"], row["split"]) for row in rows if row.get("split")]
+    _one_set_each(pairs)
+    return dict(pairs)
+
+
+def _agree(told: dict[str, str], other: dict[str, str], name: str) -> None:
+    """See that two who may decide say the same of every patient whom both know."""
+    if apart := sorted(patient for patient, chosen in told.items() if other.get(patient, chosen) != chosen):
+        message = f"patients.csv and {name} put patients into different sets: {', '.join(apart)}"
+        raise AxonError("SPLITS_DISAGREE", message, "correct one of the two")
+
+
 def _place(patient: str, seed: int) -> float:
     """A patient's fixed place in [0, 1), from a hash keyed by the run's seed."""
     digest = hmac.new(f"axon-split-{seed}".encode(), patient.encode(), hashlib.sha256).digest()
@@ -116,12 +146,23 @@ def _sets_of_file(path: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
         raise AxonError("SPLITS_FORMAT", f"{path.name} is not a split of patients", fix) from error
     patient_of = {row["case_id"]: row["patient_id"] for row in rows}
     patients = set(patient_of.values())
+    # Studies go by their plain names, or by their patient's pseudonym; two keys of one patient show below.
+    listed = [(_id_of(patient, patients), name) for patient, name in listed]
     owners = [(key if key in patients else patient_of.get(key, key), name) for key, name in listed]
     _one_set_each(owners)
     sets = dict(listed)
     if missing := sorted(patients - set(sets)):
         raise AxonError("SPLITS_FORMAT", f"{path.name} does not name the patients {', '.join(missing)}", fix)
     return sets
+
+
+def _id_of(patient: str, patients: set[str]) -> str:
+    """The id of a patient whom a file names by it, or by the name that was hashed."""
+    # Training splits nothing, and does not depend on the readers.
+    from axon.readers.pseudonyms import patient_pseudonym
+
+    name = plain_name(patient)
+    return name if name in patients or (hashed := patient_pseudonym(patient)) not in patients else hashed
 
 
 def _one_set_each(pairs: Iterable[tuple[str, str]]) -> None:

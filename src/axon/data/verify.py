@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from axon.data import packed_films as films
-from axon.data.packed import COLUMNS
+from axon.data.packed import COLUMNS, check_names
 from axon.errors import AxonError
 from axon.files import read_csv, sha256_file
 
@@ -101,9 +101,18 @@ def _packed_rows(manifest: Path, known: tuple[str, ...]) -> tuple[list[dict[str,
                 AxonError("MANIFEST_COLUMNS", f"{name} of {manifest.name} lacks or exceeds columns", _RESTORE)
             )
     # A row that names no file or patient cannot be checked any further.
-    return [
-        row for row in rows if all(row.get(name) for name in {"case_id", "patient_id", "file", "sha256"} & set(known))
-    ], problems
+    needed = {"case_id", "patient_id", "file", "sha256"} & set(known)
+    rows = [row for row in rows if all(row.get(name) for name in needed)]
+    bad = {number: problem for number, row in enumerate(rows) if (problem := _bad_name(row, manifest.name, number))}
+    return [row for number, row in enumerate(rows) if number not in bad], problems + list(bad.values())
+
+
+def _bad_name(row: dict[str, Any], table: str, number: int) -> AxonError | None:
+    try:
+        check_names(row)
+    except AxonError as problem:
+        return AxonError(problem.code, f"row {number + 1} of {table}: {problem.message}", problem.fix)
+    return None
 
 
 def _check_names(rows: list[dict[str, Any]]) -> Iterator[AxonError]:

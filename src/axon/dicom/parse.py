@@ -7,7 +7,10 @@ Messages carry no file name and no header value: either may name a patient.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import re
+import struct
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -17,8 +20,19 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
-from pydicom.filereader import _read_file_meta_info, read_preamble
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000TransferSyntaxes, RLELossless
+from pydicom.filereader import _read_file_meta_info, read_dataset, read_preamble
+from pydicom.multival import MultiValue
+from pydicom.pixels import pixel_array
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
+    RLELossless,
+)
 
 from axon.errors import AxonError, require
 
@@ -28,7 +42,20 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 IMAGE = ["Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"]
 BITS = ["BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"]
 PADDING = ["PixelPaddingValue", "PixelPaddingRangeLimit"]
-_PIXELS = ["PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"]
+_HEAD = 132
+_PIXEL_DATA = Tag("PixelData")
+_EXPLICIT = {
+    ExplicitVRLittleEndian,
+    RLELossless,
+    *JPEGTransferSyntaxes,
+    *JPEGLSTransferSyntaxes,
+    *JPEG2000TransferSyntaxes,
+}
+PIXELS = [*IMAGE, *BITS, "PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"]
+_MAX_SCANS = 100
+_MAX_TILES = 4096
+# A marker that is no stuffed zero, no restart and no filler ends the coded data of a scan.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
 def parse(path: Path, keys: list[str], kind: str, max_bytes: int) -> Dataset:
@@ -43,16 +70,66 @@ def parse(path: Path, keys: list[str], kind: str, max_bytes: int) -> Dataset:
     Raises:
         AxonError: ``<kind>_TOO_LARGE``; other exceptions of a damaged file are for `guarded` to turn into a code.
     """
+    return parse_to_pixels(path, keys, kind, max_bytes)[0]
+
+
+def parse_to_pixels(path: Path, keys: list[str], kind: str, max_bytes: int) -> tuple[Dataset, int]:
+    """As `parse`, and where in the file the pixels' element begins, if it was not read and nothing is compressed."""
     if path.stat().st_size > max_bytes:
         raise AxonError(f"{kind}_TOO_LARGE", f"a file is larger than {max_bytes} bytes", "export one file an image")
     with path.open("rb") as file:
-        read_preamble(file, force=False)
+        # Old exports, and streams that were saved as they came, have neither preamble nor file meta information.
+        bare = is_bare(file.read(_HEAD))
+        file.seek(0)
+        read_preamble(file, force=bare)
         meta = _read_file_meta_info(file)  # unlike the public reader it leaves the file where the data set begins
-        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        syntax, start = meta.get("TransferSyntaxUID"), file.tell()
+        if syntax == DeflatedExplicitVRLittleEndian:
             inflate = zlib.decompressobj(-zlib.MAX_WBITS)
             if len(inflate.decompress(file.read(), max_bytes + 1)) > max_bytes:
                 raise AxonError(f"{kind}_TOO_LARGE", "a deflated file inflates beyond bounds", "export it uncompressed")
-    return pydicom.dcmread(path, specific_tags=list(keys), stop_before_pixels="PixelData" not in keys)
+        file.seek(start)
+        if syntax not in _EXPLICIT | {ImplicitVRLittleEndian}:
+            file.seek(0)
+            tags = list(keys)
+            ds = pydicom.dcmread(file, force=bare, specific_tags=tags, stop_before_pixels="PixelData" not in keys)
+            return ds, file.tell()
+        # The public reader would read preamble and file meta information a second time, which is half of its time.
+        stop = None if "PixelData" in keys else _at_pixels
+        implicit = syntax == ImplicitVRLittleEndian
+        ds = read_dataset(file, implicit, True, stop_when=stop, specific_tags=_tags(tuple(keys)))
+        ds.file_meta = meta
+        return ds, file.tell()
+
+
+def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
+    return tag == _PIXEL_DATA
+
+
+@functools.cache
+def _tags(keys: tuple[str, ...]) -> list[BaseTag]:
+    """With the character set, which the public reader adds, too."""
+    return [Tag(key) for key in (*keys, "SpecificCharacterSet")]
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins like DICOM: with a preamble, or with a data element of its first groups."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    return head[128:132] == b"DICM" or is_bare(head)
+
+
+def is_bare(head: bytes) -> bool:
+    """Whether the first 132 bytes of a file are those of a data set without preamble (PS3.10 section 7.1 asks for
+    one): an element of group 2 or 8, of low number and of sane length, in explicit or implicit VR.
+    """
+    if head[128:132] == b"DICM" or len(head) < _HEAD:
+        return False
+    group, element, length = struct.unpack("<HHI", head[:8])
+    if group not in (0x0002, 0x0008) or element > 0x0070:
+        return False
+    explicit = head[4:6] in (b"UL", b"OB", b"UI", b"CS", b"DA", b"TM", b"SH", b"LO", b"DT")
+    return explicit or length <= 64
 
 
 def read_pixels(path: Path, kind: str, max_bytes: int) -> np.ndarray:
@@ -72,30 +149,83 @@ def read_pixels(path: Path, kind: str, max_bytes: int) -> np.ndarray:
     Raises:
         AxonError: ``<kind>_SIZE`` where the pixels are more or fewer than the header says; see also `parse`.
     """
-    ds = parse(path, IMAGE + BITS + _PIXELS, kind, max_bytes)
-    shape, samples = (int(ds.Rows), int(ds.Columns)), int(ds.get("SamplesPerPixel") or 1)
+    return read_frame(parse(path, PIXELS, kind, max_bytes), kind, 0)
+
+
+def read_frame(ds: Dataset, kind: str, frame: int) -> np.ndarray:
+    """The same of frame number ``frame`` of a file that is parsed already, with the elements `PIXELS`."""
+    shape, frames = (int(ds.Rows), int(ds.Columns)), int(ds.get("NumberOfFrames") or 1)
+    samples = int(ds.get("SamplesPerPixel") or 1)
     syntax = ds.file_meta.TransferSyntaxUID
     if not syntax.is_compressed or syntax == DeflatedExplicitVRLittleEndian:
         # A chroma pair serves two pixels (PS3.3 section C.7.6.3.1.2).
         of_pixel = 2 if ds.get("PhotometricInterpretation") == "YBR_FULL_422" else samples
-        bits = shape[0] * shape[1] * of_pixel * int(ds.BitsAllocated)
+        bits = shape[0] * shape[1] * of_pixel * int(ds.BitsAllocated) * frames
         fits = len(ds.PixelData) in (bits // 8, bits // 8 + 1)
     else:
-        fits = syntax == RLELossless or _coded_shape(get_frame(ds.PixelData, 0, number_of_frames=1), syntax) == shape
+        coded = b"" if syntax == RLELossless else _coded(ds, frame, frames)
+        fits = syntax == RLELossless or _fits(coded, syntax, shape, samples, int(ds.BitsAllocated))
     require(fits, f"{kind}_SIZE", "the pixels are not as many as the header says", "export it again")
-    stored: np.ndarray = ds.pixel_array
-    shape = shape if samples == 1 else (*shape, samples)
-    require(stored.shape == shape, f"{kind}_SIZE", "the pixels are not as many as the header says", "export it again")
+    stored: np.ndarray = ds.pixel_array if frames == 1 else pixel_array(ds, index=frame)
+    full = shape if samples == 1 else (*shape, samples)
+    require(stored.shape == full, f"{kind}_SIZE", "the pixels are not as many as the header says", "export it again")
     return stored
 
 
-def _coded_shape(frame: bytes, syntax: str) -> tuple[int, int]:
-    """Rows and columns that a JPEG, JPEG-LS or JPEG 2000 codestream gives itself."""
-    import libjpeg
-    import openjpeg
+def _coded(ds: Dataset, frame: int, frames: int) -> bytes:
+    """The codestream of one frame (PS3.5 section A.4)."""
+    tables = [ds.get(key) for key in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")]
+    offsets = (tables[0], tables[1]) if all(tables) else None
+    return get_frame(ds.PixelData, frame, number_of_frames=frames, extended_offsets=offsets)
 
-    found = (openjpeg if syntax in JPEG2000TransferSyntaxes else libjpeg).get_parameters(frame)
-    return int(found["rows"]), int(found["columns"])
+
+def _fits(frame: bytes, syntax: str, shape: tuple[int, int], samples: int, bits: int) -> bool:
+    """Whether a JPEG, JPEG-LS or JPEG 2000 codestream is one image of that shape, components and depth, and within
+    bounds.
+    """
+    import libjpeg
+
+    if syntax in JPEG2000TransferSyntaxes:
+        return _jpeg2000_fits(frame, shape, samples, bits)
+    if jpeg_scans(frame) > _MAX_SCANS:
+        return False
+    found = libjpeg.get_parameters(frame)
+    return (int(found["rows"]), int(found["columns"])) == shape and int(found["nr_components"]) == samples
+
+
+def _jpeg2000_fits(frame: bytes, shape: tuple[int, int], samples: int, bits: int) -> bool:
+    """The same by the SIZ segment, before a decoder makes room for what it says (ISO/IEC 15444-1 A.5.1)."""
+    start = 0
+    # A JP2 file around the codestream, against the standard; its boxes are length, type, content (I.4).
+    while frame[start : start + 2] != b"\xff\x4f":
+        length, kind = struct.unpack(">I4s", frame[start : start + 8])
+        start += 8 if kind == b"jp2c" else max(8, length)
+    _, _, _, right, bottom, left, top, wide, high, tiles_left, tiles_top, components = struct.unpack(
+        ">HHHIIIIIIIIH", frame[start + 2 : start + 42]
+    )
+    precision = (frame[start + 42] & 127) + 1
+    tiles = -(-(right - tiles_left) // wide) * -(-(bottom - tiles_top) // high)
+    one = components == samples and precision <= bits and 0 < tiles <= _MAX_TILES
+    return one and (bottom - top, right - left) == shape
+
+
+def jpeg_scans(content: bytes) -> int:
+    """Scans of a JPEG: a decoder goes through the whole image for each (ISO/IEC 10918-1 B.1.1.5)."""
+    scans, at = 0, 2
+    while found := _MARKER.search(content, at):
+        at, marker = found.end(), content[found.end() - 1]
+        if marker == 0xD9:
+            break
+        # A segment's own bytes are no markers; what follows one may be a scan's coded data.
+        at += int.from_bytes(content[at : at + 2], "big")
+        scans += marker == 0xDA
+    return scans
+
+
+def refuse_many_scans(content: bytes, kind: str) -> None:
+    """Refuse a JPEG that would keep a decoder busy for minutes. Raises AxonError ``<kind>_TOO_LARGE``."""
+    message = f"the JPEG has more than {_MAX_SCANS} scans"
+    require(jpeg_scans(content) <= _MAX_SCANS, f"{kind}_TOO_LARGE", message, "save it anew, not progressive")
 
 
 @contextlib.contextmanager
@@ -126,6 +256,19 @@ def guarded(kind: str, what: str) -> Iterator[None]:
         raise AxonError(
             f"{kind}_UNREADABLE", f"{what} cannot be read ({type(error).__name__})", "export it again, uncompressed"
         ) from None
+
+
+def raw(ds: Dataset, key: str) -> str:
+    """An element's text as the file has it, for comparing; empty where it is not there.
+
+    To ask pydicom for its value takes ten times as long.
+    """
+    element = ds.get_item(_tags((key,))[0])
+    value = element.value if element is not None else None
+    text = value.decode("latin-1") if isinstance(value, bytes) else value
+    if not isinstance(text, str | None):
+        text = "\\".join(map(str, text)) if isinstance(text, MultiValue) else str(text)
+    return (text or "").strip(" \0")
 
 
 def numbers(ds: Dataset, key: str) -> np.ndarray:

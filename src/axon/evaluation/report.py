@@ -203,7 +203,7 @@ def _metric_table(evaluation: Evaluation, set_name: str, view: str, keys: list[s
     interval are shown and, below, the mean of absolute values, by which methods are told apart.
     """
     methods = evaluation.methods(set_name, view)
-    columns = [
+    columns: list[dict[str, Any]] = [
         {
             "protocol": metric(key).protocol,
             "label": metric(key).title,

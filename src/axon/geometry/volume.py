@@ -25,10 +25,12 @@ class Volume:
     Attributes:
         hu_DHW: HU, shape (D, H, W).
         affine: 4x4; maps voxel indices (w, h, d, 1), in that order, to LPS millimetres.
+        notes: What a reader decided on the way; no word of a header.
     """
 
     hu_DHW: np.ndarray
     affine: np.ndarray
+    notes: tuple[str, ...] = ()
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -74,7 +76,7 @@ def canonical(volume: Volume) -> Volume:
             hu_whd = np.flip(hu_whd, axis)
             affine[:3, 3] += affine[:3, axis] * (hu_whd.shape[axis] - 1)
             affine[:3, axis] *= -1
-    return Volume(np.ascontiguousarray(hu_whd.transpose(2, 1, 0)), affine)
+    return Volume(np.ascontiguousarray(hu_whd.transpose(2, 1, 0)), affine, volume.notes)
 
 
 def cube_affine(center_mm: np.ndarray, size: int, extent_mm: float) -> np.ndarray:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
+from axon.errors import AxonError
 from axon.models.estimator import FilmEstimator
 from axon.models.unet import BridgeUNet
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
@@ -26,4 +28,28 @@ def load_network(kind: type[Network], folder: Path) -> Network:
     network = kind.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)  # type: ignore[attr-defined]
     # diffusers notes the folder, and would write this machine's path into every model made from it.
     network.register_to_config(_name_or_path="")
+    check_tensors(network, folder)
     return network.eval()
+
+
+def check_tensors(network: nn.Module, folder: Path) -> None:
+    """See that the files of a loaded network held exactly its tensors, all finite: the loader would make up a missing
+    one and pass over a spare one.
+
+    Raises:
+        AxonError: ``MODEL_DAMAGED``.
+    """
+    stored: dict[str, tuple[int, ...]] = {}
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            stored |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    needed = network.state_dict()
+    wrong = sorted(name for name in stored.keys() | needed.keys() if stored.get(name) != _shape(needed.get(name)))
+    wrong += sorted(name for name, tensor in needed.items() if not torch.isfinite(tensor).all())
+    if wrong:
+        message = f"the tensor {wrong[0]} of {folder.name} is missing, spare, of another shape, or not finite"
+        raise AxonError("MODEL_DAMAGED", message, "copy the model again, or use the AXON version that wrote it")
+
+
+def _shape(tensor: torch.Tensor | None) -> tuple[int, ...] | None:
+    return None if tensor is None else tuple(tensor.shape)

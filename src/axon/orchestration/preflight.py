@@ -251,11 +251,13 @@ def check_tracking(tracking_uri: str, timeout_s: float = 5.0) -> None:
 def _resolve_data(repo: str, revision: str, folder: str, run_key: str) -> tuple[str, str]:
     """The revision for the run's record, and DVC's hash of the data; the latter empty for a folder."""
     if folder:
-        if not Path(folder).is_dir():
+        if not Path(folder).exists():
             raise AxonError("DATA_FOLDER", f"no folder at {folder}", "name a folder with CTs that this step can see")
-        from axon.readers.layouts import find_studies
+        from axon.data.ingest import list_studies
+        from axon.readers.layouts import as_folder
 
-        find_studies(Path(folder))
+        with as_folder(Path(folder)) as there:
+            list_studies(there)
         return f"folder@{run_key}", ""
     if not revision:
         raise AxonError(

@@ -5,6 +5,7 @@ loaded.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from axon.tracking.client import REGISTRY, parse_uri, refuse_missing_store
 if TYPE_CHECKING:
     from axon.inference import AxonPipeline
 
+_log = logging.getLogger(__name__)
 SHIPPED = "axon-small"
 SUMS = "SHA256SUMS"
 
@@ -32,12 +34,14 @@ class Model:
         name: ``axon-small``, the registered name, or ``axon`` for a folder.
         version: The registry's version number; for a folder the first 12 digits of ``sha256``.
         sha256: Of the list of its files' SHA-256, in the layout of ``sha256sum``.
+        verified: Whether the folder holds that list, and it fits.
     """
 
     pipeline: AxonPipeline
     name: str
     version: str
     sha256: str
+    verified: bool = True
 
 
 def path() -> Path:
@@ -68,8 +72,10 @@ def load(source: str | None, tracking_uri: str | None = None) -> Model:
             ``TRACKING_MISSING`` or ``TRACKING_FAILED``.
     """
     with folder_of(source, tracking_uri) as (folder, name, version):
-        sha256 = verify(folder)
-        return Model(_load_pipeline(folder), name, version or sha256[:12], sha256)
+        sha256, verified = verify(folder), (folder / SUMS).is_file()
+        if not verified:
+            _log.warning("the model is unverified: its folder has no %s", SUMS)
+        return Model(_load_pipeline(folder), name, version or sha256[:12], sha256, verified)
 
 
 @contextmanager
@@ -97,6 +103,8 @@ def seal(folder: Path) -> None:
 def verify(folder: Path) -> str:
     """Check every file against ``SHA256SUMS`` where the folder has one, and give the model's own SHA-256.
 
+    The list names every file that is there, and nothing else.
+
     Raises:
         AxonError: ``MODEL_MISSING`` or ``MODEL_DAMAGED``, naming the file.
     """
@@ -109,18 +117,27 @@ def verify(folder: Path) -> str:
         )
     if not (folder / SUMS).is_file():
         return hashlib.sha256(_sums(folder).encode()).hexdigest()
-    for line in (folder / SUMS).read_text(errors="replace").splitlines():
-        expected, _, name = line.partition("  ")
-        if not (folder / name).is_file():
-            raise AxonError("MODEL_MISSING", f"the model at {folder} lacks {name}", fix)
-        if sha256_file(folder / name) != expected:
+    lines = (line.partition("  ") for line in (folder / SUMS).read_text(errors="replace").splitlines())
+    listed = {name: expected for expected, _, name in lines}
+    files = _files(folder)
+    if missing := sorted(listed.keys() - files.keys()):
+        raise AxonError("MODEL_MISSING", f"the model at {folder} lacks {missing[0] or 'what its list names'}", fix)
+    if strange := sorted(files.keys() - listed.keys()):
+        raise AxonError("MODEL_DAMAGED", f"{SUMS} of the model at {folder} does not list {strange[0]}", fix)
+    for name, expected in listed.items():
+        if sha256_file(files[name]) != expected:
             raise AxonError("MODEL_DAMAGED", f"{name} of the model at {folder} is not the file that {SUMS} lists", fix)
     return sha256_file(folder / SUMS)
 
 
+def _files(folder: Path) -> dict[str, Path]:
+    """Every file of the folder but its list, by name."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): file for file in files if file != folder / SUMS}
+
+
 def _sums(folder: Path) -> str:
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != SUMS)
-    return "".join(f"{sha256_file(file)}  {file.relative_to(folder).as_posix()}\n" for file in files)
+    return "".join(f"{sha256_file(file)}  {name}\n" for name, file in _files(folder).items())
 
 
 def _load_pipeline(folder: Path) -> AxonPipeline:

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from axon.dicom.parse import refuse_many_scans
 from axon.dicom.xray import MAX_FILE_BYTES, RawFilm, check_size, grey_of, unit_range
 from axon.errors import AxonError, require
 
@@ -43,12 +44,14 @@ def read_picture(path: Path) -> RawFilm:
     """
     _check_bytes(path.stat().st_size)
     with _opened(path) as picture:
+        if picture.format == "JPEG":
+            refuse_many_scans(path.read_bytes(), "XRAY")
         check_size(picture.height, picture.width)
         single = getattr(picture, "n_frames", 1) == 1
         require(single, "XRAY_MULTIFRAME", "the picture is animated or has several pages", "give one film")
         white_is_zero = picture.format == "TIFF" and picture.mode.startswith("I") and _says_white_is_zero(picture)
         upright = ImageOps.exif_transpose(picture)
-        notes = ("grey levels and orientation as in the picture",)
+        notes: tuple[str, ...] = ("grey levels and orientation as in the picture",)
         if upright.mode in ("L", "1") or upright.mode.startswith(("I", "F")):
             grey_HW = np.asarray(upright, dtype=np.float32)
         else:
@@ -66,7 +69,7 @@ def _says_white_is_zero(picture: Image.Image) -> bool:
 def _opened(path: Path) -> Image.Image:
     Image.init()
     with suppress(ImportError):
-        import pillow_jxl  # noqa: F401 registers itself
+        import pillow_jxl  # type: ignore[import-not-found]  # noqa: F401 registers itself
     try:
         return Image.open(path, formats=[name for name in PICTURES if name in Image.OPEN])
     except Image.DecompressionBombError:

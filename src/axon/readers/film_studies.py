@@ -10,7 +10,7 @@ from pathlib import Path
 
 from axon.dicom.views import View
 from axon.errors import AxonError, require
-from axon.geometry.film import Mend
+from axon.geometry.mend import Mend
 from axon.readers.archives import extracted, is_archive
 from axon.readers.films import Xray, read_xray, sure_view
 

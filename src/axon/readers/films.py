@@ -18,7 +18,8 @@ from axon.dicom.parse import guarded
 from axon.dicom.views import Judgement, View, judge
 from axon.dicom.xray import RawFilm, check_size, read_dicom_film, unit_range
 from axon.errors import AxonError, require
-from axon.geometry.film import Mend, without_frame
+from axon.geometry.mend import Mend, without_frame
+from axon.readers.child import apart
 from axon.readers.film_formats import is_picture, read_picture, read_volume_film
 
 _SURE = 0.7
@@ -74,8 +75,15 @@ def read_xray(path: Path, mend: Mend = Mend()) -> Xray:  # noqa: B008 frozen
     Raises:
         AxonError: ``XRAY_UNREADABLE``, ``XRAY_SYNTAX``, ``XRAY_MODALITY``, ``XRAY_MULTIFRAME``, ``XRAY_COLOUR``,
             ``XRAY_SIZE``, ``XRAY_TOO_SMALL``, ``XRAY_TOO_LARGE``, ``XRAY_BURNED_IN``, ``XRAY_FLAT``,
-            ``XRAY_ORIENTATION``, ``XRAY_INVERTED``, ``XRAY_TWO_FILMS`` or ``XRAY_NOT_CHEST``.
+            ``XRAY_ORIENTATION``, ``XRAY_INVERTED``, ``XRAY_TWO_FILMS``, ``XRAY_NOT_CHEST`` or ``XRAY_DECODER_DIED``.
     """
+    film: Xray = apart("XRAY", read_here, [path], mend)
+    return film
+
+
+def read_here(paths: list[Path], mend: Mend) -> Xray:
+    """`read_xray` of the one film of ``paths``, in this process."""
+    (path,) = paths
     with guarded("XRAY", "the film"):
         return _judged(_read(path, mend), mend)
 

@@ -17,7 +17,22 @@ def pseudonym(prefix: str, identity: str, digits: int) -> str:
     key = os.environ.get("AXON_PSEUDONYM_KEY", "")
     if not key:
         _warn_public_key()
-    return prefix + hmac.new((key or _PUBLIC_KEY).encode(), identity.encode(), hashlib.sha256).hexdigest()[:digits]
+    return (
+        prefix
+        + hmac.new((key or _PUBLIC_KEY).encode(), identity.encode(errors="surrogatepass"), hashlib.sha256).hexdigest()[
+            :digits
+        ]
+    )
+
+
+def patient_pseudonym(patient: str) -> str:
+    """What a PatientID becomes."""
+    return pseudonym("p", patient, 12)
+
+
+def series_pseudonym(patient_id: str, series_uid: str) -> str:
+    """The case id of a series of a patient who already has a pseudonym."""
+    return f"{patient_id}-{pseudonym('', series_uid, 8)}"
 
 
 @functools.cache

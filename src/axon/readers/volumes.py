@@ -3,72 +3,103 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from axon.dicom.ct import MAX_VOXELS, read_ct_series, to_hu
-from axon.errors import AxonError
-from axon.geometry.volume import Volume, canonical, lps_to_ras
+from axon.config import CtConfig
+from axon.dicom.ct import plan_ct_series, read_ct_series_noted
+from axon.errors import AxonError, require
+from axon.geometry.volume import Volume, canonical
+from axon.readers.child import apart
+from axon.readers.headers import describe_text, read_metaimage, read_nrrd, stored_metaimage, stored_nrrd
+from axon.readers.nifti import describe_nifti, read_nifti, stored_nifti
 
-NIFTI = (".nii", ".nii.gz")
-ITK = (".nrrd", ".mha")
+T = TypeVar("T")
+
+NIFTI = (".nii", ".nii.gz", ".hdr")
+NRRD = (".nrrd", ".nhdr")
+ITK = (*NRRD, ".mha", ".mhd")
+_LEAST_SHARE = 0.02
+_SHIFT_HU = 1024
+"""Unsigned copies of a CT are HU and this: air is 24, and nothing is negative."""
+_CHEST_SHARE = 0.5
+"""Of air and soft tissue together, in a CT that is taken back: values spread evenly have a sixth."""
 
 
-def read_ct(files: Sequence[Path]) -> Volume:
-    """Read a CT as int16 HU in canonical LPS orientation.
+def read_ct(files: Sequence[Path], rules: CtConfig | None = None) -> Volume:
+    """Read a CT as int16 HU in canonical LPS orientation, in a child with limits; the volume's notes say what was left
+    out or corrected.
 
     Args:
-        files: One NIfTI, NRRD or MetaImage file, or all DICOM files of the series.
+        files: One NIfTI, NRRD or MetaImage file, a header and the file of its voxels, or all DICOM files of the series.
+        rules: How far a DICOM series may be from an even stack of slices; None for the defaults.
 
     Raises:
-        AxonError: ``NOT_A_CT``, ``CT_UNREADABLE``, ``CT_TOO_LARGE``, ``NO_ORIENTATION``, or another ``CT_*`` code of
-            `read_ct_series`.
+        AxonError: ``NOT_A_CT``, ``CT_MASK``, ``CT_UNREADABLE``, ``CT_TOO_LARGE``, ``CT_DATA_FILE``, ``NO_ORIENTATION``,
+            ``CT_GEOMETRY``, ``CT_DECODER_DIED``, or another ``CT_*`` code of `read_ct_series_noted`.
     """
-    path = files[0]
-    if suffix_of(path, NIFTI):
-        volume = _guard(_read_nifti, path)
-    elif suffix_of(path, ITK):
-        volume = _guard(_read_itk, path)
-    else:
-        volume = read_ct_series(list(files))
-    _check_ct(volume)
+    volume: Volume = apart("CT", read_here, files, rules)
     return volume
 
 
-def _read_nifti(path: Path) -> Volume:
-    import nibabel
-
-    image = nibabel.load(path)
-    _check_shape(image.shape)
-    if not (image.header["sform_code"] or image.header["qform_code"]):
-        raise AxonError(
-            "NO_ORIENTATION", f"{path.name} does not say which way the patient lies", "export it with qform or sform"
-        )
-    hu_DHW = to_hu(np.asarray(image.dataobj, dtype=np.float32)).transpose(2, 1, 0)
-    return canonical(Volume(hu_DHW, lps_to_ras(image.affine)))
-
-
-def _read_itk(path: Path) -> Volume:
-    import SimpleITK
-
-    reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    if reader.GetNumberOfComponents() != 1:
-        raise AxonError("NOT_A_CT", f"{path.name} has several values a voxel", "export the CT in HU")
-    _check_shape(reader.GetSize())
-    image = reader.Execute()
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    return canonical(Volume(to_hu(SimpleITK.GetArrayFromImage(image).astype(np.float32)), affine))
+def read_here(files: list[Path], rules: CtConfig | None = None) -> Volume:
+    """`read_ct` in this process."""
+    path = files[0]
+    data = files[1] if len(files) > 1 else None
+    if suffix_of(path, NIFTI):
+        volume = _guard(lambda: canonical(read_nifti(path)), path)
+    elif suffix_of(path, ITK):
+        read = read_nrrd if suffix_of(path, NRRD) else read_metaimage
+        volume = _guard(lambda: canonical(read(path, data)), path)
+    else:
+        volume, notes = read_ct_series_noted(list(files), rules)
+        volume = replace(volume, notes=notes)
+    _check_grid(volume.hu_DHW.shape, volume.spacing_mm)
+    return _in_hu(volume)
 
 
-def _guard(read: Callable[[Path], Volume], path: Path) -> Volume:
+def read_grid(
+    files: Sequence[Path], rules: CtConfig | None = None
+) -> tuple[tuple[int, ...], tuple[float, ...], tuple[str, ...]]:
+    """Shape and steps of a CT, and notes, from headers alone. Arguments and errors as of `read_ct`, for what a header
+    shows.
+
+    Returns:
+        tuple: Voxels (D, H, W), steps in mm (w, h, d), both as they lie in the files; and the notes.
+    """
+    path, *data = files
+    if not suffix_of(path, NIFTI + ITK):
+        shape, steps, notes = plan_ct_series(list(files), rules)
+    else:
+        say = stored_nifti if suffix_of(path, NIFTI) else stored_nrrd if suffix_of(path, NRRD) else stored_metaimage
+        stored = _guard(lambda: say(path), path)
+        if not data:
+            describe(path)
+        shape, notes = stored.shape, stored.notes
+        steps = tuple(float(step) for step in np.linalg.norm(stored.affine[:3, :3], axis=0))
+    _check_grid(shape, steps)
+    return shape, steps, notes
+
+
+def describe(path: Path) -> tuple[tuple[Path, ...], bool]:
+    """What the header of a volume file says beside its voxels; the file is opened once.
+
+    Returns:
+        tuple: The file that holds the voxels, none where it is this one; and whether they are labels.
+
+    Raises:
+        AxonError: ``CT_DATA_FILE``, ``CT_UNREADABLE`` or ``NO_ORIENTATION``.
+    """
+    return _guard(lambda: (describe_nifti if suffix_of(path, NIFTI) else describe_text)(path), path)
+
+
+def _guard(read: Callable[[], T], path: Path) -> T:
     """Anything that a damaged or hostile file sets off in a decoder becomes one code."""
     try:
-        return read(path)
+        return read()
     except AxonError:
         raise
     except Exception as error:
@@ -77,32 +108,35 @@ def _guard(read: Callable[[Path], Volume], path: Path) -> Volume:
         ) from error
 
 
-def _check_shape(shape: tuple[int, ...]) -> None:
-    """Refuse from the header, before anything is decoded."""
-    if len(shape) != 3:
-        raise AxonError("NOT_A_CT", f"the image has {len(shape)} dimensions, a CT has 3", "give one CT volume a file")
-    if int(np.prod(shape, dtype=object)) > MAX_VOXELS:
-        raise AxonError("CT_TOO_LARGE", f"the volume has more than {MAX_VOXELS} voxels", "crop or resample it")
+def _check_grid(shape: tuple[int, ...], spacing_mm: tuple[float, ...]) -> None:
+    few = min(shape) < 8
+    require(not few, "NOT_A_CT", f"the image has {shape} voxels: a film or a few slices", "give a whole CT volume")
+    plausible = all(0.05 < step < 20 for step in spacing_mm)
+    message = f"the voxel spacing {spacing_mm} mm is no CT's"
+    require(plausible, "NOT_A_CT", message, "export it with spacing in millimetres")
 
 
-def _check_ct(volume: Volume) -> None:
-    """A chest CT in HU has both air and soft tissue; an X-ray film, a mask, a normalised volume or an MR has not."""
-    hu = volume.hu_DHW
-    if min(hu.shape) < 8:
-        raise AxonError(
-            "NOT_A_CT", f"the image has {hu.shape} voxels: a film or a few slices", "give a whole CT volume"
-        )
-    if not all(0.05 < spacing < 20 for spacing in volume.spacing_mm):
-        raise AxonError(
-            "NOT_A_CT", f"the voxel spacing {volume.spacing_mm} mm is no CT's", "export it with spacing in millimetres"
-        )
-    air, soft = float((hu < -700).mean()), float(((hu > -150) & (hu < 250)).mean())
-    if air < 0.02 or soft < 0.02:
-        raise AxonError(
-            "NOT_A_CT",
-            f"{air:.1%} air and {soft:.1%} soft tissue: values are not HU of a chest",
-            "give a chest CT in HU",
-        )
+def _in_hu(volume: Volume) -> Volume:
+    """The volume, its values taken back to HU where they are 1024 too high.
+
+    A chest CT in HU has both air and soft tissue; an X-ray film, a mask, a normalised volume or an MR has not.
+    """
+    air, soft = _shares(volume.hu_DHW, 0)
+    if min(air, soft) >= _LEAST_SHARE:
+        return volume
+    low, high = int(volume.hu_DHW.min()), int(volume.hu_DHW.max())
+    shifted = low >= 0 and high > _SHIFT_HU and _shares(volume.hu_DHW, _SHIFT_HU)
+    if shifted and min(shifted) >= _LEAST_SHARE and sum(shifted) >= _CHEST_SHARE:
+        note = f"the values were {_SHIFT_HU} above HU: they are taken back"
+        return Volume(volume.hu_DHW - np.int16(_SHIFT_HU), volume.affine, (*volume.notes, note))
+    seen = f"{air:.1%} air and {soft:.1%} soft tissue, values from {low} to {high}: they are not HU of a chest"
+    raise AxonError("NOT_A_CT", seen, "give a chest CT in HU, neither scaled nor windowed")
+
+
+def _shares(hu_DHW: np.ndarray, shift: int) -> tuple[float, float]:
+    """Shares of air and of soft tissue among the voxels, were the values ``shift`` lower."""
+    air = float((hu_DHW < shift - 700).mean())
+    return air, float(((hu_DHW > shift - 150) & (hu_DHW < shift + 250)).mean())
 
 
 def suffix_of(path: Path, suffixes: tuple[str, ...]) -> str:

@@ -73,8 +73,8 @@ def _films(row: dict[str, Any], params: dict[str, Any]) -> Films:
         paths = {view: Path(scratch) / view for view in given}
         for view, content in given.items():
             paths[view].write_bytes(content)
-        trust_views, view = params.get("trust_views", False), asked_view(params.get("view"))
-        return read_films(paths["frontal"], paths.get("lateral"), trust_views, asked_mends(params), view)
+        trust_views, said = params.get("trust_views", False), asked_view(params.get("view"))
+        return read_films(paths["frontal"], paths.get("lateral"), trust_views, asked_mends(params), said)
 
 
 mlflow.models.set_model(AxonModel())

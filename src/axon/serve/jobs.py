@@ -18,7 +18,7 @@ import numpy as np
 
 from axon.dicom.views import View
 from axon.errors import AxonError
-from axon.geometry.film import Mend
+from axon.geometry.mend import Mend
 from axon.pictures import film_pictures, gray_uri
 from axon.pretrained import Model
 from axon.reconstruct import Reconstruction, read_films, sample, write

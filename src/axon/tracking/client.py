@@ -29,17 +29,31 @@ def sqlite_path(tracking_uri: str) -> Path | None:
 
 @contextlib.contextmanager
 def tracking_errors(tracking_uri: str) -> Iterator[None]:
-    """Turn an MLflow failure into an AxonError ``TRACKING_FAILED``; MLflow has retried by itself before it raises."""
+    """Turn a failure of MLflow or of the database under it into an AxonError ``TRACKING_FAILED``; MLflow has retried by
+    itself before it raises.
+    """
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except MlflowException as error:
-        reason = str(error).splitlines()[0]
-        fix = "check the address, the credentials and that the server runs"
-        raise AxonError(
-            "TRACKING_FAILED", f"MLflow at {without_credentials(tracking_uri)} failed: {reason}", fix
-        ) from error
+    except (MlflowException, SQLAlchemyError) as error:
+        fix = "check the address, the credentials and that the server runs, or that no other process locks the database"
+        if isinstance(error, MlflowException) and error.error_code in _ANSWERED:
+            fix = "it answers, but does not hold that: check the name, the alias and the version"
+        raise _failed(tracking_uri, error, fix) from error
+
+
+def _failed(tracking_uri: str, error: Exception, fix: str) -> AxonError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return AxonError("TRACKING_FAILED", f"MLflow at {_shown(tracking_uri)} failed: {reason}", fix)
+
+
+def _shown(uri: str) -> str:
+    try:
+        return without_credentials(uri)
+    except ValueError:
+        return "an address that is none"
 
 
 def without_credentials(uri: str) -> str:
@@ -49,17 +63,27 @@ def without_credentials(uri: str) -> str:
 
 
 def client(tracking_uri: str) -> MlflowClient:
-    """An MLflow client for tracking and registry."""
+    """An MLflow client for tracking and registry.
+
+    Raises:
+        AxonError: ``TRACKING_FAILED`` for an address that is none, or whose driver or database cannot be used.
+    """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow import MlflowClient
 
     # After the import, which sets the levels itself.
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+    try:
+        with tracking_errors(tracking_uri):
+            return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+    except (ImportError, ValueError) as error:
+        fix = "check --tracking-uri; a database needs its driver: python -m pip install psycopg, or as its name says"
+        raise _failed(tracking_uri, error, fix) from error
 
 
 REGISTRY = "models:/"
+_ANSWERED = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 def refuse_missing_store(tracking_uri: str) -> None:

@@ -25,6 +25,7 @@ Curve = list[tuple[int, float, float]]
 KEEP = 2
 STALE_S = 3600.0  # Nobody writes a checkpoint for so long.
 SHOWN = 5
+_SUM = "state_sha256"  # of everything else in state.json
 logger = logging.getLogger(__name__)
 
 
@@ -63,6 +64,8 @@ def save_checkpoint(
         tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
     payload = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
     facts = {"identity": identity, "sha256": hashlib.sha256(payload).hexdigest()} | asdict(progress)
+    facts = json.loads(json.dumps(facts))  # as it will be read: tuples are lists, keys are text
+    facts |= {_SUM: _sum_of(facts)}
     final = folder / f"step-{progress.step:08d}"
     if final.exists():
         return
@@ -88,7 +91,8 @@ def load_newest(
 ) -> Progress:
     """Restore the newest whole checkpoint in place and return how far it was; step 0 where there is none.
 
-    A damaged checkpoint is passed over, with a warning, for the one before it.
+    A checkpoint with a damaged or missing part, or of before its state was under a checksum, is removed, with a
+    warning, and the one before it is taken.
 
     Raises:
         AxonError: ``CHECKPOINT_OTHER`` where a checkpoint belongs to another configuration, dataset or code, naming
@@ -96,13 +100,9 @@ def load_newest(
     """
     for candidate in sorted(folder.glob("step-*"), reverse=True):
         try:
-            facts = json.loads((candidate / "state.json").read_text())
-            payload = (candidate / "state.safetensors").read_bytes()
-            whole = hashlib.sha256(payload).hexdigest() == facts["sha256"]
-        except (OSError, ValueError, KeyError):
-            whole = False
-        if not whole:
-            logger.warning("%s is damaged; trying the checkpoint before it", candidate)
+            facts, payload = _read(candidate)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning("%s cannot be resumed (%s); trying the checkpoint before it", candidate, error)
             shutil.rmtree(candidate, ignore_errors=True)
             continue
         if different := _differences(json.loads(json.dumps(identity)), facts["identity"]):
@@ -115,6 +115,25 @@ def load_newest(
         _restore(load(payload), module, ema, optimizer)
         return Progress(facts["step"], [(step, loss, val) for step, loss, val in facts["curve"]], facts["losses"])
     return Progress()
+
+
+def _read(candidate: Path) -> tuple[dict[str, Any], bytes]:
+    """Facts and tensors of a checkpoint. Raises ValueError, or what a damaged file sets off, where they are not
+    whole.
+    """
+    facts = json.loads((candidate / "state.json").read_text())
+    if _SUM not in facts:
+        raise ValueError("its state is damaged, or of before it was under a checksum")
+    if _sum_of({key: value for key, value in facts.items() if key != _SUM}) != facts[_SUM]:
+        raise ValueError("its state is damaged")
+    payload = (candidate / "state.safetensors").read_bytes()
+    if hashlib.sha256(payload).hexdigest() != facts["sha256"] or candidate.name != f"step-{facts['step']:08d}":
+        raise ValueError("its tensors are damaged")
+    return facts, payload
+
+
+def _sum_of(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _differences(ours: Any, theirs: Any, where: str = "") -> list[str]:

@@ -1,0 +1,204 @@
+"""How fast headers of many files and one large series are read, beside pydicom, SimpleITK and perhaps dcm2niix.
+
+``python -m benchmarks.headers`` writes 10,000 DICOM slices in 100 series, 1,000 NIfTI files and a series of 300 slices
+of 512 x 512 to a temporary folder, reads them from the disk's cache, each contestant in a process of its own, and
+prints a table; ``--quick`` is a dry run whose figures mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import resource
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from axon import DISCLAIMER
+
+SLICES_A_SERIES = 100
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the table; 0."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.headers", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="dry run on few small files")
+    parser.add_argument("--times", type=int, default=3, help="calls of each, the best counts (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    quick, times = arguments.quick, arguments.times
+    count, volumes, slices, side = (200, 20, 12, 32) if quick else (10_000, 1_000, 300, 512)
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; best of {times}")
+    print(f"{'what':28} {'who':34} {'seconds':>8} {'peak MiB above idle':>20}")
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        for number in range(count // SLICES_A_SERIES):
+            write_series(root / "many" / f"{number:03d}", SLICES_A_SERIES, 64)
+        write_series(root / "one", slices, side)
+        write_volumes(root / "nifti", volumes)
+        table: list[tuple[str, Path, list[Callable[[Path], object]]]] = [
+            (f"{count} DICOM headers", root / "many", [axon_find, pydicom_loop, simpleitk_names]),
+            (f"{volumes} NIfTI headers", root / "nifti", [axon_find, nibabel_loop, simpleitk_headers]),
+            (f"{slices} x {side} x {side} DICOM", root / "one", [axon_read, simpleitk_read]),
+        ]
+        for what, folder, contestants in table:
+            for contestant in contestants:
+                seconds, peak = best(contestant, folder, times)
+                print(f"{what:28} {contestant.__doc__!s:34} {seconds:8.2f} {peak / 2**20:20.0f}", flush=True)
+        dcm2niix(root / "one", f"{slices} x {side} x {side} DICOM")
+    print(f"float32 of the series: {slices * side * side * 4 / 2**20:.0f} MiB. {DISCLAIMER}")
+    return 0
+
+
+def best(contestant: Callable[[Path], object], folder: Path, times: int) -> tuple[float, int]:
+    """The shortest of some calls, in seconds, and the peak memory above the process without the call, in bytes."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measure, contestant, folder, times).result()
+
+
+def _measure(contestant: Callable[[Path], object], folder: Path, times: int) -> tuple[float, int]:
+    small = folder.parent / "small"
+    if not small.exists():
+        (write_volumes if folder.name == "nifti" else write_series)(small, 8, 16)
+    contestant(small)  # imports are not what is measured
+    shutil.rmtree(small)
+    idle = _peak()
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        contestant(folder)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds), _peak() - idle
+
+
+def _peak() -> int:
+    """Of this process and the largest that it started, in bytes."""
+    return 1024 * sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def axon_find(folder: Path) -> object:
+    """AXON, find_studies"""
+    from axon.readers.layouts import find_studies
+
+    return find_studies(folder)
+
+
+def pydicom_loop(folder: Path) -> object:
+    """pydicom, dcmread in a loop"""
+    import pydicom
+
+    return [pydicom.dcmread(path, stop_before_pixels=True) for path in sorted(folder.rglob("*.dcm"))]
+
+
+def simpleitk_names(folder: Path) -> object:
+    """SimpleITK, names of each series"""
+    import SimpleITK
+
+    reader = SimpleITK.ImageSeriesReader
+    folders = sorted({path.parent for path in folder.rglob("*.dcm")})
+    return [reader.GetGDCMSeriesFileNames(str(p), uid) for p in folders for uid in reader.GetGDCMSeriesIDs(str(p))]
+
+
+def nibabel_loop(folder: Path) -> object:
+    """nibabel, load in a loop"""
+    import nibabel
+
+    return [nibabel.load(path).affine for path in sorted(folder.rglob("*.nii.gz"))]
+
+
+def simpleitk_headers(folder: Path) -> object:
+    """SimpleITK, header by header"""
+    import SimpleITK
+
+    def header(path: Path) -> object:
+        reader = SimpleITK.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        return reader.GetSize()
+
+    return [header(path) for path in sorted(folder.rglob("*.nii.gz"))]
+
+
+def axon_read(folder: Path) -> object:
+    """AXON, read_ct: checked, int16 HU"""
+    from axon.errors import AxonError
+    from axon.readers.volumes import read_ct
+
+    try:
+        return read_ct(sorted(folder.glob("*.dcm")))
+    except AxonError as error:
+        # What is measured without being read for itself is too small.
+        assert error.code == "NOT_A_CT"
+        return None
+
+
+def simpleitk_read(folder: Path) -> object:
+    """SimpleITK, series reader"""
+    import SimpleITK
+
+    reader = SimpleITK.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    return SimpleITK.GetArrayFromImage(reader.Execute())
+
+
+def dcm2niix(folder: Path, what: str) -> None:
+    """Print its time where it is installed."""
+    program = shutil.which("dcm2niix")
+    if program is None:
+        print(f"{what:28} dcm2niix is not installed")
+        return
+    with tempfile.TemporaryDirectory() as out:
+        start = time.perf_counter()
+        subprocess.run([program, "-o", out, str(folder)], check=True, capture_output=True)
+    print(f"{what:28} {'dcm2niix, to NIfTI on disk':34} {time.perf_counter() - start:8.2f}")
+
+
+def write_series(folder: Path, slices: int, side: int) -> None:
+    """A series of one patient, its headers as long as a scanner's."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    series, frame = generate_uid(), generate_uid()
+    body_HW = np.where(np.hypot(*np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]) < 0.8, 1064, 24)
+    for number in range(slices):
+        ds = Dataset()
+        ds.file_meta = FileMetaDataset()
+        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, generate_uid()
+        ds.Modality, ds.PatientID, ds.SeriesInstanceUID = "CT", folder.name, series
+        ds.StudyInstanceUID = ds.FrameOfReferenceUID = frame
+        ds.ImageType, ds.InstanceNumber = ["ORIGINAL", "PRIMARY", "AXIAL"], number + 1
+        ds.ImagePositionPatient, ds.ImageOrientationPatient = [-180, -180, float(number)], [1, 0, 0, 0, 1, 0]
+        ds.PixelSpacing, ds.SliceThickness = [360 / side, 360 / side], 1
+        ds.RescaleSlope, ds.RescaleIntercept = 1, -1024
+        ds.Rows = ds.Columns = side
+        ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PixelRepresentation = 1, "MONOCHROME2", 0
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 16, 15
+        for element in range(0x10, 0x60):
+            ds.add_new((0x0009, 0x1000 + element), "LO", "as a scanner's own")
+        ds.add_new((0x0009, 0x0010), "LO", "PRIVATE")
+        noise_HW = rng.integers(-20, 20, (side, side))
+        ds.PixelData = (body_HW + noise_HW).astype("<u2").tobytes()
+        ds.save_as(folder / f"{number:04d}.dcm", enforce_file_format=True)
+
+
+def write_volumes(folder: Path, count: int, side: int = 32) -> None:
+    """NIfTI files of noise."""
+    import nibabel
+
+    folder.mkdir(parents=True)
+    values = np.random.default_rng(0).integers(-1024, 1024, (side, side, side)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([2, 2, 2, 1])), folder / "scan_0000.nii.gz")
+    for number in range(1, count):
+        shutil.copyfile(folder / "scan_0000.nii.gz", folder / f"scan_{number:04d}.nii.gz")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,236 @@
+"""Will these data work? What a folder holds, by rule, and what is wrong with it; nothing in it is changed.
+
+No identity is printed: values of DICOM headers never are, nor the names of folders and files that hold DICOM.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import multiprocessing
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from axon.config import CtConfig
+from axon.data.ingest import run_in_order
+from axon.data.qa import coronal_tile, write_sheet
+from axon.errors import AxonError
+from axon.geometry.volume import Volume
+from axon.readers.chest import check_chest
+from axon.readers.layouts import Found, Study, survey
+from axon.readers.volumes import ITK, NIFTI, read_ct, read_grid, suffix_of
+
+T = TypeVar("T")
+_EXAMPLES = 3
+_FILES_A_WORKER, _CHUNK = 5000, 250
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What was seen of one study.
+
+    Attributes:
+        case_id, patient_id, rule: As found.
+        code, message, fix: Why it would be rejected, all empty where it would not.
+        spacing_mm: Voxel steps, in no order that matters; none where nothing was read of them.
+        extent_mm: Lengths of the volume along the same axes.
+        content: Digest of the voxels, where they were read.
+        notes: What the reader decided.
+        tile: Coronal slice for the contact sheet, where it was asked for.
+    """
+
+    case_id: str
+    patient_id: str
+    rule: str
+    code: str = ""
+    message: str = ""
+    fix: str = ""
+    spacing_mm: tuple[float, ...] = ()
+    extent_mm: tuple[float, ...] = ()
+    content: str = ""
+    notes: tuple[str, ...] = ()
+    tile: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What `check_folder` found.
+
+    Attributes:
+        read: Whether voxels were read, not headers alone.
+        usable, rejected: Studies of either kind; masks by their values and CTs that are there twice are rejected, too.
+        passed_over: How each other file is shown, and why it is no study.
+        notes: What else a person should know.
+    """
+
+    read: bool
+    usable: list[Looked]
+    rejected: list[Looked]
+    passed_over: list[tuple[str, str]]
+    notes: list[str]
+
+    def text(self) -> str:
+        """The table for people."""
+        lines = [
+            *_rules(self.usable),
+            *_ranges(self.usable),
+            *_counted("rejected", [f"[{one.code}] {one.message} -> {one.fix}" for one in self.rejected]),
+            *_counted("passed over", [why for _, why in self.passed_over]),
+            *_counted("noted", [*self.notes, *(note for one in self.usable for note in one.notes)]),
+        ]
+        if not self.read:
+            lines.append("headers alone were read: whether a CT is there twice, is a mask or no CT at all shows --read")
+        patients = len({one.patient_id for one in self.usable})
+        return "\n".join([*lines, f"{len(self.usable)} CTs of {patients} patients can be trained on"])
+
+    def facts(self) -> dict[str, Any]:
+        """The same for programs, every case and every file that was passed over in it."""
+        studies = [{k: v for k, v in asdict(one).items() if k != "tile"} for one in [*self.usable, *self.rejected]]
+        return {
+            "read": self.read,
+            "cases": len(self.usable),
+            "patients": len({one.patient_id for one in self.usable}),
+            "studies": studies,
+            "passed_over": [{"file": shown, "why": why} for shown, why in self.passed_over],
+            "notes": self.notes,
+        }
+
+
+def check_folder(
+    folder: Path,
+    read: bool = False,
+    sheet: Path | None = None,
+    patients: Path | None = None,
+    public_ids: bool = False,
+    rules: CtConfig | None = None,
+) -> Checked:
+    """Look at every study of a folder, in parallel where there are many.
+
+    Args:
+        folder: Any folder; nothing in it is changed.
+        read: Read voxels, not headers alone: only they show masks without a sign, values that are not HU, and CTs that
+            are there twice.
+        sheet: File for a contact sheet, a coronal slice of each CT; it makes ``read`` true.
+        patients, public_ids: As of `find_studies`.
+        rules: What a CT may be like; None for the defaults.
+
+    Raises:
+        AxonError: Those of `find_studies` for a table of patients that cannot be followed.
+    """
+    read = read or sheet is not None
+    found = survey(folder, patients, public_ids, _headers)
+    look = functools.partial(_look, read=read, picture=sheet is not None, rules=rules or CtConfig())
+    with run_in_order(len(found.studies) if read else 0) as run:
+        done = tqdm(run(look, found.studies), "checking", len(found.studies), unit="study", mininterval=2, disable=None)
+        looked = _once(list(done))
+    usable = [one for one in looked if not one.code]
+    if sheet is not None:
+        write_sheet(sheet, [(one.case_id, one.tile) for one in usable if one.tile is not None])
+    return Checked(read, usable, [one for one in looked if one.code], _shown(found, folder), found.notes)
+
+
+def _headers(read: Callable[[Path], T], files: list[Path]) -> Iterator[T]:
+    """Something like the built-in map: over processes where the files are many, and with a bar."""
+    workers = min(len(os.sched_getaffinity(0)), len(files) // _FILES_A_WORKER)
+    with ExitStack() as stack:
+        done: Iterator[T] = map(read, files)
+        if workers > 1:
+            pool = stack.enter_context(ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")))
+            done = pool.map(read, files, chunksize=_CHUNK)
+        yield from tqdm(done, "headers", len(files), unit="file", mininterval=2, disable=None)
+
+
+def _look(study: Study, read: bool, picture: bool, rules: CtConfig) -> Looked:
+    one = functools.partial(Looked, study.case_id, study.patient_id, study.rule)
+    try:
+        if read:
+            volume = read_ct(study.files, rules)
+            check_chest(volume, rules)
+            return _seen(one, volume, picture)
+        shape, steps, notes = read_grid(study.files, rules)
+        extent = tuple(n * step for n, step in zip(shape[::-1], steps, strict=True))
+        return one(spacing_mm=steps, extent_mm=extent, notes=notes)
+    except AxonError as error:
+        return one(error.code, error.message, error.fix)
+
+
+def _seen(one: functools.partial[Looked], volume: Volume, picture: bool) -> Looked:
+    digest = hashlib.sha256(str(volume.hu_DHW.shape).encode())
+    digest.update(volume.hu_DHW.data)
+    steps = volume.spacing_mm
+    return one(
+        spacing_mm=steps,
+        extent_mm=tuple(n * step for n, step in zip(volume.hu_DHW.shape[::-1], steps, strict=True)),
+        content=digest.hexdigest(),
+        notes=volume.notes,
+        tile=coronal_tile(volume) if picture else None,
+    )
+
+
+def _once(looked: list[Looked]) -> list[Looked]:
+    """A CT whose voxels were there before is rejected."""
+    first: dict[str, str] = {}
+    out = []
+    for one in looked:
+        other = first.setdefault(one.content or one.case_id, one.case_id)
+        error = AxonError("CT_DUPLICATE", f"the same CT as {other}", "nothing: it is kept once")
+        facts = {"code": error.code, "message": error.message, "fix": error.fix} if other != one.case_id else {}
+        out.append(Looked(**{**vars(one), **facts}))
+    return out
+
+
+def _shown(found: Found, folder: Path) -> list[tuple[str, str]]:
+    """Each file that was passed over by a name that may be shown."""
+    private = {
+        parent
+        for study in found.studies
+        if not suffix_of(study.files[0], NIFTI + ITK)
+        for file in study.files
+        for parent in (file, *file.parents)
+    }
+    private |= {parent for path, why in found.passed_over if "DICOM" in why for parent in (path, *path.parents)}
+    return [(_name(path, folder, private), why) for path, why in found.passed_over]
+
+
+def _name(path: Path, folder: Path, private: set[Path]) -> str:
+    parts = []
+    for place in (path, *path.parents):
+        if place == folder:
+            break
+        hidden = hashlib.sha256(str(place).encode(errors="surrogatepass")).hexdigest()[:8]
+        parts.append(f"({hidden})" if place in private else place.name)
+    return "/".join(parts[::-1])
+
+
+def _rules(usable: Iterable[Looked]) -> list[str]:
+    by_rule: dict[str, list[Looked]] = defaultdict(list)
+    for one in usable:
+        by_rule[one.rule].append(one)
+    lines = [f"{'cases':>6} {'patients':>8}  rule, and the first cases with their patients"] if by_rule else []
+    for rule, found in sorted(by_rule.items()):
+        examples = ", ".join(f"{one.case_id} = {one.patient_id}" for one in found[:_EXAMPLES])
+        lines.append(f"{len(found):6d} {len({one.patient_id for one in found}):8d}  {rule}: {examples}")
+    return lines
+
+
+def _ranges(usable: Iterable[Looked]) -> list[str]:
+    lines = []
+    for name, many in (("spacing", "spacing_mm"), ("extent", "extent_mm")):
+        values = [value for one in usable for value in getattr(one, many)]
+        if values:
+            lines.append(f"{name} from {min(values):.3g} to {max(values):.3g} mm")
+    return lines
+
+
+def _counted(title: str, what: list[str]) -> list[str]:
+    counts = sorted(Counter(what).items(), key=lambda item: (-item[1], item[0]))
+    return [f"{title}:", *(f"{count:6d}  {words}" for words, count in counts)] if counts else []

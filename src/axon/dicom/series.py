@@ -1,0 +1,286 @@
+"""Which slices are one scan: several under one SeriesInstanceUID told apart, pictures set aside, patients by folder.
+
+A header's values are compared here and never shown: either may name a patient.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from axon.dicom.parse import guarded, parse, raw
+from axon.dicom.slices import MAX_FILE_BYTES, MAX_FRAMES_FILE_BYTES
+from axon.errors import require
+
+_IDENTITY = ["Modality", "SOPClassUID", "SOPInstanceUID", "ImageType", "PatientID", "SeriesInstanceUID"]
+TRAITS = [
+    "StackID",
+    "Rows",
+    "Columns",
+    "PixelSpacing",
+    "SeriesNumber",
+    "AcquisitionNumber",
+    "TemporalPositionIdentifier",
+    "TemporalPositionIndex",
+    "EchoNumbers",
+    "ConvolutionKernel",
+    "FilterType",
+    "SliceThickness",
+    "ReconstructionDiameter",
+    "NominalPercentageOfCardiacPhase",
+    "NominalCardiacTriggerDelayTime",
+    "TriggerTime",
+    "KVP",
+    "ContrastBolusAgent",
+    "SeriesDescription",
+    "ImageType",
+    "AcquisitionTime",
+    "ContentTime",
+]
+"""What tells scans of one SeriesInstanceUID apart; the first that leaves no two slices at one place does."""
+_ORDER = ["InstanceNumber", "ContentTime", "AcquisitionTime"]
+_PLACE = ["ImagePositionPatient", "ImageOrientationPatient"]
+HEADER = list(dict.fromkeys([*_IDENTITY, *_PLACE, *TRAITS, *_ORDER, "NumberOfFrames"]))
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_OTHER_PLANE = np.cos(np.radians(30))
+_SAME_MM = 0.01
+MIN_SLICES = 3
+
+
+@dataclass(frozen=True)
+class SliceHeader:
+    """What grouping needs of one slice; lengths in mm, positions in LPS.
+
+    Attributes:
+        path: The file.
+        modality: ``"CT"`` and so on.
+        patient_id: As in the file: an identity, to be hashed at once and never stored; empty where it has none.
+        series_uid: As in the file, likewise.
+        localizer: Whether it is a scout image.
+        picture: Whether it is a secondary capture or another picture without a place: a dose report, a screen.
+        frame, frames: Index in the file, and how many slices that holds.
+        instance_uid: As in the file; copies of a slice share it.
+        height: Distance along the slice's normal, None where the header gives no place.
+        normal: Across the slice, shape (3,), likewise.
+        traits: Values of `TRAITS`.
+        order: Values of InstanceNumber, ContentTime and AcquisitionTime.
+    """
+
+    path: Path
+    modality: str
+    patient_id: str
+    series_uid: str
+    localizer: bool
+    picture: bool = False
+    frame: int = 0
+    frames: int = 1
+    instance_uid: str = ""
+    height: float | None = None
+    normal: tuple[float, ...] | None = None
+    traits: tuple[str, ...] = ()
+    order: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """One scan of a series.
+
+    Attributes:
+        label: Empty where it is the whole series, else its number from 1, as text.
+        headers: Its slices.
+        note: By what it was told apart, or empty.
+    """
+
+    label: str
+    headers: tuple[SliceHeader, ...]
+    note: str = ""
+
+
+def read_header(path: Path) -> SliceHeader:
+    """Read what grouping needs of one DICOM file. Raises AxonError ``CT_TOO_LARGE`` or ``CT_UNREADABLE``."""
+    with guarded("CT", "a slice"):
+        return header_of(path, 0, parse(path, HEADER, "CT", bound_of(path)))
+
+
+def bound_of(path: Path) -> int:
+    """Most bytes that a file may have: a large one must be of many frames, which `header_of` checks."""
+    return MAX_FILE_BYTES if path.stat().st_size <= MAX_FILE_BYTES else MAX_FRAMES_FILE_BYTES
+
+
+def header_of(path: Path, frame: int, ds: Dataset) -> SliceHeader:
+    """The header of one slice out of its elements. Raises AxonError ``CT_TOO_LARGE`` or ``CT_UNREADABLE``."""
+    with guarded("CT", "a slice"):
+        kinds = [kind.strip() for kind in raw(ds, "ImageType").upper().split("\\")]
+        modality, series = str(ds.get("Modality") or ""), str(ds.get("SeriesInstanceUID") or "")
+        named = bool(modality and series)
+        require(named, "CT_UNREADABLE", "a file lacks Modality or SeriesInstanceUID", "export the series again")
+        frames = int(ds.get("NumberOfFrames") or 1)
+        small = frames > 1 or bound_of(path) == MAX_FILE_BYTES
+        require(small, "CT_TOO_LARGE", f"a file is larger than {MAX_FILE_BYTES} bytes", "export one file an image")
+        height, normal = _place(ds)
+        secondary = raw(ds, "SOPClassUID").startswith(_SECONDARY_CAPTURE) or "SECONDARY" in kinds[1:2]
+        picture = secondary and height is None and frames == 1
+        uid = raw(ds, "SOPInstanceUID")
+        instance = f"{uid}/{frame}" if uid else ""
+        traits = tuple(raw(ds, key) for key in TRAITS)
+        order = tuple(_number(raw(ds, key)) for key in _ORDER)
+        patient = str(ds.get("PatientID") or "").strip()
+        return SliceHeader(
+            path,
+            modality,
+            patient,
+            series,
+            "LOCALIZER" in kinds,
+            picture,
+            frame,
+            frames,
+            instance,
+            height,
+            normal,
+            traits,
+            order,
+        )
+
+
+def _place(ds: Dataset) -> tuple[float | None, tuple[float, ...] | None]:
+    """Height along the normal, and the normal, where both are usable."""
+    try:
+        x, y, z = (float(number) for number in raw(ds, _PLACE[0]).split("\\"))
+        a, b, c, d, e, f = (float(number) for number in raw(ds, _PLACE[1]).split("\\"))
+    except ValueError:
+        return None, None
+    normal = (b * f - c * e, c * d - a * f, a * e - b * d)
+    height = x * normal[0] + y * normal[1] + z * normal[2]
+    return (height, normal) if math.isfinite(height) else (None, None)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+def set_aside(headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Counter[str]]:
+    """The slices of the stack, and how many localizers, pictures and slices of another plane are not of it.
+
+    A series of nothing else is kept whole, for the reader to say what it is.
+    """
+    planes = [h.normal for h in headers if h.normal and not h.localizer]
+    usual = np.array(Counter(tuple(np.round(plane, 2)) for plane in planes).most_common(1)[0][0]) if planes else None
+    kept, aside = [], Counter[str]()
+    for header in headers:
+        if kind := _kind_of(header, usual):
+            aside[kind] += 1
+        else:
+            kept.append(header)
+    return (kept, aside) if len(kept) >= MIN_SLICES else (list(headers), Counter())
+
+
+def _kind_of(header: SliceHeader, usual: np.ndarray | None) -> str:
+    """Why a slice is not of the stack, or nothing."""
+    if header.localizer:
+        return "localizer"
+    if header.picture:
+        return "picture without a place"
+    if usual is None or header.normal is None or np.linalg.norm(header.normal) < 0.9:
+        # No place, or none that makes sense: for reading to refuse.
+        return ""
+    turned = abs(usual @ header.normal) < _OTHER_PLANE
+    return "slice of another plane" if turned else ""
+
+
+def split_series(headers: Sequence[SliceHeader]) -> list[Part]:
+    """The scans of one series: phases, kernels or time points whose slices lie at the same places.
+
+    Slices are told apart by the first of `TRAITS` that leaves at least three in each part and no two at one place, or
+    by several; else where their numbers or times begin again. Copies of one instance stay together. A series that
+    cannot be told apart is one part, which reading checks.
+    """
+    kept, _ = set_aside(headers)
+    if not _clash(kept) and len({h.traits[:1] for h in kept}) < 2:
+        return [Part("", tuple(headers))]
+    groups, by = _split(kept)
+    if len(groups) < 2:
+        return [Part("", tuple(headers))]
+    note = f"{len(groups)} scans under one SeriesInstanceUID, told apart by {' and '.join(by)}"
+    return [Part(str(number), tuple(group), note) for number, group in enumerate(groups, start=1)]
+
+
+def _clash(headers: Sequence[SliceHeader]) -> bool:
+    """Whether two different instances lie at one place."""
+    return len(_runs(headers)) > 1
+
+
+def _split(headers: list[SliceHeader]) -> tuple[list[list[SliceHeader]], list[str]]:
+    """Parts without a clash, and by what they were told apart; the slices as one part where that cannot be."""
+    for number, trait in enumerate(TRAITS):
+        groups = _by(headers, lambda h, number=number: h.traits[number])  # type: ignore[misc]
+        if len(groups) < 2 or min(map(len, groups)) < MIN_SLICES:
+            continue
+        parts = [_split(group) if _clash(group) else ([group], []) for group in groups]
+        found = [group for part, _ in parts for group in part]
+        if not any(_clash(group) for group in found):
+            return found, list(dict.fromkeys([trait, *(name for _, names in parts for name in names)]))
+    for number, key in enumerate(_ORDER):
+        groups = _runs(sorted(headers, key=lambda h: h.order[number]))
+        if len(groups) > 1 and min(map(len, groups)) >= MIN_SLICES:
+            return groups, [key]
+    return [headers], []
+
+
+def _by(headers: list[SliceHeader], key: Callable[[SliceHeader], str]) -> list[list[SliceHeader]]:
+    """Groups of one value, in the order of their values, numbers as numbers."""
+    groups: dict[str, list[SliceHeader]] = defaultdict(list)
+    for header in headers:
+        groups[key(header)].append(header)
+    return [groups[value] for value in sorted(groups, key=lambda value: (_number(value), value))]
+
+
+def _runs(headers: Sequence[SliceHeader]) -> list[list[SliceHeader]]:
+    """Cut before each slice that lies where another instance of its run does."""
+    runs: list[list[SliceHeader]] = [[]]
+    places: dict[tuple[float, ...], str] = {}
+    for header in headers:
+        if header.height is not None and header.normal is not None:
+            place = (round(header.height / _SAME_MM), *(round(cosine, 2) for cosine in header.normal))
+            if place in places and (places[place] != header.instance_uid or not header.instance_uid):
+                runs.append([])
+                places = {}
+            places[place] = header.instance_uid
+        runs[-1].append(header)
+    return runs
+
+
+def patients_by_folder(files: Sequence[Path], folder: Path) -> dict[Path, str]:
+    """Whose each file is that names no patient: one patient a first sub-folder, as archives lay their data out.
+
+    ``<PatientID>/<study>/<series>/<file>``; folders that all files share above that depth are passed over. A folder
+    that is named like a study (a UID or a date) is its patient's, so files below such folders, or beside one another,
+    are of one patient, who is called ``""``.
+
+    Returns:
+        dict: Name of the patient's folder, relative to ``folder``, to be hashed as a PatientID is.
+    """
+    dirs = {path: path.relative_to(folder).parts[:-1] for path in files}
+    shared = 0
+    while (
+        all(len(parts) >= shared + 4 for parts in dirs.values()) and len({p[: shared + 1] for p in dirs.values()}) == 1
+    ):
+        shared += 1
+    return {
+        path: "/".join(parts[: shared + 1]) if len(parts) > shared and not _is_study(parts[shared]) else ""
+        for path, parts in dirs.items()
+    }
+
+
+def _is_study(name: str) -> bool:
+    """Whether a folder is named like a study: by UID, or by date, as TCIA does (``01-01-2000-NA-CT CHEST-12345``)."""
+    return bool(re.match(r"\d+(\.\d+){3,}|\d\d-\d\d-\d{4}|(19|20)\d{2}-?\d\d-?\d\d", name))

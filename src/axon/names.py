@@ -1,0 +1,40 @@
+"""Names that come out of files: checked before they become part of a path, and made plain before they are written."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from axon.errors import AxonError
+
+_PLAIN = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,100}")
+_MAX_BYTES = 255
+_KEPT = 80
+
+
+def checked_name(name: str, what: str) -> str:
+    """A name that somebody else's dataset gives, if it can be one part of a path.
+
+    Args:
+        name: As read.
+        what: What it names, for the message, e.g. ``"case_id"``.
+
+    Raises:
+        AxonError: ``NAME_UNSAFE`` for a path, ``.``, ``..``, control characters, and more than 255 bytes.
+    """
+    controls = any(ord(letter) < 32 or 127 <= ord(letter) < 160 or "\ud800" <= letter <= "\udfff" for letter in name)
+    if name in ("", ".", "..") or "/" in name or "\\" in name or controls or len(name.encode()) > _MAX_BYTES:
+        message = f"the {what} {name[:100]!r} cannot be the name of a file"
+        raise AxonError("NAME_UNSAFE", message, "give it a plain name: letters, digits, '.', '_' and '-'")
+    return name
+
+
+def plain_name(name: str) -> str:
+    """The name under which something is written: itself where it is at most 100 ASCII letters, digits, ``.``, ``_`` and
+    ``-``, else a stand-in that ends in a hash of the whole name.
+    """
+    if _PLAIN.fullmatch(name):
+        return name
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:16]
+    start = re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:_KEPT].strip("._-")
+    return f"{start or 'unnamed'}-{digest}"

@@ -1,0 +1,55 @@
+"""Whether a CT shows a chest: lungs on both sides, as air inside the body, and neither cut through their middle.
+
+Shape legend: D slices (towards the head), H rows (towards the back), W columns (towards the left).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from axon.config import CtConfig
+from axon.errors import AxonError
+from axon.geometry.volume import Volume, body_mask
+
+_STEP_MM = 4.0
+_LUNG_HU = -500
+_THIN = 0.05
+"""Share of their largest area below which the lungs of a slice are their tips, or the bowel's gas."""
+
+
+def check_chest(volume: Volume, rules: CtConfig) -> None:
+    """Refuse a CT that holds no chest, or half of one.
+
+    Args:
+        volume: A CT as `axon.readers.volumes.read_ct` reads it.
+        rules: The least lungs of a chest.
+
+    Raises:
+        AxonError: ``NO_CHEST``, with what was seen in its place.
+    """
+    skip = [max(1, int(_STEP_MM / step)) for step in volume.spacing_mm]
+    hu_DHW = volume.hu_DHW[:: skip[2], :: skip[1], :: skip[0]]
+    step_mm = np.array(volume.spacing_mm) * skip
+    body_DHW = body_mask(hu_DHW)
+    lungs_DHW = body_DHW & (hu_DHW < _LUNG_HU)
+    litres_W = lungs_DHW.sum(axis=(0, 1)) * step_mm.prod() / 1e6
+    columns = np.flatnonzero(body_DHW.any(axis=(0, 1)))
+    middle = int(columns.mean()) if len(columns) else 0
+    sides = litres_W[:middle].sum(), litres_W[middle:].sum()
+    area_D, area_W = (_relative(lungs_DHW.sum(axis=axes)) for axes in ((1, 2), (0, 1)))
+    height_mm = float((area_D > _THIN).sum() * step_mm[2])
+    width_mm = float(np.ptp(np.flatnonzero(area_W > _THIN)) * step_mm[0]) if area_W.any() else 0.0
+    whole = sum(sides) >= rules.min_lung_l and min(sides) >= rules.min_side_l
+    if not whole or height_mm < rules.min_lung_height_mm or width_mm < rules.min_lung_width_mm:
+        air = f"{sides[0]:.1f} and {sides[1]:.1f} l of air on the body's sides"
+        seen = f"{air}, {height_mm:.0f} mm high and {width_mm:.0f} mm wide"
+        raise AxonError("NO_CHEST", f"no whole chest: {seen}", "give a chest CT, or leave this one out")
+    if max(area_D[0], area_D[-1]) > rules.max_cut_share:
+        end = "first" if area_D[0] > area_D[-1] else "last"
+        seen = f"in the {end} slice the lungs have {max(area_D[0], area_D[-1]):.0%} of their largest area"
+        raise AxonError("NO_CHEST", f"the scan ends in the middle of the chest: {seen}", "give the whole chest")
+
+
+def _relative(areas: np.ndarray) -> np.ndarray:
+    """To the largest."""
+    return areas / max(1, areas.max())

@@ -1,0 +1,230 @@
+"""The studies of a folder: one CT series of a patient and the patient's films each, and what was passed over."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
+
+from axon.dicom.parse import is_dicom
+from axon.dicom.series import SliceHeader, patients_by_folder, read_header, split_series
+from axon.dicom.xray import MODALITIES as XRAY_MODALITIES
+from axon.errors import AxonError
+from axon.readers.layouts.masks import why_mask
+from axon.readers.layouts.patient_table import apply_table
+from axon.readers.layouts.rule import Image, Named, PassedOver, Skip, Study, Tree
+from axon.readers.layouts.table import LAYOUTS
+from axon.readers.layouts.walk import walk
+from axon.readers.pseudonyms import patient_pseudonym, pseudonym, series_pseudonym
+from axon.readers.volumes import ITK, NIFTI, describe, suffix_of
+
+Header = SliceHeader | str
+DICOM = "DICOM, by PatientID and SeriesInstanceUID"
+_TEXT = (".txt", ".csv", ".tsv", ".json", ".md", ".xml", ".xlsx", ".pdf", ".html", ".yaml", ".py", ".log")
+_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a folder holds.
+
+    Attributes:
+        studies: Sorted by case id.
+        passed_over: Every other file, or folder of such, and why.
+        notes: What else a person should know.
+    """
+
+    studies: list[Study]
+    passed_over: list[PassedOver]
+    notes: list[str]
+
+
+def find_studies(folder: Path, patients: Path | None = None, public_ids: bool = False) -> list[Study]:
+    """All CTs below ``folder``, sorted by case id, with their patients' films. Other files are passed over.
+
+    Args:
+        folder: Searched through all levels; links are followed.
+        patients: Table that decides over every rule; ``patients.csv`` of the folder where it is not given.
+        public_ids: Keep the table's names of patients in place of their keyed hashes.
+
+    Raises:
+        AxonError: ``NO_CT`` where there is none; ``DUPLICATE_CASE`` where two files would get one case id;
+            ``PATIENTS_TABLE`` or ``PATIENT_IN_TWO_SETS`` for a table that cannot be followed.
+    """
+    studies = survey(folder, patients, public_ids).studies
+    if not studies:
+        raise AxonError(
+            "NO_CT",
+            f"no CT found under {folder}",
+            "name a folder with DICOM series, .nii, .nii.gz, .nrrd or .mha files",
+        )
+    return studies
+
+
+def survey(
+    folder: Path,
+    patients: Path | None = None,
+    public_ids: bool = False,
+    each: Callable[[Callable[[Path], Header], list[Path]], Iterable[Header]] = map,
+) -> Found:
+    """The same with everything that was passed over; no error where there is no CT.
+
+    Args:
+        folder, patients, public_ids: As of `find_studies`.
+        each: Something like the built-in map, perhaps over processes; it reads the headers of DICOM.
+    """
+    files, passed = walk(folder)
+    volumes = [path for path in files if suffix_of(path, NIFTI + ITK)]
+    named, data = _name_volumes(folder, volumes, passed)
+    others = [path for path in files if path not in data and not suffix_of(path, NIFTI + ITK)]
+    notes: list[str] = []
+    series = _group_dicom(folder, zip(others, each(_header_of, others), strict=True), passed, notes)
+    studies = _joined(series, named, notes)
+    studies = _apart(apply_table(studies, folder, patients, public_ids), folder)
+    for name, count in Counter(study.case_id for study in studies).items():
+        if count > 1:
+            message = f"two studies would be called {name!r}"
+            raise AxonError("DUPLICATE_CASE", message, "give the files different names")
+    return Found(sorted(studies, key=lambda study: study.case_id), sorted(passed), notes)
+
+
+def collection_of(path: Path, folder: Path) -> str:
+    """The first sub-folder of ``folder`` on the way to ``path``, or ``"folder"``."""
+    parts = path.relative_to(folder).parts
+    return parts[0] if len(parts) > 1 else "folder"
+
+
+def _name_volumes(folder: Path, volumes: list[Path], passed: list[PassedOver]) -> tuple[list[Study], set[Path]]:
+    """A study of each volume that is no mask, and the files that hold the voxels of headers."""
+    described = {path: _described(path) for path in volumes}
+    data = {path: files for path, (files, _) in described.items()}
+    stems: dict[PurePath, set[str]] = defaultdict(set)
+    for path in volumes:
+        stems[path.parent.relative_to(folder)].add(_stem(path))
+    kept = []
+    for path in volumes:
+        place = path.parent.relative_to(folder)
+        if why := why_mask(place, _stem(path), stems[place], described[path][1]):
+            passed += [PassedOver(file, why) for file in (path, *data[path])]
+        else:
+            kept.append(path)
+    by_place: dict[PurePath, tuple[str, ...]] = defaultdict(tuple)
+    for path in kept:
+        by_place[path.parent.relative_to(folder)] += (_stem(path),)
+    tree = Tree(folder, dict(by_place))
+    studies = []
+    for path in kept:
+        answer, rule = _ask(Image(path.parent.relative_to(folder), _stem(path), suffix_of(path, NIFTI + ITK), tree))
+        if isinstance(answer, Skip):
+            passed.append(PassedOver(path, answer.why))
+            continue
+        collection = answer.collection or collection_of(path, folder)
+        studies.append(Study(answer.case_id, answer.patient_id, collection, (path, *data[path]), rule=rule))
+    return studies, {file for files in data.values() for file in files}
+
+
+def _ask(image: Image) -> tuple[Named | Skip, str]:
+    """What the first layout that knows the file says, and the layout's name. The last one knows every file."""
+    return next((answer, layout.name) for layout in LAYOUTS if (answer := layout.name_of(image)))
+
+
+def _described(path: Path) -> tuple[tuple[Path, ...], bool]:
+    try:
+        return describe(path)
+    except AxonError:
+        # Reading it will say what is wrong.
+        return (), False
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(suffix_of(path, NIFTI + ITK))
+
+
+def _group_dicom(
+    folder: Path, files: Iterable[tuple[Path, SliceHeader | str]], passed: list[PassedOver], notes: list[str]
+) -> list[tuple[str, Study]]:
+    """Each CT series with its SeriesInstanceUID and its patient's films; what is neither goes to ``passed``."""
+    series: dict[str, list[SliceHeader]] = defaultdict(list)
+    films: dict[str, list[Path]] = defaultdict(list)
+    found = []
+    for path, header in files:
+        if header == "":
+            # It cannot be grouped: a study of its own, which reading will reject.
+            name = pseudonym("unreadable-", str(path.relative_to(folder)), 8)
+            found.append(("", Study(name, name, collection_of(path, folder), (path,), rule=DICOM)))
+        elif isinstance(header, str):
+            passed.append(PassedOver(path, header))
+        elif header.modality == "CT":
+            series[header.series_uid].append(header)
+        elif header.modality in XRAY_MODALITIES and header.patient_id:
+            films[header.patient_id].append(path)
+        else:
+            passed.append(PassedOver(path, "DICOM of another modality than CT, CR and DX, or without a patient"))
+    unnamed = [headers[0].path for headers in series.values() if not headers[0].patient_id]
+    by_folder = patients_by_folder(unnamed, folder)
+    if unnamed:
+        count = len(set(by_folder.values()))
+        notes.append(f"{len(unnamed)} series name no patient: taken for {count} patients by their folders")
+    for uid, headers in series.items():
+        patient = headers[0].patient_id
+        hashed = patient_pseudonym(patient or by_folder[headers[0].path])
+        case_id, own = series_pseudonym(hashed, uid), tuple(films.get(patient, ()))
+        for part in split_series(headers):
+            name = f"{case_id}-{part.label}" if part.label else case_id
+            paths = tuple(header.path for header in part.headers)
+            found.append((uid, Study(name, hashed, collection_of(paths[0], folder), paths, own, DICOM)))
+            if part.note:
+                notes.append(f"{name}: {part.note}")
+    alone = set(films) - {headers[0].patient_id for headers in series.values()}
+    passed += [PassedOver(path, "a film of a patient without a CT") for name in alone for path in films[name]]
+    return found
+
+
+def _header_of(path: Path) -> SliceHeader | str:
+    """The header of a DICOM file, which is opened once; or why a file is none. Empty for one that cannot be read."""
+    name = path.name.lower()
+    text = name.endswith(_TEXT) or name.startswith(("readme", "license", "licence"))
+    if (text or name.endswith(_PICTURES)) and not _may_be_dicom(path):
+        return "text or a table" if text else "a picture, no DICOM"
+    try:
+        return read_header(path)
+    except AxonError:
+        return "" if name.endswith(".dcm") or _may_be_dicom(path) else "no image that can be read"
+
+
+def _may_be_dicom(path: Path) -> bool:
+    try:
+        return is_dicom(path)
+    except OSError:
+        # It may be a slice: let reading it say what is wrong.
+        return True
+
+
+def _joined(series: list[tuple[str, Study]], named: list[Study], notes: list[str]) -> list[Study]:
+    """Two data sets of one origin: a volume named by the SeriesInstanceUID of a series that is there is that case."""
+    by_uid = {uid: study for uid, study in series if uid}
+    kept = [study for _, study in series]
+    for study in named:
+        origin = by_uid.get(_stem(study.files[0]))
+        if origin is None:
+            kept.append(study)
+        else:
+            notes.append(f"{origin.case_id} is there twice, as DICOM and as a volume: DICOM is taken")
+    return kept
+
+
+def _apart(studies: list[Study], folder: Path) -> list[Study]:
+    """Cases of one name, of files in different folders, by their paths; in one folder, by the whole file name."""
+
+    def renamed(studies: list[Study], name: dict[Path, str]) -> list[Study]:
+        counts = Counter(study.case_id for study in studies)
+        return [
+            replace(study, case_id=name[study.files[0]]) if counts[study.case_id] > 1 and study.rule != DICOM else study
+            for study in studies
+        ]
+
+    files = [study.files[0] for study in studies]
+    below = {file: "-".join((*file.parent.relative_to(folder).parts, _stem(file))) for file in files}
+    whole = {file: "-".join(file.relative_to(folder).parts) for file in files}
+    return renamed(renamed(studies, below), whole)

@@ -1,0 +1,94 @@
+"""The files of a folder: links followed, what is surely no image left out and counted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from axon.readers.archives import extracted
+from axon.readers.layouts.rule import PassedOver
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
+_SYSTEM = ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+@contextlib.contextmanager
+def as_folder(path: Path) -> Iterator[Path]:
+    """A folder as it is; a zip or tar archive as a folder that goes when the block ends.
+
+    Raises:
+        AxonError: Those of `axon.readers.archives.extracted`.
+    """
+    if not path.is_file():
+        yield path
+        return
+    with extracted(path) as folder:
+        yield folder
+
+
+def walk(folder: Path) -> tuple[list[Path], list[PassedOver]]:
+    """Regular files below ``folder``, sorted, and what was passed over.
+
+    Links are followed, as downloads are often made of them, and each real folder is looked into once: a loop ends.
+    Folders that are hidden or the system's own are passed over as one.
+    """
+    files: list[Path] = []
+    passed: list[PassedOver] = []
+    links: list[Path] = [folder]
+    seen: set[tuple[int, int]] = set()
+    while links:
+        for path, why in _below(links.pop(), seen, links):
+            if why:
+                passed.append(PassedOver(path, why))
+            else:
+                files.append(path)
+    return sorted(files), sorted(passed)
+
+
+def _below(top: Path, seen: set[tuple[int, int]], links: list[Path]) -> Iterator[tuple[Path, str]]:
+    """Each file below ``top`` with why it is passed over, if it is; links to folders wait until all others are seen."""
+    unreadable: list[OSError] = []
+    for place, folders, names in os.walk(top, onerror=unreadable.append):
+        here = Path(place)
+        facts = here.stat()
+        if (facts.st_dev, facts.st_ino) in seen:
+            folders.clear()
+            yield here, "a folder that is met twice, by a link"
+            continue
+        seen.add((facts.st_dev, facts.st_ino))
+        for name in list(folders):
+            if why := _passed_by_name(name):
+                folders.remove(name)
+                yield here / name, f"{why} folder"
+            elif (here / name).is_symlink():
+                folders.remove(name)
+                links.append(here / name)
+        for name in names:
+            yield here / name, _why_not(here / name)
+    for error in unreadable:
+        yield Path(str(error.filename)), f"a folder that cannot be opened ({error.strerror})"
+
+
+def _passed_by_name(name: str) -> str:
+    return "a hidden" if name.startswith(".") else "a system" if name in _SYSTEM else ""
+
+
+def _why_not(path: Path) -> str:
+    if why := _passed_by_name(path.name):
+        return f"{why} file"
+    try:
+        facts = path.stat()
+    except OSError as error:
+        return (
+            f"a link that leads nowhere ({error.strerror})" if path.is_symlink() else f"it vanished ({error.strerror})"
+        )
+    if not stat.S_ISREG(facts.st_mode):
+        return "no regular file"
+    if facts.st_size == 0:
+        return "an empty file"
+    if path.name.lower().endswith(ARCHIVES):
+        return "an archive: unpack it, or name it in place of the folder"
+    return "a DICOMDIR" if path.name == "DICOMDIR" else ""

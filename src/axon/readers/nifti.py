@@ -1,0 +1,142 @@
+"""NIfTI-1 and -2: the header is checked as it is written, the voxels are read to the last byte."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from axon.errors import AxonError, require
+from axon.geometry.volume import Volume, lps_to_ras
+from axon.readers.voxels import Stored, check, content, first_volume, volume
+
+_UNITS_MM = {"unknown": 1.0, "meter": 1000.0, "mm": 1.0, "micron": 0.001}
+_PLAUSIBLE_MM = (0.05, 20.0)
+_LABELS = 1002
+_NO_ORIENTATION = "export it with qform or sform"
+
+
+def read_nifti(path: Path) -> Volume:
+    """Read a NIfTI file (``.nii``, ``.nii.gz``, ``.hdr`` with ``.img``) as int16 HU, as it lies in the file.
+
+    Whether a file is gzipped is told by its content. Of several time points the first is read.
+
+    Raises:
+        AxonError: ``NO_ORIENTATION``, ``CT_GEOMETRY``, ``CT_UNREADABLE``, ``CT_TOO_LARGE``, ``CT_DATA_FILE`` or
+            ``NOT_A_CT``; other exceptions of a damaged header are for the caller to turn into a code.
+    """
+    packed = _unpacked(path)
+    header = _header(bytes(packed[:540]))
+    stored = _stored(header)
+    start, least = float(header["vox_offset"]), int(header["sizeof_hdr"])
+    if _in_pair(header):
+        packed, least = _unpacked(image_of(path)), 0
+    inside = start.is_integer() and start >= least
+    require(inside, "CT_UNREADABLE", "the voxels do not begin after the header", "export it again")
+    return volume(stored, packed, int(start))
+
+
+def read_start(path: Path) -> bytes:
+    """The first 540 bytes of a file, unpacked: as many as a header of NIfTI-2 has."""
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        return (gzip.GzipFile(fileobj=file) if packed else file).read(540)
+
+
+def stored_nifti(path: Path) -> Stored:
+    """What a NIfTI file says that it holds, from its header alone. Raises as `read_nifti`."""
+    header = _header(read_start(path))
+    if _in_pair(header):
+        image_of(path)
+    return _stored(header)
+
+
+def describe_nifti(path: Path) -> tuple[tuple[Path, ...], bool]:
+    """The file of the voxels where it is another one, and whether the header's intent is a label map
+    (NIFTI_INTENT_LABEL). Raises as `read_nifti`.
+    """
+    header = _header(read_start(path))
+    return (image_of(path),) if _in_pair(header) else (), int(header["intent_code"]) == _LABELS
+
+
+def image_of(path: Path) -> Path:
+    """The ``.img`` beside a ``.hdr``. Raises AxonError ``CT_DATA_FILE``."""
+    found = [image for end in (".img", ".img.gz", ".IMG") if (image := path.with_suffix(end)).is_file()]
+    require(bool(found), "CT_DATA_FILE", "a .hdr has no .img beside it", "add it, under the same name")
+    return found[0]
+
+
+def _unpacked(path: Path) -> bytes | bytearray:
+    with path.open("rb") as file:
+        gzipped = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        return content(file, "gzip" if gzipped else "raw")
+
+
+def _in_pair(header: nibabel.Nifti1Header) -> bool:
+    return np.asarray(header["magic"]).tobytes()[:2] == b"ni"
+
+
+def _header(start: bytes) -> nibabel.Nifti1Header:
+    """The header as the file has it: nibabel's own check would mend a spacing of zero to one millimetre."""
+    wide = start[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c")
+    kind = nibabel.Nifti2Header if wide else nibabel.Nifti1Header
+    raw = kind.from_fileobj(io.BytesIO(start), check=False)
+    magic = bytes(np.asarray(raw["magic"]).tobytes())[:3]
+    if not any(magic):
+        message = "the file is of Analyze 7.5, which does not say which way the patient lies"
+        raise AxonError("NO_ORIENTATION", message, "export it as .nii.gz")
+    known = magic in (b"n+1", b"n+2", b"ni1", b"ni2")
+    require(known, "CT_UNREADABLE", "the file is no NIfTI file", "export it as .nii.gz")
+    if not raw["sform_code"]:
+        steps = np.asarray(raw["pixdim"][1:4], dtype=float)
+        usable = bool(np.isfinite(steps).all() and (steps > 0).all())
+        require(usable, "CT_GEOMETRY", "the voxel spacing is not positive", "export it again with its geometry")
+    raw.check_fix()
+    return raw
+
+
+def _stored(header: nibabel.Nifti1Header) -> Stored:
+    has_sform, has_qform = bool(header["sform_code"]), bool(header["qform_code"])
+    message = "the file does not say which way the patient lies"
+    require(has_sform or has_qform, "NO_ORIENTATION", message, _NO_ORIENTATION)
+    affine, units = _in_mm(header)
+    shape, points = first_volume(tuple(header.get_data_shape()[::-1]))
+    infinite = bool(np.isinf([header["scl_slope"], header["scl_inter"]]).any())
+    require(not infinite, "CT_GEOMETRY", "the header's scaling is not finite", "export it again")
+    slope, intercept = header.get_slope_inter()
+    stored = Stored(
+        header.get_data_dtype(),
+        shape,
+        lps_to_ras(affine),
+        1.0 if slope is None else slope,
+        0.0 if intercept is None else intercept,
+        units + points,
+    )
+    check(stored)
+    if has_sform and has_qform:
+        hands = [np.linalg.det(form[:3, :3]) > 0 for form in (header.get_sform(), header.get_qform())]
+        message = "sform and qform mirror one another: the patient's left may be either side"
+        if hands[0] != hands[1]:
+            raise AxonError("NO_ORIENTATION", message, "export it with the one that is right")
+    return stored
+
+
+def _in_mm(header: nibabel.Nifti1Header) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The affine in millimetres, and what is to be said of its unit."""
+    affine = header.get_best_affine()
+    factor = _UNITS_MM[header.get_xyzt_units()[0]]
+    steps = np.linalg.norm(affine[:3, :3], axis=0)
+    # Some writers say metres and write millimetres.
+    if factor != 1 and _plausible(steps) and not _plausible(steps * factor):
+        return affine, ("the unit of length that the header names cannot be: it is read as millimetres",)
+    affine[:3] *= factor
+    return affine, () if factor == 1 else ("lengths are not in millimetres: they are turned into them",)
+
+
+def _plausible(steps: np.ndarray) -> bool:
+    return bool(((steps > _PLAUSIBLE_MM[0]) & (steps < _PLAUSIBLE_MM[1])).all())

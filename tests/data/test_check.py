@@ -1,0 +1,134 @@
+"""``axon dataset check``: what would come in, what would not and why, without a trace in the folder or of a person."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+
+from axon.cli import main
+from axon.data.check import check_folder
+from axon.files import sha256_file
+from tests.support.ct_series import write_series
+from tests.support.trees import chest, labels, nifti, words
+
+PATIENT = "CANARY-4711"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two patients' CTs, one of them twice, a mask of either kind, a windowed picture, a table and a series."""
+    root = tmp_path / "cts"
+    nifti(root / "A17_early.nii.gz")
+    nifti(root / "A17_late.nii.gz", chest(4))
+    nifti(root / "B18_copy.nii.gz", chest(4))
+    labels(root / "masks/A17_early.nii.gz")
+    labels(root / "B18_lungs.nii.gz")
+    nifti(root / "C19_window.nii.gz", values_DHW=np.clip(chest().hu_DHW, -160, 240))
+    words(root / "notes.txt")
+    for path in write_series(root / PATIENT / "1-1", chest(5)):
+        ds = pydicom.dcmread(path)
+        ds.PatientID, ds.PatientName = PATIENT, "CANARY^NAME"
+        ds.save_as(path)
+    ds.Modality = "SR"
+    ds.save_as(root / PATIENT / "report.dcm")
+    return root
+
+
+def contents(folder: Path) -> dict[str, tuple[str, float]]:
+    return {str(p): (sha256_file(p), p.stat().st_mtime) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_headers_alone_say_what_comes_in_and_that_nothing_was_read(folder: Path) -> None:
+    before = contents(folder)
+    command = [sys.executable, "-m", "axon", "dataset", "check", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "AXON_PSEUDONYM_KEY": "k"})
+    assert done.returncode == 0, done.stderr
+    table = done.stdout
+    assert "     5        3  any folder, a name up to its last _ is a patient: A17_early = A17, " in table
+    assert "     1        1  DICOM, by PatientID and SeriesInstanceUID: p" in table
+    assert "     1  a mask, by its folder masks" in table and "     1  text or a table" in table
+    assert "DICOM of another modality" in table and "headers alone were read" in table
+    assert "6 CTs of 4 patients can be trained on" in table and "Research only" in table
+    assert "CANARY" not in done.stdout + done.stderr and PATIENT not in done.stdout
+    assert contents(folder) == before
+
+
+def test_reading_finds_masks_windows_and_copies(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(folder)
+    assert main(["dataset", "check", str(folder), "--json", "--qa", str(tmp_path / "qa.png")]) == 0
+    said = capsys.readouterr().out
+    told = json.loads(said)
+    assert told["read"] and told["cases"] == 3 and told["patients"] == 2
+    codes = {study["case_id"]: study["code"] for study in told["studies"]}
+    assert codes["A17_late"] == "" and codes["B18_copy"] == "CT_DUPLICATE"
+    assert codes["B18_lungs"] == "CT_MASK" and codes["C19_window"] == "NOT_A_CT"
+    duplicate = next(study for study in told["studies"] if study["code"] == "CT_DUPLICATE")
+    assert duplicate["message"] == "the same CT as A17_late" and duplicate["fix"]
+    assert all(np.allclose(study["spacing_mm"], 12) for study in told["studies"] if not study["code"])
+    whys = {passed["file"]: passed["why"] for passed in told["passed_over"]}
+    assert whys["masks/A17_early.nii.gz"] == "a mask, by its folder masks" and whys["notes.txt"] == "text or a table"
+    assert len(whys) == 3 and "CANARY" not in said
+    # Three chests of 30 voxels a side, a square tile each.
+    sheet = np.asarray(Image.open(tmp_path / "qa.png"))
+    tiles = [sheet[14:206, 192 * n : 192 * (n + 1)] for n in range(4)]
+    assert [tile.max() > 100 for tile in tiles] == [True, True, True, False]
+    assert contents(folder) == before
+
+
+def test_the_sheet_has_the_head_up(tmp_path: Path) -> None:
+    volume = chest()
+    nifti(tmp_path / "set/a.nii", values_DHW=np.where(np.arange(30)[:, None, None] > 25, 1000, volume.hu_DHW))
+    check_folder(tmp_path / "set", sheet=tmp_path / "qa.png")
+    tile = np.asarray(Image.open(tmp_path / "qa.png"))[14:206, :192]
+    assert tile[:15].min() > 250 and tile[-15:].mean() < 200
+
+
+def test_a_folder_of_nothing_that_could_be_trained_on_ends_with_status_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words(tmp_path / "notes.txt")
+    with pytest.raises(SystemExit) as ended:
+        main(["dataset", "check", str(tmp_path)])
+    assert ended.value.code == 1 and "0 CTs of 0 patients" in capsys.readouterr().out
+
+
+def test_an_archive_is_checked_like_its_folder(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.make_archive(str(tmp_path / "packed"), "zip", folder)
+    main(["dataset", "check", str(folder), "--json"])
+    main(["dataset", "check", str(tmp_path / "packed.zip"), "--json"])
+    one, two = (json.loads(part) for part in capsys.readouterr().out.replace("}\n{", "}\0{").split("\0"))
+    shown = [entry.pop("file") for entry in two["passed_over"]]
+    assert len(shown) == 3 and [study["case_id"] for study in two["studies"]] == [
+        study["case_id"] for study in one["studies"]
+    ]
+
+
+def test_a_table_of_patients_by_option(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = words(tmp_path / "mine.csv", "case,patient\nA17_early,Doe\nB18_copy,Doe\n")
+    main(["dataset", "check", str(folder), "--json", "--patients", str(table), "--public-ids"])
+    studies = json.loads(capsys.readouterr().out)["studies"]
+    assert {s["case_id"] for s in studies if s["patient_id"] == "Doe"} == {"A17_early", "B18_copy"}
+
+
+def test_headers_of_many_files_are_read_by_several_processes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = check_folder(folder).facts()
+    monkeypatch.setattr("axon.data.check._FILES_A_WORKER", 10)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    started = []
+    pool = ProcessPoolExecutor
+    monkeypatch.setattr("axon.data.check.ProcessPoolExecutor", lambda *how: started.append(how[0]) or pool(*how))
+    assert check_folder(folder).facts() == one and started == [2]

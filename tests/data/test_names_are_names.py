@@ -1,0 +1,154 @@
+"""What somebody else's files call a case never becomes a path, and two names never become one."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from axon.config import Config
+from axon.data.fetch import fetch
+from axon.data.ingest import ingest, list_studies
+from axon.data.pack import pack
+from axon.data.prepared import assemble
+from axon.data.verify import check_dataset
+from axon.errors import AxonError
+from axon.files import read_csv, sha256_file, write_csv, write_json
+from axon.names import checked_name, plain_name
+from tests.support.hostile import nifti
+
+BAD = [
+    "",
+    ".",
+    "..",
+    "../../stray",
+    "/tmp/stray",
+    "a/b",
+    "a\\b",
+    "a\x1b[2J",
+    "a\0b",
+    "a\nb",
+    "x" * 256,
+    "\ud800",
+    "é" * 130,
+]
+PLAIN = ["a", "LIDC-IDRI-0001_2mm", "x" * 100, "A.b-c_d.1"]
+ODD = ["a b", "é", "x" * 101, ".a", "caf\udce9", "a\tb", "a:b", "", "ﬁ"]
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_one_part_of_a_path_is_refused(name: str) -> None:
+    with pytest.raises(AxonError) as error:
+        checked_name(name, "case_id")
+    assert error.value.code == "NAME_UNSAFE" and str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["a b", "é", "x" * 255, *PLAIN])
+def test_what_is_in_people_s_remotes_goes_on_to_be_read(name: str) -> None:
+    assert checked_name(name, "case_id") == name
+
+
+def test_plain_names_stay_and_others_get_stand_ins_of_their_own() -> None:
+    assert [plain_name(name) for name in PLAIN] == PLAIN
+    written = [plain_name(name) for name in ODD]
+    assert len({*written}) == len(ODD)
+    for name in written:
+        assert name.isascii() and 0 < len(name) <= 100 and plain_name(name) == name and checked_name(name, "x")
+
+
+@pytest.fixture
+def packed(tmp_path: Path, tiny_config: Config) -> Path:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "good_1.nii").write_bytes(nifti())
+    pack(tmp_path / "src", tmp_path / "packed", "CC0", "x", tiny_config)
+    return tmp_path / "packed"
+
+
+def rewritten(packed: Path, **changes: str) -> None:
+    rows = read_csv(packed / "manifest.csv")
+    write_csv(packed / "manifest.csv", list(rows[0]), [rows[0] | changes])
+
+
+@pytest.mark.parametrize("key", ["case_id", "patient_id", "collection", "file"])
+@pytest.mark.parametrize("name", ["../../stray", "..", "/tmp/stray-of-axon", "a\x1b[2Jb"])
+def test_nothing_is_written_outside_whatever_a_manifest_says(
+    packed: Path, tmp_path: Path, tiny_config: Config, key: str, name: str
+) -> None:
+    rewritten(packed, **{key: name})
+    before = {*tmp_path.rglob("*")}
+    for write in (
+        lambda: pack(packed, tmp_path / "again", "CC0", "x", tiny_config),
+        lambda: ingest(packed, 0, 1, tiny_config, tmp_path / "shard"),
+        lambda: fetch(tmp_path / "fetched", 1, folder=str(packed)),
+    ):
+        with pytest.raises(AxonError) as error:
+            write()
+        assert error.value.code in ("NAME_UNSAFE", "DATASET_DAMAGED")
+        assert str(error.value).isprintable()
+    assert {*tmp_path.rglob("*")} == before and not Path("/tmp/stray-of-axon").exists()
+
+
+def test_verify_names_the_bad_row(packed: Path) -> None:
+    rewritten(packed, patient_id="../x")
+    problems = check_dataset(packed)[1]
+    named = [problem for problem in problems if problem.code == "NAME_UNSAFE"]
+    assert len(named) == 1 and "row 1 of manifest.csv" in named[0].message and "patient_id" in named[0].message
+
+
+def test_a_version_with_names_of_before_is_read_and_written_anew_under_plain_ones(
+    packed: Path, tmp_path: Path, tiny_config: Config
+) -> None:
+    (packed / "cases" / "good_1.nii").rename(packed / "cases" / "my case_1.nii")
+    rewritten(packed, case_id="my case_1", patient_id="my case", file="cases/my case_1.nii")
+    write_json(packed / "splits.json", {"patients": {"my case": "train"}, "version": 1})
+    assert check_dataset(packed)[1] == []
+    pack(packed, tmp_path / "again", "", "", tiny_config)
+    (row,) = read_csv(tmp_path / "again" / "manifest.csv")
+    assert row["case_id"] == plain_name("my case_1") and row["patient_id"] == plain_name("my case")
+    assert row["sha256"] == sha256_file(tmp_path / "again" / row["file"])
+    assert check_dataset(tmp_path / "again")[1] == []
+
+
+def test_files_of_odd_names_are_packed_prepared_and_kept_apart(tmp_path: Path, tiny_config: Config) -> None:
+    (tmp_path / "src").mkdir()
+    for name in (b"a b_1.nii", b"a\tb_1.nii", b"caf\xe9_1.nii", b"x" * 240 + b"_1.nii", b"plain_1.nii"):
+        (tmp_path / "src" / os.fsdecode(name)).write_bytes(nifti())
+    assert pack(tmp_path / "src", tmp_path / "packed", "CC0", "x", tiny_config).cases == 5
+    assert len(list((tmp_path / "packed" / "cases").iterdir())) == 5
+    assert "plain_1" in {row["case_id"] for row in read_csv(tmp_path / "packed" / "manifest.csv")}
+    ingest(tmp_path / "packed", 0, 1, tiny_config, tmp_path / "shard")
+    assemble([tmp_path / "shard"], tmp_path / "packed", tiny_config, tmp_path / "dataset")
+    assert check_dataset(tmp_path / "dataset")[1] == []
+
+
+def test_a_name_that_poses_as_another_s_stand_in_is_refused(tmp_path: Path) -> None:
+    for stem in ("a b_1", plain_name("a b_1")):
+        (tmp_path / f"{stem}.nii").write_bytes(nifti())
+    with pytest.raises(AxonError, match="DUPLICATE_CASE"):
+        list_studies(tmp_path)
+
+
+def test_a_rejected_file_of_an_odd_name_costs_itself(tmp_path: Path, tiny_config: Config) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "good_1.nii").write_bytes(nifti())
+    (tmp_path / "src" / os.fsdecode(b"caf\xe9\x1b_1.nii")).write_bytes(b"no CT")
+    assert pack(tmp_path / "src", tmp_path / "packed", "CC0", "x", tiny_config)[:2] == (1, 1)
+    with (tmp_path / "packed" / "rejected.csv").open() as file:
+        assert all(value.isprintable() for row in csv.DictReader(file) for value in row.values())
+
+
+def test_a_file_that_cannot_be_read_costs_itself_in_every_step(tmp_path: Path, tiny_config: Config) -> None:
+    """A link to this process's own memory: it opens, and reading its start is an error of input and output."""
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "good_1.nii").write_bytes(nifti())
+    for name in ("bad_1.nii", "stray", "slice.dcm"):
+        (tmp_path / "src" / name).symlink_to("/proc/self/mem")
+    assert pack(tmp_path / "src", tmp_path / "packed", "CC0", "x", tiny_config)[:2] == (1, 3)
+    assert fetch(tmp_path / "raw", 1, folder=str(tmp_path / "src")) == [0]
+    ingest(tmp_path / "raw", 0, 1, tiny_config, tmp_path / "shard")
+    report = json.loads((tmp_path / "shard" / "report.json").read_text())
+    assert [row["case_id"] for row in report["accepted"]] == ["good_1"]
+    assert [row["code"] for row in report["rejected"]] == ["CT_UNREADABLE"] * 3

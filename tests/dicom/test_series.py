@@ -1,0 +1,204 @@
+"""Scans of one series told apart, pictures set aside, patients by folder, files without a preamble."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+from axon.dicom.ct import read_ct_series, read_ct_series_noted
+from axon.dicom.series import patients_by_folder, read_header, split_series
+from axon.errors import AxonError
+from axon.readers.layouts import find_studies
+from tests.support.ct_series import error_of, make_slice, straight, waves, write_field
+
+Change = Callable[[Dataset, int], object]
+
+
+def brighter(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    return waves(x, y, z) + 100
+
+
+def put(key: str, value: object) -> Change:
+    return lambda ds, number: setattr(ds, key, value)
+
+
+def both(folder: Path, one: Change, other: Change) -> list[Path]:
+    """Two scans of the same places under one SeriesInstanceUID; the second is 100 HU brighter."""
+
+    def renamed(change: Change) -> Change:
+        def apply(ds: Dataset, number: int) -> None:
+            ds.SeriesInstanceUID = "1.2.3"
+            change(ds, number)
+
+        return apply
+
+    first = write_field(folder / "a", straight(), waves, change=renamed(one))
+    return [*first, *write_field(folder / "b", straight(), brighter, change=renamed(other))]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "by"),
+    [
+        (put("AcquisitionNumber", 1), put("AcquisitionNumber", 2), "AcquisitionNumber"),
+        (put("AcquisitionNumber", 9), put("AcquisitionNumber", 10), "AcquisitionNumber"),
+        (put("TemporalPositionIdentifier", 1), put("TemporalPositionIdentifier", 2), "TemporalPositionIdentifier"),
+        (put("ConvolutionKernel", "B30f"), put("ConvolutionKernel", "B70f"), "ConvolutionKernel"),
+        (put("EchoNumbers", 1), put("EchoNumbers", 2), "EchoNumbers"),
+        (put("SeriesDescription", "ARTERIAL"), put("SeriesDescription", "VENOUS"), "SeriesDescription"),
+        (put("ContentTime", "101500"), put("ContentTime", "101530"), "ContentTime"),
+        (
+            lambda ds, n: setattr(ds, "ContentTime", f"1015{n:02d}.5"),
+            lambda ds, n: setattr(ds, "ContentTime", f"1016{n:02d}.5"),
+            "ContentTime",
+        ),
+        (put("KVP", 80), put("KVP", 140), "KVP"),
+        (lambda ds, n: None, lambda ds, n: setattr(ds, "InstanceNumber", n + 41), "InstanceNumber"),
+    ],
+)
+def test_two_scans_under_one_uid_are_two_cases_of_one_patient(
+    tmp_path: Path, one: Change, other: Change, by: str
+) -> None:
+    files = both(tmp_path, one, other)
+    studies = find_studies(tmp_path)
+    assert [len(study.files) for study in studies] == [40, 40]
+    assert len({study.patient_id for study in studies}) == 1 and len({study.case_id for study in studies}) == 2
+    assert error_of(read_ct_series(list(studies[0].files))).max() <= 0.51
+    assert error_of(read_ct_series(list(studies[1].files)), brighter).max() <= 0.51
+    # Read without being grouped, the first is taken.
+    volume, notes = read_ct_series_noted(sorted(files, reverse=True))
+    assert error_of(volume).max() <= 0.51
+    assert notes == (f"2 scans under one SeriesInstanceUID, told apart by {by}; number 1 is read",)
+
+
+def test_phases_and_kernels_at_once_are_four_scans(tmp_path: Path) -> None:
+    headers = []
+    for phase in (1, 2):
+        for kernel in ("SOFT", "LUNG"):
+
+            def change(ds: Dataset, number: int, phase: int = phase, kernel: str = kernel) -> None:
+                ds.SeriesInstanceUID, ds.AcquisitionNumber, ds.ConvolutionKernel = "1.2.3", phase, kernel
+
+            headers += map(read_header, write_field(tmp_path / f"{phase}{kernel}", straight(), change=change))
+    parts = split_series(headers)
+    assert [part.label for part in parts] == ["1", "2", "3", "4"]
+    assert [len({h.path.parent for h in part.headers}) for part in parts] == [1] * 4
+    assert "AcquisitionNumber and ConvolutionKernel" in parts[0].note
+
+
+def test_breaths_of_one_scan_stay_together(tmp_path: Path) -> None:
+    """Another AcquisitionNumber, time and number a slice, but no place twice."""
+
+    def change(ds: Dataset, number: int) -> None:
+        ds.AcquisitionNumber, ds.ContentTime = number // 20, f"1015{number:02d}"
+
+    (part,) = split_series([read_header(path) for path in write_field(tmp_path, straight(), change=change)])
+    assert part.label == "" and len(part.headers) == 40 and part.note == ""
+
+
+def extra(series: str, folder: Path, name: str, change: Callable[[Dataset], object]) -> None:
+    """One more image in the series of ``folder``."""
+    ds = make_slice(np.zeros((24, 20)), (-20, 30, 0), (1, 0, 0, 0, 0, -1), (2, 2), series)
+    ds.SOPInstanceUID = generate_uid(entropy_srcs=[str(folder), name])
+    change(ds)
+    ds.save_as(folder / name, enforce_file_format=True)
+
+
+def dose_screen(ds: Dataset) -> None:
+    ds.SOPClassUID, ds.ImageType = SecondaryCaptureImageStorage, ["DERIVED", "SECONDARY", "SCREEN SAVE"]
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
+    ds.BitsAllocated = ds.BitsStored = 8
+    ds.HighBit, ds.PixelRepresentation, ds.PixelData = 7, 0, bytes(24 * 20 * 3)
+    del ds.ImagePositionPatient, ds.ImageOrientationPatient, ds.PixelSpacing
+
+
+def test_localizers_pictures_and_other_planes_are_left_out_and_counted(tmp_path: Path) -> None:
+    files = write_field(tmp_path, straight())
+    plain = read_ct_series(files)
+    series = str(pydicom.dcmread(files[0]).SeriesInstanceUID)
+    extra(series, tmp_path, "scout1.dcm", put_type("LOCALIZER"))
+    extra(series, tmp_path, "scout2.dcm", put_type("LOCALIZER"))
+    extra(series, tmp_path, "dose.dcm", dose_screen)
+    extra(series, tmp_path, "mpr.dcm", lambda ds: setattr(ds, "ImageType", ["DERIVED", "SECONDARY", "MPR"]))
+    volume, notes = read_ct_series_noted(list(find_studies(tmp_path)[0].files))
+    assert np.array_equal(volume.hu_DHW, plain.hu_DHW) and np.array_equal(volume.affine, plain.affine)
+    assert notes == (
+        "2 images are left out: localizer",
+        "1 images are left out: picture without a place",
+        "1 images are left out: slice of another plane",
+    )
+
+
+def put_type(kind: str) -> Callable[[Dataset], object]:
+    return lambda ds: setattr(ds, "ImageType", ["ORIGINAL", "PRIMARY", kind])
+
+
+def test_a_series_of_localizers_alone_is_refused(tmp_path: Path) -> None:
+    files = write_field(tmp_path, straight(4), change=lambda ds, n: put_type("LOCALIZER")(ds))
+    with pytest.raises(AxonError, match="CT_LOCALIZER"):
+        read_ct_series(files)
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+def test_files_without_preamble_and_meta_are_read(tmp_path: Path, implicit: bool) -> None:
+    def bare(ds: Dataset) -> None:
+        del ds.file_meta
+        ds.preamble = None
+        ds.save_as(path, implicit_vr=implicit, little_endian=True, enforce_file_format=False)
+
+    files = write_field(tmp_path, straight())
+    plain = read_ct_series(files)
+    for path in files:
+        bare(pydicom.dcmread(path))
+        path.rename(path.with_suffix(""))
+    assert files[0].with_suffix("").read_bytes()[128:132] != b"DICM"
+    (study,) = find_studies(tmp_path)
+    assert np.array_equal(read_ct_series(list(study.files)).hu_DHW, plain.hu_DHW)
+
+
+def test_meta_without_preamble_is_read(tmp_path: Path) -> None:
+    files = write_field(tmp_path, straight())
+    plain = read_ct_series(files)
+    for path in files:
+        assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+        path.write_bytes(path.read_bytes()[132:])
+    assert np.array_equal(read_ct_series(files).hu_DHW, plain.hu_DHW)
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_patients_without_a_name_are_told_apart_by_folder(tmp_path: Path, missing: bool) -> None:
+    def nameless(ds: Dataset, number: int) -> None:
+        ds.PatientID = ""
+        if missing:
+            del ds.PatientID
+
+    for folder in ("anna/1.2.3.4.5/1", "anna/1.2.3.4.6/1", "bert/1.2.3.4.7/1"):
+        write_field(tmp_path / folder, straight(), change=nameless)
+    studies = {study.files[0].relative_to(tmp_path).parts[:2]: study.patient_id for study in find_studies(tmp_path)}
+    ids = list(dict(sorted(studies.items())).values())
+    assert ids[0] == ids[1] != ids[2]
+    assert "anna" not in "".join(ids)
+    for study in find_studies(tmp_path):
+        assert error_of(read_ct_series(list(study.files))).max() <= 0.51
+
+
+@pytest.mark.parametrize(
+    ("files", "patients"),
+    [
+        (["f"], [""]),
+        (["a/f", "a/g", "b/f"], ["a", "a", "b"]),
+        (["a/study/series/f", "b/study/series/f"], ["a", "b"]),
+        (["set/a/study/series/f", "set/b/study/series/f"], ["set/a", "set/b"]),
+        (["1.2.840.113619.2.55/1/f", "1.2.840.113619.2.56/1/f"], ["", ""]),
+        (["01-01-2000-NA-CT CHEST-12345/1/f", "2000-01-02/1/f"], ["", ""]),
+        (["a/study/series/f", "a/other/f", "g"], ["a", "a", ""]),
+    ],
+)
+def test_whose_folder_it_is(tmp_path: Path, files: list[str], patients: list[str]) -> None:
+    paths = [tmp_path / file for file in files]
+    assert patients_by_folder(paths, tmp_path) == dict(zip(paths, patients, strict=True))

@@ -1,0 +1,85 @@
+"""Two writers of one output: one result, whole, and the other writer knows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from axon.errors import AxonError
+from axon.files import whole_file, whole_folder
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from axon.files import whole_folder
+with whole_folder(Path(sys.argv[1])) as part:
+    (part / "mine").write_text("first")
+    print("in", flush=True)
+    sys.stdin.read()
+"""
+
+
+def holder(out: Path) -> subprocess.Popen[str]:
+    """Another process that is writing ``out`` until its input ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout and process.stdout.readline() == "in\n"
+    return process
+
+
+def test_the_second_writer_is_refused_and_the_first_one_s_result_is_whole(tmp_path: Path) -> None:
+    first = holder(tmp_path / "out")
+    with pytest.raises(AxonError) as error, whole_folder(tmp_path / "out"):
+        raise AssertionError("two are in one folder")
+    assert error.value.code == "OUT_BUSY"
+    first.communicate()
+    assert first.returncode == 0 and (tmp_path / "out" / "mine").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    first = holder(tmp_path / "out")
+    first.kill()
+    first.wait()
+    assert (tmp_path / ".out.part" / "mine").is_file()
+    with whole_folder(tmp_path / "out") as part:
+        assert not list(part.iterdir())
+        (part / "yours").touch()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["yours"]
+
+
+def test_writers_one_after_another_and_failures_leave_nothing(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no"), whole_folder(tmp_path / "out") as part:
+            (part / "half").touch()
+            raise ValueError("no")
+        assert not list(tmp_path.iterdir())
+    for text in ("one", "two"):
+        with whole_folder(tmp_path / "out") as part:
+            (part / text).touch()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["two"]
+
+
+def test_a_file_of_two_writers_is_one_s_and_whole(tmp_path: Path) -> None:
+    """Both are in the block for a while if nothing keeps them apart."""
+
+    def write(letter: str) -> None:
+        for _ in range(20):
+            with whole_file(tmp_path / "file") as part:
+                for _ in range(50):
+                    with part.open("a") as file:
+                        file.write(letter)
+            assert set((tmp_path / "file").read_text()) <= {"a", "b"}
+
+    threads = [threading.Thread(target=write, args=(letter,)) for letter in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "file").read_text() in ("a" * 50, "b" * 50)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,100 @@
+"""A model folder is whole or refused: its list, its tensors, its numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests.unit.small_model import small_pipeline
+
+from axon import pretrained
+from axon.config import Config
+from axon.errors import AxonError
+
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_config: Config) -> Path:
+    small_pipeline(tiny_config).save_pretrained(tmp_path / "model")
+    pretrained.seal(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(AxonError) as error:
+        pretrained.load(str(folder))
+    return error.value.code
+
+
+def test_an_empty_list_of_checksums_is_damage(folder: Path) -> None:
+    (folder / pretrained.SUMS).write_text("")
+    assert refused(folder) == "MODEL_DAMAGED"
+
+
+def test_a_file_that_the_list_does_not_name_is_refused_and_one_of_a_subfolder_that_it_names_is_not(
+    folder: Path,
+) -> None:
+    (folder / "references").mkdir()
+    (folder / "references" / "notes.json").write_text("{}")
+    assert refused(folder) == "MODEL_DAMAGED"
+    pretrained.seal(folder)
+    assert pretrained.load(str(folder)).verified
+
+
+def test_a_folder_without_a_list_loads_and_is_said_to_be_unverified(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / pretrained.SUMS).unlink()
+    assert not pretrained.load(str(folder)).verified and "unverified" in caplog.text
+
+
+@pytest.mark.parametrize("change", ["missing", "spare", "nan"])
+def test_tensors_are_exactly_those_that_the_network_needs_and_finite(folder: Path, change: str) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    name = sorted(tensors)[0]
+    if change == "missing":
+        del tensors[name]
+    elif change == "spare":
+        tensors["spare"] = torch.zeros(1)
+    else:
+        tensors[name].view(-1)[0] = torch.nan
+    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+    pretrained.seal(folder)
+    assert refused(folder) == "MODEL_DAMAGED"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("hu_window", [100.0, -100.0]),
+        ("hu_window", [float("nan"), 1.0]),
+        ("extent_mm", -1.0),
+        ("extent_mm", 1e9),
+        ("volume_steps", 0),
+        ("sample_steps", 10**9),
+        ("stage_weights", {"mono": [2.0, 0.0, 0.0]}),
+        ("std_curves", {"mono": [[2.0, 1.0], [1.0, 2.0]]}),
+        ("extent_mm", "360"),
+    ],
+)
+def test_numbers_of_the_configuration_are_in_their_ranges(folder: Path, key: str, value: Any) -> None:
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {key: value}))
+    pretrained.seal(folder)
+    assert refused(folder) == "MODEL_DAMAGED"
+
+
+def test_a_volume_that_is_not_finite_is_not_handed_out(tiny_config: Config) -> None:
+    pipeline = small_pipeline(tiny_config)
+    with torch.no_grad():
+        next(pipeline.superres.parameters()).fill_(torch.nan)
+    film = np.random.default_rng(0).random((64, 64), np.float32)
+    with pytest.raises(AxonError) as error:
+        pipeline(film)
+    assert error.value.code == "MODEL_NOT_FINITE"

@@ -1,0 +1,143 @@
+"""The child that reads: what it gives is what reading gives, its limits hold, and its end costs one case."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from axon.dicom.xray import Xray
+from axon.errors import AxonError
+from axon.geometry.volume import Volume
+from axon.readers import child
+from axon.readers.child import apart
+from axon.readers.volumes import read_ct, read_here
+from tests.support.hostile import nifti
+
+# These run in the child, which finds them by name.
+FILM = Xray(np.eye(3, dtype=np.float32), "frontal", 0.1 + 0.2, "image", (0.25, 0.5), "picture", ("é", "b"))
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children find this file as ``test_child``; nobody else gets them."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setattr(child, "_idle", [])
+
+
+def named(function: object) -> object:
+    """The function as the child will find it."""
+    function.__module__ = "test_child"  # type: ignore[attr-defined]
+    return function
+
+
+@named
+def film(_: list[Path]) -> Xray:
+    logging.getLogger("axon.readers").warning("seen in the child")
+    return FILM
+
+
+@named
+def crash(_: list[Path]) -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+@named
+def leave(_: list[Path]) -> None:
+    os._exit(3)
+
+
+@named
+def spin(_: list[Path]) -> None:
+    while True:
+        pass
+
+
+@named
+def sleep(_: list[Path]) -> None:
+    time.sleep(60)
+
+
+@named
+def grow(_: list[Path]) -> Volume:
+    try:
+        return Volume(np.ones(child.MEMORY_BYTES, np.int8), np.eye(4))
+    except MemoryError:
+        raise AxonError("NO_ROOM", "as it should be", "nothing") from None
+
+
+@named
+def modules(_: list[Path]) -> Volume:
+    assert "torch" not in sys.modules
+    return Volume(np.zeros((0, 2, 2), np.int16), np.eye(4))
+
+
+def code(read: object) -> str:
+    with pytest.raises(AxonError) as error:
+        apart("CT", read, [Path("x")])  # type: ignore[arg-type]
+    return f"{error.value.code} {error.value.message}"
+
+
+def test_a_volume_comes_back_as_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.nii").write_bytes(nifti())
+    monkeypatch.chdir(tmp_path)
+    ours, theirs = read_here([Path("x.nii")]), read_ct([Path("x.nii")])
+    assert np.array_equal(ours.hu_DHW, theirs.hu_DHW) and np.array_equal(ours.affine, theirs.affine)
+    assert theirs.hu_DHW.dtype == np.int16 and theirs.hu_DHW.flags.writeable
+
+
+def test_every_field_of_a_film_comes_back_and_what_was_logged(caplog: pytest.LogCaptureFixture) -> None:
+    found = apart("XRAY", film, [Path("x")])  # type: ignore[arg-type]
+    assert np.array_equal(found.image_HW, FILM.image_HW) and found.image_HW.dtype == np.float32
+    for name in ("view", "view_confidence", "view_source", "pixel_spacing_mm", "source", "notes"):
+        assert getattr(found, name) == getattr(FILM, name)
+    assert caplog.record_tuples == [("axon.readers", logging.WARNING, "seen in the child")]
+
+
+def test_the_child_has_no_torch() -> None:
+    assert apart("CT", modules, [Path("x")]).hu_DHW.shape == (0, 2, 2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("read", "said"), [(crash, "SIGSEGV"), (leave, "status 3")])
+def test_a_child_that_dies_costs_one_case(read: object, said: str, tmp_path: Path) -> None:
+    assert code(read).startswith("CT_DECODER_DIED") and said in code(read)
+    (tmp_path / "x.nii").write_bytes(nifti())
+    assert read_ct([tmp_path / "x.nii"]).hu_DHW.shape == (30, 30, 30)
+
+
+def test_time_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "CPU_S", 1)
+    monkeypatch.setattr(child, "CPU_S_A_FILE", 1)
+    monkeypatch.setattr(child, "WALL", 20)
+    assert "SIGXCPU" in code(spin)
+    monkeypatch.setattr(child, "WALL", 1)
+    began = time.monotonic()
+    assert "too slow" in code(sleep) and time.monotonic() - began < 30
+
+
+def test_memory_is_bounded() -> None:
+    assert code(grow).startswith("NO_ROOM")
+
+
+def test_one_child_serves_one_thread_at_a_time_and_is_used_again(tmp_path: Path) -> None:
+    (tmp_path / "x.nii").write_bytes(nifti())
+    shapes: list[tuple[int, ...]] = []
+    threads = [
+        threading.Thread(target=lambda: shapes.append(read_ct([tmp_path / "x.nii"]).hu_DHW.shape)) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert shapes == [(30, 30, 30)] * 4
+    pids = {one.process.pid for one in child._idle}
+    read_ct([tmp_path / "x.nii"])
+    assert {one.process.pid for one in child._idle} == pids and 1 <= len(pids) <= 4
+    child._end_all()

@@ -1,0 +1,186 @@
+"""Volume files of every format in the forms that people have: HU and geometry as those of the plain NIfTI."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK
+
+from axon.errors import AxonError
+from axon.geometry.volume import lps_to_ras
+from axon.readers.layouts import find_studies, survey
+from axon.readers.volumes import read_ct, read_grid
+from tests.support.trees import chest, itk, labels, nifti, repacked
+
+AFFINE = lps_to_ras(chest().affine)
+
+
+def image(values: np.ndarray, path: Path, affine: np.ndarray = AFFINE, unit: int = 0) -> None:
+    """NIfTI of values (W, H, D, ...)."""
+    made = nibabel.Nifti1Image(values, affine)
+    made.header["xyzt_units"] = unit
+    nibabel.save(made, path)
+
+
+def big_endian(path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(whd().astype(">i2"), AFFINE, nibabel.Nifti1Header(endianness=">")), path)
+
+
+def whd() -> np.ndarray:
+    return chest().hu_DHW.transpose(2, 1, 0)
+
+
+def scaled(path: Path) -> None:
+    made = nibabel.Nifti1Image(((whd() + 1024) * 2).astype(np.uint16), AFFINE)
+    made.header.set_slope_inter(0.5, -1024)
+    nibabel.save(made, path)
+    content = bytearray(path.read_bytes())
+    content[112:120] = np.array([0.5, -1024], "<f4").tobytes()
+    content[352:] = ((whd() + 1024) * 2).astype("<u2").tobytes(order="F")
+    path.write_bytes(content)
+
+
+def metaimage_4d(path: Path) -> None:
+    series = SimpleITK.JoinSeries([SimpleITK.ReadImage(str(itk(path.with_name("one.mha")))) for _ in range(2)])
+    SimpleITK.WriteImage(series, str(path))
+    path.with_name("one.mha").unlink()
+
+
+def metres() -> np.ndarray:
+    return np.diag([0.001, 0.001, 0.001, 1]) @ AFFINE
+
+
+PLAIN = [
+    ("a.nii.gz", nifti),
+    ("a.nii", lambda path: repacked(nifti(path))),
+    ("a.nii.gz", lambda path: repacked(nifti(path))),
+    ("a.hdr", nifti),
+    ("a.nii", big_endian),
+    ("a.nii", scaled),
+    ("a.nii", lambda path: image(whd().astype(np.float64), path)),
+    ("a.nii", lambda path: image(whd().astype(np.int32), path)),
+    ("a.nii", lambda path: nibabel.save(nibabel.Nifti2Image(whd(), AFFINE), path)),
+    ("a.nii", lambda path: image(whd()[..., None], path)),
+    ("a.nii.gz", lambda path: image(whd()[..., None, None], path)),
+    ("a.mha", itk),
+    ("a.mhd", itk),
+    ("a.mhd", lambda path: itk(path, compress=True)),
+    ("a.nrrd", itk),
+    ("a.nrrd", lambda path: itk(path, compress=True)),
+    ("a.nhdr", itk),
+    ("a.nhdr", lambda path: itk(path, compress=True)),
+    ("scan ø.mhd", itk),
+]
+NOTED = [
+    ("a.nii", lambda path: image(np.stack([whd(), whd() * 0], -1), path), "the first of 2 time points is read"),
+    ("a.mha", metaimage_4d, "the first of 2 time points is read"),
+    ("a.nii", lambda path: image(whd(), path, metres(), 1), "lengths are not in millimetres"),
+    (
+        "a.nii",
+        lambda path: image(whd(), path, np.diag([1e3, 1e3, 1e3, 1]) @ AFFINE, 3),
+        "lengths are not in millimetres",
+    ),
+    ("a.nii", lambda path: image(whd(), path, AFFINE, 1), "it is read as millimetres"),
+    ("a.nii", lambda path: image((whd() + 1024).astype(np.uint16), path), "the values were 1024 above HU"),
+]
+
+
+def read_only_study(folder: Path) -> tuple[np.ndarray, np.ndarray, str]:
+    (study,) = find_studies(folder)
+    assert sorted(study.files) == sorted(path for path in folder.rglob("*") if path.is_file())
+    volume = read_ct(study.files)
+    shape, steps, _ = read_grid(study.files)
+    assert shape == volume.hu_DHW.shape and np.allclose(steps, volume.spacing_mm)
+    return volume.hu_DHW, volume.affine, "; ".join(volume.notes)
+
+
+@pytest.mark.parametrize(("name", "write"), PLAIN)
+def test_a_format_gives_the_hu_and_the_geometry_of_the_nifti(
+    tmp_path: Path, name: str, write: Callable[[Path], object]
+) -> None:
+    write(tmp_path / name)
+    hu_DHW, affine, notes = read_only_study(tmp_path)
+    assert np.array_equal(hu_DHW, chest().hu_DHW) and np.allclose(affine, chest().affine, atol=1e-3)
+    assert notes == ""
+
+
+@pytest.mark.parametrize(("name", "write", "note"), NOTED)
+def test_what_had_to_be_decided_is_noted(tmp_path: Path, name: str, write: Callable[[Path], object], note: str) -> None:
+    write(tmp_path / name)
+    hu_DHW, affine, notes = read_only_study(tmp_path)
+    assert np.array_equal(hu_DHW, chest().hu_DHW) and np.allclose(affine, chest().affine, atol=1e-3)
+    assert note in notes
+
+
+@pytest.mark.parametrize(
+    ("values", "seen"),
+    [
+        ((whd() + 1024) / 4095, "values from 0 to "),
+        (np.clip((whd() + 1024) / 8, 0, 255), "values from 0 to 199"),
+        (np.clip(whd(), -160, 240), "values from -160 to 240"),
+    ],
+)
+def test_values_that_are_scaled_or_windowed_are_refused_with_what_was_seen(
+    tmp_path: Path, values: np.ndarray, seen: str
+) -> None:
+    image(values.astype(np.float32), tmp_path / "a.nii")
+    with pytest.raises(AxonError, match="NOT_A_CT") as error:
+        read_ct(find_studies(tmp_path)[0].files)
+    assert seen in error.value.message
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32])
+def test_a_mask_by_its_values_has_a_code_of_its_own(tmp_path: Path, kind: type) -> None:
+    image((whd() > -300).astype(kind) * 3, tmp_path / "a.nii")
+    with pytest.raises(AxonError, match="CT_MASK") as error:
+        read_ct([tmp_path / "a.nii"])
+    assert "2 values from 0 to 3" in error.value.message
+
+
+@pytest.mark.parametrize("place", ["../outside/a.zraw", "/etc/passwd", "LIST", "a%03d.raw 1 30 1", "gone.raw"])
+def test_a_header_names_nothing_but_a_file_beside_it(tmp_path: Path, place: str) -> None:
+    path = itk(tmp_path / "set/a.mhd", compress=True)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "set/a.zraw").rename(tmp_path / "outside/a.zraw")
+    path.write_text(path.read_text().replace("a.zraw", place))
+    (study,) = find_studies(tmp_path / "set")
+    with pytest.raises(AxonError, match="CT_DATA_FILE"):
+        read_ct(study.files)
+
+
+def test_a_header_and_its_data_may_both_be_links_of_a_download(tmp_path: Path) -> None:
+    itk(tmp_path / "blobs/a.mhd", compress=True)
+    (tmp_path / "set").mkdir()
+    for name, blob in (("a.mhd", "0a"), ("a.zraw", "0b")):
+        (tmp_path / "blobs" / name).rename(tmp_path / "blobs" / blob)
+        (tmp_path / "set" / name).symlink_to(f"../blobs/{blob}")
+    (study,) = find_studies(tmp_path / "set")
+    assert np.array_equal(read_ct(study.files).hu_DHW, chest().hu_DHW)
+    # Without the walk nobody has seen where the link leads.
+    with pytest.raises(AxonError, match="CT_DATA_FILE"):
+        read_ct(study.files[:1])
+
+
+def test_a_pair_may_be_gzipped(tmp_path: Path) -> None:
+    nifti(tmp_path / "a.hdr")
+    (tmp_path / "a.img.gz").write_bytes(gzip.compress((tmp_path / "a.img").read_bytes()))
+    (tmp_path / "a.img").unlink()
+    hu_DHW, _, _ = read_only_study(tmp_path)
+    assert np.array_equal(hu_DHW, chest().hu_DHW)
+
+
+def test_analyze_does_not_say_how_the_patient_lies(tmp_path: Path) -> None:
+    nibabel.save(nibabel.AnalyzeImage(whd(), AFFINE), tmp_path / "a.hdr")
+    with pytest.raises(AxonError, match="NO_ORIENTATION"):
+        read_ct(find_studies(tmp_path)[0].files)
+
+
+def test_a_mask_in_a_detached_file_is_passed_over_with_it(tmp_path: Path) -> None:
+    nifti(tmp_path / "a.nii")
+    labels(tmp_path / "masks/a.hdr")
+    assert [path.name for path, _ in survey(tmp_path).passed_over] == ["a.hdr", "a.img"]

@@ -1,0 +1,122 @@
+"""Each line of the table of hostile inputs ends in a code, within limits; each format, left alone, reads."""
+
+from __future__ import annotations
+
+import gzip
+import multiprocessing
+import resource
+import time
+import zlib
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+
+from axon.dicom.xray import read_xray
+from axon.errors import AxonError
+from axon.readers.volumes import read_here
+from tests.support.hostile import HOSTILE, Files, chest, edited, gz, mha, nifti, nrrd, put, voxels
+
+SECONDS, GIB = 60, 3
+
+
+def read(path: Path, answer: Connection) -> None:
+    """In a process of its own: the outcome, and how much more memory it took than there was."""
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        read_xray(path) if path.suffix in (".jpg", ".png", ".dcm") else read_here([path])
+        outcome = "read"
+    except AxonError as error:
+        outcome = error.code
+    except BaseException as error:
+        outcome = f"traceback {error!r}"
+    answer.send((outcome, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_input_is_a_code(tmp_path: Path, name: str) -> None:
+    (tmp_path / "in").mkdir()
+    path = put(tmp_path / "in", HOSTILE[name]())
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(False)
+    process = context.Process(target=read, args=(path, theirs))
+    process.start()
+    theirs.close()
+    began = time.monotonic()
+    try:
+        assert ours.poll(SECONDS * 5), "it hangs"
+        outcome, gib = ours.recv()
+    except EOFError:
+        process.join()
+        pytest.fail(f"it died: {process.exitcode}")
+    finally:
+        process.kill()
+    assert outcome.isupper(), f"{outcome} after {time.monotonic() - began:.0f} s"
+    assert gib < GIB
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"x.nii": nifti()},
+        {"x.nii": nifti() + bytes(9000)},
+        gz(lambda b: b),
+        gz(lambda b: b + bytes(700)),
+        {"x.nii.gz": gzip.compress(nifti()[:9000]) + gzip.compress(nifti()[9000:])},
+        mha(),
+        mha(zlib.compress(voxels()), CompressedData="True"),
+        mha(b"", "y.raw") | {"y.raw": voxels()},
+        mha(b"", "100%.raw") | {"100%.raw": voxels()},
+        mha(b"", "y.raw", HeaderSize="5") | {"y.raw": b"12345" + voxels()},
+        mha(b"", "y.raw", HeaderSize="-1") | {"y.raw": b"1234567" + voxels()},
+        mha(ElementSpacing="1.2 1.2 1.2", DistanceUnits="cm"),
+        nrrd(),
+        nrrd(gzip.compress(voxels()), encoding="gzip"),
+        nrrd(b"", data_file="y.raw") | {"y.raw": voxels()},
+        nrrd(space_directions="(1.2,0,0) (0,1.2,0) (0,0,1.2)", space_units='"cm" "cm" "cm"'),
+    ],
+    ids=lambda files: "+".join(files),
+)
+def test_what_is_whole_reads(tmp_path: Path, files: Files) -> None:
+    volume = read_here([put(tmp_path, files)])
+    assert np.array_equal(volume.hu_DHW, chest().hu_DHW)
+    assert np.allclose(volume.spacing_mm, 12)
+
+
+def test_units_of_a_nifti_are_honoured(tmp_path: Path) -> None:
+    """Unit 1 is the metre; a row of sform is four floats, the last the origin."""
+    rows = [280, 296, 312]
+    steps = [(row + 4 * axis, "f", 0.012) for axis, row in enumerate(rows)]
+    volume = read_here([put(tmp_path, edited((123, "B", 1), *steps, *((row + 12, "f", 0) for row in rows)))])
+    assert np.allclose(np.abs(volume.spacing_mm), 12)
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.int32, np.float32, np.float64])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_values_and_places_are_those_that_itk_gives(tmp_path: Path, suffix: str, dtype: type, compressed: bool) -> None:
+    """An oblique volume, so that a transposed matrix would show."""
+    low = 0 if dtype == np.uint16 else -1024
+    values = np.random.default_rng(0).integers(low, 900, (20, 24, 28)).astype(dtype)
+    values[:5] = -900 if low else 0
+    values[5:9] = 40
+    turn, lean = np.deg2rad(20), np.deg2rad(10)
+    about_z = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+    about_x = np.array([[1, 0, 0], [0, np.cos(lean), -np.sin(lean)], [0, np.sin(lean), np.cos(lean)]])
+    image = SimpleITK.GetImageFromArray(values)
+    image.SetDirection((about_z @ about_x).ravel().tolist())
+    image.SetSpacing((1.5, 2.5, 3.5))
+    image.SetOrigin((10.0, -20.0, 30.0))
+    SimpleITK.WriteImage(image, str(tmp_path / f"x{suffix}"), compressed)
+    if low == 0:
+        with pytest.raises(AxonError, match="NOT_A_CT"):
+            read_here([tmp_path / f"x{suffix}"])
+        return
+    volume = read_here([tmp_path / f"x{suffix}"])
+    assert np.array_equal(volume.hu_DHW, np.rint(values).astype(np.int16))
+    corner = np.array([27, 23, 19, 1.0])
+    expected = image.TransformIndexToPhysicalPoint((27, 23, 19))
+    assert np.allclose((volume.affine @ corner)[:3], expected)

@@ -1,0 +1,378 @@
+"""Public data sets as they are downloaded, and folders of one's own: each patient once, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from axon.errors import AxonError
+from axon.readers.layouts import find_studies, survey
+from axon.readers.pseudonyms import patient_pseudonym, series_pseudonym
+from axon.readers.volumes import read_ct
+from tests.support.ct_series import write_series
+from tests.support.trees import chest, itk, labels, nifti, words
+
+ROOT = Path(__file__).parents[2]
+REAL = os.environ.get("AXON_TEST_DATA", "")
+UIDS = ("1.3.6.1.4.1.14519.5.2.1.6279.6001.100225287222", "1.3.6.1.4.1.14519.5.2.1.6279.6001.105495028985")
+
+
+def medical_decathlon(root: Path) -> None:
+    for number in (1, 3, 4):
+        nifti(root / f"imagesTr/lung_{number:03d}.nii.gz")
+        labels(root / f"labelsTr/lung_{number:03d}.nii.gz")
+        words(root / f"imagesTr/._lung_{number:03d}.nii.gz")
+    nifti(root / "imagesTs/lung_002.nii.gz")
+    words(root / "dataset.json")
+
+
+def luna16(root: Path) -> None:
+    itk(root / f"subset0/{UIDS[0]}.mhd", compress=True)
+    itk(root / f"subset1/{UIDS[1]}.mhd")
+    itk(root / f"seg-lungs-LUNA16/{UIDS[0]}.mhd")
+    words(root / "annotations.csv")
+
+
+def total_segmentator(root: Path) -> None:
+    for case in ("s0000", "s0011"):
+        nifti(root / case / "ct.nii.gz")
+        labels(root / case / "segmentations/lung_upper_lobe_left.nii.gz")
+        labels(root / case / "segmentations/aorta.nii.gz")
+    words(root / "meta.csv")
+
+
+def ct_rate(root: Path) -> None:
+    for name in ("train_1_a_1", "train_1_a_2", "train_1_b_1", "train_2_a_1", "valid_1_a_1"):
+        parts = name.split("_")
+        nifti(root / parts[0] / "_".join(parts[:2]) / "_".join(parts[:3]) / f"{name}.nii.gz")
+
+
+def covid(root: Path) -> None:
+    for name in ("coronacases_org_001", "coronacases_org_002", "radiopaedia_org_covid-19-pneumonia-10_85902_0"):
+        nifti(root / f"{name}.nii.gz")
+        labels(root / f"Lung_Mask/{name}.nii.gz")
+
+
+def nnunet(root: Path) -> None:
+    for case in ("LUNG_001", "LUNG_002"):
+        nifti(root / f"imagesTr/{case}_0000.nii.gz")
+        labels(root / f"labelsTr/{case}.nii.gz")
+    nifti(root / "imagesTr/LUNG_001_0001.nii.gz")
+    words(root / "dataset.json")
+
+
+def bids(root: Path) -> None:
+    for session in ("01", "02"):
+        nifti(root / f"sub-A1/ses-{session}/ct/sub-A1_ses-{session}_ct.nii.gz")
+    nifti(root / "sub-B2/ct/sub-B2_ct.nii.gz")
+    words(root / "dataset_description.json")
+
+
+def numbered(root: Path) -> None:
+    for number in (1, 2, 10):
+        nifti(root / f"scan_{number:03d}.nii.gz")
+
+
+def in_folders(root: Path) -> None:
+    for patient in ("A17", "A18"):
+        nifti(root / f"train/{patient}/CT/ct.nii.gz")
+
+
+def folders_with_one_more(root: Path) -> None:
+    nifti(root / "A17/ct.nii.gz")
+    nifti(root / "A17/ct_later.nii.gz")
+    nifti(root / "A18/ct.nii.gz")
+
+
+def as_many_folders_as_names(root: Path) -> None:
+    for folder in ("one", "two"):
+        for name in ("three", "four"):
+            nifti(root / folder / f"{name}.nii.gz")
+
+
+def kernels_in_folders(root: Path) -> None:
+    for folder in ("soft", "sharp"):
+        for name in ("A17", "A18", "A19"):
+            nifti(root / folder / f"{name}.nii.gz")
+
+
+def by_name(root: Path) -> None:
+    for name in ("A17_early", "A17_late", "A18_1", "plain"):
+        nifti(root / f"{name}.nii.gz")
+
+
+LUNA_CASES = {series_pseudonym(patient_pseudonym(uid), uid): patient_pseudonym(uid) for uid in UIDS}
+TREES: list[tuple[Callable[[Path], None], str, dict[str, str], dict[str, int]]] = [
+    (
+        medical_decathlon,
+        "Medical Segmentation Decathlon",
+        {f"lung_00{n}": f"lung_00{n}" for n in (1, 2, 3, 4)},
+        {"a mask, by its folder labelsTr": 3, "a hidden file": 3, "text or a table": 1},
+    ),
+    (luna16, "LUNA16", LUNA_CASES, {"a mask, by its folder seg-lungs-LUNA16": 2, "text or a table": 1}),
+    (
+        total_segmentator,
+        "TotalSegmentator",
+        {"s0000": "s0000", "s0011": "s0011"},
+        {"a mask, by its folder segmentations": 4, "text or a table": 1},
+    ),
+    (
+        ct_rate,
+        "CT-RATE",
+        {"train_1_a_1": "train_1", "train_1_a_2": "train_1", "train_1_b_1": "train_1"}
+        | {"train_2_a_1": "train_2", "valid_1_a_1": "valid_1"},
+        {},
+    ),
+    (
+        covid,
+        "COVID-19-CT-Seg",
+        {name: name for name in ("coronacases_org_001", "coronacases_org_002")}
+        | {"radiopaedia_org_covid-19-pneumonia-10_85902_0": "radiopaedia_org_covid-19-pneumonia-10_85902_0"},
+        {"a mask, by its folder Lung_Mask": 3},
+    ),
+    (
+        nnunet,
+        "nnU-Net",
+        {"LUNG_001": "LUNG_001", "LUNG_002": "LUNG_002"},
+        {"a mask, by its folder labelsTr": 2, "another channel of a case": 1, "text or a table": 1},
+    ),
+    (
+        bids,
+        "BIDS",
+        {"sub-A1_ses-01_ct": "sub-A1", "sub-A1_ses-02_ct": "sub-A1", "sub-B2_ct": "sub-B2"},
+        {"text or a table": 1},
+    ),
+    (numbered, "any folder, a number is a patient", {f"scan_{n:03d}": f"scan_{n:03d}" for n in (1, 2, 10)}, {}),
+    (in_folders, "any folder, a folder is a patient", {"A17": "A17", "A18": "A18"}, {}),
+    (
+        folders_with_one_more,
+        "any folder, a folder is a patient",
+        {"A17-ct": "A17", "ct_later": "A17", "A18": "A18"},
+        {},
+    ),
+    (
+        as_many_folders_as_names,
+        "any folder, a folder is a patient",
+        {f"{folder}-{name}": "folder" for folder in ("one", "two") for name in ("three", "four")},
+        {},
+    ),
+    (
+        kernels_in_folders,
+        "any folder, a name up to its last _ is a patient",
+        {f"{folder}-{name}": name for folder in ("soft", "sharp") for name in ("A17", "A18", "A19")},
+        {},
+    ),
+    (
+        by_name,
+        "any folder, a name up to its last _ is a patient",
+        {"A17_early": "A17", "A17_late": "A17", "A18_1": "A18", "plain": "plain"},
+        {},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("build", "rule", "patients", "passed"), TREES, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_each_patient_of_a_data_set_comes_in_once(
+    tmp_path: Path, build: Callable[[Path], None], rule: str, patients: dict[str, str], passed: dict[str, int]
+) -> None:
+    build(tmp_path)
+    found = survey(tmp_path)
+    assert {study.case_id: study.patient_id for study in found.studies} == patients
+    assert {study.rule for study in found.studies} == {rule}
+    whys = [why for _, why in found.passed_over]
+    assert {why: whys.count(why) for why in whys} == passed
+    assert len(find_studies(tmp_path)) == len(patients)
+    files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    assert (
+        sorted([file for study in found.studies for file in study.files] + [p for p, _ in found.passed_over]) == files
+    )
+    assert read_ct(found.studies[0].files).hu_DHW.tolist() == chest().hu_DHW.tolist()
+
+
+def test_adding_a_layout_touches_its_file_and_the_table() -> None:
+    sources = {path.stem: path.read_text() for path in (ROOT / "src/axon").rglob("*.py")}
+    assert "CT-RATE" in sources["ct_rate"]
+    assert {name for name, text in sources.items() if "ct_rate" in text or "CT-RATE" in text} == {"ct_rate", "table"}
+
+
+def test_a_table_of_the_archive_gives_luna16_its_patients(tmp_path: Path) -> None:
+    luna16(tmp_path)
+    words(tmp_path / "metadata.csv", "Series UID,Subject ID\n" + "".join(f"{uid},LIDC-IDRI-0078\n" for uid in UIDS))
+    assert {study.patient_id for study in find_studies(tmp_path)} == {patient_pseudonym("LIDC-IDRI-0078")}
+
+
+def test_an_archive_of_dicom_comes_in_by_patient_and_series(tmp_path: Path) -> None:
+    for patient, series in (("P-1", "1.1"), ("P-1", "1.2"), ("P-2", "2.1")):
+        dicom(tmp_path / patient / "study" / series, patient, series)
+    for modality in ("SEG", "SR", "RTSTRUCT", "PT"):
+        tagged(tmp_path / f"P-1/study/{modality}/1-1.dcm", tmp_path / "P-1/study/1.1/0000.dcm", Modality=modality)
+    words(tmp_path / "P-1/DICOMDIR")
+    words(tmp_path / "LICENSE")
+    found = survey(tmp_path)
+    one, two = patient_pseudonym("P-1"), patient_pseudonym("P-2")
+    assert {study.case_id: study.patient_id for study in found.studies} == {
+        series_pseudonym(one, "1.1"): one,
+        series_pseudonym(one, "1.2"): one,
+        series_pseudonym(two, "2.1"): two,
+    }
+    assert [study.collection for study in sorted(found.studies, key=lambda s: s.files)] == ["P-1", "P-1", "P-2"]
+    assert sorted(why for _, why in found.passed_over) == [
+        *["DICOM of another modality than CT, CR and DX, or without a patient"] * 4,
+        "a DICOMDIR",
+        "text or a table",
+    ]
+
+
+def dicom(folder: Path, patient: str, series: str) -> None:
+    for path in write_series(folder, chest()):
+        tagged(path, path, PatientID=patient, SeriesInstanceUID=series)
+
+
+def tagged(path: Path, source: Path, **tags: str) -> None:
+    ds = pydicom.dcmread(source)
+    for key, value in tags.items():
+        setattr(ds, key, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ds.save_as(path)
+
+
+def test_one_series_in_two_folders_is_one_case(tmp_path: Path) -> None:
+    dicom(tmp_path / "first", "P-1", "1.1")
+    shutil.copytree(tmp_path / "first", tmp_path / "second")
+    (study,) = find_studies(tmp_path)
+    assert len(study.files) == 60
+    assert read_ct(study.files).hu_DHW.tolist() == chest().hu_DHW.tolist()
+
+
+def test_two_sets_of_one_origin_are_joined_by_the_series(tmp_path: Path) -> None:
+    luna16(tmp_path)
+    dicom(tmp_path / "LIDC-IDRI-0078", "LIDC-IDRI-0078", UIDS[0])
+    found = survey(tmp_path)
+    patient = patient_pseudonym("LIDC-IDRI-0078")
+    assert series_pseudonym(patient, UIDS[0]) in {study.case_id for study in found.studies}
+    assert len(found.studies) == 2 and found.notes == [
+        f"{series_pseudonym(patient, UIDS[0])} is there twice, as DICOM and as a volume: DICOM is taken"
+    ]
+
+
+def test_a_mask_is_told_by_folder_by_a_name_beside_or_by_header_and_not_by_guess(tmp_path: Path) -> None:
+    nifti(tmp_path / "A17.nii.gz")
+    labels(tmp_path / "A17_seg.nii.gz")
+    labels(tmp_path / "A18.nii.gz", intent=1002)
+    nifti(tmp_path / "A19_seg.nii.gz")
+    itk(tmp_path / "A20.nrrd")
+    header, _, voxels = (tmp_path / "A20.nrrd").read_bytes().partition(b"\n\n")
+    (tmp_path / "A20.nrrd").write_bytes(header + b"\nSegment0_ID:=Segment_1\n\n" + voxels)
+    found = survey(tmp_path)
+    assert [study.case_id for study in found.studies] == ["A17", "A19_seg"]
+    assert [(path.name, why) for path, why in found.passed_over] == [
+        ("A17_seg.nii.gz", "a mask, by its name beside the CT's"),
+        ("A18.nii.gz", "a mask, by its header"),
+        ("A20.nrrd", "a mask, by its header"),
+    ]
+
+
+def test_links_are_followed_and_what_is_no_image_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "set/deep").mkdir(parents=True)
+    nifti(tmp_path / "blobs/0c1d.nii").rename(tmp_path / "blobs/content")
+    (tmp_path / "set/A17.nii").symlink_to("../blobs/content")
+    (tmp_path / "set/deep/again").symlink_to("..")
+    (tmp_path / "set/nowhere.nii").symlink_to("gone")
+    (tmp_path / "set/empty.nii").touch()
+    os.mkfifo(tmp_path / "set/pipe.nii")
+    for name in ("__MACOSX/x.nii", ".cache/x.nii", "Thumbs.db", "README", "scans.zip", "DICOMDIR"):
+        words(tmp_path / "set" / name)
+    nifti(tmp_path / "elsewhere/B1.nii")
+    (tmp_path / "set/linked").symlink_to("../elsewhere")
+    found = survey(tmp_path / "set")
+    assert [study.case_id for study in found.studies] == ["A17", "B1"]
+    assert {path.name: why.partition(" (")[0] for path, why in found.passed_over} == {
+        "again": "a folder that is met twice, by a link",
+        "nowhere.nii": "a link that leads nowhere",
+        "empty.nii": "an empty file",
+        "pipe.nii": "no regular file",
+        "__MACOSX": "a system folder",
+        ".cache": "a hidden folder",
+        "Thumbs.db": "a system file",
+        "README": "text or a table",
+        "scans.zip": "an archive: unpack it, or name it in place of the folder",
+        "DICOMDIR": "a DICOMDIR",
+    }
+
+
+def test_each_file_is_opened_once(tmp_path: Path) -> None:
+    for path in write_series(tmp_path / "series", chest())[:5]:
+        path.rename(path.with_suffix(""))
+    for name in ("a.nii.gz", "b.nii", "c.hdr"):
+        nifti(tmp_path / name)
+    for name in ("d.nrrd", "e.nhdr", "f.mha", "g.mhd"):
+        itk(tmp_path / name)
+    words(tmp_path / "notes.txt")
+    code = (
+        "import sys; from collections import Counter; from pathlib import Path;"
+        "from axon.readers.layouts import find_studies; root = Path(sys.argv[1]);"
+        "find_studies(root / 'series'); opened = Counter();"
+        "sys.addaudithook(lambda event, args: opened.update([str(args[0])] if event == 'open' else []));"
+        "assert len(find_studies(root)) == 8;"
+        "print(max(n for name, n in opened.items() if name.startswith(str(root))), len(opened))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert done.stdout.split()[0] == "1", done.stderr
+
+
+@pytest.mark.skipif(not REAL, reason="AXON_TEST_DATA names no folder of real data")
+def test_real_cts_keep_their_patients() -> None:
+    """The test patients of configs/bench.yaml are named so: another rule would put them into training."""
+    lidc = {f"LIDC-IDRI-{n:04d}_2mm": f"LIDC-IDRI-{n:04d}" for n in (*range(1, 11), 314)}
+    others = {
+        "4D-Lung_113_HM10395_2mm": "4D-Lung_113_HM10395",
+        "Lung_Dx-A0001_2mm": "Lung_Dx-A0001",
+        "Lung_Dx-A0002_2mm": "Lung_Dx-A0002",
+        "cip_ct-64": "cip",
+    }
+    studies = find_studies(Path(REAL) / "ct")
+    assert {study.case_id: study.patient_id for study in studies} == lidc | others
+    assert {study.collection for study in studies} == {"folder"}
+
+
+def test_a_table_decides_over_every_rule(tmp_path: Path) -> None:
+    medical_decathlon(tmp_path)
+    nifti(tmp_path / "more/A17_early.nii")
+    table = "case,file,patient,collection,split,licence,source\n"
+    table += "lung_001,,Doe,site-a,train,CC0,doi:1\nlung_003,,Doe,,,,\n,more,Roe,,val,,\n"
+    words(tmp_path / "patients.csv", table)
+    studies = {study.case_id: study for study in find_studies(tmp_path)}
+    one, late = studies["lung_001"], studies["A17_early"]
+    assert one.patient_id == studies["lung_003"].patient_id == patient_pseudonym("Doe")
+    assert (one.collection, one.split, one.licence, one.source) == ("site-a", "train", "CC0", "doi:1")
+    assert (late.patient_id, late.split, late.rule) == (patient_pseudonym("Roe"), "val", "patients.csv")
+    assert studies["lung_004"].patient_id == "lung_004"
+    public = find_studies(tmp_path, public_ids=True)
+    assert [study.patient_id for study in public if study.case_id == "lung_001"] == ["Doe"]
+
+
+@pytest.mark.parametrize(
+    ("code", "table", "named"),
+    [
+        ("PATIENTS_TABLE", "case,patient\nlung_001,Doe\nlung_009,Roe\n", "line 3"),
+        ("PATIENTS_TABLE", "case,patient\nlung_001,Doe\nlung_001,Roe\n", "line 3"),
+        ("PATIENTS_TABLE", "case,patient\nlung_001,\n", "line 2"),
+        ("PATIENTS_TABLE", "case,patient,sex\nlung_001,Doe,f\n", "sex"),
+        ("PATIENTS_TABLE", "patient\nDoe\n", "lacks a column"),
+        ("PATIENT_IN_TWO_SETS", "case,patient,split\nlung_001,Doe,train\nlung_003,Doe,val\n", patient_pseudonym("Doe")),
+    ],
+)
+def test_a_table_that_does_not_fit_names_its_line(tmp_path: Path, code: str, table: str, named: str) -> None:
+    medical_decathlon(tmp_path)
+    with pytest.raises(AxonError) as error:
+        find_studies(tmp_path, words(tmp_path / "elsewhere/mine.csv", table))
+    assert error.value.code == code and named in error.value.message and "Doe" not in error.value.message

@@ -1,0 +1,260 @@
+"""Hostile and damaged inputs, a line each: what is written, and who reads it. A find costs one more line.
+
+Sources of the layouts: NIfTI-1 (nifti1.h), MetaIO and NRRD as in `axon.readers.headers`, ISO/IEC 10918-1, 15444-1.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import struct
+import tempfile
+import zlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000Lossless
+
+from axon.data.packed import write_nifti
+from axon.data.phantoms import make_phantom
+from axon.geometry.volume import Volume
+
+Files = dict[str, bytes]
+"""Content by name; the first is the one that is read."""
+
+
+@cache
+def chest() -> Volume:
+    return make_phantom(3, size=30, spacing_mm=12.0)
+
+
+@cache
+def nifti() -> bytes:
+    """A whole, plain NIfTI file: int16, sform alone."""
+    with tempfile.TemporaryDirectory() as scratch:
+        write_nifti(Path(scratch) / "x.nii", chest())
+        return (Path(scratch) / "x.nii").read_bytes()
+
+
+def edited(*changes: tuple[int, str, float]) -> Files:
+    """That file with numbers of its header changed: offset, struct format, value."""
+    content = bytearray(nifti())
+    for offset, form, value in changes:
+        struct.pack_into("<" + form, content, offset, value)
+    return {"x.nii": bytes(content)}
+
+
+def gz(edit: Callable[[bytes], bytes]) -> Files:
+    return {"x.nii.gz": edit(gzip.compress(nifti(), 6, mtime=0))}
+
+
+def flipped(bit: int) -> Files:
+    """One bit of the deflated voxels, which are noisy enough not to end early."""
+    noise = np.random.default_rng(0).integers(0, 30, chest().hu_DHW.shape).astype("<i2")
+    content = bytearray(gzip.compress(nifti()[:352] + (chest().hu_DHW + noise).astype("<i2").tobytes(), 6, mtime=0))
+    content[500 + 997 * bit] ^= 1 << bit % 8
+    return {"x.nii.gz": bytes(content)}
+
+
+def voxels() -> bytes:
+    return np.ascontiguousarray(chest().hu_DHW, "<i2").tobytes()
+
+
+def mha(data: bytes | None = None, where: str = "LOCAL", **lines: str | None) -> Files:
+    """A MetaImage; lines that are None are left out."""
+    fields = {
+        "ObjectType": "Image",
+        "NDims": "3",
+        "BinaryData": "True",
+        "BinaryDataByteOrderMSB": "False",
+        "TransformMatrix": "1 0 0 0 1 0 0 0 1",
+        "Offset": "0 0 0",
+        "ElementSpacing": "12 12 12",
+        "DimSize": "30 30 30",
+        "ElementType": "MET_SHORT",
+    } | lines
+    text = "".join(f"{key} = {value}\n" for key, value in fields.items() if value is not None)
+    return {"x.mha": f"{text}ElementDataFile = {where}\n".encode() + (voxels() if data is None else data)}
+
+
+def nrrd(data: bytes | None = None, **lines: str | None) -> Files:
+    """A NRRD; blanks in a key are underscores here."""
+    fields = {
+        "type": "short",
+        "dimension": "3",
+        "space": "left-posterior-superior",
+        "sizes": "30 30 30",
+        "space_directions": "(12,0,0) (0,12,0) (0,0,12)",
+        "space_origin": "(0,0,0)",
+        "endian": "little",
+        "encoding": "raw",
+    } | lines
+    text = "".join(f"{key.replace('_', ' ')}: {value}\n" for key, value in fields.items() if value is not None)
+    return {"x.nrrd": f"NRRD0005\n{text}\n".encode() + (voxels() if data is None else data)}
+
+
+def jpeg(edit: Callable[[bytes], bytes], side: int = 256) -> Files:
+    """A grey picture of a ramp."""
+    out = io.BytesIO()
+    Image.fromarray(np.tile(np.linspace(0, 255, side).astype(np.uint8), (side, 1))).save(out, "JPEG")
+    return {"x.jpg": edit(out.getvalue())}
+
+
+def scans(count: int) -> Files:
+    """A picture whose only scan comes again and again."""
+
+    def edit(content: bytes) -> bytes:
+        at = content.index(b"\xff\xda")
+        return content[:at] + content[at:-2] * count + b"\xff\xd9"
+
+    return jpeg(edit)
+
+
+def jpeg2000(components: int = 1, bits: int = 8, side: int = 4096, tile: int = 4096) -> Files:
+    """A DICOM film of an empty tile; only its sizes say anything."""
+    sizes = struct.pack(">HIIIIIIIIH", 0, side, side, 0, 0, tile, tile, 0, 0, components)
+    sizes += bytes([bits - 1, 1, 1]) * components
+    style = struct.pack(">BBHBBBBBB", 0, 0, 1, 0, 5, 4, 4, 0, 1)
+    steps = b"\x40" + bytes([0x40] * 16)
+    segments = ((0xFF51, sizes), (0xFF52, style), (0xFF5C, steps))
+    head = b"".join(struct.pack(">HH", marker, len(content) + 2) + content for marker, content in segments)
+    code = b"\xff\x4f" + head + struct.pack(">HHHIBB", 0xFF90, 10, 0, 30, 0, 1) + b"\xff\x93" + bytes(16) + b"\xff\xd9"
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    ds.SOPClassUID, ds.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1.1", "1.2.3"
+    ds.Modality, ds.PatientID, ds.BodyPartExamined, ds.ViewPosition = "DX", "X", "CHEST", "PA"
+    ds.Rows = ds.Columns = side
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PixelRepresentation = 1, "MONOCHROME2", 0
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 8, 8, 7
+    ds.PixelData = encapsulate([code])
+    out = io.BytesIO()
+    ds.save_as(out, enforce_file_format=True)
+    return {"x.dcm": out.getvalue()}
+
+
+SFORM, QFORM, SPACING, TYPE = 254, 252, 80, 70
+HOSTILE: dict[str, Callable[[], Files]] = {
+    "nifti: voxels begin in the header": lambda: edited((108, "f", 0)),
+    "nifti: voxels begin at no byte": lambda: edited((108, "f", 352.5)),
+    "nifti: voxels begin after the end": lambda: edited((108, "f", 1e6)),
+    "nifti: cut by one byte": lambda: {"x.nii": nifti()[:-1]},
+    "nifti: nothing": lambda: {"x.nii": b""},
+    "nifti: half a header": lambda: {"x.nii": nifti()[:200]},
+    "nifti: complex numbers": lambda: edited((TYPE, "h", 32), (72, "h", 64)),
+    "nifti: colours": lambda: edited((TYPE, "h", 128), (72, "h", 24)),
+    "nifti: long doubles beyond the end": lambda: edited((TYPE, "h", 1536), (72, "h", 128)),
+    "nifti: slope that is not finite": lambda: edited((112, "f", np.inf)),
+    "nifti: slope that makes infinite HU": lambda: edited((112, "f", 3e38), (116, "f", 3e38)),
+    "nifti: a dimension of zero": lambda: edited((42, "h", 0)),
+    "nifti: a negative dimension": lambda: edited((42, "h", -30)),
+    "nifti: huge dimensions": lambda: edited((42, "h", 32767), (44, "h", 32767), (46, "h", 32767)),
+    "nifti: NaN in sform": lambda: edited((280, "f", np.nan)),
+    "nifti: sform without spacing": lambda: edited((280, "f", 0)),
+    "nifti: sheared sform": lambda: edited((284, "f", 6)),
+    "nifti: origin 20 m away": lambda: edited((292, "f", 20_000)),
+    "nifti: spacing of NaN in qform": lambda: edited((SFORM, "h", 0), (QFORM, "h", 1), (SPACING, "f", np.nan)),
+    "nifti: spacing of zero in qform": lambda: edited((SFORM, "h", 0), (QFORM, "h", 1), (SPACING, "f", 0)),
+    "nifti: negative spacing in qform": lambda: edited((SFORM, "h", 0), (QFORM, "h", 1), (SPACING, "f", -2)),
+    "nifti: infinite spacing in qform": lambda: edited((SFORM, "h", 0), (QFORM, "h", 1), (SPACING, "f", np.inf)),
+    "nifti: neither form": lambda: edited((SFORM, "h", 0)),
+    "nifti: forms that mirror one another": lambda: edited((QFORM, "h", 1), (76, "f", -1)),
+    "nifti: units of metres": lambda: edited((123, "B", 1)),
+    "nifti: two files in one name": lambda: {"x.nii": nifti()[:344] + b"ni1\0" + nifti()[348:]},
+    "gzip: checksum zeroed": lambda: gz(lambda b: b[:-8] + bytes(4) + b[-4:]),
+    "gzip: length changed": lambda: gz(lambda b: b[:-4] + b"\1\0\0\0"),
+    "gzip: trailer missing": lambda: gz(lambda b: b[:-8]),
+    "gzip: trailer cut": lambda: gz(lambda b: b[:-3]),
+    "gzip: half": lambda: gz(lambda b: b[: len(b) // 2]),
+    "gzip: rubbish after the end": lambda: gz(lambda b: b + b"rubbish"),
+    "gzip: half a member after the end": lambda: gz(lambda b: b + b[:40]),
+    "gzip: a bomb of 8 GiB": lambda: {"x.nii.gz": gzip.compress(nifti()) + gzip.compress(bytes(2**23)) * 1024},
+    **{f"gzip: bit {bit} flipped": lambda bit=bit: flipped(bit) for bit in range(12)},  # type: ignore[misc]
+    "mha: a pattern of files": lambda: mha(b"", "%s.raw 1 1 1"),
+    "mha: a pattern with a width": lambda: mha(b"", "%99999999d.raw 1 30 1"),
+    "mha: a list of files": lambda: mha(b"x.raw\n", "LIST"),
+    "mha: a list of planes": lambda: mha(b"x.raw\n", "LIST 2"),
+    "mha: data outside": lambda: mha(b"", "../x.raw") | {"../x.raw": voxels()},
+    "mha: data at a path": lambda: mha(b"", "/dev/zero"),
+    "mha: data at an address": lambda: mha(b"", "http://127.0.0.1/x.raw"),
+    "mha: data in itself": lambda: mha(b"", "x.mha"),
+    "mha: data in a link": lambda: mha(b"", "link.raw") | {"link.raw -> ../y.raw": voxels()},
+    "mha: data in a FIFO": lambda: mha(b"", "fifo") | {"fifo |": b""},
+    "mha: data missing": lambda: mha(b"", "none.raw"),
+    "mha: data short": lambda: mha(voxels()[:-1]),
+    "mha: data file short": lambda: mha(b"", "y.raw") | {"y.raw": voxels()[:-1]},
+    "mha: vectors": lambda: mha(ElementNumberOfChannels="3"),
+    "mha: huge vectors": lambda: mha(ElementNumberOfChannels="999999999"),
+    "mha: huge": lambda: mha(DimSize="99999 99999 99999"),
+    "mha: negative": lambda: mha(DimSize="-30 30 30"),
+    "mha: no number": lambda: mha(DimSize="30 30 x"),
+    "mha: two dimensions": lambda: mha(NDims="2", DimSize="30 30"),
+    "mha: no orientation": lambda: mha(TransformMatrix=None),
+    "mha: no spacing": lambda: mha(ElementSpacing=None),
+    "mha: no position": lambda: mha(Offset=None),
+    "mha: spacing of zero": lambda: mha(ElementSpacing="12 0 12"),
+    "mha: spacing of NaN": lambda: mha(ElementSpacing="12 nan 12"),
+    "mha: spacing of infinity": lambda: mha(ElementSpacing="12 inf 12"),
+    "mha: sheared": lambda: mha(TransformMatrix="1 0 0 0.5 1 0 0 0 1"),
+    "mha: far away": lambda: mha(Offset="0 0 20000"),
+    "mha: text": lambda: mha(BinaryData="False"),
+    "mha: no end": lambda: {"x.mha": b"ObjectType = Image\n" + b"Comment" * 100_000},
+    "mha: zlib cut": lambda: mha(zlib.compress(voxels())[:-4], CompressedData="True"),
+    "mha: zlib checksum": lambda: mha(zlib.compress(voxels())[:-4] + bytes(4), CompressedData="True"),
+    "mha: zlib and rubbish": lambda: mha(zlib.compress(voxels()) + b"rubbish", CompressedData="True"),
+    "mha: zlib bomb": lambda: mha(zlib.compress(bytes(2**31), 9), CompressedData="True"),
+    "nrrd: data outside": lambda: nrrd(b"", data_file="../x.raw") | {"../x.raw": voxels()},
+    "nrrd: data in a FIFO": lambda: nrrd(b"", data_file="fifo") | {"fifo |": b""},
+    "nrrd: data in a link": lambda: nrrd(b"", data_file="link.raw") | {"link.raw -> ../y.raw": voxels()},
+    "nrrd: data in a device": lambda: nrrd(b"", data_file="/dev/zero"),
+    "nrrd: a list of files": lambda: nrrd(b"x.raw\n", data_file="LIST"),
+    "nrrd: a pattern of files": lambda: nrrd(b"", data_file="%03d.raw 1 30 1"),
+    "nrrd: data short": lambda: nrrd(voxels()[:-1]),
+    "nrrd: nothing": lambda: nrrd(b""),
+    "nrrd: no space": lambda: nrrd(space=None),
+    "nrrd: a space of another kind": lambda: nrrd(space="scanner-xyz"),
+    "nrrd: no directions": lambda: nrrd(space_directions=None, spacings="12 12 12"),
+    "nrrd: direction of NaN": lambda: nrrd(space_directions="(nan,0,0) (0,12,0) (0,0,12)"),
+    "nrrd: sheared": lambda: nrrd(space_directions="(12,0,0) (6,12,0) (0,0,12)"),
+    "nrrd: far away": lambda: nrrd(space_origin="(0,0,20000)"),
+    "nrrd: colours": lambda: nrrd(dimension="4", sizes="3 30 30 10", kinds="RGB-color domain domain domain"),
+    "nrrd: a kind of vectors": lambda: nrrd(kinds="vector domain domain"),
+    "nrrd: blocks": lambda: nrrd(type="block"),
+    "nrrd: huge": lambda: nrrd(sizes="99999 99999 99999"),
+    "nrrd: gzip trailer cut": lambda: nrrd(gzip.compress(voxels())[:-3], encoding="gzip"),
+    "nrrd: gzip checksum": lambda: nrrd(
+        gzip.compress(voxels())[:-8] + bytes(4) + gzip.compress(voxels())[-4:], encoding="gzip"
+    ),
+    "nrrd: text": lambda: nrrd(encoding="ascii"),
+    "nrrd: skips beyond the end": lambda: nrrd(byte_skip="99999999"),
+    "nrrd: skips lines": lambda: nrrd(line_skip="3"),
+    "nrrd: doubles beyond bounds": lambda: nrrd(type="double", sizes="640 640 640"),
+    "film: 60 components": lambda: jpeg2000(components=60),
+    "film: 38 bits": lambda: jpeg2000(bits=38),
+    "film: a million tiles": lambda: jpeg2000(tile=4),
+    "film: tiles of no size": lambda: jpeg2000(tile=0),
+    "film: another size": lambda: jpeg2000(side=2**16 - 1),
+    "film: 4000 scans": lambda: scans(4000),
+    "film: half a JPEG": lambda: jpeg(lambda b: b[: len(b) // 2]),
+    "film: a JPEG's header": lambda: jpeg(lambda b: b[: b.index(b"\xff\xda")] + b"\xff\xd9"),
+    "film: a flat JPEG": lambda: jpeg(lambda b: b, 64),
+}
+
+
+def put(folder: Path, files: Files) -> Path:
+    """Write a line's files: ``name -> target`` is a link to a file, ``name |`` a FIFO. Returns the one to read."""
+    for name, content in files.items():
+        if name.endswith(" |"):
+            os.mkfifo(folder / name.removesuffix(" |"))
+            continue
+        link, arrow, target = name.partition(" -> ")
+        (folder / (target if arrow else name)).write_bytes(content)
+        if arrow:
+            (folder / link).symlink_to(target)
+    return folder / next(iter(files))

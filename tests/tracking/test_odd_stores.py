@@ -1,0 +1,42 @@
+"""A store that is locked, damaged, unreachable or none at all is a code, in time."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+from axon.errors import AxonError
+from axon.tracking.client import client, resolve, tracking_errors
+
+
+def refused(tracking_uri: str) -> AxonError:
+    with pytest.raises(AxonError) as error, tracking_errors(tracking_uri):
+        resolve(client(tracking_uri), "models:/axon@champion")
+    assert error.value.code == "TRACKING_FAILED"
+    return error.value
+
+
+@pytest.mark.parametrize(
+    "tracking_uri", ["foo://bar", "postgresql://user:secret@127.0.0.1:9/x", "http://[bad", "mysql+zzz://a/b"]
+)
+def test_an_odd_address_is_refused(tracking_uri: str) -> None:
+    assert "secret" not in str(refused(tracking_uri))
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.db").write_bytes(b"no database" * 1000)
+    assert "not a database" in refused(f"sqlite:///{tmp_path / 'x.db'}").message
+
+
+def test_a_locked_database_is_refused_in_time_and_an_unknown_alias_says_so(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    answered = refused(address)
+    assert "credentials" not in answered.fix and "alias" in answered.fix
+    other = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    began = time.monotonic()
+    assert "locked" in refused(address).message
+    assert time.monotonic() - began < 60

@@ -1,0 +1,75 @@
+"""A checkpoint's state is under its checksum: what is not whole is passed over, never resumed and never a traceback."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from axon.training.checkpoints import Progress, load_newest, save_checkpoint
+
+IDENTITY: dict[str, Any] = {"stage": "bridge", "seed": 1}
+
+
+def saved(folder: Path) -> Path:
+    """Two checkpoints, of steps 1 and 2; returns the newest."""
+    for step in (1, 2):
+        network, ema = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+        optimizer = torch.optim.AdamW(network.parameters())
+        save_checkpoint(folder, IDENTITY, Progress(step, [(step, 0.5, 0.25)], [0.125]), network, ema, optimizer)
+    return folder / "step-00000002"
+
+
+def resumed(folder: Path) -> int:
+    network, ema = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(network.parameters())
+    return load_newest(folder, IDENTITY, network, ema, optimizer).step
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": 900},
+        {"losses": [1e9]},
+        {"curve": [[1, 0.1, 0.1]]},
+        {"identity": {"stage": "bridge", "seed": 1, "more": 2}},
+        {"sha256": "0"},
+    ],
+)
+def test_a_state_that_was_changed_is_passed_over_for_the_one_before(
+    tmp_path: Path, change: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    state = saved(tmp_path) / "state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | change))
+    assert resumed(tmp_path) == 1 and "damaged" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"step": 2}', "\x00"])
+def test_a_state_that_is_none_is_passed_over(tmp_path: Path, text: str) -> None:
+    (saved(tmp_path) / "state.json").write_text(text)
+    assert resumed(tmp_path) == 1
+
+
+def test_a_missing_part_is_passed_over(tmp_path: Path) -> None:
+    (saved(tmp_path) / "state.safetensors").unlink()
+    assert resumed(tmp_path) == 1
+
+
+def test_a_renamed_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    saved(tmp_path).rename(tmp_path / "step-00000009")
+    assert resumed(tmp_path) == 1
+
+
+def test_checkpoints_of_before_are_not_resumed_and_the_run_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved(tmp_path)
+    for state in tmp_path.glob("step-*/state.json"):
+        facts = json.loads(state.read_text())
+        del facts["state_sha256"]
+        state.write_text(json.dumps(facts))
+    assert resumed(tmp_path) == 0 and "of before" in caplog.text
+    assert saved(tmp_path).is_dir() and resumed(tmp_path) == 2

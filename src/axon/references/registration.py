@@ -30,6 +30,17 @@ Progress = Callable[[str, float], None]
 """Told the part that is at work and how much of it is done, 0 to 1."""
 
 
+PARTS = {"networks": 2, "references": 10, "volume": 2, "samples": 4}
+"""Parts of a reconstruction with references in their order, and about how long each takes."""
+
+
+def done(part: str, share: float) -> float:
+    """How much of the whole is done when so much of a part is, 0 to 1."""
+    names = list(PARTS)
+    before = sum(PARTS[name] for name in names[: names.index(part)])
+    return (before + share * PARTS[part]) / sum(PARTS.values())
+
+
 def silent(part: str, share: float) -> None:
     """Nobody is told how far it is."""
 

@@ -29,7 +29,16 @@ MAX_FILM_BYTES = 32 * 2**20
 MAX_SAMPLES = 8
 MAX_DIGITS = 10
 HOSTS = ["127.0.0.1", "localhost"]
-DOWNLOADS = ("ct.nii.gz", "mean.nii.gz", "std.nii.gz", "dicom.zip", "preview.png", "reconstruction.json")
+DOWNLOADS = (
+    "ct.nii.gz",
+    "sample.nii.gz",
+    "mean.nii.gz",
+    "std.nii.gz",
+    "dicom.zip",
+    "dicom-sample.zip",
+    "preview.png",
+    "reconstruction.json",
+)
 STATUS = {"SERVE_BUSY": 503, "SERVE_GONE": 404, "SERVE_TOO_LARGE": 413, "SERVE_ORIGIN": 403, "SERVE_FORM": 400}
 HEADERS = {
     # The viewer decodes its fonts from data: URIs; everything else comes from this server.

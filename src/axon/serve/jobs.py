@@ -22,8 +22,10 @@ from axon.geometry.mend import Mend
 from axon.pictures import film_pictures, gray_uri
 from axon.pretrained import Model
 from axon.reconstruct import Reconstruction, read_films, sample, write
+from axon.references.registration import Progress, done
 
 State = Literal["waiting", "running", "done", "failed"]
+HUNDREDTHS = 100
 OUT = "out"
 """Folder of a job's results, as `axon.reconstruct.write` lays them out, and ``dicom.zip``."""
 
@@ -127,7 +129,7 @@ class Jobs:
                 "state": job.state,
                 "ahead": ahead.index(job) if job in ahead else 0,
                 "step": job.steps,
-                "steps": self.model.pipeline.steps_for(job.order.samples),
+                "steps": self._steps(job.order),
                 "result": job.result,
                 "error": job.error and {"code": job.error.code, "message": job.error.message, "fix": job.error.fix},
             }
@@ -199,26 +201,43 @@ class Jobs:
         order = job.order
         frontal, lateral = job.folder / "films" / "frontal", job.folder / "films" / "lateral"
         films = read_films(frontal, lateral if lateral.is_file() else None, order.trust_views, order.mends, order.view)
-        with self._counted(job):
-            made = sample(films, self.model.pipeline, order.samples, order.seed)
+        with self._counted(job) as progress:
+            made = sample(films, self.model.pipeline, order.samples, order.seed, progress=progress)
         record = write(job.folder / OUT, films, self.model, made, order.seed)
-        shutil.make_archive(str(job.folder / OUT / "dicom"), "zip", job.folder / OUT, "dicom")
+        for series in ("dicom", "dicom-sample"):
+            if (job.folder / OUT / series).is_dir():
+                shutil.make_archive(str(job.folder / OUT / series), "zip", job.folder / OUT, series)
         return _shown(record, made)
 
     @contextmanager
-    def _counted(self, job: Job) -> Iterator[None]:
-        """Count the calls of the network, one a sampling step, and stop at one when the job was dropped."""
+    def _counted(self, job: Job) -> Iterator[Progress]:
+        """Count the calls of the network, one a sampling step, and the hundredths of what references take; stop when
+        the job was dropped.
+        """
+        networks = job.steps
 
         def step(*_: object) -> None:
-            job.steps += 1
+            nonlocal networks
+            networks += 1
+            job.steps = networks
+            if job.dropped:
+                raise _DroppedError
+
+        def tell(part: str, share: float) -> None:
+            if len(self.model.pipeline.library):
+                job.steps = networks + int(HUNDREDTHS * done(part, share))
             if job.dropped:
                 raise _DroppedError
 
         hook = self.model.pipeline.unet.register_forward_hook(step)
         try:
-            yield
+            yield tell
         finally:
             hook.remove()
+
+    def _steps(self, order: Order) -> int:
+        pipeline = self.model.pipeline
+        return pipeline.steps_for(1) + HUNDREDTHS if len(pipeline.library) else pipeline.steps_for(order.samples)
 
 
 def _shown(record: dict[str, Any], made: Reconstruction) -> dict[str, Any]:

@@ -138,14 +138,15 @@ async function show(result) {
   if (shown === job) return;
   shown = job;
   setState("done");
-  const images = { CT: "ct.nii.gz" };
+  const sampled = Boolean(result.record.files?.["sample.nii.gz"]);
+  const images = sampled ? { "Volume, the best guess": "ct.nii.gz", "Sample, plausible, not measured": "sample.nii.gz" } : { CT: "ct.nii.gz" };
   if (result.std_top_hu !== null) Object.assign(images, { "Mean of samples": "mean.nii.gz", Uncertainty: "std.nii.gz" });
   choice("images", Object.keys(images), (name) => load(name, images[name], result));
-  $("images").hidden = result.std_top_hu === null;
+  $("images").hidden = Object.keys(images).length < 2;
   choice("planes", ["All planes", ...PLANES], setPlane);
   choice("windows", Object.keys(about.windows), (name) => setWindow(...about.windows[name]));
   $("downloads").replaceChildren(...[
-    ["NIfTI volume", "ct.nii.gz"], ["DICOM series (zip)", "dicom.zip"], ...(images.Uncertainty ? [["Mean", "mean.nii.gz"], ["Uncertainty", "std.nii.gz"]] : []),
+    ["NIfTI volume", "ct.nii.gz"], ["DICOM series (zip)", "dicom.zip"], ...(sampled ? [["Sample", "sample.nii.gz"], ["Sample as DICOM (zip)", "dicom-sample.zip"]] : []), ...(images.Uncertainty ? [["Mean", "mean.nii.gz"], ["Uncertainty", "std.nii.gz"]] : []),
     ["Picture", "preview.png"], ["Record", "reconstruction.json"],
   ].map(([label, file]) => element("a", label, { href: `/api/jobs/${job}/${file}`, className: "button", download: `axon-${file}` })));
   $("films").replaceChildren(...result.films.map(filmRow));

@@ -8,6 +8,7 @@ prints a table; ``--quick`` is a dry run whose figures mean nothing.
 from __future__ import annotations
 
 import argparse
+import io
 import multiprocessing
 import os
 import resource
@@ -162,31 +163,38 @@ def dcm2niix(folder: Path, what: str) -> None:
 
 
 def write_series(folder: Path, slices: int, side: int) -> None:
-    """A series of one patient, its headers as long as a scanner's."""
+    """A series of one patient, its headers as long as a scanner's; the slices differ in position and instance alone."""
     folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    series, frame = generate_uid(), generate_uid()
-    body_HW = np.where(np.hypot(*np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]) < 0.8, 1064, 24)
+    uid, position = "1.2.826.0.1.3680043.8.498.1" + "0" * 37, "000.0"
+    file = io.BytesIO()
+    _slice(folder.name, uid, position, side).save_as(file, enforce_file_format=True)
     for number in range(slices):
-        ds = Dataset()
-        ds.file_meta = FileMetaDataset()
-        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, generate_uid()
-        ds.Modality, ds.PatientID, ds.SeriesInstanceUID = "CT", folder.name, series
-        ds.StudyInstanceUID = ds.FrameOfReferenceUID = frame
-        ds.ImageType, ds.InstanceNumber = ["ORIGINAL", "PRIMARY", "AXIAL"], number + 1
-        ds.ImagePositionPatient, ds.ImageOrientationPatient = [-180, -180, float(number)], [1, 0, 0, 0, 1, 0]
-        ds.PixelSpacing, ds.SliceThickness = [360 / side, 360 / side], 1
-        ds.RescaleSlope, ds.RescaleIntercept = 1, -1024
-        ds.Rows = ds.Columns = side
-        ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PixelRepresentation = 1, "MONOCHROME2", 0
-        ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 16, 15
-        for element in range(0x10, 0x60):
-            ds.add_new((0x0009, 0x1000 + element), "LO", "as a scanner's own")
-        ds.add_new((0x0009, 0x0010), "LO", "PRIVATE")
-        noise_HW = rng.integers(-20, 20, (side, side))
-        ds.PixelData = (body_HW + noise_HW).astype("<u2").tobytes()
-        ds.save_as(folder / f"{number:04d}.dcm", enforce_file_format=True)
+        other = f"{generate_uid()}{'0' * 64}"[: len(uid)]
+        content = file.getvalue().replace(uid.encode(), other.encode())
+        (folder / f"{number:04d}.dcm").write_bytes(content.replace(position.encode(), f"{number:03d}.0".encode()))
+
+
+def _slice(patient: str, uid: str, position: str, side: int) -> Dataset:
+    body_HW = np.where(np.hypot(*np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]) < 0.8, 1064, 24)
+    noise_HW = np.random.default_rng(0).integers(-20, 20, (side, side))
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, uid
+    ds.Modality, ds.PatientID, ds.SeriesInstanceUID = "CT", patient, generate_uid(entropy_srcs=[patient])
+    ds.StudyInstanceUID = ds.FrameOfReferenceUID = generate_uid(entropy_srcs=[patient, "study"])
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    ds.ImagePositionPatient, ds.ImageOrientationPatient = ["-180", "-180", position], [1, 0, 0, 0, 1, 0]
+    ds.PixelSpacing, ds.SliceThickness = [360 / side, 360 / side], 1
+    ds.RescaleSlope, ds.RescaleIntercept = 1, -1024
+    ds.Rows = ds.Columns = side
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PixelRepresentation = 1, "MONOCHROME2", 0
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 16, 15
+    ds.add_new((0x0009, 0x0010), "LO", "PRIVATE")
+    for element in range(0x10, 0x60):
+        ds.add_new((0x0009, 0x1000 + element), "LO", "as a scanner's own")
+    ds.PixelData = (body_HW + noise_HW).astype("<u2").tobytes()
+    return ds
 
 
 def write_volumes(folder: Path, count: int, side: int = 32) -> None:

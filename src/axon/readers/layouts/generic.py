@@ -45,8 +45,8 @@ def _alike(tree: Tree) -> dict[PurePath, tuple[tuple[PurePath, ...], frozenset[s
             at[stem].append(folder)
     found: dict[PurePath, tuple[tuple[PurePath, ...], frozenset[str]]] = {}
     for start in (folders[0] for folders in at.values() if len(folders) > 1):
-        names: set[str] = set()
         group, waiting = {start}, [start]
+        names: set[str] = set()
         while waiting and start not in found:
             for stem in {stem for stem in tree.stems[waiting.pop()] if len(at[stem]) > 1} - names:
                 names.add(stem)

@@ -1,4 +1,4 @@
-"""Adding a metric or a baseline touches the files that CONTRIBUTING.md names and no other, and the rest follows.
+"""Adding a metric, a layout or a baseline touches the files that CONTRIBUTING.md names alone, and the rest follows.
 
 The additions are made in a copy of the package, which a process of its own trains, evaluates and reports with.
 """
@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from axon.config import Config
@@ -34,6 +36,18 @@ def _stage(source, estimator, device):
 
 METHOD = Trained("Toy baseline", _stage)
 '''
+TOY_LAYOUT = '''"""Toy: ``7@early.nii.gz`` is a CT of patient 7."""
+
+from axon.readers.layouts.rule import Image, Layout, Named
+
+
+def _name(image):
+    patient, at, _ = image.stem.partition("@")
+    return Named(image.stem.replace("@", "-"), patient) if at else None
+
+
+LAYOUT = Layout("Toy", _name)
+'''
 # File, what is replaced in it, and by what; a new file has nothing to replace.
 ADDED = {
     "a metric": [
@@ -44,6 +58,11 @@ ADDED = {
             '        Metric("axon/toy_hu", "Toy metric", "HU", 1, "less", "distortion", _EVERYWHERE),\n'
             '        Metric("axon/psnr",',
         ),
+    ],
+    "a data-set layout": [
+        ("src/axon/readers/layouts/NAME.py", "", TOY_LAYOUT),
+        ("src/axon/readers/layouts/table.py", "    total_segmentator,\n)", "    total_segmentator,\n    toy,\n)"),
+        ("src/axon/readers/layouts/table.py", "] = (\n", "] = (\n    toy.LAYOUT,\n"),
     ],
     "a baseline": [
         ("src/axon/baselines/NAME.py", "", TOY_BASELINE),
@@ -68,6 +87,14 @@ train_superres(config, data, kept / "superres", out / "superres", log)
 train_baselines(config, data, kept / "baselines", out / "baselines", log)
 stages = [out / name for name in ("bridge", "refiner", "superres", "baselines")]
 evaluate(config, data, *stages, out / "evaluation", "bi", {})
+"""
+FIND = """
+import sys
+from pathlib import Path
+from axon.readers.layouts import find_studies
+
+for study in find_studies(Path(sys.argv[1])):
+    print(study.case_id, study.patient_id, study.rule if study.rule == "Toy" else "")
 """
 
 
@@ -122,3 +149,13 @@ def test_a_metric_and_a_baseline_are_trained_evaluated_and_reported(
     assert "Toy baseline" in report and "Toy metric [HU]" in report and "42.0" in report
     assert "Toy baseline" in (tmp_path / "out/evaluation/summary.txt").read_text()
     assert (tmp_path / "out/baselines/curves/toy.csv").is_file()
+
+
+def test_studies_of_a_new_layout_are_found(tree: Path, tmp_path: Path) -> None:
+    add("a data-set layout", tree)
+    folder = tmp_path / "cts"
+    folder.mkdir()
+    for name in ("7@early.nii", "7@late.nii", "other.nii"):
+        nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), folder / name)
+    found = run(tree, FIND, folder)
+    assert found.splitlines() == ["7-early 7 Toy", "7-late 7 Toy", "other other "]

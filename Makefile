@@ -19,7 +19,7 @@ DATA ?=
 OUT ?= runs/demo
 CONFIG ?= configs/smoke.yaml
 
-.PHONY: help install data demo test test-fast bench-speed lint format compile lock clean fuzz pretrained serve-assets bench-quality reference tour screenshots test-containers images lock-images
+.PHONY: help install data demo test test-fast bench-speed lint format compile lock clean fuzz fuzz-again pretrained serve-assets bench-quality reference tour screenshots test-containers images lock-images
 SECONDS_TO_FUZZ ?= 300
 # Tests run in processes side by side, a thread each.
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 4 ? 4 : n )))
@@ -57,6 +57,10 @@ test: install $(if $(ROOM),,lint) ## lint, then all tests; ROOM=geometry for the
 test-fast: install ## the tests that start no process and no server: about a minute
 	$(PYTEST) -m 'not slow and not containers'
 
+fuzz-again: install ## the same number of inputs from the same seed, over the corpus alone: about a minute; needs atheris
+	rm -rf runs/fuzz-again && mkdir -p runs/fuzz-again
+	$(BIN)/python -m tests.fuzz.fuzz_dicom runs/fuzz-again -runs=3000 -seed=1 -rss_limit_mb=4096 -timeout=60
+
 test-containers: install ## the pipeline in its images on a real engine, with real S3 and MLflow servers (starts what is missing; 10 to 20 minutes)
 	$(BIN)/python -m pytest -q --durations=0 -m containers tests/containers
 
@@ -69,7 +73,7 @@ bench-quality: CONFIG = configs/bench.yaml
 bench-quality: install ## how good the volumes are beside the baselines: make bench-quality DATA=folder-of-CTs (benchmarks/README.md)
 	$(BIN)/python -m benchmarks.quality --config $(CONFIG) $(if $(DATA),--data "$(DATA)") --out $(OUT)
 
-fuzz: install ## let atheris look for inputs that crash the DICOM readers, SECONDS_TO_FUZZ=300; needs atheris
+fuzz: install ## let atheris look for inputs that crash a reader, SECONDS_TO_FUZZ=300; needs atheris
 	mkdir -p runs/fuzz
 	$(BIN)/python -m tests.fuzz.fuzz_dicom runs/fuzz -max_total_time=$(SECONDS_TO_FUZZ) -rss_limit_mb=4096 -timeout=20
 

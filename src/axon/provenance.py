@@ -11,7 +11,7 @@ from pathlib import Path
 import axon
 from axon import __version__
 
-PREPARING = ("config.py", "data", "dicom", "errors.py", "files.py", "geometry", "readers")
+PREPARING = ("config.py", "data", "dicom", "errors.py", "files.py", "geometry", "names.py", "readers")
 """What prepared data depend on: reading, geometry, and how cases are made of both."""
 
 TRAINING = (
@@ -25,6 +25,7 @@ TRAINING = (
     "files.py",
     "geometry",
     "models",
+    "names.py",
     "schedulers",
     "training",
 )
@@ -41,6 +42,7 @@ REGISTERED = tuple(
             "metrics",
             "pictures.py",
             "pretrained/__init__.py",
+            "references",
             "reconstruct.py",
             "registry",
         )

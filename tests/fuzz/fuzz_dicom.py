@@ -1,41 +1,116 @@
-"""Coverage-guided fuzzing of the readers by hand: ``make fuzz``. Anything but an AxonError is a finding, and ends the
-run.
+"""Coverage-guided fuzzing of everything that reads what somebody else wrote: ``make fuzz``.
 
-Needs the extra ``fuzz`` (atheris). The first bytes choose the reader; a corpus of whole files is written on the first
-run.
+Anything but an AxonError is a finding, and ends the run; it then becomes a line of `tests.support.hostile`.
+
+Needs the extra ``fuzz`` (atheris). The first byte of an input chooses the reader; a corpus of whole files and of every
+line of the table of hostile inputs is written on the first run. A fixed run: ``-runs=N -seed=1``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["axon", "pydicom"]):
+with atheris.instrument_imports(include=["axon", "pydicom", "nibabel"]):
+    from axon.data.packed import COLUMNS, read_rows
+    from axon.data.verify import check_dataset
     from axon.dicom.ct import read_ct_series
-    from axon.readers.films import read_xray
+    from axon.pretrained import verify
+    from axon.readers.films import read_here as read_film_here
+    from axon.readers.volumes import read_here
 
+import torch
 
 from axon.errors import AxonError
+from axon.geometry.mend import Mend
+from axon.training.checkpoints import load_newest
+from tests.support.hostile import HOSTILE, mha, nifti, nrrd
 from tests.support.mutations import write_bases
 
 SCRATCH = Path(tempfile.mkdtemp(prefix="axon-fuzz-"))
 BASES = SCRATCH / "bases"
+LARGEST = 2**20
+
+
+def film(data: bytes) -> None:
+    read_film_here([written("case", data)], Mend())
+
+
+def dicom_slice(data: bytes) -> None:
+    """The third slice of a series that is otherwise whole."""
+    read_ct_series([*sorted((BASES / "ct_native").iterdir())[:2], written("case", data)])
+
+
+def volume(suffix: str) -> Callable[[bytes], None]:
+    return lambda data: void(read_here([written(f"case{suffix}", data)]))
+
+
+def manifest(data: bytes) -> None:
+    """The table of a packed dataset without a case."""
+    written("packed/splits.json", b'{"patients": {}, "version": 1}')
+    written("packed/manifest.csv", data)
+    if not check_dataset(SCRATCH / "packed")[1]:
+        read_rows(SCRATCH / "packed" / "manifest.csv")
+
+
+def model(data: bytes) -> None:
+    """The list of checksums of a model folder."""
+    written("model/model_index.json", b"{}")
+    written("model/SHA256SUMS", data)
+    verify(SCRATCH / "model")
+
+
+def checkpoint(data: bytes) -> None:
+    """The state of the only checkpoint."""
+    written("checkpoint/step-00000001/state.safetensors", b"")
+    written("checkpoint/step-00000001/state.json", data)
+    network = torch.nn.Linear(1, 1)
+    load_newest(SCRATCH / "checkpoint", {}, network, network, torch.optim.AdamW(network.parameters()))
+
+
+def void(_: object) -> None:
+    """Drops a result."""
+
+
+def written(name: str, data: bytes) -> Path:
+    path = SCRATCH / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+READERS: tuple[Callable[[bytes], None], ...] = (
+    film, dicom_slice, volume(".nii"), volume(".nii.gz"), volume(".mha"), volume(".nrrd"), manifest, model, checkpoint
+)  # fmt: skip
+OF_SUFFIX = {".jpg": 0, ".dcm": 0, ".nii": 2, ".gz": 3, ".mha": 4, ".nrrd": 5}
 
 
 def one(data: bytes) -> None:
-    """A film, or the third slice of a series that is otherwise whole."""
-    path = SCRATCH / "case"
-    path.write_bytes(data[1:])
-    try:
-        if data[:1] < b"\x80":
-            read_xray(path)
-        else:
-            read_ct_series([*sorted((BASES / "ct_native").iterdir())[:2], path])
-    except AxonError:
-        pass
+    """One input: its first byte is the reader's number."""
+    with contextlib.suppress(AxonError):
+        READERS[data[0] % len(READERS) if data else 0](data[1:])
+
+
+def write_corpus(corpus: Path) -> None:
+    """A whole file of each kind, and what each small line of the table has its reader read."""
+    for base in sorted(BASES.iterdir()):
+        path = sorted(base.iterdir())[-1]
+        first = b"\0" if base.name.startswith("film") else b"\1"
+        (corpus / base.name).write_bytes(first + path.read_bytes())
+    whole = {"nifti": b"\2" + nifti(), "mha": b"\4" + mha()["x.mha"], "nrrd": b"\5" + nrrd()["x.nrrd"]}
+    rows = ",".join(COLUMNS) + "\n" + ",".join("a" for _ in COLUMNS) + "\n"
+    whole |= {"manifest": b"\6" + rows.encode(), "sums": b"\7" + b"0" * 64 + b"  x\n", "state": b'\x08{"step": 1}'}
+    for name, content in whole.items():
+        (corpus / f"whole-{name}").write_bytes(content)
+    for number, write in enumerate(HOSTILE.values()):
+        name, content = next(iter(write().items()))
+        if len(content) <= LARGEST:
+            (corpus / f"hostile-{number:03d}").write_bytes(bytes([OF_SUFFIX[Path(name).suffix]]) + content)
 
 
 def main() -> None:
@@ -43,10 +118,7 @@ def main() -> None:
     BASES.mkdir()
     write_bases(BASES)
     if corpus and not any(corpus.iterdir()):
-        for base in sorted(BASES.iterdir()):
-            path = sorted(base.iterdir())[-1]
-            first = b"\x00" if base.name.startswith("film") else b"\xff"
-            (corpus / base.name).write_bytes(first + path.read_bytes())
+        write_corpus(corpus)
     atheris.Setup(sys.argv, one)
     atheris.Fuzz()
 

@@ -40,10 +40,14 @@ def page() -> str:
 
 def _section(name: str, section: type) -> list[str]:
     told, meanings = _attributes(section)
-    plain: list[dataclasses.Field[typing.Any]] = []
-    stages: list[dataclasses.Field[typing.Any]] = []
-    for field in dataclasses.fields(section):
-        (stages if dataclasses.is_dataclass(typing.get_type_hints(section)[field.name]) else plain).append(field)
+    hints = typing.get_type_hints(section)
+    stages = [field for field in dataclasses.fields(section) if hints[field.name] is config.StageConfig]
+    inner = [
+        field
+        for field in dataclasses.fields(section)
+        if dataclasses.is_dataclass(hints[field.name]) and field not in stages
+    ]
+    plain = [field for field in dataclasses.fields(section) if field not in stages and field not in inner]
     lines = [f"## {name}", "", told, ""]
     lines += ["| key | type | default | meaning |", "|---|---|---|---|"] + [
         _key(name, field, meanings[field.name]) for field in plain
@@ -55,6 +59,8 @@ def _section(name: str, section: type) -> list[str]:
         lines += ["", "| key | type | default | meaning |", "|---|---|---|---|"]
         for key in dataclasses.fields(config.StageConfig):
             lines.append(_key(f"{name}.STAGE", key, keys[key.name], _apart(key, stages)))
+    for field in inner:
+        lines += ["", *_section(f"{name}.{field.name}", hints[field.name])]
     return lines
 
 
@@ -71,6 +77,8 @@ def _apart(key: dataclasses.Field[typing.Any], stages: list[dataclasses.Field[ty
 def _key(section: str, field: dataclasses.Field[typing.Any], meaning: str, apart: str = "") -> str:
     default = field.default_factory() if callable(field.default_factory) else field.default
     value = list(default) if isinstance(default, tuple) else default
+    if isinstance(value, list) and value and dataclasses.is_dataclass(value[0]):
+        value = [list(dataclasses.asdict(each).values()) for each in value]
     shown = str(value).replace("True", "true").replace("False", "false")
     return f"| `{section}.{field.name}` | {_type(field)} | `{shown}`{apart} | {cell(meaning)} |"
 
@@ -88,6 +96,9 @@ def _type(field: dataclasses.Field[typing.Any]) -> str:
         "bool": "true or false",
         "dict[str, list[str]]": "lists of text by name",
     }
+    if found := re.fullmatch(r"tuple\[(\w+Config), \.\.\.\]", annotation):
+        keys = dataclasses.fields(getattr(config, found[1]))
+        return "list of mappings of " + ", ".join(f"`{key.name}`" for key in keys)
     if inner := re.fullmatch(r"tuple\[(\w+), \.\.\.\]", annotation):
         return f"list of {words[inner[1]]}s" if inner[1] != "bool" else "list of true or false"
     if annotation.startswith("tuple["):

@@ -40,7 +40,7 @@ def write_package(folder: Path, mark: str = DIGEST) -> Package:
     """The real pipeline, as if compiled with images that have digests."""
     path = folder / "axon.yaml"
     text = COMPILED.read_text()
-    for image in ("axon/python-cpu:0.1.0", "axon/python-cuda:0.1.0"):
+    for image in ("axon/python-cpu:0.2.0", "axon/python-cuda:0.2.0"):
         text = text.replace(image, f"registry/axon@sha256:{mark}")
     path.write_text(text)
     return Package.read(path)

@@ -16,7 +16,7 @@ from axon.errors import AxonError, one_line_errors
 from axon.files import whole_folder, write_json
 from axon.registry.model_card import CARD, card_of
 
-MAX_BYTES = 12 * 2**20
+MAX_BYTES = 24 * 2**20
 FACTS = ("code_revision", "config", "config_fingerprint", "data_source", "seed", "split_hash")
 LICENCES = {
     "code": "Apache-2.0",

@@ -39,7 +39,8 @@ from axon.references.library import (
     read_facts,
     without_face,
 )
-from axon.registry.withdrawal import drop_reference, with_section
+from axon.registry.model_card import with_section
+from axon.registry.withdrawal import drop_reference
 from tests.conftest import REAL_DATA_UNSET
 
 REAL = os.environ.get("AXON_TEST_DATA", "")

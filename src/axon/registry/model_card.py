@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from axon import DISCLAIMER, __version__
 from axon.metrics.catalogue import Metric, shown_in
+from axon.references.library import FOLDER, TERMS, attribution_table, read_facts
 
 CARD = "README.md"
 PAPER = "arXiv 2603.26509"
@@ -92,7 +94,8 @@ def model_card(name: str, metrics: dict[str, Any], extra: dict[str, str] | None 
 
 def card_of(evaluation: Path, name: str, extra: dict[str, str] | None = None) -> str:
     """The card for the model of an evaluation folder."""
-    return model_card(name, json.loads((evaluation / "metrics.json").read_text()), extra)
+    card = model_card(name, json.loads((evaluation / "metrics.json").read_text()), extra)
+    return with_section(card, read_facts(evaluation / "model"))
 
 
 def _evaluation(metrics: dict[str, Any]) -> str:
@@ -133,3 +136,31 @@ def _cell(of: Metric, summary: dict[str, Any] | None) -> str:
 def _plain(value: Any) -> str:
     """A value that fits a table's cell."""
     return (value if isinstance(value, str) else json.dumps(value)).replace("|", "\\|").replace("\n", " ")
+
+
+_BEGIN, _END = "<!-- references -->", "<!-- end of references -->"
+
+
+def with_section(card: str, facts: Sequence[dict[str, Any]]) -> str:
+    """A model card with the section on the references, in the place of an older one, else before the first second
+    heading.
+
+    Where one of them is not licensed, the section begins with that, so that it is among the card's first lines.
+
+    Args:
+        card: Markdown.
+        facts: As of `read_facts`; none takes the section out.
+    """
+    before, _, rest = card.partition(_BEGIN)
+    if rest:
+        after = rest.partition(_END)[2].lstrip("\n")
+    else:
+        before, after = card[: card.find("\n## ") + 1], card[card.find("\n## ") + 1 :]
+    return before + (_section(facts) + "\n\n" if facts else "") + after
+
+
+def _section(facts: Sequence[dict[str, Any]]) -> str:
+    unlicensed = [fact["id"] for fact in facts if not fact["licensed"]]
+    warning = f"> **Not for publication: no licence clears these patients' CTs: {', '.join(unlicensed)}.**\n\n"
+    text = f"The CTs of {len(facts)} training patients are in `{FOLDER}/`, as references. {TERMS}"
+    return f"{_BEGIN}\n{warning if unlicensed else ''}{text}\n\n{attribution_table(facts)}\n{_END}"

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from axon.errors import AxonError
 from axon.files import whole_folder
 from axon.pretrained import SUMS, seal
 from axon.references.library import (
     FOLDER,
-    TERMS,
-    attribution_table,
     open_tensors,
     packed_tensor,
     read_facts,
     write_library,
 )
-from axon.registry.model_card import CARD
-
-_BEGIN, _END = "<!-- references -->", "<!-- end of references -->"
+from axon.registry.model_card import CARD, with_section
 
 
 def drop_reference(model: Path, reference_id: str, out: Path) -> list[str]:
@@ -60,28 +54,3 @@ def drop_reference(model: Path, reference_id: str, out: Path) -> list[str]:
         if (part / SUMS).is_file():
             seal(part)
     return [fact["id"] for fact in left]
-
-
-def with_section(card: str, facts: Sequence[dict[str, Any]]) -> str:
-    """A model card with the section on the references, in the place of an older one, else before the first second
-    heading.
-
-    Where one of them is not licensed, the section begins with that, so that it is among the card's first lines.
-
-    Args:
-        card: Markdown.
-        facts: As of `read_facts`; none takes the section out.
-    """
-    before, _, rest = card.partition(_BEGIN)
-    if rest:
-        after = rest.partition(_END)[2].lstrip("\n")
-    else:
-        before, after = card[: card.find("\n## ") + 1], card[card.find("\n## ") + 1 :]
-    return before + (_section(facts) + "\n\n" if facts else "") + after
-
-
-def _section(facts: Sequence[dict[str, Any]]) -> str:
-    unlicensed = [fact["id"] for fact in facts if not fact["licensed"]]
-    warning = f"> **Not for publication: no licence clears these patients' CTs: {', '.join(unlicensed)}.**\n\n"
-    text = f"The CTs of {len(facts)} training patients are in `{FOLDER}/`, as references. {TERMS}"
-    return f"{_BEGIN}\n{warning if unlicensed else ''}{text}\n\n{attribution_table(facts)}\n{_END}"

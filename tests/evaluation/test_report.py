@@ -18,7 +18,15 @@ from scipy import ndimage
 from axon import DISCLAIMER, pictures
 from axon.errors import AxonError
 from axon.evaluation.report import save, write_report
-from axon.evaluation.results import METHODS, CaseResult, Evaluation, Picture, showcase, summary_table
+from axon.evaluation.results import (
+    METHODS,
+    SIDE_BY_SIDE,
+    CaseResult,
+    Evaluation,
+    Picture,
+    showcase,
+    summary_table,
+)
 from axon.evaluation.strips import write_hero
 from axon.metrics.protocols import PROTOCOLS, measure
 from axon.metrics.statistics import comparable
@@ -40,6 +48,12 @@ def anatomy(rng: np.random.Generator) -> np.ndarray:
     return volume
 
 
+def second(rank: int, number: int) -> dict[str, float]:
+    """Values of the second axis; the power's errors of two patients cancel."""
+    power = {"realism/spectrum_45_22_db": (20 - rank) * (-1.0) ** number}
+    return {"anatomy/dice_bone": 0.05 * rank, **power, "realism/patch_distance": 80.0 - 4 * rank}
+
+
 @pytest.fixture(scope="module")
 def evaluation() -> Evaluation:
     """Methods whose error falls in the order of `METHODS`, on four cases and both views."""
@@ -54,8 +68,8 @@ def evaluation() -> Evaluation:
                 for rank, method in enumerate(METHODS)
             }
             rows += [
-                CaseResult(case_id, set_name, view, method, measure(volume, reference, WINDOW))
-                for method, volume in volumes.items()
+                CaseResult(case_id, set_name, view, method, measure(volume, reference, WINDOW) | second(rank, number))
+                for rank, (method, volume) in enumerate(volumes.items())
             ]
             if view == "bi":
                 films = {name: rng.random((16, 16)) for name in ("frontal", "lateral")}
@@ -65,7 +79,8 @@ def evaluation() -> Evaluation:
                 )
     chosen = [shown[key] for key in showcase(rows)]
     facts = {"config": "smoke", "split_hash": "9b1d77aa", "hu_window": "-1024 to 1476", "fine_spacing_mm": "15.0"}
-    return Evaluation(facts, rows, chosen, {"bridge": [(10, 1.0), (20, 0.5)]}, 200, 0.95, 0)
+    floor = {"realism/patch_distance": 33.3, "realism/spectrum_45_22_db": 1.7}
+    return Evaluation(facts, rows, chosen, {"bridge": [(10, 1.0), (20, 0.5)]}, 200, 0.95, 0, floor)
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +149,35 @@ def test_the_report_holds_every_interval(page: Page, evaluation: Evaluation) -> 
             assert f"{gain.mean:+.1f}" in page.text
 
 
+def test_the_report_plots_both_axes_and_shows_the_floor(page: Page, evaluation: Evaluation) -> None:
+    plots = [image for image in page.images if image.startswith("data:image/svg+xml") and "CT against CT" in svg(image)]
+    assert len(plots) == len(evaluation.groups()) == 4
+    for plot in plots:
+        text = svg(plot)
+        assert [label for label in METHODS.values() if label not in text] == [] and "CT against CT 33.3" in text
+    assert "CTs of different patients 1.7 33.3" in page.text
+
+
+def svg(uri: str) -> str:
+    return base64.b64decode(uri.partition(",")[2]).decode()
+
+
+def test_a_signed_mean_that_cancels_stands_beside_its_size_and_wins_nothing(folder: Path, page: Page) -> None:
+    assert "0.0 -20.0 to 20.0 absolute 20.0" in page.text
+    text = (folder / "report.html").read_text()
+    marked = [cell for cell in text.split("<td") if "<small>absolute" in cell and 'class="best"' in cell]
+    assert len(marked) == 4 and all(f"absolute {20 - len(METHODS) + 1}.0" in cell for cell in marked)
+
+
+def test_volume_sample_and_nearest_reference_stand_beside_the_ct_at_three_windows(folder: Path) -> None:
+    text = (folder / "report.html").read_text()
+    for window in pictures.WINDOWS:
+        block = text.partition(f"<h4>{window} window")[2].partition("</section>")[0]
+        names = [part.partition("</span>")[0] for part in block.split("<span>")[1:6]]
+        assert names == [*(METHODS[method] for method in SIDE_BY_SIDE), "Reference CT", "Error of AXON"]
+        assert block.count("<figure") == 3 * 5
+
+
 def test_the_report_stands_alone(page: Page) -> None:
     assert {asset.split(";")[0] for asset in page.assets} == {"data:image/webp", "data:image/svg+xml"}
     assert page.scripts == 1, "its own, within the page: no asset is a script"
@@ -200,6 +244,7 @@ def test_the_terminal_table_is_aligned_and_named(evaluation: Evaluation) -> None
     assert len(lines) == len(METHODS) * 4
     assert len({len(line) for line in lines}) == 1
     assert f"% over {METHODS['gan']}" in table
+    assert table.endswith("CTs of different patients: patch distance 33.3 HU")
 
 
 def test_a_report_without_baselines_pictures_or_curves(evaluation: Evaluation, tmp_path: Path) -> None:

@@ -67,6 +67,18 @@ def test_a_training_step_has_the_gpus_of_its_processes_and_none_where_other_node
     assert start(tmp_path, **nodes).gpus == 0
 
 
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("anatomy/dice_bones", r"METRIC_UNKNOWN.*dice_bones"),
+        ("calibration/within_2_std", r"CONFIG_VALUE.*no better side"),
+    ],
+)
+def test_the_gate_is_not_given_a_metric_that_tells_nothing(tmp_path: Path, key: str, said: str) -> None:
+    with pytest.raises(AxonError, match=said):
+        start(tmp_path, config_yaml=f"evaluation: {{gate_metrics: [anatomy/dice_bone, {key}]}}")
+
+
 def test_empty_folder_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("axon.readers.volumes")
     (tmp_path / "empty").mkdir()

@@ -50,13 +50,13 @@ def add(uri: str, folder: Path, key: str, psnr: list[float], facts: dict | None 
     (evaluation / "metrics.json").write_text(json.dumps({"facts": facts or FACTS, "summary": {}, **SETTINGS}))
     with (evaluation / "cases.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(
-            ["set_name", "view", "case_id", "method", "axon/psnr", "axon/mae_hu", "calibration/within_2_std"]
-        )
+        keys = ["axon/psnr", "axon/mae_hu", "calibration/within_2_std", "realism/spectrum_45_22_db"]
+        writer.writerow(["set_name", "view", "case_id", "method", *keys])
         for (name, case), value in zip(CASES, psnr, strict=True):
             for view, shift in (("bi", 0.0), ("mono", -1.0)):
-                writer.writerow([name, view, case, "axon", value + shift, 100 - value, 4096])
-                writer.writerow([name, view, case, "lift", 5.0, 500.0, 4096])
+                signed = (40 - value) * (-1) ** ord(case)
+                writer.writerow([name, view, case, "axon", value + shift, 100 - value, 0.9, signed])
+                writer.writerow([name, view, case, "lift", 5.0, 500.0, 0.9, 0.0])
     (evaluation / STRIPS).mkdir()
     rng = np.random.default_rng(0)
     for name, case in CASES:
@@ -86,13 +86,16 @@ def test_figures_are_those_of_the_cases(store, capsys) -> None:
     assert 0.4 <= found["primary"]["low"] < 0.5 < found["primary"]["high"] <= 0.6
     assert found["verdict"].startswith("B is better than A: paired PSNR difference +0.50 [")
     rows = {(row["set_name"], row["view"], row["metric"]): row for row in found["rows"]}
-    assert len(rows) == 2 * 2 * 3
+    assert len(rows) == 2 * 2 * 4
     internal = rows["internal", "mono", "axon/psnr"]
     assert (internal["a"], internal["b"]) == (pytest.approx(143 / 6 - 1), pytest.approx(146.1 / 6 - 1))
     assert internal["difference"]["mean"] == pytest.approx(3.1 / 6) and internal["finding"] == "better"
     mae = rows["internal", "bi", "axon/mae_hu"]
     assert mae["difference"]["mean"] == pytest.approx(-3.1 / 6) and mae["finding"] == "better", "less error is better"
     assert rows["internal", "bi", "calibration/within_2_std"]["finding"] == ""
+    power = rows["internal", "bi", "realism/spectrum_45_22_db"]
+    assert power["finding"] == "better" and power["a"] == pytest.approx(40 - 143 / 6), "of absolute values"
+    assert power["difference"]["mean"] == pytest.approx(-3.1 / 6)
     assert found["cases"][0]["case_id"] == "b" and found["cases"][-1]["difference"] == pytest.approx(0.4)
     assert found["differences"]["training.lr"] == {"a": "0.1", "b": "0.2"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import shutil
@@ -12,7 +13,8 @@ import pytest
 from axon.config import Config
 from axon.errors import AxonError
 from axon.registry.gate import Decision, decide, fetched_champion
-from axon.registry.register import promote, register, rollback
+from axon.registry.model_card import model_card
+from axon.registry.register import headline, promote, register, rollback
 from axon.tracking.client import client
 from axon.tracking.runs import finish_parent, stage_run, start_parent
 from tests.support.gate import CASES, CONFIG, FACTS, champion, empty_store, gated, registered, uri, write_evaluation
@@ -267,3 +269,30 @@ def test_the_champion_is_fetched_with_its_model_and_evaluation_as_far_as_they_ar
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(AxonError, match="CHAMPION_UNREADABLE"), fetched_champion("http://127.0.0.1:9", "axon"):
         raise AssertionError("an outage is no absence")
+
+
+def test_the_run_carries_both_axes_and_the_size_of_what_would_cancel(tmp_path: Path) -> None:
+    with (tmp_path / "cases.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        keys = ["realism/patch_distance", "realism/spectrum_45_22_db", "x2ct/psnr"]
+        writer.writerow(["set_name", "view", "case_id", "method", *keys])
+        writer.writerow(["internal", "bi", "a", "axon_sample", 9.0, -3.0, 1.0])
+        writer.writerow(["internal", "bi", "b", "axon_sample", 7.0, 3.0, 1.0])
+        writer.writerow(["internal", "bi", "a", "gan", 7.0, 3.0, 1.0])
+    where = "internal/bi/axon_sample/realism"
+    power = f"{where}/spectrum_45_22_db"
+    assert headline(tmp_path) == {f"{where}/patch_distance": 8.0, power: 0.0, f"{power}_absolute": 3.0}
+
+
+def test_the_card_has_both_axes_and_the_floor() -> None:
+    one = {"mean": 0.31, "median": 0.3, "low": 0.2, "high": 0.4, "n": 2}
+    values = {"axon/psnr": {**one, "mean": 24.333}, "anatomy/dice_bone": one, "realism/patch_distance": one}
+    metrics = {
+        "facts": {},
+        "floor": {"realism/patch_distance": 12.46},
+        "summary": {"internal": {"bi": {"axon": values}}},
+    }
+    card = model_card("axon", metrics)
+    assert "| method | PSNR [dB] | Bone Dice | Patch distance [HU] |" in card
+    assert "| AXON | 24.33 (0.20 to 0.40) | 0.310 (0.200 to 0.400) | 0.3 (0.2 to 0.4) |" in card
+    assert "| CTs of different patients |  |  | 12.5 |" in card

@@ -12,6 +12,10 @@ LIST = """examples:
   axon model list axon --tracking-uri sqlite:///runs/demo/mlflow.db
   axon model list axon --tracking-uri http://mlflow:5000 --json | jq '.[].version'
 """
+DROP = """examples:
+  axon model drop-reference runs/demo/pipeline/*/evaluate/evaluation/model p0123456789ab
+  axon model drop-reference axon-small p0123456789ab --out axon-small-without
+"""
 PROMOTE = """examples:
   axon model promote axon 3 --tracking-uri sqlite:///runs/demo/mlflow.db
 """
@@ -61,6 +65,16 @@ def add(verbs: Verbs) -> None:
     export.add_argument("--format", choices=("diffusers", "monai"), required=True)
     export.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow, for models:/...")
     export.set_defaults(verb=_export)
+    about = (
+        "Write a model without one of its references, for instance because the patient withdraws: CT, attribution, "
+        "card and checksums, whole or not at all. The networks stay as they are."
+    )
+    drop = verb(model, "drop-reference", "take a patient out of a model's references", about, DROP)
+    drop.add_argument("model", help="folder, models:/NAME@ALIAS, models:/NAME/VERSION, or axon-small")
+    drop.add_argument("reference", metavar="ID", help="as references/ATTRIBUTION.md of the model names it")
+    drop.add_argument("--out", type=Path, help="new folder; needed unless MODEL is a folder, which is else changed")
+    drop.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow, for models:/...")
+    drop.set_defaults(verb=_drop_reference)
 
 
 def _list(arguments: argparse.Namespace) -> None:
@@ -96,6 +110,20 @@ def _rollback(arguments: argparse.Namespace) -> None:
 
     refuse_missing_store(arguments.tracking_uri)
     print(f"{arguments.name} version {rollback(arguments.tracking_uri, arguments.name)} is the champion again")
+
+
+def _drop_reference(arguments: argparse.Namespace) -> None:
+    from axon.errors import require
+    from axon.pretrained import SHIPPED, folder_of
+    from axon.registry.withdrawal import drop_reference
+    from axon.tracking.client import REGISTRY
+
+    own = arguments.model != SHIPPED and not arguments.model.startswith(REGISTRY)
+    message = f"{arguments.model} is no folder of yours, so it is left as it is"
+    require(own or arguments.out is not None, "PARAMETER", message, "give --out a new folder")
+    with folder_of(arguments.model, arguments.tracking_uri) as (folder, _, _):
+        left = drop_reference(folder, arguments.reference, arguments.out or folder)
+    print(f"{arguments.out or arguments.model} has {len(left)} references left: {', '.join(left) or 'none'}")
 
 
 def _export(arguments: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["axon", "pydicom", "nibabel"]):
+with atheris.instrument_imports(include=["axon", "pydicom"]):
     from axon.data.packed import COLUMNS, read_rows
     from axon.data.verify import check_dataset
     from axon.dicom.ct import read_ct_series

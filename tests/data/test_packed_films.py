@@ -27,7 +27,7 @@ from axon.data.phantoms import make_phantom
 from axon.data.verify import check_dataset, verify_dataset
 from axon.errors import AxonError
 from axon.files import read_csv, sha256_file, write_csv
-from axon.readers.layouts import collection_of
+from axon.readers.layouts import Study, collection_of
 from tests.conftest import REAL_DATA_UNSET
 from tests.support import films as dicom
 from tests.support.ct_series import write_series
@@ -115,7 +115,8 @@ def test_a_case_has_the_same_films_from_dicom_and_packed(cohort: Path, packed: P
 def test_films_have_the_terms_of_their_own_collection(
     cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def terms(folder: Path, files: set[Path], *_: str) -> dict[Path, tuple[str, str]]:
+    def terms(folder: Path, studies: list[Study], *_: str) -> dict[Path, tuple[str, str]]:
+        files = {file for study in studies for file in (study.files[0], *study.films)}
         return {file: (f"licence of {collection_of(file, folder)}", "here") for file in files}
 
     monkeypatch.setattr("axon.data.pack._terms", terms)

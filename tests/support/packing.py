@@ -23,9 +23,8 @@ def pack(folder: Path, seeds: tuple[int, ...] = (0, 1, 2)) -> None:
 
 def write_cohort(folder: Path) -> Path:
     """Two CTs and seven films of one patient, of which four can be kept; and another patient's film, without a CT."""
-    chest = make_phantom(3, size=30, spacing_mm=12.0)
-    write_series(folder / "ct" / "early", chest)
-    write_series(folder / "ct" / "late", chest)
+    write_series(folder / "ct" / "early", make_phantom(3, size=30, spacing_mm=12.0))
+    write_series(folder / "ct" / "late", make_phantom(4, size=30, spacing_mm=12.0))
     (folder / "films").mkdir()
     dicom.write_film(
         folder / "films/a.dcm", dicom.chest_like(shape=(700, 800)), ViewPosition="AP", PixelSpacing=["0.4", "0.3"]

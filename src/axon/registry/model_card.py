@@ -38,6 +38,8 @@ invented or left out.
 - Small data: the figures below say over how many cases each mean is taken. No clinical claim can rest on them.
 - Adults lying in a scanner with raised arms; children, devices and unusual anatomy are hardly represented.
 - HU outside the model's window are never reconstructed; contrast medium is not modelled.
+- What is finer than the films fix comes from references, where a model carries some: a rib or a vessel may be another
+  patient's, and contrast agent in a reference brightens vessels.
 - The standard deviation is calibrated on validation patients and rendered films; the report shows how often two of it
   hold the truth.
 

@@ -19,6 +19,8 @@ from axon.files import write_json
 from axon.provenance import code_revision
 from benchmarks.pretrain import ship
 
+NETWORKS = ("code_revision", "command", "config_fingerprint", "data_source")
+"""What stays known of the networks' own training."""
 COMMAND = "python -m benchmarks.repack DATASET --config configs/bench.yaml"
 
 
@@ -41,9 +43,7 @@ def repack(dataset: Path, config: Config, out: Path) -> None:
         evaluate(config, dataset, model, model, model, out / "no-baselines", out, "bi", facts)
     ship(out, model, COMMAND)
     now = json.loads((model / "provenance.json").read_text())
-    networks = before.get("networks") or {
-        key: before[key] for key in ("code_revision", "command", "config_fingerprint")
-    }
+    networks = before.get("networks") or {key: before[key] for key in NETWORKS}
     write_json(model / "provenance.json", now | {"networks": networks})
     pretrained.seal(model)
 

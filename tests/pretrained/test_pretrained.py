@@ -76,7 +76,7 @@ def test_the_shipped_model_is_whole_and_small() -> None:
     provenance = json.loads((folder / "provenance.json").read_text())
     assert (
         provenance["command"]
-        and json.loads(provenance["data_source"])["sha256"]
+        and json.loads(provenance["networks"]["data_source"])["sha256"]
         and not provenance["code_revision"].endswith("-dirty")
     )
     assert (folder / "README.md").is_file()
@@ -102,7 +102,7 @@ def test_a_finished_run_becomes_the_shipped_folder(folder: Path, tmp_path: Path)
     assert main([str(tmp_path / "run"), "--command", "make pretrained DATA=cts", "--out", str(out)]) == 0
     assert pretrained.load(str(out)).version
     card = (out / "README.md").read_text()
-    assert "20.123 (19.000 to 21.000)" in card and "2 cases" in card and "make pretrained DATA=cts" in card
+    assert "20.12 (19.00 to 21.00)" in card and "2 cases" in card and "make pretrained DATA=cts" in card
     assert json.loads((out / "provenance.json").read_text())["metrics"]["internal"]["bi"]["axon"]["axon/psnr"]["n"] == 2
 
 

@@ -81,7 +81,7 @@ class BundleNetwork(nn.Module):
 
     def _volume(self, films_VUV: np.ndarray) -> Tensor:
         frontal, lateral = (film_UV if np.ptp(film_UV) > 0 else None for film_UV in films_VUV)
-        return torch.from_numpy(self.pipeline(frontal, lateral, seed=self.seed).volume.hu_DHW)
+        return torch.from_numpy(self.pipeline(frontal, lateral, num_samples=0, seed=self.seed).volume.hu_DHW)
 
     def read(self, frontal: str, lateral: str, trust_views: bool = False) -> Tensor:
         """Films from files as the network takes them, shape (1, 2, U, V); ``lateral`` may be empty."""
@@ -101,8 +101,7 @@ class BundleNetwork(nn.Module):
 def _write_bundle(part: Path, config: Any, network: BundleNetwork, name: str, number: str) -> None:
     (part / "configs").mkdir()
     (part / "docs").mkdir()
-    side = int(config.xray["detector_px"])
-    size = network.pipeline.estimator.config.size * network.pipeline.superres.config.upscale
+    side, size = network.pipeline.film_px, network.pipeline.size
     write_json(part / "configs" / "metadata.json", _metadata(name, number, side, size, list(config.hu_window)))
     # MONAI runs the entries in order, so they are not sorted.
     (part / "configs" / "inference.json").write_text(json.dumps(_inference(), indent=1) + "\n")

@@ -49,7 +49,7 @@ class AxonModel(mlflow.pyfunc.PythonModel):
         from axon.reconstruct import nifti_bytes, sample
 
         try:
-            made = sample(_films(row, params), self.model.pipeline, seed=params.get("seed", 0))
+            made = sample(_films(row, params), self.model.pipeline, samples=0, seed=params.get("seed", 0))
             answer = {
                 "ct_nifti_gz": nifti_bytes(made.output.volume),
                 "frontal_reprojection_mae": made.reprojection_mae().get("frontal", float("nan")),

@@ -30,7 +30,7 @@ from axon.models.superres import SuperResolver, upsample
 from axon.models.unet import BridgeUNet, RefinerControlNet
 from axon.references.fusion import Fusion, Patient
 from axon.references.library import Library
-from axon.references.registration import Progress, register, silent
+from axon.references.registration import Progress, Registration, register, silent
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 
 BATCH = 8
@@ -236,6 +236,10 @@ class AxonPipeline(DiffusionPipeline):
             )
             raise AxonError("MODEL_VERSION", problem, "use the AXON version that wrote it, or train again")
         pipeline.library = Library.load(index.parent)
+        for fact in pipeline.library.facts:
+            fits = (fact["shape"], fact["extent_mm"]) == ([pipeline.size] * 3, pipeline.config.extent_mm)
+            message = f"a reference has {fact['shape']} voxels over {fact['extent_mm']} mm, which are not the result's"
+            require(fits, "REFERENCE_GRID", message, "copy the model again")
         return pipeline
 
     @property
@@ -292,12 +296,15 @@ class AxonPipeline(DiffusionPipeline):
             "estimate_DHW": self._hu(evidence.endpoint_B1DHW)[0],
         }
         seeds = range(seed, seed + num_samples)
+        used = None
         if len(self.library) and use_references:
             closer_1VUV, _ = self._films(frontal, lateral, rendered, self.film_px)
-            return self._with_references(fine, closer_1VUV, trust_1V, seeds, views, stages, progress)
-        volume_DHW = self._hu(self._on_result_grid(fine))[0]
-        finite = bool(np.isfinite(volume_DHW).all())
-        require(finite, "MODEL_NOT_FINITE", "the model made values that are not finite", "use another model")
+            found = self._register(fine, closer_1VUV, trust_1V, progress)
+            used = self._used(found, trust_1V)
+            if len(found.warps_K1DHW):
+                patient = Patient(fine, closer_1VUV, trust_1V, self.estimator.lift.spread[:, None])
+                return self._fused(found, patient, seeds, views, used, stages, progress)
+        volume_DHW = self._finite(self._hu(self._on_result_grid(fine))[0])
         samples_KDHW, mean_DHW, std_DHW = volume_DHW[None], None, None
         if num_samples > 1:
             samples_KDHW = self._samples(evidence, num_inference_steps or config.sample_steps, seeds, weights)
@@ -305,52 +312,64 @@ class AxonPipeline(DiffusionPipeline):
             std_DHW = self._expected_error(samples_KDHW, views)
         progress("volume", 1.0)
         volume = Volume(volume_DHW, self._affine())
-        return AxonOutput(volume, mean_DHW, std_DHW, samples_KDHW, **stages)
+        return AxonOutput(volume, mean_DHW, std_DHW, samples_KDHW, **stages, used=used)
 
-    def _with_references(
+    def _register(self, fine_11DHW: Tensor, films_1VUV: Tensor, trust_1V: Tensor, progress: Progress) -> Registration:
+        """The references that come to look like the networks' volume and the films."""
+        window = self._window()
+        library_K1DHW = torch.from_numpy(np.stack([reference.hu_DHW for reference in self.library.references]))[:, None]
+        library_K1DHW = normalise_hu(library_K1DHW.to(self.device), window)
+        config, xray = self._references(), XrayConfig(**self.config.xray).with_pixels(films_1VUV.shape[-1])
+        extent_mm = float(self.config.extent_mm)
+        return register(library_K1DHW, fine_11DHW, films_1VUV, trust_1V, xray, extent_mm, window, config, progress)
+
+    def _fused(
         self,
-        fine_11DHW: Tensor,
-        films_1VUV: Tensor,
-        trust_1V: Tensor,
+        found: Registration,
+        patient: Patient,
         seeds: Sequence[int],
         views: str,
+        used: ReferencesUsed,
         stages: dict[str, np.ndarray],
         progress: Progress,
     ) -> AxonOutput:
-        """Volume and samples of the networks' volume and the references that come to look like it and the films."""
-        config, references = ReferencesConfig.of(dict(self.config.references)), self.library.references
-        xray = XrayConfig(**self.config.xray).with_pixels(films_1VUV.shape[-1])
-        window = self._window()
-        library_K1DHW = torch.from_numpy(np.stack([reference.hu_DHW for reference in references]))[:, None]
-        library_K1DHW = normalise_hu(library_K1DHW.to(self.device), window)
-        extent_mm = float(self.config.extent_mm)
-        found = register(library_K1DHW, fine_11DHW, films_1VUV, trust_1V, xray, extent_mm, window, config, progress)
-        patient = Patient(fine_11DHW, films_1VUV, trust_1V, self.estimator.lift.spread[:, None])
+        """Volume and samples of the networks' volume and the references."""
         physics = PhysicsConfig(**self.estimator.config.physics)
-        fusion = Fusion(found, patient, physics, xray, extent_mm, window, config)
-        volume = Volume(self._hu(fusion.volume())[0], self._affine())
+        xray = XrayConfig(**self.config.xray).with_pixels(patient.films_1VUV.shape[-1])
+        extent_mm = float(self.config.extent_mm)
+        fusion = Fusion(found, patient, physics, xray, extent_mm, self._window(), self._references())
+        volume = Volume(self._finite(self._hu(fusion.volume())[0]), self._affine())
         progress("volume", 1.0)
         drawn = []
         for number, seed in enumerate(seeds, 1):
-            drawn.append(self._hu(fusion.sample(seed))[0])
+            drawn.append(self._finite(self._hu(fusion.sample(seed))[0]))
             progress("samples", number / len(seeds))
         samples_KDHW = np.stack(drawn) if drawn else volume.hu_DHW[None]
         several = len(drawn) > 1
-        names = [reference.id for reference in references] + [f"{reference.id} mirrored" for reference in references]
         return AxonOutput(
             volume=volume,
             mean_DHW=samples_KDHW.mean(axis=0, dtype=np.float64).astype(np.float32) if several else None,
             std_DHW=self._expected_error(samples_KDHW, views + REFERENCED) if several else None,
             samples_KDHW=samples_KDHW,
             sample=Volume(samples_KDHW[0], volume.affine) if drawn else None,
-            nearest_DHW=self._hu(found.warps_K1DHW[:1])[0] if len(found.warps_K1DHW) else None,
-            used=ReferencesUsed(
-                tuple(names[index] for index in found.index_K.tolist()),
-                tuple(round(float(score), 4) for score in found.mean_score(trust_1V)),
-                found.reason,
-            ),
+            nearest_DHW=self._hu(found.warps_K1DHW[:1])[0],
+            used=used,
             **stages,
         )
+
+    def _used(self, found: Registration, trust_1V: Tensor) -> ReferencesUsed:
+        names = [reference.id for reference in self.library.references]
+        names += [f"{name} mirrored" for name in names]
+        scores = (round(float(score), 4) for score in found.mean_score(trust_1V))
+        return ReferencesUsed(tuple(names[index] for index in found.index_K.tolist()), tuple(scores), found.reason)
+
+    def _references(self) -> ReferencesConfig:
+        return ReferencesConfig.of(dict(self.config.references))
+
+    def _finite(self, hu_DHW: np.ndarray) -> np.ndarray:
+        finite = bool(np.isfinite(hu_DHW).all())
+        require(finite, "MODEL_NOT_FINITE", "the model made values that are not finite", "use another model")
+        return hu_DHW
 
     def _window(self) -> tuple[float, float]:
         low, high = self.config.hu_window

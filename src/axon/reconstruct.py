@@ -139,8 +139,9 @@ def write(
                 (part / f"{name}.nii.gz").write_bytes(nifti_bytes(Volume(hu_DHW, affine)))
         write_ct_series(output.volume, part / "dicom", identity)
         if output.sample is not None:
+            digest = sha256(stored_hu(output.sample.hu_DHW).tobytes()).hexdigest()
             (part / "sample.nii.gz").write_bytes(nifti_bytes(output.sample))
-            write_ct_series(output.sample, part / "dicom-sample", replace(identity, plausible=True))
+            write_ct_series(output.sample, part / "dicom-sample", replace(identity, plausible=f"sample {digest} "))
             if len(output.samples_KDHW) > 1:
                 (part / "samples").mkdir()
                 for number, hu_DHW in enumerate(output.samples_KDHW, 1):
@@ -446,7 +447,7 @@ def _record(films: Films, model: Model, made: Reconstruction, seed: int) -> dict
         "software": f"axon-ct {__version__}",
         "model": {"name": model.name, "version": model.version, "sha256": model.sha256},
         "seed": seed,
-        "samples": len(made.output.samples_KDHW),
+        "samples": _samples(made.output),
         "inputs": inputs,
         "volume": {
             "shape_DHW": list(made.output.volume.hu_DHW.shape),
@@ -458,6 +459,11 @@ def _record(films: Films, model: Model, made: Reconstruction, seed: int) -> dict
     }
 
 
+def _samples(output: AxonOutput) -> int:
+    """How many samples were drawn; of a model without references 1 where none was."""
+    return 0 if output.used is not None and output.sample is None else len(output.samples_KDHW)
+
+
 def _sample_record(made: Reconstruction) -> dict[str, Any]:
     """Which file is what, and which references went into it; nothing for a model without references."""
     used, output = made.output.used, made.output
@@ -466,6 +472,12 @@ def _sample_record(made: Reconstruction) -> dict[str, Any]:
     files = {"ct.nii.gz": "volume: the best guess", "dicom": "volume"}
     if output.sample is not None:
         files |= {"sample.nii.gz": "a plausible patient, not measured", "dicom-sample": "sample"}
+    if output.mean_DHW is not None:
+        files |= {
+            "samples": "every sample",
+            "mean.nii.gz": "of the samples",
+            "std.nii.gz": "error to expect of the mean",
+        }
     found = {"ids": list(used.ids), "scores": list(used.scores), "left_out": used.reason}
     return {"files": files, "references": found, "sample_reprojection_mae": made.sample_reprojection_mae()}
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.unit.small_model import small_pipeline
+from tests.support.small_model import small_pipeline
 
 from axon import pretrained
 from axon.config import Config

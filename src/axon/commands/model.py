@@ -121,6 +121,8 @@ def _drop_reference(arguments: argparse.Namespace) -> None:
     own = arguments.model != SHIPPED and not arguments.model.startswith(REGISTRY)
     message = f"{arguments.model} is no folder of yours, so it is left as it is"
     require(own or arguments.out is not None, "PARAMETER", message, "give --out a new folder")
+    free = arguments.out is None or not arguments.out.exists()
+    require(free, "OUT_EXISTS", f"{arguments.out} exists", "name a new folder")
     with folder_of(arguments.model, arguments.tracking_uri) as (folder, _, _):
         left = drop_reference(folder, arguments.reference, arguments.out or folder)
     print(f"{arguments.out or arguments.model} has {len(left)} references left: {', '.join(left) or 'none'}")

@@ -23,7 +23,6 @@ from axon.geometry.volume import Volume
 SERIES_DESCRIPTION = "SYNTHETIC CT from X-ray - RESEARCH ONLY"
 PLAUSIBLE_DESCRIPTION = "SYNTHETIC CT, plausible, not measured - RESEARCH ONLY"
 PLAUSIBLE_COMMENT = "One plausible patient of many, not measured: its detail may be another patient's."
-PLAUSIBLE = "plausible "
 WINDOWS = ((40, 400, "SOFT TISSUE"), (-600, 1500, "LUNG"))
 _NAMESPACE = uuid.UUID("7d0f6f0e-8f53-5e0e-9a3c-0a0b5c1d2e3f")
 
@@ -37,14 +36,14 @@ class SeriesIdentity:
         patient_id: PatientID, and the given name after the family name SYNTHETIC.
         model: Name and version of the model that made it, at most 64 characters.
         views: Films it was made from, e.g. ``"frontal and lateral"``.
-        plausible: Whether it is a sample, a plausible patient, and not the best guess.
+        plausible: Of a sample, a plausible patient, the digest of its pixels; empty for the best guess.
     """
 
     key: str
     patient_id: str
     model: str
     views: str
-    plausible: bool = False
+    plausible: str = ""
 
 
 def write_ct_series(volume: Volume, folder: Path, identity: SeriesIdentity) -> list[Path]:
@@ -72,7 +71,7 @@ def write_ct_series(volume: Volume, folder: Path, identity: SeriesIdentity) -> l
     folder.mkdir(parents=True, exist_ok=True)
     common, files = _series(volume, directions, identity), []
     for number, slice_HW in enumerate(volume.hu_DHW):
-        common.SOPInstanceUID = _uid(identity.key, f"{PLAUSIBLE if identity.plausible else ''}instance {number}")
+        common.SOPInstanceUID = _uid(identity.key, f"{identity.plausible}instance {number}")
         common.InstanceNumber = number + 1
         common.ImagePositionPatient = _decimals(volume.affine[:3, 3] + number * volume.affine[:3, 2])
         common.PixelData = stored_hu(slice_HW).tobytes()
@@ -114,7 +113,7 @@ def _describe(ds: Dataset, identity: SeriesIdentity) -> None:
     ds.PatientBirthDate = ds.PatientSex = ds.StudyDate = ds.StudyTime = ds.AccessionNumber = (
         ds.ReferringPhysicianName
     ) = ""
-    series = f"{PLAUSIBLE if identity.plausible else ''}series"
+    series = f"{identity.plausible}series"
     ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID = (
         _uid(identity.key, level) for level in ("study", series, "frame")
     )

@@ -56,6 +56,11 @@ _MARGIN_MM = 40.0
 _CHEST_MM = (100.0, 40.0)
 _TRACHEA_RADIUS_MM = 11.0
 _LUNG_HU = -500
+_ADDRESSES = {
+    "CC0 1.0": "https://creativecommons.org/publicdomain/zero/1.0/",
+    "CC BY 3.0": "https://creativecommons.org/licenses/by/3.0/",
+    "CC BY 4.0": "https://creativecommons.org/licenses/by/4.0/",
+}
 _DAMAGED = "install or copy the model again, or drop the reference"
 TERMS = (
     "Each keeps its own licence, which asks that its source is named and that changes are said. "
@@ -526,6 +531,7 @@ def attribution_table(facts: Sequence[dict[str, Any]]) -> str:
     lines = ["| reference | collection | licence | source | changes |", "|---|---|---|---|---|"]
     for fact in facts:
         licence = fact["licence"] or "not stated"
+        licence = f"[{licence}]({_ADDRESSES[licence]})" if licence in _ADDRESSES else licence
         cells = (fact["id"], fact["collection"], licence if fact["licensed"] else f"**{licence}: not cleared**")
         row = (*cells, fact["source"] or "not stated", fact["changes"])
         lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |")

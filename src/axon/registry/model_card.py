@@ -58,8 +58,9 @@ volume = AxonPipeline.from_pretrained("THIS_FOLDER")(frontal, lateral, seed=0).v
 
 _END = f"""## Licence
 
-Code and weights: Apache-2.0. The data keep their own licences, listed in the dataset's LICENSES.md; any attempt to
-identify a person is forbidden.
+Code and weights: Apache-2.0. The data keep their own licences, listed in the dataset's LICENSES.md, and so do the CTs
+that a model carries as references, listed above and in references/ATTRIBUTION.md; any attempt to identify a person is
+forbidden.
 
 ## Citation
 
@@ -140,7 +141,7 @@ def _plain(value: Any) -> str:
     return (value if isinstance(value, str) else json.dumps(value)).replace("|", "\\|").replace("\n", " ")
 
 
-_BEGIN, _END = "<!-- references -->", "<!-- end of references -->"
+_SECTION_BEGIN, _SECTION_END = "<!-- references -->", "<!-- end of references -->"
 
 
 def with_section(card: str, facts: Sequence[dict[str, Any]]) -> str:
@@ -153,9 +154,9 @@ def with_section(card: str, facts: Sequence[dict[str, Any]]) -> str:
         card: Markdown.
         facts: As of `read_facts`; none takes the section out.
     """
-    before, _, rest = card.partition(_BEGIN)
+    before, _, rest = card.partition(_SECTION_BEGIN)
     if rest:
-        after = rest.partition(_END)[2].lstrip("\n")
+        after = rest.partition(_SECTION_END)[2].lstrip("\n")
     else:
         before, after = card[: card.find("\n## ") + 1], card[card.find("\n## ") + 1 :]
     return before + (_section(facts) + "\n\n" if facts else "") + after
@@ -165,4 +166,4 @@ def _section(facts: Sequence[dict[str, Any]]) -> str:
     unlicensed = [fact["id"] for fact in facts if not fact["licensed"]]
     warning = f"> **Not for publication: no licence clears these patients' CTs: {', '.join(unlicensed)}.**\n\n"
     text = f"The CTs of {len(facts)} training patients are in `{FOLDER}/`, as references. {TERMS}"
-    return f"{_BEGIN}\n{warning if unlicensed else ''}{text}\n\n{attribution_table(facts)}\n{_END}"
+    return f"{_SECTION_BEGIN}\n{warning if unlicensed else ''}{text}\n\n{attribution_table(facts)}\n{_SECTION_END}"

@@ -143,7 +143,7 @@ class Jobs:
             job.dropped = True
             # The worker deletes the folder of the job that it is at.
             if job.state != "running":
-                shutil.rmtree(job.folder)
+                shutil.rmtree(job.folder, ignore_errors=True)
 
     def expire(self) -> None:
         """Drop the jobs whose page gave no sign of life for ``keep_s``."""
@@ -161,7 +161,7 @@ class Jobs:
         for name in list(self._jobs):
             self.drop(name)
         self._worker.join()
-        shutil.rmtree(self.root)
+        shutil.rmtree(self.root, ignore_errors=True)
 
     def _ahead(self) -> list[Job]:
         """The running job and those that wait, in their order."""
@@ -191,11 +191,11 @@ class Jobs:
                     f"the reconstruction failed ({type(error).__name__})",
                     "look at the server's terminal",
                 )
-            shutil.rmtree(job.folder / "films")
+            shutil.rmtree(job.folder / "films", ignore_errors=True)
             with self._changed:
                 job.state = state
                 if job.dropped:
-                    shutil.rmtree(job.folder)
+                    shutil.rmtree(job.folder, ignore_errors=True)
 
     def _reconstruct(self, job: Job) -> dict[str, Any]:
         order = job.order

@@ -14,7 +14,7 @@ export UV_LINK_MODE ?= copy
 # Bytecode saves two thirds of the import time of every pipeline step.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Folder with CTs for `make demo`; empty: the versioned dataset (LIDC-IDRI-0001 and phantoms).
+# Folder with CTs for `make demo`; empty: the versioned dataset (real CTs and phantoms).
 DATA ?=
 OUT ?= runs/demo
 CONFIG ?= configs/smoke.yaml

@@ -71,8 +71,9 @@ def measure(pipeline: AxonPipeline, cases: list[Case], look: str, rendered: bool
         measured = []
         for n, case in enumerate(cases):
             frontal, lateral = clinical(case, look, pipeline.config.extent_mm, xray, np.random.default_rng(n))
-            volume = torch.from_numpy(pipeline(frontal, lateral if two else None, rendered=rendered).volume.hu_DHW)
-            measured.append(protocol(volume, torch.from_numpy(case.hu_DHW).float(), tuple(pipeline.config.hu_window)))
+            output = pipeline(frontal, lateral if two else None, rendered=rendered, num_samples=0)
+            volume, truth = torch.from_numpy(output.volume.hu_DHW), torch.from_numpy(case.truth_DHW).float()
+            measured.append(protocol(volume, truth, tuple(pipeline.config.hu_window)))
         psnr, ssim = (float(np.mean([row[name] for row in measured])) for name in ("psnr", "ssim"))
         cells.append(f"{psnr:.2f} / {ssim:.3f}")
     return cells

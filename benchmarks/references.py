@@ -184,7 +184,7 @@ class Bench:
         one, clean = piece == "frontal", piece != "clinical"
         trust = 1.0 if clean else PhysicsConfig(**self.pipeline.estimator.config.physics).clinical_trust
         frontal, lateral = films_12UV[0].numpy()
-        output = self.pipeline(frontal, None if one else lateral, rendered=clean)
+        output = self.pipeline(frontal, None if one else lateral, rendered=clean, num_samples=0, use_references=False)
         films = normalise_film(F.interpolate(films_12UV, (SIZE, SIZE), mode="area"))
         trust_12 = torch.tensor([[trust, 0.0 if one else trust]])
         estimate = self.normalised(output.volume.hu_DHW)

@@ -261,7 +261,6 @@ class DataConfig:
         film_gamma: Half-width of the random log2 gamma applied to a normalised training film.
         clinical_look: Probability that a sample's films look like a clinic's: collimated, local contrast evened out,
             another look-up table.
-        series: ``"all"`` CT series of a scan are cases, or ``"one"``: the thinnest of soft tissue.
         ct: What a CT may be like and still be read.
     """
 
@@ -283,7 +282,6 @@ class DataConfig:
     film_noise: float = 0.01
     film_gamma: float = 0.3
     clinical_look: float = 0.5
-    series: Literal["all", "one"] = "all"
     ct: CtConfig = field(default_factory=CtConfig)
 
 
@@ -327,7 +325,7 @@ class ReferencesConfig:
         tolerance: The same of their local differences from what all say, normalised; for ``volume``.
         sample_tolerance: The same for a sample: less mixes less.
         wavelength_mm: Knots of the curves over wavelengths, falling.
-        estimate_share: How much of the estimate the fusion takes at each of these; measured by leaving one patient out.
+        estimate_share: How much of the estimate the fusion takes at each of these; chosen on validation patients.
         variety: Spread of the random weights of a sample, as of ``temper``'s exponent.
         detail: How much of the power that a mean lacks is given back to a sample, from 0 to 1 in decibels.
         most_gain: But no wavelength is raised by more than this factor.

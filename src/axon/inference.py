@@ -43,6 +43,8 @@ _RANGES = {
     "stage_weights": (0.0, 1.0),
     "xray": (1e-3, 1e5),
     "std_curves": (0.0, 1e5),
+    "output_size": (0, 512),
+    "levels": (0.0, 1000.0),
 }
 """Least and greatest number of each part of a pipeline's configuration."""
 
@@ -505,6 +507,8 @@ def _check_numbers(facts: dict[str, Any]) -> None:
         "std_curves": [
             x for knots in facts.get("std_curves", {}).values() for row in knots for x in (*row, *np.diff(row))
         ],
+        "output_size": [facts.get("output_size", 0)],
+        "levels": [number for level in facts.get("references", {}).get("levels", []) for number in level.values()],
     }
     for name, found in numbers.items():
         low, high = _RANGES[name]

@@ -122,7 +122,7 @@ RECIPES = {
         _PHANTOMS_2,
         "internal",
         _REFERENCES,
-        "7a759a45cffa6a2bf49e53ea73c1f95392121d5d773acc0863615ac4c0095974",
+        "666e25308490f628c6285cf54bf1bb592b0ecbd84d27344d159d2dd765fef9ee",
         _README_2.format(count=1 + len(_REFERENCES)),
         _LICENSES_2,
     ),

@@ -45,7 +45,7 @@ def write_hero(path: Path, picture: Picture) -> None:
     from matplotlib.figure import Figure
 
     low, high = window_bounds(*OVERVIEW_WINDOW)
-    volumes = {"Coarse": "axon_coarse", "Refined": "axon_refined", "Super-resolved": "axon"}
+    volumes = {"Coarse": "axon_coarse", "Refined": "axon_refined", "Volume": "axon"}
     shown = {
         **{title: picture.volumes[method] for title, method in volumes.items()},
         "Reference CT": picture.reference_DHW,

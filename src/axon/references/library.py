@@ -63,7 +63,7 @@ _ADDRESSES = {
 }
 _DAMAGED = "install or copy the model again, or drop the reference"
 TERMS = (
-    "Each keeps its own licence, which asks that its source is named and that changes are said. "
+    "Each keeps its own licence, which asks that its source is named and that changes are said.\n"
     "Any attempt to identify a person is forbidden."
 )
 _CC_ADDRESS = re.compile(r"https?://(www\.)?creativecommons\.org/(licenses|publicdomain)/")

@@ -21,6 +21,7 @@ from axon.files import whole_folder, write_json
 from axon.geometry.volume import Volume, cube_affine
 from axon.pretrained import SUMS, folder_of, load, seal
 from axon.reconstruct import nifti_bytes, on_detector, read_films
+from axon.references.library import ATTRIBUTION, FOLDER
 from axon.registry.model_card import CARD
 
 Format = Literal["diffusers", "monai"]
@@ -98,6 +99,11 @@ class BundleNetwork(nn.Module):
         Path(path).write_bytes(nifti_bytes(Volume(pred_B1DHW[0, 0].cpu().numpy(), affine)))
 
 
+_LICENCE = f"""Code and weights: Apache License 2.0, https://www.apache.org/licenses/LICENSE-2.0
+CTs in {MODEL}/{FOLDER}, where there are some: each its own licence, see {MODEL}/{FOLDER}/{ATTRIBUTION}
+"""
+
+
 def _write_bundle(part: Path, config: Any, network: BundleNetwork, name: str, number: str) -> None:
     (part / "configs").mkdir()
     (part / "docs").mkdir()
@@ -108,7 +114,7 @@ def _write_bundle(part: Path, config: Any, network: BundleNetwork, name: str, nu
     card = part / MODEL / CARD
     text = card.read_text() if card.is_file() else f"# {name} {number}\n\n{DISCLAIMER}\n"
     (part / "docs" / "README.md").write_text(text)
-    (part / "LICENSE").write_text("Apache License 2.0, https://www.apache.org/licenses/LICENSE-2.0\n")
+    (part / "LICENSE").write_text(_LICENCE)
 
 
 def _inference() -> dict[str, Any]:

@@ -165,5 +165,5 @@ def with_section(card: str, facts: Sequence[dict[str, Any]]) -> str:
 def _section(facts: Sequence[dict[str, Any]]) -> str:
     unlicensed = [fact["id"] for fact in facts if not fact["licensed"]]
     warning = f"> **Not for publication: no licence clears these patients' CTs: {', '.join(unlicensed)}.**\n\n"
-    text = f"The CTs of {len(facts)} training patients are in `{FOLDER}/`, as references. {TERMS}"
+    text = f"The CTs of {len(facts)} training patients are in `{FOLDER}/`, as references.\n{TERMS}"
     return f"{_SECTION_BEGIN}\n{warning if unlicensed else ''}{text}\n\n{attribution_table(facts)}\n{_SECTION_END}"

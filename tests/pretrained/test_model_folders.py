@@ -40,8 +40,8 @@ def test_an_empty_list_of_checksums_is_damage(folder: Path) -> None:
 def test_a_file_that_the_list_does_not_name_is_refused_and_one_of_a_subfolder_that_it_names_is_not(
     folder: Path,
 ) -> None:
-    (folder / "references").mkdir()
-    (folder / "references" / "notes.json").write_text("{}")
+    (folder / "notes").mkdir()
+    (folder / "notes" / "notes.json").write_text("{}")
     assert refused(folder) == "MODEL_DAMAGED"
     pretrained.seal(folder)
     assert pretrained.load(str(folder)).verified

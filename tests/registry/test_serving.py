@@ -100,7 +100,7 @@ def test_a_card_is_registered_with_the_model(registry: tuple[str, Path], tmp_pat
     mlflow = client(registry[0])
     version = mlflow.get_model_version_by_alias("axon", "champion")
     card = Path(mlflow.download_artifacts(version.run_id, "model/README.md", str(tmp_path))).read_text()
-    assert DISCLAIMER in card and "20.500 (19.000 to 21.000)" in card and "| data revision | abc |" in card
+    assert DISCLAIMER in card and "20.50 (19.00 to 21.00)" in card and "| data revision | abc |" in card
     for heading in (
         "## Uses",
         "## Bias, risks and limitations",

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.support.small_model import small_pipeline
 
 from axon import pretrained
 from axon.config import Config
 from axon.errors import AxonError
+from tests.support.small_model import small_pipeline
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 

@@ -32,6 +32,17 @@ def test_no_two_modules_have_one_name() -> None:
     assert sorted(name for name in set(names) if names.count(name) > 1) == []
 
 
+def test_no_two_classes_have_one_name() -> None:
+    exempt = {"Patient"}  # whose CT it is, in `axon.data.patients`; what is known of one's films, in `axon.references`
+    names = [
+        node.name
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert {name for name in names if names.count(name) > 1} == exempt
+
+
 def imported(path: Path) -> list[str]:
     """What a file imports, by whole names: of ``from a import b`` both ``a`` and ``a.b``, which may be a module."""
     names: list[str] = []

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from axon.dicom.xray import read_xray
 from axon.errors import AxonError
-from axon.readers.volumes import read_here
+from axon.geometry.mend import Mend
+from axon.readers import films, volumes
 from tests.support.hostile import HOSTILE, Files, chest, edited, gz, mha, nifti, nrrd, put, voxels
 
 SECONDS, GIB = 60, 3
@@ -27,7 +27,7 @@ def read(path: Path, answer: Connection) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
-        read_xray(path) if path.suffix in (".jpg", ".png", ".dcm") else read_here([path])
+        films.read_here([path], Mend()) if path.suffix in (".jpg", ".png", ".dcm") else volumes.read_here([path])
         outcome = "read"
     except AxonError as error:
         outcome = error.code
@@ -36,6 +36,7 @@ def read(path: Path, answer: Connection) -> None:
     answer.send((outcome, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_input_is_a_code(tmp_path: Path, name: str) -> None:
     (tmp_path / "in").mkdir()

@@ -51,7 +51,7 @@ def lattice(dtype: torch.dtype, side: int = 12) -> torch.Tensor:
     return 0.02 * torch.randn(1, 3, side, side, side, generator=torch.Generator().manual_seed(5), dtype=dtype)
 
 
-BATCH = {
+BATCH: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "projection.attenuation": (projection.attenuation, lambda d: [hu(d)[None, None]]),
     "projection.render_both": (lambda v: projection.render_both(v, 360.0, XRAY), lambda d: [hu(d)[None, None]]),
     "projection.project": (lambda v: projection.project(v, 360.0, XRAY, "lateral"), lambda d: [hu(d)[None, None]]),
@@ -124,7 +124,7 @@ BATCH = {
 }
 
 
-EXEMPT = {"sampling.sample_bridge": "it samples with trained networks; tests/inference calls it twice"}
+EXEMPT = {"sampling.sample_bridge": "it samples with networks; tests/inference compares two models of one folder"}
 """Functions that are not called here, and why."""
 
 

@@ -54,7 +54,7 @@ pretrained: bench-quality ## run the quality benchmark and put its model into th
 test: install $(if $(ROOM),,lint) ## lint, then all tests; ROOM=geometry for the tests of one room alone
 	$(PYTEST) $(if $(ROOM),tests/$(ROOM))
 
-test-fast: install ## the tests that start no process and no server: about a minute
+test-fast: install ## the tests that start no server and no process beyond the reader's own child: about a minute
 	$(PYTEST) -m 'not slow and not containers'
 
 fuzz-again: install ## the same number of inputs from the same seed, over the corpus alone: about a minute; needs atheris

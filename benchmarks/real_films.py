@@ -20,6 +20,7 @@ import numpy as np
 
 from axon import DISCLAIMER, pretrained
 from axon.errors import AxonError, one_line_errors
+from axon.pictures import slice_plane
 from axon.reconstruct import Reconstruction, read_films, sample
 
 BANDS = {"lung": (-950, -350), "fat": (-150, -30), "soft": (-30, 150), "bone": (200, 1476)}
@@ -102,12 +103,12 @@ def draw(path: Path, shown: list[tuple[str, Reconstruction]]) -> None:
     """A row a film: film, re-projection, coronal, axial and sagittal slice in the lung window."""
     from matplotlib.figure import Figure
 
-    titles = ("film", "re-projection", "coronal", "axial", "sagittal")
+    planes = ("coronal", "axial", "sagittal")
+    titles = ("film", "re-projection", *planes)
     figure = Figure(figsize=(2 * len(titles), 2.1 * len(shown)), layout="constrained")
     axes = figure.subplots(len(shown), len(titles), squeeze=False)
     for row, (name, made) in zip(axes, shown, strict=True):
-        hu, middle = made.output.volume.hu_DHW, made.output.volume.hu_DHW.shape[0] // 2
-        slices = (hu[::-1, middle], hu[middle], hu[::-1, :, middle])
+        slices = (slice_plane(made.output.volume.hu_DHW, plane) for plane in planes)
         for ax, title, image in zip(
             row, titles, (made.films["frontal"], made.reprojected["frontal"], *slices), strict=True
         ):

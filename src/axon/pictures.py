@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from axon import pictures as show
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -60,7 +58,7 @@ def window_bounds(level: float, width: float) -> tuple[float, float]:
 
 def gray_uri(image: np.ndarray, low: float, high: float) -> str:
     """A gray-scale picture of values between ``low`` (black) and ``high`` (white), as a data URI."""
-    return _uri(_levels(image, low, high))
+    return _uri(gray_levels(image, low, high))
 
 
 def colour_uri(image: np.ndarray, low: float, high: float, colours: str) -> str:
@@ -68,7 +66,7 @@ def colour_uri(image: np.ndarray, low: float, high: float, colours: str) -> str:
     from matplotlib import colormaps
 
     # Coloured after the reduction, so that there are 256 colours at most, which compress far better.
-    return _uri(colormaps[colours](_levels(image, low, high), bytes=True)[..., :3])
+    return _uri(colormaps[colours](gray_levels(image, low, high), bytes=True)[..., :3])
 
 
 def bar_uri(colours: str) -> str:
@@ -84,7 +82,7 @@ def frames_uri(volume_DHW: np.ndarray, plane: str, low: float, high: float) -> s
 
     slices = [slice_plane(volume_DHW, plane, fraction) for fraction in np.linspace(0.1, 0.9, FRAMES)]
     levels = [
-        Image.fromarray(_levels(image, low, high)).resize((FRAME_PX, FRAME_PX), Image.Resampling.BILINEAR)
+        Image.fromarray(gray_levels(image, low, high)).resize((FRAME_PX, FRAME_PX), Image.Resampling.BILINEAR)
         for image in slices
     ]
     buffer = io.BytesIO()
@@ -174,14 +172,14 @@ def loss_curve_uri(points: list[tuple[int, float]]) -> str:
         return _svg_uri(figure)
 
 
-def _show(axes: Axes, image: np.ndarray, low: float, high: float, colours: str, label: str) -> AxesImage:
+def show_image(axes: Axes, image: np.ndarray, low: float, high: float, colours: str, label: str) -> AxesImage:
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_color("#b8bfc6")
     axes.text(0.03, 0.03, label, transform=axes.transAxes, color="white", fontsize=10)
     return axes.imshow(image, cmap=colours, vmin=low, vmax=high, interpolation="bilinear")
 
 
-def _levels(image: np.ndarray, low: float, high: float) -> np.ndarray:
+def gray_levels(image: np.ndarray, low: float, high: float) -> np.ndarray:
     """Values from ``low`` to ``high`` as 0 to 255, uint8; larger pictures are reduced so that the report stays
     small.
     """
@@ -208,8 +206,8 @@ def film_pictures(view: str, film_UV: np.ndarray, reprojected_UV: np.ndarray) ->
     difference = reprojected_UV.astype(float) - film_UV
     return {
         "view": view,
-        "film": show.gray_uri(film_UV, 0, 1),
-        "reprojected": show.gray_uri(reprojected_UV, 0, 1),
-        "difference": show.colour_uri(difference, -0.5, 0.5, show.DIVERGING),
+        "film": gray_uri(film_UV, 0, 1),
+        "reprojected": gray_uri(reprojected_UV, 0, 1),
+        "difference": colour_uri(difference, -0.5, 0.5, DIVERGING),
         "mae": f"{np.abs(difference).mean():.3f}",
     }

@@ -4,7 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_quick() -> None:
     command = [sys.executable, "-m", "benchmarks.headers", "--quick", "--times", "1"]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)

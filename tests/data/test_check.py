@@ -48,6 +48,7 @@ def contents(folder: Path) -> dict[str, tuple[str, float]]:
     return {str(p): (sha256_file(p), p.stat().st_mtime) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+@pytest.mark.slow
 def test_headers_alone_say_what_comes_in_and_that_nothing_was_read(folder: Path) -> None:
     before = contents(folder)
     command = [sys.executable, "-m", "axon", "dataset", "check", str(folder)]

@@ -19,7 +19,7 @@ from axon.data.prepared import read_manifest, write_manifest
 from axon.data.verify import check_dataset, verify_dataset
 from axon.errors import AxonError
 from axon.files import read_csv, sha256_file, write_csv
-from tests.data import test_pack as test_data_dataset
+from tests.support import packing
 
 Spoil = Callable[[Path], object]
 
@@ -71,7 +71,7 @@ SPOILT: dict[str, tuple[str, Spoil]] = {
 
 @pytest.fixture
 def packed(tmp_path: Path) -> Path:
-    test_data_dataset.pack(tmp_path / "d")
+    packing.pack(tmp_path / "d")
     return tmp_path / "d"
 
 

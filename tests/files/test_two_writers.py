@@ -32,6 +32,7 @@ def holder(out: Path) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 def test_the_second_writer_is_refused_and_the_first_one_s_result_is_whole(tmp_path: Path) -> None:
     first = holder(tmp_path / "out")
     with pytest.raises(AxonError) as error, whole_folder(tmp_path / "out"):
@@ -42,6 +43,7 @@ def test_the_second_writer_is_refused_and_the_first_one_s_result_is_whole(tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
 def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
     first = holder(tmp_path / "out")
     first.kill()

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import nibabel as nib
@@ -72,6 +73,7 @@ ADDED = {
 }
 RUN = """
 import sys
+import tomllib
 from pathlib import Path
 from axon.baselines.train_all import train_baselines
 from axon.config import Config
@@ -90,6 +92,7 @@ evaluate(config, data, *stages, out / "evaluation", "bi", {})
 """
 FIND = """
 import sys
+import tomllib
 from pathlib import Path
 from axon.readers.layouts import find_studies
 
@@ -105,6 +108,22 @@ def files_named(what: str) -> set[str]:
     named = set(re.findall(r"`([^`]+)`", row[2]))
     assert len(named) == int(row[1])
     return named
+
+
+def test_the_guide_has_every_room_on_its_floor() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    guide = (ROOT / "CONTRIBUTING.md").read_text().split("| rooms |")[1].split("Three rules")[0]
+    rows = [row.split("|")[1] for row in guide.splitlines() if row.startswith("| `")]
+    floors = [floor for row in rows for floor in row.split(">")]
+    named = [set(re.findall(r"`(\w+)`", floor)) for floor in floors]
+    assert named == [set(re.findall(r"\w+", layer)) for layer in layers]
+
+
+def test_what_the_guide_names_is_there() -> None:
+    named = re.findall(r"`((?:src|tests|docs|components|pipelines)/[^`\s]*)`", (ROOT / "CONTRIBUTING.md").read_text())
+    gone = [path for path in named if not re.search(r"NAME|ROOM", path) and not (ROOT / path).exists()]
+    assert len(named) > 10 and gone == []
 
 
 def add(what: str, tree: Path) -> None:

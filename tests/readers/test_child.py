@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from axon.dicom.xray import Xray
 from axon.errors import AxonError
 from axon.geometry.volume import Volume
 from axon.readers import child
 from axon.readers.child import apart
+from axon.readers.films import Xray
 from axon.readers.volumes import read_ct, read_here
 from tests.support.hostile import nifti
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from axon.dicom.xray import read_xray
 from axon.errors import AxonError
-from axon.readers.volumes import read_here
+from axon.geometry.mend import Mend
+from axon.readers import films, volumes
 from tests.support.hostile import HOSTILE, Files, chest, edited, gz, mha, nifti, nrrd, put, voxels
 
 SECONDS, GIB = 60, 3
@@ -27,7 +27,7 @@ def read(path: Path, answer: Connection) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
-        read_xray(path) if path.suffix in (".jpg", ".png", ".dcm") else read_here([path])
+        films.read_here([path], Mend()) if path.suffix in (".jpg", ".png", ".dcm") else volumes.read_here([path])
         outcome = "read"
     except AxonError as error:
         outcome = error.code
@@ -36,6 +36,7 @@ def read(path: Path, answer: Connection) -> None:
     answer.send((outcome, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_input_is_a_code(tmp_path: Path, name: str) -> None:
     (tmp_path / "in").mkdir()
@@ -81,7 +82,7 @@ def test_a_hostile_input_is_a_code(tmp_path: Path, name: str) -> None:
     ids=lambda files: "+".join(files),
 )
 def test_what_is_whole_reads(tmp_path: Path, files: Files) -> None:
-    volume = read_here([put(tmp_path, files)])
+    volume = volumes.read_here([put(tmp_path, files)])
     assert np.array_equal(volume.hu_DHW, chest().hu_DHW)
     assert np.allclose(volume.spacing_mm, 12)
 
@@ -90,7 +91,7 @@ def test_units_of_a_nifti_are_honoured(tmp_path: Path) -> None:
     """Unit 1 is the metre; a row of sform is four floats, the last the origin."""
     rows = [280, 296, 312]
     steps = [(row + 4 * axis, "f", 0.012) for axis, row in enumerate(rows)]
-    volume = read_here([put(tmp_path, edited((123, "B", 1), *steps, *((row + 12, "f", 0) for row in rows)))])
+    volume = volumes.read_here([put(tmp_path, edited((123, "B", 1), *steps, *((row + 12, "f", 0) for row in rows)))])
     assert np.allclose(np.abs(volume.spacing_mm), 12)
 
 
@@ -113,9 +114,9 @@ def test_values_and_places_are_those_that_itk_gives(tmp_path: Path, suffix: str,
     SimpleITK.WriteImage(image, str(tmp_path / f"x{suffix}"), compressed)
     if low == 0:
         with pytest.raises(AxonError, match="NOT_A_CT"):
-            read_here([tmp_path / f"x{suffix}"])
+            volumes.read_here([tmp_path / f"x{suffix}"])
         return
-    volume = read_here([tmp_path / f"x{suffix}"])
+    volume = volumes.read_here([tmp_path / f"x{suffix}"])
     assert np.array_equal(volume.hu_DHW, np.rint(values).astype(np.int16))
     corner = np.array([27, 23, 19, 1.0])
     expected = image.TransformIndexToPhysicalPoint((27, 23, 19))

@@ -309,6 +309,7 @@ def test_links_are_followed_and_what_is_no_image_is_counted(tmp_path: Path) -> N
     }
 
 
+@pytest.mark.slow
 def test_each_file_is_opened_once(tmp_path: Path) -> None:
     for path in write_series(tmp_path / "series", chest())[:5]:
         path.rename(path.with_suffix(""))

@@ -1,4 +1,8 @@
-"""One file a verb of ``axon``: `add` declares it, its function is a thin call of the package, imported when it runs."""
+"""One file a verb of ``axon``: `add` declares it, its function is a thin call of the package, imported when it runs.
+
+What a verb does is for the room that it calls: nothing is read, computed or measured here. The order of the verbs, and
+how an error ends the process, are in ``cli``.
+"""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ _EVERY = 2
 _KEPT = 24
 """Voxels per side that are kept: one in two of those of the fine cube without its border, 10 mm apart over 240 mm."""
 _WINDOW_HU = (-700.0, 150.0)
-"""Narrower than the window of any CT that `axon.data.readers` accepts: clipping leaves the fingerprint as it is."""
+"""Narrower than the window of any CT that `axon.readers.volumes` accepts: clipping leaves the fingerprint as it is."""
 _BAND = (1.0, 2.0)
 """Standard deviations in fine voxels of the two Gaussians whose difference is kept."""
 _BODY_HU = -400.0

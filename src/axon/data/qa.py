@@ -11,6 +11,7 @@ from axon import DISCLAIMER
 from axon.data.cases import Case
 from axon.files import whole_file
 from axon.geometry.volume import Volume
+from axon.pictures import PLANES, slice_plane
 
 TILE = 192
 _WINDOW_HU = (-1000.0, 500.0)
@@ -25,11 +26,7 @@ def write_picture(path: Path, case: Case, codes: list[str]) -> None:
         case: The case.
         codes: Codes of the patient's films that were left out.
     """
-    middle = [size // 2 for size in case.hu_DHW.shape]
-    # Coronal and sagittal slices run from foot to head, pictures from the top down.
-    slices = [case.hu_DHW[middle[0]], case.hu_DHW[::-1, middle[1]], case.hu_DHW[::-1, :, middle[2]]]
-    tiles = [("axial", slices[0]), ("coronal", slices[1]), ("sagittal", slices[2])]
-    pictures = [(name, _tile(_between(image, *_WINDOW_HU))) for name, image in tiles]
+    pictures = [(plane, _tile(_between(slice_plane(case.hu_DHW, plane), *_WINDOW_HU))) for plane in PLANES]
     pictures += [
         (name, _tile(_stretched(image)))
         for name, image in (("DRR frontal", case.frontal_HW), ("DRR lateral", case.lateral_HW))
@@ -48,7 +45,7 @@ def write_picture(path: Path, case: Case, codes: list[str]) -> None:
 
 def coronal_tile(volume: Volume) -> np.ndarray:
     """The middle coronal slice of a CT, head up and in proportion, as grey values from 0 to 255, `TILE` pixels high."""
-    image_DW = _between(volume.hu_DHW[::-1, volume.hu_DHW.shape[1] // 2], *_WINDOW_HU)
+    image_DW = _between(slice_plane(volume.hu_DHW, "coronal"), *_WINDOW_HU)
     width_mm, height_mm = image_DW.shape[1] * volume.spacing_mm[0], image_DW.shape[0] * volume.spacing_mm[2]
     size = max(1, min(4 * TILE, round(TILE * width_mm / height_mm))), TILE
     return np.array(Image.fromarray((255 * image_DW).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR))

@@ -20,7 +20,7 @@ from axon.config import Config, XrayConfig
 from axon.data.cases import Case
 from axon.data.patients import Patient, patient_hash, read_patients, seen_by_model
 from axon.errors import AxonError
-from axon.evaluation.measures import View, films_of, measured, reference_of
+from axon.evaluation.measures import Views, films_of, measured, reference_of
 from axon.geometry.projection import render_both
 from axon.geometry.volume import Volume, resample_to_cube
 from axon.inference import AxonPipeline
@@ -49,7 +49,7 @@ class Champion:
 
 
 def measure_again(
-    champion: Champion, candidate: AxonPipeline, own: Mapping[str, Any], tested: Tested, view: View, config: Config
+    champion: Champion, candidate: AxonPipeline, own: Mapping[str, Any], tested: Tested, view: Views, config: Config
 ) -> dict[str, Any] | None:
     """Measure the champion beside the candidate where their evaluations cannot be compared.
 
@@ -82,7 +82,7 @@ def measure_again(
         return found | {"problem": error.message}
 
 
-def _differs(evaluation: Path, own: Mapping[str, Any], view: View, config: Config) -> str:
+def _differs(evaluation: Path, own: Mapping[str, Any], view: Views, config: Config) -> str:
     """Why the champion's stored evaluation does not compare; empty where it does."""
     needed = (PRIMARY, *config.evaluation.gate_metrics)
     try:
@@ -111,7 +111,7 @@ def _trained_on(model: Path, tested: Tested, config: Config) -> dict[str, list[t
 
 
 def _side_by_side(
-    candidate: AxonPipeline, champion: AxonPipeline, tested: Tested, view: View, config: Config
+    candidate: AxonPipeline, champion: AxonPipeline, tested: Tested, view: Views, config: Config
 ) -> dict[str, Any]:
     extent_mm, own = config.grid.extent_mm, config.grid.result_size
     cases: list[dict[str, Any]] = []
@@ -129,7 +129,7 @@ def _side_by_side(
 SIDES = ("candidate", "champion")
 
 
-def _volume(pipeline: AxonPipeline, case: Case, view: View, config: Config) -> Volume:
+def _volume(pipeline: AxonPipeline, case: Case, view: Views, config: Config) -> Volume:
     """The model's volume from films as it takes them: rendered anew where its geometry is not this run's."""
     frontal, lateral = films_of(case, view)
     theirs = XrayConfig(**pipeline.config.xray)

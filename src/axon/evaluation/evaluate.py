@@ -22,7 +22,7 @@ from axon.data.prepared import PreparedDataset
 from axon.errors import AxonError
 from axon.evaluation.calibration import error_curve, step_share
 from axon.evaluation.champion import Champion, measure_again
-from axon.evaluation.measures import Reference, View, films_of, input_films, measured, on_grid, reference_of, reproject
+from axon.evaluation.measures import Truth, Views, films_of, input_films, measured, on_grid, reference_of, reproject
 from axon.evaluation.report import save
 from axon.evaluation.results import FINAL, STRIPS, CaseResult, Evaluation, Picture, showcase, strip_name, summary_table
 from axon.evaluation.strips import strip, write_hero
@@ -59,7 +59,7 @@ def evaluate(
     superres: Path,
     baselines: Path,
     out: Path,
-    views: View,
+    views: Views,
     facts: dict[str, str],
     champion: Champion | None = None,
 ) -> dict[str, float]:
@@ -160,7 +160,7 @@ def evaluate(
 
 
 def volumes_of(
-    pipeline: AxonPipeline, baselines: dict[str, RegressionUNet], case: Case, view: View, config: Config
+    pipeline: AxonPipeline, baselines: dict[str, RegressionUNet], case: Case, view: Views, config: Config
 ) -> MethodVolumes:
     """Reconstruct a case with every method from its own films: both, or the frontal one alone."""
     frontal, lateral = films_of(case, view)
@@ -186,7 +186,7 @@ def volumes_of(
 def calibrate(pipeline: AxonPipeline, cases: list[Case], config: Config) -> None:
     """Fit the model's ``stage_weights`` and ``std_curves`` on held-out cases; without cases they stay empty."""
     curves, samples = {}, config.evaluation.samples
-    views: tuple[View, ...] = ("mono", "bi") if cases else ()
+    views: tuple[Views, ...] = ("mono", "bi") if cases else ()
     pipeline.register_to_config(stage_weights={view: stage_weights(pipeline, cases, view, config) for view in views})
     kinds = (("", False), (REFERENCED, True)) if len(pipeline.library) else (("", False),)
     for view, (kind, use_references) in itertools.product(views, kinds):
@@ -205,7 +205,7 @@ def calibrate(pipeline: AxonPipeline, cases: list[Case], config: Config) -> None
     pipeline.register_to_config(std_curves=curves)
 
 
-def stage_weights(pipeline: AxonPipeline, cases: list[Case], view: View, config: Config) -> list[float]:
+def stage_weights(pipeline: AxonPipeline, cases: list[Case], view: Views, config: Config) -> list[float]:
     """How far each stage should go, one after the other: a later one starts from what the earlier ones leave."""
     weights: list[float] = []
 
@@ -229,7 +229,7 @@ def stage_weights(pipeline: AxonPipeline, cases: list[Case], view: View, config:
 
 
 def _metrics(
-    hu_DHW: np.ndarray, reference: Reference, method: str, result: MethodVolumes, view: View, config: Config
+    hu_DHW: np.ndarray, reference: Truth, method: str, result: MethodVolumes, view: Views, config: Config
 ) -> dict[str, float]:
     """Every measure; for the mean of samples also how often 2 standard deviations hold the truth."""
     metrics = measured(hu_DHW, reference, view, config)

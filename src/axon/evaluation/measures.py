@@ -18,7 +18,7 @@ from axon.geometry.projection import normalise_film, render_both
 from axon.geometry.volume import cube_affine
 from axon.metrics import anatomy, protocols, realism
 
-View = Literal["bi", "mono"]
+Views = Literal["bi", "mono"]
 VERSIONS = (
     f"protocols {protocols.PROTOCOL_VERSION}, anatomy {anatomy.PROTOCOL_VERSION}, realism {realism.PROTOCOL_VERSION}"
 )
@@ -26,7 +26,7 @@ VERSIONS = (
 
 
 @dataclass(frozen=True)
-class Reference:
+class Truth:
     """A case as volumes are measured against it: described once, for every method and view.
 
     Attributes:
@@ -42,14 +42,14 @@ class Reference:
     films_VUV: np.ndarray
 
 
-def reference_of(case: Case, config: Config, size: int = 0) -> Reference:
+def reference_of(case: Case, config: Config, size: int = 0) -> Truth:
     """A case on the grid of the result, or interpolated to ``size`` voxels a side."""
     hu_DHW = on_grid(case.truth_DHW.astype(np.float32), size or len(case.truth_DHW))
     affine = cube_affine(np.zeros(3), len(hu_DHW), config.grid.extent_mm)
-    return Reference(hu_DHW, affine, realism.describe(torch.from_numpy(hu_DHW), affine), input_films(case))
+    return Truth(hu_DHW, affine, realism.describe(torch.from_numpy(hu_DHW), affine), input_films(case))
 
 
-def measured(hu_DHW: np.ndarray, reference: Reference, view: View, config: Config) -> dict[str, float]:
+def measured(hu_DHW: np.ndarray, reference: Truth, view: Views, config: Config) -> dict[str, float]:
     """Every value that the grid and the reference allow, keyed as in `axon.metrics.catalogue`.
 
     Args:
@@ -90,7 +90,7 @@ def reproject(hu_DHW: np.ndarray, config: Config) -> np.ndarray:
     return normalised
 
 
-def films_of(case: Case, view: View) -> tuple[np.ndarray, np.ndarray | None]:
+def films_of(case: Case, view: Views) -> tuple[np.ndarray, np.ndarray | None]:
     """The case's rendered films that a method sees: both, or the frontal one alone."""
     frontal, lateral = case.rendered_VUV
     return frontal, lateral if view == "bi" else None

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from axon import DISCLAIMER
-from axon.evaluation.results import Picture  # was under TYPE_CHECKING
+from axon.evaluation.results import Picture
 from axon.files import whole_file
-from axon.pictures import DIVERGING, OVERVIEW_WINDOW, PLANES, _levels, _show, slice_plane, window_bounds
+from axon.pictures import DIVERGING, OVERVIEW_WINDOW, PLANES, gray_levels, show_image, slice_plane, window_bounds
 
 HERO_ERROR_HU = 500
 
@@ -26,8 +26,8 @@ def strip(ours_DHW: np.ndarray, reference_DHW: np.ndarray) -> bytes:
         ours, reference = (
             slice_plane(volume_DHW.astype(float).clip(low, high), plane) for volume_DHW in (ours_DHW, reference_DHW)
         )
-        gray = [_levels(image, low, high)[..., None].repeat(3, axis=-1) for image in (ours, reference)]
-        error = colormaps[DIVERGING](_levels(ours - reference, -HERO_ERROR_HU, HERO_ERROR_HU), bytes=True)[..., :3]
+        gray = [gray_levels(image, low, high)[..., None].repeat(3, axis=-1) for image in (ours, reference)]
+        error = colormaps[DIVERGING](gray_levels(ours - reference, -HERO_ERROR_HU, HERO_ERROR_HU), bytes=True)[..., :3]
         rows.append(np.concatenate([*gray, error], axis=1))
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(rows)).save(buffer, format="WEBP", quality=80, method=4)
@@ -56,10 +56,10 @@ def write_hero(path: Path, picture: Picture) -> None:
         places = {"left": 0.004, "right": 0.948, "top": 0.92, "bottom": 0.07, "wspace": 0.03, "hspace": 0.03}
         grid = figure.add_gridspec(2, 7, width_ratios=(1, 0.12, 1, 1, 1, 1, 1), **places)
         for row, (view, film_UV) in enumerate(picture.films.items()):
-            _show(figure.add_subplot(grid[row, 0]), film_UV, 0, 1, "gray", view)
+            show_image(figure.add_subplot(grid[row, 0]), film_UV, 0, 1, "gray", view)
         for row, plane in enumerate(("coronal", "axial")):
             for column, volume_DHW in enumerate(shown.values(), start=2):
-                _show(
+                show_image(
                     figure.add_subplot(grid[row, column]),
                     slice_plane(volume_DHW, plane),
                     low,
@@ -68,7 +68,9 @@ def write_hero(path: Path, picture: Picture) -> None:
                     plane if column == 2 else "",
                 )
             error_DH = slice_plane(error_DHW, plane)
-            mapped = _show(figure.add_subplot(grid[row, 6]), error_DH, -HERO_ERROR_HU, HERO_ERROR_HU, DIVERGING, "")
+            mapped = show_image(
+                figure.add_subplot(grid[row, 6]), error_DH, -HERO_ERROR_HU, HERO_ERROR_HU, DIVERGING, ""
+            )
         for column, title in ((0, "X-ray input"), *enumerate(shown, start=2), (6, "Error")):
             place = grid[0, column].get_position(figure)
             figure.text((place.x0 + place.x1) / 2, place.y1 + 0.015, title, ha="center", va="bottom", fontsize=13)

@@ -1,5 +1,7 @@
 """Model folders: the one that comes with the package, one of yours, or one from the registry; each checked before it is
 loaded.
+
+The model as a pipeline is in ``inference``; putting one into the registry is for ``registry``.
 """
 
 from __future__ import annotations

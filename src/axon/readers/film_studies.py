@@ -19,7 +19,7 @@ _DIRECTORY = "DICOMDIR"
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundFilm:
     """A film of a study.
 
     Attributes:
@@ -52,7 +52,7 @@ def study_folder(path: Path) -> Iterator[Path]:
             yield folder
 
 
-def choose_views(folder: Path, mend: Mend, views: tuple[View, ...] = ("frontal", "lateral")) -> list[Found]:
+def choose_views(folder: Path, mend: Mend, views: tuple[View, ...] = ("frontal", "lateral")) -> list[FoundFilm]:
     """The best frontal film and, where there is one of the same study, the best lateral one: one whose tag names the
     view before one that only looks like it.
 
@@ -81,11 +81,11 @@ def choose_views(folder: Path, mend: Mend, views: tuple[View, ...] = ("frontal",
     return chosen
 
 
-def _rank(film: Found) -> tuple[bool, float]:
+def _rank(film: FoundFilm) -> tuple[bool, float]:
     return film.xray.view_source == "tag", film.xray.view_confidence
 
 
-def _films(folder: Path, mend: Mend) -> tuple[list[Found], Counter[str]]:
+def _films(folder: Path, mend: Mend) -> tuple[list[FoundFilm], Counter[str]]:
     """All films below a folder whose view is sure, and how many files were refused, by code."""
     found, refused = [], Counter[str]()
     paths = sorted(path for path in folder.rglob("*") if _may_be_film(path.relative_to(folder), path))
@@ -100,7 +100,7 @@ def _films(folder: Path, mend: Mend) -> tuple[list[Found], Counter[str]]:
         if (view := sure_view(xray)) is None:
             refused["XRAY_VIEW_UNSURE"] += 1
         else:
-            found.append(Found(path.relative_to(folder).as_posix(), path, xray, view))
+            found.append(FoundFilm(path.relative_to(folder).as_posix(), path, xray, view))
     return found, refused
 
 

@@ -15,7 +15,7 @@ from axon.tracking.runs import CONFIG
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Record:
     """What a model version's MLflow run recorded.
 
     Attributes:
@@ -72,7 +72,7 @@ class Recipe:
         return [*run, *(["--repo", self.data_repo] if self.data_repo else [])]
 
 
-def read_recipe(uri: str, tracking_uri: str) -> Recipe:
+def read_recipe(uri: str, tracking_uri: str) -> Record:
     """Read from the registry how a model was made.
 
     Args:
@@ -98,7 +98,7 @@ def read_recipe(uri: str, tracking_uri: str) -> Recipe:
         raise AxonError(
             "NOT_RECORDED", message, "only models registered by this or a later version of AXON can be made again"
         )
-    return Recipe(
+    return Record(
         name=name,
         version=str(version.version),
         code=needed["code_revision"],
@@ -113,7 +113,7 @@ def read_recipe(uri: str, tracking_uri: str) -> Recipe:
     )
 
 
-def check_reproducible(recipe: Recipe, running_code: str) -> None:
+def check_reproducible(recipe: Record, running_code: str) -> None:
     """See that the running code and a versioned dataset can make the model again.
 
     Raises:
@@ -134,12 +134,12 @@ def check_reproducible(recipe: Recipe, running_code: str) -> None:
         raise AxonError("CODE_DIFFERS", f"the running code is {running_code}, the model's is {recipe.code}", fix)
 
 
-def python_command(recipe: Recipe, config: Path, output: Path) -> list[str]:
+def python_command(recipe: Record, config: Path, output: Path) -> list[str]:
     """The pipeline's command with the Python that is running."""
     return [sys.executable, *recipe.arguments(config, output)]
 
 
-def compared(recipe: Recipe, output: Path) -> str:
+def compared(recipe: Record, output: Path) -> str:
     """How the model that was made again compares with the one recorded, in one line.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from axon.models.folders import load_bridge, load_network
 from axon.models.sampling import sample_bridge
 from axon.models.superres import SuperResolver
 from axon.models.unet import BridgeUNet, RefinerControlNet
-from axon.provenance import TRAINING, code_digest
+from axon.provenance import BASELINES, TRAINING, code_digest
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 from axon.training.checkpoints import Curve
 from axon.training.loop import Log, fit
@@ -44,7 +44,8 @@ def checkpoint_dir(root: str | Path, stage: str, config: Config, dataset: Path) 
     """Where a stage keeps its checkpoints: the same for the same configuration, data and code, so that a repeated run
     resumes.
     """
-    return Path(root) / f"{stage}-{_fingerprint(config, PreparedDataset(dataset))[:16]}"
+    rooms = BASELINES if stage == "baselines" else TRAINING
+    return Path(root) / f"{stage}-{_fingerprint(config, PreparedDataset(dataset), rooms)[:16]}"
 
 
 def train_bridge(
@@ -176,16 +177,21 @@ def write_curves(folder: Path, curves: dict[str, Curve]) -> None:
 
 
 def fit_stage(
-    stage: BatchStage, config: Config, data: PreparedDataset, checkpoints: Path, log: Log
+    stage: BatchStage,
+    config: Config,
+    data: PreparedDataset,
+    checkpoints: Path,
+    log: Log,
+    rooms: Sequence[str] = TRAINING,
 ) -> tuple[nn.Module, Curve]:
-    """Train in a folder of checkpoints of the stage's own."""
+    """Train in a folder of checkpoints of the stage's own, which name the code in ``rooms``."""
     training = stage.training
     parameters = sum(p.numel() for p in stage.module.parameters())
     print(
         f"{stage.name}: {parameters / 1e6:.2f} M parameters, {training.steps} steps of {training.batch_size}",
         flush=True,
     )
-    return fit(stage, training, checkpoints / stage.name, _identity(config, data), log)
+    return fit(stage, training, checkpoints / stage.name, _identity(config, data, rooms), log)
 
 
 def named(log: Log, name: str) -> Log:
@@ -224,18 +230,18 @@ def samples_of(config: Config, data: PreparedDataset, device: torch.device) -> S
     )
 
 
-def _identity(config: Config, data: PreparedDataset) -> dict[str, Any]:
+def _identity(config: Config, data: PreparedDataset, rooms: Sequence[str] = TRAINING) -> dict[str, Any]:
     """What a stage's result depends on: configuration, data, and the code that trains; not how many processes and nodes
     share the work.
     """
-    facts = config.to_dict() | {"dataset": data.split_hash, "code": code_digest(TRAINING)}
+    facts = config.to_dict() | {"dataset": data.split_hash, "code": code_digest(rooms)}
     del facts["training"]["processes"], facts["training"]["nodes"]
     return facts
 
 
-def _fingerprint(config: Config, data: PreparedDataset) -> str:
+def _fingerprint(config: Config, data: PreparedDataset, rooms: Sequence[str] = TRAINING) -> str:
     """SHA-256 of `_identity`, hexadecimal."""
-    return hashlib.sha256(json.dumps(_identity(config, data), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(_identity(config, data, rooms), sort_keys=True).encode()).hexdigest()
 
 
 def save_network(module: nn.Module, folder: Path) -> None:

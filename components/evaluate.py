@@ -49,7 +49,7 @@ def evaluate(
     from axon.config import Config
     from axon.errors import one_line_errors
     from axon.evaluation.evaluate import evaluate as run_evaluation
-    from axon.evaluation.measures import View
+    from axon.evaluation.measures import Views
     from axon.provenance import code_revision
     from axon.registry.gate import fetched_champion
     from axon.tracking.runs import stage_run
@@ -61,7 +61,7 @@ def evaluate(
     with one_line_errors(), stage_run(tracking_uri, run_id, "evaluate", {"views": views}) as run:
         require_gpu(settings)
         with fetched_champion(tracking_uri, model_name) as champion:
-            headline = run_evaluation(settings, Path(dataset.path), *stages, out, cast(View, views), facts, champion)
+            headline = run_evaluation(settings, Path(dataset.path), *stages, out, cast(Views, views), facts, champion)
         run.log(0, headline)
     shutil.copyfile(out / "report.html", report.path)
     for name, value in headline.items():

@@ -34,7 +34,7 @@ def evaluation() -> Evaluation:
         for view in ("bi", "mono"):
             spread = 80 + 20 * number + 30 * (view == "mono")
             volumes = {
-                name: reference + rng.normal(0, spread * (1 - 0.1 * rank), reference.shape)
+                name: reference + rng.normal(0, spread * 0.9**rank, reference.shape)
                 for rank, name in enumerate(METHODS)
             }
             rows += [

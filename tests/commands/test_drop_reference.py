@@ -18,13 +18,15 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
-    small_pipeline(Config.load(Path(__file__).parents[1] / "tiny.yaml")).save_pretrained(folder)
+    pipeline = small_pipeline(Config.load(Path(__file__).parents[1] / "tiny.yaml"))
+    pipeline.register_to_config(output_size=32)
+    pipeline.save_pretrained(folder)
     phantoms = [make_phantom(seed, size=64, spacing_mm=5.6) for seed in (1, 4)]
     candidates = (
         Candidate(f"patient-{n}", "phantom", volume, volume.center_mm, "CC BY 4.0", "doi:10.0/x")
         for n, volume in enumerate(phantoms)
     )
-    built = build_library(folder, candidates, 2, size=32)
+    built = build_library(folder, candidates, 2, size=32, extent_mm=320.0)
     assert len(built.ids) == 2, built.left_out
     pretrained.seal(folder)
     return folder

@@ -151,7 +151,7 @@ async function show(result) {
   ].map(([label, file]) => element("a", label, { href: `/api/jobs/${job}/${file}`, className: "button", download: `axon-${file}` })));
   $("films").replaceChildren(...result.films.map(filmRow));
   $("record").textContent = JSON.stringify(result.record, null, 1);
-  await pick("images", "CT");
+  await pick("images", Object.keys(images)[0]);
   pick("planes", matchMedia("(max-width: 640px)").matches ? "Axial" : "All planes");
 }
 

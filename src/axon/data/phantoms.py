@@ -13,6 +13,7 @@ import copy
 import itertools
 import math
 import random
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,7 +127,7 @@ class _Canvas:
 
     def __init__(self, size: int, spacing: int) -> None:
         axis = spacing * (2 * np.arange(size, dtype=np.int64) - (size - 1)) // 2
-        self.spacing, self.axis = spacing, axis
+        self.spacing, self.axis, self.ticks = spacing, axis, axis.tolist()
         self.x, self.y, self.z = axis[None, None, :], axis[None, :, None], axis[:, None, None]
         self.hu = np.full((size, size, size), AIR_HU, dtype=np.int64)
         self.shift: Point = (0, 0, 0)
@@ -169,15 +170,20 @@ class _Canvas:
         for (px, py, pz), radius in path:
             cx, cy, cz = px + self.shift[0] + (self.lean * pz >> 10), py + self.shift[1], pz + self.shift[2]
             reach = radius + self.spacing
-            box = tuple(slice(*np.searchsorted(self.axis, [c - reach, c + reach + 1])) for c in (cz, cy, cx))
+            box = tuple(self._within(c - reach, c + reach) for c in (cz, cy, cx))
             q = (self.z[box[0]] - cz) ** 2 + (self.y[:, box[1]] - cy) ** 2 + (self.x[:, :, box[2]] - cx) ** 2
             # Thin tubes keep their mass: a ramp wider than the tube is capped by the share of the voxel that it fills.
             depth = (radius * radius - q) // (2 * radius)
-            cover = np.clip(depth * 256 // self.spacing + 128, 0, min(256, 512 * radius // self.spacing))
+            most = min(256, 512 * radius // self.spacing)
+            cover = np.minimum(np.maximum(depth * 256 // self.spacing + 128, 0), most)
             if within is not None:
                 cover = np.minimum(cover, within[box])
             part = self.hu[box]
             part += (hu - part) * cover >> 8
+
+    def _within(self, low: int, high: int) -> slice:
+        """The voxels of an axis whose coordinates lie from ``low`` to ``high``."""
+        return slice(bisect_left(self.ticks, low), bisect_left(self.ticks, high + 1))
 
     def add_noise(self, seed: int) -> None:
         """Quantum noise: a hash of the voxel's index, white plus smoothed, about 20 HU; more in the soft tissue than in
@@ -199,6 +205,14 @@ def _along(z: np.ndarray, knots: list[tuple[int, int]]) -> np.ndarray:
     for (z0, v0), (z1, v1) in itertools.pairwise(knots):
         inside = np.clip(z - z0 * MM, 0, (z1 - z0) * MM)
         out = out + inside * (v1 - v0) // (z1 - z0)
+    return out
+
+
+def _along_at(z: int, knots: list[tuple[int, int]]) -> int:
+    """`_along` at one height, without an array's cost."""
+    out = knots[0][1] * MM
+    for (z0, v0), (z1, v1) in itertools.pairwise(knots):
+        out += min(max(z - z0 * MM, 0), (z1 - z0) * MM) * (v1 - v0) // (z1 - z0)
     return out
 
 
@@ -415,8 +429,8 @@ def _rib_point(a: _Anatomy, t: int, z_back: int, drop: int, side: int, radius: i
     below = _SQUARE + t * t
     c, s = (_SQUARE - t * t) * _ONE // below, -2 * t * _SQUARE // below
     z = z_back - drop * (t + _ONE) // (2 * _ONE)
-    level = np.array(z * _ONE // a.tall)
-    wide, deep, back = (int(_along(level, knots)) for knots in (_CAGE_WIDE, _CAGE_DEEP, _CAGE_BACK))
+    level = z * _ONE // a.tall
+    wide, deep, back = (_along_at(level, knots) for knots in (_CAGE_WIDE, _CAGE_DEEP, _CAGE_BACK))
     # Solve (k^2 + k^4 b) / 2 = 1, the surface of `_barrel` in direction (c, s).
     b = (c**4 + s**4) >> 30
     k2 = (math.isqrt(_SQUARE + 8 * b * _ONE) - _ONE) * _ONE // (2 * b)

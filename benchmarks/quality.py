@@ -34,11 +34,13 @@ from axon import DISCLAIMER
 from axon.baselines.methods import BASELINES
 from axon.config import Config
 from axon.errors import AxonError, one_line_errors
-from axon.evaluation.results import FINAL, METHODS, PRIMARY_METRICS, CaseResult, Evaluation
+from axon.evaluation.results import FINAL, METHODS, CaseResult, Evaluation
 from axon.files import write_json, write_whole
 from axon.metrics.catalogue import Metric, shown_in
+from axon.metrics.catalogue import metric as known
 from axon.metrics.statistics import Summary, paired_difference
 
+HEADLINE = [each.key for each in shown_in("headline")]
 PAPER = {"axon/psnr": 11.9, "axon/ssim": 11.0}
 """Per cent by which the paper says that AXON exceeds the best baseline."""
 
@@ -268,54 +270,50 @@ def _methods(evaluation: Evaluation, set_name: str, view: str) -> str:
 
 
 def _improvements(evaluation: Evaluation) -> str:
-    rows = [["the paper's claim", "", *(f"{PAPER[metric]:+.1f}" for metric in PRIMARY_METRICS)]]
+    rows = [["the paper's claim", "", *(f"{PAPER[metric]:+.1f}" for metric in HEADLINE)]]
     for set_name, view in evaluation.groups():
         for method in FINAL:
             cells = []
-            for metric in PRIMARY_METRICS:
+            for metric in HEADLINE:
                 summary, baseline = (
                     evaluation.improvement(set_name, view, method, metric),
                     evaluation.best_baseline(set_name, view, metric),
                 )
                 cells.append(f"{_interval(summary, 1)} over {METHODS[baseline]}" if summary and baseline else "-")
             rows.append([f"{set_name}, {view}", METHODS[method], *cells])
-    return markdown(["", "method", "PSNR %", "SSIM %"], rows)
+    return markdown(["", "method", *(f"{known(key).label} %" for key in HEADLINE)], rows)
 
 
 def _goals(evaluation: Evaluation) -> str:
-    """What was hoped for, with YES where the mean difference of every case's PSNR and of its SSIM is above zero, else
-    NO.
-    """
+    """What was hoped for, with YES where the mean differences of the headline's metrics are all above zero, else NO."""
     rows = []
     for name in (name for name in GOAL_SETS if (name, "bi") in evaluation.groups()):
         values = functools.partial(evaluation.values, name)
         for method in FINAL:
-            best = {metric: evaluation.best_baseline(name, "bi", metric) or "" for metric in PRIMARY_METRICS}
-            pairs = {
-                metric: (values("bi", method, metric), values("bi", best[metric], metric)) for metric in PRIMARY_METRICS
-            }
+            best = {metric: evaluation.best_baseline(name, "bi", metric) or "" for metric in HEADLINE}
+            pairs = {metric: (values("bi", method, metric), values("bi", best[metric], metric)) for metric in HEADLINE}
             rows.append(
                 [f"{METHODS[method]}, above each of the {len(BASELINES)} baselines", name, *_verdict(evaluation, pairs)]
             )
         for before, after in itertools.pairwise(LADDER):
-            pairs = {metric: (values("bi", after, metric), values("bi", before, metric)) for metric in PRIMARY_METRICS}
+            pairs = {metric: (values("bi", after, metric), values("bi", before, metric)) for metric in HEADLINE}
             rows.append([f"{METHODS[after]}, above {METHODS[before]}", name, *_verdict(evaluation, pairs)])
         for method in FINAL:
-            pairs = {
-                metric: (values("bi", method, metric), values("mono", method, metric)) for metric in PRIMARY_METRICS
-            }
+            pairs = {metric: (values("bi", method, metric), values("mono", method, metric)) for metric in HEADLINE}
             rows.append([f"{METHODS[method]}, two views above one", name, *_verdict(evaluation, pairs)])
-    return markdown(["goal", "set", "PSNR difference [dB]", "SSIM difference", "reached"], rows)
+    heads = (known(key).title.replace(known(key).label, f"{known(key).label} difference") for key in HEADLINE)
+    return markdown(["goal", "set", *heads, "reached"], rows)
 
 
 def _verdict(evaluation: Evaluation, pairs: Mapping[str, tuple[dict[str, float], dict[str, float]]]) -> list[str]:
-    """Difference in PSNR and SSIM with its paired interval, and YES or NO."""
+    """Difference in each headline metric with its paired interval, and YES or NO."""
     differences = [
         paired_difference(*pairs[metric], evaluation.bootstrap, evaluation.confidence, evaluation.seed)
-        for metric in PRIMARY_METRICS
+        for metric in HEADLINE
     ]
     reached = all(difference.mean > 0 for difference in differences)
-    return [_interval(differences[0], 2), _interval(differences[1], 3), "YES" if reached else "NO"]
+    texts = [_interval(each, known(key).digits) for key, each in zip(HEADLINE, differences, strict=True)]
+    return [*texts, "YES" if reached else "NO"]
 
 
 def _interval(summary: Summary, digits: int) -> str:

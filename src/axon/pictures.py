@@ -98,7 +98,7 @@ class Mark:
 
     Attributes:
         label: Its name.
-        x, y: Its patch distance and PSNR.
+        x, y: Its value on either axis.
         kind: What is drawn: a full mark for a ``result``, an empty one for a ``stage``, a grey one for a ``baseline``.
     """
 
@@ -108,11 +108,11 @@ class Mark:
     kind: Literal["result", "stage", "baseline"]
 
 
-def two_axes_uri(marks: list[Mark], floor: float | None) -> str:
-    """PSNR against patch distance as SVG, a mark a method; ``floor`` is the distance of two patients' CTs, a line.
+def two_axes_uri(marks: list[Mark], xlabel: str, ylabel: str, floor: tuple[float, str] | None) -> str:
+    """Two metrics as SVG, a mark a method; ``floor`` is the x of two patients' CTs and its text, a line.
 
-    The best place is at the upper left. Names stand in a column at the right in the order of PSNR, so that none hides
-    another.
+    The best place is at the upper left: less of x is better, more of y. Names stand in a column at the right in the
+    order of y, so that none hides another.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -121,7 +121,7 @@ def two_axes_uri(marks: list[Mark], floor: float | None) -> str:
     with rc_context(SVG_STYLE):
         figure = Figure(figsize=(7.4, 3.9))
         axes = figure.add_axes((0.08, 0.13, 0.55, 0.8))
-        axes.set(xlabel="patch distance [HU], less is better", ylabel="PSNR [dB], more is better", xscale="log")
+        axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_formatter(ScalarFormatter())
@@ -129,8 +129,8 @@ def two_axes_uri(marks: list[Mark], floor: float | None) -> str:
         axes.grid(which="both", color="#e4e7eb", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         if floor:
-            axes.axvline(floor, color="#b06d00", linewidth=1.2, linestyle="--")
-            axes.text(floor, 1.015, f"CT against CT {floor:.1f}", transform=axes.get_xaxis_transform(), ha="center",
+            axes.axvline(floor[0], color="#b06d00", linewidth=1.2, linestyle="--")
+            axes.text(floor[0], 1.015, f"CT against CT {floor[1]}", transform=axes.get_xaxis_transform(), ha="center",
                       fontsize=8, color="#b06d00")  # fmt: skip
         ordered = sorted(marks, key=lambda mark: -mark.y)
         for mark in ordered:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import axon
+from axon.metrics.catalogue import METRICS
 from axon.provenance import BASELINES, PREPARING, REGISTERED, TRAINING, code_digest
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +42,17 @@ def test_no_two_classes_have_one_name() -> None:
         if isinstance(node, ast.ClassDef)
     ]
     assert {name for name in names if names.count(name) > 1} == exempt
+
+
+def test_a_metric_is_named_where_it_is_measured_and_nowhere_else() -> None:
+    measuring = {
+        PACKAGE / "evaluation/measures.py",
+        PACKAGE / "evaluation/evaluate.py",
+        *(PACKAGE / "metrics").iterdir(),
+    }
+    keys = re.compile("|".join(f"\\b{re.escape(key)}\\b" for key in METRICS))
+    others = [path for kind in ("*.py", "*.j2") for path in PACKAGE.rglob(kind) if path not in measuring]
+    assert [(path.name, *found) for path in others if (found := keys.findall(path.read_text()))] == []
 
 
 def imported(path: Path) -> list[str]:

@@ -29,7 +29,7 @@ from axon.evaluation.strips import strip, write_hero
 from axon.files import whole_folder, write_json
 from axon.geometry.projection import VIEWS
 from axon.inference import REFERENCED, AxonOutput, AxonPipeline
-from axon.metrics.catalogue import MEASURED_AGAIN, shown_in
+from axon.metrics.catalogue import MEASURED_AGAIN, PRIMARY, shown_in
 from axon.metrics.realism import Appearance, floor_of
 from axon.models.folders import load_network
 from axon.models.superres import downsample
@@ -280,13 +280,12 @@ def test_hash(cases: Iterable[tuple[str, Case]]) -> str:
 
 
 def _headline(evaluation: Evaluation, views: str) -> dict[str, float]:
-    """Flat means for MLflow's and Kubeflow's comparison pages: what the model card shows, and the films."""
+    """Flat means for MLflow's and Kubeflow's comparison pages."""
     headline = {}
-    shown = [*(each.key for each in shown_in("card")), "reprojection/mae"]
     for set_name in sorted({row.set_name for row in evaluation.rows}):
-        for method in (*FINAL, evaluation.best_baseline(set_name, views, "axon/psnr") or "mean_volume"):
-            for metric in shown:
-                summary = evaluation.summary(set_name, views, method, metric)
+        for method in (*FINAL, evaluation.best_baseline(set_name, views, PRIMARY) or "mean_volume"):
+            for metric in shown_in("overview"):
+                summary = evaluation.summary(set_name, views, method, metric.key)
                 if summary is not None:
-                    headline[f"{set_name}/{views}/{method}/{metric.replace('axon/', '')}"] = summary.mean
+                    headline[f"{set_name}/{views}/{method}/{metric.key.removeprefix('axon/')}"] = summary.mean
     return headline

@@ -21,7 +21,6 @@ from axon.evaluation.measures import VERSIONS
 from axon.evaluation.results import (
     FINAL,
     METHODS,
-    PRIMARY_METRICS,
     SIDE_BY_SIDE,
     STAGES,
     VIEW_LABELS,
@@ -32,7 +31,7 @@ from axon.evaluation.results import (
     showcase,
 )
 from axon.files import write_whole
-from axon.metrics.catalogue import Axis, Metric, metric, shown_in
+from axon.metrics.catalogue import PRIMARY, SECOND, Axis, Metric, metric, shown_in
 from axon.metrics.protocols import PROTOCOLS
 from axon.metrics.statistics import Summary
 from axon.pictures import film_pictures
@@ -62,7 +61,6 @@ AXES: tuple[tuple[str, str, frozenset[Axis]], ...] = (
     ),
 )
 """The report's tables: title, what to know, and the catalogue's axes in it."""
-BETTER = {"more": "more is better", "less": "less is better", "zero": "0 is best", "neither": ""}
 RANKS = ("only", "best", "median", "worst")
 
 
@@ -130,6 +128,7 @@ def _context(evaluation: Evaluation) -> dict[str, Any]:
         "confidence": f"{evaluation.confidence:.0%}".replace("%", " %"),
         "bootstrap": evaluation.bootstrap,
         "stamp": _stamp(evaluation.facts),
+        "headline": shown_in("headline"),
         "headlines": [card for group in groups if (card := _headline(evaluation, *group))],
         "axes": [
             {
@@ -162,20 +161,20 @@ def _stamp(facts: dict[str, str]) -> str:
 
 
 def _headline(evaluation: Evaluation, set_name: str, view: str) -> dict[str, Any] | None:
-    """The final volume's PSNR and SSIM, and its improvement over the best baseline, with intervals."""
+    """The final volume's first figures, and its improvement over the best baseline, with intervals."""
     method = next((method for method in FINAL if method in evaluation.methods(set_name, view)), None)
     if method is None:
         return None
     figures = []
-    for key in PRIMARY_METRICS:
-        summary = evaluation.summary(set_name, view, method, key)
-        gain = evaluation.improvement(set_name, view, method, key)
+    for of in shown_in("headline"):
+        summary = evaluation.summary(set_name, view, method, of.key)
+        gain = evaluation.improvement(set_name, view, method, of.key)
         if summary:
             figures.append(
                 {
-                    "label": metric(key).label,
-                    "value": f"{metric(key).text(summary.mean)} {metric(key).unit}".rstrip(),
-                    "interval": _interval(key, summary),
+                    "label": of.label,
+                    "value": f"{of.text(summary.mean)} {of.unit}".rstrip(),
+                    "interval": _interval(of, summary),
                     "gain": gain and f"{_signed(gain.mean)} %",
                     "gain_interval": gain and _signed_interval(gain),
                 }
@@ -184,14 +183,19 @@ def _headline(evaluation: Evaluation, set_name: str, view: str) -> dict[str, Any
 
 
 def _two_axes(evaluation: Evaluation, set_name: str, view: str) -> dict[str, str] | None:
-    """PSNR against patch distance; None where no method has both."""
-    marks = []
+    """The primary metric against the second; None where no method has both."""
+    marks, along, up = [], metric(SECOND), metric(PRIMARY)
     for method in evaluation.methods(set_name, view):
-        x, y = (evaluation.summary(set_name, view, method, key) for key in ("realism/patch_distance", "axon/psnr"))
+        x, y = (evaluation.summary(set_name, view, method, key) for key in (SECOND, PRIMARY))
         if x and y and x.mean > 0:
             marks.append(show.Mark(METHODS[method], x.mean, y.mean, _kind(method)))
-    image = show.two_axes_uri(marks, evaluation.floor.get("realism/patch_distance"))
-    return {"set": set_name, "view": VIEW_LABELS[view], "image": image} if marks else None
+    if not marks:
+        return None
+    floor = (evaluation.floor[SECOND], along.text(evaluation.floor[SECOND])) if SECOND in evaluation.floor else None
+    xlabel, ylabel = (f"{each.within}, {each.direction}" for each in (along, up))
+    image = show.two_axes_uri(marks, xlabel, ylabel, floor)
+    about = f"{up.label} against {along.label.lower()}"
+    return {"set": set_name, "view": VIEW_LABELS[view], "about": about, "image": image}
 
 
 def _kind(method: str) -> Literal["result", "stage", "baseline"]:
@@ -207,7 +211,7 @@ def _metric_table(evaluation: Evaluation, set_name: str, view: str, keys: list[s
         {
             "protocol": metric(key).protocol,
             "label": metric(key).title,
-            "better": BETTER[metric(key).better],
+            "better": metric(key).direction,
             "cells": _cells(metric(key), evaluation, set_name, view),
         }
         for key in keys
@@ -249,7 +253,7 @@ def _cells(of: Metric, evaluation: Evaluation, set_name: str, view: str) -> dict
         if summary is None
         else {
             "mean": of.text(summary.mean),
-            "interval": _interval(of.key, summary),
+            "interval": _interval(of, summary),
             "size": of.text(-score) if of.signed and (score := scores[method]) is not None else "",
             "best": best is not None and scores[method] == best,
             "from": f"{100 * (summary.low - left) / span:.1f}",
@@ -264,9 +268,9 @@ def _improvement_rows(evaluation: Evaluation, set_name: str, view: str) -> list[
     rows = []
     for method in FINAL:
         cells = []
-        for key in PRIMARY_METRICS:
-            summary = evaluation.improvement(set_name, view, method, key)
-            baseline = evaluation.best_baseline(set_name, view, key)
+        for of in shown_in("headline"):
+            summary = evaluation.improvement(set_name, view, method, of.key)
+            baseline = evaluation.best_baseline(set_name, view, of.key)
             if summary and baseline:
                 cells.append(
                     {
@@ -275,31 +279,29 @@ def _improvement_rows(evaluation: Evaluation, set_name: str, view: str) -> list[
                         "baseline": METHODS[baseline],
                     }
                 )
-        if len(cells) == len(PRIMARY_METRICS):
+        if len(cells) == len(shown_in("headline")):
             rows.append({"set": set_name, "view": VIEW_LABELS[view], "method": METHODS[method], "cells": cells})
     return rows
 
 
 def _case_table(evaluation: Evaluation, set_name: str, view: str) -> dict[str, Any]:
-    """PSNR and SSIM of protocol axon, a row a case, a column a method."""
+    """The first figures, a row a case, a column a method."""
     methods = evaluation.methods(set_name, view)
-    by_metric = {
-        key: {method: evaluation.values(set_name, view, method, key) for method in methods} for key in PRIMARY_METRICS
-    }
     cases = sorted({row.case_id for row in evaluation.rows if (row.set_name, row.view) == (set_name, view)})
-    rows = [
-        (
-            case,
-            [[_optional(key, by_metric[key][method].get(case)) for key in PRIMARY_METRICS] for method in methods],
-        )
-        for case in cases
-    ]
+    by_method = [_case_cells(evaluation, set_name, view, method, cases) for method in methods]
+    rows = list(zip(cases, zip(*by_method, strict=True), strict=True))
     return {
         "set": set_name,
         "view": VIEW_LABELS[view],
         "methods": [METHODS[method] for method in methods],
         "rows": rows,
     }
+
+
+def _case_cells(evaluation: Evaluation, set_name: str, view: str, method: str, cases: list[str]) -> list[list[str]]:
+    """A method's column: of each case its first figures."""
+    columns = [(of, evaluation.values(set_name, view, method, of.key)) for of in shown_in("headline")]
+    return [[_optional(of, values.get(case)) for of, values in columns] for case in cases]
 
 
 def _ranked(evaluation: Evaluation) -> list[dict[str, Any]]:
@@ -313,7 +315,7 @@ def _ranked(evaluation: Evaluation) -> list[dict[str, Any]]:
 def _picture(evaluation: Evaluation, picture: Picture, title: str) -> dict[str, Any]:
     view = "bi" if len(picture.films) == 2 else "mono"
     ours = {
-        each.key: evaluation.values(picture.set_name, view, "axon", each.key).get(picture.case_id)
+        each: evaluation.values(picture.set_name, view, "axon", each.key).get(picture.case_id)
         for each in shown_in("report")
     }
     return {
@@ -322,7 +324,7 @@ def _picture(evaluation: Evaluation, picture: Picture, title: str) -> dict[str, 
         "set": picture.set_name,
         "view": VIEW_LABELS[view],
         "spacing": f"{picture.spacing_mm:.2f}",
-        "values": [_with_unit(key, value) for key, value in ours.items() if value is not None],
+        "values": [_with_unit(of, value) for of, value in ours.items() if value is not None],
         "windows": [_window(picture, name, *window) for name, window in show.WINDOWS.items()],
         "frames": _frames(picture),
         "projection": _projection(picture),
@@ -418,17 +420,17 @@ def _stages(picture: Picture) -> list[tuple[str, dict[str, str]]]:
     ]
 
 
-def _with_unit(key: str, value: float) -> str:
+def _with_unit(of: Metric, value: float) -> str:
     """``"PSNR 24.10 dB"``."""
-    return f"{metric(key).label} {metric(key).text(value)} {metric(key).unit}".rstrip()
+    return f"{of.label} {of.text(value)} {of.unit}".rstrip()
 
 
-def _optional(key: str, value: float | None) -> str:
-    return "–" if value is None else metric(key).text(value)
+def _optional(of: Metric, value: float | None) -> str:
+    return "–" if value is None else of.text(value)
 
 
-def _interval(key: str, summary: Summary) -> str:
-    return f"{metric(key).text(summary.low)} to {metric(key).text(summary.high)}" if summary.n > 1 else ONE_CASE
+def _interval(of: Metric, summary: Summary) -> str:
+    return f"{of.text(summary.low)} to {of.text(summary.high)}" if summary.n > 1 else ONE_CASE
 
 
 def _signed_interval(summary: Summary) -> str:

@@ -19,6 +19,7 @@ from axon import DISCLAIMER
 from axon.baselines.methods import BASELINES
 from axon.errors import AxonError
 from axon.evaluation.measures import VERSIONS
+from axon.metrics.catalogue import PRIMARY, SECOND, Metric, shown_in
 from axon.metrics.catalogue import metric as known
 from axon.metrics.statistics import Summary, paired_improvement, summarise
 
@@ -43,8 +44,6 @@ STRIPS = "cases"
 """Folder of an evaluation with a small picture of every case."""
 
 VIEW_LABELS = {"bi": "frontal and lateral view", "mono": "frontal view only"}
-PRIMARY_METRICS = ("axon/psnr", "axon/ssim")
-SECOND_METRICS = ("anatomy/dice_bone", "realism/patch_distance")
 
 
 @dataclass(frozen=True)
@@ -208,7 +207,7 @@ class Evaluation:
         return {
             method: {
                 metric: {"baseline": self.best_baseline(set_name, view, metric), **asdict(summary)}
-                for metric in PRIMARY_METRICS
+                for metric in (each.key for each in shown_in("headline"))
                 if (summary := self.improvement(set_name, view, method, metric)) is not None
             }
             for method in FINAL
@@ -216,8 +215,8 @@ class Evaluation:
 
 
 def showcase(rows: Sequence[CaseResult]) -> dict[tuple[str, str], str]:
-    """Best, median and worst case of each test set by the ``axon`` PSNR of the final volume, from two views where there
-    are any.
+    """Best, median and worst case of each test set by the primary metric of the final volume, from two views where
+    there are any.
 
     Returns:
         ``"best"``, ``"worst"`` and ``"median"`` by (set_name, case_id), ``"only"`` for a lone case; fewer where there
@@ -228,7 +227,7 @@ def showcase(rows: Sequence[CaseResult]) -> dict[tuple[str, str], str]:
     ranks: dict[tuple[str, str], str] = {}
     for name in sorted({row.set_name for row in shown}):
         ordered = sorted(
-            (row for row in shown if row.set_name == name), key=lambda row: (-row.metrics["axon/psnr"], row.case_id)
+            (row for row in shown if row.set_name == name), key=lambda row: (-row.metrics[PRIMARY], row.case_id)
         )
         if len(ordered) == 1:
             ranks[name, ordered[0].case_id] = "only"
@@ -241,31 +240,35 @@ def showcase(rows: Sequence[CaseResult]) -> dict[tuple[str, str], str]:
 def summary_table(evaluation: Evaluation) -> str:
     """Both axes for a terminal: a block for each test set and view, then the improvement.
 
-    PSNR and SSIM of protocol ``axon`` with their intervals; between them and the method the means of bone Dice and
-    patch distance.
+    The headline's metrics with their intervals; between them and the method the means of those beside.
     """
     lines = [DISCLAIMER]
+    headline, beside = shown_in("headline"), shown_in("beside")
+    heads = [f"{each.short or each.within:>9}" for each in beside]
+    heads += [f"{f'{each.protocol} {each.title}':>22}" for each in headline]
     width = max(len(label) for label in METHODS.values())
     for set_name, view in evaluation.groups():
         methods = evaluation.methods(set_name, view)
         cases = len({row.case_id for row in evaluation.rows if (row.set_name, row.view) == (set_name, view)})
         level = f"{evaluation.confidence:.0%} interval"
         lines += ["", f"{set_name}, {VIEW_LABELS[view]}, {cases} case{'s' * (cases != 1)}, mean [{level}]"]
-        lines.append(f"  {'':{width}}  {'bone Dice':>9}  {'patch, HU':>9}  {'axon PSNR [dB]':>22}  {'axon SSIM':>23}")
+        lines.append("  ".join([f"  {'':{width}}", *heads]))
         for method in methods:
-            bone, patch = (_mean_text(evaluation.summary(set_name, view, method, key), key) for key in SECOND_METRICS)
-            psnr, ssim = (evaluation.summary(set_name, view, method, metric) for metric in PRIMARY_METRICS)
-            figures = f"{bone:>9}  {patch:>9}  {_interval_text(psnr, 2):>22}  {_interval_text(ssim, 3):>23}"
-            lines.append(f"  {METHODS[method]:{width}}  {figures}")
+            means = [f"{_mean_text(each, evaluation.summary(set_name, view, method, each.key)):>9}" for each in beside]
+            means += [
+                f"{_interval_text(each, evaluation.summary(set_name, view, method, each.key)):>22}" for each in headline
+            ]
+            lines.append("  ".join([f"  {METHODS[method]:{width}}", *means]))
         lines += [line for method in FINAL if (line := _improvement_line(evaluation, set_name, view, method))]
     if evaluation.floor:
-        patch = SECOND_METRICS[1]
-        lines += ["", f"CTs of different patients: patch distance {known(patch).text(evaluation.floor[patch])} HU"]
+        second = known(SECOND)
+        value = f"{second.text(evaluation.floor[SECOND])} {second.unit}"
+        lines += ["", f"CTs of different patients: {second.label.lower()} {value}"]
     return "\n".join(lines)
 
 
-def _mean_text(summary: Summary | None, key: str) -> str:
-    return "-" if summary is None else known(key).text(summary.mean)
+def _mean_text(of: Metric, summary: Summary | None) -> str:
+    return "-" if summary is None else of.text(summary.mean)
 
 
 def strip_name(set_name: str, case_id: str) -> str:
@@ -277,20 +280,18 @@ def strip_name(set_name: str, case_id: str) -> str:
 
 def _improvement_line(evaluation: Evaluation, set_name: str, view: str, method: str) -> str:
     parts = []
-    for metric, name in zip(PRIMARY_METRICS, ("PSNR", "SSIM"), strict=True):
-        summary = evaluation.improvement(set_name, view, method, metric)
-        baseline = evaluation.best_baseline(set_name, view, metric)
+    for metric in shown_in("headline"):
+        summary = evaluation.improvement(set_name, view, method, metric.key)
+        baseline = evaluation.best_baseline(set_name, view, metric.key)
         if summary and baseline:
-            parts.append(f"{name} {summary.mean:+.1f} % over {METHODS[baseline]}")
+            parts.append(f"{metric.label} {summary.mean:+.1f} % over {METHODS[baseline]}")
     return f"  {METHODS[method]}: {'; '.join(parts)}" if parts else ""
 
 
-def _interval_text(summary: Summary | None, digits: int) -> str:
-    if summary is None:
-        return "-"
-    if summary.n == 1:  # One case has no interval.
-        return f"{summary.mean:.{digits}f}"
-    return f"{summary.mean:.{digits}f} [{summary.low:.{digits}f}, {summary.high:.{digits}f}]"
+def _interval_text(of: Metric, summary: Summary | None) -> str:
+    if summary is None or summary.n == 1:  # One case has no interval.
+        return _mean_text(of, summary)
+    return f"{of.text(summary.mean)} [{of.text(summary.low)}, {of.text(summary.high)}]"
 
 
 def refuse_bad_values(evaluation: Evaluation) -> None:

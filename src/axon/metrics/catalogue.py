@@ -14,10 +14,12 @@ from axon.errors import AxonError
 
 Better = Literal["more", "less", "zero", "neither"]
 Axis = Literal["distortion", "realism", "anatomy", "films", "calibration"]
-Place = Literal["report", "terminal", "card", "run", "benchmark"]
+Place = Literal["headline", "beside", "overview", "report", "terminal", "card", "run", "benchmark"]
 
 PRIMARY_METHOD, PRIMARY = "axon", "axon/psnr"
 """What models are told apart by: the method, and its metric."""
+SECOND = "realism/patch_distance"
+"""The other axis of the plot: no method is better by one alone."""
 MEASURED_AGAIN = "champion.json"
 """File of an evaluation folder with the values of a champion whose own evaluation does not compare."""
 BANDS = {
@@ -46,7 +48,10 @@ class Metric:
         axis: Distortion compares place by place with the patient's own CT, realism asks whether the volume could be a
             CT, anatomy whether structures lie where they should; films is the agreement with the input, calibration
             that of the stated error.
-        shown: Where it has a column or row of its own; ``cases.csv`` has all.
+        shown: Where it has a column or row of its own; ``cases.csv`` has all. A ``headline`` stands first, with
+            intervals and the improvement over the best baseline, the mean of one ``beside`` next to it; an ``overview``
+            is a page of MLflow or Kubeflow that compares runs.
+        short: Its title in a narrow column, where that is not its title.
     """
 
     key: str
@@ -56,6 +61,7 @@ class Metric:
     better: Better
     axis: Axis
     shown: frozenset[Place] = frozenset()
+    short: str = ""
 
     @property
     def protocol(self) -> str:
@@ -66,6 +72,16 @@ class Metric:
     def title(self) -> str:
         """Its name with its unit, ``"PSNR [dB]"``."""
         return f"{self.label} [{self.unit}]" if self.unit else self.label
+
+    @property
+    def within(self) -> str:
+        """The title inside of a sentence: an abbreviation keeps its capitals."""
+        return self.title if self.title[1].isupper() else self.title[0].lower() + self.title[1:]
+
+    @property
+    def direction(self) -> str:
+        """Which way is better, for people; empty where neither is."""
+        return {"more": "more is better", "less": "less is better", "zero": "0 is best", "neither": ""}[self.better]
 
     @property
     def qualified(self) -> str:
@@ -99,16 +115,19 @@ def _bands() -> Iterable[Metric]:
         yield Metric(f"realism/coherence_{band}", f"Coherence, {where}", "", 2, "more", "distortion")
 
 
-_EVERYWHERE = frozenset[Place]({"report", "terminal", "card", "run", "benchmark"})
+_EVERYWHERE = frozenset[Place]({"report", "terminal", "card", "overview", "run", "benchmark"})
 _HARDLY = frozenset[Place]({"report", "terminal", "run", "benchmark"})
+_HEADLINE = frozenset[Place]({*_EVERYWHERE, "headline"})
+_BESIDE = frozenset[Place]({*_EVERYWHERE, "beside"})
+_FILMS = frozenset[Place]({*_HARDLY, "overview"})
 _RUN = frozenset[Place]({"report", "run", "benchmark"})
 _BENCHMARK = frozenset[Place]({"benchmark"})
 
 METRICS: dict[str, Metric] = {
     metric.key: metric
     for metric in (
-        Metric("axon/psnr", "PSNR", "dB", 2, "more", "distortion", _EVERYWHERE),
-        Metric("axon/ssim", "SSIM", "", 3, "more", "distortion", _EVERYWHERE),
+        Metric("axon/psnr", "PSNR", "dB", 2, "more", "distortion", _HEADLINE),
+        Metric("axon/ssim", "SSIM", "", 3, "more", "distortion", _HEADLINE),
         Metric("axon/mae_hu", "MAE", "HU", 1, "less", "distortion", _EVERYWHERE),
         Metric("axon/psnr_body", "PSNR, body", "dB", 2, "more", "distortion", _HARDLY),
         Metric("x2ct/psnr", "PSNR", "dB", 2, "more", "distortion", _BENCHMARK),
@@ -120,7 +139,7 @@ METRICS: dict[str, Metric] = {
         Metric("perx2ct/psnr_w", "PSNR, sagittal", "dB", 2, "more", "distortion"),
         Metric("perx2ct/psnr", "PSNR", "dB", 2, "more", "distortion", _BENCHMARK),
         Metric("perx2ct/ssim", "SSIM", "", 3, "more", "distortion", _BENCHMARK),
-        Metric("anatomy/dice_bone", "Bone Dice", "", 3, "more", "anatomy", _EVERYWHERE),
+        Metric("anatomy/dice_bone", "Bone Dice", "", 3, "more", "anatomy", _BESIDE),
         Metric("anatomy/dice_bone_place", "Bone Dice at equal volume", "", 3, "more", "anatomy", _RUN),
         Metric("anatomy/dice_lung", "Lung Dice", "", 3, "more", "anatomy", _EVERYWHERE),
         Metric("anatomy/dice_body", "Body Dice", "", 3, "more", "anatomy", _RUN),
@@ -129,13 +148,13 @@ METRICS: dict[str, Metric] = {
         Metric("anatomy/surface_lung_mm", "Lung surface distance", "mm", 2, "less", "anatomy", _RUN),
         Metric("anatomy/surface_body_mm", "Body surface distance", "mm", 2, "less", "anatomy"),
         *_bands(),
-        Metric("realism/patch_distance", "Patch distance", "HU", 1, "less", "realism", _EVERYWHERE),
+        Metric(SECOND, "Patch distance", "HU", 1, "less", "realism", _BESIDE, "patch, HU"),
         *(
             Metric(f"realism/patch_distance_{n}", f"Patch distance, level {n}", "HU", 1, "less", "realism")
             for n in range(LEVELS)
         ),
         Metric("realism/histogram_distance", "Histogram distance", "HU", 1, "less", "realism", _RUN),
-        Metric("reprojection/mae", "MAE of the films", "", 4, "less", "films", _HARDLY),
+        Metric("reprojection/mae", "MAE of the films", "", 4, "less", "films", _FILMS),
         Metric("calibration/within_2_std", "Truth within 2 std", "", 3, "neither", "calibration", _RUN),
     )
 }

@@ -105,8 +105,8 @@ class Comparison:
             "no difference shown": "no difference is shown",
         }
         told = "" if self.finding == TOO_FEW else f", sign-flip p {self.p:.2g}"
-        difference = f"{interval_text(METRIC, self.primary)} dB over {_cases(self.primary.n)}"
-        return f"{text.get(self.finding, self.finding)}: paired PSNR difference {difference}{told}"
+        difference = f"{interval_text(METRIC, self.primary)} {metric(METRIC).unit} over {_cases(self.primary.n)}"
+        return f"{text.get(self.finding, self.finding)}: paired {metric(METRIC).label} difference {difference}{told}"
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -303,6 +303,7 @@ def _context(found: Comparison, pictures: list[dict[str, Any]]) -> dict[str, Any
         "disclaimer": DISCLAIMER,
         "sides": [("A", _title(found.a), found.a.run_id), ("B", _title(found.b), found.b.run_id)],
         "verdict": found.verdict,
+        "primary": metric(METRIC),
         "confidence": f"{found.a.settings['confidence']:.0%}".replace("%", " %"),
         "bootstrap": found.a.settings["bootstrap"],
         "facts": {key: _plain(found.a.facts[key]) for key in COMPARABLE_KEYS if key in found.a.facts},

@@ -90,10 +90,10 @@ class Evaluated:
 def decide(candidate: Path, tracking_uri: str, model_name: str, policy: Policy, config: Config) -> Decision:
     """Decide about the evaluation in ``candidate``.
 
-    The primary metric is AXON's PSNR, from the views that the run was asked for, over the cases of all test sets. It is
-    compared with the champion's by a paired bootstrap over the same cases; the candidate is better when the mean
-    difference is above zero, and no metric of ``evaluation.gate_metrics`` is worse on average. Where the evaluate step
-    has measured the champion again beside the candidate, these values count, and not the champion's stored ones.
+    The primary metric is of AXON's final volume, from the views that the run was asked for, over the cases of all test
+    sets. It is compared with the champion's by a paired bootstrap over the same cases; the candidate is better when the
+    mean difference is above zero, and no metric of ``evaluation.gate_metrics`` is worse on average. Where the evaluate
+    step has measured the champion again beside the candidate, these values count, and not the champion's stored ones.
 
     Args:
         candidate: Evaluation folder with ``metrics.json``, ``cases.csv`` and perhaps ``champion.json``.
@@ -316,21 +316,14 @@ def _compare(mine: dict[str, ByCase], theirs: dict[str, ByCase], version: str, c
     difference = paired_difference(mine.get(METRIC, {}), theirs.get(METRIC, {}), *bootstrap)
     further = {}
     for key in settings.gate_metrics:
-        scores = [
-            {
-                case: score
-                for case, value in side.get(key, {}).items()
-                if (score := metric(key).score(value)) is not None
-            }
-            for side in (mine, theirs)
-        ]
-        further[key] = paired_difference(scores[0], scores[1], *bootstrap).mean
+        further[key] = paired_difference(_scores(key, mine), _scores(key, theirs), *bootstrap).mean
     worse = [key for key, gain in further.items() if gain < 0]
-    interval = f"{difference.mean:+.3f} dB ({difference.low:+.3f} to {difference.high:+.3f}, {difference.n} cases)"
+    primary, digits = metric(METRIC), metric(METRIC).digits + 1  # Of a difference one more means something.
+    mean, low, high = (f"{value:+.{digits}f}" for value in (difference.mean, difference.low, difference.high))
     better = difference.mean > 0 and not worse
     reason = (
         f"{'better' if difference.mean > 0 else 'not better'} than champion version {version}: "
-        f"paired PSNR difference {interval}"
+        f"paired {primary.label} difference {mean} {primary.unit} ({low} to {high}, {difference.n} cases)"
     )
     if further:
         gains = ", ".join(f"{key} {gain:+.{metric(key).digits}f}" for key, gain in further.items())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from axon import DISCLAIMER, __version__
-from axon.metrics.catalogue import Metric, shown_in
+from axon.metrics.catalogue import PRIMARY_METHOD, Metric, shown_in
 from axon.references.library import FOLDER, TERMS, attribution_table, read_facts
 
 CARD = "README.md"
@@ -113,7 +113,7 @@ def _evaluation(metrics: dict[str, Any]) -> str:
             columns = [each for each in shown_in("card") if any(each.key in values for values in methods.values())]
             count = max(metric["n"] for summaries in methods.values() for metric in summaries.values())
             cases = f"{count} cases; mean (bootstrap interval)" if count > 1 else "one case"
-            lines.append(f"**{set_name}**, {_VIEWS.get(view, view)}, PSNR, SSIM and MAE of protocol axon, {cases}\n")
+            lines.append(f"**{set_name}**, {_VIEWS.get(view, view)}, {_own(columns)}, {cases}\n")
             lines.append("| method | " + " | ".join(each.title for each in columns) + " |")
             lines.append("|---|" + "---|" * len(columns))
             lines += [
@@ -127,6 +127,12 @@ def _evaluation(metrics: dict[str, Any]) -> str:
                 lines.append("| CTs of different patients | " + " | ".join(known) + " |")
             lines.append("")
     return "\n".join(lines) if lines else "No test set was evaluated.\n"
+
+
+def _own(columns: Sequence[Metric]) -> str:
+    """Which columns are by a protocol that others might share a name with."""
+    *first, last = [each.label for each in columns if each.protocol == PRIMARY_METHOD]
+    return f"{', '.join(first)} and {last} of protocol {PRIMARY_METHOD}"
 
 
 def _cell(of: Metric, summary: dict[str, Any] | None) -> str:

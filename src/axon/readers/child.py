@@ -101,6 +101,7 @@ def apart(kind: str, read: Callable[..., Any], files: Sequence[Path], rules: Any
 
     Raises:
         AxonError: What ``read`` raises, or ``<kind>_DECODER_DIED``.
+        OSError: The system has no room for the answer, which is no fault of the files.
     """
     cpu_s = CPU_S + CPU_S_A_FILE * len(files)
     paths = [str(Path(file).absolute()) for file in files]
@@ -122,6 +123,8 @@ def apart(kind: str, read: Callable[..., Any], files: Sequence[Path], rules: Any
         _idle.append(child)
     for name, level, text in answer["log"]:
         logging.getLogger(name).log(level, "%s", text)
+    if "system" in answer:
+        raise OSError(*answer["system"])
     if "error" in answer:
         raise AxonError(*answer["error"])
     return answer["value"]
@@ -152,12 +155,20 @@ def serve(handle: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    # Answers are memory; the user's limit is about files.
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     importlib.import_module("axon.readers.volumes")
     importlib.import_module("axon.dicom.xray")
     with socket.socket(fileno=handle) as link, contextlib.suppress(EOFError, ConnectionError):
         while True:
-            order = _receive(link)
-            _send(link, _answer(order))
+            answer = _answer(_receive(link))
+            try:
+                _send(link, answer)
+            except ConnectionError:
+                raise
+            except OSError as error:  # of the answer's file, before a byte of it was sent
+                _send(link, {"system": [error.errno, error.strerror], "log": answer["log"]})
 
 
 def _answer(order: dict[str, Any]) -> dict[str, Any]:

@@ -57,13 +57,18 @@ def _refused_files() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in FULL:
-            fix = "free some space, or raise the limit, and run it again: what was there before is as it was"
-            raise AxonError("DISK_FULL", f"no more can be written: {error.strerror}", fix) from error
+            raise disk_full(error) from error
         # An error of the network is an OSError, too, but names no file; its traceback says more.
         if error.filename is None or error.strerror is None:
             raise
         message = f"the system refuses {error.filename}: {error.strerror}"
         raise AxonError("FILE_REFUSED", message, "check that path, its type and its permissions") from error
+
+
+def disk_full(error: OSError) -> AxonError:
+    """What to tell of an error whose number is one of `FULL`."""
+    fix = "free some space, or raise the limit, and run it again: what was there before is as it was"
+    return AxonError("DISK_FULL", f"no more can be written: {error.strerror}", fix)
 
 
 def require(ok: bool, code: str, message: str, fix: str) -> None:

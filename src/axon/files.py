@@ -70,7 +70,7 @@ def _claimed(part: Path, folder: bool) -> Iterator[None]:
         try:
             _lock(handle, part, wait=not folder)
             # It may have become another writer's result while we waited.
-            if part.exists() and os.path.samestat(os.fstat(handle), part.stat()):
+            if _is_at(handle, part):
                 yield
                 return
         finally:
@@ -87,6 +87,61 @@ def _lock(handle: int, part: Path, wait: bool) -> None:
         # A file system without locks is written as if nobody else were there.
         if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
             raise
+
+
+class Scratch:
+    """A temporary folder of this process, for nobody else to read, with a lock on it: what killed processes of this
+    user left of the kind is removed first, and nobody removes this one.
+
+    Args:
+        kind: Names it: ``axon-<kind>-*`` in the temporary directory.
+
+    Attributes:
+        path: Where it is. It may vanish, for some systems clear their temporary directories: see `again`.
+    """
+
+    def __init__(self, kind: str) -> None:
+        for old in Path(tempfile.gettempdir()).glob(f"axon-{kind}-*"):
+            with contextlib.suppress(OSError):
+                _remove_left_over(old)
+        self.path = Path(tempfile.mkdtemp(prefix=f"axon-{kind}-"))
+        self._handle = -1
+        self.again()
+
+    def again(self) -> Path:
+        """The folder, made anew and locked where it is not there."""
+        while self._handle < 0 or not _is_at(self._handle, self.path):
+            self.close()
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            self._handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            _lock(self._handle, self.path, wait=True)
+        return self.path
+
+    def close(self) -> None:
+        """Give up the lock."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def remove(self) -> None:
+        """The folder's end."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.close()
+
+
+def _remove_left_over(folder: Path) -> None:
+    """Remove a folder of this user that nobody has locked. Raises OSError where somebody has, or it is none."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if os.fstat(handle).st_uid == os.geteuid():
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(handle)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    return path.exists() and os.path.samestat(os.fstat(handle), path.stat())
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -36,7 +36,8 @@ def test_a_full_disk_has_a_code_and_leaves_nothing(command: tuple[str, ...], mos
     (tmp_path / "tiny.yaml").write_text((ROOT / "tests/tiny.yaml").read_text())
 
     def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+        # The soft limit: the reader's child, which writes no file, lifts it.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
 
     done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, preexec_fn=limited)
     assert done.returncode == 1 and done.stdout.splitlines()[-1].startswith("[DISK_FULL] "), done.stdout + done.stderr

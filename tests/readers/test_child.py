@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -79,6 +81,12 @@ def modules(_: list[Path]) -> Volume:
     return Volume(np.zeros((0, 2, 2), np.int16), np.eye(4))
 
 
+@named
+def full(_: list[Path]) -> Volume:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    return Volume(np.zeros((10, 10, 10), np.int16), np.eye(4))
+
+
 def code(read: object) -> str:
     with pytest.raises(AxonError) as error:
         apart("CT", read, [Path("x")])  # type: ignore[arg-type]
@@ -124,6 +132,12 @@ def test_time_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_memory_is_bounded() -> None:
     assert code(grow).startswith("NO_ROOM")
+
+
+def test_no_room_for_the_answer_is_no_fault_of_the_file() -> None:
+    with pytest.raises(OSError, match="large") as error:
+        apart("CT", full, [Path("x")])  # type: ignore[arg-type]
+    assert error.value.errno == errno.EFBIG
 
 
 def test_one_child_serves_one_thread_at_a_time_and_is_used_again(tmp_path: Path) -> None:

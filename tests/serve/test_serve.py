@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import io
+import shutil
+import signal
 import threading
 import time
 import zipfile
@@ -15,6 +19,7 @@ from starlette.testclient import TestClient
 
 from axon import pretrained
 from axon.config import Config
+from axon.readers import child
 from axon.serve import app as web
 from axon.serve.jobs import Jobs
 from tests.support.small_model import small_pipeline, write_films
@@ -256,6 +261,86 @@ def test_the_pages_options_are_those_of_the_command(asked: TestClient, film: byt
     assert order(asked, film, crop="middle")["code"] == "XRAY_OPTION"
     assert order(asked, film, lateral_rotate="45")["code"] == "XRAY_OPTION"
     assert order(asked, film, view="oblique")["code"] == "XRAY_OPTION"
+
+
+def test_the_worker_survives_what_a_job_meets(
+    asked: TestClient, jobs: Jobs, film: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library that ends the process, a full disk, and a temporary directory that somebody cleared."""
+
+    def meets(error: BaseException) -> str:
+        def failing(*_: object) -> None:
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr("axon.serve.jobs.write", failing)
+            return ended(asked, order(asked, film)["id"])["error"]["code"]
+
+    assert meets(SystemExit(1)) == "SERVE_FAILED"
+    assert meets(OSError(errno.ENOSPC, "No space left on device")) == "DISK_FULL"
+    assert meets(OSError(errno.EMFILE, "Too many open files")) == "SERVE_BUSY"
+    shutil.rmtree(jobs.root)
+    job = order(asked, film)["id"]
+    assert ended(asked, job)["state"] == "done"
+    assert {path.stat().st_mode & 0o777 for path in (jobs.root, jobs.root / job)} == {0o700}
+    with monkeypatch.context() as patch:
+        patch.setattr("axon.serve.jobs.read_films", lambda *_: shutil.rmtree(jobs.root))
+        assert ended(asked, order(asked, film)["id"])["state"] == "failed"
+    assert ended(asked, order(asked, film)["id"])["state"] == "done"
+
+
+def test_a_full_disk_is_told_when_the_films_come(
+    asked: TestClient, jobs: Jobs, film: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("axon.serve.jobs.shutil.copyfileobj", full)
+    answer = asked.post("/api/jobs", files={"frontal": ("f.png", film)})
+    assert (answer.status_code, answer.json()["code"]) == (507, "DISK_FULL")
+    assert list(jobs.root.iterdir()) == []
+
+
+def test_the_decoder_stops_with_its_job(
+    asked: TestClient, jobs: Jobs, film: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody wants the job any more, and where it took too long; the next one does not wait."""
+    hanging: list[child._Child] = []
+
+    def hang(kind: str, read: object, files: list[Path], rules: object = None) -> None:
+        hanging.append(child._take())
+        hanging[-1].process.send_signal(signal.SIGSTOP)
+        monkeypatch.setattr(child, "_take", lambda: hanging[-1])
+        apart(kind, read, files, rules)
+
+    apart, take = child.apart, child._take
+    for stopped in ("dropped", "too long"):
+        monkeypatch.setattr("axon.readers.films.apart", hang)
+        monkeypatch.setattr(jobs, "most_s", 1.0 if stopped == "too long" else 60.0)
+        job = order(asked, film)["id"]
+        while len(hanging) == (stopped == "too long"):
+            time.sleep(0.02)
+        monkeypatch.setattr("axon.readers.films.apart", apart)
+        if stopped == "dropped":
+            asked.delete(f"/api/jobs/{job}")
+        else:
+            assert ended(asked, job)["error"]["code"] == "SERVE_TOO_LONG"
+        assert hanging[-1].process.wait(10) == -signal.SIGKILL
+        monkeypatch.setattr(child, "_take", take)
+        monkeypatch.setattr(jobs, "most_s", 60.0)
+        assert ended(asked, order(asked, film)["id"])["state"] == "done"
+
+
+def test_films_that_do_not_come_give_their_place_back(asked: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "UPLOAD_S", 0.2)
+
+    async def stuck(*_: object) -> None:
+        await asyncio.sleep(60)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(web, "_queued", stuck)
+        answers = [asked.post("/api/jobs", files={"frontal": ("f.png", b"x")}).json() for _ in range(3)]
+    assert {answer["code"] for answer in answers} == {"SERVE_FORM"} and "minutes" in answers[0]["message"]
 
 
 def test_an_archive_of_a_study_is_taken_in_place_of_a_film(asked: TestClient, film: bytes) -> None:

@@ -309,13 +309,17 @@ def run_case(index: int, bases: list[Path], scratch: Path) -> str:
 
 
 def _read_film(folder: Path, base: Path) -> str:
-    """A film that is read has its own shape and finite values."""
+    """A film that is read has finite values and its own shape, but for a border that the reader says it cut off: pixels
+    damaged to one grey look like a frame.
+    """
     for path in sorted(folder.iterdir()):
         if path.is_file():
-            image = read_xray(path).image_HW
+            film = read_xray(path)
+            image = film.image_HW
             assert image.dtype == np.float32 and np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1
+            given = film.given_HW if "a frame around the film cut off" in film.notes else image
             original = _whole_film(base / path.name)
-            assert image.shape == original.shape, f"{image.shape} instead of {original.shape}"
+            assert given is not None and given.shape == original.shape, f"{image.shape} instead of {original.shape}"
     return "read"
 
 

@@ -39,6 +39,9 @@ def add(verbs: Verbs) -> None:
         "--keep-minutes", type=float, default=15, metavar="M", help="how long results outlive their page (default: 15)"
     )
     parser.add_argument(
+        "--job-minutes", type=float, default=30, metavar="M", help="how long one reconstruction may take (default: 30)"
+    )
+    parser.add_argument(
         "--tracking-uri",
         default=os.environ.get("MLFLOW_TRACKING_URI"),
         help="MLflow, for --model models:/... (default: $MLFLOW_TRACKING_URI)",
@@ -56,4 +59,5 @@ def _serve(arguments: argparse.Namespace) -> None:
         arguments.port,
         arguments.waiting,
         arguments.keep_minutes * 60,
+        arguments.job_minutes * 60,
     )

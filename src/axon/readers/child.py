@@ -10,12 +10,14 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
+import errno
 import importlib
 import json
 import logging
 import mmap
 import os
 import resource
+import select
 import signal
 import socket
 import struct
@@ -23,7 +25,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +66,17 @@ class _Child:
         self.owner = os.getpid()
 
     def ask(self, order: dict[str, Any], seconds: float) -> Any:
-        """Its answer. Raises OSError or EOFError where it dies, TimeoutError where it is too slow."""
+        """Its answer. Raises OSError or EOFError where it dies, TimeoutError where it is too slow, and what the check
+        of `given_up_by` raises.
+        """
         self.socket.settimeout(seconds)
         _send(self.socket, order)
+        answers, deadline = select.poll(), time.monotonic() + seconds
+        answers.register(self.socket, select.POLLIN)
+        while not answers.poll(_CHECK_MS):
+            _check.get()()
+            if time.monotonic() > deadline:
+                raise TimeoutError
         return _receive(self.socket)
 
     def end(self) -> str:
@@ -79,6 +91,10 @@ class _Child:
         return signal.Signals(-code).name if code < 0 else f"status {code}"
 
 
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What this process lacks is no fault of the file."""
+_CHECK_MS = 200
+_check: ContextVar[Callable[[], None]] = ContextVar("check", default=lambda: None)
 _idle: list[_Child] = []
 _lock = threading.Lock()
 
@@ -88,6 +104,18 @@ def start() -> None:
     with _lock:
         if not _mine():
             _idle.append(_Child())
+
+
+@contextlib.contextmanager
+def given_up_by(check: Callable[[], None]) -> Iterator[None]:
+    """In the block, and in this thread, call ``check`` now and then while a child reads; what it raises ends the
+    child.
+    """
+    token = _check.set(check)
+    try:
+        yield
+    finally:
+        _check.reset(token)
 
 
 def apart(kind: str, read: Callable[..., Any], files: Sequence[Path], rules: Any = None) -> Any:
@@ -101,6 +129,7 @@ def apart(kind: str, read: Callable[..., Any], files: Sequence[Path], rules: Any
 
     Raises:
         AxonError: What ``read`` raises, or ``<kind>_DECODER_DIED``.
+        OSError: The system has no room for the answer, which is no fault of the files.
     """
     cpu_s = CPU_S + CPU_S_A_FILE * len(files)
     paths = [str(Path(file).absolute()) for file in files]
@@ -112,6 +141,8 @@ def apart(kind: str, read: Callable[..., Any], files: Sequence[Path], rules: Any
         slow = isinstance(error, TimeoutError)
         ended = "too slow" if slow else child.end()
         child.end()
+        if getattr(error, "errno", None) in _OURS:
+            raise
         message = f"the decoder was ended, or ended itself, while it read this ({ended})"
         raise AxonError(f"{kind}_DECODER_DIED", message, "export it again, uncompressed, or leave it out") from None
     except BaseException:
@@ -122,6 +153,8 @@ def apart(kind: str, read: Callable[..., Any], files: Sequence[Path], rules: Any
         _idle.append(child)
     for name, level, text in answer["log"]:
         logging.getLogger(name).log(level, "%s", text)
+    if "system" in answer:
+        raise OSError(*answer["system"])
     if "error" in answer:
         raise AxonError(*answer["error"])
     return answer["value"]
@@ -152,12 +185,20 @@ def serve(handle: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    # Answers are memory; the user's limit is about files.
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     importlib.import_module("axon.readers.volumes")
     importlib.import_module("axon.dicom.xray")
     with socket.socket(fileno=handle) as link, contextlib.suppress(EOFError, ConnectionError):
         while True:
-            order = _receive(link)
-            _send(link, _answer(order))
+            answer = _answer(_receive(link))
+            try:
+                _send(link, answer)
+            except ConnectionError:
+                raise
+            except OSError as error:  # of the answer's file, before a byte of it was sent
+                _send(link, {"system": [error.errno, error.strerror], "log": answer["log"]})
 
 
 def _answer(order: dict[str, Any]) -> dict[str, Any]:
@@ -210,6 +251,8 @@ def _receive(link: socket.socket) -> Any:
             stack.callback(os.close, handle)
         if len(start) < _LENGTH.size:
             raise EOFError
+        if not handles:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         content = bytearray()
         while missing := _LENGTH.unpack(start)[0] - len(content):
             if not (part := link.recv(min(missing, 2**20))):

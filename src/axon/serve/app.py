@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 from importlib import resources
 from pathlib import Path
+from typing import IO
 
 from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -23,9 +25,12 @@ from axon import DISCLAIMER, __version__
 from axon.errors import AxonError
 from axon.pictures import WINDOWS
 from axon.reconstruct import MENDS, asked_mends, asked_view
-from axon.serve.jobs import OUT, Jobs, Order
+from axon.serve.jobs import OUT, Jobs, Order, scarce
 
 MAX_FILM_BYTES = 32 * 2**20
+MAX_FIELD_BYTES = 2**13
+UPLOAD_S = 300.0
+"""Seconds that films may take to come; until then they hold a place in the queue."""
 MAX_SAMPLES = 8
 MAX_DIGITS = 10
 HOSTS = ["127.0.0.1", "localhost"]
@@ -39,7 +44,14 @@ DOWNLOADS = (
     "preview.png",
     "reconstruction.json",
 )
-STATUS = {"SERVE_BUSY": 503, "SERVE_GONE": 404, "SERVE_TOO_LARGE": 413, "SERVE_ORIGIN": 403, "SERVE_FORM": 400}
+STATUS = {
+    "DISK_FULL": 507,
+    "SERVE_BUSY": 503,
+    "SERVE_GONE": 404,
+    "SERVE_TOO_LARGE": 413,
+    "SERVE_ORIGIN": 403,
+    "SERVE_FORM": 400,
+}
 HEADERS = {
     # The viewer decodes its fonts from data: URIs; everything else comes from this server.
     "content-security-policy": "default-src 'self'; img-src 'self' data: blob:; connect-src 'self' data: blob:; "
@@ -50,6 +62,7 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "cache-control": "no-store",
 }
+_log = logging.getLogger(__name__)
 
 
 def make_app(jobs: Jobs) -> Starlette:
@@ -75,7 +88,7 @@ def make_app(jobs: Jobs) -> Starlette:
             Route("/api/jobs/{job}/{file}", _file),
         ],
         middleware=[Middleware(_Headers), Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)],
-        exception_handlers={AxonError: _explained},
+        exception_handlers={AxonError: _explained, OSError: _scarce, ClientDisconnect: _left},
     )
     app.state.jobs = jobs
     return app
@@ -123,26 +136,44 @@ async def _about(request: Request) -> Response:
 async def _submit(request: Request) -> Response:
     _refuse_strangers(request)
     bounded = Request(request.scope, _bounded(request.receive, 2 * MAX_FILM_BYTES + 2**16))
+    jobs: Jobs = request.app.state.jobs
     try:
-        async with bounded.form(max_files=2, max_fields=4 + 2 * len(MENDS)) as form:
-            films = {view: await _content(view, form[view]) for view in ("frontal", "lateral") if view in form}
-            order = _order({name: value for name, value in form.items() if isinstance(value, str)})
+        # A place comes first: what nobody has room for is not kept.
+        with jobs.place():
+            async with asyncio.timeout(UPLOAD_S):
+                return await _queued(bounded, jobs)
     except HTTPException as error:
         raise AxonError(
             "SERVE_FORM", f"the form cannot be read ({error.detail})", "send multipart/form-data"
         ) from error
-    if "frontal" not in films:
-        raise AxonError("XRAY_MISSING", "no frontal film was given", "choose a frontal film")
-    job = await asyncio.to_thread(request.app.state.jobs.submit, films, order)
+    except TimeoutError:
+        message = f"the films took more than {UPLOAD_S / 60:g} minutes to come"
+        raise AxonError("SERVE_FORM", message, "send them faster") from None
+    except AxonError as error:
+        if error.code == "SERVE_BUSY":
+            # A browser reads no answer before it has sent all.
+            async for _ in bounded.stream():
+                pass
+        raise
+
+
+async def _queued(request: Request, jobs: Jobs) -> Response:
+    fields = 4 + 2 * len(MENDS)
+    async with request.form(max_files=2, max_fields=fields, max_part_size=MAX_FIELD_BYTES) as form:
+        films = {view: _film(view, form[view]) for view in ("frontal", "lateral") if view in form}
+        order = _order({name: value for name, value in form.items() if isinstance(value, str)})
+        if "frontal" not in films:
+            raise AxonError("XRAY_MISSING", "no frontal film was given", "choose a frontal film")
+        job = await asyncio.to_thread(jobs.submit, films, order)
     return JSONResponse({"id": job.id}, 202)
 
 
-async def _content(view: str, upload: UploadFile | str) -> bytes:
+def _film(view: str, upload: UploadFile | str) -> IO[bytes]:
     if isinstance(upload, str):
         raise AxonError("SERVE_FORM", f"{view} is no file", "send each film as a file")
     if (upload.size or 0) > MAX_FILM_BYTES:
         raise _too_large(f"the {view} film has more than {MAX_FILM_BYTES // 2**20} MiB")
-    return await upload.read()
+    return upload.file
 
 
 def _order(fields: dict[str, str]) -> Order:
@@ -215,3 +246,14 @@ async def _explained(_: Request, error: Exception) -> Response:
     content = {"code": error.code, "message": error.message, "fix": error.fix}
     status = STATUS.get(error.code, 422)
     return JSONResponse(content, status, {"retry-after": "60"} if status == 503 else None)
+
+
+async def _scarce(request: Request, error: Exception) -> Response:
+    if (known := scarce(error)) is None:
+        raise error
+    return await _explained(request, known)
+
+
+async def _left(_: Request, error: Exception) -> Response:
+    _log.warning("a client went away in the midst of its request")
+    return Response(status_code=400)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import secrets
 import shutil
@@ -11,21 +12,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import mkdtemp
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 
 from axon.dicom.views import View
-from axon.errors import AxonError
+from axon.errors import FULL, AxonError, disk_full
+from axon.files import Scratch
 from axon.geometry.mend import Mend
 from axon.pictures import film_pictures, gray_uri
 from axon.pretrained import Model
+from axon.readers.child import given_up_by
 from axon.reconstruct import Reconstruction, read_films, sample, write
 from axon.references.registration import Progress, done
 
 State = Literal["waiting", "running", "done", "failed"]
 HUNDREDTHS = 100
+_END_S = 2.5
+"""Seconds that the job which runs has to notice that the server ends."""
 OUT = "out"
 """Folder of a job's results, as `axon.reconstruct.write` lays them out, and ``dicom.zip``."""
 
@@ -54,6 +58,8 @@ class Job:
         steps: Sampling steps done.
         result: What the page shows once it is done.
         error: What went wrong.
+        dropped: Nobody wants it any more.
+        deadline: Monotonic time at which it is given up.
     """
 
     id: str
@@ -65,6 +71,7 @@ class Job:
     result: dict[str, Any] = field(default_factory=dict)
     error: AxonError | None = None
     dropped: bool = False
+    deadline: float = float("inf")
 
 
 class _DroppedError(Exception):
@@ -78,36 +85,59 @@ class Jobs:
         model: Reconstructs.
         waiting: Jobs that may wait beside the one that runs.
         keep_s: Seconds after the page's last sign of life at which a job and its files go.
+        most_s: Seconds that a job may run.
     """
 
-    def __init__(self, model: Model, waiting: int, keep_s: float) -> None:
-        self.model, self.waiting, self.keep_s = model, waiting, keep_s
-        self.root = Path(mkdtemp(prefix="axon-serve-"))
+    def __init__(self, model: Model, waiting: int, keep_s: float, most_s: float = float("inf")) -> None:
+        self.model, self.waiting, self.keep_s, self.most_s = model, waiting, keep_s, most_s
+        self._scratch = Scratch("serve")
+        self.root = self._scratch.path
         self._jobs: dict[str, Job] = {}
+        self._coming = 0
         self._changed = threading.Condition()
         self._closing = False
         self._worker = threading.Thread(target=self._work, daemon=True)
         self._worker.start()
 
-    def submit(self, films: dict[str, bytes], order: Order) -> Job:
-        """Queue a reconstruction.
-
-        Args:
-            films: Content of the film files by view.
-            order: What is asked for.
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold a place in the queue for a job whose films are on their way; `submit` is called in the block.
 
         Raises:
             AxonError: ``SERVE_BUSY``.
         """
         with self._changed:
-            if len(self._ahead()) > self.waiting:
+            self._scratch.again()  # what comes is kept there, too
+            if len(self._ahead()) + self._coming > self.waiting:
                 message = f"one reconstruction is running and {self.waiting} are waiting"
                 raise AxonError("SERVE_BUSY", message, "try again in a minute")
-            name = secrets.token_urlsafe(16)
-            job = Job(name, self.root / name, order, time.monotonic())
-            (job.folder / "films").mkdir(parents=True)
-            for view, content in films.items():
-                (job.folder / "films" / view).write_bytes(content)
+            self._coming += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._coming -= 1
+
+    def submit(self, films: dict[str, IO[bytes]], order: Order) -> Job:
+        """Queue a reconstruction, in a `place`.
+
+        Args:
+            films: The film files by view.
+            order: What is asked for.
+
+        Raises:
+            OSError: The films cannot be kept; nothing of them is left.
+        """
+        name = secrets.token_urlsafe(16)
+        job = Job(name, self.root / name, order, time.monotonic())
+        try:
+            for view, film in films.items():
+                with (self._folder(job, "films") / view).open("wb") as file:
+                    shutil.copyfileobj(film, file)
+        except OSError:
+            shutil.rmtree(job.folder, ignore_errors=True)
+            raise
+        with self._changed:
             self._jobs[name] = job
             self._changed.notify()
         return job
@@ -160,8 +190,16 @@ class Jobs:
             self._changed.notify()
         for name in list(self._jobs):
             self.drop(name)
-        self._worker.join()
-        shutil.rmtree(self.root, ignore_errors=True)
+        self._worker.join(_END_S)
+        self._scratch.remove()
+
+    def _folder(self, job: Job, name: str) -> Path:
+        """A folder of a job, for nobody else to read, also where somebody cleared the temporary directory."""
+        with self._changed:
+            self._scratch.again()
+        for folder in (job.folder, job.folder / name):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
 
     def _ahead(self) -> list[Job]:
         """The running job and those that wait, in their order."""
@@ -174,23 +212,13 @@ class Jobs:
                 if self._closing:
                     return
                 job = self._ahead()[0]
-                job.state = "running"
+                job.state, job.deadline = "running", time.monotonic() + self.most_s
             state: State = "failed"
             try:
                 job.result = self._reconstruct(job)
                 state = "done"
-            except _DroppedError:
-                pass
-            except AxonError as error:
-                job.error = error
-            except Exception as error:
-                # The page must answer whatever a library raises; the trace is for the terminal.
-                _log.exception("a reconstruction failed")
-                job.error = AxonError(
-                    "SERVE_FAILED",
-                    f"the reconstruction failed ({type(error).__name__})",
-                    "look at the server's terminal",
-                )
+            except BaseException as error:  # whatever a library raises, the page answers and the next job has its turn
+                job.error = _told(error)
             shutil.rmtree(job.folder / "films", ignore_errors=True)
             with self._changed:
                 job.state = state
@@ -200,19 +228,32 @@ class Jobs:
     def _reconstruct(self, job: Job) -> dict[str, Any]:
         order = job.order
         frontal, lateral = job.folder / "films" / "frontal", job.folder / "films" / "lateral"
-        films = read_films(frontal, lateral if lateral.is_file() else None, order.trust_views, order.mends, order.view)
+        given = lateral if lateral.is_file() else None
+        with given_up_by(lambda: self._go_on(job)):
+            films = read_films(frontal, given, order.trust_views, order.mends, order.view)
         with self._counted(job) as progress:
             made = sample(films, self.model.pipeline, order.samples, order.seed, progress=progress)
-        record = write(job.folder / OUT, films, self.model, made, order.seed)
+        self._go_on(job)
+        out = self._folder(job, OUT)
+        record = write(out, films, self.model, made, order.seed)
         for series in ("dicom", "dicom-sample"):
-            if (job.folder / OUT / series).is_dir():
-                shutil.make_archive(str(job.folder / OUT / series), "zip", job.folder / OUT, series)
+            if (out / series).is_dir():
+                shutil.make_archive(str(out / series), "zip", out, series)
         return _shown(record, made)
+
+    def _go_on(self, job: Job) -> None:
+        """End the work on a job that is dropped or takes too long."""
+        if job.dropped:
+            raise _DroppedError
+        if time.monotonic() > job.deadline:
+            message = f"the reconstruction took more than {self.most_s / 60:g} minutes and was ended"
+            fix = "ask for fewer samples, or start the server with more --job-minutes"
+            raise AxonError("SERVE_TOO_LONG", message, fix)
 
     @contextmanager
     def _counted(self, job: Job) -> Iterator[Progress]:
-        """Count the calls of the network, one a sampling step, and the hundredths of what references take; stop when
-        the job was dropped.
+        """Count the calls of the network, one a sampling step, and the hundredths of what references take; stop where
+        the job is not to go on.
         """
         networks = job.steps
 
@@ -220,14 +261,12 @@ class Jobs:
             nonlocal networks
             networks += 1
             job.steps = networks
-            if job.dropped:
-                raise _DroppedError
+            self._go_on(job)
 
         def tell(part: str, share: float) -> None:
             if len(self.model.pipeline.library):
                 job.steps = networks + int(HUNDREDTHS * done(part, share))
-            if job.dropped:
-                raise _DroppedError
+            self._go_on(job)
 
         hook = self.model.pipeline.unet.register_forward_hook(step)
         try:
@@ -238,6 +277,30 @@ class Jobs:
     def _steps(self, order: Order) -> int:
         pipeline = self.model.pipeline
         return pipeline.steps_for(1) + HUNDREDTHS if len(pipeline.library) else pipeline.steps_for(order.samples)
+
+
+def scarce(error: BaseException) -> AxonError | None:
+    """What to tell where the machine is out of something; None of any other error."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in FULL:
+        assert isinstance(error, OSError)
+        return disk_full(error)
+    if number in (errno.EMFILE, errno.ENFILE):
+        return AxonError("SERVE_BUSY", "the server has too many files and connections open", "try again in a minute")
+    return None
+
+
+def _told(error: BaseException) -> AxonError | None:
+    """What the page shows of an error; the trace of one that nobody foresaw is for the terminal."""
+    if isinstance(error, _DroppedError):
+        return None
+    if isinstance(error, AxonError):
+        return error
+    if (known := scarce(error)) is not None:
+        return known
+    _log.error("a reconstruction failed", exc_info=error)
+    message = f"the reconstruction failed ({type(error).__name__})"
+    return AxonError("SERVE_FAILED", message, "look at the server's terminal")
 
 
 def _shown(record: dict[str, Any], made: Reconstruction) -> dict[str, Any]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
+import tempfile
+import time
 
 from axon import DISCLAIMER, pretrained
 from axon.errors import AxonError
@@ -16,10 +19,37 @@ WARNING = (
     "container whose port is published on 127.0.0.1 alone (docs/serve.md)."
 )
 
+_LEAVE_S = 1
+"""Seconds that a request in progress has once the server ends."""
+_QUIET_S = 60.0
 _log = logging.getLogger(__name__)
 
 
-def serve(source: str | None, tracking_uri: str | None, host: str, port: int, waiting: int, keep_s: float) -> None:
+class Sparing(logging.Filter):
+    """Lets a message through once a minute: what a client can set off again and again fills no disk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is the first of its kind in a minute."""
+        kind, now = str(record.msg).partition("\n")[0], time.monotonic()
+        first = now - self._last.get(kind, -_QUIET_S) >= _QUIET_S
+        if first:
+            self._last[kind] = now
+        return first
+
+
+def serve(
+    source: str | None,
+    tracking_uri: str | None,
+    host: str,
+    port: int,
+    waiting: int,
+    keep_s: float,
+    most_s: float = float("inf"),
+) -> None:
     """Load a model and serve until SIGINT or SIGTERM.
 
     Args:
@@ -30,6 +60,7 @@ def serve(source: str | None, tracking_uri: str | None, host: str, port: int, wa
         port: 0 takes any free one.
         waiting: Jobs that may wait.
         keep_s: Seconds that a job outlives the last sign of its page.
+        most_s: Seconds that a job may run.
 
     Raises:
         AxonError: ``SERVE_EXTRA``, ``SERVE_PORT``, or those of `axon.pretrained.load`.
@@ -57,10 +88,19 @@ def serve(source: str | None, tracking_uri: str | None, host: str, port: int, wa
         if host == EVERYWHERE:
             _log.warning(WARNING)
         model = pretrained.load(source, tracking_uri)
-        jobs = Jobs(model, waiting, keep_s)
-        print(
-            f"{DISCLAIMER}\nmodel {model.name} {model.version}\nopen http://{LOOPBACK}:{listener.getsockname()[1]} "
-            "(Ctrl-C ends it)",
-            flush=True,
+        jobs = Jobs(model, waiting, keep_s, most_s)
+        # What a reader unpacks and what is being sent goes with the server's folder, too.
+        tempfile.tempdir = os.environ["TMPDIR"] = str(jobs.root)
+
+        class Server(uvicorn.Server):
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets)
+                address = f"http://{LOOPBACK}:{listener.getsockname()[1]}"
+                print(f"{DISCLAIMER}\nmodel {model.name} {model.version}\nopen {address} (Ctrl-C ends it)", flush=True)
+
+        config = uvicorn.Config(
+            make_app(jobs), log_level="warning", access_log=False, backlog=128, timeout_graceful_shutdown=_LEAVE_S
         )
-        uvicorn.Server(uvicorn.Config(make_app(jobs), log_level="warning", access_log=False)).run([listener])
+        for name in ("uvicorn.error", "asyncio", "axon.serve.app"):
+            logging.getLogger(name).addFilter(Sparing())
+        Server(config).run([listener])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -40,7 +41,7 @@ def test_header_and_voxels_travel_together_and_names_stay(tmp_path: Path, caplog
     ]
     assert [[path.name for path in s.files] for s in raw] == [[f"lung_00{n}.mhd", f"lung_00{n}.zraw"] for n in range(5)]
     text = (tmp_path / "raw/studies.json").read_text()
-    assert "Doe" not in text and not (tmp_path / "raw/patients.csv").exists()
+    assert "Doe" not in text and "imagesTr/" not in text and not (tmp_path / "raw/patients.csv").exists()
     # What a table says is part of what the data are.
     one = json.loads((tmp_path / "raw/source.json").read_text())["sha256"]
     words(folder / "patients.csv", "case,patient\nlung_000,Roe\n")
@@ -59,7 +60,7 @@ def test_an_archive_is_fetched_like_its_folder(tmp_path: Path) -> None:
     assert facts[0] == facts[1]
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "../outside.nii"])
+@pytest.mark.parametrize("path", ["/etc/passwd", "../outside.nii", hashlib.sha256(b"/etc/passwd").hexdigest()[:24]])
 def test_a_list_that_names_a_file_outside_is_refused(tmp_path: Path, path: str) -> None:
     fetch(tmp_path / "raw", 1, folder=str(decathlon(tmp_path / "set", 2)))
     rows = json.loads((tmp_path / "raw/studies.json").read_text())

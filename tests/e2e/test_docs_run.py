@@ -39,7 +39,7 @@ from tests.support.films import dicom_film
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-RUN = ("tutorial", "compare", "reconstruct", "serve")
+RUN = ("tutorial", "own-data", "compare", "reconstruct", "serve")
 LATER = {"cluster": "tests/pipelines/test_guide.py", "reproduce": "tests of `axon reproduce`"}
 """Pages whose ```sh blocks other tests run or parse."""
 FENCE = re.compile(r"^```(sh|python)(?: ([^\n]+))?\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -180,6 +180,12 @@ def test_the_tutorial_from_the_first_command_to_the_last(checkout: Path, walked:
     assert "paired PSNR difference" in walked
     assert "axon version 2 is the champion" in walked and "axon version 1 is the champion again" in walked
     assert "python -m pipelines run" in walked.rpartition("is the champion again")[2]
+
+
+def test_a_folder_of_cts_is_checked(checkout: Path) -> None:
+    said = run_page("own-data", checkout)
+    assert said.count("5 CTs of 5 patients can be trained on") == 2 and '"patients": 5' in said
+    assert (checkout / "qa.png").is_file()
 
 
 def test_two_models_are_compared(checkout: Path, walked: str) -> None:

@@ -10,21 +10,26 @@ import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from axon import pretrained
+from axon.config import Config
+from axon.data.cases import Case
 from axon.data.ingest import locate_body
-from axon.data.patients import exclude, fingerprint, patient_hash
+from axon.data.patients import Patient, exclude, fingerprint, patient_hash
 from axon.data.phantoms import make_phantom
+from axon.data.prepared import PreparedDataset
 from axon.errors import AxonError
 from axon.files import json_text
 from axon.geometry.volume import AIR_HU, Volume, resample_to_cube
 from axon.readers.layouts import find_studies
 from axon.readers.volumes import read_ct
+from axon.references.candidates import library_of
 from axon.references.library import (
     ATTRIBUTION,
     FACTS,
@@ -155,6 +160,30 @@ def test_a_patient_is_in_a_library_once_by_id_and_by_ct(tmp_path: Path, chests: 
     done = build_library(tmp_path, again, 6, size=SIZE)
     assert done.ids == (patient_hash("a"), patient_hash("b"))
     assert [code for _, code, _ in done.left_out] == ["REFERENCE_TWICE"] * 2
+
+
+def test_no_held_out_patient_is_in_a_library_by_id_or_by_ct(tmp_path: Path, chests: list[Volume]) -> None:
+    coarse = resample_to_cube(chests[1], locate_body(chests[1], 360.0)[0], 64, 360.0)
+    held_out = [Patient(patient_hash("a"), ""), Patient(patient_hash("by another name"), fingerprint(coarse))]
+    training = [candidate(chest, name) for chest, name in zip(chests, "abc", strict=True)]
+    done = build_library(tmp_path, training, 6, size=SIZE, held_out=held_out)
+    assert done.ids == (patient_hash("c"),) and [code for _, code, _ in done.left_out] == ["REFERENCE_HELD_OUT"] * 2
+
+
+def test_a_training_ct_that_validates_or_tests_under_another_name_is_no_reference(chests: list[Volume]) -> None:
+    config = Config.from_yaml("references: {count: 6, allow_unlicensed: true}")
+    chest_of = dict(zip("abcvt", [0, 1, 2, 0, 2], strict=True))
+
+    def load(name: str) -> list[Case]:
+        """Cubes of 60 voxels a side."""
+        film_HW = np.zeros((4, 4), np.float32)
+        found = [(case, chests[chest_of[case]]) for case in sets[name]]
+        return [Case(case, case, "", chest.hu_DHW, chest.affine, film_HW, film_HW, 1.0) for case, chest in found]
+
+    sets = {"train": "abc", "val": "v", "internal": "t"}
+    data = SimpleNamespace(sets=sets, terms=dict.fromkeys("abcvt", ("", "")), load=load)
+    library, left_out = library_of(cast(PreparedDataset, data), config)
+    assert [fact["id"] for fact in library.facts] == [patient_hash("b")] and left_out == "2 REFERENCE_HELD_OUT"
 
 
 def test_the_first_candidates_are_taken_and_no_more_read(tmp_path: Path, candidates: list[Candidate]) -> None:

@@ -34,6 +34,7 @@ def library_of(data: PreparedDataset, config: Config) -> tuple[Library, str]:
             settings.allow_unlicensed,
             size,
             config.grid.extent_mm,
+            held_out=_held_out(data, config) if settings.count else (),
         )
         codes = Counter(code for _, code, _ in built.left_out)
         return Library.load(Path(scratch)), ", ".join(f"{count} {code}" for code, count in sorted(codes.items()))
@@ -41,7 +42,16 @@ def library_of(data: PreparedDataset, config: Config) -> tuple[Library, str]:
 
 def trained_on(data: PreparedDataset, config: Config) -> list[Patient]:
     """The patient of every training CT, for ``patients.json``."""
-    return [Patient(patient_hash(case.patient_id), print_of(volume_of(case, config))) for case in data.load("train")]
+    return [_patient(case, config) for case in data.load("train")]
+
+
+def _held_out(data: PreparedDataset, config: Config) -> list[Patient]:
+    """The patients of all other sets: one of them may be among the training patients under another name."""
+    return [_patient(case, config) for name in data.sets if name != "train" for case in data.load(name)]
+
+
+def _patient(case: Case, config: Config) -> Patient:
+    return Patient(patient_hash(case.patient_id), print_of(volume_of(case, config)))
 
 
 def print_of(volume: Volume) -> str:

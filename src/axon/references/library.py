@@ -193,6 +193,7 @@ def build_library(
     size: int = SIZE,
     extent_mm: float = EXTENT_MM,
     hu_per_unit: int = 1,
+    held_out: Sequence[Patient] = (),
 ) -> Built:
     """Write ``references/`` into a model folder, whole or not at all; where no candidate gets in, nothing is written.
 
@@ -207,6 +208,7 @@ def build_library(
         size: Voxels per side.
         extent_mm: Side of the cube in millimetres.
         hu_per_unit: HU that one stored integer stands for.
+        held_out: Patients of the other sets, none of whom becomes a reference under another name.
 
     Raises:
         AxonError: ``REFERENCE_COUNT`` where ``count`` is out of range; ``CANNOT_WRITE``.
@@ -214,12 +216,13 @@ def build_library(
     if not 0 <= count <= MAX_REFERENCES:
         raise AxonError("REFERENCE_COUNT", f"references.count is {count}", f"set it between 0 and {MAX_REFERENCES}")
     known = {normal_licence(licence) for licence in allowed}
+    grid = (size, extent_mm, hu_per_unit)
     facts: list[dict[str, Any]] = []
     left_out: list[tuple[str, str, str]] = []
     tensors: dict[str, np.ndarray] = {}
     for candidate in candidates if count else ():
         try:
-            fact, packed_B = _prepare(candidate, known, allow_unlicensed, facts, (size, extent_mm, hu_per_unit))
+            fact, packed_B = _prepare(candidate, known, allow_unlicensed, facts, held_out, grid)
         except AxonError as error:
             left_out.append((patient_hash(candidate.patient_id), error.code, error.message))
             continue
@@ -337,6 +340,7 @@ def _prepare(
     allowed: set[str],
     allow_unlicensed: bool,
     taken: list[dict[str, Any]],
+    held_out: Sequence[Patient],
     grid: tuple[int, float, int],
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Facts and bytes of a candidate. Raises AxonError, e.g. ``REFERENCE_LICENCE`` or ``REFERENCE_TWICE``."""
@@ -348,6 +352,10 @@ def _prepare(
             "REFERENCE_LICENCE", _why(licence, source), "say licence and source, or set references.allow_unlicensed"
         )
     who = Patient(patient_hash(candidate.patient_id), fingerprint(candidate.volume))
+    if any(matches(who, patient) for patient in held_out):
+        raise AxonError(
+            "REFERENCE_HELD_OUT", "the patient, or the same CT by another name, is held out", "give both one patient id"
+        )
     if any(matches(who, Patient(fact["id"], fact["fingerprint"])) for fact in taken):
         raise AxonError(
             "REFERENCE_TWICE",

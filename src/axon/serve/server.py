@@ -6,6 +6,7 @@ import logging
 import socket
 
 from axon import DISCLAIMER, pretrained
+from axon.compute.devices import choose_device
 from axon.errors import AxonError
 
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104 only where it is asked for
@@ -19,7 +20,15 @@ WARNING = (
 _log = logging.getLogger(__name__)
 
 
-def serve(source: str | None, tracking_uri: str | None, host: str, port: int, waiting: int, keep_s: float) -> None:
+def serve(
+    source: str | None,
+    tracking_uri: str | None,
+    host: str,
+    port: int,
+    waiting: int,
+    keep_s: float,
+    device: str | None = None,
+) -> None:
     """Load a model and serve until SIGINT or SIGTERM.
 
     Args:
@@ -30,9 +39,10 @@ def serve(source: str | None, tracking_uri: str | None, host: str, port: int, wa
         port: 0 takes any free one.
         waiting: Jobs that may wait.
         keep_s: Seconds that a job outlives the last sign of its page.
+        device: As `axon.compute.devices.choose_device`.
 
     Raises:
-        AxonError: ``SERVE_EXTRA``, ``SERVE_PORT``, or those of `axon.pretrained.load`.
+        AxonError: ``SERVE_EXTRA``, ``SERVE_PORT``, or those of `choose_device` and `axon.pretrained.load`.
     """
     try:
         import python_multipart  # noqa: F401
@@ -56,7 +66,7 @@ def serve(source: str | None, tracking_uri: str | None, host: str, port: int, wa
             ) from error
         if host == EVERYWHERE:
             _log.warning(WARNING)
-        model = pretrained.load(source, tracking_uri)
+        model = pretrained.load(source, tracking_uri, choose_device(device))
         jobs = Jobs(model, waiting, keep_s)
         print(
             f"{DISCLAIMER}\nmodel {model.name} {model.version}\nopen http://{LOOPBACK}:{listener.getsockname()[1]} "

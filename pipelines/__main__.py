@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from axon.commands import add_device
+from axon.compute.devices import DEVICE, device_name
 from axon.config import Config
 from axon.errors import AxonError, one_line_errors
 
@@ -150,6 +153,7 @@ def _add_run(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     running.add_argument(
         "--containers", action="store_true", help="run every step in a container of its image, with retries"
     )
+    add_device(running)
     running.set_defaults(verb=run_pipeline)
 
 
@@ -220,6 +224,8 @@ def run_pipeline(arguments: argparse.Namespace) -> None:
     from pipelines.local import run
 
     config = Config.load(arguments.config)
+    # The steps are processes of their own.
+    os.environ[DEVICE] = device_name(arguments.device)
     parameters = {
         "dataset_repo": str(Path(arguments.repo).resolve())
         if arguments.containers and arguments.revision

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from axon.compute.devices import DEVICE
 from axon.errors import AxonError
 from pipelines.resources import SECRET_KEYS, USER_ID
 
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
     from docker.models.containers import Container
     from kfp import local
 
-# What the steps get of this process's environment: what a cluster's secret gives them, and what S3 needs beside.
+# What the steps get of this process's environment: the device, what a cluster's secret gives them, and what S3 needs.
 PASSED_ON = (
     *SECRET_KEYS.values(),
+    DEVICE,
     "AWS_DEFAULT_REGION",
     "AWS_REQUEST_CHECKSUM_CALCULATION",
     "AWS_RESPONSE_CHECKSUM_VALIDATION",

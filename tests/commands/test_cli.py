@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -80,3 +81,27 @@ def test_verify_tells_a_script_every_problem(tmp_path: Path, capsys: pytest.Capt
     told = json.loads(capsys.readouterr().out)
     assert ended.value.code == 1 and told["cases"] == 1
     assert told["problems"] and all(problem["code"] and problem["fix"] for problem in told["problems"])
+
+
+@pytest.mark.parametrize("verb", [["reconstruct", "film.png", "-o", "out"], ["serve", "--port", "0"]])
+def test_a_verb_that_computes_takes_a_device(
+    verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main([*verb, "--device", "gpu"])
+    assert "[DEVICE_NAME] 'gpu' is no device -> say auto, cpu, cuda" in capsys.readouterr().out
+
+
+def test_every_step_of_a_pipeline_is_told_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipelines import local
+
+    monkeypatch.setenv("AXON_DEVICE", "mps")
+    told = []
+    monkeypatch.setattr(local, "run", lambda *_: told.append(os.environ["AXON_DEVICE"]))
+    run = ["pipeline", "run", "--folder", ".", "--config", str(Path(__file__).parents[1] / "tiny.yaml")]
+    assert main([*run, "--device", "cuda:1"]) == main([*run, "--device", "auto"]) == 0
+    assert told == ["cuda:1", "auto"]
+    with pytest.raises(SystemExit):
+        main([*run, "--device", "tpu"])
+    assert len(told) == 2

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
+import torch
 
 from axon.compute import devices as gpu
 from axon.config import Config
@@ -60,3 +62,100 @@ def test_a_batch_in_parts_needs_the_memory_of_one_part() -> None:
     whole = Config.from_yaml("training: {bridge: {batch_size: 8}}")
     parts = Config.from_yaml("training: {bridge: {batch_size: 8, accumulate: 4}}")
     assert gpu.estimated_bytes(parts) < gpu.estimated_bytes(whole)
+
+
+def has_gpu(monkeypatch: pytest.MonkeyPatch, capability: int = 9, count: int = 1) -> None:
+    """As if this machine had GPUs; their tensors are on the CPU."""
+    ones = torch.ones
+    monkeypatch.setattr(torch, "ones", lambda *shape, device: ones(*shape))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (capability, 0))
+
+
+def test_auto_takes_a_gpu_that_works_and_says_which(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    has_gpu(monkeypatch)
+    assert gpu.choose_device("auto") == torch.device("cuda", 0) and "computing on a GPU (cuda:0)" in caplog.text
+    monkeypatch.setenv("AXON_DEVICE", "cpu")
+    assert gpu.choose_device() == torch.device("cpu")
+    assert gpu.choose_device("cuda").type == "cuda"
+
+
+def test_a_gpu_that_does_not_work_is_left_alone_or_an_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    has_gpu(monkeypatch)
+
+    def broken(*_: int, device: torch.device) -> torch.Tensor:
+        raise RuntimeError("no kernel image is available\nmore")
+
+    monkeypatch.setattr(torch, "ones", broken)
+    assert gpu.choose_device("auto") == torch.device("cpu") and "no kernel image is available" in caplog.text
+    with pytest.raises(AxonError, match=r"GPU_MISSING.*no kernel image is available -> .*--device cpu"):
+        gpu.choose_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "driver", "why"),
+    [(None, 0, "a build without CUDA"), ("13.0", 0, "finds no GPU"), ("13.0", 1, "driver is too old for CUDA 13.0")],
+)
+def test_a_gpu_that_is_missing_is_an_error_that_says_why(
+    monkeypatch: pytest.MonkeyPatch, cuda: str | None, driver: int, why: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(gpu, "gpu_memory", lambda: [GIB] * driver)
+    assert gpu.choose_device("auto") == torch.device("cpu")
+    with pytest.raises(AxonError, match=f"GPU_MISSING.*{why}"):
+        gpu.choose_device("cuda")
+
+
+def test_a_number_names_a_gpu_but_not_of_processes_that_train_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    has_gpu(monkeypatch, count=2)
+    assert gpu.choose_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(AxonError, match=r"GPU_MISSING.*2 GPUs, counted from 0"):
+        gpu.choose_device("cuda:2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert gpu.choose_device("cuda:1") == torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:-1", "CUDA", "cpu:0", "x" * 99])
+def test_a_word_that_is_no_device_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AxonError, match="DEVICE_NAME"):
+        gpu.choose_device(name)
+    monkeypatch.setenv("AXON_DEVICE", name)
+    with pytest.raises(AxonError, match="DEVICE_NAME"):
+        gpu.require_gpu(Config())
+
+
+def test_a_step_that_is_told_cuda_needs_one_and_one_that_is_told_cpu_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "gpu_memory", list)
+    monkeypatch.setenv("AXON_DEVICE", "cuda:0")
+    with pytest.raises(AxonError, match="GPU_MISSING"):
+        gpu.require_gpu(Config())
+    monkeypatch.setattr(gpu, "gpu_memory", lambda: [GIB // 100])
+    monkeypatch.setenv("AXON_DEVICE", "cpu")
+    gpu.require_gpu(Config())
+
+
+@pytest.mark.parametrize(
+    ("capability", "half", "training"),
+    [
+        (9, torch.bfloat16, torch.bfloat16),
+        (8, torch.bfloat16, torch.bfloat16),
+        (7, torch.float16, None),
+        (6, None, None),
+    ],
+)
+def test_half_precision_is_what_the_gpu_has_units_for(
+    monkeypatch: pytest.MonkeyPatch, capability: int, half: torch.dtype | None, training: torch.dtype | None
+) -> None:
+    has_gpu(monkeypatch, capability)
+    device = torch.device("cuda", 0)
+    assert (gpu.half_precision(device), gpu.training_precision(device)) == (half, training)
+    assert gpu.half_precision(torch.device("cpu")) is None

@@ -138,6 +138,18 @@ def test_another_error_is_not_taken_for_a_lack_of_memory(tmp_path: Path) -> None
         fit(stage, TRAIN, tmp_path, {}, lambda *_: None)
 
 
+def test_a_gpu_that_fails_is_an_error_that_says_to_go_on(tmp_path: Path) -> None:
+    class Failing(Wobble):
+        def draw(self, step: int, slots: range) -> torch.Tensor:
+            if step == 6:
+                raise torch.AcceleratorError("CUDA error: unspecified launch failure\nmore")
+            return super().draw(step, slots)
+
+    with pytest.raises(AxonError, match=r"GPU_FAILED.*at step 6: CUDA error: unspecified launch failure ->"):
+        train(tmp_path / "broken", Failing())
+    assert_same(train(tmp_path / "broken"), train(tmp_path / "whole"))
+
+
 def test_a_batch_in_parts_trains_as_the_whole(tmp_path: Path) -> None:
     config = replace(TRAIN, batch_size=8)
     whole, curve = fit(Wobble(), config, tmp_path / "whole", {}, lambda *_: None)

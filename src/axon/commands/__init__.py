@@ -24,6 +24,12 @@ def verb(verbs: Verbs, name: str, help_: str, about: str, epilog: str = "") -> a
     return verbs.add_parser(name, help=help_, description=about, epilog=epilog, formatter_class=shape)
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """``--device``, the same for every verb that computes; see `axon.compute.devices.choose_device`."""
+    about = "auto, cpu, cuda, cuda:N or mps (default: $AXON_DEVICE, else auto: a CUDA GPU that works, else the CPU)"
+    parser.add_argument("--device", help=about)
+
+
 def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
     """The type of an argument from ``low`` to ``high``; None is no bound."""
 

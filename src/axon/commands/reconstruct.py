@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from axon import DISCLAIMER
-from axon.commands import Verbs, verb, whole_number
+from axon.commands import Verbs, add_device, verb, whole_number
 from axon.commands.progress import told
 
 EPILOG = """examples:
@@ -77,6 +77,7 @@ def add(verbs: Verbs) -> None:
         metavar="ID",
         help="PatientID of the DICOM series (default: a pseudonym; never taken from a film)",
     )
+    add_device(parser)
     parser.add_argument("--json", action="store_true", help="print reconstruction.json instead of a summary")
     parser.set_defaults(verb=_reconstruct)
 
@@ -104,13 +105,15 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
     # Starts while torch is imported.
     child.start()
     from axon import pretrained
+    from axon.compute.devices import choose_device
     from axon.reconstruct import asked_mends, asked_view, read_films, reconstruct, refuse_foreign_folder
 
     # What is quickly checked comes before what takes long.
     refuse_foreign_folder(arguments.out, *filter(None, (arguments.frontal, arguments.lateral)))
+    device = choose_device(arguments.device)
     mends, view = asked_mends(vars(arguments)), asked_view(arguments.view)
     films = read_films(arguments.frontal, arguments.lateral, arguments.trust_views, mends, view)
-    model = pretrained.load(arguments.model, arguments.tracking_uri)
+    model = pretrained.load(arguments.model, arguments.tracking_uri, device)
     samples = 0 if arguments.no_sample else arguments.samples
     with told(quiet=arguments.json) as progress:
         record = reconstruct(

@@ -6,7 +6,7 @@ import argparse
 import os
 
 from axon import DISCLAIMER
-from axon.commands import Verbs, verb
+from axon.commands import Verbs, add_device, verb
 
 EPILOG = """examples:
   axon serve                                 the model that comes with the package, at http://127.0.0.1:8765
@@ -46,6 +46,7 @@ def add(verbs: Verbs) -> None:
         default=os.environ.get("MLFLOW_TRACKING_URI"),
         help="MLflow, for --model models:/... (default: $MLFLOW_TRACKING_URI)",
     )
+    add_device(parser)
     parser.set_defaults(verb=_serve)
 
 
@@ -60,4 +61,5 @@ def _serve(arguments: argparse.Namespace) -> None:
         arguments.waiting,
         arguments.keep_minutes * 60,
         arguments.job_minutes * 60,
+        arguments.device,
     )

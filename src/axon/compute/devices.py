@@ -6,17 +6,21 @@ The latter is asked of the CUDA driver itself, because importing torch takes sec
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from axon.config import Config
-from axon.errors import AxonError
+from axon.errors import AxonError, require
 
 if TYPE_CHECKING:
     import torch
 
+DEVICE = "AXON_DEVICE"
+"""The device that every step of a pipeline takes where it is told none."""
 REQUIRE_GPU = "AXON_REQUIRE_GPU"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  the place itself, not a temporary file
 MIN_SHARED_BYTES = 1024**3
@@ -24,28 +28,127 @@ BYTES_PER_ELEMENT = 23
 SURELY_TOO_LITTLE = 0.75  # The estimate is no promise, so only what is well below it is refused.
 
 
-def choose_device() -> torch.device:
-    """This process's GPU, by number, because threads do not inherit the current one; else the CPU."""
+_NAME = re.compile(r"auto|cpu|cuda(:\d{1,3})?|mps")
+_log = logging.getLogger(__name__)
+
+
+def device_name(asked: str | None = None) -> str:
+    """The name of the device that is asked for: ``asked``, else what ``AXON_DEVICE`` says, else ``"auto"``.
+
+    Raises:
+        AxonError: ``DEVICE_NAME``.
+    """
+    name = asked or os.environ.get(DEVICE) or "auto"
+    require(
+        bool(_NAME.fullmatch(name)), "DEVICE_NAME", f"{name[:40]!r} is no device", "say auto, cpu, cuda, cuda:1 or mps"
+    )
+    return name
+
+
+def choose_device(asked: str | None = None) -> torch.device:
+    """The device to compute on, tried before it is given.
+
+    Args:
+        asked: ``auto`` is a CUDA GPU that works, else the CPU; ``cuda`` this process's GPU, by number, because threads
+            do not inherit the current one; or ``cpu``, ``cuda:N``, ``mps``. None takes what ``AXON_DEVICE`` says, else
+            ``auto``.
+
+    Raises:
+        AxonError: ``DEVICE_NAME``; ``GPU_MISSING`` where a GPU that is asked for is not there or does not work.
+    """
     import torch
 
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    name = device_name(asked)
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    problem, device = _problem(name), None
+    if not problem:
+        device = _numbered(name)
+        problem = _trial(device)
+    if device is None or problem:
+        if name == "auto":
+            _log.warning("the GPU is left alone, and the CPU computes: %s", problem)
+            return torch.device("cpu")
+        raise AxonError("GPU_MISSING", f"{name} cannot be used: {problem}", "see docs/gpu.md, or say --device cpu")
+    if device.type == "cuda":
+        _log.info("computing on %s (%s)", torch.cuda.get_device_name(device), device)
+    return device
+
+
+def _numbered(name: str) -> torch.device:
+    """The device of a name. Of processes that train together, each has a GPU of its own, whatever is asked for."""
+    import torch
+
+    if name == "mps":
+        return torch.device("mps")
+    own = ":" not in name or "LOCAL_RANK" in os.environ
+    return torch.device("cuda", torch.cuda.current_device()) if own else torch.device(name)
+
+
+def _problem(name: str) -> str:
+    """Why this machine or this torch has no such device; empty where it has."""
+    import torch
+
+    if name == "mps":
+        return "" if torch.backends.mps.is_available() else "this machine or this PyTorch has no Metal GPU"
+    if torch.cuda.is_available():
+        count, number = torch.cuda.device_count(), int(name.partition(":")[2] or 0)
+        return "" if number < count else f"this machine has {count} GPUs, counted from 0"
+    if torch.version.cuda is None:
+        return f"PyTorch {torch.__version__} is a build without CUDA"
+    if gpu_count():
+        return f"the driver is too old for CUDA {torch.version.cuda}, which PyTorch {torch.__version__} was built for"
+    return "the CUDA driver finds no GPU"
+
+
+def _trial(device: torch.device) -> str:
+    """Why a first computation on the device fails; empty where it does not."""
+    import torch
+
+    try:
+        torch.ones(2, device=device).sum().item()
+    except RuntimeError as error:
+        return str(error).splitlines()[0]
+    return ""
+
+
+def half_precision(device: torch.device) -> torch.dtype | None:
+    """The half precision that a GPU has units for: bfloat16 from compute capability 8 on, float16 from 7 on; None for
+    an older one, and for every other device.
+    """
+    import torch
+
+    if device.type != "cuda":
+        return None
+    major, _ = torch.cuda.get_device_capability(device)
+    if major >= 8:
+        return torch.bfloat16
+    return torch.float16 if major == 7 else None
+
+
+def training_precision(device: torch.device) -> torch.dtype | None:
+    """The half precision to train in, None for float32: float16 would lose small gradients."""
+    import torch
+
+    return torch.bfloat16 if half_precision(device) == torch.bfloat16 else None
 
 
 def require_gpu(config: Config) -> None:
-    """Where ``AXON_REQUIRE_GPU=1`` is set, refuse to go on without a usable GPU rather than train on the CPU for weeks.
+    """Where ``AXON_REQUIRE_GPU=1`` is set or ``AXON_DEVICE`` names a CUDA GPU, refuse to go on without a usable one
+    rather than train on the CPU for weeks.
 
     Any GPU that is there must have about the memory that ``config`` takes.
 
     Raises:
-        AxonError: ``GPU_MISSING``, ``GPU_MEMORY`` or ``SHARED_MEMORY``.
+        AxonError: ``DEVICE_NAME``, ``GPU_MISSING``, ``GPU_MEMORY`` or ``SHARED_MEMORY``.
     """
-    memory = gpu_memory()
-    required = os.environ.get(REQUIRE_GPU) == "1"
-    if required and not memory:
+    name, required = device_name(), os.environ.get(REQUIRE_GPU) == "1"
+    memory = [] if name == "cpu" else gpu_memory()
+    if not memory and (required or name.startswith("cuda")):
         raise AxonError(
             "GPU_MISSING",
             "a GPU was asked for and the CUDA driver finds none",
-            f"check the node and its driver, or unset {REQUIRE_GPU}",
+            f"check the node and its driver, unset {REQUIRE_GPU}, or say --device cpu",
         )
     need = estimated_bytes(config)
     if memory and memory[0] < SURELY_TOO_LITTLE * need:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 import torch.distributed as dist
 
+from axon.compute.devices import device_name
 from axon.errors import AxonError
 
 
@@ -34,7 +35,7 @@ def process_group() -> Iterator[None]:
     if "WORLD_SIZE" not in os.environ:
         yield
         return
-    cuda = torch.cuda.is_available()
+    cuda = torch.cuda.is_available() and device_name() != "cpu"
     if cuda:
         local, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= count:

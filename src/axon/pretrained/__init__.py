@@ -20,6 +20,8 @@ from axon.files import sha256_file
 from axon.tracking.client import REGISTRY, parse_uri, refuse_missing_store
 
 if TYPE_CHECKING:
+    import torch
+
     from axon.inference import AxonPipeline
 
 _log = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ class Model:
     """A loaded model and what identifies it.
 
     Attributes:
-        pipeline: Ready to run, on the CPU.
+        pipeline: Ready to run, on its device.
         name: ``axon-small``, the registered name, or ``axon`` for a folder.
         version: The registry's version number; for a folder the first 12 digits of ``sha256``.
         sha256: Of the list of its files' SHA-256, in the layout of ``sha256sum``.
@@ -61,13 +63,14 @@ def path() -> Path:
     return folder
 
 
-def load(source: str | None, tracking_uri: str | None = None) -> Model:
+def load(source: str | None, tracking_uri: str | None = None, device: torch.device | None = None) -> Model:
     """Load a model.
 
     Args:
         source: A folder, ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, or None for the one that comes with the
             package.
         tracking_uri: Where the registry is; only for ``models:/``.
+        device: Where it computes; None for the CPU.
 
     Raises:
         AxonError: ``MODEL_MISSING``, ``MODEL_DAMAGED``, ``MODEL_UNTRUSTED``, ``MODEL_URI``, ``TRACKING_URI``,
@@ -77,7 +80,9 @@ def load(source: str | None, tracking_uri: str | None = None) -> Model:
         sha256, verified = verify(folder), (folder / SUMS).is_file()
         if not verified:
             _log.warning("the model is unverified: its folder has no %s", SUMS)
-        return Model(_load_pipeline(folder), name, version or sha256[:12], sha256, verified)
+        pipeline = _load_pipeline(folder)
+        pipeline = pipeline if device is None else pipeline.to(device)
+        return Model(pipeline, name, version or sha256[:12], sha256, verified)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from axon.compute import distributed
+from axon.compute.devices import training_precision
 from axon.compute.memory import is_out_of_memory, largest_that_fits, peak_memory_gib
 from axon.config import StageConfig
 from axon.errors import AxonError
@@ -84,8 +85,8 @@ def fit(stage: Stage, config: StageConfig, folder: Path, identity: dict[str, Any
         log: Called with (step, {"loss": ..., ...}) every ``config.log_every`` steps.
 
     Raises:
-        AxonError: ``LOSS_NOT_FINITE``; ``OUT_OF_MEMORY``; ``BATCH_SHARE``; ``RESUME_UNSHARED``; ``CHECKPOINT_OTHER``
-            from the checkpoints.
+        AxonError: ``LOSS_NOT_FINITE``; ``OUT_OF_MEMORY``; ``GPU_FAILED``; ``BATCH_SHARE``; ``RESUME_UNSHARED``;
+            ``CHECKPOINT_OTHER`` from the checkpoints.
         SystemExit: 143 after SIGTERM, with the state saved, so that an orchestrator retries.
     """
     module = _lay_out(stage.module, torch.channels_last_3d) if config.channels_last else stage.module
@@ -200,6 +201,10 @@ def _step(
     """One optimiser step; returns the mean loss over the batch, and whether any process was told to end."""
     try:
         loss, norm, device = _gradients(loss_of, draws, optimizer, config, step)
+    except torch.AcceleratorError as error:
+        problem = f"{stage.name}: the GPU failed at step {step}: {str(error).splitlines()[0]}"
+        fix = "run the same command again: it goes on from the last checkpoint; if it fails again, restart the driver"
+        raise AxonError("GPU_FAILED", problem, fix) from error
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -226,11 +231,12 @@ def _gradients(
     optimizer.zero_grad(set_to_none=True)
     trainable = optimizer.param_groups[0]["params"]
     device = trainable[0].device
+    half = training_precision(device)
     total = torch.zeros((), device=device)
     for part in range(config.accumulate):
         alone = isinstance(loss_of, DistributedDataParallel) and part < config.accumulate - 1
         with loss_of.no_sync() if alone else nullcontext():  # type: ignore[operator]
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            with torch.autocast(device.type, half, enabled=half is not None):
                 loss = loss_of(next(draws)) / config.accumulate
             loss.backward()
         total += loss.detach()

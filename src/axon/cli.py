@@ -10,10 +10,22 @@ import logging
 import sys
 
 from axon import DISCLAIMER, __version__
-from axon.commands import cohort, compare, completion, config, dataset, model, pipeline, reconstruct, reproduce, serve
+from axon.commands import (
+    cohort,
+    compare,
+    completion,
+    config,
+    dataset,
+    doctor,
+    model,
+    pipeline,
+    reconstruct,
+    reproduce,
+    serve,
+)
 from axon.errors import one_line_errors
 
-COMMANDS = (reconstruct, serve, model, compare, reproduce, pipeline, dataset, cohort, config, completion)
+COMMANDS = (reconstruct, serve, model, compare, reproduce, pipeline, dataset, cohort, config, doctor, completion)
 
 EPILOG = """examples:
   axon reconstruct chest.png -o out
@@ -32,6 +44,7 @@ EPILOG = """examples:
   axon model list axon --tracking-uri sqlite:///runs/demo/mlflow.db
   axon model rollback axon --tracking-uri sqlite:///runs/demo/mlflow.db
   axon reproduce models:/axon@champion --tracking-uri sqlite:///runs/demo/mlflow.db
+  axon doctor                      what is wrong on this machine, and what to do about it
   source <(axon completion bash)   verbs and options on the Tab key
 
 exit codes: 0 success; 1 an error, explained in its last line as [CODE] what is wrong -> what to do; 2 a wrong call; 143

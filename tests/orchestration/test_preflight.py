@@ -11,7 +11,8 @@ import pytest
 
 from axon.config import Config
 from axon.errors import AxonError
-from axon.orchestration.preflight import NEW, NOTHING_NEW, Resolved, check_tracking, preflight, work_key
+from axon.orchestration.checks import check_tracking
+from axon.orchestration.preflight import NEW, NOTHING_NEW, Resolved, preflight, work_key
 from axon.provenance import code_revision
 from axon.tracking.client import client, default_tracking_uri, without_credentials
 from axon.tracking.runs import finish_parent
@@ -63,7 +64,7 @@ def test_a_training_step_has_the_gpus_of_its_processes_and_none_where_other_node
     nodes = {"run_key": "nodes", "config_yaml": "training: {nodes: 2}"}
     with pytest.raises(AxonError, match="TRAINJOB_CLUSTER"):
         start(tmp_path, **nodes)
-    monkeypatch.setattr("axon.orchestration.preflight.TrainJobs", lambda: None)
+    monkeypatch.setattr("axon.orchestration.checks.TrainJobs", lambda: None)
     assert start(tmp_path, **nodes).gpus == 0
 
 

@@ -8,31 +8,24 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from axon import DISCLAIMER
-from axon.compute.devices import require_gpu
 from axon.config import Config
 from axon.errors import AxonError
 from axon.files import write_whole
 from axon.metrics.catalogue import metric
-from axon.orchestration.alert import ALERT_URL, check_url
-from axon.orchestration.probes import check_dvc_remote, check_mlflow_artifacts
-from axon.orchestration.trainjob import TrainJobs
+from axon.orchestration import checks
+from axon.orchestration.checks import Needs
 from axon.provenance import REGISTERED, code_digest, code_revision
 from axon.registry.gate import POLICIES
-from axon.tracking.client import client, sqlite_path, tracking_errors, without_credentials
+from axon.tracking.client import client, tracking_errors, without_credentials
 from axon.tracking.runs import CONFIG, WORK_KEY, last_success, start_parent
 
 VIEW_SETS = ("bi", "mono")
-MIN_FREE_BYTES = 2 * 1024**3
 IMAGES = "AXON_IMAGES"
 """Environment variable with the images of the steps, each NAME@sha256:DIGEST, which the compiled pipeline sets."""
 NEW, NOTHING_NEW = "new", "nothing new"
@@ -129,21 +122,8 @@ def preflight(
             refuse_undecided(key)
     with _collected(problems):
         revision, data = _resolve_data(dataset_repo, dataset_revision, dataset_folder, run_key)
-    if not dataset_folder:
-        with _collected(problems):
-            check_dvc_remote(dataset_repo)
-    with _collected(problems):
-        check_tracking(tracking_uri)
-        check_mlflow_artifacts(tracking_uri, model_name)
-    with _collected(problems):
-        _check_checkpoint_root(checkpoint_root)
-    with _collected(problems):
-        require_gpu(config)
-    if config.training.nodes > 1:
-        with _collected(problems):
-            TrainJobs()
-    with _collected(problems):
-        check_url(os.environ.get(ALERT_URL, ""))
+    needs = Needs(tracking_uri, model_name, dataset_repo, not dataset_folder, checkpoint_root, config)
+    problems += checks.problems(needs)
     raise_all(problems)
     write_whole(out_config, config.to_yaml().encode())
     gpus = config.training.processes if config.training.nodes == 1 else 0
@@ -219,35 +199,6 @@ def work_key(data: str, config: Config, views: str, promote: str) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def check_tracking(tracking_uri: str, timeout_s: float = 5.0) -> None:
-    """See that the MLflow server answers, or that the SQLite file can be written.
-
-    Raises:
-        AxonError: ``TRACKING_URI`` or ``TRACKING_UNREACHABLE``.
-    """
-    shown = without_credentials(tracking_uri)
-    if database := sqlite_path(tracking_uri):
-        if not _writable(database.parent):
-            raise AxonError(
-                "TRACKING_UNREACHABLE", f"the folder of {shown} cannot be written", "name a folder that you may write"
-            )
-        return
-    if not tracking_uri.startswith(("http://", "https://")):
-        raise AxonError(
-            "TRACKING_URI", f"the tracking URI {shown!r} is neither http(s) nor sqlite:///", "name the MLflow server"
-        )
-    try:
-        with urllib.request.urlopen(f"{shown.rstrip('/')}/health", timeout=timeout_s):  # noqa: S310
-            pass
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise AxonError(
-            "TRACKING_UNREACHABLE",
-            f"no MLflow server answers at {shown}: {reason}",
-            "start it, or correct tracking_uri",
-        ) from error
-
-
 def _resolve_data(repo: str, revision: str, folder: str, run_key: str) -> tuple[str, str]:
     """The revision for the run's record, and DVC's hash of the data; the latter empty for a folder."""
     if folder:
@@ -269,31 +220,6 @@ def _resolve_data(repo: str, revision: str, folder: str, run_key: str) -> tuple[
 
     found = resolve(repo, revision)
     return found.commit, found.md5
-
-
-def _check_checkpoint_root(root: str) -> None:
-    folder = Path(root)
-    if not root or not _writable(folder):
-        raise AxonError(
-            "CHECKPOINT_ROOT",
-            f"checkpoint_root {root!r} cannot be written",
-            "name a folder that outlives the run and may be written",
-        )
-    free = shutil.disk_usage(folder).free
-    if free < MIN_FREE_BYTES:
-        need = f"{MIN_FREE_BYTES / 1024**3:.0f} GiB"
-        raise AxonError(
-            "DISK_FULL", f"{free / 1024**3:.1f} GiB are free at {root}", f"free some space: at least {need} are needed"
-        )
-
-
-def _writable(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
 
 
 @contextlib.contextmanager

@@ -12,8 +12,8 @@ from axon.errors import AxonError
 from axon.tracking.client import client, tracking_errors
 
 
-def check_dvc_remote(repo: str) -> None:
-    """See that the default DVC remote of the checkout ``repo`` can be read, where it is on S3.
+def check_dvc_remote(repo: str) -> str:
+    """See that the default DVC remote of the checkout ``repo`` can be read, where it is on S3; returns what it is.
 
     Raises:
         AxonError: ``S3_UNREADABLE``.
@@ -22,11 +22,15 @@ def check_dvc_remote(repo: str) -> None:
 
     dvc_dir = Path(repo or ".") / ".dvc"
     if not dvc_dir.is_dir():
-        return  # The revision has been resolved, or reported, before; its data may come from DVC's cache.
+        # The revision has been resolved, or reported, before; its data may come from DVC's cache.
+        return "no checkout with a remote here"
     config = Config(str(dvc_dir))
     remote = config.get("remote", {}).get(config.get("core", {}).get("remote"), {})
-    if str(remote.get("url", "")).startswith("s3://"):
-        check_s3(remote["url"], write=False, endpoint=remote.get("endpointurl"))
+    url = str(remote.get("url", ""))
+    if url.startswith("s3://"):
+        check_s3(url, write=False, endpoint=remote.get("endpointurl"))
+        return "on S3, can be read"
+    return f"{url.partition('://')[0]}://..., not tried" if "://" in url else "a folder of this machine"
 
 
 def check_mlflow_artifacts(tracking_uri: str, experiment: str) -> None:

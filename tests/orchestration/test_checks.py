@@ -1,0 +1,156 @@
+"""One list of checks: what it finds, in how long, and what it must not tell."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from axon.cli import main
+from axon.config import Config
+from axon.orchestration import checks
+from axon.orchestration.checks import CHECKS, Check, Finding, Needs, examine, problems
+
+SECRETS = {
+    "AWS_SECRET_ACCESS_KEY": "canary-of-s3",
+    "AXON_KFP_TOKEN": "canary-of-kubeflow",
+    "MLFLOW_TRACKING_PASSWORD": "canary-of-mlflow",
+    "AXON_ALERT_URL": "ftp://canary-of-alerts/x",
+}
+
+
+def state(findings: list[Finding], name: str) -> tuple[str, str]:
+    return next((finding.state, finding.code) for finding in findings if finding.name == name)
+
+
+def keep(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    monkeypatch.setattr(checks, "CHECKS", tuple(check for check in CHECKS if check.name in names))
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a server that takes a connection and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(8)
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def late() -> Iterator[str]:
+    """The address of a server that says no to all, and whose clock is an hour slow."""
+
+    class Refuse(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response_only(401)
+            self.send_header("Date", self.date_time_string(time.time() - 3600))
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Refuse)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_who_never_answers_costs_the_network_s_time_once(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checks.NETWORK_S <= 20
+    monkeypatch.setattr(checks, "NETWORK_S", 1.0)
+    monkeypatch.setenv(checks.KUBEFLOW, silent)
+    keep(monkeypatch, "MLflow", "Kubeflow", "clock", "alerts")
+    start = time.monotonic()
+    findings = examine(Needs(tracking_uri=silent))
+    assert time.monotonic() - start < 5
+    assert [finding.name for finding in findings] == ["MLflow", "Kubeflow", "alerts", "clock"]
+    assert state(findings, "MLflow") == state(findings, "Kubeflow") == ("error", "NO_ANSWER")
+    assert state(findings, "alerts") == ("fine", "")
+
+
+def test_no_secret_and_no_folder_is_told(
+    late: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    home = tmp_path / "jane doe"
+    (home / "work").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(home / "work")
+    monkeypatch.setenv(checks.KUBEFLOW, late.replace("//", "//jane:canary@"))
+    said = Check("told", lambda needs: " ".join([*SECRETS.values(), str(home), "http://jane:canary@host/x"]))
+    monkeypatch.setattr(checks, "CHECKS", (*(check for check in CHECKS if check.name != "torch"), said))
+    store = f"sqlite:///{home / 'locked' / 'x'}\0.db"
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", "--json", "--tracking-uri", store])
+    shown = capsys.readouterr().out
+    told = json.loads(shown)
+    found = {check["name"]: check for check in told["checks"]}
+    assert ended.value.code == 1 and "Research only" in told["disclaimer"]
+    assert found["alerts"]["code"] == "ALERT_URL" and found["told"]["state"] == "fine"
+    assert found["Kubeflow"]["state"] == "error"
+    assert "canary" not in shown and "jane" not in shown and str(tmp_path) not in shown
+
+
+def test_a_clock_that_is_off_and_a_token_that_is_refused(
+    late: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(checks.KUBEFLOW, late)
+    keep(monkeypatch, "Kubeflow", "clock")
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor"])
+    shown = capsys.readouterr().out
+    assert ended.value.code == 1 and "[CLUSTER_REFUSED]" in shown and "[CLOCK_SKEW]" in shown
+    assert shown.splitlines()[-1].startswith("[DOCTOR] 2 checks found an error: Kubeflow, clock")
+
+
+def test_warnings_alone_are_no_failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("DOCKER", "no-such-engine")
+    keep(monkeypatch, "image engine", "Python")
+    assert main(["doctor"]) == 0
+    assert "warning  image engine" in capsys.readouterr().out
+
+
+def test_a_check_that_breaks_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(needs: Needs) -> str:
+        raise KeyError("canary")
+
+    monkeypatch.setattr(checks, "CHECKS", (Check("broken", broken, asks=True), Check("whole", lambda needs: "yes")))
+    first, second = examine(Needs())
+    assert (first.state, first.code) == ("error", "CHECK_FAILED") and "canary" not in first.found
+    assert second == Finding("whole", "fine", "yes")
+
+
+@pytest.mark.slow
+def test_a_store_that_was_not_migrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep(monkeypatch, "MLflow")
+    database = tmp_path / "mlflow.db"
+    needs = Needs(tracking_uri=f"sqlite:///{database}")
+    assert state(examine(needs), "MLflow") == ("fine", "") and not database.exists()
+    assert list(problems(Needs(tracking_uri=needs.tracking_uri, folder=str(tmp_path)))) == []
+    from axon.tracking.client import client
+
+    client(f"sqlite:///{database}").search_experiments()
+    assert state(examine(needs), "MLflow") == ("fine", "")
+    old = tmp_path / "old.db"
+    old.write_bytes(database.read_bytes())
+    with sqlite3.connect(old) as opened:
+        opened.execute("update alembic_version set version_num = '451aebb31d03'")
+    found = examine(Needs(tracking_uri=f"sqlite:///{old}"))[0]
+    assert (found.state, found.code) == ("error", "TRACKING_FAILED") and "mlflow db upgrade" in found.found
+
+
+def test_a_run_is_stopped_by_the_same_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AXON_ALERT_URL", "nonsense")
+    full = tmp_path / "file"
+    full.write_text("no folder")
+    needs = Needs("ftp://x", versioned=False, folder=str(full), config=Config())
+    assert [problem.code for problem in problems(needs)] == ["CHECKPOINT_ROOT", "TRACKING_URI", "ALERT_URL"]

@@ -6,8 +6,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Tested with this one. An ordinary index gives its usual build for your machine (CUDA on Linux); a folder of wheels that
-# pip is configured to search (find-links), for instance with a CPU build, is searched too.
+# Tested with this one. An ordinary index gives its usual build for your machine (CUDA on Linux); a folder of wheels
+# that pip is configured to search (find-links), for instance with a CPU build, is searched too.
 TORCH ?= torch==2.13.0
 export UV_FIND_LINKS ?= $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || echo "$$PIP_FIND_LINKS")
 export UV_LINK_MODE ?= copy
@@ -48,7 +48,7 @@ demo: install ## run the whole pipeline on real input: make demo, or make demo D
 	$(BIN)/python -m pipelines run --config $(CONFIG) --output $(OUT) $(if $(DATA),--folder "$(DATA)",--revision HEAD)
 
 pretrained: OUT = runs/quality
-pretrained: bench-quality ## run the quality benchmark and put its model into the package: make pretrained DATA=folder-of-CTs
+pretrained: bench-quality ## put the quality benchmark's model into the package: make pretrained DATA=folder-of-CTs
 	$(BIN)/python benchmarks/pretrain.py $(OUT) --command 'make pretrained DATA=FOLDER'
 
 test: install $(if $(ROOM),,lint) ## lint, then all tests; ROOM=geometry for the tests of one room alone
@@ -57,11 +57,11 @@ test: install $(if $(ROOM),,lint) ## lint, then all tests; ROOM=geometry for the
 test-fast: install ## the tests that start no server and no process beyond the reader's own child: about a minute
 	$(PYTEST) -m 'not slow and not containers'
 
-fuzz-again: install ## the same number of inputs from the same seed, over the corpus alone: about a minute; needs atheris
+fuzz-again: install ## as many inputs from the same seed, over the corpus alone: about a minute; needs atheris
 	rm -rf runs/fuzz-again && mkdir -p runs/fuzz-again
 	$(BIN)/python -m tests.fuzz.fuzz_dicom runs/fuzz-again -runs=3000 -seed=1 -rss_limit_mb=4096 -timeout=60
 
-test-containers: install ## the pipeline in its images on a real engine, with real S3 and MLflow servers (starts what is missing; 10 to 20 minutes)
+test-containers: install ## the pipeline in its images on a real engine, with S3 and MLflow servers: 10 to 20 minutes
 	$(BIN)/python -m pytest -q --durations=0 -m containers tests/containers
 
 bench-speed: install ## time the parts beside other libraries, all in one run (benchmarks/README.md)
@@ -70,7 +70,7 @@ bench-speed: install ## time the parts beside other libraries, all in one run (b
 
 bench-quality: OUT = runs/quality
 bench-quality: CONFIG = configs/bench.yaml
-bench-quality: install ## how good the volumes are beside the baselines: make bench-quality DATA=folder-of-CTs (benchmarks/README.md)
+bench-quality: install ## how good the volumes are beside the baselines: make bench-quality DATA=folder-of-CTs
 	$(BIN)/python -m benchmarks.quality --config $(CONFIG) $(if $(DATA),--data "$(DATA)") --out $(OUT)
 
 fuzz: install ## let atheris look for inputs that crash a reader, SECONDS_TO_FUZZ=300; needs atheris
@@ -94,7 +94,7 @@ compile: install ## write pipelines/axon_pipeline.yaml for Kubeflow
 reference: install ## write docs/reference from the code
 	$(BIN)/python docs/generate.py
 
-tour: install ## run docs/tour.ipynb with the model of the package, and keep its outputs; TOUR_MODEL=folder for another model
+tour: install ## run docs/tour.ipynb with the package's model and keep its outputs; TOUR_MODEL=folder for another
 	$(BIN)/python docs/tour.py $(if $(TOUR_MODEL),--model "$(TOUR_MODEL)")
 
 screenshots: install ## take docs/screenshots again with the model of the package; needs chromium and chromedriver
@@ -116,7 +116,8 @@ lock: ## resolve requirements.lock again
 	  $(addprefix --no-emit-package ,$(TORCH_PACKAGES)) --custom-compile-command 'make lock' --constraint constraints.txt \
 	  --output-file requirements.lock
 
-# A user of the package needs no node: what this makes is in git. The licence of NiiVue itself is not in its npm package.
+# A user of the package needs no node: what this makes is in git. The licence of NiiVue itself is not in its npm
+# package.
 serve-assets: ## take the page's viewer from npm again, at the version of src/axon/serve/package-lock.json
 	cd src/axon/serve && npm ci --ignore-scripts --no-audit --no-fund
 	cd src/axon/serve && cp node_modules/@niivue/niivue/dist/niivue.umd.js static/vendor/

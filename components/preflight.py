@@ -50,23 +50,10 @@ def preflight(
     from pathlib import Path
 
     from axon.errors import one_line_errors
+    from axon.orchestration.preflight import Asked
     from axon.orchestration.preflight import preflight as check
 
     with one_line_errors():
-        resolved = check(
-            config_yaml=config_yaml,
-            seed=seed,
-            views=views,
-            dataset_repo=dataset_repo,
-            dataset_revision=dataset_revision,
-            dataset_folder=dataset_folder,
-            tracking_uri=tracking_uri,
-            model_name=model_name,
-            promote=promote,
-            force=force,
-            checkpoint_root=checkpoint_root,
-            run_key=run_key,
-            out_config=Path(resolved_config.path),
-        )
+        resolved = check(Asked.among(locals()), run_key, Path(resolved_config.path))
     print(resolved.summary)
     return resolved.outputs

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes /opt/axon in a build stage. `sh install.sh packages`: what AXON needs, less what only tests or compiles;
-# `sh install.sh axon`: AXON itself, and the list of all contents. Apart, so that a change of AXON's code installs only that.
+# `sh install.sh axon`: AXON itself, and the list of all contents. Apart, so that a change of AXON's code installs only
+# that.
 set -eu
 export VIRTUAL_ENV=/opt/axon UV_NO_CACHE=1 UV_LINK_MODE=copy
 packages=/opt/axon/lib/python3.11/site-packages
@@ -18,8 +19,8 @@ packages)
 axon)
     /build/bin/uv pip install --no-deps /wheels/*.whl
     /build/bin/uv pip check
-    # A read-only image cannot keep bytecode later, and compiling takes a step three times as long to start. So that of all that
-    # steps import is made now, by importing it: half of what compiling every file would add.
+    # A read-only image cannot keep bytecode later, and compiling takes a step three times as long to start. So that of
+    # all that steps import is made now, by importing it: half of what compiling every file would add.
     cat > /imports.py <<'PYTHON'
 import importlib, pkgutil
 import axon

@@ -221,25 +221,25 @@ def _package() -> Iterator[Package]:
 
 def run_pipeline(arguments: argparse.Namespace) -> None:
     """Run on this machine."""
+    from axon.orchestration.preflight import Asked
     from pipelines.local import run
 
     config = Config.load(arguments.config)
     # The steps are processes of their own.
     os.environ[DEVICE] = device_name(arguments.device)
-    parameters = {
-        "dataset_repo": str(Path(arguments.repo).resolve())
-        if arguments.containers and arguments.revision
-        else arguments.repo,
-        "dataset_revision": arguments.revision or "",
-        "dataset_folder": str(arguments.folder.resolve()) if arguments.folder else "",
-        "config_yaml": arguments.config.read_text(),
-        "seed": config.seed,
-        "views": arguments.views,
-        "model_name": arguments.model_name,
-        "promote": arguments.promote,
-        "force": arguments.force,
-    }
-    run(parameters, arguments.output, lambda line: print(line, flush=True), arguments.containers)
+    mounted = arguments.containers and arguments.revision
+    asked = Asked(
+        config_yaml=arguments.config.read_text(),
+        seed=config.seed,
+        views=arguments.views,
+        dataset_repo=str(Path(arguments.repo).resolve()) if mounted else arguments.repo,
+        dataset_revision=arguments.revision or "",
+        dataset_folder=str(arguments.folder.resolve()) if arguments.folder else "",
+        model_name=arguments.model_name,
+        promote=arguments.promote,
+        force=arguments.force,
+    )
+    run(asked, arguments.output, lambda line: print(line, flush=True), arguments.containers)
 
 
 def submit_run(arguments: argparse.Namespace) -> None:

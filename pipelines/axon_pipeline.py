@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from kfp import dsl
 
-from axon.orchestration.preflight import NEW
+from axon.orchestration.preflight import NEW, Asked
 from components.evaluate import evaluate
 from components.fetch import fetch
 from components.finish import finish
@@ -69,6 +69,7 @@ def axon_pipeline(
         gpu_nodes: Labels of the nodes for GPU steps, which choose the type of GPU.
         secret_name: Kubernetes secret with the credentials.
     """
+    asked = Asked.among(locals())
 
     def on(task: dsl.PipelineTask, gpus: Any = None) -> dsl.PipelineTask:
         step = task.component_spec.name.replace("-", "_")
@@ -77,22 +78,7 @@ def axon_pipeline(
     run_key = dsl.PIPELINE_JOB_ID_PLACEHOLDER
     finished = on(finish(tracking_uri=tracking_uri, model_name=model_name, run_key=run_key))
     with dsl.ExitHandler(finished, name="run"):
-        checked = on(
-            preflight(
-                config_yaml=config_yaml,
-                seed=seed,
-                views=views,
-                dataset_repo=dataset_repo,
-                dataset_revision=dataset_revision,
-                dataset_folder=dataset_folder,
-                tracking_uri=tracking_uri,
-                model_name=model_name,
-                promote=promote,
-                force=force,
-                checkpoint_root=checkpoint_root,
-                run_key=run_key,
-            )
-        )
+        checked = on(preflight(**vars(asked), run_key=run_key))
         config, revision, run_id, shards, gpus = (
             checked.outputs[name] for name in ("config", "revision", "run_id", "shards", "gpus")
         )
@@ -114,8 +100,8 @@ def axon_pipeline(
             superres = on(train_superres(**trained), gpus).outputs["superres"]
             baselines = on(train_baselines(**trained), gpus).outputs["baselines"]
             models = {"bridge": bridge, "refiner": refiner, "superres": superres, "baselines": baselines}
-            asked = {"views": views, "revision": revision, "model_name": model_name}
-            evaluation = on(evaluate(**tracked, **asked, dataset=dataset, **models)).outputs["evaluation"]
+            about = {"views": views, "revision": revision, "model_name": model_name}
+            evaluation = on(evaluate(**tracked, **about, dataset=dataset, **models)).outputs["evaluation"]
             decided = on(
                 gate(
                     config=config,

@@ -16,13 +16,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from axon import DISCLAIMER
 from axon.errors import AxonError
-from axon.orchestration.preflight import NOTHING_NEW
+from axon.orchestration.preflight import NOTHING_NEW, Asked
 from axon.provenance import code_revision
 from axon.tracking.client import default_tracking_uri
 from axon.tracking.runs import close_interrupted
@@ -250,13 +250,11 @@ def output_folder(folder: Path) -> Iterator[Path]:
         yield folder
 
 
-def run(
-    arguments: dict[str, Any], output: Path, show: Callable[[str], None] = print, in_containers: bool = False
-) -> None:
+def run(asked: Asked, output: Path, show: Callable[[str], None] = print, in_containers: bool = False) -> None:
     """Run AXON's pipeline on this machine and show its results.
 
     Args:
-        arguments: Parameters of the pipeline beside those that the output folder determines.
+        asked: Parameters of the pipeline; where to track and to keep checkpoints, the output folder determines.
         output: Folder for everything: MLflow's database and artifacts, checkpoints, the steps' outputs, the report.
         show: Where lines go.
         in_containers: Run every step in a container of its image, with its retries.
@@ -268,15 +266,13 @@ def run(
 
     with output_folder(output) as folder:
         uri = default_tracking_uri(folder)
-        here = {"tracking_uri": uri, "checkpoint_root": str(folder / "checkpoints")}
+        asked = replace(asked, tracking_uri=uri, checkpoint_root=str(folder / "checkpoints"))
         if (folder / "mlflow.db").is_file():
             close_interrupted(uri)  # The folder is locked: whatever still seems to run was killed.
         began = time.monotonic()
-        sources = filter(None, (arguments["dataset_folder"], arguments["dataset_repo"]))
+        sources = filter(None, (asked.dataset_folder, asked.dataset_repo))
         mounts = {str(folder): True} | dict.fromkeys(sources, False) if in_containers else None
-        execute(
-            "pipelines.axon_pipeline:axon_pipeline", {**arguments, **here}, folder / "pipeline", STEPS, show, mounts
-        )
+        execute("pipelines.axon_pipeline:axon_pipeline", vars(asked), folder / "pipeline", STEPS, show, mounts)
         latest = max((folder / "pipeline").glob("axon-*"))
         checked = json.loads((latest / "preflight" / "executor_output.json").read_text())["parameterValues"]
         if checked["Output"] == NOTHING_NEW:
@@ -289,7 +285,7 @@ def run(
     show(f"\n{(folder / 'summary.txt').read_text().rstrip()}\n")
     show(f"report    {folder / 'report.html'}")
     show(
-        f"model     {arguments['model_name']} version {registered['version']}, {registered['alias'] or 'no alias'}: "
+        f"model     {asked.model_name} version {registered['version']}, {registered['alias'] or 'no alias'}: "
         f"{registered['reason']}"
     )
     show(f"tracking  mlflow ui --backend-store-uri {uri}")

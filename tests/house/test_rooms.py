@@ -55,6 +55,30 @@ def test_a_metric_is_named_where_it_is_measured_and_nowhere_else() -> None:
     assert [(path.name, *found) for path in others if (found := keys.findall(path.read_text()))] == []
 
 
+LOOPS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+def stacked(node: ast.AST) -> tuple[int, int]:
+    """How many comprehensions are in a statement, and how deep they stand in one another."""
+    inside = [child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.stmt)]
+    counts = [stacked(child) for child in inside]
+    own = isinstance(node, LOOPS)
+    return sum(count for count, _ in counts) + own, max((depth for _, depth in counts), default=0) + own
+
+
+def test_no_statement_stacks_comprehensions() -> None:
+    """Three at most, two where one is in another."""
+    stacks = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for room in ("src/axon", "components", "pipelines", "benchmarks")
+        for path in (ROOT / room).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.stmt) and (found := stacked(node)) and found[0] > (3 if found[1] < 2 else 2)
+    ]
+    assert stacks == []
+    assert stacked(ast.parse("x = [[a for a in b] for b in [c for c in d]]").body[0]) == (3, 2)
+
+
 def imported(path: Path) -> list[str]:
     """What a file imports, by whole names: of ``from a import b`` both ``a`` and ``a.b``, which may be a module."""
     names: list[str] = []

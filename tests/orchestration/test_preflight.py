@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from axon.config import Config
 from axon.errors import AxonError
 from axon.orchestration.checks import check_tracking
-from axon.orchestration.preflight import NEW, NOTHING_NEW, Resolved, preflight, work_key
+from axon.orchestration.preflight import NEW, NOTHING_NEW, Asked, Resolved, preflight, work_key
 from axon.provenance import code_revision
 from axon.tracking.client import client, default_tracking_uri, without_credentials
 from axon.tracking.runs import finish_parent
@@ -20,26 +21,26 @@ from axon.tracking.runs import finish_parent
 pytestmark = pytest.mark.slow
 
 
-def start(tmp_path: Path, **changes: str | bool) -> Resolved:
+def start(tmp_path: Path, run_key: str = "key", **changes: str | bool) -> Resolved:
     import nibabel
 
     folder = tmp_path / "cts"
     folder.mkdir(exist_ok=True)
     nibabel.save(nibabel.Nifti1Image(np.zeros((8, 8, 8), np.int16), np.eye(4)), folder / "p1_a.nii.gz")
-    given = {
-        "config_yaml": "data: {shards: 3}",
-        "views": "bi",
-        "dataset_repo": "",
-        "dataset_revision": "",
-        "dataset_folder": str(folder),
-        "tracking_uri": default_tracking_uri(tmp_path / "store"),
-        "model_name": "axon",
-        "promote": "if_better",
-        "force": False,
-        "checkpoint_root": str(tmp_path / "checkpoints"),
-        "run_key": "key",
-    }
-    return preflight(seed=7, out_config=tmp_path / "out" / "config.yaml", **{**given, **changes})  # type: ignore[arg-type]
+    given = Asked(
+        config_yaml="data: {shards: 3}",
+        seed=7,
+        views="bi",
+        dataset_repo="",
+        dataset_revision="",
+        dataset_folder=str(folder),
+        model_name="axon",
+        promote="if_better",
+        force=False,
+        tracking_uri=default_tracking_uri(tmp_path / "store"),
+        checkpoint_root=str(tmp_path / "checkpoints"),
+    )
+    return preflight(replace(given, **changes), run_key, tmp_path / "out" / "config.yaml")  # type: ignore[arg-type]
 
 
 def test_resolves_and_opens_the_run_once(tmp_path: Path) -> None:

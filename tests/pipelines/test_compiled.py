@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from kfp import compiler
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from axon.orchestration.preflight import IMAGES, NEW
+from axon.orchestration.preflight import IMAGES, NEW, Asked
 from axon.orchestration.trainjob import NODE
 from pipelines import resources
 from pipelines.axon_pipeline import COMPILED, axon_pipeline
@@ -153,6 +154,15 @@ def test_inside_the_loop_no_parameter_of_another_step_is_used() -> None:
     used = {source["componentInputParameter"] for source in TASKS["ingest"]["inputs"]["parameters"].values()}
     assert from_steps == {item["items"]["inputParameter"]} and item["itemInput"] in used
     assert not used & from_steps
+
+
+def test_the_pipeline_and_its_first_step_take_what_a_run_is_asked_for() -> None:
+    asked = {field.name for field in fields(Asked)}
+    given = PIPELINE["root"]["inputDefinitions"]["parameters"]
+    assert set(given) == asked | {"gpu_nodes", "secret_name"}
+    taken = TASKS["preflight"]["inputs"]["parameters"]
+    assert set(taken) == asked | {"run_key"}
+    assert all(taken[name] == {"componentInputParameter": f"pipelinechannel--{name}"} for name in asked)
 
 
 def test_order() -> None:

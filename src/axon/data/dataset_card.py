@@ -61,14 +61,7 @@ def card(
         "## Dataset Creation",
         "### Data Collection and Processing",
         "Volumes are int16 HU in patient axes; every header but the geometry was dropped. Cases left out, by code:",
-        _table(("code", "studies"), sorted(Counter(row["excluded"] for row in left_out).items()))
-        if left_out
-        else "None.",
-        *(
-            [_table(("study", "code", "reason"), [(r["case_id"], r["excluded"], r["reason"]) for r in left_out])]
-            if left_out
-            else []
-        ),
+        *_left_out(left_out),
         _films(films),
         *(
             ["Films left out, by code:", _table(("code", "films"), sorted(films_left_out.items()))]
@@ -92,6 +85,15 @@ def _front_matter(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(
         ["---", f"license: [{', '.join(licences)}]", "tags: [medical, ct, x-ray]", f"size_categories: [{size}]", "---"]
     )
+
+
+def _left_out(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How many by code, then each with its reason."""
+    if not rows:
+        return ["None."]
+    codes = Counter(row["excluded"] for row in rows)
+    reasons = [(row["case_id"], row["excluded"], row["reason"]) for row in rows]
+    return [_table(("code", "studies"), sorted(codes.items())), _table(("study", "code", "reason"), reasons)]
 
 
 def _films(films: Mapping[str, int]) -> str:

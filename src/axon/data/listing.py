@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from axon.errors import AxonError, require
 from axon.files import write_json
@@ -22,12 +24,14 @@ _FIX = "fetch the folder again"
 
 def write_listing(studies: list[Study], folder: Path, out: Path) -> None:
     """Write ``out/studies.json`` of studies below ``folder``; no identity is in it that an id does not hold."""
-    rows = [
-        {fact: getattr(study, fact) for fact in _FACTS}
-        | {name: [_hashed(file, folder) for file in getattr(study, name)] for name in _FILES}
-        for study in studies
-    ]
-    write_json(out / LIST, rows)
+    write_json(out / LIST, [_row(study, folder) for study in studies])
+
+
+def _row(study: Study, folder: Path) -> dict[str, Any]:
+    row: dict[str, Any] = {fact: getattr(study, fact) for fact in _FACTS}
+    for name in _FILES:
+        row[name] = [_hashed(file, folder) for file in getattr(study, name)]
+    return row
 
 
 def read_listing(raw: Path) -> list[Study]:
@@ -38,15 +42,18 @@ def read_listing(raw: Path) -> list[Study]:
     """
     try:
         rows = json.loads((raw / LIST).read_text())
-        facts = [{fact: str(row[fact]) for fact in _FACTS} for row in rows]
-        files = [{name: tuple(map(str, row[name])) for name in _FILES} for row in rows]
+        there = {_hashed(path, raw): path for path in raw.rglob("*") if path.is_file()}
+        return [_study(row, there, raw) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise AxonError("DATASET_DAMAGED", f"{raw / LIST} is no list of studies", _FIX) from error
-    there = {_hashed(path, raw): path for path in raw.rglob("*") if path.is_file()}
-    known = all(own["files"] and {*own["files"], *own["films"]} <= there.keys() for own in files)
+
+
+def _study(row: Mapping[str, Any], there: Mapping[str, Path], raw: Path) -> Study:
+    files, films = ([str(name) for name in row[kind]] for kind in _FILES)
+    known = bool(files) and {*files, *films} <= there.keys()
     require(known, "DATASET_DAMAGED", f"{raw / LIST} lists a file that is not in {raw}", _FIX)
-    found = [{name: tuple(there[each] for each in own[name]) for name in _FILES} for own in files]
-    return [Study(files=own["files"], films=own["films"], **told) for told, own in zip(facts, found, strict=True)]
+    told = {fact: str(row[fact]) for fact in _FACTS}
+    return Study(files=tuple(there[name] for name in files), films=tuple(there[name] for name in films), **told)
 
 
 def _hashed(file: Path, folder: Path) -> str:

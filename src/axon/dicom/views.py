@@ -168,9 +168,7 @@ def _signs(small: np.ndarray) -> tuple[float, float, float]:
     brightness.
     """
     blocks = _blocks(small)
-    frontal, lateral = (
-        np.array([[int(digit, 16) for digit in line] for line in text.split()]) for text in (FRONTAL, LATERAL)
-    )
+    frontal, lateral = _template(FRONTAL), _template(LATERAL)
     across = small[16:44].mean(axis=0)
     step = across[28:37].max() - max(across[8:27].min(), across[38:56].min())
     return (
@@ -178,6 +176,11 @@ def _signs(small: np.ndarray) -> tuple[float, float, float]:
         max(_correlation(blocks, lateral), _correlation(blocks, lateral[:, ::-1])),
         float(step),
     )
+
+
+def _template(text: str) -> np.ndarray:
+    """What `template_text` wrote."""
+    return np.array([[int(digit, 16) for digit in line] for line in text.split()])
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Callable
 from importlib import resources
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jinja2
 import numpy as np
@@ -36,6 +38,7 @@ from axon.metrics.protocols import PROTOCOLS
 from axon.metrics.statistics import Summary
 from axon.pictures import film_pictures
 
+T = TypeVar("T")
 MAX_PAGE_BYTES = 15_000_000
 ONE_CASE = "one case"
 """In place of an interval, which one case cannot have."""
@@ -115,13 +118,6 @@ def write_page(path: Path, template: str, context: dict[str, Any]) -> None:
 
 
 def _context(evaluation: Evaluation) -> dict[str, Any]:
-    groups = evaluation.groups()
-    measured = evaluation.metric_names()
-    columns = [each.key for each in shown_in("report")]
-    others: dict[str, list[str]] = {}
-    for key in measured:
-        if key not in columns:
-            others.setdefault(metric(key).protocol, []).append(key)
     return {
         "disclaimer": DISCLAIMER,
         "facts": {**evaluation.facts, "protocol_version": VERSIONS, "seed": str(evaluation.seed)},
@@ -129,20 +125,12 @@ def _context(evaluation: Evaluation) -> dict[str, Any]:
         "bootstrap": evaluation.bootstrap,
         "stamp": _stamp(evaluation.facts),
         "headline": shown_in("headline"),
-        "headlines": [card for group in groups if (card := _headline(evaluation, *group))],
-        "axes": [
-            {
-                "title": title,
-                "note": note,
-                "tables": [_metric_table(evaluation, *group, keys) for group in groups],
-            }
-            for title, note, axes in AXES
-            if (keys := [key for key in columns if metric(key).axis in axes and key in measured])
-        ],
-        "plots": [plot for group in groups if (plot := _two_axes(evaluation, *group))],
-        "other_tables": [_metric_table(evaluation, *group, metrics) for metrics in others.values() for group in groups],
-        "improvements": [row for group in groups for row in _improvement_rows(evaluation, *group)],
-        "case_tables": [_case_table(evaluation, *group) for group in groups],
+        "headlines": _by_group(evaluation, _headline),
+        "axes": _axes(evaluation),
+        "plots": _by_group(evaluation, _two_axes),
+        "other_tables": _other_tables(evaluation),
+        "improvements": list(chain.from_iterable(_by_group(evaluation, _improvement_rows))),
+        "case_tables": _by_group(evaluation, _case_table),
         "pictures": _ranked(evaluation),
         "frame_count": show.FRAMES,
         "overview": "level {:.0f} HU, width {:.0f} HU".format(*show.OVERVIEW_WINDOW).replace("-", "−"),
@@ -151,6 +139,33 @@ def _context(evaluation: Evaluation) -> dict[str, Any]:
         "curves": {stage: show.loss_curve_uri(points) for stage, points in evaluation.curves.items() if points},
         "protocols": {name: _paragraph(function) for name, function in PROTOCOLS.items()},
     }
+
+
+def _by_group(evaluation: Evaluation, describe: Callable[..., T | None], *more: object) -> list[T]:
+    """What ``describe(evaluation, test set, view, ...)`` says of each group, where it says something."""
+    said = (describe(evaluation, *group, *more) for group in evaluation.groups())
+    return [each for each in said if each is not None]
+
+
+def _axes(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """The tables of each axis that has a measured metric."""
+    measured = evaluation.metric_names()
+    shown = []
+    for title, note, axes in AXES:
+        keys = [each.key for each in shown_in("report") if each.axis in axes and each.key in measured]
+        if keys:
+            shown.append({"title": title, "note": note, "tables": _by_group(evaluation, _metric_table, keys)})
+    return shown
+
+
+def _other_tables(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """What is measured and has no column above, a table a protocol."""
+    columns = [each.key for each in shown_in("report")]
+    others: dict[str, list[str]] = {}
+    for key in evaluation.metric_names():
+        if key not in columns:
+            others.setdefault(metric(key).protocol, []).append(key)
+    return list(chain.from_iterable(_by_group(evaluation, _metric_table, keys) for keys in others.values()))
 
 
 def _stamp(facts: dict[str, str]) -> str:

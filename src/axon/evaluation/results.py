@@ -204,13 +204,13 @@ class Evaluation:
         return {} if score is None else {"mean_absolute": -score}
 
     def _improvements(self, set_name: str, view: str) -> dict[str, Any]:
+        return {method: self._gains(set_name, view, method) for method in FINAL}
+
+    def _gains(self, set_name: str, view: str, method: str) -> dict[str, Any]:
         return {
-            method: {
-                metric: {"baseline": self.best_baseline(set_name, view, metric), **asdict(summary)}
-                for metric in (each.key for each in shown_in("headline"))
-                if (summary := self.improvement(set_name, view, method, metric)) is not None
-            }
-            for method in FINAL
+            of.key: {"baseline": self.best_baseline(set_name, view, of.key), **asdict(summary)}
+            for of in shown_in("headline")
+            if (summary := self.improvement(set_name, view, method, of.key)) is not None
         }
 
 

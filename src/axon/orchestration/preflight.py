@@ -8,8 +8,8 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,42 @@ VIEW_SETS = ("bi", "mono")
 IMAGES = "AXON_IMAGES"
 """Environment variable with the images of the steps, each NAME@sha256:DIGEST, which the compiled pipeline sets."""
 NEW, NOTHING_NEW = "new", "nothing new"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a run is asked for: the pipeline's parameters, but those of Kubernetes.
+
+    Attributes:
+        config_yaml: The configuration as YAML text.
+        seed: Replaces the configuration's seed.
+        views: Which films the gate and the headline figures speak of: one of `VIEW_SETS`.
+        dataset_repo: Checkout or git URL with the dataset's ``data.dvc``; empty for the checkout we are in.
+        dataset_revision: Its revision: branch, tag or commit.
+        dataset_folder: Folder with CTs; used instead of the repository where given.
+        model_name: Registered model; also the MLflow experiment.
+        promote: Promotion policy.
+        force: Go on also where code, data and configuration are those of the model's last successful run.
+        tracking_uri: MLflow server (``http...``) or ``sqlite:///`` file. The local runner fills in this and the next.
+        checkpoint_root: Folder that outlives a run, for checkpoints.
+    """
+
+    config_yaml: str
+    seed: int
+    views: str
+    dataset_repo: str
+    dataset_revision: str
+    dataset_folder: str
+    model_name: str
+    promote: str
+    force: bool
+    tracking_uri: str = ""
+    checkpoint_root: str = ""
+
+    @classmethod
+    def among(cls, given: Mapping[str, Any]) -> Asked:
+        """From a function's ``locals()``: KFP reads signatures, so that its functions name each parameter."""
+        return cls(**{field.name: given[field.name] for field in fields(cls)})
 
 
 @dataclass(frozen=True)
@@ -75,37 +111,12 @@ class Resolved:
         return f"data {self.revision}, MLflow run {self.run_id}, {self.shards} shards"
 
 
-def preflight(
-    *,
-    config_yaml: str,
-    seed: int,
-    views: str,
-    dataset_repo: str,
-    dataset_revision: str,
-    dataset_folder: str,
-    tracking_uri: str,
-    model_name: str,
-    promote: str,
-    force: bool,
-    checkpoint_root: str,
-    run_key: str,
-    out_config: Path,
-) -> Resolved:
+def preflight(asked: Asked, run_key: str, out_config: Path) -> Resolved:
     """Check everything that a run needs, write the resolved configuration and, if there is anything new, open the
     MLflow run.
 
     Args:
-        config_yaml: The configuration as YAML text.
-        seed: Replaces the configuration's seed.
-        views: Which films the gate and the headline figures speak of: one of `VIEW_SETS`.
-        dataset_repo: Checkout or git URL with the dataset's ``data.dvc``; empty for the checkout we are in.
-        dataset_revision: Its revision: branch, tag or commit.
-        dataset_folder: Folder with CTs; used instead of the repository where given.
-        tracking_uri: MLflow server (``http...``) or ``sqlite:///`` file.
-        model_name: Registered model; also the MLflow experiment.
-        promote: Promotion policy.
-        force: Go on also where code, data and configuration are those of the model's last successful run.
-        checkpoint_root: Folder that outlives a run, for checkpoints.
+        asked: The run's parameters.
         run_key: Unique for the pipeline run.
         out_config: File for the resolved configuration.
 
@@ -115,35 +126,36 @@ def preflight(
     problems: list[AxonError] = []
     config, revision, data = Config(), "", ""
     with _collected(problems):
-        config = Config.from_yaml(config_yaml, seed=seed)
-    problems += parameter_problems(views, promote, model_name)
+        config = Config.from_yaml(asked.config_yaml, seed=asked.seed)
+    problems += parameter_problems(asked.views, asked.promote, asked.model_name)
     for key in config.evaluation.gate_metrics:
         with _collected(problems):
             refuse_undecided(key)
     with _collected(problems):
-        revision, data = _resolve_data(dataset_repo, dataset_revision, dataset_folder, run_key)
-    needs = Needs(tracking_uri, model_name, dataset_repo, not dataset_folder, checkpoint_root, config)
+        revision, data = _resolve_data(asked.dataset_repo, asked.dataset_revision, asked.dataset_folder, run_key)
+    repo, versioned = asked.dataset_repo, not asked.dataset_folder
+    needs = Needs(asked.tracking_uri, asked.model_name, repo, versioned, asked.checkpoint_root, config)
     problems += checks.problems(needs)
     raise_all(problems)
     write_whole(out_config, config.to_yaml().encode())
     gpus = config.training.processes if config.training.nodes == 1 else 0
-    key = work_key(data, config, views, promote)
-    if key and not force and (same_as := last_success(tracking_uri, model_name, key)):
+    key = work_key(data, config, asked.views, asked.promote)
+    if key and not asked.force and (same_as := last_success(asked.tracking_uri, asked.model_name, key)):
         return Resolved(config.to_yaml(), revision, "", config.data.shards, gpus, same_as)
     tags = {
         WORK_KEY: key,
         "axon.data_revision": revision,
         "axon.data_md5": data,
-        "axon.data_repo": without_credentials(dataset_repo),
+        "axon.data_repo": without_credentials(asked.dataset_repo),
         "axon.code_revision": code_revision(),
         "axon.config_fingerprint": config.fingerprint(),
         "axon.disclaimer": DISCLAIMER,
     }
-    params = {**_flat(config.to_dict(), ""), "views": views, "promote": promote}
-    run_id = start_parent(tracking_uri, model_name, run_key, params, tags)
+    params = {**_flat(config.to_dict(), ""), "views": asked.views, "promote": asked.promote}
+    run_id = start_parent(asked.tracking_uri, asked.model_name, run_key, params, tags)
     # A parameter holds 5000 characters at most; the whole configuration is what reproducing the run needs.
-    with tracking_errors(tracking_uri):
-        client(tracking_uri).log_text(run_id, config.to_yaml(), CONFIG)
+    with tracking_errors(asked.tracking_uri):
+        client(asked.tracking_uri).log_text(run_id, config.to_yaml(), CONFIG)
     return Resolved(config.to_yaml(), revision, run_id, config.data.shards, gpus)
 
 

@@ -53,6 +53,11 @@ class Side:
     primary: dict[tuple[str, str], float]
     record: dict[str, str]
 
+    @property
+    def named(self) -> dict[str, str]:
+        """What it is called."""
+        return {"name": self.name, "run_id": self.run_id, "version": self.version}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -112,10 +117,8 @@ class Comparison:
         """For ``--json``."""
         return {
             "disclaimer": DISCLAIMER,
-            **{
-                side: {"name": of.name, "run_id": of.run_id, "version": of.version}
-                for side, of in (("a", self.a), ("b", self.b))
-            },
+            "a": self.a.named,
+            "b": self.b.named,
             "verdict": self.verdict,
             "primary": {"metric": METRIC, **asdict(self.primary), "p": self.p, "finding": self.finding},
             "rows": [asdict(row) for row in self.rows],
@@ -308,13 +311,15 @@ def _context(found: Comparison, pictures: list[dict[str, Any]]) -> dict[str, Any
         "bootstrap": found.a.settings["bootstrap"],
         "facts": {key: _plain(found.a.facts[key]) for key in COMPARABLE_KEYS if key in found.a.facts},
         "tables": [{"set": name, "view": VIEW_LABELS[view], "rows": rows} for (name, view), rows in tables.items()],
-        "cases": [
-            (key, metric(METRIC).text(a), metric(METRIC).text(b), _signed(METRIC, b - a), b - a)
-            for key, a, b in found.cases
-        ],
+        "cases": _case_rows(found),
         "differences": {key: (_shown(a), _shown(b)) for key, (a, b) in found.differences.items()},
         "pictures": pictures,
     }
+
+
+def _case_rows(found: Comparison) -> list[tuple[tuple[str, str], str, str, str, float]]:
+    text = metric(METRIC).text
+    return [(key, text(a), text(b), _signed(METRIC, b - a), b - a) for key, a, b in found.cases]
 
 
 def _judged(

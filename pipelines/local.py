@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ from typing import Any
 
 from axon import DISCLAIMER
 from axon.errors import AxonError
+from axon.files import Scratch
 from axon.orchestration.preflight import NOTHING_NEW, Asked
 from axon.provenance import code_revision
 from axon.tracking.client import default_tracking_uri
@@ -53,6 +53,7 @@ class Watcher:
         retries: Whether a failed step may be started again.
         failed: The steps that failed with their reasons, in order.
         recovered: Those of them that succeeded at a later attempt.
+        stopping, terminated: Whether a signal has come, and whether it was SIGTERM.
     """
 
     steps: int
@@ -61,6 +62,7 @@ class Watcher:
     failed: list[tuple[str, str]] = field(default_factory=list)
     recovered: list[tuple[str, str]] = field(default_factory=list)
     stopping: bool = False
+    terminated: bool = False
     _seen: list[str] = field(default_factory=list)
     _in_dump: bool = False
     _depth: int = 0
@@ -155,6 +157,7 @@ def execute(
 
     Raises:
         AxonError: ``STEP_FAILED``, naming the step and the reason, ``INTERRUPTED``, or that of `containers.step_user`.
+        SystemExit: 143 after SIGTERM.
     """
     watcher = Watcher(steps, show, retries=mounts is not None)
     command = [sys.executable, "-u", "-m", "pipelines.child", target, str(pipeline_root), json.dumps(arguments)]
@@ -171,7 +174,9 @@ def execute(
     env = {**os.environ, **quiet, "AXON_CODE_REVISION": code_revision()}
     with contextlib.ExitStack() as stack:
         # KFP makes a temporary folder for each step and leaves it.
-        env["TMPDIR"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="axon-run-", ignore_cleanup_errors=True))
+        scratch = Scratch("run")
+        stack.callback(scratch.remove)
+        env["TMPDIR"] = str(scratch.path)
         # start_new_session: one process group for the runner and all steps, which a signal to us is passed on to.
         child = stack.enter_context(
             subprocess.Popen(
@@ -190,9 +195,13 @@ def execute(
                 watcher.line(line)
             status = child.wait()
     if watcher.stopping:
-        raise AxonError(
+        stopped = AxonError(
             "INTERRUPTED", "the run was stopped", "start the same command again: training goes on from its checkpoints"
         )
+        if not watcher.terminated:
+            raise stopped
+        print(stopped, flush=True)
+        raise SystemExit(128 + signal.SIGTERM)
     if status != 0 or watcher.failed:
         step, reason = watcher.why(f"exit status {status}, see above")
         reason, _, fix = (
@@ -205,10 +214,10 @@ def execute(
 
 @contextlib.contextmanager
 def _passing_on_signals(child: subprocess.Popen[str], watcher: Watcher) -> Iterator[None]:
-    def stop(*_: object) -> None:
+    def stop(came: int, _: object) -> None:
         # A second signal, or the end of the grace period, ends everything at once.
         number = signal.SIGKILL if watcher.stopping else signal.SIGTERM
-        watcher.stopping = True
+        watcher.stopping, watcher.terminated = True, watcher.terminated or came == signal.SIGTERM
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, number)
         signal.setitimer(signal.ITIMER_REAL, GRACE_S)

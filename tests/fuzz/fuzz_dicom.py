@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,12 +26,13 @@ with atheris.instrument_imports(include=["axon", "pydicom"]):
 import torch
 
 from axon.errors import AxonError
+from axon.files import Scratch
 from axon.geometry.mend import Mend
 from axon.training.checkpoints import load_newest
 from tests.support.hostile import HOSTILE, mha, nifti, nrrd
 from tests.support.mutations import write_bases
 
-SCRATCH = Path(tempfile.mkdtemp(prefix="axon-fuzz-"))
+SCRATCH = Scratch("fuzz").again()
 BASES = SCRATCH / "bases"
 LARGEST = 2**20
 

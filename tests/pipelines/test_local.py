@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from axon.errors import AxonError
+from axon.files import Scratch
 from pipelines.local import ROOT, Watcher, execute, output_folder
 
 pytestmark = pytest.mark.slow
@@ -118,13 +119,17 @@ def test_sigterm_ends_every_process_and_still_runs_the_exit_handler(tmp_path: Pa
     runner, steps = start_waiting(tmp_path)
     runner.send_signal(signal.SIGTERM)
     said, _ = runner.communicate(timeout=60)
-    assert runner.returncode == 1 and "INTERRUPTED" in said
+    assert runner.returncode == 143 and said.splitlines()[-1].startswith("[INTERRUPTED] ")
     assert not any(is_running(pid) for pid in steps)
     assert (tmp_path / "finish").read_text().startswith("FAILED")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
-def test_no_step_outlives_a_killed_command(tmp_path: Path) -> None:
+def test_no_step_outlives_a_killed_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
     runner, steps = start_waiting(tmp_path)
     runner.kill()
     runner.wait()
@@ -132,6 +137,11 @@ def test_no_step_outlives_a_killed_command(tmp_path: Path) -> None:
     while any(is_running(pid) for pid in steps) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(is_running(pid) for pid in steps)
+    # Nor do their temporary files, once the next run starts.
+    (left,) = temporary.glob("axon-run-*")
+    assert any(left.iterdir())
+    Scratch("run").remove()
+    assert not list(temporary.iterdir())
 
 
 def test_dump_of_inputs_is_skipped_whatever_it_holds() -> None:

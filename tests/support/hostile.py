@@ -24,6 +24,7 @@ from pydicom.uid import JPEG2000Lossless
 from axon.data.packed import write_nifti
 from axon.data.phantoms import make_phantom
 from axon.geometry.volume import Volume
+from tests.support.films import chest_like
 
 Files = dict[str, bytes]
 """Content by name; the first is the one that is read."""
@@ -99,11 +100,24 @@ def nrrd(data: bytes | None = None, **lines: str | None) -> Files:
     return {"x.nrrd": f"NRRD0005\n{text}\n".encode() + (voxels() if data is None else data)}
 
 
-def jpeg(edit: Callable[[bytes], bytes], side: int = 256) -> Files:
-    """A grey picture of a ramp."""
+def jpeg(edit: Callable[[bytes], bytes], side: int = 256, kind: str = "baseline") -> Files:
+    """A grey picture of a chest."""
     out = io.BytesIO()
-    Image.fromarray(np.tile(np.linspace(0, 255, side).astype(np.uint8), (side, 1))).save(out, "JPEG")
+    picture = Image.new("L", (side, side), 90) if kind == "flat" else grey(side)
+    picture.save(out, "JPEG", progressive=kind == "progressive")
     return {"x.jpg": edit(out.getvalue())}
+
+
+def grey(side: int) -> Image.Image:
+    return Image.fromarray((255 * chest_like(shape=(side, side))).astype(np.uint8))
+
+
+def cut_jpeg2000(kind: str, lost: int) -> Files:
+    """A whole film that lost the last bytes of its only tile, as a picture or in DICOM, and then got an end marker."""
+    out = io.BytesIO()
+    grey(256).save(out, "JPEG2000", no_jp2=kind == "film")
+    content = out.getvalue()[: -2 - lost] + b"\xff\xd9"
+    return {"x.jpg": content} if kind == "picture" else {"x.dcm": film_of(content, 256)}
 
 
 def scans(count: int) -> Files:
@@ -125,6 +139,11 @@ def jpeg2000(components: int = 1, bits: int = 8, side: int = 4096, tile: int = 4
     segments = ((0xFF51, sizes), (0xFF52, style), (0xFF5C, steps))
     head = b"".join(struct.pack(">HH", marker, len(content) + 2) + content for marker, content in segments)
     code = b"\xff\x4f" + head + struct.pack(">HHHIBB", 0xFF90, 10, 0, 30, 0, 1) + b"\xff\x93" + bytes(16) + b"\xff\xd9"
+    return {"x.dcm": film_of(code, side)}
+
+
+def film_of(code: bytes, side: int) -> bytes:
+    """A DICOM film of a JPEG 2000 codestream."""
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = JPEG2000Lossless
@@ -136,7 +155,7 @@ def jpeg2000(components: int = 1, bits: int = 8, side: int = 4096, tile: int = 4
     ds.PixelData = encapsulate([code])
     out = io.BytesIO()
     ds.save_as(out, enforce_file_format=True)
-    return {"x.dcm": out.getvalue()}
+    return out.getvalue()
 
 
 SFORM, QFORM, SPACING, TYPE = 254, 252, 80, 70
@@ -242,7 +261,21 @@ HOSTILE: dict[str, Callable[[], Files]] = {
     "film: 4000 scans": lambda: scans(4000),
     "film: half a JPEG": lambda: jpeg(lambda b: b[: len(b) // 2]),
     "film: a JPEG's header": lambda: jpeg(lambda b: b[: b.index(b"\xff\xda")] + b"\xff\xd9"),
-    "film: a flat JPEG": lambda: jpeg(lambda b: b, 64),
+    **{
+        f"film: a {kind} JPEG cut by {lost} bytes, with an end": lambda kind=kind, lost=lost: jpeg(  # type: ignore[misc]
+            lambda b: b[: -2 - lost] + b"\xff\xd9", kind=kind
+        )
+        for kind in ("baseline", "progressive")
+        for lost in (3, 20, 200)
+    },
+    **{
+        f"film: a JPEG 2000 {kind} cut by {lost} bytes, with an end": lambda kind=kind, lost=lost: cut_jpeg2000(  # type: ignore[misc]
+            kind, lost
+        )
+        for kind in ("picture", "film")
+        for lost in (1, 2, 20)
+    },
+    "film: a flat JPEG": lambda: jpeg(lambda b: b, kind="flat"),
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import logging
 import re
 import struct
@@ -15,9 +16,11 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pydicom
+from PIL import Image, ImageChops
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.filereader import _read_file_meta_info, read_dataset, read_preamble
@@ -54,6 +57,9 @@ _EXPLICIT = {
 PIXELS = [*IMAGE, *BITS, "PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"]
 _MAX_SCANS = 100
 _MAX_TILES = 4096
+_TILE_PART, _END = b"\xff\x90", b"\xff\xd9"
+_HUFFMAN_8_BITS = ((0xC0, 8), (0xC1, 8), (0xC2, 8))
+_FILLER = bytes(range(17, 255, 7))
 # A marker that is no stuffed zero, no restart and no filler ends the coded data of a scan.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
@@ -187,10 +193,11 @@ def _fits(frame: bytes, syntax: str, shape: tuple[int, int], samples: int, bits:
 
     if syntax in JPEG2000TransferSyntaxes:
         return _jpeg2000_fits(frame, shape, samples, bits)
-    if jpeg_scans(frame) > _MAX_SCANS:
+    if _jpeg_parts(frame).scans > _MAX_SCANS:
         return False
     found = libjpeg.get_parameters(frame)
-    return (int(found["rows"]), int(found["columns"])) == shape and int(found["nr_components"]) == samples
+    fits = (int(found["rows"]), int(found["columns"])) == shape and int(found["nr_components"]) == samples
+    return fits and not _jpeg_is_cut(frame)
 
 
 def _jpeg2000_fits(frame: bytes, shape: tuple[int, int], samples: int, bits: int) -> bool:
@@ -206,26 +213,83 @@ def _jpeg2000_fits(frame: bytes, shape: tuple[int, int], samples: int, bits: int
     precision = (frame[start + 42] & 127) + 1
     tiles = -(-(right - tiles_left) // wide) * -(-(bottom - tiles_top) // high)
     one = components == samples and precision <= bits and 0 < tiles <= _MAX_TILES
-    return one and (bottom - top, right - left) == shape
+    return one and (bottom - top, right - left) == shape and _jpeg2000_is_whole(frame, start)
 
 
-def jpeg_scans(content: bytes) -> int:
-    """Scans of a JPEG: a decoder goes through the whole image for each (ISO/IEC 10918-1 B.1.1.5)."""
-    scans, at = 0, 2
+def _jpeg2000_is_whole(frame: bytes, start: int) -> bool:
+    """Whether the tile-parts of a codestream, each as long as it says, end where the codestream does (A.4.2)."""
+    at = start + 2
+    while frame[at : at + 2] != _TILE_PART:
+        length = int.from_bytes(frame[at + 2 : at + 4], "big")
+        if length < 2:
+            return False
+        at += 2 + length
+    while frame[at : at + 2] == _TILE_PART:
+        length = int.from_bytes(frame[at + 6 : at + 10], "big")
+        if not length:  # the last one, up to the end
+            return True
+        at += max(12, length)
+    # Some writers forget the end marker; the standard pads to an even length.
+    unended = at in (len(frame), len(frame) - 1) and not frame.removesuffix(b"\0").endswith(_END)
+    return frame[at : at + 2] == _END or unended
+
+
+class _JpegParts(NamedTuple):
+    """How many scans a JPEG has, its frame header's marker and precision, and where its end marker is, or -1."""
+
+    scans: int
+    frame: tuple[int, int]
+    end: int
+
+
+def _jpeg_parts(content: bytes) -> _JpegParts:
+    """By the markers alone (ISO/IEC 10918-1 B.1.1)."""
+    scans, at, frame = 0, 2, (0, 0)
     while found := _MARKER.search(content, at):
         at, marker = found.end(), content[found.end() - 1]
         if marker == 0xD9:
-            break
+            return _JpegParts(scans, frame, found.start())
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            frame = marker, int.from_bytes(content[at + 2 : at + 3])
         # A segment's own bytes are no markers; what follows one may be a scan's coded data.
         at += int.from_bytes(content[at : at + 2], "big")
         scans += marker == 0xDA
-    return scans
+    return _JpegParts(scans, frame, -1)
 
 
-def refuse_many_scans(content: bytes, kind: str) -> None:
-    """Refuse a JPEG that would keep a decoder busy for minutes. Raises AxonError ``<kind>_TOO_LARGE``."""
+def refuse_bad_jpeg(content: bytes, picture: Image.Image, kind: str) -> None:
+    """Refuse a JPEG that would keep a decoder busy for minutes, a pass through the image for each scan, or that was cut
+    and closed with an end marker.
+
+    Args:
+        content: The file.
+        picture: The file, opened, its size checked.
+        kind: First part of the code.
+
+    Raises:
+        AxonError: ``<kind>_TOO_LARGE`` or ``<kind>_UNREADABLE``.
+    """
     message = f"the JPEG has more than {_MAX_SCANS} scans"
-    require(jpeg_scans(content) <= _MAX_SCANS, f"{kind}_TOO_LARGE", message, "save it anew, not progressive")
+    require(_jpeg_parts(content).scans <= _MAX_SCANS, f"{kind}_TOO_LARGE", message, "save it anew, not progressive")
+    require(not _jpeg_is_cut(content, picture), f"{kind}_UNREADABLE", "the JPEG ends early", "export it again")
+
+
+def _jpeg_is_cut(content: bytes, picture: Image.Image | None = None) -> bool:
+    """Whether a JPEG of 8 bits, perhaps opened already, ends before its image does.
+
+    The decoder makes up what is missing, and its warning reaches nobody. So it is tried whether bytes in front of the
+    end marker change the image: a whole one is complete before them.
+    """
+    parts = _jpeg_parts(content)
+    if parts.end < 0 or parts.frame not in _HUFFMAN_8_BITS:
+        return False
+    # Bytes 255 may fill the space before a marker; in coded data a 0 follows each.
+    longer = content[: parts.end].rstrip(b"\xff") + _FILLER + content[parts.end :]
+    try:
+        first, second = (Image.open(io.BytesIO(each), formats=["JPEG"]) for each in (content, longer))
+        return bool(ImageChops.difference(picture or first, second).getbbox())
+    except OSError:  # the bytes made no sense where they were decoded
+        return True
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from axon.dicom.parse import refuse_many_scans
+from axon.dicom.parse import refuse_bad_jpeg
 from axon.dicom.xray import MAX_FILE_BYTES, RawFilm, check_size, grey_of, unit_range
 from axon.errors import AxonError, require
 
@@ -44,9 +44,9 @@ def read_picture(path: Path) -> RawFilm:
     """
     _check_bytes(path.stat().st_size)
     with _opened(path) as picture:
-        if picture.format == "JPEG":
-            refuse_many_scans(path.read_bytes(), "XRAY")
         check_size(picture.height, picture.width)
+        if picture.format == "JPEG":
+            refuse_bad_jpeg(path.read_bytes(), picture, "XRAY")
         single = getattr(picture, "n_frames", 1) == 1
         require(single, "XRAY_MULTIFRAME", "the picture is animated or has several pages", "give one film")
         white_is_zero = picture.format == "TIFF" and picture.mode.startswith("I") and _says_white_is_zero(picture)

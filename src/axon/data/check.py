@@ -20,13 +20,13 @@ from typing import Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from axon.config import CtConfig
+from axon.config import Config, CtConfig
 from axon.data.ingest import run_in_order
 from axon.data.qa import coronal_tile, write_sheet
 from axon.errors import AxonError
 from axon.geometry.volume import Volume
 from axon.readers.chest import check_chest
-from axon.readers.layouts import Found, Study, survey
+from axon.readers.layouts import Found, Study, one_of_each_scan, survey
 from axon.readers.volumes import ITK, NIFTI, read_ct, read_grid, suffix_of
 
 T = TypeVar("T")
@@ -111,7 +111,7 @@ def check_folder(
     sheet: Path | None = None,
     patients: Path | None = None,
     public_ids: bool = False,
-    rules: CtConfig | None = None,
+    config: Config | None = None,
 ) -> Checked:
     """Look at every study of a folder, in parallel where there are many.
 
@@ -121,21 +121,23 @@ def check_folder(
             are there twice.
         sheet: File for a contact sheet, a coronal slice of each CT; it makes ``read`` true.
         patients, public_ids: As of `find_studies`.
-        rules: What a CT may be like; None for the defaults.
+        config: What a CT may be like, and which series of a scan are taken; None for the defaults.
 
     Raises:
         AxonError: Those of `find_studies` for a table of patients that cannot be followed.
     """
     read = read or sheet is not None
+    data = (config or Config()).data
     found = survey(folder, patients, public_ids, _headers)
-    look = functools.partial(_look, read=read, picture=sheet is not None, rules=rules or CtConfig())
-    with run_in_order(len(found.studies) if read else 0) as run:
-        done = tqdm(run(look, found.studies), "checking", len(found.studies), unit="study", mininterval=2, disable=None)
+    kept, chosen = one_of_each_scan(found.studies, data.ct) if data.series == "one" else (found.studies, [])
+    look = functools.partial(_look, read=read, picture=sheet is not None, rules=data.ct)
+    with run_in_order(len(kept) if read else 0) as run:
+        done = tqdm(run(look, kept), "checking", len(kept), unit="study", mininterval=2, disable=None)
         looked = _once(list(done))
     usable = [one for one in looked if not one.code]
     if sheet is not None:
         write_sheet(sheet, [(one.case_id, one.tile) for one in usable if one.tile is not None])
-    return Checked(read, usable, [one for one in looked if one.code], _shown(found, folder), found.notes)
+    return Checked(read, usable, [one for one in looked if one.code], _shown(found, folder), [*found.notes, *chosen])
 
 
 def _headers(read: Callable[[Path], T], files: list[Path]) -> Iterator[T]:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from axon.config import Config
+from axon.config import Config, DataConfig
 from axon.data.cases import Case
 from axon.data.listing import LIST, read_listing
 from axon.data.packed import read_rows
@@ -31,7 +31,7 @@ from axon.geometry.projection import render_both
 from axon.geometry.volume import Volume, body_mask, resample_to_cube
 from axon.names import plain_name
 from axon.readers.chest import check_chest
-from axon.readers.layouts import Study, find_studies
+from axon.readers.layouts import Study, find_studies, one_of_each_scan
 from axon.readers.volumes import read_ct
 
 _log = logging.getLogger(__name__)
@@ -76,6 +76,16 @@ def list_studies(raw: Path, patients: Path | None = None, public_ids: bool = Fal
     return named
 
 
+def chosen_series(studies: list[Study], data: DataConfig) -> list[Study]:
+    """The studies that ``data.series`` lets through; those of a packed dataset know no scan, and all stay."""
+    if data.series == "all":
+        return studies
+    kept, notes = one_of_each_scan(studies, data.ct)
+    for note in notes:
+        _log.info("%s", note)
+    return kept
+
+
 def _packed_studies(raw: Path) -> list[Study]:
     rows = sorted(read_rows(raw / "manifest.csv"), key=lambda row: row["case_id"])
     films = packed_films(raw)
@@ -100,7 +110,7 @@ def ingest(raw: Path, shard: int, shards: int, config: Config, out: Path) -> Non
             accepted case}).
     """
     report: dict[str, list[dict[str, Any]]] = {"accepted": [], "rejected": [], "films_rejected": []}
-    studies = list_studies(raw)[shard::shards]
+    studies = chosen_series(list_studies(raw), config.data)[shard::shards]
     with whole_folder(out) as part, run_in_order(len(studies)) as run:
         (part / "cases").mkdir()
         (part / "qa").mkdir()

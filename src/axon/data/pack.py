@@ -14,7 +14,7 @@ from tqdm import tqdm
 from axon.cohorts.select import Cohort
 from axon.config import Config, CtConfig
 from axon.data.dataset_card import card
-from axon.data.ingest import list_studies
+from axon.data.ingest import chosen_series, list_studies
 from axon.data.packed import COLUMNS, refuse_duplicate, write_case
 from axon.data.packed_films import COLUMNS as FILM_COLUMNS
 from axon.data.packed_films import TABLE, read_film, write_film
@@ -75,7 +75,7 @@ def pack(
     """
     if (folder / "manifest.csv").is_file():
         verify_dataset(folder)
-    studies = list_studies(folder, patients, public_ids)
+    studies = chosen_series(list_studies(folder, patients, public_ids), config.data)
     terms = _terms(folder, studies, licence, source)
     with whole_folder(out) as part:
         rows, rejected = _pack_cts(studies, terms, part, config.data.ct, once=not (folder / "manifest.csv").is_file())

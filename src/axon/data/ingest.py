@@ -22,8 +22,10 @@ from torch.nn import functional as F
 from axon.config import Config, DataConfig
 from axon.data.cases import Case
 from axon.data.listing import LIST, read_listing
+from axon.data.origins import are_several, origin_of
 from axon.data.packed import read_rows
 from axon.data.packed_films import choose_films, packed_films
+from axon.data.patients import print_of
 from axon.data.qa import write_picture
 from axon.errors import AxonError, require
 from axon.files import whole_folder, write_json
@@ -110,13 +112,13 @@ def ingest(raw: Path, shard: int, shards: int, config: Config, out: Path) -> Non
             accepted case}).
     """
     report: dict[str, list[dict[str, Any]]] = {"accepted": [], "rejected": [], "films_rejected": []}
-    studies = chosen_series(list_studies(raw), config.data)[shard::shards]
+    found = chosen_series(list_studies(raw), config.data)
+    studies = found[shard::shards]
     with whole_folder(out) as part, run_in_order(len(studies)) as run:
         (part / "cases").mkdir()
         (part / "qa").mkdir()
-        for study, done in zip(
-            studies, run(functools.partial(_ingest_one, config=config, folder=part), studies), strict=True
-        ):
+        ingest_one = functools.partial(_ingest_one, config=config, folder=part, printed=are_several(found))
+        for study, done in zip(studies, run(ingest_one, studies), strict=True):
             for name, rows in done.items():
                 report[name] += rows
                 for row in rows:
@@ -126,10 +128,11 @@ def ingest(raw: Path, shard: int, shards: int, config: Config, out: Path) -> Non
         write_json(part / "report.json", report)
 
 
-def _ingest_one(study: Study, config: Config, folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Prepare one study and write its case and picture; return its rows of the report."""
+def _ingest_one(study: Study, config: Config, folder: Path, printed: bool) -> dict[str, list[dict[str, Any]]]:
+    """Prepare one study and write its case and picture; return its rows of the report, ``printed`` with fingerprint."""
     try:
-        case, left_out = prepare(study, config)
+        volume = _read_chest(study, config)
+        case, left_out = _prepared(study, volume, config)
     except AxonError as error:
         return {"rejected": [_rejection(study, error)]}
     case.save(folder / "cases")
@@ -143,6 +146,8 @@ def _ingest_one(study: Study, config: Config, folder: Path) -> dict[str, list[di
         "content": hashlib.sha256(case.hu_DHW.tobytes()).hexdigest(),
     }
     row |= {name: told for name in ("split", "licence", "source") if (told := getattr(study, name))}
+    if printed:
+        row |= {"origin": origin_of(study), "print": print_of(volume)}
     return {"accepted": [{**row, "films": films}], "films_rejected": [_rejection(study, error) for error in left_out]}
 
 
@@ -185,10 +190,18 @@ def prepare(study: Study, config: Config) -> tuple[Case, list[AxonError]]:
     Raises:
         AxonError: Those of `read_ct`, ``NO_CHEST``, ``NO_BODY`` or ``LOW_COVERAGE``.
     """
+    return _prepared(study, _read_chest(study, config), config)
+
+
+def _read_chest(study: Study, config: Config) -> Volume:
     volume = read_ct(study.files, config.data.ct)
     check_chest(volume, config.data.ct)
     for note in volume.notes:
         _log.info("%s %s", study.case_id, note)
+    return volume
+
+
+def _prepared(study: Study, volume: Volume, config: Config) -> tuple[Case, list[AxonError]]:
     center_mm, coverage = locate_body(volume, config.grid.extent_mm)
     if coverage < config.data.min_coverage:
         message = (

@@ -261,6 +261,7 @@ class DataConfig:
         film_gamma: Half-width of the random log2 gamma applied to a normalised training film.
         clinical_look: Probability that a sample's films look like a clinic's: collimated, local contrast evened out,
             another look-up table.
+        series: ``"all"`` takes every series of a scan as a case, ``"one"`` the thinnest soft-tissue series alone.
         ct: What a CT may be like and still be read.
     """
 
@@ -282,6 +283,7 @@ class DataConfig:
     film_noise: float = 0.01
     film_gamma: float = 0.3
     clinical_look: float = 0.5
+    series: str = "all"
     ct: CtConfig = field(default_factory=CtConfig)
 
 
@@ -544,6 +546,7 @@ def _check(config: Config) -> None:
     require(0 <= data.mirror <= 1, "data.mirror", "from 0 to 1")
     require(data.val_share + data.internal_share < 1, "data.internal_share", "some patients must remain for training")
     require(data.shards >= 1, "data.shards", "at least 1")
+    require(data.series in ("all", "one"), "data.series", "all or one")
     require(0 <= data.ct.max_tilt_deg <= 45, "data.ct.max_tilt_deg", "from 0 to 45")
     require(1 < data.ct.max_step_ratio <= 2, "data.ct.max_step_ratio", "above 1, at most 2")
     require(0 <= data.ct.max_missing_share < 0.5, "data.ct.max_missing_share", "from 0 to below 0.5")

@@ -15,13 +15,13 @@ import torch
 from axon import pretrained
 from axon.config import Config
 from axon.data.cases import Case
-from axon.data.patients import Patient, patient_hash, write_patients
+from axon.data.patients import Patient, patient_hash, print_of, write_patients
 from axon.data.prepared import PreparedDataset
 from axon.evaluation.champion import Champion, _on_cube, measure_again
 from axon.evaluation.measures import VERSIONS, measured, on_grid, reference_of
 from axon.geometry.volume import Volume, cube_affine
 from axon.inference import AxonPipeline
-from axon.references.candidates import print_of, volume_of
+from axon.references.candidates import volume_of
 from tests.support.small_model import small_pipeline
 
 FACTS = {

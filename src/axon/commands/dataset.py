@@ -82,6 +82,7 @@ def add(verbs: Verbs) -> None:
     checking.add_argument("--read", action="store_true", help="read every voxel, not headers alone")
     checking.add_argument("--qa", type=Path, metavar="PNG", help="write a coronal slice of each CT; implies --read")
     checking.add_argument("--json", action="store_true", help="print every study and every file that is passed over")
+    checking.add_argument("--config", type=Path, help="configuration with the limits of a CT (default: every default)")
     _patients(checking)
     checking.set_defaults(verb=_check)
 
@@ -169,7 +170,7 @@ def _add(arguments: argparse.Namespace) -> None:
     with as_folder(arguments.folder) as folder:
         who = {"patients": arguments.patients, "public_ids": arguments.public_ids}
         if not (folder / "manifest.csv").is_file():
-            print(check_folder(folder, **who).text())
+            print(check_folder(folder, **who, config=config).text())
         packed = pack(folder, Path("data"), arguments.licence, arguments.source, config, **who)
     counted = (
         f"{packed.cases} cases and {packed.films} films packed, {packed.rejected} studies and "
@@ -182,11 +183,13 @@ def _add(arguments: argparse.Namespace) -> None:
 def _check(arguments: argparse.Namespace) -> None:
     import json
 
+    from axon.config import Config
     from axon.data.check import check_folder
     from axon.readers.layouts import as_folder
 
+    config = Config.load(arguments.config) if arguments.config else Config()
     with as_folder(arguments.folder) as folder:
-        found = check_folder(folder, arguments.read, arguments.qa, arguments.patients, arguments.public_ids)
+        found = check_folder(folder, arguments.read, arguments.qa, arguments.patients, arguments.public_ids, config)
     print(json.dumps(found.facts(), indent=1) if arguments.json else f"{found.text()}\n{DISCLAIMER}")
     if not found.usable:
         raise SystemExit(1)

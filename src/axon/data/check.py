@@ -13,25 +13,29 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
-from axon.config import CtConfig
+from axon.config import Config, CtConfig
 from axon.data.ingest import run_in_order
+from axon.data.origins import are_several, join_patients, origin_of, told
+from axon.data.patients import print_of
 from axon.data.qa import coronal_tile, write_sheet
 from axon.errors import AxonError
 from axon.geometry.volume import Volume
 from axon.readers.chest import check_chest
-from axon.readers.layouts import Found, Study, survey
+from axon.readers.layouts import Found, Study, one_of_each_scan, survey
 from axon.readers.volumes import ITK, NIFTI, read_ct, read_grid, suffix_of
 
 T = TypeVar("T")
 _EXAMPLES = 3
 _FILES_A_WORKER, _CHUNK = 5000, 250
+_INSIDE = ("origin", "print", "tile")
+"""What of a study is for the check alone."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Looked:
         spacing_mm: Voxel steps, in no order that matters; none where nothing was read of them.
         extent_mm: Lengths of the volume along the same axes.
         content: Digest of the voxels, where they were read.
+        origin, print: Data set and fingerprint, where voxels were read and there are several data sets.
         notes: What the reader decided.
         tile: Coronal slice for the contact sheet, where it was asked for.
     """
@@ -57,6 +62,8 @@ class Looked:
     spacing_mm: tuple[float, ...] = ()
     extent_mm: tuple[float, ...] = ()
     content: str = ""
+    origin: str = ""
+    print: str = ""
     notes: tuple[str, ...] = ()
     tile: np.ndarray | None = None
 
@@ -94,7 +101,7 @@ class Checked:
 
     def facts(self) -> dict[str, Any]:
         """The same for programs, every case and every file that was passed over in it."""
-        studies = [{k: v for k, v in asdict(one).items() if k != "tile"} for one in [*self.usable, *self.rejected]]
+        studies = [{k: v for k, v in asdict(one).items() if k not in _INSIDE} for one in [*self.usable, *self.rejected]]
         return {
             "read": self.read,
             "cases": len(self.usable),
@@ -111,7 +118,7 @@ def check_folder(
     sheet: Path | None = None,
     patients: Path | None = None,
     public_ids: bool = False,
-    rules: CtConfig | None = None,
+    config: Config | None = None,
 ) -> Checked:
     """Look at every study of a folder, in parallel where there are many.
 
@@ -121,21 +128,26 @@ def check_folder(
             are there twice.
         sheet: File for a contact sheet, a coronal slice of each CT; it makes ``read`` true.
         patients, public_ids: As of `find_studies`.
-        rules: What a CT may be like; None for the defaults.
+        config: What a CT may be like, and which series of a scan are taken; None for the defaults.
 
     Raises:
         AxonError: Those of `find_studies` for a table of patients that cannot be followed.
     """
     read = read or sheet is not None
+    data = (config or Config()).data
     found = survey(folder, patients, public_ids, _headers)
-    look = functools.partial(_look, read=read, picture=sheet is not None, rules=rules or CtConfig())
-    with run_in_order(len(found.studies) if read else 0) as run:
-        done = tqdm(run(look, found.studies), "checking", len(found.studies), unit="study", mininterval=2, disable=None)
+    kept, chosen = one_of_each_scan(found.studies, data.ct) if data.series == "one" else (found.studies, [])
+    ask = _Ask(read, sheet is not None, read and are_several(kept))
+    look = functools.partial(_look, ask=ask, rules=data.ct)
+    with run_in_order(len(kept) if read else 0) as run:
+        done = tqdm(run(look, kept), "checking", len(kept), unit="study", mininterval=2, disable=None)
         looked = _once(list(done))
-    usable = [one for one in looked if not one.code]
+    usable, joined = _joined([one for one in looked if not one.code])
     if sheet is not None:
         write_sheet(sheet, [(one.case_id, one.tile) for one in usable if one.tile is not None])
-    return Checked(read, usable, [one for one in looked if one.code], _shown(found, folder), found.notes)
+    return Checked(
+        read, usable, [one for one in looked if one.code], _shown(found, folder), [*found.notes, *chosen, *joined]
+    )
 
 
 def _headers(read: Callable[[Path], T], files: list[Path]) -> Iterator[T]:
@@ -149,13 +161,21 @@ def _headers(read: Callable[[Path], T], files: list[Path]) -> Iterator[T]:
         yield from tqdm(done, "headers", len(files), unit="file", mininterval=2, disable=None)
 
 
-def _look(study: Study, read: bool, picture: bool, rules: CtConfig) -> Looked:
-    one = functools.partial(Looked, study.case_id, study.patient_id, study.rule)
+class _Ask(NamedTuple):
+    """What is wanted of each study: its voxels, with them a picture, a fingerprint."""
+
+    read: bool
+    picture: bool
+    printed: bool
+
+
+def _look(study: Study, ask: _Ask, rules: CtConfig) -> Looked:
+    one = functools.partial(Looked, study.case_id, study.patient_id, study.rule, origin=origin_of(study))
     try:
-        if read:
+        if ask.read:
             volume = read_ct(study.files, rules)
             check_chest(volume, rules)
-            return _seen(one, volume, picture)
+            return _seen(one, volume, ask)
         shape, steps, notes = read_grid(study.files, rules)
         extent = tuple(n * step for n, step in zip(shape[::-1], steps, strict=True))
         return one(spacing_mm=steps, extent_mm=extent, notes=notes)
@@ -163,7 +183,7 @@ def _look(study: Study, read: bool, picture: bool, rules: CtConfig) -> Looked:
         return one(error.code, error.message, error.fix)
 
 
-def _seen(one: functools.partial[Looked], volume: Volume, picture: bool) -> Looked:
+def _seen(one: functools.partial[Looked], volume: Volume, ask: _Ask) -> Looked:
     digest = hashlib.sha256(str(volume.hu_DHW.shape).encode())
     digest.update(volume.hu_DHW.data)
     steps = volume.spacing_mm
@@ -171,8 +191,9 @@ def _seen(one: functools.partial[Looked], volume: Volume, picture: bool) -> Look
         spacing_mm=steps,
         extent_mm=tuple(n * step for n, step in zip(volume.hu_DHW.shape[::-1], steps, strict=True)),
         content=digest.hexdigest(),
+        print=print_of(volume) if ask.printed else "",
         notes=volume.notes,
-        tile=coronal_tile(volume) if picture else None,
+        tile=coronal_tile(volume) if ask.picture else None,
     )
 
 
@@ -186,6 +207,13 @@ def _once(looked: list[Looked]) -> list[Looked]:
         facts = {"code": error.code, "message": error.message, "fix": error.fix} if other != one.case_id else {}
         out.append(Looked(**{**vars(one), **facts}))
     return out
+
+
+def _joined(usable: list[Looked]) -> tuple[list[Looked], list[str]]:
+    """The studies with one id for patients of two data sets who share a CT, and what is said of them."""
+    rows = [dict(vars(one)) for one in usable]
+    notes = [told(patient, now) for patient, now in sorted(join_patients(rows).items())]
+    return [replace(one, patient_id=row["patient_id"]) for one, row in zip(usable, rows, strict=True)], notes
 
 
 def _shown(found: Found, folder: Path) -> list[tuple[str, str]]:

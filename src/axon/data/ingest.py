@@ -19,11 +19,13 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from axon.config import Config
+from axon.config import Config, DataConfig
 from axon.data.cases import Case
 from axon.data.listing import LIST, read_listing
+from axon.data.origins import are_several, origin_of
 from axon.data.packed import read_rows
 from axon.data.packed_films import choose_films, packed_films
+from axon.data.patients import print_of
 from axon.data.qa import write_picture
 from axon.errors import AxonError, require
 from axon.files import whole_folder, write_json
@@ -31,7 +33,7 @@ from axon.geometry.projection import render_both
 from axon.geometry.volume import Volume, body_mask, resample_to_cube
 from axon.names import plain_name
 from axon.readers.chest import check_chest
-from axon.readers.layouts import Study, find_studies
+from axon.readers.layouts import Study, find_studies, one_of_each_scan
 from axon.readers.volumes import read_ct
 
 _log = logging.getLogger(__name__)
@@ -76,6 +78,16 @@ def list_studies(raw: Path, patients: Path | None = None, public_ids: bool = Fal
     return named
 
 
+def chosen_series(studies: list[Study], data: DataConfig) -> list[Study]:
+    """The studies that ``data.series`` lets through; those of a packed dataset know no scan, and all stay."""
+    if data.series == "all":
+        return studies
+    kept, notes = one_of_each_scan(studies, data.ct)
+    for note in notes:
+        _log.info("%s", note)
+    return kept
+
+
 def _packed_studies(raw: Path) -> list[Study]:
     rows = sorted(read_rows(raw / "manifest.csv"), key=lambda row: row["case_id"])
     films = packed_films(raw)
@@ -100,13 +112,13 @@ def ingest(raw: Path, shard: int, shards: int, config: Config, out: Path) -> Non
             accepted case}).
     """
     report: dict[str, list[dict[str, Any]]] = {"accepted": [], "rejected": [], "films_rejected": []}
-    studies = list_studies(raw)[shard::shards]
+    found = chosen_series(list_studies(raw), config.data)
+    studies = found[shard::shards]
     with whole_folder(out) as part, run_in_order(len(studies)) as run:
         (part / "cases").mkdir()
         (part / "qa").mkdir()
-        for study, done in zip(
-            studies, run(functools.partial(_ingest_one, config=config, folder=part), studies), strict=True
-        ):
+        ingest_one = functools.partial(_ingest_one, config=config, folder=part, printed=are_several(found))
+        for study, done in zip(studies, run(ingest_one, studies), strict=True):
             for name, rows in done.items():
                 report[name] += rows
                 for row in rows:
@@ -116,10 +128,11 @@ def ingest(raw: Path, shard: int, shards: int, config: Config, out: Path) -> Non
         write_json(part / "report.json", report)
 
 
-def _ingest_one(study: Study, config: Config, folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Prepare one study and write its case and picture; return its rows of the report."""
+def _ingest_one(study: Study, config: Config, folder: Path, printed: bool) -> dict[str, list[dict[str, Any]]]:
+    """Prepare one study and write its case and picture; return its rows of the report, ``printed`` with fingerprint."""
     try:
-        case, left_out = prepare(study, config)
+        volume = _read_chest(study, config)
+        case, left_out = _prepared(study, volume, config)
     except AxonError as error:
         return {"rejected": [_rejection(study, error)]}
     case.save(folder / "cases")
@@ -133,6 +146,8 @@ def _ingest_one(study: Study, config: Config, folder: Path) -> dict[str, list[di
         "content": hashlib.sha256(case.hu_DHW.tobytes()).hexdigest(),
     }
     row |= {name: told for name in ("split", "licence", "source") if (told := getattr(study, name))}
+    if printed:
+        row |= {"origin": origin_of(study), "print": print_of(volume)}
     return {"accepted": [{**row, "films": films}], "films_rejected": [_rejection(study, error) for error in left_out]}
 
 
@@ -175,10 +190,18 @@ def prepare(study: Study, config: Config) -> tuple[Case, list[AxonError]]:
     Raises:
         AxonError: Those of `read_ct`, ``NO_CHEST``, ``NO_BODY`` or ``LOW_COVERAGE``.
     """
+    return _prepared(study, _read_chest(study, config), config)
+
+
+def _read_chest(study: Study, config: Config) -> Volume:
     volume = read_ct(study.files, config.data.ct)
     check_chest(volume, config.data.ct)
     for note in volume.notes:
         _log.info("%s %s", study.case_id, note)
+    return volume
+
+
+def _prepared(study: Study, volume: Volume, config: Config) -> tuple[Case, list[AxonError]]:
     center_mm, coverage = locate_body(volume, config.grid.extent_mm)
     if coverage < config.data.min_coverage:
         message = (

@@ -17,7 +17,7 @@ from axon.files import write_json
 from axon.readers.layouts import Study
 
 LIST = "studies.json"
-_FACTS = ("case_id", "patient_id", "collection", "rule", "split", "licence", "source")
+_FACTS = ("case_id", "patient_id", "collection", "rule", "split", "licence", "source", "scan")
 _FILES = ("files", "films")
 _FIX = "fetch the folder again"
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +15,12 @@ from tqdm import tqdm
 from axon.cohorts.select import Cohort
 from axon.config import Config, CtConfig
 from axon.data.dataset_card import card
-from axon.data.ingest import list_studies
+from axon.data.ingest import chosen_series, list_studies
+from axon.data.origins import are_several, join_patients, origin_of
 from axon.data.packed import COLUMNS, refuse_duplicate, write_case
 from axon.data.packed_films import COLUMNS as FILM_COLUMNS
 from axon.data.packed_films import TABLE, read_film, write_film
+from axon.data.patients import print_of
 from axon.data.splits import sets_of
 from axon.data.verify import verify_dataset
 from axon.errors import AxonError
@@ -75,7 +78,7 @@ def pack(
     """
     if (folder / "manifest.csv").is_file():
         verify_dataset(folder)
-    studies = list_studies(folder, patients, public_ids)
+    studies = chosen_series(list_studies(folder, patients, public_ids), config.data)
     terms = _terms(folder, studies, licence, source)
     with whole_folder(out) as part:
         rows, rejected = _pack_cts(studies, terms, part, config.data.ct, once=not (folder / "manifest.csv").is_file())
@@ -83,10 +86,10 @@ def pack(
             raise AxonError(
                 "NO_CT", f"none of the {len(studies)} studies in {folder} can be read: {_codes(rejected)}", "mend them"
             )
+        joined = join_patients(rows)
         packed = {row["patient_id"] for row in rows}
-        films, films_left_out = _pack_films(
-            folder, [study for study in studies if study.patient_id in packed], terms, part
-        )
+        named = [replace(study, patient_id=joined.get(study.patient_id, study.patient_id)) for study in studies]
+        films, films_left_out = _pack_films([study for study in named if study.patient_id in packed], terms, part)
         sets = sets_of(folder / "splits.json", rows, config)
         write_csv(part / "manifest.csv", COLUMNS, rows)
         write_csv(part / "rejected.csv", REJECTED, rejected)
@@ -109,6 +112,7 @@ def _pack_cts(
     """Write ``out/cases``; return the manifest's rows and the rejections. With ``once`` no voxels come twice."""
     rows, rejected = [], []
     first: dict[str, str] = {}
+    printed = are_several(studies)
     (out / "cases").mkdir()
     for study in tqdm(studies, desc="packing", unit="study", mininterval=2):
         try:
@@ -123,22 +127,21 @@ def _pack_cts(
         for note in volume.notes:
             _log.warning("%s: %s", study.case_id, note)
         row = write_case(out, study.case_id, study.patient_id, study.collection, volume, *terms[study.files[0]])
-        rows.append(row | {"split": study.split})
+        told = {"origin": origin_of(study), "print": print_of(volume)} if printed else {}
+        rows.append(row | {"split": study.split} | told)
     return rows, rejected
 
 
-def _pack_films(
-    folder: Path, studies: list[Study], terms: Terms, out: Path
-) -> tuple[list[dict[str, Any]], Counter[str]]:
+def _pack_films(studies: list[Study], terms: Terms, out: Path) -> tuple[list[dict[str, Any]], Counter[str]]:
     """Write ``out/films`` and ``out/films.csv``, neither where no film is kept; return the table's rows and the left
     out films by code.
     """
     rows: list[dict[str, Any]] = []
     left_out: Counter[str] = Counter()
     kept: Counter[str] = Counter()
+    by_patient = sorted(studies, key=lambda study: study.patient_id)
     # All CTs of a patient come with the same films.
-    of_patient = {study.patient_id: study.films for study in studies}
-    paths = [(patient, path) for patient, films in sorted(of_patient.items()) for path in films]
+    paths = list(dict.fromkeys((study.patient_id, path) for study in by_patient for path in study.films))
     for patient, path in tqdm(paths, desc="packing films", unit="film", mininterval=2, disable=not paths):
         try:
             view, film = read_film(path)

@@ -15,7 +15,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -45,6 +45,7 @@ _WINDOW_HU = (-700.0, 150.0)
 _BAND = (1.0, 2.0)
 """Standard deviations in fine voxels of the two Gaussians whose difference is kept."""
 _BODY_HU = -400.0
+_BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,30 @@ def fingerprint(volume: Volume) -> str:
     return np.packbits((kept_N - kept_N.mean()) @ _projections() > 0).tobytes().hex()
 
 
+def print_of(volume: Volume) -> str:
+    """The fingerprint, empty where a volume has no lungs to find it by."""
+    try:
+        return fingerprint(volume)
+    except AxonError:
+        return ""
+
+
 def similarity(one: str, other: str) -> float:
     """Share of the bits of two fingerprints that are equal, 0 to 1; 0 where one is empty."""
     if not (one and other):
         return 0.0
     return 1 - (int(one, 16) ^ int(other, 16)).bit_count() / BITS
+
+
+def same_cts(prints: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """The pairs of fingerprints that are of one CT, by their places in the list; an empty one is of none."""
+    places = [place for place, one in enumerate(prints) if one]
+    bits = np.frombuffer(bytes.fromhex("".join(prints)), np.uint8).reshape(len(places), BITS // 8)
+    signs = np.unpackbits(bits, axis=1).astype(np.float32) * 2 - 1
+    for start in range(0, len(places), _BLOCK):
+        equal = signs[start : start + _BLOCK] @ signs[start:].T >= (2 * SAME - 1) * BITS
+        for row, column in np.argwhere(np.triu(equal, 1)):
+            yield places[start + row], places[start + column]
 
 
 def matches(one: Patient, other: Patient) -> bool:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from axon.config import Config
 from axon.data.cases import Case
 from axon.data.dataset_card import card
+from axon.data.origins import join_patients
 from axon.data.splits import _one_set_each, sets_of
 from axon.errors import AxonError
 from axon.files import read_csv, sha256_file, whole_folder, write_json
@@ -49,7 +51,8 @@ def assemble(shard_folders: list[Path], raw: Path, config: Config, out: Path) ->
     also of those left out, with the reason), ``splits.json``, ``cases/``, ``dataset.json`` and ``README.md``, the
     dataset card.
 
-    A CT that is there twice under two names is kept once, unless ``raw`` is a packed dataset, which stays as it is.
+    A CT that is there twice under two names is kept once, and patients of two data sets who share one are joined,
+    unless ``raw`` is a packed dataset, which stays as it is.
 
     Returns:
         dict: What ``dataset.json`` holds: source, split_hash, counts, rejected (by code), films (real ones by view),
@@ -62,6 +65,7 @@ def assemble(shard_folders: list[Path], raw: Path, config: Config, out: Path) ->
     rows, rejected, films_rejected = _merge_reports(shard_folders)
     if not (raw / "manifest.csv").is_file():
         rows, twice = _once(rows)
+        join_patients(rows)
         rejected = sorted([*rejected, *twice], key=lambda row: row["study"])
     _check_rejected(len(rows), rejected, config)
     sets = sets_of(raw / "splits.json", rows, config)
@@ -80,8 +84,12 @@ def assemble(shard_folders: list[Path], raw: Path, config: Config, out: Path) ->
     with whole_folder(out) as part:
         (part / "cases").mkdir()
         for row in rows:
-            shutil.copyfile(row["path"], part / "cases" / row["path"].name)
-            row |= {"sha256": sha256_file(row["path"]), **_geometry(row["path"])}
+            copy = part / "cases" / row["path"].name
+            if "was" in row:
+                replace(Case.load(row["path"]), patient_id=row["patient_id"]).save(copy.parent)
+            else:
+                shutil.copyfile(row["path"], copy)
+            row |= {"sha256": sha256_file(copy), **_geometry(copy)}
         facts = {
             "source": json.loads((raw / "source.json").read_text()) if (raw / "source.json").is_file() else {},
             "split_hash": _split_hash(rows),

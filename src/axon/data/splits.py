@@ -26,7 +26,8 @@ def sets_of(path: Path, rows: list[dict[str, Any]], config: Config) -> dict[str,
 
     Args:
         path: ``splits.json``.
-        rows: ``case_id``, ``patient_id`` and ``collection`` of each case, and ``split`` where ``patients.csv`` has one.
+        rows: ``case_id``, ``patient_id`` and ``collection`` of each case, ``split`` where ``patients.csv`` has one, and
+            ``was``, as of `axon.data.origins.join_patients`.
         config: Its seed and ``data`` section.
 
     Raises:
@@ -61,7 +62,7 @@ def _named_patients(rows: list[dict[str, Any]], named_sets: dict[str, list[str]]
     """Set of each patient whose id or collection fits a named set's pattern."""
     labels: dict[str, set[str]] = defaultdict(set)
     for row in rows:
-        labels[row["patient_id"]] |= {row["patient_id"], row["collection"]}
+        labels[row["patient_id"]] |= {row["patient_id"], row.get("was", row["patient_id"]), row["collection"]}
     found = {patient: _named_set(texts, named_sets) for patient, texts in labels.items()}
     return {patient: name for patient, name in found.items() if name}
 
@@ -147,7 +148,9 @@ def _sets_of_file(path: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
     patient_of = {row["case_id"]: row["patient_id"] for row in rows}
     patients = set(patient_of.values())
     # Studies go by their plain names, or by their patient's pseudonym; two keys of one patient show below.
-    listed = [(_id_of(patient, patients), name) for patient, name in listed]
+    joined = {row["was"]: row["patient_id"] for row in rows if "was" in row}
+    listed = [(_id_of(patient, patients | joined.keys()), name) for patient, name in listed]
+    listed = [(joined.get(patient, patient), name) for patient, name in listed]
     owners = [(key if key in patients else patient_of.get(key, key), name) for key, name in listed]
     _one_set_each(owners)
     sets = dict(listed)

@@ -20,6 +20,7 @@ from axon.dicom.slices import MAX_FILE_BYTES, MAX_FRAMES_FILE_BYTES
 from axon.errors import require
 
 _IDENTITY = ["Modality", "SOPClassUID", "SOPInstanceUID", "ImageType", "PatientID", "SeriesInstanceUID"]
+_SCAN = ["StudyInstanceUID", "FrameOfReferenceUID"]
 TRAITS = [
     "StackID",
     "Rows",
@@ -47,10 +48,12 @@ TRAITS = [
 """What tells scans of one SeriesInstanceUID apart; the first that leaves no two slices at one place does."""
 _ORDER = ["InstanceNumber", "ContentTime", "AcquisitionTime"]
 _PLACE = ["ImagePositionPatient", "ImageOrientationPatient"]
-HEADER = list(dict.fromkeys([*_IDENTITY, *_PLACE, *TRAITS, *_ORDER, "NumberOfFrames"]))
+HEADER = list(dict.fromkeys([*_IDENTITY, *_SCAN, *_PLACE, *TRAITS, *_ORDER, "NumberOfFrames"]))
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _OTHER_PLANE = np.cos(np.radians(30))
 _SAME_MM = 0.01
+_SHARP = re.compile(r"LUNG|BONE|EDGE|SHARP|ULTRA|[DEFL]$|Y[A-D]$|FC[3-9]\d|[BHIQTU][A-Z]?[5-9]\d", re.I)
+"""Kernels for lungs and bones as GE, Philips, Canon and Siemens call them; what is none of them is for soft tissue."""
 MIN_SLICES = 3
 
 
@@ -71,6 +74,7 @@ class SliceHeader:
         normal: Across the slice, shape (3,), likewise.
         traits: Values of `TRAITS`.
         order: Values of InstanceNumber, ContentTime and AcquisitionTime.
+        scan: StudyInstanceUID and FrameOfReferenceUID, identities; reconstructions of one scan share both.
     """
 
     path: Path
@@ -86,6 +90,12 @@ class SliceHeader:
     normal: tuple[float, ...] | None = None
     traits: tuple[str, ...] = ()
     order: tuple[float, ...] = ()
+    scan: str = ""
+
+    @property
+    def sharp(self) -> bool:
+        """Whether its kernel is one for lungs or bones."""
+        return bool(_SHARP.match(dict(zip(TRAITS, self.traits, strict=True)).get("ConvolutionKernel", "")))
 
 
 @dataclass(frozen=True)
@@ -146,6 +156,7 @@ def header_of(path: Path, frame: int, ds: Dataset) -> SliceHeader:
             normal,
             traits,
             order,
+            " ".join(raw(ds, key) for key in _SCAN).strip(),
         )
 
 

@@ -18,7 +18,7 @@ import torch
 
 from axon.config import Config, XrayConfig
 from axon.data.cases import Case
-from axon.data.patients import Patient, patient_hash, read_patients, seen_by_model
+from axon.data.patients import Patient, patient_hash, print_of, read_patients, seen_by_model
 from axon.errors import AxonError
 from axon.evaluation.measures import Views, films_of, measured, reference_of
 from axon.geometry.projection import render_both
@@ -27,7 +27,7 @@ from axon.inference import AxonPipeline
 from axon.metrics.catalogue import PRIMARY, PRIMARY_METHOD
 from axon.metrics.statistics import comparable
 from axon.pretrained import load
-from axon.references.candidates import print_of, volume_of
+from axon.references.candidates import volume_of
 
 Tested = Sequence[tuple[str, Case]]
 """Test cases, each with the name of its set."""

@@ -11,9 +11,8 @@ import numpy as np
 
 from axon.config import Config
 from axon.data.cases import Case
-from axon.data.patients import Patient, fingerprint, patient_hash
+from axon.data.patients import Patient, patient_hash, print_of
 from axon.data.prepared import PreparedDataset
-from axon.errors import AxonError
 from axon.geometry.volume import Volume, cube_affine
 from axon.references.library import Candidate, Library, build_library
 
@@ -52,14 +51,6 @@ def _held_out(data: PreparedDataset, config: Config) -> list[Patient]:
 
 def _patient(case: Case, config: Config) -> Patient:
     return Patient(patient_hash(case.patient_id), print_of(volume_of(case, config)))
-
-
-def print_of(volume: Volume) -> str:
-    """Empty where a volume has no lungs to find it by."""
-    try:
-        return fingerprint(volume)
-    except AxonError:
-        return ""
 
 
 def volume_of(case: Case, config: Config) -> Volume:

@@ -6,12 +6,12 @@ import re
 
 from axon.readers.layouts.rule import Image, Layout, Named
 
-_STEM = re.compile(r"((?:train|valid)_\d+)_[a-z]+_\d+")
+_STEM = re.compile(r"(((?:train|valid)_\d+)_[a-z]+)_\d+")
 
 
 def _name(image: Image) -> Named | None:
     found = _STEM.fullmatch(image.stem)
-    return Named(image.stem, found[1]) if found else None
+    return Named(image.stem, found[2], scan=found[1]) if found else None
 
 
 LAYOUT = Layout("CT-RATE", _name)

@@ -21,6 +21,7 @@ class Study:
         rule: The layout that named it.
         split: The set that ``patients.csv`` puts the patient in, if it does.
         licence, source: As ``patients.csv`` says, if it does.
+        scan: Shared by the reconstructions of one scan, where it is known.
     """
 
     case_id: str
@@ -32,6 +33,7 @@ class Study:
     split: str = ""
     licence: str = ""
     source: str = ""
+    scan: str = ""
 
 
 class PassedOver(NamedTuple):
@@ -83,11 +85,13 @@ class Named(NamedTuple):
         case_id: May turn out to be another file's as well; both then go by their paths.
         patient_id: Where two guesses differ, the one that joins patients.
         collection: Where the first sub-folder is the case's own and names no collection.
+        scan: As of `Study`.
     """
 
     case_id: str
     patient_id: str
     collection: str = ""
+    scan: str = ""
 
 
 class Skip(NamedTuple):

@@ -120,7 +120,8 @@ def _name_volumes(folder: Path, volumes: list[Path], passed: list[PassedOver]) -
             passed.append(PassedOver(path, answer.why))
             continue
         collection = answer.collection or collection_of(path, folder)
-        studies.append(Study(answer.case_id, answer.patient_id, collection, (path, *data[path]), rule=rule))
+        own = (path, *data[path])
+        studies.append(Study(answer.case_id, answer.patient_id, collection, own, rule=rule, scan=answer.scan))
     return studies, {file for files in data.values() for file in files}
 
 
@@ -170,10 +171,11 @@ def _group_dicom(
         patient = headers[0].patient_id
         hashed = patient_pseudonym(patient or by_folder[headers[0].path])
         case_id, own = series_pseudonym(hashed, uid), tuple(films.get(patient, ()))
+        scan = series_pseudonym(hashed, headers[0].scan) if headers[0].scan else ""
         for part in split_series(headers):
             name = f"{case_id}-{part.label}" if part.label else case_id
             paths = tuple(header.path for header in part.headers)
-            found.append((uid, Study(name, hashed, collection_of(paths[0], folder), paths, own, DICOM)))
+            found.append((uid, Study(name, hashed, collection_of(paths[0], folder), paths, own, DICOM, scan=scan)))
             if part.note:
                 notes.append(f"{name}: {part.note}")
     alone = set(films) - {headers[0].patient_id for headers in series.values()}

@@ -88,7 +88,7 @@ format: install ## let ruff lay out the code
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format --quiet .
 
-compile: install ## write pipelines/axon_pipeline.yaml for Kubeflow
+compile: install ## write pipelines/axon_pipeline.yaml, the pipeline without images to pull
 	$(BIN)/python -m pipelines compile
 
 reference: install ## write docs/reference from the code

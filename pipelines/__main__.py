@@ -27,7 +27,7 @@ EPILOG = """examples:
   {prog} run --config configs/smoke.yaml --folder my_cts   a folder of CTs (DICOM, NIfTI, NRRD, MetaImage)
   {prog} run --config configs/smoke.yaml --revision HEAD   the versioned dataset of this repository
   {prog} run --containers --folder my_cts               every step in its image (containers/README.md)
-  {prog} compile                                        write pipelines/axon_pipeline.yaml, to upload to Kubeflow
+  {prog} compile                                        write pipelines/axon_pipeline.yaml, without images to pull
   {prog} compile --check                                end with status 1 where that file is out of date
   {prog} submit --config configs/h100.yaml --set dataset_revision=main      one run on a cluster
   {prog} status RUN                                     its steps, and where to look
@@ -64,6 +64,12 @@ def parser(prog: str) -> argparse.ArgumentParser:
         "compile", help="write pipelines/axon_pipeline.yaml", description="Compile the pipeline for Kubeflow."
     )
     compiling.add_argument("--check", action="store_true", help="write nothing; fail where the file is out of date")
+    compiling.add_argument(
+        "--batch",
+        type=Path,
+        metavar="FILE",
+        help="write the pipeline that reconstructs many films to FILE instead; images need digests",
+    )
     compiling.add_argument(
         "--resources",
         type=Path,
@@ -159,15 +165,18 @@ def _add_run(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def compile_pipeline(arguments: argparse.Namespace) -> None:
     """Compile, or compare with the committed file."""
-    from pipelines.axon_pipeline import COMPILED
+    from pipelines.axon_pipeline import COMPILED, committed
 
+    if arguments.batch:
+        _write_batch(arguments.batch)
+        return
     with _compiled() as fresh:
         if arguments.resources:
             _write_resources(fresh, arguments.resources, arguments.namespace)
         elif not arguments.check:
-            COMPILED.write_text(fresh.read_text())
+            COMPILED.write_text(committed(fresh.read_text()))
             print(f"wrote {COMPILED}")
-        elif not COMPILED.is_file() or fresh.read_text() != COMPILED.read_text():
+        elif not COMPILED.is_file() or committed(fresh.read_text()) != COMPILED.read_text():
             raise AxonError(
                 "COMPILED_STALE", f"{COMPILED.name} is not what the code compiles to", "run: axon pipeline compile"
             )
@@ -196,6 +205,20 @@ def _write_resources(fresh: Path, target: Path, namespace: str) -> None:
             "RESOURCES_FILE", f"{target} cannot be written: {error}", "name a file in a folder that is there"
         ) from error
     print(f"wrote {target}: kubectl apply -f {target}")
+
+
+def _write_batch(target: Path) -> None:
+    from kfp import compiler
+
+    from pipelines.batch_pipeline import batch_pipeline
+    from pipelines.submit import Package
+
+    with tempfile.TemporaryDirectory() as scratch:
+        fresh = Path(scratch) / "batch.yaml"
+        compiler.Compiler().compile(batch_pipeline, str(fresh))
+        Package.read(fresh)
+        target.write_text(fresh.read_text())
+    print(f"wrote {target}, to upload to Kubeflow")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import yaml
 from kfp import dsl
 
 from axon.orchestration.preflight import NEW, Asked
+from components import IMAGES
 from components.evaluate import evaluate
 from components.fetch import fetch
 from components.finish import finish
@@ -31,6 +32,18 @@ from pipelines import resources
 
 ROOT = Path(__file__).parents[1]
 COMPILED = ROOT / "pipelines" / "axon_pipeline.yaml"
+
+
+def committed(text: str) -> str:
+    """A compiled pipeline as it is committed: local images have names and digests that no cluster can pull, so that
+    nobody uploads a file that would run something else.
+    """
+    for target in ("cpu", "cuda"):
+        local = str(yaml.safe_load(IMAGES.read_text())[target])
+        text = text.replace(local, f"axon.invalid/python-{target}@sha256:{'0' * 64}")
+    return text
+
+
 # On one line (JSON is YAML too): KFP copies defaults into a comment of the compiled file, where a line break would
 # break it.
 DEFAULT_CONFIG = json.dumps(yaml.safe_load((ROOT / "configs" / "h100.yaml").read_text()))

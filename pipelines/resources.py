@@ -73,6 +73,8 @@ NEEDS = {
     "register": Needs(memory="4Gi", retries=2),
     "finish": Needs(retries=2),
 }
+BATCH_NEEDS = {"reconstruct_batch": Needs(cpu="4", memory="16Gi", gpus=1, retries=3, hours=72)}
+"""Of `pipelines.batch_pipeline`."""
 STEPS = len(NEEDS) - 1
 """Steps of a run that has something to do: all but `nothing_new`."""
 
@@ -88,12 +90,12 @@ def apply(
 
     Args:
         task: The task, changed in place.
-        step: Key of `NEEDS`.
+        step: Key of `NEEDS` or `BATCH_NEEDS`.
         secret_name: Name of the Kubernetes secret with the keys of `SECRET_KEYS`, each optional.
         gpu_nodes: Labels of the nodes for GPU steps, which choose the type of GPU.
         gpus: For a training step: its number of GPUs, found out in the run; 0 where it has a TrainJob's nodes train.
     """
-    needs = NEEDS[step]
+    needs = {**NEEDS, **BATCH_NEEDS}[step]
     task.set_cpu_request(needs.cpu).set_memory_request(needs.memory).set_memory_limit(needs.memory)
     task.set_caching_options(needs.cached)
     if needs.retries:

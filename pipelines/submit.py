@@ -25,7 +25,8 @@ from axon.errors import AxonError
 from axon.orchestration.preflight import parameter_problems, raise_all
 
 HOST, TOKEN, CA_CERT = "KF_PIPELINES_ENDPOINT", "AXON_KFP_TOKEN", "AXON_KFP_CA"
-PINNED = re.compile(r".+@sha256:[0-9a-f]{64}$")
+PINNED = re.compile(r"(?!axon\.invalid/)(?!.*@sha256:0{64}$).+@sha256:[0-9a-f]{64}$")
+"""An image that a cluster can pull: no tag, and not what the committed file and the manifests hold in its place."""
 TYPES: dict[str, tuple[type, ...]] = {
     "STRING": (str,),
     "BOOLEAN": (bool,),
@@ -58,15 +59,16 @@ class Package:
         """Read a compiled pipeline.
 
         Raises:
-            AxonError: ``IMAGE_NOT_PINNED`` where an image is named by a tag: KFP's cache would serve old results of new
-                code.
+            AxonError: ``IMAGE_NOT_PINNED`` where an image is named by a tag, of which KFP's cache would serve old
+                results of new code, or by the committed file's digest of zeros.
         """
         text = path.read_text()
         spec = next(iter(yaml.safe_load_all(text)))
-        images = {executor["container"]["image"] for executor in spec["deploymentSpec"]["executors"].values()}
+        executors = [executor for executor in spec["deploymentSpec"]["executors"].values() if "container" in executor]
+        images = {executor["container"]["image"] for executor in executors}
         if loose := sorted(image for image in images if not PINNED.match(image)):
             fix = "set AXON_IMAGE_CPU and AXON_IMAGE_CUDA to name@sha256:... of images that the cluster can pull"
-            raise AxonError("IMAGE_NOT_PINNED", f"images without a digest: {', '.join(loose)}", fix)
+            raise AxonError("IMAGE_NOT_PINNED", f"images without a digest that can be pulled: {', '.join(loose)}", fix)
         declared = spec["root"]["inputDefinitions"]["parameters"]
         return cls(
             path, spec["pipelineInfo"]["name"], f"sha256-{hashlib.sha256(text.encode()).hexdigest()[:16]}", declared

@@ -77,6 +77,19 @@ def _claimed(part: Path, folder: bool) -> Iterator[None]:
             os.close(handle)
 
 
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing a folder that is there, as long as the block runs. Raises AxonError
+    ``OUT_BUSY``.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _lock(handle, folder, wait=False)
+        yield
+    finally:
+        os.close(handle)
+
+
 def _lock(handle: int, part: Path, wait: bool) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -18,14 +18,16 @@ from kfp import compiler
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
+from axon.errors import AxonError
 from axon.orchestration.preflight import IMAGES, NEW, Asked
 from axon.orchestration.trainjob import NODE
 from pipelines import resources
-from pipelines.axon_pipeline import COMPILED, axon_pipeline
-from pipelines.submit import Package
+from pipelines.axon_pipeline import COMPILED, axon_pipeline, committed
+from pipelines.submit import PINNED, Package
 
 GPU_STEPS = {"train-bridge", "sample-coarse", "train-refiner", "train-superres", "train-baselines", "evaluate"}
 TRAINING_STEPS = {step for step in GPU_STEPS if step.startswith("train-")}
+NOWHERE = "0" * 64
 PIPELINE, PLATFORM = yaml.safe_load_all(COMPILED.read_text())
 EXECUTORS: dict[str, Any] = {
     name.removeprefix("exec-"): value["container"] for name, value in PIPELINE["deploymentSpec"]["executors"].items()
@@ -44,7 +46,20 @@ TASKS: dict[str, Any] = {name: task for dag in DAGS for name, task in dag["tasks
 
 def test_committed_file_is_what_the_code_compiles_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler.Compiler().compile(axon_pipeline, str(tmp_path / "fresh.yaml"))
-    assert (tmp_path / "fresh.yaml").read_text() == COMPILED.read_text(), "run: python -m pipelines compile"
+    assert committed((tmp_path / "fresh.yaml").read_text()) == COMPILED.read_text(), "run: python -m pipelines compile"
+
+
+def test_the_committed_file_names_no_image_that_could_run() -> None:
+    assert not re.search(r"axon/python-\w+:", COMPILED.read_text())
+    with pytest.raises(AxonError, match=r"IMAGE_NOT_PINNED.*axon\.invalid/python-cpu.*AXON_IMAGE_CPU"):
+        Package.read(COMPILED)
+
+
+@pytest.mark.parametrize(
+    "image", ["axon.invalid/x@sha256:" + "1" * 64, "registry/x@sha256:" + NOWHERE, "registry/x:1", "x@sha256:1"]
+)
+def test_what_no_cluster_can_pull_is_no_image(image: str) -> None:
+    assert not PINNED.match(image) and PINNED.match("registry/x@sha256:" + "0" * 63 + "1")
 
 
 def test_specification_has_no_unknown_keys() -> None:
@@ -69,7 +84,7 @@ def test_gpu_steps(step: str) -> None:
         wanted["accelerator"]["resourceType"] == "nvidia.com/gpu" and wanted["accelerator"]["resourceCount"] == counted
     )
     assert wanted["resourceMemoryLimit"] and wanted["resourceMemoryRequest"] and wanted["resourceCpuRequest"]
-    assert EXECUTORS[step]["image"].startswith("axon/python-cuda:")
+    assert EXECUTORS[step]["image"] == f"axon.invalid/python-cuda@sha256:{NOWHERE}"
     assert {"name": "AXON_REQUIRE_GPU", "value": "1"} in EXECUTORS[step]["env"]
     assert KUBERNETES[step]["emptyDirMounts"] == [
         {"volumeName": "shm", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "8Gi"}
@@ -89,7 +104,8 @@ def test_the_number_of_gpus_travels_as_text() -> None:
 
 @pytest.mark.parametrize("step", sorted(set(EXECUTORS) - GPU_STEPS))
 def test_other_steps_ask_for_no_gpu(step: str) -> None:
-    assert "accelerator" not in EXECUTORS[step]["resources"] and EXECUTORS[step]["image"].startswith("axon/python-cpu:")
+    assert "accelerator" not in EXECUTORS[step]["resources"]
+    assert EXECUTORS[step]["image"] == f"axon.invalid/python-cpu@sha256:{NOWHERE}"
 
 
 @pytest.mark.parametrize("step", sorted(EXECUTORS))
@@ -254,7 +270,7 @@ def test_with_digests_every_image_has_one(tmp_path: Path) -> None:
     """As `submit` and `schedule` demand; an image is chosen when the components are imported, so in a process of its
     own.
     """
-    pinned = f"registry.example/axon@sha256:{'0' * 64}"
+    pinned = f"registry.example/axon@sha256:{'1' * 64}"
     code = "import sys; from kfp import compiler; from pipelines.axon_pipeline import axon_pipeline as p; "
     code += "compiler.Compiler().compile(p, sys.argv[1])"
     env = {**os.environ, "AXON_IMAGE_CPU": pinned, "AXON_IMAGE_CUDA": pinned}

@@ -212,7 +212,7 @@ def test_mlflow_takes_these_arguments() -> None:
 
 
 def test_pipeline_resources_for_gitops(tmp_path: Path) -> None:
-    pinned = f"registry.example/axon@sha256:{'0' * 64}"
+    pinned = f"registry.example/axon@sha256:{'1' * 64}"
     command = [sys.executable, "-m", "axon.cli", "pipeline", "compile", "--resources", str(tmp_path / "axon.yaml")]
     env = {**os.environ, "AXON_IMAGE_CPU": pinned, "AXON_IMAGE_CUDA": pinned}
     subprocess.run(command, env=env, check=True, cwd=ROOT)

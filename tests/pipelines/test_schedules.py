@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -40,9 +41,7 @@ def write_package(folder: Path, mark: str = DIGEST) -> Package:
     """The real pipeline, as if compiled with images that have digests."""
     path = folder / "axon.yaml"
     text = COMPILED.read_text()
-    for image in ("axon/python-cpu:0.2.0", "axon/python-cuda:0.2.0"):
-        text = text.replace(image, f"registry/axon@sha256:{mark}")
-    path.write_text(text)
+    path.write_text(re.sub(r"axon\.invalid/python-\w+@sha256:0{64}", f"registry/axon@sha256:{mark}", text))
     return Package.read(path)
 
 
@@ -324,9 +323,13 @@ def test_the_committed_schedules_are_good(package: Package) -> None:
     assert experiment == "axon" and [one.schedule.name for one in desired] == ["weekly"]
 
 
-def test_images_need_digests() -> None:
-    with pytest.raises(AxonError, match=r"IMAGE_NOT_PINNED.*axon/python-cpu:\S+, axon/python-cuda:\S+"):
+def test_images_need_digests(tmp_path: Path) -> None:
+    with pytest.raises(AxonError, match=r"IMAGE_NOT_PINNED.*axon\.invalid/python-cpu@\S+, axon\.invalid/python-cuda@"):
         Package.read(COMPILED)
+    local = tmp_path / "local.yaml"
+    local.write_text(re.sub(r"axon\.invalid/(python-\w+)@sha256:0{64}", r"axon/\1:0.2.0", COMPILED.read_text()))
+    with pytest.raises(AxonError, match=r"IMAGE_NOT_PINNED.*axon/python-cpu:\S+, axon/python-cuda:\S+"):
+        Package.read(local)
 
 
 def test_submit_and_status(server: Server, package: Package, tmp_path: Path) -> None:

@@ -9,6 +9,9 @@ from pathlib import Path
 from axon import DISCLAIMER
 from axon.commands import Verbs, add_device, verb, whole_number
 from axon.commands.progress import told
+from axon.errors import AxonError
+
+_MENDS = ("crop", "rotate", "mirror", "invert")
 
 EPILOG = """examples:
   axon reconstruct chest.png -o out                             one frontal film, the model that comes with the package
@@ -16,12 +19,16 @@ EPILOG = """examples:
   axon reconstruct study/ -o out                                a folder, zip or DICOMDIR: its frontal and lateral film
   axon reconstruct sheet.png sheet.png -o out --crop left --lateral-crop right
   axon reconstruct chest.dcm -o out --model runs/demo/pipeline/*/evaluate/evaluation/model
+  axon reconstruct --batch films/ -o out --workers 2            every study of a folder; the same again goes on
   axon reconstruct chest.dcm -o out --model models:/axon@champion --tracking-uri sqlite:///runs/demo/mlflow.db
 
 OUT holds ct.nii.gz (the volume: the best guess), sample.nii.gz (a plausible patient, not measured), dicom/ and
 dicom-sample/ (the same as CT series), preview.png and reconstruction.json; with several samples also samples/,
 mean.nii.gz and std.nii.gz. The same films, model and seed give the same bytes; the volume does not depend on --seed
 and --samples. See docs/reconstruct.md.
+
+With --batch, OUT holds index.csv (a line a study: its state, error code and films' SHA-256) and such a folder a study,
+named by a pseudonym.
 """
 
 
@@ -31,9 +38,21 @@ def add(verbs: Verbs) -> None:
         f"or NIfTI or NRRD of one slice. {DISCLAIMER}"
     )
     parser = verb(verbs, "reconstruct", "a CT volume from one or two chest X-rays", about, EPILOG)
-    parser.add_argument("frontal", type=Path, help="frontal film (PA or AP), or a study: folder, zip or DICOMDIR")
+    parser.add_argument(
+        "frontal", type=Path, nargs="?", help="frontal film (PA or AP), or a study: folder, zip or DICOMDIR"
+    )
     parser.add_argument("lateral", type=Path, nargs="?", help="left lateral film of the same patient")
     parser.add_argument("-o", "--out", type=Path, required=True, help="new folder for the results")
+    parser.add_argument(
+        "--batch",
+        type=Path,
+        metavar="FOLDER|CSV",
+        help="every study of a folder, paired by their headers, or of a table with the columns frontal, lateral, "
+        "patient and study; a bad one costs itself",
+    )
+    parser.add_argument(
+        "--workers", type=whole_number(1, 64), default=1, metavar="N", help="processes of a batch (default: 1)"
+    )
     parser.add_argument(
         "--samples",
         type=whole_number(1, 64),
@@ -97,8 +116,34 @@ def _dicom_text(text: str) -> str:
     return text
 
 
+def _batch(arguments: argparse.Namespace) -> None:
+    import json
+
+    from axon.orchestration.batch import Options, run_batch
+
+    for name in ("frontal", "lateral", "view", "patient_id", *_MENDS, *(f"lateral_{mend}" for mend in _MENDS)):
+        if getattr(arguments, name) not in (None, False):
+            fix = "leave it out, or reconstruct that study alone"
+            raise AxonError("XRAY_OPTION", f"{name.replace('_', '-')} is for one study, not for a batch", fix)
+    samples = 0 if arguments.no_sample else arguments.samples
+    options = Options(samples, arguments.seed, not arguments.fast, arguments.trust_views)
+    model = (arguments.model, arguments.tracking_uri)
+    made = run_batch(arguments.batch, arguments.out, *model, options, arguments.workers, arguments.device)
+    if arguments.json:
+        counts = {"done": made.done, "kept": made.kept, "failed": made.failed}
+        print(json.dumps({"disclaimer": DISCLAIMER, **counts, "index": str(made.index)}, indent=1))
+        return
+    print(f"{made.done} studies done, {made.kept} done before, {made.failed} failed: {made.index}\n{DISCLAIMER}")
+
+
 def _reconstruct(arguments: argparse.Namespace) -> None:
     import json
+
+    if arguments.batch:
+        _batch(arguments)
+        return
+    if arguments.frontal is None:
+        raise AxonError("XRAY_MISSING", "no film is named", "name a frontal film, a study, or many with --batch")
 
     from axon.readers import child
 

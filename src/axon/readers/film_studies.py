@@ -85,10 +85,20 @@ def _rank(film: FoundFilm) -> tuple[bool, float]:
     return film.xray.view_source == "tag", film.xray.view_confidence
 
 
+def best_of(films: list[FoundFilm], view: View) -> FoundFilm | None:
+    """The best film of a view, None where there is none."""
+    return max((film for film in films if film.view == view), key=_rank, default=None)
+
+
+def film_files(folder: Path) -> list[Path]:
+    """All files below a folder that may be films, in order."""
+    return sorted(path for path in folder.rglob("*") if _may_be_film(path.relative_to(folder), path))
+
+
 def _films(folder: Path, mend: Mend) -> tuple[list[FoundFilm], Counter[str]]:
     """All films below a folder whose view is sure, and how many files were refused, by code."""
     found, refused = [], Counter[str]()
-    paths = sorted(path for path in folder.rglob("*") if _may_be_film(path.relative_to(folder), path))
+    paths = film_files(folder)
     message = f"the folder holds more than {MAX_FILES} files"
     require(len(paths) <= MAX_FILES, "ARCHIVE_TOO_LARGE", message, "name the films' files")
     for path in paths:

@@ -1,0 +1,35 @@
+"""Many films on a cluster: shards of one folder in an object store, side by side. It needs no storage that nodes
+share.
+"""
+
+from kfp import dsl
+
+from components.reconstruct_batch import reconstruct_batch
+from pipelines import resources
+
+
+@dsl.pipeline(name="axon-batch", description="CT volumes of many films. Research only, not a medical device.")
+def batch_pipeline(
+    films: str,
+    model: str = "models:/axon@champion",
+    tracking_uri: str = "http://mlflow:5000",
+    samples: int = 1,
+    shards: list = [{"index": 0, "count": 2}, {"index": 1, "count": 2}],  # noqa: B006  KFP reads it, nobody changes it
+    gpu_nodes: dict = {"nvidia.com/gpu.present": "true"},  # noqa: B006
+    secret_name: str = "axon-secrets",  # noqa: S107  a name, not a secret
+) -> None:
+    """Reconstruct every study of a folder with films.
+
+    Args:
+        films: Address of the folder, e.g. s3://bucket/films.
+        model: Registered model; empty for the one in the package.
+        tracking_uri: MLflow's registry.
+        samples: Plausible patients to draw of each study; 0 for none.
+        shards: Index and count of each shard.
+        gpu_nodes: Labels of the nodes, which choose the type of GPU.
+        secret_name: Kubernetes secret with the credentials.
+    """
+    folder = dsl.importer(artifact_uri=films, artifact_class=dsl.Dataset).output
+    with dsl.ParallelFor(shards, name="shards") as shard:
+        task = reconstruct_batch(films=folder, model=model, tracking_uri=tracking_uri, samples=samples, shard=shard)
+        resources.apply(task, "reconstruct_batch", secret_name, gpu_nodes)

@@ -1,0 +1,354 @@
+"""Many films in one go: paired by study, each study reconstructed into a folder of its own, all of them in one table.
+
+A bad study costs itself. What is done is not done again: the same command goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from axon import DISCLAIMER, __version__, pretrained
+from axon.compute.devices import choose_device, device_name
+from axon.dicom.views import View
+from axon.errors import AxonError, require
+from axon.files import json_text, only_writer, read_csv, sha256_file, whole_file, write_csv, write_json
+from axon.readers.film_studies import FoundFilm, best_of, film_files
+from axon.readers.films import read_xray, sure_view
+from axon.readers.pseudonyms import patient_pseudonym, pseudonym, series_pseudonym
+from axon.reconstruct import RECORD, read_films, reconstruct
+
+BATCH, INDEX = "batch.json", "index.csv"
+COLUMNS = ("study", "state", "code", "message", "frontal_sha256", "lateral_sha256", "films", "reprojection_mae")
+VIEWS: tuple[View, ...] = ("frontal", "lateral")
+DONE, KEPT, FAILED = "done", "kept", "failed"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a volume depends on beside films and model; see `axon.reconstruct.reconstruct`."""
+
+    samples: int = 1
+    seed: int = 0
+    use_references: bool = True
+    trust_views: bool = False
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study's films, or why they cannot be used.
+
+    Attributes:
+        id: Pseudonym of patient and study, the name of its folder; of films that name neither, a hash of the film.
+        films: File by view.
+        digests: SHA-256 of each, hexadecimal.
+        found: How many films the study has, those that another was preferred to included.
+        problem: Why nothing can be made of it.
+    """
+
+    id: str
+    films: dict[View, Path] = field(default_factory=dict)
+    digests: dict[View, str] = field(default_factory=dict)
+    found: int = 1
+    problem: AxonError | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How many studies a batch has reconstructed, found done and not been able to use, and the table with all."""
+
+    done: int
+    kept: int
+    failed: int
+    index: Path
+
+
+def run_batch(
+    source: Path,
+    out: Path,
+    model: str | None = None,
+    tracking_uri: str | None = None,
+    options: Options = Options(),
+    workers: int = 1,
+    device: str | None = None,
+    shard: tuple[int, int] = (0, 1),
+) -> Summary:
+    """Reconstruct every study of a folder or a table.
+
+    Args:
+        source: Folder with films, see `of_folder`, or a CSV, see `of_table`.
+        out: New folder, or one that the same batch has begun.
+        model: As `axon.pretrained.load`.
+        tracking_uri: Where the registry is; only for ``models:/``.
+        options: What else the volumes depend on.
+        workers: Processes, each with the model in its memory.
+        device: As `axon.compute.devices.choose_device`.
+        shard: Index and count: only these of the studies.
+
+    Raises:
+        AxonError: ``BATCH_SOURCE``, ``BATCH_TABLE``, ``BATCH_OTHER``, ``OUT_EXISTS``, ``OUT_BUSY``, ``BATCH_WORKER``,
+            ``BATCH_EMPTY`` where nothing could be reconstructed, or those of `axon.pretrained.load`.
+    """
+    require(source.exists(), "BATCH_SOURCE", f"nothing is at {source}", "name a folder with films, or a CSV")
+    device_name(device)
+    with ExitStack() as stack:
+        folder, name, version = stack.enter_context(pretrained.folder_of(model, tracking_uri))
+        sha256 = pretrained.verify(folder)
+        named = (folder, name, version or sha256[:12], device)
+        _claim(out, {"model": sha256, "options": asdict(options), "software": f"axon-ct {__version__}"})
+        stack.enter_context(only_writer(out))
+        _log.info("reading the films")
+        studies = of_folder(source, options.trust_views) if source.is_dir() else of_table(source)
+        mine = [study for study in studies if int(pseudonym("", study.id, 8), 16) % shard[1] == shard[0]]
+        rows = [_row(study) for study in mine]
+        todo = _sorted_out(mine, rows, out)
+        _write_index(out, rows)
+        started, todo_rows = time.monotonic(), {study.id: row for study, row in zip(mine, rows, strict=True)}
+        for number, (study, result) in enumerate(_reconstructed(todo, named, out, options, workers), 1):
+            todo_rows[study.id].update(result)
+            _write_index(out, rows)
+            _log.info("%s: %s %s; %s", study.id, result["state"], result["code"], _rate(number, len(todo), started))
+    done, kept, failed = (sum(row["state"] == state for row in rows) for state in (DONE, KEPT, FAILED))
+    summary = Summary(done, kept, failed, out / INDEX)
+    if not studies or (rows and failed == len(rows)):
+        raise AxonError("BATCH_EMPTY", f"none of {len(rows)} studies could be used", f"see {summary.index}")
+    return summary
+
+
+def of_folder(folder: Path, trust_views: bool = False) -> list[Study]:
+    """The studies of all films below a folder, paired by the study that their headers name; a film without one is a
+    study of its own.
+    """
+    studies: dict[str, list[tuple[FoundFilm, str]]] = {}
+    refused: list[Study] = []
+    for path in film_files(folder):
+        digest = sha256_file(path)
+        try:
+            xray = read_xray(path)
+            view = sure_view(xray) or ("frontal" if trust_views and not xray.study else None)
+            fix = "look at the film; if you are sure, add --trust-views"
+            require(view is not None, "XRAY_VIEW_UNSURE", "neither header nor image says which view it is", fix)
+        except AxonError as error:
+            refused.append(Study(_named_by_film(digest), digests={"frontal": digest}, problem=error))
+            continue
+        film = FoundFilm("", path, xray, view or "frontal")
+        studies.setdefault(xray.study or digest, []).append((film, digest))
+    return _unique([*(_study(films) for films in studies.values()), *refused])
+
+
+def of_table(table: Path) -> list[Study]:
+    """The studies of a CSV, one a row: ``frontal`` and perhaps ``lateral``, files relative to the table; and perhaps
+    ``patient`` and ``study``, for films whose headers do not say.
+
+    Raises:
+        AxonError: ``BATCH_TABLE``.
+    """
+    fix = "give it a column frontal, and perhaps lateral, patient and study"
+    try:
+        rows = read_csv(table)
+    except (UnicodeDecodeError, ValueError) as error:
+        raise AxonError("BATCH_TABLE", "the table is no CSV in UTF-8", fix) from error
+    require(bool(rows) and "frontal" in rows[0], "BATCH_TABLE", "the table has no row, or no column frontal", fix)
+    return _unique([_of_row(table.parent, number, row) for number, row in enumerate(rows, 1)])
+
+
+def _of_row(folder: Path, number: int, row: Mapping[str, str]) -> Study:
+    films = {view: folder / name for view in VIEWS if (name := (row.get(view) or "").strip())}
+    try:
+        missing = [view for view, path in films.items() if not path.is_file()]
+        fix = "correct the table"
+        require("frontal" in films and not missing, "XRAY_MISSING", f"row {number} names no file that is there", fix)
+        xrays = {view: read_xray(path) for view, path in films.items()}
+        patients = {xray.patient for xray in xrays.values()} - {""}
+        require(len(patients) <= 1, "XRAY_PATIENTS", "the films are of two patients", fix)
+    except AxonError as error:
+        return Study(f"row-{number}", problem=error)
+    digests = {view: sha256_file(path) for view, path in films.items()}
+    known, patient, study = xrays["frontal"], row.get("patient") or "", row.get("study") or ""
+    return Study(_id(known.patient or patient, known.study or study, digests["frontal"]), films, digests, len(films))
+
+
+def _study(films: list[tuple[FoundFilm, str]]) -> Study:
+    """The best film of each view, as `axon.readers.film_studies.choose_views` takes them."""
+    digest_of = {film.path: digest for film, digest in films}
+    every = [film for film, _ in films]
+    chosen = {view: best for view in VIEWS if (best := best_of(every, view))}
+    first = next(iter(chosen.values()))
+    digests = {view: digest_of[film.path] for view, film in chosen.items()}
+    found = Study(
+        _id(first.xray.patient, first.xray.study, digest_of[first.path]),
+        {view: film.path for view, film in chosen.items()},
+        digests,
+        len(films),
+    )
+    patients = {film.xray.patient for film, _ in films} - {""}
+    if len(patients) > 1:
+        problem = AxonError("XRAY_PATIENTS", f"the films are of {len(patients)} patients", "see their StudyInstanceUID")
+        return replace(found, problem=problem)
+    if "frontal" not in chosen:
+        problem = AxonError("XRAY_MISSING", "the study has no frontal film", "add it, or name the pair in a table")
+        return replace(found, problem=problem)
+    return found
+
+
+def _id(patient: str, study: str, digest: str) -> str:
+    if patient:
+        return series_pseudonym(patient_pseudonym(patient), study or digest)
+    return pseudonym("s", study, 16) if study else _named_by_film(digest)
+
+
+def _named_by_film(digest: str) -> str:
+    return f"film-{digest[:16]}"
+
+
+def _unique(studies: list[Study]) -> list[Study]:
+    """One of those with the same films; of others that have one name each has its films' hash added."""
+    found: dict[str, Study] = {}
+    for study in studies:
+        same = found.get(study.id)
+        if same is not None and same.digests != study.digests:
+            study = replace(study, id=f"{study.id}-{pseudonym('', repr(sorted(study.digests.items())), 8)}")
+        found.setdefault(study.id, study)
+    return sorted(found.values(), key=lambda study: study.id)
+
+
+def _claim(out: Path, identity: dict[str, Any]) -> None:
+    """See that ``out`` is new or of this very batch. Raises AxonError ``OUT_EXISTS`` or ``BATCH_OTHER``."""
+    held = out / BATCH
+    # Under another key the same studies would have other names.
+    told = {"disclaimer": DISCLAIMER, "names": pseudonym("", BATCH, 8), **identity}
+    if held.is_file():
+        fix = "name a new folder, or give the model and the options of before"
+        same = held.read_text() == json_text(told)
+        require(same, "BATCH_OTHER", f"{out} was made by another model, other options or another version", fix)
+        return
+    fix = "name a new folder with -o"
+    require(not out.exists() or (out.is_dir() and not any(out.iterdir())), "OUT_EXISTS", f"{out} holds no batch", fix)
+    out.mkdir(parents=True, exist_ok=True)
+    with whole_file(held) as part:
+        write_json(part, told)
+
+
+def _row(study: Study) -> dict[str, Any]:
+    digests = {f"{view}_sha256": digest for view, digest in study.digests.items()}
+    problem = study.problem
+    told = {"state": FAILED, "code": problem.code, "message": problem.message} if problem else {"state": "", "code": ""}
+    return {"study": study.id, **told, **digests, "films": study.found}
+
+
+def _sorted_out(studies: list[Study], rows: list[dict[str, Any]], out: Path) -> list[Study]:
+    """The studies that are still to be done; the rows of those that are done say so."""
+    todo = []
+    for study, row in zip(studies, rows, strict=True):
+        if study.problem is None and (record := _kept(study, out)):
+            row.update(state=KEPT, **_figures(record))
+        elif study.problem is None:
+            todo.append(study)
+    kept = sum(row["state"] == KEPT for row in rows)
+    _log.info("%d studies: %d done before, %d to do, the others cannot be used", len(studies), kept, len(todo))
+    return todo
+
+
+def _kept(study: Study, out: Path) -> dict[str, Any] | None:
+    """What an earlier call wrote of this study, where it was made of the same films."""
+    try:
+        record: dict[str, Any] = json.loads((out / study.id / RECORD).read_text())
+        digests = {view: film["sha256"] for view, film in record["inputs"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return record if digests == study.digests else None
+
+
+def _figures(record: Mapping[str, Any]) -> dict[str, str]:
+    errors = record["reprojection_mae"].items()
+    return {"reprojection_mae": " ".join(f"{view}={error:.4f}" for view, error in sorted(errors))}
+
+
+def _write_index(out: Path, rows: list[dict[str, Any]]) -> None:
+    with whole_file(out / INDEX) as part:
+        write_csv(part, COLUMNS, rows)
+
+
+def _rate(number: int, total: int, started: float) -> str:
+    """How many are done, how fast, and when the last one will be."""
+    seconds = time.monotonic() - started
+    left = timedelta(seconds=seconds / number * (total - number))
+    end = (datetime.now().astimezone() + left).strftime("%Y-%m-%d %H:%M")
+    return f"{number} of {total}, {3600 * number / max(seconds, 1e-6):.0f} an hour, ends about {end}"
+
+
+Named = tuple[Path, str, str, str | None]
+"""A model's folder, its name, its version and the device that it computes on."""
+
+
+def _reconstructed(
+    todo: list[Study], model: Named, out: Path, options: Options, workers: int
+) -> Iterator[tuple[Study, dict[str, Any]]]:
+    """Each study with what became of it, as they are done."""
+    if not todo:
+        return
+    if workers == 1:
+        _load(model, threads=0)
+        for study in todo:
+            yield study, _one(study, out, options)
+        return
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    # Not a fork: it would share the reader's child and a GPU's state.
+    spawning = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawning, _load, (model, threads)) as pool:
+        futures = {pool.submit(_one, study, out, options): study for study in todo}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            fix = "run it again: what is done stays; fewer --workers need less memory"
+            raise AxonError("BATCH_WORKER", "a worker was killed, or could not load the model", fix) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+_loaded: list[pretrained.Model] = []
+"""This process's model."""
+
+
+def _load(model: Named, threads: int) -> None:
+    if threads:
+        torch.set_num_threads(threads)
+        logging.basicConfig(level=logging.WARNING)
+    folder, name, version, device = model
+    loaded = pretrained.load(str(folder), device=choose_device(device))
+    _loaded[:] = [replace(loaded, name=name, version=version)]
+
+
+def _one(study: Study, out: Path, options: Options) -> dict[str, Any]:
+    """What became of a study. A full disk and a broken GPU are nobody's own problem: they raise."""
+    try:
+        films = read_films(study.films["frontal"], study.films.get("lateral"), options.trust_views)
+        record = reconstruct(
+            films, _loaded[0], out / study.id, options.samples, options.seed, use_references=options.use_references
+        )
+    except AxonError as error:
+        return {"state": FAILED, "code": error.code, "message": error.message}
+    except torch.AcceleratorError as error:
+        problem = f"the GPU failed: {str(error).splitlines()[0]}"
+        raise AxonError("GPU_FAILED", problem, "run the same command again: what is done stays") from error
+    except OSError:
+        raise
+    except Exception as error:
+        _log.exception("study %s", study.id)
+        return {"state": FAILED, "code": "UNEXPECTED", "message": type(error).__name__}
+    return {"state": DONE, "code": "", **_figures(record)}

@@ -1,0 +1,178 @@
+"""Many films in one go: who is paired with whom, what a bad one costs, and what is done again."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pydicom
+import pytest
+import torch
+from PIL import Image
+
+from axon import pretrained
+from axon.cli import main
+from axon.config import Config
+from axon.errors import AxonError
+from axon.files import only_writer, read_csv
+from axon.orchestration import batch
+from axon.orchestration.batch import Options, of_folder, of_table, run_batch
+from axon.reconstruct import RECORD
+from components.reconstruct_batch import reconstruct_batch
+from tests.support.films import dicom_film
+from tests.support.small_model import small_pipeline, write_films
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model") / "model"
+    small_pipeline(Config.load(Path(__file__).parents[1] / "tiny.yaml")).save_pretrained(folder)
+    pretrained.seal(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two studies of one patient, of which one has two views, a picture, a film that is broken, and no film at all."""
+    folder = tmp_path_factory.mktemp("films")
+    frontal, lateral = (np.asarray(Image.open(path)) for path in write_films(folder))
+    (folder / "lateral.png").unlink()
+    (folder / "deep").mkdir()
+    dicom_film(folder / "JANE-1.dcm", frontal)
+    dicom_film(folder / "deep/JANE-2.dcm", lateral, ViewPosition="LL", SOPInstanceUID="1.2.3.4.5.9")
+    dicom_film(folder / "JANE-3.dcm", frontal, StudyInstanceUID="1.2.3.4.6.2")
+    (folder / "broken.dcm").write_bytes((folder / "JANE-1.dcm").read_bytes()[:3000])
+    (folder / "notes.txt").write_text("no film")
+    return folder
+
+
+def states(out: Path) -> list[str]:
+    return sorted(row["state"] for row in read_csv(out / "index.csv"))
+
+
+def test_films_are_paired_by_study_and_two_studies_of_one_patient_stay_two(films: Path) -> None:
+    studies = {study.id: study for study in of_folder(films)}
+    usable = [study for study in studies.values() if not study.problem]
+    assert sorted(len(study.films) for study in usable) == [1, 1, 2] and len(studies) == 5
+    patients = [study.id.partition("-")[0] for study in usable if study.id.startswith("p")]
+    assert len(patients) == 2 and len(set(patients)) == 1
+    assert all("JANE" not in name and "CANARY" not in name for name in studies)
+
+
+def test_of_two_frontal_films_of_a_study_one_is_taken(films: Path, tmp_path: Path) -> None:
+    image = np.asarray(Image.open(films / "frontal.png"))
+    dicom_film(tmp_path / "a.dcm", image)
+    dicom_film(tmp_path / "b.dcm", image[2:-2])
+    (study,) = of_folder(tmp_path)
+    assert list(study.films) == ["frontal"] and study.found == 2 and study.problem is None
+    dicom_film(tmp_path / "c.dcm", image[4:-4], PatientID="ANOTHER")
+    (study,) = of_folder(tmp_path)
+    assert study.problem is not None and study.problem.code == "XRAY_PATIENTS"
+
+
+def test_a_batch_goes_on_where_it_stopped_and_bad_ones_cost_themselves(
+    films: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, one, calls = tmp_path / "out", batch._one, []
+
+    def full(study: batch.Study, *rest: object) -> dict[str, str]:
+        calls.append(study.id)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return one(study, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(batch, "_one", full)
+    with pytest.raises(OSError, match="No space"):
+        run_batch(films, out, model, options=Options(seed=3))
+    assert states(out) == ["", "", "done", "failed", "failed"]
+    first = (out / calls[0] / "ct.nii.gz").stat().st_mtime_ns
+    made = run_batch(films, out, model, options=Options(seed=3))
+    assert (made.done, made.kept, made.failed) == (2, 1, 2) and states(out) == ["done", "done", *["failed"] * 2, "kept"]
+    assert calls[2:] == calls[1:2] + calls[3:] and (out / calls[0] / "ct.nii.gz").stat().st_mtime_ns == first
+    codes = {row["code"] for row in read_csv(out / "index.csv")}
+    assert len(codes) == 3 and all(code.startswith("XRAY_") for code in codes - {""})
+    assert json.loads((out / "batch.json").read_text())["disclaimer"].startswith("Research only")
+    with pytest.raises(AxonError, match="BATCH_OTHER"):
+        run_batch(films, out, model, options=Options(seed=4))
+    # Another film under the same study is another study's worth of work.
+    record = out / calls[0] / RECORD
+    record.write_text(record.read_text().replace('"sha256": "', '"sha256": "0', 1))
+    assert run_batch(films, out, model, options=Options(seed=3)).done == 1
+    everything = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
+    assert b"JANE" not in everything and b"CANARY" not in everything
+    ct = pydicom.dcmread(next((out / calls[0] / "dicom").glob("*.dcm")))
+    assert ct.PatientID.startswith("AXON-")
+
+
+@pytest.mark.slow
+def test_two_workers_give_the_same_bytes(films: Path, model: str, tmp_path: Path) -> None:
+    run_batch(films, tmp_path / "one", model)
+    run_batch(films, tmp_path / "two", model, workers=2)
+    for volume in (tmp_path / "one").glob("*/ct.nii.gz"):
+        assert volume.read_bytes() == (tmp_path / "two" / volume.parent.name / volume.name).read_bytes()
+    assert (tmp_path / "one/index.csv").read_text() == (tmp_path / "two/index.csv").read_text()
+
+
+def test_a_broken_gpu_stops_the_batch_and_a_bug_costs_a_study(
+    films: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raised: list[Exception] = [KeyError("canary"), torch.AcceleratorError("CUDA error: unspecified launch failure")]
+
+    def breaks(*given: object, **options: object) -> None:
+        raise raised.pop(0)
+
+    monkeypatch.setattr(batch, "reconstruct", breaks)
+    with pytest.raises(AxonError, match="GPU_FAILED"):
+        run_batch(films, tmp_path / "out", model)
+    told = [row["message"] for row in read_csv(tmp_path / "out/index.csv") if row["code"] == "UNEXPECTED"]
+    assert told == ["KeyError"]
+
+
+def test_shards_share_the_studies(films: Path, model: str, tmp_path: Path) -> None:
+    for index in range(2):
+        out = SimpleNamespace(path=str(tmp_path / str(index)))
+        shard = {"index": index, "count": 2}
+        with contextlib.suppress(SystemExit):  # of a shard without a usable study
+            reconstruct_batch.python_func(SimpleNamespace(path=str(films)), model, "", 0, shard, out)
+    rows = [row for index in range(2) for row in read_csv(tmp_path / str(index) / "index.csv")]
+    assert len(rows) == len({row["study"] for row in rows}) == 5
+    assert [row["state"] for row in rows].count("done") == 3
+
+
+def test_a_table_names_pairs_and_patients(films: Path, tmp_path: Path) -> None:
+    for name in ("frontal.png", "JANE-1.dcm"):
+        (tmp_path / name).write_bytes((films / name).read_bytes())
+    (tmp_path / "lateral.png").write_bytes((films / "frontal.png").read_bytes() + b"\0")
+    table = tmp_path / "films.csv"
+    rows = ["frontal,lateral,patient,study", "frontal.png,lateral.png,Jane,1", "frontal.png,,Jane,2", "gone.png,,x,"]
+    table.write_text("\n".join([*rows, "JANE-1.dcm,,Jane,", "JANE-1.dcm,,Jane,"]))
+    studies = of_table(table)
+    assert [study.problem.code if study.problem else len(study.films) for study in studies[-1:]] == ["XRAY_MISSING"]
+    assert len(studies) == 4 and len({study.id.partition("-")[0] for study in studies[:3]}) == 2
+    table.write_text("film\nfrontal.png\n")
+    with pytest.raises(AxonError, match="BATCH_TABLE"):
+        of_table(table)
+
+
+def test_what_a_batch_refuses(films: Path, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*words: str | Path) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(["reconstruct", *map(str, words)])
+        assert ended.value.code == 1
+        return capsys.readouterr().out.splitlines()[-1]
+
+    assert "[XRAY_MISSING]" in said("-o", tmp_path / "x")
+    assert "[BATCH_SOURCE]" in said("--batch", tmp_path / "none", "-o", tmp_path / "x")
+    assert "[XRAY_OPTION] lateral-mirror" in said("--batch", films, "-o", tmp_path / "x", "--lateral-mirror")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("mine")
+    assert "[OUT_EXISTS]" in said("--batch", films, "-o", tmp_path / "mine", "--model", model)
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/a.png").write_text("no picture")
+    assert "[BATCH_EMPTY]" in said("--batch", tmp_path / "bad", "-o", tmp_path / "y", "--model", model)
+    with only_writer(tmp_path / "y"):
+        assert "[OUT_BUSY]" in said("--batch", tmp_path / "bad", "-o", tmp_path / "y", "--model", model)

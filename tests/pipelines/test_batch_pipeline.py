@@ -1,0 +1,50 @@
+"""The pipeline of many films: parsed strictly, bounded, and a shard of it as the step runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp import compiler
+from kfp.kubernetes import kubernetes_executor_config_pb2
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+from axon.errors import AxonError
+from pipelines import resources
+from pipelines.__main__ import dispatch
+from pipelines.batch_pipeline import batch_pipeline
+
+JOB = resources.ROOT / "deploy/batch/job.yaml"
+
+
+def test_it_is_what_kubeflow_reads_and_bounded_as_every_step(tmp_path: Path) -> None:
+    compiler.Compiler().compile(batch_pipeline, str(tmp_path / "batch.yaml"))
+    pipeline, platform = yaml.safe_load_all((tmp_path / "batch.yaml").read_text())
+    json_format.ParseDict(pipeline, pipeline_spec_pb2.PipelineSpec())
+    config = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-reconstruct-batch"]
+    json_format.ParseDict(config, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
+    assert config["securityContext"] == {"runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True}
+    assert int(config["activeDeadlineSeconds"]) == 72 * 3600 and "pvcMount" not in config
+    assert "pip install" not in (tmp_path / "batch.yaml").read_text()
+
+
+def test_it_is_not_written_with_images_that_no_cluster_has(tmp_path: Path) -> None:
+    with pytest.raises(AxonError, match="IMAGE_NOT_PINNED"):
+        dispatch(["compile", "--batch", str(tmp_path / "batch.yaml")], "axon pipeline")
+    assert not (tmp_path / "batch.yaml").exists()
+
+
+def test_the_job_is_valid_unprivileged_and_calls_a_verb_that_there_is(tmp_path: Path) -> None:
+    from axon.cli import parser
+
+    job = yaml.safe_load(JOB.read_text())
+    kubernetes_validate.validate(job, "1.32", strict=True)
+    spec = job["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert spec["securityContext"]["runAsUser"] == resources.USER_ID and spec["automountServiceAccountToken"] is False
+    assert container["securityContext"]["readOnlyRootFilesystem"] and container["resources"]["limits"]["memory"]
+    assert parser().parse_args(container["command"][1:]).batch == Path(resources.MOUNT) / "films"
+    assert {"name": "storage", "persistentVolumeClaim": {"claimName": resources.VOLUME}} in spec["volumes"]

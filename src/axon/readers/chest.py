@@ -9,7 +9,7 @@ import numpy as np
 
 from axon.config import CtConfig
 from axon.errors import AxonError
-from axon.geometry.volume import Volume, body_mask
+from axon.geometry.volume import Volume, body_mask, thinning
 
 _STEP_MM = 4.0
 _LUNG_HU = -500
@@ -27,7 +27,7 @@ def check_chest(volume: Volume, rules: CtConfig) -> None:
     Raises:
         AxonError: ``NO_CHEST``, with what was seen in its place.
     """
-    skip = [max(1, int(_STEP_MM / step)) for step in volume.spacing_mm]
+    skip = thinning(volume, _STEP_MM)
     hu_DHW = volume.hu_DHW[:: skip[2], :: skip[1], :: skip[0]]
     step_mm = np.array(volume.spacing_mm) * skip
     body_DHW = body_mask(hu_DHW)

@@ -88,6 +88,16 @@ def test_reading_finds_masks_windows_and_copies(
     assert contents(folder) == before
 
 
+def test_rejections_are_told_by_what_mends_them_with_the_first_cases(tmp_path: Path) -> None:
+    for number in range(5):
+        words(tmp_path / f"set/scan_{number}.nii", f"no image {number}")
+    nifti(tmp_path / "set/scan_5.nii.gz")
+    text = check_folder(tmp_path / "set").text()
+    (line,) = [line for line in text.splitlines() if "[CT_UNREADABLE]" in line]
+    assert line.startswith("     5  [CT_UNREADABLE] scan_0.nii ") and line.endswith("(scan_0, scan_1, scan_2, ...)")
+    assert "whose 1 CTs are is guessed by their names" in text and "1 CTs of 1 patients can be trained on" in text
+
+
 def test_the_sheet_has_the_head_up(tmp_path: Path) -> None:
     volume = chest()
     nifti(tmp_path / "set/a.nii", values_DHW=np.where(np.arange(30)[:, None, None] > 25, 1000, volume.hu_DHW))

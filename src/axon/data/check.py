@@ -34,6 +34,7 @@ from axon.readers.volumes import ITK, NIFTI, read_ct, read_grid, suffix_of
 T = TypeVar("T")
 _EXAMPLES = 3
 _FILES_A_WORKER, _CHUNK = 5000, 250
+_GUESS = "any folder"
 _INSIDE = ("origin", "print", "tile")
 """What of a study is for the check alone."""
 
@@ -90,10 +91,12 @@ class Checked:
         lines = [
             *_rules(self.usable),
             *_ranges(self.usable),
-            *_counted("rejected", [f"[{one.code}] {one.message} -> {one.fix}" for one in self.rejected]),
+            *_refused(self.rejected),
             *_counted("passed over", [why for _, why in self.passed_over]),
             *_counted("noted", [*self.notes, *(note for one in self.usable for note in one.notes)]),
         ]
+        if guessed := sum(one.rule.startswith(_GUESS) for one in self.usable):
+            lines.append(f"whose {guessed} CTs are is guessed by their names: if a guess is wrong, write patients.csv")
         if not self.read:
             lines.append("headers alone were read: whether a CT is there twice, is a mask or no CT at all shows --read")
         patients = len({one.patient_id for one in self.usable})
@@ -256,6 +259,19 @@ def _ranges(usable: Iterable[Looked]) -> list[str]:
         values = [value for one in usable for value in getattr(one, many)]
         if values:
             lines.append(f"{name} from {min(values):.3g} to {max(values):.3g} mm")
+    return lines
+
+
+def _refused(rejected: Iterable[Looked]) -> list[str]:
+    """By code and remedy: how many, what is wrong with the first, and the first few cases."""
+    groups: dict[tuple[str, str], list[Looked]] = defaultdict(list)
+    for one in rejected:
+        groups[one.code, one.fix].append(one)
+    lines = ["rejected:"] if groups else []
+    for (code, fix), found in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
+        names = ", ".join(one.case_id for one in found[:_EXAMPLES])
+        more = ", ..." if len(found) > _EXAMPLES else ""
+        lines.append(f"{len(found):6d}  [{code}] {found[0].message} -> {fix} ({names}{more})")
     return lines
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from axon.config import Config, CtConfig
-from axon.data.ingest import run_in_order
+from axon.data.ingest import plainly_named, run_in_order
 from axon.data.origins import are_several, join_patients, origin_of, told
 from axon.data.patients import print_of
 from axon.data.qa import coronal_tile, write_sheet
@@ -100,7 +100,8 @@ class Checked:
         if not self.read:
             lines.append("headers alone were read: whether a CT is there twice, is a mask or no CT at all shows --read")
         patients = len({one.patient_id for one in self.usable})
-        return "\n".join([*lines, f"{len(self.usable)} CTs of {patients} patients can be trained on"])
+        lines.append(f"{len(self.usable)} CTs of {patients} patients can be trained on")
+        return "\n".join(_printable(line) for line in lines)
 
     def facts(self) -> dict[str, Any]:
         """The same for programs, every case and every file that was passed over in it."""
@@ -139,7 +140,8 @@ def check_folder(
     read = read or sheet is not None
     data = (config or Config()).data
     found = survey(folder, patients, public_ids, _headers)
-    kept, chosen = one_of_each_scan(found.studies, data.ct) if data.series == "one" else (found.studies, [])
+    studies = plainly_named(found.studies)
+    kept, chosen = one_of_each_scan(studies, data.ct) if data.series == "one" else (studies, [])
     ask = _Ask(read, sheet is not None, read and are_several(kept))
     look = functools.partial(_look, ask=ask, rules=data.ct)
     with run_in_order(len(kept) if read else 0) as run:
@@ -273,6 +275,11 @@ def _refused(rejected: Iterable[Looked]) -> list[str]:
         more = ", ..." if len(found) > _EXAMPLES else ""
         lines.append(f"{len(found):6d}  [{code}] {found[0].message} -> {fix} ({names}{more})")
     return lines
+
+
+def _printable(line: str) -> str:
+    """Nothing that a terminal obeys: names of files may hold anything."""
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
 def _counted(title: str, what: list[str]) -> list[str]:

@@ -65,6 +65,11 @@ def list_studies(raw: Path, patients: Path | None = None, public_ids: bool = Fal
         studies = read_listing(raw)
     else:
         studies = find_studies(raw, patients, public_ids)
+    return plainly_named(studies)
+
+
+def plainly_named(studies: list[Study]) -> list[Study]:
+    """The studies by the names under which they are written. Raises AxonError ``DUPLICATE_CASE``."""
     named = [
         replace(
             study,

@@ -13,7 +13,8 @@ from scipy import ndimage, sparse
 
 from axon.errors import AxonError
 
-AIR_HU = -1024
+AIR_HU, LUNG_HU = -1024, -500
+"""Air, and what is below as much as lung, inside of a body."""
 _STRAIGHT = 1e-4
 """Voxels by which a volume's axes may leave the cube's and count as the same."""
 

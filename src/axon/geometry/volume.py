@@ -13,7 +13,8 @@ from scipy import ndimage, sparse
 
 from axon.errors import AxonError
 
-AIR_HU = -1024
+AIR_HU, LUNG_HU = -1024, -500
+"""Air, and what is below as much as lung, inside of a body."""
 MOST_LOOKED_AT = 2**26
 """No chest CT has as many voxels in steps of some millimetres; a mask takes sixteen bytes for each."""
 _STRAIGHT = 1e-4

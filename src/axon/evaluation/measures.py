@@ -19,6 +19,7 @@ from axon.geometry.volume import cube_affine
 from axon.metrics import anatomy, protocols, realism
 
 Views = Literal["bi", "mono"]
+BOTH: tuple[Views, ...] = ("bi", "mono")
 VERSIONS = (
     f"protocols {protocols.PROTOCOL_VERSION}, anatomy {anatomy.PROTOCOL_VERSION}, realism {realism.PROTOCOL_VERSION}"
 )

@@ -64,7 +64,7 @@ def evaluation() -> Evaluation:
         for view in ("bi", "mono"):
             spread = 60 + 20 * number + 30 * (view == "mono")
             volumes = {
-                method: reference + rng.normal(0, spread * (1 - 0.07 * rank), reference.shape)
+                method: reference + rng.normal(0, spread * (1 - 0.04 * rank), reference.shape)
                 for rank, method in enumerate(METHODS)
             }
             rows += [

@@ -24,7 +24,7 @@ from axon.baselines.methods import BASELINES, CLOSED_FORM
 from axon.config import Config, EvaluationConfig, GridConfig, ModelConfig, PhysicsConfig, ReferencesConfig, XrayConfig
 from axon.data.cases import Case, Film
 from axon.data.ingest import list_studies, prepare
-from axon.data.patients import Patient, patient_hash, read_patients, seen_by_model
+from axon.data.patients import Patient, patient_hash, print_of, read_patients, seen_by_model
 from axon.data.prepared import PreparedDataset
 from axon.data.splits import NO_TEST, sets_of
 from axon.errors import AxonError, require
@@ -52,7 +52,7 @@ from axon.provenance import REGISTERED, code_digest, code_revision
 from axon.readers.films import Xray
 from axon.readers.layouts import Study, as_folder
 from axon.reconstruct import Films, sample
-from axon.references.candidates import print_of, volume_of
+from axon.references.candidates import volume_of
 
 FilmKind = Literal["rendered", "real"]
 Status = Literal["measured", "unknown", "trained_on", "failed"]

@@ -317,7 +317,7 @@ def _verdict(evaluation: Evaluation, pairs: Mapping[str, tuple[dict[str, float],
 
 
 def _interval(summary: Summary, digits: int) -> str:
-    ends = f" [{summary.low:+.{digits}f}, {summary.high:+.{digits}f}]" if summary.n > 1 else " (one case)"
+    ends = f" ({summary.few})" if summary.few else f" [{summary.low:+.{digits}f}, {summary.high:+.{digits}f}]"
     return f"{summary.mean:+.{digits}f}{ends}"
 
 

@@ -17,6 +17,7 @@ from axon.commands import (
     config,
     dataset,
     doctor,
+    evaluate,
     model,
     pipeline,
     reconstruct,
@@ -25,7 +26,20 @@ from axon.commands import (
 )
 from axon.errors import one_line_errors
 
-COMMANDS = (reconstruct, serve, model, compare, reproduce, pipeline, dataset, cohort, config, doctor, completion)
+COMMANDS = (
+    reconstruct,
+    serve,
+    evaluate,
+    model,
+    compare,
+    reproduce,
+    pipeline,
+    dataset,
+    cohort,
+    config,
+    doctor,
+    completion,
+)
 
 EPILOG = """examples:
   axon reconstruct chest.png -o out

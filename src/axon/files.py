@@ -45,6 +45,21 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def unfinished_folder(out: Path) -> Iterator[Path]:
+    """A locked sibling of ``out`` for what is done so far: it stays where the block ends with an error, for whoever
+    goes on, and is removed where it ends without one.
+
+    Raises:
+        AxonError: ``CANNOT_WRITE`` or ``OUT_BUSY``, before the block is entered.
+    """
+    out = refuse_unwritable(out)
+    part = out.with_name(f".{out.name}.unfinished")
+    with _claimed(part, folder=True):
+        yield part
+        shutil.rmtree(part)
+
+
+@contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary sibling to write into; it takes the place of ``path`` when the block ends without an error. Makes
     missing folders. Of two who write one file at a time the second waits.
@@ -95,7 +110,7 @@ def _lock(handle: int, part: Path, wait: bool) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
-            message = f"another process is writing {part.name.removeprefix('.').removesuffix('.part')}"
+            message = f"another process is writing {part.stem.removeprefix('.')}"
             raise AxonError("OUT_BUSY", message, "name another folder, or wait until it is done") from None
         # A file system without locks is written as if nobody else were there.
         if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):

@@ -419,9 +419,9 @@ class AxonPipeline(DiffusionPipeline):
 
     def baseline_volumes(
         self, frontal: np.ndarray | None, lateral: np.ndarray | None
-    ) -> tuple[dict[str, np.ndarray], Tensor]:
-        """From rendered films: volumes without a trained network, on the fine grid in HU, by method; and the condition
-        for networks.
+    ) -> tuple[dict[str, np.ndarray], Tensor, Tensor]:
+        """From rendered films: volumes without a trained network, on the fine grid in HU, by method; and for networks
+        the films, normalised, shape (1, 2, U, V), and how far each is trusted, shape (1, 2).
         """
         films_1VUV, trust_1V = self._films(frontal, lateral, True, int(self.config.xray["detector_px"]))
         seen = self.estimator.plain(films_1VUV, trust_1V)
@@ -430,7 +430,7 @@ class AxonPipeline(DiffusionPipeline):
             "lift": self.estimator.back_projection(films_1VUV, trust_1V),
             "calibrated_lift": seen[:, :1],
         }
-        return {name: self.interpolate(volume) for name, volume in volumes.items()}, seen
+        return {name: self.interpolate(volume) for name, volume in volumes.items()}, films_1VUV, trust_1V
 
     def consistent(self, hu_DHW: np.ndarray, frontal: np.ndarray | None, lateral: np.ndarray | None) -> np.ndarray:
         """A volume on the fine grid, in HU, corrected until it agrees with rendered films."""

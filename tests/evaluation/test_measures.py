@@ -12,7 +12,7 @@ from axon.config import Config, GridConfig, XrayConfig
 from axon.data.cases import Case
 from axon.data.phantoms import make_phantom
 from axon.errors import AxonError
-from axon.evaluation.evaluate import FLOOR_CTS, _floor, test_hash
+from axon.evaluation.evaluate import FLOOR_CTS, floor_of_cts, test_hash
 from axon.evaluation.measures import measured, on_grid, reference_of
 from axon.evaluation.results import CaseResult, Evaluation, refuse_bad_values
 from axon.geometry.volume import cube_affine, resample_to_cube
@@ -109,18 +109,18 @@ def test_errors_of_two_patients_do_not_cancel() -> None:
     assert signed([-3.0, 3.0]).best_baseline("internal", "bi", key) == "lift"
 
 
-def test_the_floor_is_of_different_patients_the_tested_ones_first() -> None:
+def test_thefloor_of_cts_is_of_different_patients_the_tested_ones_first() -> None:
     settings = config(16)
     one, again, other = case(0, 16), case(1, 16, patient="p0"), case(2, 16)
     seen = {"p0": reference_of(one, settings).appearance}
-    assert _floor(seen, [again], settings) == {}
+    assert floor_of_cts(seen, [again], settings) == {}
     expected = realism(*(each.hu_DHW.astype(np.float32) for each in (one, other)), cube_affine(np.zeros(3), 16, EXTENT))
-    found = _floor(seen, [again, other], settings)
+    found = floor_of_cts(seen, [again, other], settings)
     assert found["realism/patch_distance"] == pytest.approx(expected["realism/patch_distance"])
     key = "realism/spectrum_90_45_db"
     assert found[key] == pytest.approx(abs(expected[key])) and list(seen) == ["p0"]
     many = {str(n): seen["p0"] for n in range(FLOOR_CTS)}
-    assert _floor(many, [other], settings)["realism/patch_distance"] == 0.0
+    assert floor_of_cts(many, [other], settings)["realism/patch_distance"] == 0.0
 
 
 def test_the_hash_names_test_cases_by_id_patient_set_and_ct() -> None:

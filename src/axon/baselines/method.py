@@ -13,9 +13,10 @@ from axon.models.unet import RegressionUNet
 from axon.training.samples import Batch
 from axon.training.stages import BatchStage, Source
 
+Volumes = Callable[[nn.Module, FilmEstimator, Tensor, Tensor, int], Tensor]
 
-def _itself(module: nn.Module) -> RegressionUNet:
-    assert isinstance(module, RegressionUNet)
+
+def _itself(module: nn.Module) -> nn.Module:
     return module
 
 
@@ -37,6 +38,11 @@ class FilmStage(BatchStage):
         return self.estimator.plain(batch.films_BVUV, batch.trust_BV)
 
 
+def _regressed(network: nn.Module, estimator: FilmEstimator, films_BVUV: Tensor, trust_BV: Tensor, seed: int) -> Tensor:
+    assert isinstance(network, RegressionUNet)
+    return network.regress(estimator.plain(films_BVUV, trust_BV))
+
+
 @dataclass(frozen=True)
 class Trained:
     """A baseline that is trained with the stages' own loop and data.
@@ -44,9 +50,17 @@ class Trained:
     Attributes:
         label: Its name in tables.
         stage: Makes what is trained, from the samples, an estimator whose lift is fitted, and the device.
-        network_of: The network that gives volumes (`RegressionUNet.regress`), out of what was trained.
+        network_of: The network that gives volumes, out of what was trained.
+        kind: That network's class.
+        volumes: Normalised volumes, shape (B, 1, D, H, W) on the coarse grid, of that network, an estimator whose lift
+            is fitted, films, how far each is trusted, and a seed.
+        published: Whether it is a published method, from the films alone: it stands apart from the controls, which are
+            fed AXON's calibrated lift.
     """
 
     label: str
     stage: Callable[[Source, FilmEstimator, torch.device], BatchStage]
-    network_of: Callable[[nn.Module], RegressionUNet] = _itself
+    network_of: Callable[[nn.Module], nn.Module] = _itself
+    kind: type[nn.Module] = RegressionUNet
+    volumes: Volumes = _regressed
+    published: bool = False

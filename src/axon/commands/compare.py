@@ -12,6 +12,7 @@ EPILOG = """examples:
   axon compare models:/axon@champion models:/axon/3 --tracking-uri sqlite:///runs/demo/mlflow.db
   axon compare models:/axon/2 models:/axon/3 --out compare.html
   axon compare RUN_ID RUN_ID --json | jq .primary
+  axon compare scores champion                     two folders that axon evaluate wrote
 
 Differences are B minus A, case by case, with a paired bootstrap interval. Models that were not evaluated on the same
 cases, grid, HU window and protocols are refused. See docs/compare.md.
@@ -20,8 +21,8 @@ cases, grid, HU window and protocols are refused. See docs/compare.md.
 
 def add(verbs: Verbs) -> None:
     about = (
-        "Compare two evaluated models case by case, and what differed between their runs. A, B: "
-        "models:/NAME@ALIAS, models:/NAME/VERSION"
+        "Compare two evaluated models case by case, and what differed between their runs. A, B: a folder that "
+        "axon evaluate wrote, models:/NAME@ALIAS, models:/NAME/VERSION"
     )
     parser = verb(verbs, "compare", "two evaluated models side by side", f"{about} or the id of an MLflow run.", EPILOG)
     parser.add_argument("a", metavar="A", help="the one to compare with, e.g. the champion")
@@ -39,10 +40,7 @@ def add(verbs: Verbs) -> None:
 def _compare(arguments: argparse.Namespace) -> None:
     import json
 
-    from axon.errors import AxonError
     from axon.registry.compare import compare, table
 
-    if not arguments.tracking_uri:
-        raise AxonError("TRACKING_URI", "no MLflow is named", "give --tracking-uri, or set MLFLOW_TRACKING_URI")
     found = compare(arguments.a, arguments.b, arguments.tracking_uri, arguments.out)
     print(json.dumps(found.as_dict(), indent=1) if arguments.json else table(found))

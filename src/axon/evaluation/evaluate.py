@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import itertools
 import json
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from axon.baselines.methods import TRAINED
 from axon.compute.devices import choose_device
@@ -24,7 +26,17 @@ from axon.evaluation.calibration import error_curve, step_share
 from axon.evaluation.champion import Champion, measure_again
 from axon.evaluation.measures import Truth, films_of, input_films, measured, on_grid, reference_of, reproject
 from axon.evaluation.report import save
-from axon.evaluation.results import FINAL, STRIPS, CaseResult, Evaluation, Picture, showcase, strip_name, summary_table
+from axon.evaluation.results import (
+    FINAL,
+    STRIPS,
+    CaseResult,
+    Evaluation,
+    Picture,
+    cases_csv,
+    showcase,
+    strip_name,
+    summary_table,
+)
 from axon.evaluation.strips import strip, write_hero
 from axon.files import whole_folder, write_json
 from axon.geometry.projection import VIEWS
@@ -33,7 +45,6 @@ from axon.metrics.catalogue import MEASURED_AGAIN, PRIMARY, VIEW_SETS, Views, sh
 from axon.metrics.realism import Appearance, floor_of
 from axon.models.folders import load_network
 from axon.models.superres import downsample
-from axon.models.unet import RegressionUNet
 from axon.pretrained import seal
 from axon.references.candidates import library_of, trained_on
 
@@ -92,8 +103,7 @@ def evaluate(
     pipeline = AxonPipeline.assemble(config, bridge, refiner, superres, library).to(device)
     val = data.load("val")
     calibrate(pipeline, val, config)
-    here = [name for name in TRAINED if (baselines / name).is_dir()]
-    trained = {name: load_network(RegressionUNet, baselines / name).to(device) for name in here}
+    trained = load_baselines(baselines, device)
 
     rows: list[CaseResult] = []
     strips: dict[str, bytes] = {}
@@ -104,9 +114,7 @@ def evaluate(
         seen.setdefault(case.patient_id, reference.appearance)
         for view in VIEW_SETS:
             result = volumes_of(pipeline, trained, case, view, config)
-            for method, hu_DHW in result.volumes.items():
-                metrics = _metrics(hu_DHW, reference, method, result, view, config)
-                rows.append(CaseResult(case.case_id, name, view, method, metrics))
+            rows += rows_of(name, case, result, reference, view, config)
             if view == views:
                 strips[strip_name(name, case.case_id)] = strip(result.volumes["axon"], reference.hu_DHW)
         print(f"evaluated {number}/{len(cases)}: {case.case_id} ({name})", flush=True)
@@ -115,20 +123,15 @@ def evaluate(
     pictures = []
     for name, case in cases:
         if (name, case.case_id) in shown:
-            pictures.append(_picture(name, case, volumes_of(pipeline, trained, case, "bi", config), config))
+            pictures.append(picture_of(name, case, volumes_of(pipeline, trained, case, "bi", config), config))
     files = [
         file for folder in (bridge, refiner, superres, baselines) for file in sorted((folder / "curves").glob("*.csv"))
     ]
     curves = {file.stem: _curve(file) for file in files}
     evaluation = Evaluation(
-        facts=facts | {
+        facts=facts | settings_of(config, views) | {
             "config": config.name,
-            "views": views,
-            "seed": str(config.seed),
-            "samples": str(config.evaluation.samples),
             "split_hash": data.split_hash,
-            "hu_window": f"{config.model.hu_window[0]:g} to {config.model.hu_window[1]:g}",
-            "fine_spacing_mm": f"{config.grid.result_spacing_mm:g}",
             "test_hash": test_hash(cases),
             "data_source": json.dumps(data.info["source"], sort_keys=True),
         },
@@ -138,7 +141,8 @@ def evaluate(
         bootstrap=config.evaluation.bootstrap,
         confidence=config.evaluation.confidence,
         seed=config.seed,
-        floor=_floor(seen, val, config),
+        floor=floor_of_cts(seen, val, config),
+        patients={case.case_id: case.patient_id for _, case in cases},
     )  # fmt: skip
 
     table = summary_table(evaluation)
@@ -147,28 +151,62 @@ def evaluate(
         pipeline.to("cpu").save_pretrained(part / "model", safe_serialization=True)
         write_patients(part / "model", trained_on(data, config))
         seal(part / "model")
-        save(part, evaluation)
         if again:
             write_json(part / MEASURED_AGAIN, again)
-        (part / STRIPS).mkdir()
-        for file, content in strips.items():
-            (part / file).write_bytes(content)
-        write_hero(part / "hero.png", max(pictures, key=lambda picture: picture.set_name == "external"))
-        (part / "summary.txt").write_text(table + "\n")
+        write_all(part, evaluation, strips)
     print(table, flush=True)
     return _headline(evaluation, views)
 
 
+def settings_of(config: Config, views: Views) -> dict[str, str]:
+    """Facts of an evaluation that its configuration says."""
+    return {
+        "views": views,
+        "seed": str(config.seed),
+        "samples": str(config.evaluation.samples),
+        "hu_window": f"{config.model.hu_window[0]:g} to {config.model.hu_window[1]:g}",
+        "fine_spacing_mm": f"{config.grid.result_spacing_mm:g}",
+    }
+
+
+def write_all(folder: Path, evaluation: Evaluation, strips: dict[str, bytes]) -> None:
+    """Write every file of an evaluation: tables, report, and the pictures of cases by their file's name."""
+    save(folder, evaluation)
+    _write_parquet(folder / "cases.parquet", cases_csv(evaluation))
+    (folder / STRIPS).mkdir()
+    for file, content in strips.items():
+        (folder / file).write_bytes(content)
+    if evaluation.pictures:
+        best = max(evaluation.pictures, key=lambda picture: picture.set_name == "external")
+        write_hero(folder / "hero.png", best)
+    (folder / "summary.txt").write_text(summary_table(evaluation) + "\n")
+
+
+def _write_parquet(path: Path, table: str) -> None:
+    """The same table with its numbers as numbers; equal tables are equal bytes with one version of pyarrow."""
+    from pyarrow import csv as arrow
+    from pyarrow import parquet
+
+    parquet.write_table(arrow.read_csv(io.BytesIO(table.encode())), path, compression="none")
+
+
+def rows_of(
+    set_name: str, case: Case, result: MethodVolumes, reference: Truth, view: Views, config: Config
+) -> list[CaseResult]:
+    """Every measure of every method's volume of a case."""
+    return [
+        CaseResult(case.case_id, set_name, view, method, _metrics(hu_DHW, reference, method, result, view, config))
+        for method, hu_DHW in result.volumes.items()
+    ]
+
+
 def volumes_of(
-    pipeline: AxonPipeline, baselines: dict[str, RegressionUNet], case: Case, view: Views, config: Config
+    pipeline: AxonPipeline, baselines: dict[str, nn.Module], case: Case, view: Views, config: Config
 ) -> MethodVolumes:
     """Reconstruct a case with every method from its own films: both, or the frontal one alone."""
     frontal, lateral = films_of(case, view)
     output = pipeline(frontal, lateral, num_samples=config.evaluation.samples, seed=config.seed, rendered=True)
-    volumes, seen = pipeline.baseline_volumes(frontal, lateral)
-    for name, network in baselines.items():
-        with torch.no_grad():
-            volumes[name] = pipeline.interpolate(network.regress(seen))
+    volumes = baseline_volumes_of(pipeline, baselines, case, view, config.seed)
     if "regression" in volumes:
         volumes["regression_consistent"] = pipeline.consistent(volumes["regression"], frontal, lateral)
     volumes["axon_estimate"] = pipeline.interpolate_hu(output.estimate_DHW)
@@ -181,6 +219,24 @@ def volumes_of(
     volumes["axon_sample"] = output.samples_KDHW[0]
     volumes["axon_mean"] = output.volume.hu_DHW if output.mean_DHW is None else output.mean_DHW
     return MethodVolumes(volumes, output.std_DHW)
+
+
+def baseline_volumes_of(
+    pipeline: AxonPipeline, baselines: dict[str, nn.Module], case: Case, view: Views, seed: int
+) -> dict[str, np.ndarray]:
+    """The baselines' volumes of a case, HU on the grid of the result, by method."""
+    volumes, films_1VUV, trust_1V = pipeline.baseline_volumes(*films_of(case, view))
+    for name, network in baselines.items():
+        with torch.no_grad():
+            made = TRAINED[name].volumes(network, pipeline.estimator, films_1VUV, trust_1V, seed)
+            volumes[name] = pipeline.interpolate(made)
+    return volumes
+
+
+def load_baselines(folder: Path, device: torch.device) -> dict[str, nn.Module]:
+    """The trained baselines of a folder that the pipeline's step wrote, ready for inference."""
+    here = [name for name in TRAINED if (folder / name).is_dir()]
+    return {name: load_network(TRAINED[name].kind, folder / name).to(device) for name in here}
 
 
 def calibrate(pipeline: AxonPipeline, cases: list[Case], config: Config) -> None:
@@ -240,7 +296,7 @@ def _metrics(
     return metrics
 
 
-def _floor(seen: dict[str, Appearance], val: list[Case], config: Config) -> dict[str, float]:
+def floor_of_cts(seen: dict[str, Appearance], val: list[Case], config: Config) -> dict[str, float]:
     """What the CTs of different patients measure against each other: of the test sets, then of the validation set, one
     a patient, `FLOOR_CTS` at most; empty where there are not two patients.
     """
@@ -251,7 +307,8 @@ def _floor(seen: dict[str, Appearance], val: list[Case], config: Config) -> dict
     return floor_of(chosen) if len(chosen) > 1 else {}
 
 
-def _picture(set_name: str, case: Case, result: MethodVolumes, config: Config) -> Picture:
+def picture_of(set_name: str, case: Case, result: MethodVolumes, config: Config) -> Picture:
+    """What the report shows of a case that was seen from both views."""
     reprojected, films = reproject(result.volumes["axon"], config), input_films(case)
     return Picture(
         case_id=case.case_id,
@@ -272,11 +329,15 @@ def _curve(file: Path) -> list[tuple[int, float]]:
 
 def test_hash(cases: Iterable[tuple[str, Case]]) -> str:
     """Names the test cases, whatever was trained on: SHA-256 over set, id, patient and CT of each, hexadecimal."""
-    facts = sorted(
+    return test_hash_of(
         [name, case.case_id, case.patient_id, hashlib.sha256(case.truth_DHW.tobytes()).hexdigest()]
         for name, case in cases
     )
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def test_hash_of(facts: Iterable[list[str]]) -> str:
+    """The same of set, id, patient and the CT's own SHA-256 of each case, in any order."""
+    return hashlib.sha256(json.dumps(sorted(facts)).encode()).hexdigest()
 
 
 def _headline(evaluation: Evaluation, views: str) -> dict[str, float]:

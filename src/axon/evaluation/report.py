@@ -39,8 +39,6 @@ from axon.pictures import film_pictures
 
 T = TypeVar("T")
 MAX_PAGE_BYTES = 15_000_000
-ONE_CASE = "one case"
-"""In place of an interval, which one case cannot have."""
 AXES: tuple[tuple[str, str, frozenset[Axis]], ...] = (
     (
         "Likeness to the patient's own CT",
@@ -444,11 +442,11 @@ def _optional(of: Metric, value: float | None) -> str:
 
 
 def _interval(of: Metric, summary: Summary) -> str:
-    return f"{of.text(summary.low)} to {of.text(summary.high)}" if summary.n > 1 else ONE_CASE
+    return summary.few or f"{of.text(summary.low)} to {of.text(summary.high)}"
 
 
 def _signed_interval(summary: Summary) -> str:
-    return f"{_signed(summary.low)} to {_signed(summary.high)}" if summary.n > 1 else ONE_CASE
+    return summary.few or f"{_signed(summary.low)} to {_signed(summary.high)}"
 
 
 def _signed(value: float) -> str:

@@ -100,6 +100,8 @@ class Evaluation:
         bootstrap, confidence, seed: As in `summarise`.
         floor: What real CTs of different patients measure against each other, by metric, see
             `axon.metrics.realism.floor`; spectra in absolute dB.
+        patients: Patient by case id: means and intervals are over patients, each by the mean of his cases. A case that
+            is not in it is a patient of its own.
     """
 
     facts: dict[str, str]
@@ -110,6 +112,7 @@ class Evaluation:
     confidence: float
     seed: int
     floor: dict[str, float] = field(default_factory=dict)
+    patients: dict[str, str] = field(default_factory=dict)
 
     def groups(self) -> list[tuple[str, str]]:
         """The (test set, view) pairs that have rows, two views before one."""
@@ -131,8 +134,15 @@ class Evaluation:
 
     def summary(self, set_name: str, view: str, method: str, metric: str) -> Summary | None:
         """None where no case has the metric. Raises AxonError ``METRIC_NOT_FINITE``."""
-        values = self.values(set_name, view, method, metric)
+        values = self.by_patient(self.values(set_name, view, method, metric))
         return summarise(values.values(), self.bootstrap, self.confidence, self.seed) if values else None
+
+    def by_patient(self, values: dict[str, float]) -> dict[str, float]:
+        """The mean of each patient's cases, in the order of their first ones."""
+        cases: dict[str, list[float]] = {}
+        for case, value in values.items():
+            cases.setdefault(self.patients.get(case, case), []).append(value)
+        return {patient: sum(each) / len(each) for patient, each in cases.items()}
 
     def score(self, set_name: str, view: str, method: str, metric: str) -> float | None:
         """Mean over the cases of `axon.metrics.catalogue.Metric.score`: greater is better. A signed error counts by its
@@ -160,6 +170,7 @@ class Evaluation:
         if baseline is None or not ours:
             return None
         theirs = self.values(set_name, view, baseline, metric)
+        ours, theirs = self.by_patient(ours), self.by_patient(theirs)
         return paired_improvement(ours, theirs, self.bootstrap, self.confidence, self.seed)
 
     def metrics(self) -> dict[str, Any]:
@@ -220,7 +231,7 @@ def showcase(rows: Sequence[CaseResult]) -> dict[tuple[str, str], str]:
         ``"best"``, ``"worst"`` and ``"median"`` by (set_name, case_id), ``"only"`` for a lone case; fewer where there
         are fewer cases.
     """
-    ours = [row for row in rows if row.method == "axon"]
+    ours = [row for row in rows if row.method == "axon" and "axon/psnr" in row.metrics]
     shown = [row for row in ours if row.view == "bi"] or ours
     ranks: dict[tuple[str, str], str] = {}
     for name in sorted({row.set_name for row in shown}):
@@ -287,7 +298,7 @@ def _improvement_line(evaluation: Evaluation, set_name: str, view: str, method: 
 
 
 def _interval_text(of: Metric, summary: Summary | None) -> str:
-    if summary is None or summary.n == 1:  # One case has no interval.
+    if summary is None or summary.few:
         return _mean_text(of, summary)
     return f"{of.text(summary.mean)} [{of.text(summary.low)}, {of.text(summary.high)}]"
 

@@ -37,6 +37,11 @@ class Summary:
     high: float
     n: int
 
+    @property
+    def few(self) -> str:
+        """What stands in place of the interval, which fewer than three cases do not have; empty where they have one."""
+        return {1: "one case", 2: "two cases"}.get(self.n, "")
+
 
 def summarise(values: Iterable[float], bootstrap: int, confidence: float, seed: int) -> Summary:
     """Mean and median of ``values`` with a percentile-bootstrap interval of the mean (Efron 1979).

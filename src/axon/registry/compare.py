@@ -8,14 +8,14 @@ import base64
 import csv
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from axon import DISCLAIMER
 from axon.errors import AxonError
-from axon.evaluation.report import ONE_CASE, write_page
+from axon.evaluation.report import write_page
 from axon.evaluation.results import STRIPS, strip_name
 from axon.metrics.catalogue import VIEW_LABELS, metric, shown_in
 from axon.metrics.statistics import COMPARABLE_KEYS, Summary, comparable, paired_difference, sign_flip_p
@@ -42,6 +42,7 @@ class Side:
         values: Metric by case of AXON's final volume, by (test set, view) and metric.
         primary: The primary metric by (test set, case), over all test sets and the views that its run was asked for.
         record: Parameters and AXON's tags of the run.
+        folder: Where its evaluation lies, if that is on this machine and not in MLflow.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Side:
     values: dict[tuple[str, str], dict[str, dict[str, float]]]
     primary: dict[tuple[str, str], float]
     record: dict[str, str]
+    folder: Path | None = None
 
     @property
     def named(self) -> dict[str, str]:
@@ -129,26 +131,50 @@ class Comparison:
         }
 
 
-def compare(a: str, b: str, tracking_uri: str, out: Path | None = None) -> Comparison:
+def compare(a: str, b: str, tracking_uri: str | None, out: Path | None = None) -> Comparison:
     """Compare two evaluated models, and write a page about it.
 
     Args:
-        a, b: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION`` or the id of an MLflow run.
-        tracking_uri: MLflow tracking and registry.
+        a, b: A folder that ``axon evaluate`` wrote, ``models:/NAME@ALIAS``, ``models:/NAME/VERSION`` or the id of an
+            MLflow run.
+        tracking_uri: MLflow tracking and registry; not needed for folders.
         out: HTML file; None writes none.
 
     Raises:
         AxonError: ``COMPARE_RUN`` where one names no evaluated run, ``COMPARE_DIFFERENT`` where the two were not
             evaluated alike, ``TRACKING_MISSING``, ``TRACKING_FAILED``, ``MODEL_URI`` or ``METRICS_NOT_FINITE``.
     """
+    if is_evaluation(a) and is_evaluation(b):
+        return _written(compare_sides(*(_folder_side(name) for name in (a, b))), None, out)
+    if not tracking_uri:
+        raise AxonError("TRACKING_URI", "no MLflow is named", "give --tracking-uri, or set MLFLOW_TRACKING_URI")
     refuse_missing_store(tracking_uri)
     mlflow = client(tracking_uri)
     with TemporaryDirectory() as scratch, tracking_errors(tracking_uri):
-        sides = [_side(mlflow, name, Path(scratch) / letter) for name, letter in ((a, "a"), (b, "b"))]
-        found = compare_sides(*sides)
-        if out:
+        sides = [
+            _folder_side(name) if is_evaluation(name) else _side(mlflow, name, Path(scratch) / letter)
+            for name, letter in ((a, "a"), (b, "b"))
+        ]
+        return _written(compare_sides(*sides), mlflow, out)
+
+
+def is_evaluation(name: str) -> bool:
+    """Whether a name is of a folder that holds an evaluation."""
+    return (Path(name) / "metrics.json").is_file()
+
+
+def _written(found: Comparison, mlflow: MlflowClient | None, out: Path | None) -> Comparison:
+    if out:
+        with TemporaryDirectory() as scratch:
             write_page(out, "compare.html.j2", _context(found, _pictures(mlflow, found, Path(scratch))))
     return found
+
+
+def _folder_side(name: str) -> Side:
+    """An evaluation that lies on this machine; what its facts say stands for the record of a run."""
+    side = _read(Path(name), name, "", "", {})
+    told = ("model", "model_sha256", "method", "films", "samples", "seed", "code_revision")
+    return replace(side, record={key: str(side.facts[key]) for key in told if key in side.facts}, folder=Path(name))
 
 
 def compare_sides(a: Side, b: Side) -> Comparison:
@@ -212,9 +238,9 @@ def table(found: Comparison) -> str:
 
 
 def interval_text(metric: str, summary: Summary) -> str:
-    """``"+0.35 [+0.10, +0.61]"``; one case has no interval."""
+    """``"+0.35 [+0.10, +0.61]"``; one or two cases have no interval."""
     mean, low, high = (_signed(metric, value) for value in (summary.mean, summary.low, summary.high))
-    return f"{mean} [{low}, {high}]" if summary.n > 1 else f"{mean} ({ONE_CASE})"
+    return f"{mean} ({summary.few})" if summary.few else f"{mean} [{low}, {high}]"
 
 
 def _side(mlflow: MlflowClient, name: str, scratch: Path) -> Side:
@@ -228,12 +254,17 @@ def _side(mlflow: MlflowClient, name: str, scratch: Path) -> Side:
                 "COMPARE_RUN", f"the run of {name!r} holds no {needed}", "name a run whose evaluation was registered"
             )
         folder = Path(mlflow.download_artifacts(run_id, needed, str(scratch))).parent
+    return _read(folder, name, run_id, version, record)
+
+
+def _read(folder: Path, name: str, run_id: str, version: str, record: dict[str, str]) -> Side:
+    """The values of the method that an evaluation is of: the model's, but for one of a baseline."""
     metrics = json.loads((folder / "metrics.json").read_text())
     values: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
     with (folder / "cases.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             where, case = (row.pop("set_name"), row.pop("view")), row.pop("case_id")
-            if row.pop("method") == METHOD:
+            if row.pop("method") == metrics["facts"].get("method", METHOD):
                 for metric, value in row.items():
                     if value:
                         values.setdefault(where, {}).setdefault(metric, {})[case] = float(value)
@@ -266,7 +297,7 @@ def _run_of(mlflow: MlflowClient, name: str) -> tuple[str, str, dict[str, str]]:
     return run_id, version, {**data.params, **tags}
 
 
-def _pictures(mlflow: MlflowClient, found: Comparison, scratch: Path) -> list[dict[str, Any]]:
+def _pictures(mlflow: MlflowClient | None, found: Comparison, scratch: Path) -> list[dict[str, Any]]:
     """The most improved and the most worsened cases; older evaluations have no pictures of every case."""
     changed = [(key, b - a) for key, a, b in found.cases]
     improved = [case for case in changed if case[1] > 0][:SHOWN_CASES]
@@ -281,11 +312,18 @@ def _pictures(mlflow: MlflowClient, found: Comparison, scratch: Path) -> list[di
     return shown
 
 
-def _picture(mlflow: MlflowClient, side: Side, key: tuple[str, str], scratch: Path) -> str | None:
+def _picture(mlflow: MlflowClient | None, side: Side, key: tuple[str, str], scratch: Path) -> str | None:
+    if side.folder is not None or mlflow is None:
+        file = (side.folder or scratch) / strip_name(*key)
+        return _webp(file.read_bytes()) if file.is_file() else None
     path = f"{EVALUATION}/{strip_name(*key)}"
     if path not in [file.path for file in mlflow.list_artifacts(side.run_id, f"{EVALUATION}/{STRIPS}")]:
         return None
     content = Path(mlflow.download_artifacts(side.run_id, path, str(scratch))).read_bytes()
+    return _webp(content)
+
+
+def _webp(content: bytes) -> str:
     return f"data:image/webp;base64,{base64.b64encode(content).decode()}"
 
 
@@ -356,6 +394,8 @@ def _signed(key: str, value: float) -> str:
 
 
 def _title(side: Side) -> str:
+    if side.folder is not None:
+        return f"{side.name} ({side.facts.get('method', METHOD)} of {side.facts.get('model', 'a model')})"
     return f"{side.name} (version {side.version})" if side.version else f"run {side.name}"
 
 

@@ -145,7 +145,8 @@ def read_evaluation(folder: Path) -> Evaluated:
     try:
         facts = json.loads((folder / "metrics.json").read_text())["facts"]
         with (folder / "cases.csv").open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["method"] == METHOD]
+            method = facts.get("method", METHOD)
+            rows = [row for row in csv.DictReader(file) if row["method"] == method]
         view = facts["views"]
         metrics = _by_metric(row for row in rows if row["view"] == view)
     except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
@@ -153,7 +154,7 @@ def read_evaluation(folder: Path) -> Evaluated:
             "METRICS_MISSING", f"metrics.json or cases.csv is missing or damaged ({_first_line(error)})", fix
         ) from error
     if METRIC not in metrics:
-        raise AxonError("METRICS_MISSING", f"cases.csv has no {METRIC} of the method {METHOD!r}", fix)
+        raise AxonError("METRICS_MISSING", f"cases.csv has no {METRIC} of the method {method!r}", fix)
     for (_, case_id), value in metrics[METRIC].items():
         if not math.isfinite(value):
             raise AxonError("METRICS_NOT_FINITE", f"{METRIC} of case {case_id} ({view}) is {value}", fix)

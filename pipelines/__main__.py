@@ -31,6 +31,7 @@ EPILOG = """examples:
   {prog} compile --check                                end with status 1 where that file is out of date
   {prog} submit --config configs/h100.yaml --set dataset_revision=main      one run on a cluster
   {prog} status RUN                                     its steps, and where to look
+  {prog} status --tracking-uri sqlite:///runs/mlflow.db    the newest run of this machine, without a cluster
   {prog} status RUN --json | jq -r .state               for a script
   {prog} schedule --dry-run                             what schedules.yaml would change on the cluster
   {prog} schedule                                       change it
@@ -97,10 +98,16 @@ def parser(prog: str) -> argparse.ArgumentParser:
     submitting.add_argument("--name", help="name of the run (default: axon and the time)")
     submitting.set_defaults(verb=submit_run)
 
-    looking = verbs.add_parser(
-        "status", help="how a run on a cluster is doing", description="The state of every step, and where to look."
+    about = "The state of every step, and where to look: on a cluster where one is named, else by what MLflow knows."
+    looking = verbs.add_parser("status", help="how a run is doing", description=about)
+    looking.add_argument(
+        "run", nargs="?", default="", help="the run's id, as submit prints it, or its MLflow run (default: the newest)"
     )
-    looking.add_argument("run", help="the run's id, as submit prints it")
+    looking.add_argument(
+        "--tracking-uri",
+        default=os.environ.get("MLFLOW_TRACKING_URI", ""),
+        help="MLflow, where no cluster is named (default: $MLFLOW_TRACKING_URI)",
+    )
     for scripted in (submitting, looking):
         scripted.add_argument("--json", action="store_true", help="print an object instead of lines")
     looking.set_defaults(verb=show_status)
@@ -298,8 +305,13 @@ def submit_run(arguments: argparse.Namespace) -> None:
 
 def show_status(arguments: argparse.Namespace) -> None:
     """Show a run's steps."""
-    from pipelines.submit import Cluster, status, status_lines
+    from axon.orchestration.heartbeat import run_state, state_lines
+    from pipelines.submit import HOST, Cluster, status, status_lines
 
+    if arguments.tracking_uri and not (arguments.host or os.environ.get(HOST)):
+        told = run_state(arguments.tracking_uri, arguments.run)
+        print(json.dumps(told, indent=1) if arguments.json else "\n".join(state_lines(told)))
+        return
     found = status(Cluster(arguments.host, arguments.namespace), arguments.run)
     print(json.dumps(found, indent=1) if arguments.json else "\n".join(status_lines(found)))
 

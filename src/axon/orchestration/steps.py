@@ -8,6 +8,7 @@ from axon.config import Config
 from axon.data.patients import read_patients, seen_by_model
 from axon.data.prepared import PreparedDataset
 from axon.errors import one_line_errors, require
+from axon.orchestration.heartbeat import beating
 from axon.orchestration.launch import train
 from axon.orchestration.parent import parent_folder
 from axon.orchestration.trainjob import TrainJobs
@@ -44,7 +45,8 @@ def train_step(
         if parent is not None and stage in TRAINED_STAGES:
             refuse_seen_test_patients(parent, inputs["dataset"], settings)
             inputs["parent"] = parent
-        train(stage, settings, checkpoints, out, run.log, TrainJobs, **inputs)
+        with beating(run, checkpoints, settings, stage) as log:
+            train(stage, settings, checkpoints, out, log, TrainJobs, **inputs)
         run.artifact(out / "curves")
 
 

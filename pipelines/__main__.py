@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from axon.commands import add_device
+from axon.commands import add_device, whole_number
 from axon.compute.devices import DEVICE, device_name
 from axon.config import Config
 from axon.errors import AxonError, one_line_errors
@@ -108,6 +108,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
         default=os.environ.get("MLFLOW_TRACKING_URI", ""),
         help="MLflow, where no cluster is named (default: $MLFLOW_TRACKING_URI)",
     )
+    about = "by MLflow alone: fail, and alert, where no training has succeeded for so many days; for a timer"
+    looking.add_argument("--overdue", type=whole_number(1, 3650), metavar="DAYS", help=about)
     for scripted in (submitting, looking):
         scripted.add_argument("--json", action="store_true", help="print an object instead of lines")
     looking.set_defaults(verb=show_status)
@@ -305,9 +307,16 @@ def submit_run(arguments: argparse.Namespace) -> None:
 
 def show_status(arguments: argparse.Namespace) -> None:
     """Show a run's steps."""
-    from axon.orchestration.heartbeat import run_state, state_lines
+    from axon.orchestration.heartbeat import refuse_overdue, run_state, state_lines
     from pipelines.submit import HOST, Cluster, status, status_lines
 
+    if arguments.overdue:
+        if not arguments.tracking_uri:
+            fix = "give --tracking-uri, or set MLFLOW_TRACKING_URI"
+            raise AxonError("TRACKING_URI", "--overdue asks MLflow, and none is named", fix)
+        refuse_overdue(arguments.tracking_uri, arguments.overdue)
+        print(f"a training has succeeded in the last {arguments.overdue} days")
+        return
     if arguments.tracking_uri and not (arguments.host or os.environ.get(HOST)):
         told = run_state(arguments.tracking_uri, arguments.run)
         print(json.dumps(told, indent=1) if arguments.json else "\n".join(state_lines(told)))

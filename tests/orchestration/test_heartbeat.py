@@ -14,7 +14,8 @@ from axon.cli import main
 from axon.config import Config
 from axon.errors import AxonError
 from axon.orchestration import heartbeat
-from axon.orchestration.heartbeat import FILE, HEARTBEAT, beating, run_state, state_lines
+from axon.orchestration.alert import Alert
+from axon.orchestration.heartbeat import FILE, HEARTBEAT, beating, refuse_overdue, run_state, state_lines
 from axon.tracking.client import client, default_tracking_uri
 from axon.tracking.runs import WORK_KEY, StageRun, finish_parent, stage_run, start_parent
 
@@ -69,7 +70,9 @@ def test_an_mlflow_that_fails_stops_no_training(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.slow
-def test_status_by_mlflow_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_by_mlflow_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     uri = default_tracking_uri(tmp_path)
     with pytest.raises(AxonError, match="TRACKING_MISSING"):
         run_state(uri)
@@ -94,6 +97,19 @@ def test_status_by_mlflow_alone(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert {"run_id", "link", "name", "state", "error", "steps"} == told.keys() and told["run_id"] == parent
     assert [step["name"] for step in told["steps"]] == ["bridge", "refiner", "superres"]
     assert told["steps"][0]["silent_s"] is None and told["steps"][2]["silent_s"] > heartbeat.SILENT_S
+    with pytest.raises(AxonError, match="RETRAINING_OVERDUE"):
+        refuse_overdue(uri, 7)
     finish_parent(uri, "axon", "new", True, "")
+    assert main(["pipeline", "status", "--overdue", "7", "--tracking-uri", uri]) == 0
+    monkeypatch.setenv("AXON_ALERT_URL", "http://alerts.invalid/x")
+    sent: list[Alert] = []
+    monkeypatch.setattr(heartbeat, "send", lambda url, alert: sent.append(alert) or "")
+    week_on = time.time() + 8 * 86400
+    monkeypatch.setattr(heartbeat.time, "time", lambda: week_on)
+    with pytest.raises(SystemExit):
+        main(["pipeline", "status", "--overdue", "7", "--tracking-uri", uri])
+    assert "[RETRAINING_OVERDUE] no training has succeeded for 7 days" in capsys.readouterr().out
+    assert [alert.state for alert in sent] == ["OVERDUE"]
+    monkeypatch.undo()
     assert run_state(uri, "new")["state"] == "SUCCEEDED" and run_state(uri, "old")["state"] == "RUNNING"
     assert state_lines(run_state(uri, "old"))[0].endswith("RUNNING")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from axon.compute.devices import gpu_memory
 from axon.config import Config, StageConfig
 from axon.errors import AxonError
 from axon.files import json_text, write_whole
+from axon.orchestration.alert import ALERT_URL, Alert, send
 from axon.tracking.client import client, refuse_missing_store, sqlite_path, tracking_errors, without_credentials
 from axon.tracking.runs import PARENT, RUN_KEY, STAGE, WORK_KEY, StageRun
 from axon.training.loop import Log
@@ -120,6 +122,27 @@ def run_state(tracking_uri: str, run: str = "") -> dict[str, Any]:
         "error": found.data.tags.get("axon.error", ""),
         "steps": [_step(step) for step in sorted(steps, key=lambda step: int(step.info.start_time))],
     }
+
+
+def refuse_overdue(tracking_uri: str, days: int) -> None:
+    """See that a training has succeeded in the last ``days``; where none has, an alert is posted if ``AXON_ALERT_URL``
+    is set. For a timer of its own: a schedule that never fires cannot say so itself.
+
+    Raises:
+        AxonError: ``RETRAINING_OVERDUE``, ``TRACKING_MISSING`` or ``TRACKING_FAILED``.
+    """
+    refuse_missing_store(tracking_uri)
+    mlflow, since = client(tracking_uri), int((time.time() - days * 86400) * 1000)
+    query = f"attributes.status = 'FINISHED' and tags.`{WORK_KEY}` LIKE '%' and attributes.end_time > {since}"
+    with tracking_errors(tracking_uri):
+        experiments = [found.experiment_id for found in mlflow.search_experiments()]
+        if mlflow.search_runs(experiments, query, max_results=1):
+            return
+    text = f"no training has succeeded for {days} days"
+    if url := os.environ.get(ALERT_URL):
+        trouble = send(url, Alert(f"AXON: {text}", "", "", "OVERDUE", [], without_credentials(tracking_uri)))
+        print(f"the alert was not delivered: {trouble}" if trouble else "the alert was delivered")
+    raise AxonError("RETRAINING_OVERDUE", text, "see axon pipeline status, and whether the schedule is on")
 
 
 def _find_run(mlflow: MlflowClient, run: str) -> Run:

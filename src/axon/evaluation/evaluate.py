@@ -19,7 +19,7 @@ from axon.baselines.methods import TRAINED
 from axon.compute.devices import choose_device
 from axon.config import Config
 from axon.data.cases import Case
-from axon.data.patients import write_patients
+from axon.data.patients import read_patients, write_patients
 from axon.data.prepared import PreparedDataset
 from axon.errors import AxonError
 from axon.evaluation.calibration import error_curve, step_share
@@ -47,6 +47,7 @@ from axon.models.folders import load_network
 from axon.models.superres import downsample
 from axon.pretrained import seal
 from axon.references.candidates import library_of, trained_on
+from axon.training.train import ANCESTORS
 
 FLOOR_CTS = 8
 """CTs that the floor is measured over, at most: pairs grow with their square."""
@@ -149,7 +150,9 @@ def evaluate(
     again = champion and measure_again(champion, pipeline, evaluation.metrics()["facts"], cases, views, config)
     with whole_folder(out) as part:
         pipeline.to("cpu").save_pretrained(part / "model", safe_serialization=True)
-        write_patients(part / "model", trained_on(data, config))
+        before = read_patients(bridge / ANCESTORS)
+        trained_by_it = (*trained_on(data, config), *(before.trained if before else ()))
+        write_patients(part / "model", dict.fromkeys(trained_by_it))
         seal(part / "model")
         if again:
             write_json(part / MEASURED_AGAIN, again)

@@ -416,7 +416,7 @@ function setPlane(name) {
 function scale() {
   viewer.drawScene();
   const { leftTopWidthHeight, fovMM } = viewer.screenSlices[0];
-  $("bar").style.width = `${(100 * leftTopWidthHeight[2]) / fovMM[0] / viewer.uiData.dpr}px`;
+  $("bar").style.width = `${(100 * leftTopWidthHeight[2]) / Math.abs(fovMM[0]) / viewer.uiData.dpr}px`;
 }
 
 addEventListener("resize", () => viewer && requestAnimationFrame(scale));

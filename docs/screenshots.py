@@ -56,7 +56,7 @@ def take(films: list[Path], out: Path) -> None:
         save(page, out / "serve-start.webp")
         submit(page)
         said = page.find_element(By.ID, "progress-text")
-        WebDriverWait(page, PATIENCE_S, 0.05).until(lambda _: " s so far" in said.text)
+        WebDriverWait(page, PATIENCE_S, 0.05).until(lambda _: " s left" in said.text)
         save(page, out / "serve-working.webp")
         answered(page, PATIENCE_S)
         look(page, out / "serve-desk.webp")

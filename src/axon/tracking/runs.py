@@ -21,6 +21,8 @@ PARENT = "mlflow.parentRunId"
 CONFIG = "config.yaml"
 """Artifact of the pipeline run: its resolved configuration."""
 WORK_KEY = "axon.work_key"
+TRAINING_VIEW = {"mlflow.experimentKind": "custom_model_development"}
+"""Makes MLflow's page show an experiment's runs first; without, it looks for traces of language models."""
 
 
 def start_parent(
@@ -202,7 +204,7 @@ def _experiment_id(mlflow: MlflowClient, tracking_uri: str, name: str) -> str:
     database = sqlite_path(tracking_uri)
     artifacts = (database.resolve().parent / "mlartifacts").as_uri() if database else None
     try:
-        return str(mlflow.create_experiment(name, artifact_location=artifacts))
+        return str(mlflow.create_experiment(name, artifact_location=artifacts, tags=TRAINING_VIEW))
     except MlflowException:
         # Another run may have made it in between.
         if found := mlflow.get_experiment_by_name(name):

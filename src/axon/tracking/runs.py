@@ -77,6 +77,21 @@ def run_link(tracking_uri: str, experiment: str, run_key: str) -> str:
     return f"{without_credentials(tracking_uri).rstrip('/')}/#/experiments/{of}/runs/{run_id}"
 
 
+def experiment_link(tracking_uri: str, experiment: str, server: str) -> str:
+    """Page of an experiment's runs on an MLflow ``server`` over that store, in the view of trainings.
+
+    Raises:
+        AxonError: ``REGISTRY_NO_MODEL`` or ``TRACKING_FAILED``.
+    """
+    mlflow = client(tracking_uri)
+    with tracking_errors(tracking_uri):
+        found = mlflow.get_experiment_by_name(experiment)
+    if found is None:
+        raise AxonError("REGISTRY_NO_MODEL", f"no runs of {experiment!r} are recorded", "check its name")
+    page = f"{without_credentials(server).rstrip('/')}/#/experiments/{found.experiment_id}"
+    return f"{page}/runs?workflowType=machine_learning"
+
+
 def last_success(tracking_uri: str, experiment: str, work_key: str) -> str | None:
     """The run id of the experiment's last successful pipeline run, if its work is ``work_key``; else None.
 

@@ -19,7 +19,7 @@ DATA ?=
 OUT ?= runs/demo
 CONFIG ?= configs/smoke.yaml
 
-.PHONY: help install data demo test test-fast bench-speed lint format compile lock clean fuzz fuzz-again pretrained serve-assets bench-quality reference tour screenshots test-containers images lock-images
+.PHONY: help install data demo test test-fast bench-speed lint format compile lock clean fuzz fuzz-again pretrained serve-assets bench-quality reference tour screenshots test-containers images lock-images release
 SECONDS_TO_FUZZ ?= 300
 # Tests run in processes side by side, a thread each.
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 4 ? 4 : n )))
@@ -136,6 +136,17 @@ lock-images: ## resolve the images' lock files again, with the versions of const
 	echo '$(TORCH)' | UV_FIND_LINKS= $(IMAGE_LOCK) - $(NOT_TORCH) \
 	  --constraint containers/requirements.lock --output-file containers/requirements-cuda.lock
 	printf 'cyclonedx-bom\nhatchling\nuv\n' | $(IMAGE_LOCK) - --output-file containers/requirements-build.lock
+
+release: install ## wheel, sdist, MONAI bundle, list of packages (CycloneDX) and checksums into dist, from a tag vVERSION
+	@test "v$$($(BIN)/python -c 'import axon; print(axon.__version__)')" = "$$(git describe --exact-match --tags 2>/dev/null)" \
+	  || { echo "the checkout is not at the tag of its version" >&2; exit 1; }
+	@test -z "$$(git status --porcelain)" || { echo "the checkout has changes" >&2; exit 1; }
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+	$(BIN)/axon model export axon-small dist/axon-small-monai --format monai
+	cd dist && $(CURDIR)/$(BIN)/python -m zipfile -c axon-small-monai.zip axon-small-monai && rm -r axon-small-monai
+	$(BIN)/uv tool run --from cyclonedx-bom cyclonedx-py environment $(BIN)/python --output-reproducible --output-file dist/sbom.cdx.json
+	cd dist && sha256sum * > SHA256SUMS
 
 clean: ## remove .venv and every run
 	rm -rf $(VENV) runs dist

@@ -13,16 +13,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from PIL import Image
+from selenium.webdriver.chrome.webdriver import WebDriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
 from axon.errors import AxonError, one_line_errors
 from tests.browser.conftest import DESK, PHONE, chromium, resize, screenshot
-from tests.browser.test_serve_page import give, loaded, press
+from tests.browser.test_serve_page import answered, choose, give, loaded, press, submit, theme, visit
 from tests.support.small_model import write_films
 
 FOLDER = Path(__file__).with_name("screenshots")
 PHANTOM = 1000
 """Of a seed that no model was trained on."""
 PATIENCE_S = 900
+NAMES = {f"serve-{state}.webp" for state in ("start", "working", "desk", "refused", "phone", "phone-dark")}
 
 
 def main() -> int:
@@ -39,20 +43,46 @@ def main() -> int:
 
 
 def take(films: list[Path], out: Path) -> None:
-    """Write ``serve-desk.webp`` and ``serve-phone.webp``."""
+    """Write a picture of every state of the page: `NAMES`."""
     with (
         TemporaryDirectory(prefix="axon-screenshots-") as scratch,
         serving() as address,
         chromium(Path(scratch)) as page,
     ):
-        for name, size in (("desk", DESK), ("phone", PHONE)):
-            resize(page, size)
-            give(page, address, *(films or write_films(Path(scratch), PHANTOM)), samples=4, seconds=PATIENCE_S)
-            loaded(page, "ct.nii.gz")
-            press(page, "Soft tissue")
-            path = out / f"serve-{name}.webp"
-            Image.open(io.BytesIO(screenshot(page))).convert("RGB").save(path, quality=80, method=6)
-            print(f"wrote {path}, {path.stat().st_size // 1024} KiB")
+        films = films or list(write_films(Path(scratch), PHANTOM))
+        resize(page, DESK)
+        visit(page, address)
+        choose(page, *films, samples=4)
+        save(page, out / "serve-start.webp")
+        submit(page)
+        said = page.find_element(By.ID, "progress-text")
+        WebDriverWait(page, PATIENCE_S, 0.05).until(lambda _: " s left" in said.text)
+        save(page, out / "serve-working.webp")
+        answered(page, PATIENCE_S)
+        look(page, out / "serve-desk.webp")
+        turned = Path(scratch, "upside-down.png")
+        Image.open(films[0]).rotate(180).save(turned)
+        page.find_element(By.NAME, "frontal").send_keys(str(turned))
+        submit(page)
+        answered(page, PATIENCE_S)
+        save(page, out / "serve-refused.webp")
+        resize(page, PHONE)
+        give(page, address, *films, seconds=PATIENCE_S)
+        look(page, out / "serve-phone.webp")
+        theme(page, "dark")
+        look(page, out / "serve-phone-dark.webp")
+
+
+def look(page: WebDriver, path: Path) -> None:
+    """Keep what the page shows of a volume's soft tissue."""
+    loaded(page, "ct.nii.gz")
+    press(page, "Soft tissue")
+    save(page, path)
+
+
+def save(page: WebDriver, path: Path) -> None:
+    Image.open(io.BytesIO(screenshot(page))).convert("RGB").save(path, quality=80, method=6)
+    print(f"wrote {path}, {path.stat().st_size // 1024} KiB")
 
 
 @contextmanager

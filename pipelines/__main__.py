@@ -9,18 +9,19 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from axon.commands import add_device, whole_number
 from axon.compute.devices import DEVICE, device_name
 from axon.config import Config
-from axon.errors import AxonError, one_line_errors
+from axon.errors import AxonError, one_line_errors, require
 
 if TYPE_CHECKING:
+    from pipelines.site import Site
     from pipelines.submit import Package
 
 EPILOG = """examples:
@@ -33,6 +34,9 @@ EPILOG = """examples:
   {prog} status RUN                                     its steps, and where to look
   {prog} status --tracking-uri sqlite:///runs/mlflow.db    the newest run of this machine, without a cluster
   {prog} status RUN --json | jq -r .state               for a script
+  {prog} compile --site docs/site.yaml -o site-pipeline.yaml    for a cluster with nodes, GPUs and images of its own
+  {prog} submit --dry-run --site docs/site.yaml         what is wrong with all that; needs neither cluster nor images
+  {prog} schedule --check                               the same of schedules.yaml, and when each would run
   {prog} schedule --dry-run                             what schedules.yaml would change on the cluster
   {prog} schedule                                       change it
 
@@ -66,6 +70,9 @@ def parser(prog: str) -> argparse.ArgumentParser:
     )
     compiling.add_argument("--check", action="store_true", help="write nothing; fail where the file is out of date")
     compiling.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="write to FILE (default: pipelines/axon_pipeline.yaml)"
+    )
+    compiling.add_argument(
         "--batch",
         type=Path,
         metavar="FILE",
@@ -77,9 +84,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
         metavar="FILE",
         help="write Pipeline and PipelineVersion resources to FILE instead, for kubectl or GitOps; images need digests",
     )
-    compiling.add_argument(
-        "--namespace", default="kubeflow", help="namespace of those resources (default: %(default)s)"
-    )
+    compiling.add_argument("--namespace", help="namespace of those resources (default: the site's, else kubeflow)")
     compiling.set_defaults(verb=compile_pipeline)
     _add_run(verbs)
 
@@ -96,6 +101,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
         "--service-account", default="", help="account of the steps, e.g. axon-pipeline (default: the cluster's)"
     )
     submitting.add_argument("--name", help="name of the run (default: axon and the time)")
+    about = "check configuration, parameters and site, start nothing; needs neither a cluster nor images"
+    submitting.add_argument("--dry-run", action="store_true", help=about)
     submitting.set_defaults(verb=submit_run)
 
     about = "The state of every step, and where to look: on a cluster where one is named, else by what MLflow knows."
@@ -128,7 +135,12 @@ def parser(prog: str) -> argparse.ArgumentParser:
         "--file", type=Path, default=Path("schedules.yaml"), help="the schedules (default: %(default)s)"
     )
     scheduling.add_argument("--dry-run", action="store_true", help="show the plan and change nothing")
+    about = "check the file alone, and say when each would run; needs neither a cluster nor images"
+    scheduling.add_argument("--check", action="store_true", help=about)
     scheduling.set_defaults(verb=keep_schedules)
+    for compiled in (compiling, submitting, scheduling):
+        about = "what the cluster has of its own: images, GPUs, nodes, storage; docs/site.yaml is an example"
+        compiled.add_argument("--site", type=Path, metavar="FILE", help=about)
     for clustered in (submitting, looking, scheduling):
         clustered.add_argument(
             "--host", default="", help="address of Kubeflow Pipelines (default: KF_PIPELINES_ENDPOINT)"
@@ -176,26 +188,67 @@ def compile_pipeline(arguments: argparse.Namespace) -> None:
     """Compile, or compare with the committed file."""
     from pipelines.axon_pipeline import COMPILED, committed
 
+    _refuse_ignored(arguments)
     if arguments.batch:
         _write_batch(arguments.batch)
         return
-    with _compiled() as fresh:
+    site = _site(arguments.site)
+    if named := [name for name in ("AXON_IMAGE_CPU", "AXON_IMAGE_CUDA") if os.environ.get(name)]:
+        print(f"images come from the environment: {', '.join(named)}", file=sys.stderr)
+    with _compiled(site) as fresh:
         if arguments.resources:
-            _write_resources(fresh, arguments.resources, arguments.namespace)
+            _write_resources(fresh, arguments.resources, arguments.namespace or site.namespace, site)
         elif not arguments.check:
-            COMPILED.write_text(committed(fresh.read_text()))
-            print(f"wrote {COMPILED}")
+            target = arguments.output or COMPILED
+            try:
+                target.write_text(fresh.read_text() if arguments.output else committed(fresh.read_text()))
+            except OSError as error:
+                fix = "name a file in a folder that is there"
+                raise AxonError("RESOURCES_FILE", f"{target} cannot be written: {error}", fix) from error
+            print(f"wrote {target}")
         elif not COMPILED.is_file() or committed(fresh.read_text()) != COMPILED.read_text():
             raise AxonError(
                 "COMPILED_STALE", f"{COMPILED.name} is not what the code compiles to", "run: axon pipeline compile"
             )
 
 
-def _write_resources(fresh: Path, target: Path, namespace: str) -> None:
+def _refuse_ignored(arguments: argparse.Namespace) -> None:
+    """Refuse a combination of options of which one would be ignored. Raises AxonError ``COMPILE_OPTIONS``."""
+    elsewhere = arguments.output or arguments.resources or arguments.batch
+    for wrong, message, fix in (
+        (
+            sum(map(bool, (arguments.output, arguments.resources, arguments.batch))) > 1,
+            "several of -o, --resources and --batch are given",
+            "give one of them",
+        ),
+        (arguments.site and arguments.batch, "--batch knows no --site", "leave one out"),
+        (
+            arguments.check and (elsewhere or arguments.site),
+            "--check compares the committed file, which is of no site and is not written",
+            "leave out the other options",
+        ),
+        (arguments.namespace and not arguments.resources, "--namespace is of --resources", "add --resources FILE"),
+        (
+            arguments.site and not elsewhere,
+            "a pipeline for a site does not belong into pipelines/axon_pipeline.yaml",
+            "add -o FILE or --resources FILE",
+        ),
+    ):
+        require(not wrong, "COMPILE_OPTIONS", message, fix)
+
+
+def _site(path: Path | None) -> Site:
+    from pipelines.resources import NEEDS
+    from pipelines.site import Site, load
+
+    return Site() if path is None else load(path, NEEDS)
+
+
+def _write_resources(fresh: Path, target: Path, namespace: str, site: Site) -> None:
     from kfp import compiler
     from kfp.compiler.compiler_utils import KubernetesManifestOptions
 
-    from pipelines.axon_pipeline import axon_pipeline
+    from pipelines.axon_pipeline import build, defaults
     from pipelines.submit import Package
 
     package = Package.read(fresh)
@@ -207,7 +260,11 @@ def _write_resources(fresh: Path, target: Path, namespace: str) -> None:
     )
     try:
         compiler.Compiler().compile(
-            axon_pipeline, str(target), kubernetes_manifest_options=options, kubernetes_manifest_format=True
+            build(site),
+            str(target),
+            pipeline_parameters=defaults(site),
+            kubernetes_manifest_options=options,
+            kubernetes_manifest_format=True,
         )
     except OSError as error:
         raise AxonError(
@@ -231,24 +288,24 @@ def _write_batch(target: Path) -> None:
 
 
 @contextmanager
-def _compiled() -> Iterator[Path]:
-    """The pipeline, compiled with this environment's images to a file that goes away again."""
+def _compiled(site: Site) -> Iterator[Path]:
+    """The pipeline, compiled for a site to a file that goes away again."""
     from kfp import compiler
 
-    from pipelines.axon_pipeline import axon_pipeline
+    from pipelines.axon_pipeline import build, defaults
 
     with tempfile.TemporaryDirectory() as scratch:
         fresh = Path(scratch) / "axon_pipeline.yaml"
-        compiler.Compiler().compile(axon_pipeline, str(fresh))
+        compiler.Compiler().compile(build(site), str(fresh), pipeline_parameters=defaults(site))
         yield fresh
 
 
 @contextmanager
-def _package() -> Iterator[Package]:
+def _package(site: Path | None, pinned: bool = True) -> Iterator[Package]:
     from pipelines.submit import Package
 
-    with _compiled() as fresh:
-        yield Package.read(fresh)
+    with _compiled(_site(site)) as fresh:
+        yield Package.read(fresh, pinned)
 
 
 def run_pipeline(arguments: argparse.Namespace) -> None:
@@ -280,11 +337,14 @@ def submit_run(arguments: argparse.Namespace) -> None:
     from axon.compute.devices import estimated_bytes
     from pipelines.submit import Cluster, config_parameter, parse_settings, submit
 
+    if arguments.dry_run:
+        check_submission(arguments)
+        return
     parameters = parse_settings(arguments.settings)
     if arguments.config:
         parameters["config_yaml"] = config_parameter(arguments.config)
         parameters.setdefault("seed", Config.load(arguments.config).seed)
-    with _package() as package:
+    with _package(arguments.site) as package:
         package.check(parameters)
         cluster = Cluster(arguments.host, arguments.namespace)
         name = arguments.name or f"{package.name} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
@@ -303,6 +363,34 @@ def submit_run(arguments: argparse.Namespace) -> None:
     print(f"run       {run_id}  ({name}, version {package.version})")
     print(f"GPU       about {estimated_bytes(config) / 1024**3:.0f} GiB of memory in training, estimated")
     print(f"look at   {cluster.link(run_id)}, or: axon pipeline status {run_id}\n{DISCLAIMER}")
+
+
+def check_submission(arguments: argparse.Namespace) -> None:
+    """Check all that a submission is made of, without a cluster and images. Raises AxonError, ``SUBMISSION`` with all
+    that is wrong.
+    """
+    from axon.orchestration.preflight import raise_all
+    from pipelines.site import Site
+    from pipelines.submit import Package, config_parameter, parse_settings
+
+    problems: list[AxonError] = []
+
+    def tried(what: Callable[[], Any], otherwise: Any) -> Any:
+        try:
+            return what()
+        except AxonError as error:
+            problems.append(error)
+            return otherwise
+
+    site = tried(lambda: _site(arguments.site), Site())
+    parameters = tried(lambda: parse_settings(arguments.settings), {})
+    if arguments.config and (config := tried(lambda: config_parameter(arguments.config), "")):
+        parameters["config_yaml"] = config
+    with _compiled(site) as fresh:
+        package = Package.read(fresh, pinned=False)
+    tried(lambda: package.check(parameters), None)
+    raise_all(problems, "SUBMISSION")
+    print(f"nothing is wrong with it; version {package.version}, which was not submitted")
 
 
 def show_status(arguments: argparse.Namespace) -> None:
@@ -330,8 +418,13 @@ def keep_schedules(arguments: argparse.Namespace) -> None:
     from pipelines.schedules import apply, describe, load, plan
     from pipelines.submit import Cluster
 
-    with _package() as package:
+    with _package(arguments.site, pinned=not arguments.check) as package:
         experiment, desired = load(arguments.file, package)
+        if arguments.check:
+            for one in desired:
+                times = ", ".join(f"{time:%Y-%m-%d %H:%M}" for time in one.schedule.next_runs(datetime.now(UTC)))
+                print(f"{one.schedule.name}: {times if one.schedule.enabled else 'switched off'}")
+            return
         cluster = Cluster(arguments.host, arguments.namespace)
         steps = plan(cluster, experiment, desired)
         print("\n".join(describe(steps, desired, datetime.now(UTC))))

@@ -29,6 +29,7 @@ from components.train_refiner import train_refiner
 from components.train_superres import train_superres
 from components.validate import validate
 from pipelines import resources
+from pipelines.site import Site
 
 ROOT = Path(__file__).parents[1]
 COMPILED = ROOT / "pipelines" / "axon_pipeline.yaml"
@@ -49,8 +50,27 @@ def committed(text: str) -> str:
 DEFAULT_CONFIG = json.dumps(yaml.safe_load((ROOT / "configs" / "h100.yaml").read_text()))
 
 
-@dsl.pipeline(name="axon", description="3D chest CT from one or two chest X-rays. Research only, not a medical device.")
-def axon_pipeline(
+DESCRIPTION = "3D chest CT from one or two chest X-rays. Research only, not a medical device."
+
+
+def build(site: Site | None = None) -> Any:
+    """The pipeline as a cluster with ``site`` wants it; the usual one without."""
+    resources.SITE = site or Site()
+    return dsl.pipeline(name="axon", description=DESCRIPTION)(_axon)
+
+
+def defaults(site: Site) -> dict[str, Any]:
+    """Defaults of parameters that are others at ``site``."""
+    usual = Site()
+    changed: dict[str, Any] = {}
+    if site.gpu_nodes != usual.gpu_nodes or site.node_selector:
+        changed["gpu_nodes"] = {**site.node_selector, **site.gpu_nodes}
+    if site.mount != usual.mount:
+        changed["checkpoint_root"] = f"{site.mount}/checkpoints"
+    return changed
+
+
+def _axon(
     dataset_repo: str = "",
     dataset_revision: str = "HEAD",
     dataset_folder: str = "",
@@ -137,3 +157,6 @@ def axon_pipeline(
         # `finish` asks how the run ended; a step that has succeeded closes it.
         with dsl.Else(name="nothing-new"):
             on(nothing_new(model_name=model_name))
+
+
+axon_pipeline = build()

@@ -5,8 +5,10 @@ specification.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from kfp import kubernetes
 from kfp.dsl import PipelineTask
@@ -15,12 +17,15 @@ from kfp.dsl.pipeline_channel import PipelineParameterChannel
 from axon.orchestration.preflight import IMAGES
 from axon.orchestration.trainjob import NODE
 from components import image
+from pipelines.site import Site
 
 ROOT = Path(__file__).parents[1]
-ACCELERATOR = "nvidia.com/gpu"
 USER_ID = 10001
-VOLUME, MOUNT = "axon-storage", "/mnt/axon"
-"""A PersistentVolumeClaim for what outlives a run (checkpoints, datasets in folders), and where the steps see it."""
+SHARED_MEMORY = "/dev/shm"  # noqa: S108  where PyTorch looks for it
+SITE = Site()
+"""The site that is compiled for; `pipelines.axon_pipeline.build` sets it."""
+ACCELERATOR, VOLUME, MOUNT = SITE.gpu, SITE.volume, SITE.mount
+"""What they are unless a site says otherwise."""
 
 SECRET_KEYS = {
     "aws_access_key_id": "AWS_ACCESS_KEY_ID",
@@ -79,6 +84,20 @@ STEPS = len(NEEDS) - 1
 """Steps of a run that has something to do: all but `nothing_new`."""
 
 
+def needs_of(step: str) -> Needs:
+    """What a step needs at the site."""
+    trains = SITE.steps.get("train", {}) if step.startswith("train_") else {}
+    asked: dict[str, Any] = {**trains, **SITE.steps.get(step, {})}
+    if "cpu" in asked:
+        asked["cpu"] = str(asked["cpu"])
+    return replace({**NEEDS, **BATCH_NEEDS}[step], **asked)
+
+
+def image_of(target: str) -> str:
+    """The image of a target: ``AXON_IMAGE_<TARGET>``, else the site's, else that of ``containers/images.yaml``."""
+    return os.environ.get(f"AXON_IMAGE_{target.upper()}") or SITE.images.get(target) or image(target)
+
+
 def apply(
     task: PipelineTask,
     step: str,
@@ -95,25 +114,34 @@ def apply(
         gpu_nodes: Labels of the nodes for GPU steps, which choose the type of GPU.
         gpus: For a training step: its number of GPUs, found out in the run; 0 where it has a TrainJob's nodes train.
     """
-    needs = {**NEEDS, **BATCH_NEEDS}[step]
+    needs = needs_of(step)
+    if SITE.images:
+        task.set_container_image(image_of("cuda" if needs.gpus else "cpu"))
     task.set_cpu_request(needs.cpu).set_memory_request(needs.memory).set_memory_limit(needs.memory)
     task.set_caching_options(needs.cached)
     if needs.retries:
         task.set_retry(needs.retries, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s")
     if step == "preflight":
-        task.set_env_variable(IMAGES, f"{image('cpu')} {image('cuda')}")
+        task.set_env_variable(IMAGES, f"{image_of('cpu')} {image_of('cuda')}")
     if needs.gpus:
-        task.set_accelerator_type(ACCELERATOR).set_accelerator_limit(gpus or needs.gpus)
+        task.set_accelerator_type(SITE.gpu).set_accelerator_limit(gpus or needs.gpus)
         task.set_env_variable("AXON_REQUIRE_GPU", "1")
-        kubernetes.empty_dir_mount(task, volume_name="shm", mount_path="/dev/shm", medium="Memory", size_limit="8Gi")  # noqa: S108
+        kubernetes.empty_dir_mount(task, "shm", SHARED_MEMORY, medium="Memory", size_limit=SITE.shared_memory)
         kubernetes.add_node_selector_json(task, gpu_nodes)
-        kubernetes.add_toleration(task, key=ACCELERATOR, operator="Exists", effect="NoSchedule")
+        kubernetes.add_toleration(task, key=SITE.gpu, operator="Exists", effect="NoSchedule")
+    else:
+        for label, value in SITE.node_selector.items():
+            kubernetes.add_node_selector(task, label, value)
+    for toleration in SITE.tolerations:
+        kubernetes.add_toleration(task, operator="Equal" if "value" in toleration else "Exists", **toleration)
+    if SITE.pull_secrets:
+        kubernetes.set_image_pull_secrets(task, SITE.pull_secrets)
     if gpus:
         task.register_pipeline_channels([gpus])  # set_accelerator_limit forgets to
-        node = {"image": image("cuda"), "cpu": int(needs.cpu), "memory_gib": int(needs.memory.removesuffix("Gi"))}
+        node = {"image": image_of("cuda"), "cpu": int(needs.cpu), "memory_gib": int(needs.memory.removesuffix("Gi"))}
         task.set_env_variable(NODE, json.dumps(node))
     if needs.storage:
-        kubernetes.mount_pvc(task, VOLUME, MOUNT)
+        kubernetes.mount_pvc(task, SITE.volume, SITE.mount)
     kubernetes.use_secret_as_env(task, secret_name, SECRET_KEYS, optional=True)
     kubernetes.set_timeout(task, needs.hours * 3600)
     kubernetes.set_image_pull_policy(task, "IfNotPresent")

@@ -55,8 +55,12 @@ class Package:
     parameters: dict[str, Any]
 
     @classmethod
-    def read(cls, path: Path) -> Package:
+    def read(cls, path: Path, pinned: bool = True) -> Package:
         """Read a compiled pipeline.
+
+        Args:
+            path: The YAML file.
+            pinned: Whether images have to be named by digest, as for a cluster.
 
         Raises:
             AxonError: ``IMAGE_NOT_PINNED`` where an image is named by a tag, of which KFP's cache would serve old
@@ -66,8 +70,8 @@ class Package:
         spec = next(iter(yaml.safe_load_all(text)))
         executors = [executor for executor in spec["deploymentSpec"]["executors"].values() if "container" in executor]
         images = {executor["container"]["image"] for executor in executors}
-        if loose := sorted(image for image in images if not PINNED.match(image)):
-            fix = "set AXON_IMAGE_CPU and AXON_IMAGE_CUDA to name@sha256:... of images that the cluster can pull"
+        if pinned and (loose := sorted(image for image in images if not PINNED.match(image))):
+            fix = "set AXON_IMAGE_CPU and AXON_IMAGE_CUDA, or images of --site, to name@sha256:... that can be pulled"
             raise AxonError("IMAGE_NOT_PINNED", f"images without a digest that can be pulled: {', '.join(loose)}", fix)
         declared = spec["root"]["inputDefinitions"]["parameters"]
         return cls(

@@ -43,11 +43,37 @@ def one_line_errors() -> Iterator[None]:
     system refuses.
     """
     try:
-        with _refused_files():
+        with _refused_files(), missing_extras():
             yield
     except AxonError as error:
         print(error, flush=True)
         raise SystemExit(1) from None
+
+
+EXTRAS = {
+    "train": ("jinja2", "mlflow", "pandas", "pyarrow"),
+    "data": ("boto3", "botocore", "dvc", "dvc_data", "dvc_objects", "dvc_s3"),
+    "cohort": ("idc_index_data",),
+    "bundle": ("fire", "jsonschema"),
+    "bench": ("nanodrr", "skimage", "torchmetrics"),
+    "pipeline": ("croniter", "kfp", "kfp_server_api", "kubeflow"),
+    "serve": ("python_multipart", "starlette", "uvicorn"),
+}
+"""Modules that only an extra of the package installs, by its name."""
+
+
+@contextlib.contextmanager
+def missing_extras() -> Iterator[None]:
+    """Turn the failed import of a module of `EXTRAS` into an `AxonError` ``EXTRA_MISSING`` that names the extra."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        extra = next((extra for extra, modules in EXTRAS.items() if module in modules), None)
+        if extra is None:
+            raise
+        fix = f"pip install 'axon-ct[{extra}]', or axon-ct[all]"
+        raise AxonError("EXTRA_MISSING", f"this needs the package {module!r}, which is not installed", fix) from error
 
 
 @contextlib.contextmanager

@@ -6,9 +6,10 @@ Shape legend: U film rows (head to feet), V film columns, D/H/W voxels towards h
 from __future__ import annotations
 
 import gzip
+import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from axon import DISCLAIMER, __version__
+from axon import DISCLAIMER, __version__, pretrained
 from axon.config import XrayConfig
 from axon.dicom.views import View
 from axon.dicom.write import SeriesIdentity, stored_hu, write_ct_series
@@ -29,10 +30,12 @@ from axon.geometry.projection import VIEWS, normalise_film, render_both
 from axon.geometry.volume import Volume, lps_to_ras
 from axon.pretrained import Model
 from axon.readers.film_studies import choose_views, is_study, study_folder
-from axon.readers.films import Xray, read_xray, sure_view
+from axon.readers.films import NO_CHEST_TRUSTED, Xray, read_xray, shrunk, sure_view
 from axon.references.registration import Progress, silent
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from axon.inference import AxonOutput, AxonPipeline
 
 RECORD = "reconstruction.json"
@@ -51,11 +54,13 @@ class Films:
         paths: File by view, ``frontal`` and where given ``lateral``; of a study, the study.
         xrays: The same, read.
         digests: SHA-256 of each film's file, hexadecimal.
+        overruled: Codes of the refusals that the user overruled with ``trust_views``.
     """
 
     paths: dict[str, Path]
     xrays: dict[str, Xray]
     digests: dict[str, str]
+    overruled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,8 @@ class Reconstruction:
         films: The films on the detector, normalised to [0, 1], by view.
         reprojected: The same views of the volume.
         sample_reprojected: And of the sample; empty where there is none.
-        given: Of films that were mended, what they were before, in [0, 1], by view.
+        given: The films as they were given, before a frame was cut off and before they were mended, in [0, 1], by
+            view; the longer side at most 512.
     """
 
     output: AxonOutput
@@ -83,6 +89,86 @@ class Reconstruction:
     def sample_reprojection_mae(self) -> dict[str, float]:
         """The same of the sample; empty where there is none."""
         return _difference(self.films, self.sample_reprojected)
+
+
+@dataclass(frozen=True, repr=False)
+class Result:
+    """A reconstruction in memory, which `from_films` gives.
+
+    Attributes:
+        films, model, made, seed: What it was made of and with, and all of it.
+    """
+
+    films: Films
+    model: Model
+    made: Reconstruction
+    seed: int
+
+    @property
+    def volume(self) -> Volume:
+        """The best guess: HU, shape (D, H, W), and its affine in mm (LPS)."""
+        return self.made.output.volume
+
+    @property
+    def sample(self) -> Volume | None:
+        """A plausible patient, not measured; None of a model without references."""
+        return self.made.output.sample
+
+    @property
+    def error_DHW(self) -> np.ndarray | None:
+        """The error to expect of the samples' mean, in HU; None for one sample."""
+        return self.made.output.std_DHW
+
+    def save(self, folder: str | Path, replace: bool = False) -> dict[str, Any]:
+        """Write the files that ``axon reconstruct -o`` writes; returns what ``reconstruction.json`` holds.
+
+        Args:
+            folder: New, or with an earlier result of the same films.
+            replace: Whether a result of other films may be there, which goes.
+
+        Raises:
+            AxonError: ``OUT_EXISTS`` or ``CANNOT_WRITE``.
+        """
+        refuse_foreign_folder(Path(folder), *self.films.paths.values())
+        refuse_other_films(Path(folder), self.films, replace)
+        return write(Path(folder), self.films, self.model, self.made, self.seed)
+
+    def __repr__(self) -> str:
+        size, spacing = "x".join(map(str, self.volume.hu_DHW.shape)), self.volume.spacing_mm[0]
+        views = " and ".join(self.films.xrays)
+        model = f"{self.model.name} {self.model.version}"
+        return f"<axon: {size} voxels of {spacing:.1f} mm from {views} film, model {model}; research only>"
+
+
+def from_films(
+    frontal: str | Path,
+    lateral: str | Path | None = None,
+    *,
+    samples: int = 1,
+    seed: int = 0,
+    model: Model | str | Path | None = None,
+    tracking_uri: str | None = None,
+    trust_views: bool = False,
+    use_references: bool = True,
+) -> Result:
+    """Reconstruct from film files, as ``axon reconstruct`` does: `axon.from_films`.
+
+    Args:
+        frontal: A film's file, or a patient's study (folder, zip, DICOMDIR).
+        lateral: The lateral film's file.
+        samples, seed: As of `reconstruct`.
+        model: A loaded one, or what `axon.pretrained.load` takes (default: the one of the package).
+        tracking_uri: Where the registry is, for ``models:/``.
+        trust_views: As of `read_films`.
+        use_references: As of `reconstruct`.
+
+    Raises:
+        AxonError: Those of `read_films`, `axon.pretrained.load` and `axon.inference.AxonPipeline`.
+    """
+    films = read_films(Path(frontal), None if lateral is None else Path(lateral), trust_views)
+    if not isinstance(model, Model):
+        model = pretrained.load(None if model is None else str(model), tracking_uri)
+    return Result(films, model, sample(films, model.pipeline, samples, seed, use_references), seed)
 
 
 def reconstruct(
@@ -129,7 +215,11 @@ def write(
     pixels = sha256(stored_hu(made.output.volume.hu_DHW).tobytes()).hexdigest()
     key = sha256(repr((record["inputs"], record["model"], record["software"], pixels, patient_id)).encode()).hexdigest()
     identity = SeriesIdentity(
-        key, patient_id or f"AXON-{key[:12]}", f"{model.name} {model.version}"[:64], " and ".join(films.xrays)
+        key,
+        patient_id or f"AXON-{key[:12]}",
+        f"{model.name} {model.version}"[:64],
+        " and ".join(films.xrays),
+        remark=on_your_word(films.overruled),
     )
     output, affine = made.output, made.output.volume.affine
     with whole_folder(out) as part:
@@ -146,7 +236,7 @@ def write(
                 (part / "samples").mkdir()
                 for number, hu_DHW in enumerate(output.samples_KDHW, 1):
                     (part / "samples" / f"{number:03d}.nii.gz").write_bytes(nifti_bytes(Volume(hu_DHW, affine)))
-        write_preview(part / "preview.png", made)
+        write_preview(part / "preview.png", made, on_your_word(films.overruled))
         write_json(part / RECORD, record)
     return record
 
@@ -177,7 +267,7 @@ def sample(
         given,
         _reprojected(output.volume, pipeline, list(given)),
         {} if output.sample is None else _reprojected(output.sample, pipeline, list(given)),
-        {view: xray.given_HW for view, xray in films.xrays.items() if xray.given_HW is not None},
+        {view: shrunk(xray.image_HW) if xray.given_HW is None else xray.given_HW for view, xray in films.xrays.items()},
     )
 
 
@@ -205,7 +295,7 @@ def read_films(
         frontal: A film's file, see `axon.readers.films.read_xray`; or a patient's study as a folder, a zip or tar
             archive or a DICOMDIR, of which the frontal and the lateral film are chosen by tag, then by image.
         lateral: A film's file.
-        trust_views: Take the caller's word for the views.
+        trust_views: Take the caller's word for the views, and that they are of a chest.
         mends: What to do to the film by view, as `asked_mends` gives it; to all films of a study what is asked for the
             frontal one.
         view: Reconstruct from this view only: a single film is taken to show it, and of a study it is chosen.
@@ -254,21 +344,27 @@ def _read_given(
             raise AxonError("XRAY_MISSING", f"no file at {path}", f"name the {view} film's file")
     first = next(iter(paths))
     xrays = {
-        view: _read_one(path, mends["frontal" if view == first else view], view == first)
+        view: _read_one(path, mends["frontal" if view == first else view], view == first, trust_views)
         for view, path in paths.items()
     }
-    if not trust_views and (only is None or lateral):
-        _check_views(xrays)
+    overruled = ["XRAY_NOT_CHEST"] if any(NO_CHEST_TRUSTED in xray.notes for xray in xrays.values()) else []
+    try:
+        if only is None or lateral:
+            _check_views(xrays)
+    except AxonError as error:
+        if not trust_views:
+            raise
+        overruled.append(error.code)
     for view, xray in xrays.items():
         # What a lateral film looks like is known from rendered ones only, so that doubt about a real one says little.
         if xray.view == "other":
             _log.info("%s film: its view cannot be told from the file, so your word is taken", view)
-    return Films(paths, xrays, {view: sha256_file(path) for view, path in paths.items()})
+    return Films(paths, xrays, {view: sha256_file(path) for view, path in paths.items()}, tuple(overruled))
 
 
-def _read_one(path: Path, mend: Mend, first: bool) -> Xray:
+def _read_one(path: Path, mend: Mend, first: bool, trusted: bool) -> Xray:
     try:
-        return read_xray(path, mend)
+        return read_xray(path, mend, trusted)
     except AxonError as error:
         # The options that mend the second film are called otherwise.
         fix = error.fix if first else re.sub(r"--(crop|rotate|mirror|invert)", r"--lateral-\1", error.fix)
@@ -370,38 +466,65 @@ def nifti_bytes(volume: Volume) -> bytes:
     return gzip.compress(image.to_bytes(), mtime=0)
 
 
-def write_preview(path: Path, made: Reconstruction) -> None:
-    """One PNG: the three middle planes of the volume, and each film, before it was mended and as the model sees it,
-    beside the same view of the volume; the sample's below.
+def write_preview(path: Path, made: Reconstruction, remark: str = "") -> None:
+    """One PNG: the three middle planes of the volume, and each film, as given and as the model sees it, beside the same
+    view of the volume; the sample's below. Left and right, the window and a bar of 10 cm are on it; ``remark`` too.
     """
     from matplotlib.figure import Figure
 
-    from axon.pictures import OVERVIEW_WINDOW, PLANES, slice_plane, window_bounds
+    from axon.pictures import OVERVIEW_WINDOW, window_bounds
 
-    low, high = window_bounds(*OVERVIEW_WINDOW)
     products = [("volume", made.output.volume, made.reprojected)]
     if made.output.sample is not None:
         products.append(("sample", made.output.sample, made.sample_reprojected))
-    rows = []
-    for name, volume, reprojected in products:
-        pictures = [(f"{name}, {plane}", slice_plane(volume.hu_DHW, plane), low, high) for plane in PLANES]
-        for view, film_UV in made.films.items():
-            pictures += [(f"{view} film, as given", made.given[view], 0, 1)] if view in made.given else []
-            pictures += [
-                (f"{view} film, as the model sees it", film_UV, 0, 1),
-                (f"{view}, from the {name}", reprojected[view], 0, 1),
-            ]
-        rows.append(pictures)
+    rows = [_preview_row(made, *product) for product in products]
     figure = Figure(figsize=(3 * len(rows[0]), 0.25 + 3.15 * len(rows)), facecolor="white")
     grid = figure.subplots(len(rows), len(rows[0]), squeeze=False)
     for axes_row, pictures in zip(grid, rows, strict=True):
-        for axes, (title, image, darkest, brightest) in zip(axes_row, pictures, strict=True):
-            axes.imshow(image, cmap="gray", vmin=darkest, vmax=brightest, interpolation="bilinear")
-            axes.set(xticks=[], yticks=[])
-            axes.set_title(title, fontsize=9)
+        for axes, picture in zip(axes_row, pictures, strict=True):
+            _draw(axes, *picture)
     figure.subplots_adjust(left=0.005, right=0.995, top=1 - 0.1 / len(rows), bottom=0.09 / len(rows), wspace=0.02)
-    figure.text(0.005, 0.02 / len(rows), f"SYNTHETIC. {DISCLAIMER}", color="#8a1f11")
+    low, high = window_bounds(*OVERVIEW_WINDOW)
+    shown = f"Slices: black {low:.0f} HU, white {high:.0f} HU, the bar is 10 cm. {remark}"
+    figure.text(0.005, 0.02 / len(rows), f"SYNTHETIC. {DISCLAIMER}  {shown}", color="#8a1f11")
     figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
+
+
+def _preview_row(
+    made: Reconstruction, name: str, volume: Volume, reprojected: Mapping[str, np.ndarray]
+) -> list[tuple[str, np.ndarray, str, float]]:
+    """Title, image in [0, 1], what is at its left and right, and how much of its width are 10 cm (0: no scale)."""
+    from axon.pictures import OVERVIEW_WINDOW, PLANES, slice_plane, window_bounds
+
+    low, high = window_bounds(*OVERVIEW_WINDOW)
+    pictures = []
+    for plane in PLANES:
+        width_mm = volume.hu_DHW.shape[2 if plane != "sagittal" else 1] * volume.spacing_mm[0]
+        image = (slice_plane(volume.hu_DHW, plane) - low) / (high - low)
+        pictures.append((f"{name}, {plane}", image, _SIDES.get(plane, "RL"), 100 / width_mm))
+    for view, film_UV in made.films.items():
+        sides = _SIDES.get(view, "RL")
+        pictures += [
+            (f"{view} film, as given", made.given[view], sides, 0),
+            (f"{view} film, as the model sees it", film_UV, sides, 0),
+            (f"{view}, from the {name}", reprojected[view], sides, 0),
+        ]
+    return pictures
+
+
+_SIDES = {"sagittal": "AP", "lateral": "AP"}
+"""Front and back, as DICOM's letters; all other pictures have the patient's right at the left."""
+
+
+def _draw(axes: Axes, title: str, image: np.ndarray, sides: str, ten_cm: float) -> None:
+    axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="bilinear")
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(title, fontsize=9)
+    style: dict[str, Any] = {"transform": axes.transAxes, "color": "#ffcc4d"}
+    for x, side, alignment in ((0.02, sides[0], "left"), (0.98, sides[1], "right")):
+        axes.text(x, 0.5, side, ha=alignment, va="center", fontsize=9, **style)
+    if ten_cm:
+        axes.plot((0.04, 0.04 + ten_cm), (0.04, 0.04), linewidth=2, scalex=False, scaley=False, **style)
 
 
 def refuse_foreign_folder(out: Path, *inputs: Path) -> None:
@@ -424,6 +547,29 @@ def refuse_foreign_folder(out: Path, *inputs: Path) -> None:
         raise AxonError("OUT_EXISTS", f"{out} exists and holds no {RECORD}", fix)
     if any(path.resolve().is_relative_to(out.resolve()) for path in inputs):
         raise AxonError("OUT_EXISTS", f"a film lies in {out}, which would be replaced", fix)
+
+
+def refuse_other_films(out: Path, films: Films, replace: bool = False) -> str:
+    """See that ``out`` holds no reconstruction that shares no film with ``films``, unless that may be replaced.
+
+    Returns:
+        str: What is replaced; empty where nothing is.
+
+    Raises:
+        AxonError: ``OUT_EXISTS``.
+    """
+    try:
+        earlier = json.loads((out / RECORD).read_text())
+        before = {film["sha256"] for film in earlier["inputs"].values()}
+        model = f"{earlier['model']['name']} {earlier['model']['version']}"
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        before, model = set(), "unknown"  # A record that cannot be read is some other film's.
+    same = bool(before & set(films.digests.values()))
+    fix = "name a new folder with -o, or add --replace"
+    require(same or replace, "OUT_EXISTS", f"{out} holds the result of another film", fix)
+    return f"the result of {'the same' if same else 'another'} film (model {model})"
 
 
 def _record(films: Films, model: Model, made: Reconstruction, seed: int) -> dict[str, Any]:
@@ -454,8 +600,14 @@ def _record(films: Films, model: Model, made: Reconstruction, seed: int) -> dict
             "hu_range": [float(made.output.volume.hu_DHW.min()), float(made.output.volume.hu_DHW.max())],
         },
         "reprojection_mae": made.reprojection_mae(),
+        **({"overruled": list(films.overruled)} if films.overruled else {}),
         **_sample_record(made),
     }
+
+
+def on_your_word(overruled: Sequence[str]) -> str:
+    """What DICOM and picture say of refusals that the user overruled; empty where there was none."""
+    return f"Made on the user's word, although the films were refused: {', '.join(overruled)}." if overruled else ""
 
 
 def _samples(output: AxonOutput) -> int:

@@ -60,6 +60,7 @@ def sized(browser: WebDriver) -> Iterator[WebDriver]:
     resize(browser, DESK)
     browser.get_log("browser")
     yield browser
+    browser.execute_script("sessionStorage.clear()")  # The next test has not been here.
     errors = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert errors == []
 

@@ -105,3 +105,15 @@ def test_every_step_of_a_pipeline_is_told_the_device(monkeypatch: pytest.MonkeyP
     with pytest.raises(SystemExit):
         main([*run, "--device", "tpu"])
     assert len(told) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [(["reconstrct"], "reconstruct"), (["model", "rolback"], "rollback"), (["model", "lisst"], "list")],
+)
+def test_a_wrong_verb_names_the_one_that_is_near(
+    words: list[str], near: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2 and f"did you mean '{near}'?" in capsys.readouterr().err

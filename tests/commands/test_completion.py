@@ -67,3 +67,8 @@ def test_outside_a_checkout_the_package_still_completes(tmp_path: Path) -> None:
 def test_python_m_axon_is_axon() -> None:
     done = subprocess.run([sys.executable, "-m", "axon", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("axon ")
+
+
+def test_fish_is_told_the_verbs(tmp_path: Path) -> None:
+    text = script("fish", tmp_path).read_text()
+    assert "complete -c axon" in text and "reconstruct" in text and "rollback" in text

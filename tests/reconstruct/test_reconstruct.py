@@ -372,6 +372,67 @@ def test_real_films(name: str, model: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
 
 
+def test_another_films_result_is_replaced_only_when_asked(
+    model: Path, films: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ("-o", tmp_path / "out", "--model", model)
+    assert run(films[0], *out) == 0
+    assert "replaced" not in capsys.readouterr().out
+    assert run(*films, *out) == 0
+    assert "replaced the result of the same film (model axon" in capsys.readouterr().out
+    Image.open(films[0]).convert("L").point(lambda value: value * 9 // 10).save(tmp_path / "other.png")
+    before = digests(tmp_path / "out")
+    with pytest.raises(SystemExit):
+        run(tmp_path / "other.png", *out)
+    said = capsys.readouterr().out
+    assert "[OUT_EXISTS]" in said and "another film" in said and "--replace" in said
+    assert digests(tmp_path / "out") == before
+    assert run(tmp_path / "other.png", *out, "--replace") == 0
+    assert "replaced the result of another film" in capsys.readouterr().out
+
+
+def test_what_the_user_overrules_is_in_record_dicom_and_picture(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (256, 256), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    words = (tmp_path / "noise.png", "-o", tmp_path / "out", "--model", model)
+    with pytest.raises(SystemExit):
+        run(*words)
+    said = capsys.readouterr().out
+    assert "[XRAY_NOT_CHEST]" in said and "--trust-views" in said
+    assert run(*words, "--trust-views") == 0
+    assert json.loads((tmp_path / "out" / RECORD).read_text())["overruled"] == ["XRAY_NOT_CHEST", "XRAY_VIEW_UNSURE"]
+    assert "refused: XRAY_NOT_CHEST" in pydicom.dcmread(tmp_path / "out/dicom/0001.dcm").ImageComments
+
+
+def test_a_line_of_python_does_what_the_command_does(model: Path, films: tuple[Path, Path], tmp_path: Path) -> None:
+    import axon
+
+    made = axon.from_films(films[0], lateral=str(films[1]), samples=2, model=model)
+    assert "\n" not in repr(made) and "frontal and lateral film" in repr(made) and "research only" in repr(made)
+    made.save(tmp_path / "made")
+    assert run(*films, "-o", tmp_path / "out", "--model", model, "--samples", "2") == 0
+    assert digests(tmp_path / "made") == digests(tmp_path / "out")
+    assert made.volume.hu_DHW.ndim == 3 and made.sample is None
+    pipeline = axon.load(model)
+    assert pipeline.size == made.volume.hu_DHW.shape[0] and type(pipeline) is type(made.model.pipeline)
+    assert not callable(axon.reconstruct), "it stays the module that saved models import"
+
+
+def test_the_readmes_python_runs_as_it_stands(
+    model: Path, films: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text()
+    (snippet,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    shutil.copyfile(films[0], tmp_path / "frontal.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pretrained, "path", lambda: model)  # a small one in place of the package's
+    names: dict = {}
+    exec(snippet, names)
+    assert (tmp_path / "out" / RECORD).is_file() and names["error"].shape == names["hu"].shape
+
+
 def test_options_mend_each_film_and_the_preview_shows_it_before_and_after(
     model: Path, films: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -389,7 +450,7 @@ def test_options_mend_each_film_and_the_preview_shows_it_before_and_after(
     assert "inverted as asked" in notes["frontal"]["notes"]
     assert "rotated by 180 degrees as asked" in notes["lateral"]["notes"]
     widths = [Image.open(tmp_path / name / "preview.png").size[0] for name in ("plain", "mended")]
-    assert widths[1] * 7 == widths[0] * 9
+    assert widths[0] == widths[1], "each film as given, as the model sees it, and from the volume"
 
 
 def test_the_lateral_films_error_names_the_lateral_option(

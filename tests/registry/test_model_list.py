@@ -67,3 +67,22 @@ def test_an_unknown_model_is_no_empty_list(uri: str, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         main(["model", "list", "no-such-model", "--tracking-uri", uri])
     assert "[REGISTRY_NO_MODEL]" in capsys.readouterr().out
+
+
+def test_the_page_of_a_models_runs_is_that_of_a_training(
+    uri: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from axon.tracking.client import client
+    from axon.tracking.runs import start_parent
+
+    start_parent(uri, "axon-page", "k" * 8, {}, {})
+    called = []
+    monkeypatch.setattr("os.execv", lambda _, words: called.append(words))
+    assert main(["model", "ui", "axon-page", "--tracking-uri", uri, "--port", "5001"]) == 0
+    found = client(uri).get_experiment_by_name("axon-page")
+    link = f"http://127.0.0.1:5001/#/experiments/{found.experiment_id}/runs?workflowType=machine_learning"
+    assert link in capsys.readouterr().out and called[0][1:4] == ("-m", "mlflow", "ui")
+    assert found.tags["mlflow.experimentKind"] == "custom_model_development"
+    with pytest.raises(SystemExit):
+        main(["model", "ui", "no-such-model", "--tracking-uri", uri])
+    assert "[REGISTRY_NO_MODEL]" in capsys.readouterr().out and len(called) == 1

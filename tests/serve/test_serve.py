@@ -144,6 +144,31 @@ def test_a_dropped_job_stops_and_leaves_nothing(
     assert [path.name for path in jobs.root.iterdir()] == [after]
 
 
+def test_a_page_that_was_left_may_come_back_for_a_moment(
+    asked: TestClient, jobs: Jobs, film: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = order(asked, film)["id"]
+    ended(asked, job)
+    asked.delete(f"/api/jobs/{job}?leaving=true")
+    assert asked.get(f"/api/jobs/{job}").status_code == 200, "it was loaded again"
+    jobs.expire()
+    monkeypatch.setattr("axon.serve.jobs.GRACE_S", -1.0)
+    asked.delete(f"/api/jobs/{job}?leaving=true")
+    jobs.expire()
+    assert asked.get(f"/api/jobs/{job}").status_code == 404 and list(jobs.root.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("prefix", "name"),
+    [("frontal-axon", "frontal-axon-ct.nii.gz"), ("../../x\r\ny", "x_y-ct.nii.gz"), ("", "axon-ct.nii.gz")],
+)
+def test_downloads_are_named_as_the_page_asks(asked: TestClient, film: bytes, prefix: str, name: str) -> None:
+    job = order(asked, film)["id"]
+    ended(asked, job)
+    answer = asked.get(f"/api/jobs/{job}/ct.nii.gz", params={"prefix": prefix})
+    assert f'filename="{name}"' in answer.headers["content-disposition"]
+
+
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8765", "127.0.0.1.evil.example"])
 def test_another_name_for_this_machine_is_refused(asked: TestClient, host: str) -> None:
     """A page that rebinds its own name to 127.0.0.1 still sends that name."""
@@ -257,7 +282,7 @@ def test_the_pages_options_are_those_of_the_command(asked: TestClient, film: byt
     mended = ended(asked, order(asked, negative.getvalue(), invert="true", rotate="", view="frontal")["id"])
     plain = ended(asked, order(asked, film)["id"])
     (one,), (other,) = mended["result"]["films"], plain["result"]["films"]
-    assert one["given"].startswith("data:image/") and "given" not in other and one["mae"] == other["mae"]
+    assert one["given"].startswith("data:image/") and one["given"] != other["given"] and one["mae"] == other["mae"]
     assert order(asked, film, crop="middle")["code"] == "XRAY_OPTION"
     assert order(asked, film, lateral_rotate="45")["code"] == "XRAY_OPTION"
     assert order(asked, film, view="oblique")["code"] == "XRAY_OPTION"

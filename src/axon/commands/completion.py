@@ -11,13 +11,14 @@ EPILOG = """examples:
   source <(axon completion bash)                                                for this shell
   axon completion bash > ~/.local/share/bash-completion/completions/axon        for every bash to come
   axon completion zsh > ~/.zfunc/_axon                                          with ~/.zfunc in $fpath, before compinit
+  axon completion fish > ~/.config/fish/completions/axon.fish                   for every fish to come
 """
 
 
 def add(verbs: Verbs) -> None:
     about = "Print a script that lets the shell complete verbs, options and file names of `axon` when you press Tab."
     parser = verb(verbs, "completion", "a script for your shell's Tab key", about, EPILOG)
-    parser.add_argument("shell", choices=("bash", "zsh"))
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
     parser.set_defaults(verb=_completion)
 
 

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from axon.commands import Verbs, group, verb
+from axon.commands import Verbs, group, verb, whole_number
 
 LIST = """examples:
   axon model list axon --tracking-uri sqlite:///runs/demo/mlflow.db
@@ -15,6 +15,9 @@ LIST = """examples:
 DROP = """examples:
   axon model drop-reference runs/demo/pipeline/*/evaluate/evaluation/model p0123456789ab
   axon model drop-reference axon-small p0123456789ab --out axon-small-without
+"""
+UI = """examples:
+  axon model ui axon --tracking-uri sqlite:///runs/demo/mlflow.db
 """
 PROMOTE = """examples:
   axon model promote axon 3 --tracking-uri sqlite:///runs/demo/mlflow.db
@@ -41,10 +44,14 @@ def add(verbs: Verbs) -> None:
         model, "rollback", "bring the last champion back", "Give `champion` back to the version before.", ROLLBACK
     )
     rollback.set_defaults(verb=_rollback)
-    for parser in (listing, promote, rollback):
+    about = "Open MLflow's page of a model's runs: start it for a database, or say where a server has it."
+    ui = verb(model, "ui", "MLflow's page of a model's runs", about, UI)
+    ui.add_argument("--port", type=whole_number(1, 65535), default=5000, help="of the page (default: %(default)s)")
+    ui.set_defaults(verb=_ui)
+    for parser in (listing, promote, rollback, ui):
         parser.add_argument("name", help="registered model, e.g. axon")
     promote.add_argument("version", help="version number, as `axon model list` shows it")
-    for parser in (listing, promote, rollback):
+    for parser in (listing, promote, rollback, ui):
         parser.add_argument(
             "--tracking-uri",
             default=os.environ.get("MLFLOW_TRACKING_URI"),
@@ -93,6 +100,21 @@ def _list(arguments: argparse.Namespace) -> None:
         print(
             f"{version.version:>4}  {', '.join(version.aliases) or '-':<10}  {version.created[:16]}  {version.reason}"
         )
+
+
+def _ui(arguments: argparse.Namespace) -> None:
+    import sys
+
+    from axon.tracking.client import REGISTRY, refuse_missing_store, sqlite_path
+    from axon.tracking.runs import experiment_link
+
+    refuse_missing_store(arguments.tracking_uri)
+    local = sqlite_path(arguments.tracking_uri) is not None
+    server = f"http://127.0.0.1:{arguments.port}" if local else arguments.tracking_uri
+    print(f"{REGISTRY}{arguments.name}: {experiment_link(arguments.tracking_uri, arguments.name, server)}", flush=True)
+    if local:
+        words = ("-m", "mlflow", "ui", "--backend-store-uri", arguments.tracking_uri, "--port", str(arguments.port))
+        os.execv(sys.executable, (sys.executable, *words))  # noqa: S606  the page takes the place of this process
 
 
 def _promote(arguments: argparse.Namespace) -> None:

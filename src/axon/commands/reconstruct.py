@@ -43,6 +43,7 @@ def add(verbs: Verbs) -> None:
     )
     parser.add_argument("lateral", type=Path, nargs="?", help="left lateral film of the same patient")
     parser.add_argument("-o", "--out", type=Path, required=True, help="new folder for the results")
+    parser.add_argument("--replace", action="store_true", help="replace the result of another film in that folder")
     parser.add_argument(
         "--batch",
         type=Path,
@@ -151,13 +152,21 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
     child.start()
     from axon import pretrained
     from axon.compute.devices import choose_device
-    from axon.reconstruct import asked_mends, asked_view, read_films, reconstruct, refuse_foreign_folder
+    from axon.reconstruct import (
+        asked_mends,
+        asked_view,
+        read_films,
+        reconstruct,
+        refuse_foreign_folder,
+        refuse_other_films,
+    )
 
     # What is quickly checked comes before what takes long.
     refuse_foreign_folder(arguments.out, *filter(None, (arguments.frontal, arguments.lateral)))
     device = choose_device(arguments.device)
     mends, view = asked_mends(vars(arguments)), asked_view(arguments.view)
     films = read_films(arguments.frontal, arguments.lateral, arguments.trust_views, mends, view)
+    replaced = refuse_other_films(arguments.out, films, arguments.replace)
     model = pretrained.load(arguments.model, arguments.tracking_uri, device)
     samples = 0 if arguments.no_sample else arguments.samples
     with told(quiet=arguments.json) as progress:
@@ -182,6 +191,8 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
     )
     if left_out := record.get("references", {}).get("left_out"):
         print(f"references: {left_out}")
+    if replaced:
+        print(f"replaced {replaced}")
     for path in sorted(arguments.out.iterdir()):
         print(f"  {path}{'/' if path.is_dir() else ''}")
-    print(DISCLAIMER)
+    print(f"look at it: axon serve, or ct.nii.gz in 3D Slicer, ITK-SNAP or niivue\n{DISCLAIMER}")

@@ -39,6 +39,7 @@ class SeriesIdentity:
         model: Name and version of the model that made it, at most 64 characters.
         views: Films it was made from, e.g. ``"frontal and lateral"``.
         plausible: Of a sample, a plausible patient, the digest of its pixels; empty for the best guess.
+        remark: A sentence more for ImageComments; may be empty.
     """
 
     key: str
@@ -46,6 +47,7 @@ class SeriesIdentity:
     model: str
     views: str
     plausible: str = ""
+    remark: str = ""
 
 
 def write_ct_series(volume: Volume, folder: Path, identity: SeriesIdentity) -> list[Path]:
@@ -128,7 +130,8 @@ def _describe(ds: Dataset, identity: SeriesIdentity) -> None:
     ds.DerivationDescription = (
         f"Predicted by {identity.model} from chest X-ray ({identity.views}); not acquired by a CT scanner. {DISCLAIMER}"
     )
-    ds.ImageComments = f"{PLAUSIBLE_COMMENT} {DISCLAIMER}" if identity.plausible else DISCLAIMER
+    comments = (PLAUSIBLE_COMMENT if identity.plausible else "", identity.remark, DISCLAIMER)
+    ds.ImageComments = " ".join(filter(None, comments))
     equipment = Dataset()
     equipment.PurposeOfReferenceCodeSequence = [_code("109102", "Processing Equipment")]
     equipment.Manufacturer, equipment.ManufacturerModelName, equipment.SoftwareVersions = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -83,6 +84,20 @@ def load(source: str | None, tracking_uri: str | None = None, device: torch.devi
         pipeline = _load_pipeline(folder)
         pipeline = pipeline if device is None else pipeline.to(device)
         return Model(pipeline, name, version or sha256[:12], sha256, verified)
+
+
+def pipeline(source: str | Path | None = None, tracking_uri: str | None = None) -> AxonPipeline:
+    """The pipeline of a model, which `axon.load` is: call it with films as arrays, see `axon.inference.AxonPipeline`.
+
+    Args:
+        source: A folder, ``"axon-small"`` (the default, which comes with the package), ``"models:/NAME@ALIAS"`` or
+            ``"models:/NAME/VERSION"``.
+        tracking_uri: Where the registry is (default: $MLFLOW_TRACKING_URI).
+
+    Raises:
+        AxonError: As `load`.
+    """
+    return load(None if source is None else str(source), tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")).pipeline
 
 
 @contextmanager

@@ -59,7 +59,10 @@ class Xray:
     study: str = field(default="", repr=False)
 
 
-def read_xray(path: Path, mend: Mend = Mend()) -> Xray:  # noqa: B008 frozen
+NO_CHEST_TRUSTED = "no chest to be seen, used on your word"
+
+
+def read_xray(path: Path, mend: Mend = Mend(), trusted: bool = False) -> Xray:  # noqa: B008 frozen
     """Read one chest film.
 
     What the header says is done first (see `axon.dicom.xray.read_dicom_film`), then what the user says, then a frame
@@ -71,21 +74,31 @@ def read_xray(path: Path, mend: Mend = Mend()) -> Xray:  # noqa: B008 frozen
         path: DICOM, PNG, JPEG, TIFF, WebP, BMP, JPEG 2000, or NIfTI or NRRD of one slice; told apart by content, not
             by name.
         mend: What to do to the film.
+        trusted: Take the caller's word that it is a chest film, and note it: `NO_CHEST_TRUSTED`.
 
     Raises:
         AxonError: ``XRAY_UNREADABLE``, ``XRAY_SYNTAX``, ``XRAY_MODALITY``, ``XRAY_MULTIFRAME``, ``XRAY_COLOUR``,
             ``XRAY_SIZE``, ``XRAY_TOO_SMALL``, ``XRAY_TOO_LARGE``, ``XRAY_BURNED_IN``, ``XRAY_FLAT``,
             ``XRAY_ORIENTATION``, ``XRAY_INVERTED``, ``XRAY_TWO_FILMS``, ``XRAY_NOT_CHEST`` or ``XRAY_DECODER_DIED``.
     """
-    film: Xray = apart("XRAY", read_here, [path], mend)
+    film: Xray = apart("XRAY", trusted_here if trusted else read_here, [path], mend)
     return film
 
 
 def read_here(paths: list[Path], mend: Mend) -> Xray:
     """`read_xray` of the one film of ``paths``, in this process."""
+    return _read_here(paths, mend, False)
+
+
+def trusted_here(paths: list[Path], mend: Mend) -> Xray:
+    """The same of a film that is trusted to show a chest."""
+    return _read_here(paths, mend, True)
+
+
+def _read_here(paths: list[Path], mend: Mend, trusted: bool) -> Xray:
     (path,) = paths
     with guarded("XRAY", "the film"):
-        return _judged(_read(path, mend), mend)
+        return _judged(_read(path, mend), mend, trusted)
 
 
 def _read(path: Path, mend: Mend) -> RawFilm:
@@ -108,12 +121,16 @@ def sure_view(xray: Xray, said: View | None = None) -> View | None:
     return xray.view if xray.view_confidence >= _SURE or xray.view == said else None
 
 
-def _judged(raw: RawFilm, mend: Mend) -> Xray:
+def _judged(raw: RawFilm, mend: Mend, trusted: bool) -> Xray:
     """Mend the film, look at it, and decide on the view: the tag where there is one, else the image."""
     image_HW, mended = _mended(raw, mend)
     notes = raw.notes + mended
     seen = judge(image_HW)
     _refuse_what_is_wrong(image_HW, raw, mend, seen)
+    if not (raw.is_chest or seen.chest):
+        fix = "give an upright chest film, mended with --crop, --rotate or --invert; if you are sure, add --trust-views"
+        require(trusted, "XRAY_NOT_CHEST", "the image does not look like a frontal or lateral chest film", fix)
+        notes = (*notes, NO_CHEST_TRUSTED)
     if not seen.chest:
         notes = (*notes, "does not look like a chest")
     if seen.turn and mend.rotate is None:
@@ -164,7 +181,7 @@ _SMALLEST_FILM = 0.25
 
 
 def _refuse_what_is_wrong(image_HW: np.ndarray, raw: RawFilm, mend: Mend, seen: Judgement) -> None:
-    """Raise AxonError where the image shows what the user can mend and said nothing about, or no chest."""
+    """Raise AxonError where the image shows what the user can mend and said nothing about."""
     two = mend.crop is None and _two_films(image_HW)
     fix = "keep one with --crop, e.g. --crop left or --crop 0,0,50,100"
     require(not two, "XRAY_TWO_FILMS", "the picture looks like two films on one sheet", fix)
@@ -177,9 +194,6 @@ def _refuse_what_is_wrong(image_HW: np.ndarray, raw: RawFilm, mend: Mend, seen: 
     negative = seen.inverted and not mend.invert
     fix = "add --invert, or mend its header"
     require(not negative, "XRAY_INVERTED", "the film looks like a negative: bone is dark", fix)
-    message = "the image does not look like a frontal or lateral chest film"
-    fix = "give an upright chest film; --crop, --rotate and --invert mend one"
-    require(raw.is_chest or seen.chest, "XRAY_NOT_CHEST", message, fix)
 
 
 def _two_films(image_HW: np.ndarray) -> bool:

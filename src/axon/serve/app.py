@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import AsyncIterator
 from importlib import resources
 from pathlib import Path
@@ -25,7 +26,7 @@ from axon import DISCLAIMER, __version__
 from axon.errors import AxonError
 from axon.pictures import WINDOWS
 from axon.reconstruct import MENDS, asked_mends, asked_view
-from axon.serve.jobs import OUT, Jobs, Order, scarce
+from axon.serve.jobs import GRACE_S, OUT, Jobs, Order, scarce
 
 MAX_FILM_BYTES = 32 * 2**20
 MAX_FIELD_BYTES = 2**13
@@ -114,19 +115,23 @@ class _Headers:
 
 async def _expire(jobs: Jobs) -> None:
     while True:
-        await asyncio.sleep(min(jobs.keep_s / 2, 10))
+        await asyncio.sleep(min(jobs.keep_s / 2, GRACE_S / 2))
         await asyncio.to_thread(jobs.expire)
 
 
 async def _about(request: Request) -> Response:
-    model = request.app.state.jobs.model
+    model, jobs = request.app.state.jobs.model, request.app.state.jobs
+    pipeline = model.pipeline
     return JSONResponse(
         {
             "disclaimer": DISCLAIMER,
             "software": f"axon-ct {__version__}",
             "model": {"name": model.name, "version": model.version},
             "windows": WINDOWS,
-            "hu_window": list(model.pipeline.config.hu_window),
+            "hu_window": list(pipeline.config.hu_window),
+            "voxel_mm": round(float(pipeline.config.extent_mm) / pipeline.size, 1),
+            "patients": len(pipeline.library.references),
+            "keep_minutes": jobs.keep_s / 60,
             "max_film_bytes": MAX_FILM_BYTES,
             "max_samples": MAX_SAMPLES,
         }
@@ -218,7 +223,10 @@ async def _status(request: Request) -> Response:
 
 async def _drop(request: Request) -> Response:
     _refuse_strangers(request)
-    await asyncio.to_thread(request.app.state.jobs.drop, request.path_params["job"])
+    jobs: Jobs = request.app.state.jobs
+    # A page that goes may be one that is loaded again.
+    let_go = jobs.leave if request.query_params.get("leaving") == "true" else jobs.drop
+    await asyncio.to_thread(let_go, request.path_params["job"])
     return Response(status_code=204)
 
 
@@ -229,7 +237,9 @@ async def _file(request: Request) -> Response:
         raise AxonError(
             "SERVE_GONE", f"there is no {name[:40]!r} of this reconstruction", f"ask for one of {', '.join(DOWNLOADS)}"
         )
-    return FileResponse(path, filename=f"axon-{name}")
+    # The page names downloads after the film, which the server does not know.
+    prefix = re.sub(r"[^\w-]+", "_", request.query_params.get("prefix", "axon"))[:60].strip("_") or "axon"
+    return FileResponse(path, filename=f"{prefix}-{name}")
 
 
 def _refuse_strangers(request: Request) -> None:

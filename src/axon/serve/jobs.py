@@ -30,6 +30,8 @@ State = Literal["waiting", "running", "done", "failed"]
 HUNDREDTHS = 100
 _END_S = 2.5
 """Seconds that the job which runs has to notice that the server ends."""
+GRACE_S = 5.0
+"""For how long a job outlives a page that was left."""
 OUT = "out"
 """Folder of a job's results, as `axon.reconstruct.write` lays them out, and ``dicom.zip``."""
 
@@ -56,6 +58,7 @@ class Job:
         folder: Its films (until they are read) and its results.
         seen: Monotonic time of the page's last sign of life.
         steps: Sampling steps done.
+        part: What is at work, a name of `axon.references.registration.PARTS`.
         result: What the page shows once it is done.
         error: What went wrong.
         dropped: Nobody wants it any more.
@@ -68,6 +71,7 @@ class Job:
     seen: float
     state: State = "waiting"
     steps: int = 0
+    part: str = "networks"
     result: dict[str, Any] = field(default_factory=dict)
     error: AxonError | None = None
     dropped: bool = False
@@ -160,6 +164,7 @@ class Jobs:
                 "ahead": ahead.index(job) if job in ahead else 0,
                 "step": job.steps,
                 "steps": self._steps(job.order),
+                "part": job.part,
                 "result": job.result,
                 "error": job.error and {"code": job.error.code, "message": job.error.message, "fix": job.error.fix},
             }
@@ -174,6 +179,12 @@ class Jobs:
             # The worker deletes the folder of the job that it is at.
             if job.state != "running":
                 shutil.rmtree(job.folder, ignore_errors=True)
+
+    def leave(self, name: str) -> None:
+        """Let a job go in `GRACE_S`, unless its page comes back, as one that is loaded again does."""
+        with self._changed:
+            if job := self._jobs.get(name):
+                job.seen = min(job.seen, time.monotonic() - self.keep_s + GRACE_S)
 
     def expire(self) -> None:
         """Drop the jobs whose page gave no sign of life for ``keep_s``."""
@@ -264,6 +275,7 @@ class Jobs:
             self._go_on(job)
 
         def tell(part: str, share: float) -> None:
+            job.part = part
             if len(self.model.pipeline.library):
                 job.steps = networks + int(HUNDREDTHS * done(part, share))
             self._go_on(job)
@@ -305,10 +317,10 @@ def _told(error: BaseException) -> AxonError | None:
 
 def _shown(record: dict[str, Any], made: Reconstruction) -> dict[str, Any]:
     """The record, the films beside their re-projections, and where the uncertainty's colours end."""
-    films = [film_pictures(view, film_UV, made.reprojected[view]) for view, film_UV in made.films.items()]
-    for film in films:
-        if film["view"] in made.given:
-            film["given"] = gray_uri(made.given[film["view"]], 0, 1)
+    films = [
+        {"given": gray_uri(made.given[view], 0, 1), **film_pictures(view, film_UV, made.reprojected[view])}
+        for view, film_UV in made.films.items()
+    ]
     std = made.output.std_DHW
     return {
         "record": record,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from axon.errors import AxonError
+from axon.errors import AxonError, missing_extras
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -66,10 +66,12 @@ def client(tracking_uri: str) -> MlflowClient:
     """An MLflow client for tracking and registry.
 
     Raises:
-        AxonError: ``TRACKING_FAILED`` for an address that is none, or whose driver or database cannot be used.
+        AxonError: ``TRACKING_FAILED`` for an address that is none, or whose driver or database cannot be used;
+            ``EXTRA_MISSING`` where MLflow is not installed.
     """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    from mlflow import MlflowClient
+    with missing_extras():
+        from mlflow import MlflowClient
 
     # After the import, which sets the levels itself.
     for noisy in ("mlflow", "alembic"):

@@ -21,6 +21,8 @@ PARENT = "mlflow.parentRunId"
 CONFIG = "config.yaml"
 """Artifact of the pipeline run: its resolved configuration."""
 WORK_KEY = "axon.work_key"
+TRAINING_VIEW = {"mlflow.experimentKind": "custom_model_development"}
+"""Makes MLflow's page show an experiment's runs first; without, it looks for traces of language models."""
 
 
 def start_parent(
@@ -73,6 +75,21 @@ def run_link(tracking_uri: str, experiment: str, run_key: str) -> str:
             return ""
         of = mlflow.get_run(run_id).info.experiment_id
     return f"{without_credentials(tracking_uri).rstrip('/')}/#/experiments/{of}/runs/{run_id}"
+
+
+def experiment_link(tracking_uri: str, experiment: str, server: str) -> str:
+    """Page of an experiment's runs on an MLflow ``server`` over that store, in the view of trainings.
+
+    Raises:
+        AxonError: ``REGISTRY_NO_MODEL`` or ``TRACKING_FAILED``.
+    """
+    mlflow = client(tracking_uri)
+    with tracking_errors(tracking_uri):
+        found = mlflow.get_experiment_by_name(experiment)
+    if found is None:
+        raise AxonError("REGISTRY_NO_MODEL", f"no runs of {experiment!r} are recorded", "check its name")
+    page = f"{without_credentials(server).rstrip('/')}/#/experiments/{found.experiment_id}"
+    return f"{page}/runs?workflowType=machine_learning"
 
 
 def last_success(tracking_uri: str, experiment: str, work_key: str) -> str | None:
@@ -202,7 +219,7 @@ def _experiment_id(mlflow: MlflowClient, tracking_uri: str, name: str) -> str:
     database = sqlite_path(tracking_uri)
     artifacts = (database.resolve().parent / "mlartifacts").as_uri() if database else None
     try:
-        return str(mlflow.create_experiment(name, artifact_location=artifacts))
+        return str(mlflow.create_experiment(name, artifact_location=artifacts, tags=TRAINING_VIEW))
     except MlflowException:
         # Another run may have made it in between.
         if found := mlflow.get_experiment_by_name(name):

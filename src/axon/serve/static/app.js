@@ -2,10 +2,16 @@
 "use strict";
 
 const POLL_MS = 700;
+const LOOK_MS = 30000; // between the signs that somebody still looks at a result
 const PLANES = ["Axial", "Coronal", "Sagittal"];
+const VIEWS = ["frontal", "lateral"];
+const TRUSTED = ["XRAY_NOT_CHEST", "XRAY_VIEW", "XRAY_VIEW_UNSURE"]; // refusals that "Do not check the views" overrules
 const $ = (id) => document.getElementById(id);
 const form = $("form");
-let about, job, viewer, poll;
+let about, viewer, poll;
+let running = null; // {id, names, begun}: the job that is waited for; its films' names by view
+let shown = null; // {id, names, result}: the job on the screen
+let changed = false; // whether other films were chosen since the last order
 
 class Explained extends Error {
   constructor({ code, message, fix }) {
@@ -13,7 +19,7 @@ class Explained extends Error {
     const words = { crop: "“Keep”", rotate: "“Rotate”", mirror: "“Mirror”", invert: "“Invert”" };
     const onPage = fix.replace("add --trust-views", "tick “Do not check the views”")
       .replace(/--(lateral-)?(crop|rotate|mirror|invert)/g, (_, lateral, name) => `${words[name]}${lateral ? " of the lateral film" : ""}`);
-    Object.assign(this, { code, fix: onPage, mends: onPage !== fix && /--(lateral-)?(crop|rotate|mirror|invert)/.test(fix) });
+    Object.assign(this, { code, fix: onPage, asked: fix, mends: onPage !== fix && /--(lateral-)?(crop|rotate|mirror|invert)/.test(fix) });
   }
 }
 
@@ -33,96 +39,199 @@ async function api(path, options) {
 function setState(state) {
   document.body.dataset.state = state;
   $("working").hidden = state !== "working";
-  $("result").hidden = state !== "done";
+  $("result").hidden = !shown;
   $("cancel").hidden = state !== "working";
   form.querySelector(".main").disabled = state === "working";
   if (state !== "failed") $("error").hidden = true;
+  // What a reload needs; the result itself stays on the server.
+  const [job, old] = [running, shown].map((kept) => kept?.id && { id: kept.id, names: kept.names, begun: kept.begun });
+  sessionStorage.setItem("axon", JSON.stringify({ running: job, shown: old }));
 }
 
 function showError(error) {
   if (!(error instanceof Explained)) console.error(error);
   const fix = error instanceof Explained ? error.fix : "reload the page";
-  $("error").replaceChildren(element("b", `${error.message}`), `${fix} `, element("small", `[${error.code ?? "PAGE"}]`));
+  $("error").replaceChildren(element("b", `${error.message}`), `${fix} `, element("small", `[${error.code ?? "PAGE"}]`), waysOut(error));
   $("error").hidden = false;
   if (error.mends) $("mends").open = true;
   setState("failed");
+  $("error").scrollIntoView({ block: "nearest" });
 }
 
 function element(tag, text = "", properties = {}) {
   return Object.assign(document.createElement(tag), { textContent: text }, properties);
 }
 
+// --- ways out of an error -----------------------------------------------------------------------------------------------
+
+let offered = []; // controls that a button of an error set, for the film of that error alone
+
+function waysOut(error) {
+  const row = element("p", "", { className: "row" });
+  const [, lateral, turn] = error.asked?.match(/--(lateral-)?rotate (90|180|270)/) ?? [];
+  const [, negative] = error.asked?.match(/--((?:lateral-)?invert)/) ?? [];
+  const way = (label, act) => row.append(element("button", label, { type: "button", onclick: () => { act(); form.requestSubmit(); } }));
+  if (turn) {
+    const film = document.querySelector(`.drop[data-view=${lateral ? "lateral" : "frontal"}] .thumb`);
+    if (!film.hidden) row.append(element("img", "", { src: film.src, className: "thumb", alt: "The film as you gave it" }));
+    way(turn === "180" ? "Turn it by 180°" : `Turn it by 90° ${turn === "90" ? "clockwise" : "anticlockwise"}`, () => offer(lateral ? "lateral_rotate" : "rotate", "value", turn));
+  }
+  if (error.code === "XRAY_INVERTED" && negative) way("Invert it", () => offer(negative.replace("-", "_"), "checked", true));
+  if (error.code === "XRAY_VIEW" && VIEWS.every((view) => form[view].files.length)) way("Swap the two films", swap);
+  if (TRUSTED.includes(error.code)) way("Use it anyway", () => offer("trust_views", "checked", true));
+  return row.childElementCount ? row : "";
+}
+
+function offer(name, property, value) {
+  offered.push([form[name], property, form[name][property]]);
+  form[name][property] = value;
+}
+
+function swap() {
+  const [frontal, lateral] = VIEWS.map((view) => form[view].files[0]);
+  choose("frontal", lateral);
+  choose("lateral", frontal);
+}
+
 // --- giving films -----------------------------------------------------------------------------------------------------
 
-for (const drop of document.querySelectorAll(".drop")) {
-  const input = drop.querySelector("input");
-  input.addEventListener("change", () => {
-    const file = input.files[0];
-    drop.classList.toggle("full", Boolean(file));
-    drop.querySelector("output").textContent = file ? `${Math.ceil(file.size / 1024).toLocaleString("en")} KiB` : "";
-  });
-  for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
-    drop.addEventListener(kind, (event) => {
-      event.preventDefault();
-      drop.classList.toggle("over", kind === "dragenter" || kind === "dragover");
-    });
-  }
-  drop.addEventListener("drop", (event) => {
-    if (!event.dataTransfer.files.length) return;
-    input.files = event.dataTransfer.files;
-    input.dispatchEvent(new Event("change"));
+function choose(view, file) {
+  const held = new DataTransfer();
+  held.items.add(file);
+  form[view].files = held.files;
+  form[view].dispatchEvent(new Event("change"));
+}
+
+for (const view of VIEWS) form[view].addEventListener("change", () => chosen(view));
+
+function chosen(view) {
+  const [drop, file] = [document.querySelector(`.drop[data-view=${view}]`), form[view].files[0]];
+  drop.classList.toggle("full", Boolean(file));
+  drop.querySelector("output").textContent = file ? `${Math.ceil(file.size / 1024).toLocaleString("en")} KiB` : "";
+  const thumb = drop.querySelector(".thumb");
+  URL.revokeObjectURL(thumb.src);
+  thumb.hidden = true; // until it has loaded: a browser draws no DICOM
+  thumb.onload = () => { thumb.hidden = false; };
+  if (file) thumb.src = URL.createObjectURL(file);
+  for (const [control, property, before] of offered.splice(0)) control[property] = before;
+  changed = true;
+  if (shown) stale(old(shown.names));
+}
+
+// Anywhere on the page, so that no drop makes the browser leave it.
+for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
+  addEventListener(kind, (event) => {
+    event.preventDefault();
+    const over = event.target.closest?.(".drop");
+    document.body.classList.toggle("dragging", kind === "dragenter" || kind === "dragover");
+    for (const drop of document.querySelectorAll(".drop")) drop.classList.toggle("over", drop === over && kind !== "drop");
+    if (kind === "drop") place([...event.dataTransfer.files], over?.dataset.view);
   });
 }
+
+function place(files, view) {
+  if (files.length > 1) {
+    const [first, second] = /lat/i.test(files[0].name) && !/lat/i.test(files[1].name) ? [files[1], files[0]] : files;
+    choose("frontal", first);
+    choose("lateral", second);
+  } else if (files.length) choose(view ?? (form.frontal.files.length && !form.lateral.files.length ? "lateral" : "frontal"), files[0]);
+}
+
+$("example").addEventListener("click", async () => {
+  for (const view of VIEWS) {
+    const content = await (await fetch(`/static/example/${view}.png`)).blob();
+    choose(view, new File([content], `example-${view}.png`, { type: "image/png" }));
+  }
+});
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   const films = new FormData(form);
-  if (!films.get("lateral").size) films.delete("lateral");
-  forget();
+  const given = VIEWS.filter((view) => form[view].files.length);
+  if (!given.includes("lateral")) films.delete("lateral");
+  abandon();
   setState("working");
   progress(0, "Sending the films");
   try {
-    for (const view of ["frontal", "lateral"]) {
-      if ((films.get(view)?.size ?? 0) > about.max_film_bytes) {
-        const most = `${about.max_film_bytes / 2 ** 20} MiB`;
-        throw new Explained({ code: "SERVE_TOO_LARGE", message: `the ${view} film has more than ${most}`, fix: "shrink it" });
-      }
-    }
-    job = (await api("jobs", { method: "POST", body: films })).id;
-    watch(job);
+    for (const view of given) checkSize(view, form[view].files[0].size);
+    const names = Object.fromEntries(given.map((view) => [view, form[view].files[0].name]));
+    const { id } = await api("jobs", { method: "POST", body: films });
+    changed = false;
+    running = { id, names, begun: Date.now() };
+    setState("working");
+    watch(id);
   } catch (error) {
     showError(error);
   }
 });
 
-$("cancel").addEventListener("click", () => {
-  forget();
-  setState("start");
-});
-addEventListener("pagehide", forget);
+function checkSize(view, size) {
+  if (!size) throw new Explained({ code: "XRAY_UNREADABLE", message: `the ${view} film is empty: its file has 0 bytes`, fix: "choose the file again, or export it again" });
+  if (size > about.max_film_bytes) {
+    const most = `${about.max_film_bytes / 2 ** 20} MiB`;
+    throw new Explained({ code: "SERVE_TOO_LARGE", message: `the ${view} film has more than ${most}`, fix: "shrink it" });
+  }
+}
 
-function forget() {
+$("cancel").addEventListener("click", () => {
+  abandon();
+  say("Cancelled");
+  setState(shown ? "done" : "start");
+});
+
+// Whoever reloads the page comes back within seconds, and finds the result; whoever closes it does not.
+addEventListener("pagehide", () => {
+  for (const id of [running?.id, shown?.id]) if (id) drop(id, "?leaving=true");
+});
+
+function drop(id, how = "") {
+  fetch(`/api/jobs/${id}${how}`, { method: "DELETE", keepalive: true }).catch(() => {});
+}
+
+function abandon() {
   clearTimeout(poll);
-  if (job) fetch(`/api/jobs/${job}`, { method: "DELETE", keepalive: true }).catch(() => {});
-  job = null;
+  if (running) drop(running.id);
+  running = null;
 }
 
 // --- waiting ----------------------------------------------------------------------------------------------------------
 
+const PARTS = { networks: "Drawing the coarse volume", references: "Warping CTs of other patients to the films", volume: "Putting the volume together", samples: "Drawing samples" };
+
 async function watch(id) {
   try {
     const now = await api(`jobs/${id}`);
-    if (id !== job) return;
+    if (id !== running?.id) return;
     if (now.state === "failed") throw new Explained(now.error);
-    if (now.state === "done") await show(now.result);
-    else if (now.state === "waiting") progress(0, `Waiting: ${now.ahead} ahead of you`);
-    else if (now.step < now.steps) progress(now.step / now.steps, `Sampling, step ${now.step} of ${now.steps}`);
-    else progress(1, "Super-resolving and writing the files");
-    // Goes on once it is done, more slowly: it tells the server that somebody still looks.
-    poll = setTimeout(() => watch(id), now.state === "done" ? 30000 : POLL_MS);
+    if (now.state === "done") return await finish(now.result);
+    if (now.state === "waiting") progress(0, `Waiting: ${now.ahead} ahead of you`);
+    else working(now);
+    poll = setTimeout(() => watch(id), POLL_MS);
   } catch (error) {
-    if (id === job) showError(error);
+    if (id !== running?.id) return;
+    running = null;
+    showError(error);
   }
+}
+
+function working({ part, step, steps }) {
+  running.started ??= Date.now();
+  const share = step / steps, passed = (Date.now() - running.started) / 1000;
+  const left = share > 0.05 && share < 1 ? `, about ${Math.max(1, Math.round(passed * (1 - share) / share))} s left` : "";
+  const doing = share < 1 ? `${PARTS[part]}, ${Math.round(100 * share)} % done` : "Writing the files";
+  progress(share, `${doing}; ${Math.round(passed)} s so far${left}`);
+  say(share < 1 ? PARTS[part] : "Writing the files");
+}
+
+async function finish(result) {
+  const before = shown;
+  await show({ ...running, result });
+  running = null;
+  setState("done");
+  if (before) drop(before.id);
+  $("title").focus({ preventScroll: true });
+  $("title").scrollIntoView();
+  say(`Done: ${$("title").textContent}`);
 }
 
 function progress(fraction, text) {
@@ -130,36 +239,110 @@ function progress(fraction, text) {
   $("progress-text").textContent = text;
 }
 
+/** Tell a screen reader, once. */
+function say(text) {
+  if ($("say").textContent !== text) $("say").textContent = text;
+}
+
+// --- keeping ----------------------------------------------------------------------------------------------------------
+
+/** Tell the server that somebody still looks, and the reader when the result is gone. */
+async function look() {
+  if (!shown || shown.gone) return;
+  const id = shown.id;
+  await api(`jobs/${id}`).catch((error) => {
+    if (error.code === "SERVE_GONE" && shown?.id === id) expired();
+  });
+}
+
+setInterval(look, LOOK_MS);
+document.addEventListener("visibilitychange", look);
+
+function expired() {
+  shown.gone = true;
+  for (const link of $("downloads").children) link.removeAttribute("href");
+  stale(`This result is no longer on the server, which keeps it for ${about.keep_minutes} minutes after the page was last seen. Press Reconstruct to make it again.`);
+}
+
+function stale(text) {
+  $("stale").textContent = text;
+  $("stale").hidden = false;
+  $("result").classList.add("stale");
+}
+
+async function restore() {
+  const kept = JSON.parse(sessionStorage.getItem("axon") ?? "{}");
+  sessionStorage.removeItem("axon");
+  if (kept.shown) {
+    try {
+      const { result } = await api(`jobs/${kept.shown.id}`);
+      await show({ ...kept.shown, result });
+      if (document.body.dataset.state === "start") setState("done");
+    } catch (error) {
+      if (error.code !== "SERVE_GONE") throw error;
+      const fix = `it is kept for ${about.keep_minutes} minutes, and a few seconds once its page is closed; choose the films again and press Reconstruct`;
+      showError(new Explained({ code: error.code, message: `the volume of ${named(kept.shown.names)} is no longer on the server`, fix }));
+    }
+  }
+  if (kept.running) {
+    running = kept.running;
+    setState("working");
+    watch(running.id);
+  }
+}
+
 // --- looking ----------------------------------------------------------------------------------------------------------
 
-let shown = null; // the job on the screen
+function named(names) {
+  return Object.values(names).join(" and ");
+}
 
-async function show(result) {
-  if (shown === job) return;
+function old(names) {
+  return `This is still the volume of ${named(names)}. Press Reconstruct for the films that are chosen now.`;
+}
+
+/** How downloads are called: after the film, unless its name may be a patient's. */
+function prefixOf(names, record) {
+  const name = Object.values(names)[0];
+  if (Object.values(record.inputs).some(({ kind }) => kind === "dicom") || /\.(zip|tar|tgz|dcm)$/i.test(name) || !name.includes(".")) {
+    const now = new Date(Date.now() - 60000 * new Date().getTimezoneOffset());
+    return `axon-${now.toISOString().slice(0, 19).replace(/[-:]/g, "").replace("T", "-")}`;
+  }
+  return `${name.replace(/(\.nii)?\.\w+$/, "")}-axon`;
+}
+
+async function show(job) {
   shown = job;
-  setState("done");
-  const sampled = Boolean(result.record.files?.["sample.nii.gz"]);
-  const images = sampled ? { "Volume, the best guess": "ct.nii.gz", "Sample, plausible, not measured": "sample.nii.gz" } : { CT: "ct.nii.gz" };
-  if (result.std_top_hu !== null) Object.assign(images, { "Mean of samples": "mean.nii.gz", Uncertainty: "std.nii.gz" });
-  choice("images", Object.keys(images), (name) => load(name, images[name], result));
+  const { record, std_top_hu, films } = job.result;
+  $("result").classList.remove("stale");
+  $("stale").hidden = true;
+  if (changed) stale(old(job.names));
+  $("result").hidden = false;
+  const several = record.samples > 1 ? ` of ${record.samples}` : "";
+  const images = { "Volume, the best guess": ["ct.nii.gz", "the best guess"] };
+  if (record.files?.["sample.nii.gz"]) images["Sample, plausible, not measured"] = ["sample.nii.gz", `sample 1${several}: a plausible patient, not measured`];
+  if (std_top_hu !== null) Object.assign(images, { "Mean of samples": ["mean.nii.gz", `mean${several} samples`], "Error to expect": ["std.nii.gz", `error to expect, from${several.replace(" of", "")} samples`] });
+  choice("images", Object.keys(images), (name) => load(name, ...images[name]));
   $("images").hidden = Object.keys(images).length < 2;
   choice("planes", ["All planes", ...PLANES], setPlane);
   choice("windows", Object.keys(about.windows), (name) => setWindow(...about.windows[name]));
-  $("downloads").replaceChildren(...[
-    ["NIfTI volume", "ct.nii.gz"], ["DICOM series (zip)", "dicom.zip"], ...(sampled ? [["Sample", "sample.nii.gz"], ["Sample as DICOM (zip)", "dicom-sample.zip"]] : []), ...(images.Uncertainty ? [["Mean", "mean.nii.gz"], ["Uncertainty", "std.nii.gz"]] : []),
-    ["Picture", "preview.png"], ["Record", "reconstruction.json"],
-  ].map(([label, file]) => element("a", label, { href: `/api/jobs/${job}/${file}`, className: "button", download: `axon-${file}` })));
-  $("films").replaceChildren(...result.films.map(filmRow));
-  $("record").textContent = JSON.stringify(result.record, null, 1);
+  const prefix = prefixOf(job.names, record);
+  const labels = { "ct.nii.gz": "NIfTI volume", "dicom.zip": "DICOM series (zip)", "sample.nii.gz": "Sample", "dicom-sample.zip": "Sample as DICOM (zip)", "mean.nii.gz": "Mean", "std.nii.gz": "Error to expect", "preview.png": "Picture", "reconstruction.json": "Record" };
+  const held = new Set(Object.values(images).map(([file]) => file)).add("dicom.zip").add("preview.png").add("reconstruction.json");
+  if (held.has("sample.nii.gz")) held.add("dicom-sample.zip");
+  const offeredFiles = Object.entries(labels).filter(([file]) => held.has(file));
+  $("downloads").replaceChildren(...offeredFiles.map(([file, label]) => element("a", label, {
+    href: `/api/jobs/${job.id}/${file}?prefix=${encodeURIComponent(prefix)}`, className: "button", download: `${prefix}-${file}`,
+  })));
+  $("films").replaceChildren(...films.map(filmRow));
+  $("record").textContent = JSON.stringify(record, null, 1);
   await pick("images", Object.keys(images)[0]);
   pick("planes", matchMedia("(max-width: 640px)").matches ? "Axial" : "All planes");
 }
 
 function filmRow(film) {
   const row = element("div", "", { className: "films" });
-  const before = film.given ? { given: `${film.view} film, as given` } : {};
-  const understood = `${film.view} film, as ${film.given ? "understood" : "given"}`;
-  const titles = { ...before, film: understood, reprojected: "from the volume", difference: `difference, mean ${film.mae}` };
+  const titles = { given: `${film.view} film, as given`, film: `${film.view} film, as the model sees it`, reprojected: "from the volume", difference: `difference, mean ${film.mae}` };
   for (const [key, title] of Object.entries(titles)) {
     const figure = element("figure");
     figure.append(element("img", "", { src: film[key], alt: `${film.view}: ${title}` }), element("figcaption", title));
@@ -187,19 +370,25 @@ function pick(id, name) {
   return done;
 }
 
-async function load(name, file, result) {
-  const std = name === "Uncertainty";
+async function load(name, file, what) {
+  const std = file === "std.nii.gz", { id, names, result } = shown;
+  const views = Object.keys(result.record.inputs), overruled = result.record.overruled;
+  const onWord = overruled ? `; refused as ${overruled.join(", ")}, and made on your word` : "";
+  $("title").textContent = `${name.split(",")[0]} of ${named(names)}`;
+  $("facts").textContent = `${what}; ${views.length > 1 ? "two views" : `${views[0]} view`}; model ${result.record.model.name} ${result.record.model.version}; research only${onWord}`;
   $("canvas").dataset.loaded = "";
   const place = viewer?.volumes.length ? [...viewer.scene.crosshairPos] : [0.5, 0.5, 0.5];
   viewer ??= await makeViewer();
-  await viewer.loadVolumes([{ url: `/api/jobs/${job}/${file}`, name: file, colormap: std ? "viridis" : "gray" }]);
+  await viewer.loadVolumes([{ url: `/api/jobs/${id}/${file}`, name: file, colormap: std ? "viridis" : "gray" }]);
   viewer.scene.crosshairPos = place;
   sliders(std);
   $("windows").hidden = std;
   $("legend").hidden = !std;
   if (std) {
-    $("legend").textContent = `Standard deviation of the samples: dark 0 HU, yellow ${result.std_top_hu.toFixed(0)} HU. A low value means that the samples agree, not that they are right.`;
+    $("top").textContent = `${result.std_top_hu.toFixed(0)} HU`;
+    $("doubt").textContent = "Error to expect of the mean, as a standard deviation in HU. A low value means that the samples agree, not that they are right.";
     bounds(0, result.std_top_hu);
+    $("overlay").textContent = "";
   } else pick("windows", Object.keys(about.windows)[0]);
   $("canvas").dataset.loaded = file;
 }
@@ -220,7 +409,17 @@ function setPlane(name) {
   document.body.dataset.plane = name;
   const types = { Axial: "AXIAL", Coronal: "CORONAL", Sagittal: "SAGITTAL" };
   viewer.setSliceType(niivue.SLICE_TYPE[types[name] ?? "MULTIPLANAR"]);
+  scale();
 }
+
+/** Draw a bar of 10 cm at the scale of the first plane; all planes have the same. */
+function scale() {
+  viewer.drawScene();
+  const { leftTopWidthHeight, fovMM } = viewer.screenSlices[0];
+  $("bar").style.width = `${(100 * leftTopWidthHeight[2]) / Math.abs(fovMM[0]) / viewer.uiData.dpr}px`;
+}
+
+addEventListener("resize", () => viewer && requestAnimationFrame(scale));
 
 // Sliders: one a plane; level and width of the window, where there is one. NiiVue's axes are right to left, back to front, feet to head.
 const AXIS = { Axial: 2, Coronal: 1, Sagittal: 0 };
@@ -265,6 +464,14 @@ function moved(location) {
   $("readout").textContent = `At the crosshair: ${value.toFixed(0).replace("-", "−")} HU`;
 }
 
+/** Move the plane that is shown by some slices; of all planes the axial one. */
+function step(slices) {
+  const plane = PLANES.includes(document.body.dataset.plane) ? document.body.dataset.plane : "Axial";
+  const input = $(`slider-${plane}`);
+  input.value = Number(input.value) + slices;
+  input.dispatchEvent(new Event("input"));
+}
+
 function setWindow(level, width) {
   $("slider-Level").write(level);
   $("slider-Width").write(width);
@@ -277,6 +484,7 @@ function applyWindow() {
 }
 
 function bounds(low, high) {
+  $("overlay").textContent = `black ${low.toFixed(0)} HU, white ${high.toFixed(0)} HU`.replaceAll("-", "−");
   viewer.volumes[0].cal_min = low;
   viewer.volumes[0].cal_max = high;
   viewer.updateGLVolume();
@@ -286,8 +494,16 @@ function bounds(low, high) {
 
 // Before NiiVue, which gives letters meanings of its own.
 addEventListener("keydown", (event) => {
-  if (document.body.dataset.state !== "done" || event.ctrlKey || event.metaKey || event.altKey) return;
+  if ($("result").hidden || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.target.matches("input:not([type=range]), select, textarea")) return;
+  const arrows = event.target === $("canvas") ? { arrowup: 1, arrowright: 1, arrowdown: -1, arrowleft: -1 } : {};
+  const slices = { k: 1, j: -1, ...arrows }[event.key.toLowerCase()];
+  if (slices) {
+    event.stopPropagation();
+    event.preventDefault();
+    step(slices);
+    return;
+  }
   const keys = { m: ["planes", 0], a: ["planes", 1], c: ["planes", 2], s: ["planes", 3], 1: ["windows", 0], 2: ["windows", 1], 3: ["windows", 2] };
   const [id, index] = keys[event.key.toLowerCase()] ?? [];
   if (id === undefined || $(id).hidden) return;
@@ -300,4 +516,7 @@ api("about").then((facts) => {
   $("disclaimer").textContent = facts.disclaimer;
   $("model").textContent = `Model ${facts.model.name} ${facts.model.version}.`;
   $("software").textContent = facts.software;
+  const from = facts.patients ? `, detail from CTs of ${facts.patients} patients that are warped to your films` : "";
+  $("promise").textContent = `Voxels of ${facts.voxel_mm} mm${from}: shapes, not vessels. What your films do not show is made up.`;
+  return restore();
 }).catch(showError);

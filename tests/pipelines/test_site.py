@@ -1,0 +1,87 @@
+"""A site's file: what it changes in the compiled pipeline, and what is wrong with one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from axon.errors import AxonError
+from pipelines import resources, site
+from pipelines.__main__ import main
+from pipelines.axon_pipeline import COMPILED, build
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "docs/site.yaml"
+DIGEST = "sha256:" + "1" * 64
+
+
+@pytest.fixture(autouse=True)
+def usual_site(monkeypatch: pytest.MonkeyPatch) -> Any:
+    for name in ("AXON_IMAGE_CPU", "AXON_IMAGE_CUDA", "KF_PIPELINES_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    build()
+
+
+def test_every_key_of_the_example_reaches_the_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AXON_IMAGE_CUDA", f"mine@{DIGEST}")
+    before = COMPILED.read_text()
+    main(["compile", "--site", str(EXAMPLE), "-o", str(tmp_path / "made.yaml")])
+    pipeline, platform = yaml.safe_load_all((tmp_path / "made.yaml").read_text())
+    given = yaml.safe_load(EXAMPLE.read_text())
+    train = pipeline["deploymentSpec"]["executors"]["exec-train-bridge"]["container"]
+    ingest = pipeline["deploymentSpec"]["executors"]["exec-ingest"]["container"]
+    assert train["image"] == f"mine@{DIGEST}", "the environment wins over the site"
+    assert ingest["image"] == given["images"]["cpu"]
+    assert train["resources"]["accelerator"]["resourceType"] == given["gpu"]
+    assert train["resources"]["resourceCpuRequest"] == "16" and train["resources"]["resourceMemoryLimit"] == "128Gi"
+    assert ingest["resources"]["resourceMemoryLimit"] == "32Gi" and ingest["resources"]["resourceCpuRequest"] == "4"
+    steps = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    trains, ingests = steps["exec-train-bridge"], steps["exec-ingest"]
+    assert trains["emptyDirMounts"][0]["sizeLimit"] == given["shared_memory"]
+    assert [one["key"] for one in trains["tolerations"]] == [given["gpu"], "dedicated"]
+    assert ingests["nodeSelector"]["labels"] == given["node_selector"]
+    assert [one["secretName"] for one in ingests["imagePullSecret"]] == given["pull_secrets"]
+    nodes = pipeline["root"]["inputDefinitions"]["parameters"]["gpu_nodes"]["defaultValue"]
+    assert nodes == {**given["node_selector"], **given["gpu_nodes"]}
+    assert COMPILED.read_text() == before
+
+
+def test_everything_that_is_wrong_is_named_at_once(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text(
+        "imagez: {}\ngpu: 3\nsteps: {trian: {cpu: 2}, ingest: {memory: lots, cpus: 1}}\n"
+    )
+    with pytest.raises(AxonError) as caught:
+        site.load(tmp_path / "site.yaml", resources.NEEDS)
+    for word in ("'imagez'", "did you mean 'images'", "gpu is 3", "steps.trian", "steps.ingest.memory", "ingest.cpus"):
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["compile", "--check", "--site", str(EXAMPLE)], "COMPILE_OPTIONS"),
+        (["compile", "--namespace", "mine"], "COMPILE_OPTIONS"),
+        (["compile", "--site", str(EXAMPLE)], "COMPILE_OPTIONS"),
+        (["compile", "-o", "/nowhere/pipeline.yaml"], "RESOURCES_FILE"),
+        (
+            ["submit", "--dry-run", "--site", "/nowhere.yaml", "--set", "promot=x"],
+            "SITE_MISSING.*did you mean 'promote'",
+        ),
+    ],
+)
+def test_a_wrong_call_is_explained(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(words)
+    assert re.search(said, capsys.readouterr().out)
+
+
+def test_a_check_needs_neither_cluster_nor_images(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["submit", "--dry-run", "--site", str(EXAMPLE), "--set", "promote=never"])
+    main(["schedule", "--check", "--file", str(ROOT / "schedules.yaml")])
+    said = capsys.readouterr().out
+    assert "nothing is wrong with it" in said and "weekly: 20" in said

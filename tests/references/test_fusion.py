@@ -155,3 +155,26 @@ def test_from_one_film_the_volume_takes_a_share_of_the_estimate_of_its_own_and_a
     assert torch.allclose(mono.volume(), fusion(nothing, one).volume(), atol=1e-4)
     assert torch.equal(mono.sample(1), fusion(three(), one).sample(1))
     assert torch.equal(fusion(three(), patient(), full).volume(), fusion(three(), patient()).volume())
+
+
+def test_the_spread_of_the_references_is_their_weighed_standard_deviation() -> None:
+    found = twice(three())
+    apart = found.warps_K1DHW.clone()
+    apart[1, :, 10:12] += 0.3
+    made = fusion(replace(found, warps_K1DHW=apart, loss_K=torch.zeros(2)), patient(), replace(CONFIG, spread=2.0))
+    assert torch.allclose(made.spread_11DHW[:, :, 10:12], torch.tensor(0.3), atol=1e-3)
+    assert float(made.spread_11DHW[:, :, 12:].max()) < 1e-2
+
+
+def test_one_reference_alone_is_corrected_as_far_as_the_lift_errs() -> None:
+    alone = registered(deformed(0, by=3), patient())
+    told = replace(CONFIG, spread=2.0)
+    assert torch.equal(fusion(alone, patient(), told).volume(), fusion(alone, patient()).volume())
+
+
+def test_with_their_spread_the_films_move_what_the_references_differ_in() -> None:
+    made = fusion(three(), patient(), replace(CONFIG, spread=2.0))
+    before = made._blended(made.evidence_K, 0.1, made.config.estimate_share).clamp(-1, 1)
+    moved, sure = (made.volume() - before).abs(), made.spread_11DHW < 0.02
+    assert moved[sure].mean() < 0.2 * moved[~sure].mean()
+    assert film_error(made.volume(), patient()) < film_error(before, patient())

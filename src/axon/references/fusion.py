@@ -11,6 +11,9 @@ the warps, order kept: the optimal transport of one distribution of HU to the ot
 possible to what looks real, transport is the way that costs least (Freirich et al., arXiv 2107.02555); this is its
 one-dimensional shadow.
 
+The correction by the films needs to know where the volume may be wrong. The warps say it better than an average over
+patients: where they differ, after the ensemble Kalman filter (Evensen, J. Geophys. Res. 1994).
+
 Adding a reference's detail with gain g changes a band's error from P to P (1 - 2 g rho + g^2), where rho is its
 coherence with the truth: the best guess takes g = rho, realism g = 1, which costs nothing where rho is above one half.
 
@@ -82,6 +85,8 @@ class Fusion:
         self.evidence_K = -registration.loss_K / config.temper
         if len(self.warps_K1DHW):
             self.dissent_K1DHW = self._dissent()
+        if config.spread and len(self.warps_K1DHW) > 1:
+            self.spread_11DHW = config.spread * self._spread()
 
     def volume(self) -> Tensor:
         """The best guess, normalised, shape (1, 1, D, H, W)."""
@@ -104,6 +109,13 @@ class Fusion:
         warps = F.avg_pool3d(self.warps_K1DHW, self.warps_K1DHW.shape[-1] // min(VOTE_SIZE, self.warps_K1DHW.shape[-1]))
         weight_K = torch.softmax(self.evidence_K, dim=0)[:, None, None, None, None]
         return F.avg_pool3d((warps - (weight_K * warps).sum(dim=0)).abs(), 3, 1, 1, count_include_pad=False)
+
+    def _spread(self) -> Tensor:
+        """Standard deviation of the warps at each voxel: where they differ, there the films may move something."""
+        mean_11DHW = square_11DHW = torch.zeros_like(self.estimate_11DHW)
+        for weight, warp in zip(torch.softmax(self.evidence_K, dim=0), self.warps_K1DHW, strict=True):
+            mean_11DHW, square_11DHW = mean_11DHW + weight * warp, square_11DHW + weight * warp**2
+        return (square_11DHW - mean_11DHW**2).clamp(min=0).sqrt()
 
     def _blended(self, evidence_K: Tensor, tolerance: float, share_M: tuple[float, ...]) -> Tensor:
         """The vote of the warps, and the estimate's share of it, band by band."""

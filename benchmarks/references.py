@@ -302,7 +302,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--data", type=Path, help="folder of CTs (default: $AXON_TEST_DATA/ct)")
     parser.add_argument(
-        "--config", type=Path, default=Path("configs/bench.yaml"), help="its split (default: %(default)s)"
+        "--config", type=Path, default=Path("configs/bench.yaml"), help="its split and settings (default: %(default)s)"
     )
     parser.add_argument("--model", help="folder or models:/ URI (default: the package's)")
     parser.add_argument("--tracking-uri")
@@ -316,8 +316,9 @@ def main(argv: list[str] | None = None) -> int:
             find_studies(data_folder(arguments.data)),
         )
         rows: list[dict[str, Any]] = [{"patient_id": s.patient_id, "collection": s.collection} for s in studies]
-        sets = split_patients(rows, Config.load(arguments.config))
-        bench = Bench(model.pipeline, [s for s in studies if sets[s.patient_id] == "train"], ReferencesConfig())
+        config = Config.load(arguments.config)
+        sets = split_patients(rows, config)
+        bench = Bench(model.pipeline, [s for s in studies if sets[s.patient_id] == "train"], config.references)
         chosen = [s for s in studies if sets[s.patient_id] in arguments.sets]
         if not chosen or not bench.library:
             raise AxonError(

@@ -336,9 +336,16 @@ class ReferencesConfig:
         sample_tolerance: The same for a sample: less mixes less.
         wavelength_mm: Knots of the curves over wavelengths, falling.
         estimate_share: How much of the estimate the fusion takes at each of these; chosen on validation patients.
+        estimate_share_mono: The same for the volume from one film, where references are sharp at a depth that no film
+            tells; none for the same as from two.
         variety: Spread of the random weights of a sample, as of ``temper``'s exponent.
         detail: How much of the power that a mean lacks is given back to a sample, from 0 to 1 in decibels.
         most_gain: But no wavelength is raised by more than this factor.
+        spread: By so many standard deviations of the references at a voxel the films' correction takes the fusion to be
+            wrong there; 0 for the calibrated lift's error. One reference alone has none, and gets that, too.
+        transport: How far the HU of the volume are carried to those of the references, rank by rank, from 0 to 1.
+        sample_transport: The same of a sample.
+        transport_above_hu: Only HU above this are carried: bone, contrast, dense soft tissue.
     """
 
     count: int = 0
@@ -360,9 +367,14 @@ class ReferencesConfig:
     sample_tolerance: float = 0.02
     wavelength_mm: tuple[float, ...] = (180.0, 90.0, 60.0, 45.0, 30.0, 22.0, 15.0, 11.0, 8.0, 5.6)
     estimate_share: tuple[float, ...] = (0.15,) * 10
+    estimate_share_mono: tuple[float, ...] = ()
     variety: float = 1.0
     detail: float = 0.7
     most_gain: float = 1.6
+    spread: float = 0.0
+    transport: float = 0.0
+    sample_transport: float = 0.0
+    transport_above_hu: float = 50.0
 
     @classmethod
     def of(cls, raw: dict[str, Any]) -> ReferencesConfig:
@@ -525,6 +537,11 @@ def _check(config: Config) -> None:
         "references.levels",
         "each size divides the result's: set grid.output_size",
     )
+    mono, knots = config.references.estimate_share_mono, config.references.wavelength_mm
+    require(len(mono) in (0, len(knots)), "references.estimate_share_mono", "none, or one for each of wavelength_mm")
+    require(config.references.spread >= 0, "references.spread", "0 or more")
+    shares = (config.references.transport, config.references.sample_transport)
+    require(all(0 <= share <= 1 for share in shares), "references.transport", "from 0 to 1, as sample_transport")
     require(model.hu_window[0] < model.hu_window[1], "model.hu_window", "low below high")
     require(
         config.xray.source_detector_mm > config.xray.source_object_mm,

@@ -45,6 +45,8 @@ _RANGES = {
     "std_curves": (0.0, 1e5),
     "output_size": (0, 512),
     "levels": (0.0, 1000.0),
+    "spread": (0.0, 1000.0),
+    "transport": (0.0, 1.0),
 }
 """Least and greatest number of each part of a pipeline's configuration."""
 
@@ -509,6 +511,8 @@ def _check_numbers(facts: dict[str, Any]) -> None:
         ],
         "output_size": [facts.get("output_size", 0)],
         "levels": [number for level in facts.get("references", {}).get("levels", []) for number in level.values()],
+        "spread": [facts.get("references", {}).get("spread", 0.0)],
+        "transport": [facts.get("references", {}).get(key, 0.0) for key in ("transport", "sample_transport")],
     }
     for name, found in numbers.items():
         low, high = _RANGES[name]

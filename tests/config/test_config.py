@@ -24,6 +24,8 @@ def test_shipped_configurations_survive_a_round_trip(path: Path) -> None:
         ("grid: {coarse_size: 30}", "CONFIG_VALUE", "grid.coarse_size"),
         ("model: {channels: [8, 16]}", "CONFIG_VALUE", "model.attention"),
         ("xray: {source_object_mm: 2000.0}", "CONFIG_VALUE", "xray.source_detector_mm"),
+        ("references: {transport: 1.5}", "CONFIG_VALUE", "references.transport"),
+        ("references: {estimate_share_mono: [0.5]}", "CONFIG_VALUE", "references.estimate_share_mono"),
         ("evaluation: {samples: 1}", "CONFIG_VALUE", "evaluation.samples"),
         ("grid: 3", "CONFIG_TYPE", "grid"),
         ("- a\n- b", "CONFIG_YAML", "mapping"),

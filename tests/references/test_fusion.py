@@ -79,12 +79,16 @@ def test_warps_that_agree_are_kept_as_they_are() -> None:
     found = twice(three())
     plain = replace(CONFIG, estimate_share=(0.0,) * len(CONFIG.wavelength_mm))
     made = fusion(found, patient(), plain)
-    assert torch.allclose(made._blended(made.evidence_K, 0.05), found.warps_K1DHW[:1], atol=1e-4)
+    assert torch.allclose(
+        made._blended(made.evidence_K, 0.05, made.config.estimate_share), found.warps_K1DHW[:1], atol=1e-4
+    )
 
 
 def test_the_full_share_of_the_estimate_is_the_estimate() -> None:
     made = fusion(three(), patient(), replace(CONFIG, estimate_share=(1.0,) * len(CONFIG.wavelength_mm)))
-    assert torch.allclose(made._blended(made.evidence_K, 0.05), made.estimate_11DHW, atol=1e-4)
+    assert torch.allclose(
+        made._blended(made.evidence_K, 0.05, made.config.estimate_share), made.estimate_11DHW, atol=1e-4
+    )
 
 
 def test_a_reference_that_differs_from_the_others_counts_less_there() -> None:
@@ -96,7 +100,7 @@ def test_a_reference_that_differs_from_the_others_counts_less_there() -> None:
         patient(),
         replace(CONFIG, estimate_share=(0.0,) * 10),
     )
-    mended = made._blended(made.evidence_K, 0.05)[0, 0, 15:17, 15:17, 15:17]
+    mended = made._blended(made.evidence_K, 0.05, made.config.estimate_share)[0, 0, 15:17, 15:17, 15:17]
     assert (mended - bright[0, 0, 15:17, 15:17, 15:17]).mean() < 0.5 * 0.8 / 3
 
 
@@ -107,3 +111,70 @@ def test_each_wavelength_gets_its_gain() -> None:
     across = torch.arange(32) * (EXTENT_MM / 32)
     wave = torch.sin(across * 2 * torch.pi / 90).expand(1, 1, 32, 32, 32)
     assert torch.allclose(made._filtered(wave, torch.tensor([1.0, 3.0, 1.0])), 3 * wave, atol=1e-4)
+
+
+def carried(found: Registration, share: float, above: float) -> torch.Tensor:
+    made = fusion(found, patient(), replace(CONFIG, transport_above_hu=above))
+    return made._carried(made._blended(made.evidence_K, 0.1, made.config.estimate_share), share)
+
+
+def test_carried_all_the_way_the_hu_are_those_of_the_references_in_the_order_of_the_mean() -> None:
+    found = three()
+    made = fusion(found, patient())
+    wanted = found.warps_K1DHW.flatten(1).sort(dim=1).values.mean(dim=0)
+    full = carried(found, 1.0, above=-1e4).flatten()
+    assert torch.allclose(full.sort().values, wanted, atol=1e-5)
+    assert (full[made._blended(made.evidence_K, 0.1, made.config.estimate_share).flatten().argsort()].diff() >= 0).all()
+
+
+def test_half_the_way_is_the_mean_of_both_ends() -> None:
+    ends = carried(three(), 0.0, above=-1e4) + carried(three(), 1.0, above=-1e4)
+    assert torch.allclose(carried(three(), 0.5, above=-1e4), ends / 2, atol=1e-6)
+
+
+def test_below_the_threshold_nothing_is_carried_and_bone_becomes_as_much_as_the_references_have() -> None:
+    before, after = carried(three(), 0.0, above=50.0), carried(three(), 1.0, above=50.0)
+    low, high = HU_WINDOW
+    edge = (50 - low) / (high - low) * 2 - 1
+    assert torch.equal(before[before < edge], after[before < edge])
+    dense = (200 - low) / (high - low) * 2 - 1
+    bone = [float((volume > dense).float().mean()) for volume in (before, after, three().warps_K1DHW)]
+    assert abs(bone[1] - bone[2]) < 0.5 * abs(bone[0] - bone[2])
+
+
+def test_volume_and_sample_are_carried_as_far_as_each_is_told() -> None:
+    plain, told = fusion(three(), patient()), fusion(three(), patient(), replace(CONFIG, transport=1.0))
+    assert not torch.equal(plain.volume(), told.volume())
+    assert torch.equal(plain.sample(0), told.sample(0))
+
+
+def test_from_one_film_the_volume_takes_a_share_of_the_estimate_of_its_own_and_a_sample_does_not() -> None:
+    full = replace(CONFIG, estimate_share_mono=(1.0,) * len(CONFIG.wavelength_mm))
+    one, nothing = patient(trust=(1.0, 0.0)), registered(phantom(0)[:0], patient())
+    mono = fusion(three(), one, full)
+    assert torch.allclose(mono.volume(), fusion(nothing, one).volume(), atol=1e-4)
+    assert torch.equal(mono.sample(1), fusion(three(), one).sample(1))
+    assert torch.equal(fusion(three(), patient(), full).volume(), fusion(three(), patient()).volume())
+
+
+def test_the_spread_of_the_references_is_their_weighed_standard_deviation() -> None:
+    found = twice(three())
+    apart = found.warps_K1DHW.clone()
+    apart[1, :, 10:12] += 0.3
+    made = fusion(replace(found, warps_K1DHW=apart, loss_K=torch.zeros(2)), patient(), replace(CONFIG, spread=2.0))
+    assert torch.allclose(made.spread_11DHW[:, :, 10:12], torch.tensor(0.3), atol=1e-3)
+    assert float(made.spread_11DHW[:, :, 12:].max()) < 1e-2
+
+
+def test_one_reference_alone_is_corrected_as_far_as_the_lift_errs() -> None:
+    alone = registered(deformed(0, by=3), patient())
+    told = replace(CONFIG, spread=2.0)
+    assert torch.equal(fusion(alone, patient(), told).volume(), fusion(alone, patient()).volume())
+
+
+def test_with_their_spread_the_films_move_what_the_references_differ_in() -> None:
+    made = fusion(three(), patient(), replace(CONFIG, spread=2.0))
+    before = made._blended(made.evidence_K, 0.1, made.config.estimate_share).clamp(-1, 1)
+    moved, sure = (made.volume() - before).abs(), made.spread_11DHW < 0.02
+    assert moved[sure].mean() < 0.2 * moved[~sure].mean()
+    assert film_error(made.volume(), patient()) < film_error(before, patient())

@@ -6,6 +6,14 @@ fusion: Coupe et al., NeuroImage 2011), and mixed with the estimate. ``sample`` 
 for every seed, a sharper vote, and the power that a mean lacks in a band of wavelengths given back. Both obey the films
 (`axon.geometry.consistency`).
 
+Where warps lay a rib side by side their mean is as dense as none of them. Its HU can therefore be carried to those of
+the warps, order kept: the optimal transport of one distribution of HU to the other. From the mean of all that is
+possible to what looks real, transport is the way that costs least (Freirich et al., arXiv 2107.02555); this is its
+one-dimensional shadow.
+
+The correction by the films needs to know where the volume may be wrong. The warps say it better than an average over
+patients: where they differ, after the ensemble Kalman filter (Evensen, J. Geophys. Res. 1994).
+
 Adding a reference's detail with gain g changes a band's error from P to P (1 - 2 g rho + g^2), where rho is its
 coherence with the truth: the best guess takes g = rho, realism g = 1, which costs nothing where rho is above one half.
 
@@ -14,6 +22,7 @@ Shape legend: K references, D/H/W and N voxels, V the two views, U/V film rows a
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +35,8 @@ from axon.references.registration import Registration
 
 VOTE_SIZE = 64
 """Voxels a side of the grid on which warps vote: what is finer differs from warp to warp anyhow."""
+_RAMP_HU = 100.0
+"""From the threshold on, HU are carried more and more over this range, so that no step shows."""
 
 
 @dataclass(frozen=True)
@@ -74,18 +85,24 @@ class Fusion:
         self.evidence_K = -registration.loss_K / config.temper
         if len(self.warps_K1DHW):
             self.dissent_K1DHW = self._dissent()
+        if config.spread and len(self.warps_K1DHW) > 1:
+            self.spread_11DHW = config.spread * self._spread()
 
     def volume(self) -> Tensor:
         """The best guess, normalised, shape (1, 1, D, H, W)."""
-        return self._consistent(self._blended(self.evidence_K, self.config.tolerance))
+        alone = int((self.patient.trust_1V > 0).sum()) == 1 and self.config.estimate_share_mono
+        share = self.config.estimate_share_mono if alone else self.config.estimate_share
+        mixed_11DHW = self._blended(self.evidence_K, self.config.tolerance, share)
+        return self._consistent(self._carried(mixed_11DHW, self.config.transport))
 
     def sample(self, seed: int) -> Tensor:
         """A plausible patient, normalised, shape (1, 1, D, H, W): the same for the same seed."""
         if not len(self.warps_K1DHW):
             return self.volume()
         noise_K = torch.randn(len(self.evidence_K), generator=torch.Generator().manual_seed(seed)).to(self.evidence_K)
-        mixed_11DHW = self._blended(self.evidence_K + self.config.variety * noise_K, self.config.sample_tolerance)
-        return self._consistent(self._sharpened(mixed_11DHW))
+        evidence_K, share = self.evidence_K + self.config.variety * noise_K, self.config.estimate_share
+        mixed_11DHW = self._blended(evidence_K, self.config.sample_tolerance, share)
+        return self._consistent(self._carried(self._sharpened(mixed_11DHW), self.config.sample_transport))
 
     def _dissent(self) -> Tensor:
         """How far each warp is from the mean of all around each place, shape (K, 1, n, n, n)."""
@@ -93,7 +110,14 @@ class Fusion:
         weight_K = torch.softmax(self.evidence_K, dim=0)[:, None, None, None, None]
         return F.avg_pool3d((warps - (weight_K * warps).sum(dim=0)).abs(), 3, 1, 1, count_include_pad=False)
 
-    def _blended(self, evidence_K: Tensor, tolerance: float) -> Tensor:
+    def _spread(self) -> Tensor:
+        """Standard deviation of the warps at each voxel: where they differ, there the films may move something."""
+        mean_11DHW = square_11DHW = torch.zeros_like(self.estimate_11DHW)
+        for weight, warp in zip(torch.softmax(self.evidence_K, dim=0), self.warps_K1DHW, strict=True):
+            mean_11DHW, square_11DHW = mean_11DHW + weight * warp, square_11DHW + weight * warp**2
+        return (square_11DHW - mean_11DHW**2).clamp(min=0).sqrt()
+
+    def _blended(self, evidence_K: Tensor, tolerance: float, share_M: tuple[float, ...]) -> Tensor:
         """The vote of the warps, and the estimate's share of it, band by band."""
         if not len(self.warps_K1DHW):
             return self.estimate_11DHW
@@ -102,13 +126,32 @@ class Fusion:
         for vote, warp in zip(votes, self.warps_K1DHW, strict=True):  # One after the other: half the memory.
             warps_11DHW += _grown(vote[None], warp.shape[-1]) * warp
         lacking = self.estimate_11DHW - warps_11DHW
-        return warps_11DHW + self._filtered(lacking, torch.tensor(self.config.estimate_share))
+        return warps_11DHW + self._filtered(lacking, torch.tensor(share_M))
 
     def _sharpened(self, volume_11DHW: Tensor) -> Tensor:
         """With the power that a warp has in each band, as far as ``detail`` says."""
         lacking_M = self._power(self.warps_K1DHW[:1]) / self._power(volume_11DHW).clamp(min=1e-12)
         gain_M = (lacking_M ** (self.config.detail / 2)).clamp(1, self.config.most_gain)
         return self._filtered(volume_11DHW, gain_M)
+
+    def _carried(self, volume_11DHW: Tensor, share: float) -> Tensor:
+        """Its HU ``share`` of the way to those of the warps, rank by rank, where they are above a threshold."""
+        if share == 0 or not len(self.warps_K1DHW):
+            return volume_11DHW
+        wanted_N = torch.empty_like(self.law_N)
+        wanted_N[volume_11DHW.flatten().argsort()] = self.law_N
+        low, high = self.obey[3]
+        above_11DHW = (volume_11DHW + 1) / 2 * (high - low) + low - self.config.transport_above_hu
+        weight_11DHW = share * (above_11DHW / _RAMP_HU).clamp(0, 1)
+        return torch.lerp(volume_11DHW, wanted_N.view_as(volume_11DHW), weight_11DHW)
+
+    @functools.cached_property
+    def law_N(self) -> Tensor:
+        """Normalised values of the warps, each sorted, then their mean: the barycentre of their distributions."""
+        law_N = self.warps_K1DHW.new_zeros(self.warps_K1DHW[0].numel())
+        for warp in self.warps_K1DHW:  # One after the other: less memory.
+            law_N += warp.flatten().sort().values
+        return law_N / len(self.warps_K1DHW)
 
     def _power(self, volume_11DHW: Tensor) -> Tensor:
         """Power in the band around each knot, shape (M,)."""

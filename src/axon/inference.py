@@ -6,6 +6,7 @@ Shape legend: K samples, V the two views, D/H/W voxels towards head, back and le
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,6 +18,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor
 from torch.nn import functional as F
 
+from axon.compute.memory import is_out_of_memory
 from axon.config import Config, PhysicsConfig, ReferencesConfig, XrayConfig
 from axon.errors import AxonError, require
 from axon.geometry.film import to_detector
@@ -33,6 +35,7 @@ from axon.references.library import Library
 from axon.references.registration import Progress, Registration, register, silent
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 
+_log = logging.getLogger(__name__)
 BATCH = 8
 """Samples that are drawn together."""
 _RANGES = {
@@ -390,13 +393,23 @@ class AxonPipeline(DiffusionPipeline):
 
     def _samples(self, evidence: Evidence, steps: int, seeds: Sequence[int], weights: Sequence[float]) -> np.ndarray:
         """Samples in HU on the result's grid, shape (K, D, H, W), a few at a time, so that memory does not grow with K
-        as fast as work does.
+        as fast as work does; half as many at a time where they do not fit.
         """
-        drawn = []
-        for first in range(0, len(seeds), BATCH):
-            batch = seeds[first : first + BATCH]
-            fine = self._draw(evidence.expand(len(batch)), steps, None, batch, weights)[-1]
-            drawn.append(self._hu(self._on_result_grid(fine)))
+        drawn: list[np.ndarray] = []
+        first, together = 0, BATCH
+        while first < len(seeds):
+            batch = seeds[first : first + together]
+            try:
+                fine = self._draw(evidence.expand(len(batch)), steps, None, batch, weights)[-1]
+            except (MemoryError, RuntimeError) as error:
+                if len(batch) == 1 or not is_out_of_memory(error):
+                    raise
+                together = len(batch) // 2
+            else:
+                drawn.append(self._hu(self._on_result_grid(fine)))
+                first += len(batch)
+        if together < BATCH:
+            _log.warning("memory ran out: at most %d samples were drawn together, not %d", together, BATCH)
         return np.concatenate(drawn)
 
     def _draw(

@@ -215,6 +215,18 @@ def test_throughput_and_memory_are_logged(tmp_path: Path) -> None:
     fit(Wobble(), replace(TRAIN, batch_size=4), tmp_path, {}, lambda step, metrics: seen.append(metrics))
     assert seen[-1]["samples_per_second"] == pytest.approx(4 * seen[-1]["steps_per_second"])
     assert 0.05 < seen[-1]["peak_memory_gib"] < 100
+    assert seen[0]["seconds_left"] > seen[-1]["seconds_left"] == 0
+
+
+def test_the_share_of_time_that_a_training_waits_for_data_is_logged(tmp_path: Path) -> None:
+    class Slow(Wobble):
+        def draw(self, step: int, slots: range) -> torch.Tensor:
+            time.sleep(0.05)
+            return super().draw(step, slots)
+
+    shares = []
+    fit(Slow(), replace(TRAIN, steps=6), tmp_path, {}, lambda _, metrics: shares.append(metrics["waiting_share"]))
+    assert 0.3 < shares[-1] < 1
 
 
 def test_a_gradient_that_is_not_finite_stops_before_it_is_applied(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from axon import DISCLAIMER
-from axon.commands import Verbs, verb, whole_number
+from axon.commands import Verbs, add_device, verb, whole_number
 
 EPILOG = """examples:
   axon evaluate axon-small --data my_cts --out scores           the model of the package on your patients
@@ -52,7 +52,7 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         "--baselines", type=Path, metavar="FOLDER", help="trained baselines to measure, of the pipeline's step"
     )
-    parser.add_argument("--device", help="cpu, or cuda (default: a GPU where there is one)")
+    add_device(parser)
     parser.add_argument(
         "--tracking-uri",
         default=os.environ.get("MLFLOW_TRACKING_URI"),
@@ -65,8 +65,6 @@ def add(verbs: Verbs) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     import json
     from dataclasses import replace
-
-    import torch
 
     from axon import pretrained
     from axon.compute.devices import choose_device
@@ -87,7 +85,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     with pretrained.folder_of(source, arguments.tracking_uri) as (files, name, version):
         model = pretrained.load(str(files))
         model = replace(model, name=name, version=version or model.version)
-        model.pipeline.to(torch.device(arguments.device) if arguments.device else choose_device())
+        model.pipeline.to(choose_device(arguments.device))
         outcome = evaluate_folder(model, files, arguments.data, arguments.out, asked)
     print(json.dumps(outcome.as_dict(), indent=1) if arguments.json else outcome.text())
     if not arguments.json:

@@ -114,8 +114,9 @@ def fit(stage: Stage, config: StageConfig, folder: Path, identity: dict[str, Any
         closing(_draws(stage, config, first, ahead=device.type == "cuda")) as draws,
         tqdm(total=config.steps, initial=first, desc=stage.name, disable=quiet) as bar,
     ):
+        waited = _Waited(draws)
         while progress.step < config.steps:
-            loss, stop = _step(stage, loss_of, draws, optimizer, config, progress.step, ended)
+            loss, stop = _step(stage, loss_of, waited, optimizer, config, progress.step, ended)
             progress.losses.append(loss)
             progress.step += 1
             update_ema(ema, module, min(config.ema_decay, (1 + progress.step) / (10 + progress.step)))
@@ -127,10 +128,12 @@ def fit(stage: Stage, config: StageConfig, folder: Path, identity: dict[str, Any
                 row = (progress.step, sum(progress.losses) / len(progress.losses), val_loss)
                 progress.curve.append(row)
                 progress.losses = []
-                speed = (progress.step - first) / (time.monotonic() - started)
+                elapsed = time.monotonic() - started
+                speed = (progress.step - first) / elapsed
                 if leader:
                     _announce(stage.name, config.steps, row, speed, bar)
-                log(row[0], _losses(row) | _costs(speed, config, device))
+                costs = _costs(speed, config, device) | {"waiting_share": waited.seconds / elapsed}
+                log(row[0], _losses(row) | costs | {"seconds_left": (config.steps - progress.step) / speed})
             if leader and (last or stop or progress.step % config.checkpoint_every == 0):
                 save_checkpoint(folder, identity, progress, module, ema, optimizer)
             if stop and not last:
@@ -147,6 +150,22 @@ def _lay_out(module: nn.Module, memory_format: torch.memory_format) -> nn.Module
 def _optimizer(module: nn.Module, config: StageConfig) -> torch.optim.Optimizer:
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     return torch.optim.AdamW(trainable, lr=config.learning_rate, fused=True)
+
+
+class _Waited:
+    """Draws, and how long the training has waited for them in seconds."""
+
+    def __init__(self, draws: Iterator[Any]) -> None:
+        self.draws, self.seconds = draws, 0.0
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        began = time.monotonic()
+        draw = next(self.draws)
+        self.seconds += time.monotonic() - began
+        return draw
 
 
 def _draws(stage: Stage, config: StageConfig, first: int, ahead: bool) -> Generator[Any]:

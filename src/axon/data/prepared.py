@@ -15,7 +15,6 @@ import numpy as np
 from axon.config import Config
 from axon.data.cases import Case
 from axon.data.dataset_card import card
-from axon.data.origins import join_patients
 from axon.data.splits import _one_set_each, sets_of
 from axon.errors import AxonError
 from axon.files import read_csv, sha256_file, whole_folder, write_json
@@ -62,6 +61,9 @@ def assemble(shard_folders: list[Path], raw: Path, config: Config, out: Path) ->
         AxonError: ``TOO_MANY_REJECTED``, ``TOO_FEW_CASES``, ``PATIENT_IN_TWO_SETS``, ``SPLITS_FORMAT``,
             ``SPLITS_DISAGREE``.
     """
+    # Training assembles nothing, and does not depend on the readers.
+    from axon.data.origins import join_patients
+
     rows, rejected, films_rejected = _merge_reports(shard_folders)
     if not (raw / "manifest.csv").is_file():
         rows, twice = _once(rows)

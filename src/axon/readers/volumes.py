@@ -135,8 +135,9 @@ def _in_hu(volume: Volume) -> Volume:
 
 def _shares(hu_DHW: np.ndarray, shift: int) -> tuple[float, float]:
     """Shares of air and of soft tissue among the voxels, were the values ``shift`` lower."""
-    air = float((hu_DHW < shift - 700).mean())
-    return air, float(((hu_DHW > shift - 150) & (hu_DHW < shift + 250)).mean())
+    # Of whole numbers; to count what is below a limit is quicker than to average a mask.
+    air, hard, soft = (np.count_nonzero(hu_DHW < limit) for limit in (shift - 700, shift - 149, shift + 250))
+    return air / hu_DHW.size, (soft - hard) / hu_DHW.size
 
 
 def suffix_of(path: Path, suffixes: tuple[str, ...]) -> str:

@@ -131,6 +131,7 @@ FLOAT32 = {
     "projection.lift_film": "the same",
     "deformation.dense": "so are the splines",
     "samples.warp": "so is the grid that it samples at",
+    "samples.clinical_look": "so is its blur",
     "realism.quantiles": "so are the weights of the interpolation",
 }
 """Functions that refuse float64, and why."""

@@ -90,7 +90,12 @@ def _frame(image_HW: np.ndarray, dark: bool) -> list[int]:
 def _frame_lines(lines_NM: np.ndarray) -> int:
     """How many of the first lines are a frame; a frame takes at most 45 % from each side."""
     few_NM = lines_NM[: max(1, int(0.45 * len(lines_NM))) + _NEXT_TO_EDGE, :: max(1, lines_NM.shape[1] // 512)]
-    same_N = (np.abs(few_NM - np.median(few_NM[0])) <= _SAME_GREY).mean(axis=1)
+    grey = np.median(few_NM[0])
+    # Most films have no frame, which the first lines tell.
+    for part_NM in (few_NM[:_NEXT_TO_EDGE], few_NM):
+        same_N = (np.abs(part_NM - grey) <= _SAME_GREY).mean(axis=1)
+        if (same_N[:_NEXT_TO_EDGE] < _LINE_OF_FRAME).any():
+            return 0
     count = int(np.argmax(same_N < _LINE_OF_FRAME))
     inside = same_N[count : count + _NEXT_TO_EDGE].min()
     return count if count >= _NEXT_TO_EDGE and inside <= _LINE_OF_FILM else 0

@@ -156,7 +156,7 @@ def prepare(config: Config, data: Path, out: Path) -> Path:
     return dataset
 
 
-STAGES = ("bridge", "coarse", "refiner", "superres", "baselines", "evaluation")
+STEPS = ("bridge", "coarse", "refiner", "superres", "baselines", "evaluation")
 
 
 def run_all(run: Run) -> Path:
@@ -177,7 +177,7 @@ def run_all(run: Run) -> Path:
     )
     text = quality_text(
         read_evaluation(evaluation),
-        {stage: run.seconds(stage) for stage in STAGES},
+        {stage: run.seconds(stage) for stage in STEPS},
         f"report: {evaluation}/report.html",
     )
     write_whole(run.out / "quality.md", text.encode())

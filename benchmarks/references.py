@@ -80,7 +80,7 @@ def noisy(hu_DHW: np.ndarray, extent_mm: float, seed: int, level: float = 0.02) 
 def clinical(hu_DHW: np.ndarray, extent_mm: float, seed: int) -> Tensor:
     """Collimated, local contrast evened out, another look-up table."""
     films = normalise_film(F.avg_pool2d(rendered(hu_DHW, extent_mm, seed), FINE // SIZE))
-    return clinical_look(films[0], torch.Generator().manual_seed(seed))[None]
+    return clinical_look(films, torch.rand(1, 2, 6, generator=torch.Generator().manual_seed(seed)))
 
 
 def posed(hu_DHW: np.ndarray, extent_mm: float, seed: int, degrees: float = 0.0, shift_mm: float = 0.0) -> Tensor:

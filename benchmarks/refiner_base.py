@@ -72,7 +72,7 @@ class FromCoarse(RefinerStage):
         with torch.no_grad():
             seen = starting_at(draw.sampled_B1dhw, self.estimator(draw.batch.films_BVUV, draw.batch.trust_BV))
         timesteps, sample, target = bridge_terms(
-            self.scheduler, draw.batch.coarse_B1dhw, seen.endpoint_B1DHW, draw.noise
+            self.scheduler, draw.batch.coarse_B1dhw, seen.endpoint_B1DHW, draw.noise_B
         )
         residuals = module(sample, timesteps, seen.condition_BCDHW, draw.sampled_B1dhw)
         return F.l1_loss(self.unet(sample, timesteps, seen.condition_BCDHW, residuals), target)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import yaml
 
-IMAGES = Path(__file__).parents[1] / "containers" / "images.yaml"
+IMAGES_FILE = Path(__file__).parents[1] / "containers" / "images.yaml"
 
 
 def image(target: str) -> str:
     """The image of a target (``cpu`` or ``cuda``): ``AXON_IMAGE_<TARGET>`` where set, else as in
     ``containers/images.yaml``.
     """
-    return os.environ.get(f"AXON_IMAGE_{target.upper()}") or str(yaml.safe_load(IMAGES.read_text())[target])
+    return os.environ.get(f"AXON_IMAGE_{target.upper()}") or str(yaml.safe_load(IMAGES_FILE.read_text())[target])

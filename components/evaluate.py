@@ -49,7 +49,7 @@ def evaluate(
     from axon.config import Config
     from axon.errors import one_line_errors
     from axon.evaluation.evaluate import evaluate as run_evaluation
-    from axon.evaluation.measures import Views
+    from axon.metrics.catalogue import Views
     from axon.provenance import code_revision
     from axon.registry.gate import fetched_champion
     from axon.tracking.runs import stage_run

@@ -26,8 +26,8 @@ from axon.orchestration.preflight import NOTHING_NEW, Asked
 from axon.provenance import code_revision
 from axon.tracking.client import default_tracking_uri
 from axon.tracking.runs import close_interrupted
-from pipelines.child import EXIT_STEP
 from pipelines.containers import step_user
+from pipelines.runner import EXIT_STEP
 
 ROOT = Path(__file__).parents[1]
 GRACE_S = 60.0
@@ -160,7 +160,7 @@ def execute(
         SystemExit: 143 after SIGTERM.
     """
     watcher = Watcher(steps, show, retries=mounts is not None)
-    command = [sys.executable, "-u", "-m", "pipelines.child", target, str(pipeline_root), json.dumps(arguments)]
+    command = [sys.executable, "-u", "-m", "pipelines.runner", target, str(pipeline_root), json.dumps(arguments)]
     if mounts is not None:
         step_user(pipeline_root)
         command.append(json.dumps(dict(mounts)))

@@ -57,7 +57,7 @@ class Needs:
     storage: bool = False
 
 
-TRAINING = Needs(cpu="8", memory="64Gi", gpus=1, retries=5, hours=168, storage=True)
+TRAINING_NEEDS = Needs(cpu="8", memory="64Gi", gpus=1, retries=5, hours=168, storage=True)
 """Of every step that trains, which is one whose file is called ``train_...``."""
 
 NEEDS = {
@@ -65,7 +65,7 @@ NEEDS = {
     "fetch": Needs(cpu="2", memory="4Gi", retries=3, hours=12, cached=True, storage=True),
     "ingest": Needs(cpu="4", memory="16Gi", retries=2, hours=12, cached=True),
     "validate": Needs(cpu="2", memory="8Gi", retries=1, hours=2, cached=True),
-    **{step.stem: TRAINING for step in (ROOT / "components").glob("train_*.py")},
+    **{step.stem: TRAINING_NEEDS for step in (ROOT / "components").glob("train_*.py")},
     "sample_coarse": Needs(cpu="8", memory="64Gi", gpus=1, retries=3, hours=24),
     "evaluate": Needs(cpu="8", memory="64Gi", gpus=1, retries=3, hours=24),
     "gate": Needs(retries=2),

@@ -309,14 +309,13 @@ def asked_mends(options: Mapping[str, Any]) -> dict[str, Mend]:
     Raises:
         AxonError: ``XRAY_OPTION``.
     """
-    return {
-        view: Mend(
-            _crop_box(str(options.get(f"{prefix}crop") or "")),
-            _quarter_turn(str(options[f"{prefix}rotate"]) if options.get(f"{prefix}rotate") is not None else ""),
-            *(str(options.get(f"{prefix}{name}") or "").lower() == "true" for name in ("mirror", "invert")),
-        )
-        for view, prefix in (("frontal", ""), ("lateral", "lateral_"))
-    }
+    return {view: _asked_mend(options, prefix) for view, prefix in (("frontal", ""), ("lateral", "lateral_"))}
+
+
+def _asked_mend(options: Mapping[str, Any], prefix: str) -> Mend:
+    crop, turn, mirror, invert = (options.get(prefix + name) for name in MENDS)
+    truths = (str(asked).lower() == "true" for asked in (mirror, invert))
+    return Mend(_crop_box(str(crop or "")), _quarter_turn("" if turn is None else str(turn)), *truths)
 
 
 def asked_view(text: str | None) -> View | None:

@@ -36,7 +36,7 @@ def test_it_runs_wholly_and_a_second_call_trains_nothing(
     assert "| the paper's claim |  | +11.9 | +11.0 |" in text
     assert shown.count(": begins") == 6 and list(tmp_path.glob("data-*/dataset"))
     made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("stages/*")}
-    assert {path.name.split("-")[0] for path in made} == set(quality.STAGES)
+    assert {path.name.split("-")[0] for path in made} == set(quality.STEPS)
 
     quality.main(arguments)
     again = capfd.readouterr().out
@@ -64,11 +64,11 @@ def test_another_measure_evaluates_anew_and_trains_nothing(
     tiny_config: Config, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, digest = quality.Run(tiny_config, tiny_dataset, tmp_path), provenance.code_digest
-    before = {stage: run.folder(stage) for stage in quality.STAGES}
+    before = {stage: run.folder(stage) for stage in quality.STEPS}
     monkeypatch.setattr(
         provenance, "code_digest", lambda rooms: digest(rooms)[::-1] if "metrics" in rooms else digest(rooms)
     )
-    assert [stage for stage in quality.STAGES if run.folder(stage) != before[stage]] == ["evaluation"]
+    assert [stage for stage in quality.STEPS if run.folder(stage) != before[stage]] == ["evaluation"]
 
 
 def test_data_that_are_missing_are_told(

@@ -22,7 +22,7 @@ from botocore.config import Config
 
 from axon.cli import main
 from axon.cohorts import objects
-from axon.cohorts.download import fetch
+from axon.cohorts.download import download_cohort
 from axon.cohorts.objects import Entry, Journal, S3Object, connect, download
 from axon.cohorts.select import Cohort, Series
 from axon.errors import AxonError
@@ -158,7 +158,7 @@ def test_every_fault_is_survived(server: S3Server, buckets: Path, cohort: Path, 
 
     out = tmp_path / "raw"
     with faulty_proxy(server.endpoint, plan) as proxy:
-        assert fetch(cohort, out, connect(proxy.endpoint), workers=8) == 31
+        assert download_cohort(cohort, out, connect(proxy.endpoint), workers=8) == 31
         assert {r.fault for r in proxy.requests} == {*FAULTS, ""}
         assert len(proxy.requests) >= 4 * 31
     assert_complete(out, buckets)
@@ -264,12 +264,12 @@ def test_missing_object_and_missing_series(server: S3Server, tmp_path: Path, buc
     whole = Cohort.load(cohort)
     Cohort((replace(whole.series[0], crdc_series_uuid="gone"), whole.series[1]), {"index": "test"}).save(cohort)
     with pytest.raises(AxonError) as ended:
-        fetch(cohort, tmp_path / "two", client, 4)
+        download_cohort(cohort, tmp_path / "two", client, 4)
     assert ended.value.code == "S3_MISSING" and "1 series" in ended.value.message
     assert len(contents(tmp_path / "two")) == 1, "the other series is fetched"
     Cohort((replace(whole.series[0], instances=31),), {"index": "test"}).save(cohort)
     with pytest.raises(AxonError, match=r"30 images of .* not 31"):
-        fetch(cohort, tmp_path / "three", client, 4)
+        download_cohort(cohort, tmp_path / "three", client, 4)
 
 
 def test_credentials(
@@ -284,7 +284,7 @@ def test_credentials(
 
     with s3_server(buckets) as server:
         with pytest.raises(AxonError) as anonymous:
-            fetch(cohort, tmp_path / "raw", connect(server.endpoint), 4)
+            download_cohort(cohort, tmp_path / "raw", connect(server.endpoint), 4)
         assert anonymous.value.code == "S3_DENIED", anonymous.value
         assert run().startswith("[S3_DENIED]")
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", server.key)
@@ -319,7 +319,7 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(
         known = len((out / "objects.jsonl").read_text().splitlines()) - 1
         proxy.plan = lambda r: ""
         proxy.requests.clear()
-        assert fetch(cohort, out, connect(proxy.endpoint), 4) == 31 - known
+        assert download_cohort(cohort, out, connect(proxy.endpoint), 4) == 31 - known
         assert len([r for r in proxy.requests if r.path.endswith(".dcm")]) == 31 - known
     assert_complete(out, buckets)
 
@@ -327,15 +327,15 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(
 def test_damage_on_disk_is_found_and_mended(server: S3Server, buckets: Path, cohort: Path, tmp_path: Path) -> None:
     out = tmp_path / "raw"
     client = connect(server.endpoint)
-    fetch(cohort, out, client, 8)
+    download_cohort(cohort, out, client, 8)
     shorter, flipped, gone = sorted(out.rglob("*.dcm"))[:3]
     shorter.write_bytes(shorter.read_bytes()[:-1])
     gone.unlink()
-    assert fetch(cohort, out, client, 8) == 2
+    assert download_cohort(cohort, out, client, 8) == 2
     data = flipped.read_bytes()
     flipped.write_bytes(data[:5000] + bytes([data[5000] ^ 1]) + data[5001:])
-    assert fetch(cohort, out, client, 8) == 0, "the size alone cannot tell"
-    assert fetch(cohort, out, client, 8, reread=True) == 1
+    assert download_cohort(cohort, out, client, 8) == 0, "the size alone cannot tell"
+    assert download_cohort(cohort, out, client, 8, reread=True) == 1
     assert contents(out) == contents(buckets)
 
 
@@ -343,14 +343,14 @@ def test_one_writer_at_a_time_and_one_cohort_a_folder(server: S3Server, cohort: 
     out = tmp_path / "raw"
     client = connect(server.endpoint)
     with Journal.open(out), pytest.raises(AxonError) as busy:
-        fetch(cohort, out, client, 4)
+        download_cohort(cohort, out, client, 4)
     assert busy.value.code == "COHORT_BUSY"
     whole = Cohort.load(cohort)
     Cohort(whole.series[1:], whole.summary).save(tmp_path / "film.json")
-    assert fetch(tmp_path / "film.json", out, client, 4) == 1
-    assert fetch(cohort, out, client, 4) == 30, "a larger cohort takes over what is here"
+    assert download_cohort(tmp_path / "film.json", out, client, 4) == 1
+    assert download_cohort(cohort, out, client, 4) == 30, "a larger cohort takes over what is here"
     with pytest.raises(AxonError) as other:
-        fetch(tmp_path / "film.json", out, client, 4)
+        download_cohort(tmp_path / "film.json", out, client, 4)
     assert other.value.code == "COHORT_OTHER" and len(contents(out)) == 31
 
 
@@ -359,12 +359,12 @@ def test_disk_full(server: S3Server, cohort: Path, tmp_path: Path) -> None:
     script = """
 import sys
 from pathlib import Path
-from axon.cohorts.download import Cohort, fetch
+from axon.cohorts.download import Cohort, download_cohort
 from axon.cohorts.objects import Journal, connect, download, list_objects
 from axon.errors import AxonError
 cohort, disk, client = Path(sys.argv[1]), Path(sys.argv[2]), connect(sys.argv[3])
 ct = Cohort.load(cohort).series[0]
-def early(): fetch(cohort, disk / "early", client, 4)
+def early(): download_cohort(cohort, disk / "early", client, 4)
 def late():
     with Journal.open(disk / "late") as journal:
         download(list_objects(client, ct.bucket, ct.crdc_series_uuid + "/", "ct"), journal, client, workers=2)

@@ -13,13 +13,13 @@ import yaml
 
 from axon.tracking.client import client, default_tracking_uri
 from axon.tracking.runs import start_parent
-from components import IMAGES, image
+from components import IMAGES_FILE, image
 from components.finish import finish
 from components.gate import gate
 from components.preflight import preflight
 from components.register import register
 
-FOLDER = Path(IMAGES).parents[1] / "components"
+FOLDER = IMAGES_FILE.parents[1] / "components"
 STEPS = sorted(path for path in FOLDER.glob("*.py") if path.stem != "__init__")
 HEAVY = {"torch", "monai", "diffusers", "numpy", "mlflow", "SimpleITK"}
 
@@ -45,7 +45,7 @@ def test_a_step_is_one_function_named_as_its_file_that_calls_axon(path: Path) ->
 
 
 def test_images_are_named_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    named = yaml.safe_load(IMAGES.read_text())
+    named = yaml.safe_load(IMAGES_FILE.read_text())
     assert image("cpu") == named["cpu"] and "python" in named["cpu"] and "python" in named["cuda"]
     monkeypatch.setenv("AXON_IMAGE_CUDA", "elsewhere/axon@sha256:00")
     assert image("cuda") == "elsewhere/axon@sha256:00"

@@ -16,8 +16,10 @@ import pytest
 from PIL import Image
 
 from axon.cli import main
+from axon.config import Config
 from axon.data.check import check_folder
-from axon.files import sha256_file
+from axon.data.pack import pack
+from axon.files import read_csv, sha256_file
 from tests.support.ct_series import write_series
 from tests.support.trees import chest, labels, nifti, words
 
@@ -86,6 +88,39 @@ def test_reading_finds_masks_windows_and_copies(
     tiles = [sheet[14:206, 192 * n : 192 * (n + 1)] for n in range(4)]
     assert [tile.max() > 100 for tile in tiles] == [True, True, True, False]
     assert contents(folder) == before
+
+
+def test_rejections_are_told_by_what_mends_them_with_the_first_cases(tmp_path: Path) -> None:
+    for number in range(5):
+        words(tmp_path / f"set/scan_{number}.nii", f"no image {number}")
+    nifti(tmp_path / "set/scan_5.nii.gz")
+    text = check_folder(tmp_path / "set").text()
+    (line,) = [line for line in text.splitlines() if "[CT_UNREADABLE]" in line]
+    assert line.startswith("     5  [CT_UNREADABLE] scan_0.nii ") and line.endswith("(scan_0, scan_1, scan_2, ...)")
+    assert "whose 1 CTs are is guessed by their names" in text and "1 CTs of 1 patients can be trained on" in text
+
+
+def test_names_that_a_terminal_would_obey_are_shown_as_they_will_be_called(tmp_path: Path) -> None:
+    for number, name in enumerate(("a\nb.nii", "c\x1b[2Jd.nii", os.fsdecode(b"caf\xe9.nii"))):
+        nifti(tmp_path / "set" / name, chest(number))
+    words(tmp_path / "set/e\x1b[2Jf.nii")
+    checked = check_folder(tmp_path / "set")
+    text = checked.text()
+    assert all(line.isprintable() and line.isascii() for line in text.splitlines())
+    assert "a_b-" in text and "cannot be read" in text and "3 CTs of 3 patients" in text
+    pack(tmp_path / "set", tmp_path / "packed", "CC0 1.0", "made up", Config())
+    rows = read_csv(tmp_path / "packed/manifest.csv")
+    assert [row["case_id"] for row in rows] == [one.case_id for one in checked.usable]
+
+
+def test_a_ct_of_no_chest_is_rejected_with_a_code_and_costs_only_itself(tmp_path: Path) -> None:
+    nifti(tmp_path / "s0000/ct.nii.gz")
+    hu_DHW = chest().hu_DHW
+    nifti(tmp_path / "s0001/ct.nii.gz", values_DHW=np.where(hu_DHW > -950, np.maximum(hu_DHW, 0), -1000))
+    checked = check_folder(tmp_path, read=True)
+    assert [one.case_id for one in checked.usable] == ["s0000"]
+    assert [(one.case_id, one.code) for one in checked.rejected] == [("s0001", "NO_CHEST")]
+    assert pack(tmp_path, tmp_path / "packed", "CC0 1.0", "made up", Config())[:2] == (1, 1)
 
 
 def test_the_sheet_has_the_head_up(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from axon.config import XrayConfig
 from axon.geometry.projection import (
     VIEWS,
     WATER_PER_MM,
-    back_project,
+    Renderer,
     lift_film,
     normalise_film,
     project,
@@ -119,11 +119,25 @@ def test_line_integrals_are_those_of_rays_walked_in_small_steps(view: str) -> No
     assert difference.mean() < 0.001 * walked.mean()
 
 
-@pytest.mark.parametrize("view", VIEWS)
-def test_back_projection_is_the_adjoint(view: str) -> None:
+def test_back_projection_is_the_adjoint() -> None:
     noise = torch.Generator().manual_seed(0)
-    volume = torch.rand(2, 1, 20, 20, 20, generator=noise, dtype=torch.float64)
-    film = torch.rand(2, 1, 24, 24, generator=noise, dtype=torch.float64)
+    volume = torch.rand(3, 20, 20, 20, generator=noise, dtype=torch.float64)
+    films = torch.rand(2, 3, 24, 24, generator=noise, dtype=torch.float64)
+    renderer = Renderer(20, EXTENT, XrayConfig(detector_px=24, pixel_pitch_mm=16.0), volume)
+    forward = (renderer.project(volume) * films).sum(dim=(0, 2, 3))
+    torch.testing.assert_close((volume * renderer.back_project(films)).sum(dim=(1, 2, 3)), forward, rtol=1e-12, atol=0)
+
+
+def test_a_batch_s_both_views_at_once_are_each_one_s_line_integrals() -> None:
+    volume = torch.rand(3, 1, 20, 20, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     xray = XrayConfig(detector_px=24, pixel_pitch_mm=16.0)
-    forward = (project(volume, EXTENT, xray, view) * film).sum()
-    torch.testing.assert_close((volume * back_project(film, 20, EXTENT, xray, view)).sum(), forward, rtol=1e-12, atol=0)
+    films = Renderer(20, EXTENT, xray, volume)(volume)
+    for item, number in ((0, 0), (2, 1)):
+        one = project(volume[item : item + 1], EXTENT, xray, VIEWS[number])[0, 0]
+        torch.testing.assert_close(films[item, number], one, rtol=1e-12, atol=0)
+
+
+def test_percentiles_are_torch_s_own() -> None:
+    film = torch.rand(2, 2, 31, 33, generator=torch.Generator().manual_seed(0))
+    low, high = torch.quantile(film.flatten(2), torch.tensor([0.01, 0.99]), dim=2)[..., None, None]
+    assert torch.equal(normalise_film(film), ((film - low) / (high - low)).clamp(0, 1))

@@ -51,6 +51,15 @@ def metaimage_4d(path: Path) -> None:
     path.with_name("one.mha").unlink()
 
 
+def nrrd_4d(path: Path) -> None:
+    """As 3D Slicer writes a sequence whose volumes lie one after the other."""
+    header, _, voxels = itk(path).read_bytes().partition(b"\n\n")
+    for name, more in ((b"sizes", b" 2"), (b"space directions", b" none"), (b"kinds", b" list")):
+        (line,) = [line for line in header.splitlines() if line.startswith(name + b":")]
+        header = header.replace(line, line + more)
+    path.write_bytes(header.replace(b"dimension: 3", b"dimension: 4") + b"\n\n" + voxels + bytes(len(voxels)))
+
+
 def metres() -> np.ndarray:
     return np.diag([0.001, 0.001, 0.001, 1]) @ AFFINE
 
@@ -79,6 +88,7 @@ PLAIN = [
 NOTED = [
     ("a.nii", lambda path: image(np.stack([whd(), whd() * 0], -1), path), "the first of 2 time points is read"),
     ("a.mha", metaimage_4d, "the first of 2 time points is read"),
+    ("a.nrrd", nrrd_4d, "the first of 2 time points is read"),
     ("a.nii", lambda path: image(whd(), path, metres(), 1), "lengths are not in millimetres"),
     (
         "a.nii",

@@ -10,7 +10,7 @@ from torch import nn
 
 from axon.config import StageConfig
 from axon.training.loop import fit
-from axon.training.samples import generator_for
+from axon.training.randomness import generator_for
 
 CPU = torch.device("cpu")
 

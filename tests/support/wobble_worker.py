@@ -14,7 +14,7 @@ from torch import nn
 from axon.compute import distributed
 from axon.config import StageConfig
 from axon.training.loop import fit
-from axon.training.samples import generator_for
+from axon.training.randomness import generator_for
 
 
 class Wobble:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from axon.baselines.method import Trained
 from axon.models.estimator import FilmEstimator
 from axon.models.unet import BridgeUNet, condition
-from axon.training.samples import generator_for
+from axon.training.randomness import generator_for, normal
 from axon.training.stages import BatchStage, Draw, Source
 
 STEPS = 50
@@ -45,8 +45,8 @@ class DiffusionStage(BatchStage):
     def loss(self, module: nn.Module, draw: Draw) -> Tensor:
         batch, count = draw.batch, int(self.scheduler.config.num_train_timesteps)
         volume = batch.coarse_B1dhw
-        times_B = torch.cat([torch.randint(count, (1,), generator=one) for one in draw.noise]).to(volume.device)
-        noise = torch.stack([torch.randn(volume.shape[1:], generator=one) for one in draw.noise]).to(volume)
+        times_B = draw.noise_B % count  # Keys are random numbers themselves.
+        noise = normal(draw.noise_B, *volume.shape[1:])
         noised = self.scheduler.add_noise(volume, noise, times_B)
         target = self.scheduler.get_velocity(volume, noise, times_B)
         return F.mse_loss(module(noised, times_B, seen_of(self.estimator, batch.films_BVUV, batch.trust_BV)), target)

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from axon.baselines.method import Trained
+from axon.baselines.method import FilmStage, Trained
 from axon.models.estimator import FilmEstimator
 from axon.models.unet import CONDITION_CHANNELS, RegressionUNet
-from axon.training.samples import Batch
-from axon.training.stages import BatchStage, Draw, Source
+from axon.training.stages import Draw, Source
 
 ADVERSARIAL, RECONSTRUCTION, PROJECTION = 0.1, 10.0, 10.0
 """The paper's weights (section 3.4)."""
@@ -76,20 +75,16 @@ def _projection_loss(made_B1DHW: Tensor, volume_B1DHW: Tensor) -> Tensor:
     return torch.stack([error.mean(dim=axis).abs().mean() for axis in (2, 3, 4)]).mean()
 
 
-class GanStage(BatchStage):
+class GanStage(FilmStage):
     """Baseline: generator and critic together; the validation loss is the generator's L1, that of the regression
     baseline.
     """
 
     name = "gan"
 
-    def __init__(self, source: Source, module: Gan, estimator: FilmEstimator) -> None:
-        super().__init__(source, module)
-        self.estimator = estimator
-
     def loss(self, module: nn.Module, draw: Draw) -> Tensor:
         assert isinstance(module, Gan)
-        generator, critic = module.losses(draw.batch.coarse_B1dhw, self._seen(draw.batch))
+        generator, critic = module.losses(draw.batch.coarse_B1dhw, self.seen(draw.batch))
         return generator + critic
 
     def validation_loss(self, module: nn.Module) -> Tensor:
@@ -97,10 +92,7 @@ class GanStage(BatchStage):
         if not self.val.cases:
             return torch.tensor(float("nan"))
         batch = self.draw_validation().batch
-        return F.l1_loss(module.generator.regress(self._seen(batch)), batch.coarse_B1dhw)
-
-    def _seen(self, batch: Batch) -> Tensor:
-        return self.estimator.plain(batch.films_BVUV, batch.trust_BV)
+        return F.l1_loss(module.generator.regress(self.seen(batch)), batch.coarse_B1dhw)
 
 
 def _stage(source: Source, estimator: FilmEstimator, device: torch.device) -> GanStage:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from axon.models.estimator import FilmEstimator
 from axon.models.unet import RegressionUNet
+from axon.training.samples import Batch
 from axon.training.stages import BatchStage, Source
 
 Volumes = Callable[[nn.Module, FilmEstimator, Tensor, Tensor, int], Tensor]
@@ -17,6 +18,24 @@ Volumes = Callable[[nn.Module, FilmEstimator, Tensor, Tensor, int], Tensor]
 
 def _itself(module: nn.Module) -> nn.Module:
     return module
+
+
+class FilmStage(BatchStage):
+    """Trains on the films as baselines see them: lifted, and not corrected.
+
+    Args:
+        source: The samples.
+        module: What is trained.
+        estimator: Its lift is fitted.
+    """
+
+    def __init__(self, source: Source, module: nn.Module, estimator: FilmEstimator) -> None:
+        super().__init__(source, module)
+        self.estimator = estimator
+
+    def seen(self, batch: Batch) -> Tensor:
+        """What the network is fed, shape (B, 5, d, h, w)."""
+        return self.estimator.plain(batch.films_BVUV, batch.trust_BV)
 
 
 def _regressed(network: nn.Module, estimator: FilmEstimator, films_BVUV: Tensor, trust_BV: Tensor, seed: int) -> Tensor:

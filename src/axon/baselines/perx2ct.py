@@ -23,6 +23,7 @@ from axon.baselines.method import Trained
 from axon.config import Config, XrayConfig
 from axon.geometry.projection import VIEWS, lift_film
 from axon.models.estimator import FilmEstimator
+from axon.training.randomness import uniform
 from axon.training.stages import BatchStage, Draw, Source
 
 OCTAVES = 10
@@ -120,7 +121,7 @@ class PerX2ctStage(BatchStage):
     def loss(self, module: nn.Module, draw: Draw) -> Tensor:
         volume = draw.batch.coarse_B1dhw[:, 0]
         size = volume.shape[-1]
-        slices_BN = torch.stack([torch.randperm(size, generator=one)[:SLICES] for one in draw.noise])
+        slices_BN = uniform(draw.noise_B, size).argsort(dim=1)[:, :SLICES]
         made = module(draw.batch.films_BVUV, draw.batch.trust_BV, slices_BN)
         index = slices_BN.to(volume.device)[:, :, None, None].expand(-1, -1, size, size)
         return F.l1_loss(made, volume.gather(1, index))

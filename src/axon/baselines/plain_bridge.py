@@ -16,7 +16,7 @@ from axon.baselines.method import Trained
 from axon.models.estimator import FilmEstimator
 from axon.models.unet import BridgeUNet
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
-from axon.training.samples import generator_for
+from axon.training.randomness import generator_for
 from axon.training.stages import BatchStage, Draw, Source, bridge_terms
 
 STEPS = 50
@@ -34,7 +34,7 @@ class PlainBridgeStage(BatchStage):
 
     def loss(self, module: nn.Module, draw: Draw) -> Tensor:
         seen = seen_of(self.estimator, draw.batch.films_BVUV, draw.batch.trust_BV)
-        times, sample, target = bridge_terms(self.scheduler, draw.batch.coarse_B1dhw, seen[:, :1], draw.noise)
+        times, sample, target = bridge_terms(self.scheduler, draw.batch.coarse_B1dhw, seen[:, :1], draw.noise_B)
         return F.l1_loss(module(sample, times, seen), target)
 
 

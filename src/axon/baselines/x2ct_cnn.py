@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from axon.baselines.method import Trained
 from axon.config import Config
 from axon.models.estimator import FilmEstimator
+from axon.training.randomness import uniform
 from axon.training.stages import BatchStage, Draw, Source
 
 RECONSTRUCTION, PROJECTION = 10.0, 10.0
@@ -210,9 +211,9 @@ def _from_lateral(features_BCRUV: Tensor) -> Tensor:
 
 
 def dropout_of(network: X2ctNetwork, draw: Draw) -> Tensor:
-    """What dropout leaves for each view and sample, shape (2, B, N), by the samples' own streams."""
-    drawn = [torch.rand(2, network.linked, generator=generator) for generator in draw.noise]
-    kept = (torch.stack(drawn, dim=1) >= DROPOUT).float() / (1 - DROPOUT)
+    """What dropout leaves for each view and sample, shape (2, B, N), by the samples' own keys."""
+    kept_BVN = (uniform(draw.noise_B, 2, network.linked) >= DROPOUT).float() / (1 - DROPOUT)
+    kept = kept_BVN.transpose(0, 1)
     return kept.to(draw.batch.films_BVUV)
 
 

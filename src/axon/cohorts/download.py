@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-def fetch(path: Path, out: Path, client: Any, workers: int, reread: bool = False) -> int:
+def download_cohort(path: Path, out: Path, client: Any, workers: int, reread: bool = False) -> int:
     """Bring a cohort's images to ``out/<collection>/<patient>/<series UID>/<file>``; return how many were fetched.
 
     What is already here, by size, is neither listed nor fetched again; ``reread`` compares its SHA-256, too.

@@ -92,11 +92,11 @@ def _select(arguments: argparse.Namespace) -> None:
 
 def _fetch(arguments: argparse.Namespace) -> None:
     from axon import DISCLAIMER
-    from axon.cohorts.download import fetch
+    from axon.cohorts.download import download_cohort
     from axon.cohorts.objects import connect
 
     client = connect(arguments.endpoint, arguments.sign, arguments.workers)
-    fetched = fetch(arguments.file, arguments.out, client, arguments.workers, arguments.verify)
+    fetched = download_cohort(arguments.file, arguments.out, client, arguments.workers, arguments.verify)
     print(
         f"{fetched} files fetched; the cohort is complete in {arguments.out}. Keep its licences and DOIs, cohort.json, "
         "with it."

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from axon import DISCLAIMER
-from axon.commands import Verbs, verb, whole_number
+from axon.commands import Verbs, add_device, verb, whole_number
 
 EPILOG = """examples:
   axon evaluate axon-small --data my_cts --out scores           the model of the package on your patients
@@ -52,7 +52,7 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         "--baselines", type=Path, metavar="FOLDER", help="trained baselines to measure, of the pipeline's step"
     )
-    parser.add_argument("--device", help="cpu, or cuda (default: a GPU where there is one)")
+    add_device(parser)
     parser.add_argument(
         "--tracking-uri",
         default=os.environ.get("MLFLOW_TRACKING_URI"),
@@ -66,16 +66,14 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     import json
     from dataclasses import replace
 
-    import torch
-
     from axon import pretrained
     from axon.compute.devices import choose_device
     from axon.evaluation.folder import Asked, evaluate_folder, method_of
-    from axon.evaluation.measures import BOTH
+    from axon.metrics.catalogue import VIEW_SETS
 
     baseline = method_of(arguments.model)
     asked = Asked(
-        views=BOTH if arguments.views == "both" else (arguments.views,),
+        views=VIEW_SETS if arguments.views == "both" else (arguments.views,),
         films=arguments.films,
         samples=arguments.samples,
         limit=arguments.limit,
@@ -85,9 +83,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     )
     source = arguments.of if baseline else arguments.model
     with pretrained.folder_of(source, arguments.tracking_uri) as (files, name, version):
-        model = pretrained.load(str(files))
+        model = pretrained.load(str(files), device=choose_device(arguments.device))
         model = replace(model, name=name, version=version or model.version)
-        model.pipeline.to(torch.device(arguments.device) if arguments.device else choose_device())
         outcome = evaluate_folder(model, files, arguments.data, arguments.out, asked)
     print(json.dumps(outcome.as_dict(), indent=1) if arguments.json else outcome.text())
     if not arguments.json:

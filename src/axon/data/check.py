@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from axon.config import Config, CtConfig
-from axon.data.ingest import run_in_order
+from axon.data.ingest import plainly_named, run_in_order
 from axon.data.origins import are_several, join_patients, origin_of, told
 from axon.data.patients import print_of
 from axon.data.qa import coronal_tile, write_sheet
@@ -34,6 +34,7 @@ from axon.readers.volumes import ITK, NIFTI, read_ct, read_grid, suffix_of
 T = TypeVar("T")
 _EXAMPLES = 3
 _FILES_A_WORKER, _CHUNK = 5000, 250
+_GUESS = "any folder"
 _INSIDE = ("origin", "print", "tile")
 """What of a study is for the check alone."""
 
@@ -90,14 +91,17 @@ class Checked:
         lines = [
             *_rules(self.usable),
             *_ranges(self.usable),
-            *_counted("rejected", [f"[{one.code}] {one.message} -> {one.fix}" for one in self.rejected]),
+            *_refused(self.rejected),
             *_counted("passed over", [why for _, why in self.passed_over]),
             *_counted("noted", [*self.notes, *(note for one in self.usable for note in one.notes)]),
         ]
+        if guessed := sum(one.rule.startswith(_GUESS) for one in self.usable):
+            lines.append(f"whose {guessed} CTs are is guessed by their names: if a guess is wrong, write patients.csv")
         if not self.read:
             lines.append("headers alone were read: whether a CT is there twice, is a mask or no CT at all shows --read")
         patients = len({one.patient_id for one in self.usable})
-        return "\n".join([*lines, f"{len(self.usable)} CTs of {patients} patients can be trained on"])
+        lines.append(f"{len(self.usable)} CTs of {patients} patients can be trained on")
+        return "\n".join(_printable(line) for line in lines)
 
     def facts(self) -> dict[str, Any]:
         """The same for programs, every case and every file that was passed over in it."""
@@ -136,7 +140,8 @@ def check_folder(
     read = read or sheet is not None
     data = (config or Config()).data
     found = survey(folder, patients, public_ids, _headers)
-    kept, chosen = one_of_each_scan(found.studies, data.ct) if data.series == "one" else (found.studies, [])
+    studies = plainly_named(found.studies)
+    kept, chosen = one_of_each_scan(studies, data.ct) if data.series == "one" else (studies, [])
     ask = _Ask(read, sheet is not None, read and are_several(kept))
     look = functools.partial(_look, ask=ask, rules=data.ct)
     with run_in_order(len(kept) if read else 0) as run:
@@ -257,6 +262,24 @@ def _ranges(usable: Iterable[Looked]) -> list[str]:
         if values:
             lines.append(f"{name} from {min(values):.3g} to {max(values):.3g} mm")
     return lines
+
+
+def _refused(rejected: Iterable[Looked]) -> list[str]:
+    """By code and remedy: how many, what is wrong with the first, and the first few cases."""
+    groups: dict[tuple[str, str], list[Looked]] = defaultdict(list)
+    for one in rejected:
+        groups[one.code, one.fix].append(one)
+    lines = ["rejected:"] if groups else []
+    for (code, fix), found in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
+        names = ", ".join(one.case_id for one in found[:_EXAMPLES])
+        more = ", ..." if len(found) > _EXAMPLES else ""
+        lines.append(f"{len(found):6d}  [{code}] {found[0].message} -> {fix} ({names}{more})")
+    return lines
+
+
+def _printable(line: str) -> str:
+    """Nothing that a terminal obeys: names of files may hold anything."""
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
 def _counted(title: str, what: list[str]) -> list[str]:

@@ -30,7 +30,7 @@ from axon.data.qa import write_picture
 from axon.errors import AxonError, require
 from axon.files import whole_folder, write_json
 from axon.geometry.projection import render_both
-from axon.geometry.volume import Volume, body_mask, resample_to_cube
+from axon.geometry.volume import Volume, body_mask, resample_to_cube, thinning
 from axon.names import plain_name
 from axon.readers.chest import check_chest
 from axon.readers.layouts import Study, find_studies, one_of_each_scan
@@ -39,11 +39,12 @@ from axon.readers.volumes import read_ct
 _log = logging.getLogger(__name__)
 _MASK_STEP_MM = 3.0
 _MIN_FILM_VOXELS = 128
+_SLAB = 2**22  # voxels of a body that are placed at a time
 _STUDIES_A_WORKER = 4
-WORKER_BYTES = 5 * 2**30
-"""Enough to prepare the largest CT that the readers accept: 2^28 voxels, at 12 bytes each (measured); no more workers
-start than fit.
-"""
+CASE_BYTES = 3 * 2**30
+"""The most that one CT takes beyond the idle process, its reader included: 12 bytes for each of 2^28 voxels."""
+WORKER_BYTES = CASE_BYTES + 2**30
+"""With the process itself; no more workers start than fit."""
 
 
 def list_studies(raw: Path, patients: Path | None = None, public_ids: bool = False) -> list[Study]:
@@ -64,6 +65,11 @@ def list_studies(raw: Path, patients: Path | None = None, public_ids: bool = Fal
         studies = read_listing(raw)
     else:
         studies = find_studies(raw, patients, public_ids)
+    return plainly_named(studies)
+
+
+def plainly_named(studies: list[Study]) -> list[Study]:
+    """The studies by the names under which they are written. Raises AxonError ``DUPLICATE_CASE``."""
     named = [
         replace(
             study,
@@ -257,14 +263,16 @@ def locate_body(volume: Volume, extent_mm: float) -> tuple[np.ndarray, float]:
     Raises:
         AxonError: ``NO_BODY`` where nothing is denser than air.
     """
-    # Every n-th voxel is enough to find a body, and much faster on a thin-slice CT.
-    skip = np.array([max(1, int(_MASK_STEP_MM / step)) for step in volume.spacing_mm])
+    skip = thinning(volume, _MASK_STEP_MM)
     mask_DHW = body_mask(volume.hu_DHW[:: skip[2], :: skip[1], :: skip[0]])
-    voxels = np.argwhere(mask_DHW)[:, ::-1] * skip
-    if len(voxels) == 0:
+    if not mask_DHW.any():
         raise AxonError("NO_BODY", "no body was found in the volume", "give a CT in HU with the patient in it")
-    middle = (voxels.min(axis=0) + voxels.max(axis=0)) / 2
+    occupied = [np.flatnonzero(mask_DHW.any(axis=axes))[[0, -1]] for axes in ((0, 1), (0, 2), (1, 2))]
+    middle = np.sum(occupied, axis=1) * skip / 2
     middle[2] = (volume.hu_DHW.shape[0] - 1) / 2
     linear, origin = volume.affine[:3, :3], volume.affine[:3, 3]
-    inside = np.abs((voxels - middle) @ linear.T).max(axis=1) <= extent_mm / 2
-    return linear @ middle + origin, float(inside.mean())
+    flat, inside = np.flatnonzero(mask_DHW), 0
+    for first in range(0, len(flat), _SLAB):
+        voxels = np.transpose(np.unravel_index(flat[first : first + _SLAB], mask_DHW.shape))[:, ::-1] * skip
+        inside += int((np.abs((voxels - middle) @ linear.T).max(axis=1) <= extent_mm / 2).sum())
+    return linear @ middle + origin, inside / len(flat)

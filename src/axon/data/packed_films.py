@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -17,7 +16,7 @@ from axon.data.packed import read_rows
 from axon.dicom.views import View
 from axon.errors import AxonError, require
 from axon.files import sha256_file
-from axon.readers.films import Xray, read_xray, sure_view
+from axon.readers.films import MOST_SIDE, Xray, read_xray, shrunk, sure_view
 
 TABLE = "films.csv"
 COLUMNS = ("patient_id", "view", "file", "confidence", "spacing_mm", "shape", "licence", "source", "sha256")
@@ -27,7 +26,6 @@ rows, columns.
 _SUFFIX = ".safetensors"
 _FACTS = {"view", "pixel_spacing_mm", "confidence"}
 _VIEWS = tuple(view for view in get_args(View) if view != "other")
-_SIDE = 512
 
 
 def read_film(path: Path) -> tuple[View, Film]:
@@ -126,7 +124,7 @@ def load_film(path: Path) -> tuple[View, Film]:
             and set(facts) == _FACTS
             and view in _VIEWS
         )
-        grey = image_HW.ndim == 2 and image_HW.dtype == np.float32 and max(image_HW.shape) <= _SIDE
+        grey = image_HW.ndim == 2 and image_HW.dtype == np.float32 and max(image_HW.shape) <= MOST_SIDE
         in_range = grey and image_HW.size > 0 and float(image_HW.min()) >= 0 and float(image_HW.max()) <= 1
     except (OSError, SafetensorError, KeyError, IndexError, TypeError, ValueError) as error:
         raise AxonError(
@@ -142,14 +140,10 @@ def load_film(path: Path) -> tuple[View, Film]:
 
 
 def _shrunk(xray: Xray) -> Film:
-    """The film with its longer side at most 512 pixels, each the mean of those that it covers."""
-    rows, columns = xray.image_HW.shape
-    scale = min(1.0, _SIDE / max(rows, columns))
-    size = max(1, round(columns * scale)), max(1, round(rows * scale))
-    image_HW = np.array(Image.fromarray(xray.image_HW).resize(size, Image.Resampling.BOX))
-    spacing = xray.pixel_spacing_mm
+    image_HW, spacing = shrunk(xray.image_HW), xray.pixel_spacing_mm
+    (rows, columns), (fewer_rows, fewer_columns) = xray.image_HW.shape, image_HW.shape
     return Film(
         image_HW,
-        (spacing[0] * rows / size[1], spacing[1] * columns / size[0]) if spacing else None,
+        (spacing[0] * rows / fewer_rows, spacing[1] * columns / fewer_columns) if spacing else None,
         xray.view_confidence,
     )

@@ -19,11 +19,13 @@ from pydicom.valuerep import DS
 from axon import DISCLAIMER, __version__
 from axon.errors import AxonError
 from axon.geometry.volume import Volume
+from axon.pictures import WINDOWS
 
+SHOWN_WINDOWS = ("Soft tissue", "Lung")
+"""Display windows that the series names, of `axon.pictures`; the first is how a viewer opens it."""
 SERIES_DESCRIPTION = "SYNTHETIC CT from X-ray - RESEARCH ONLY"
 PLAUSIBLE_DESCRIPTION = "SYNTHETIC CT, plausible, not measured - RESEARCH ONLY"
 PLAUSIBLE_COMMENT = "One plausible patient of many, not measured: its detail may be another patient's."
-WINDOWS = ((40, 400, "SOFT TISSUE"), (-600, 1500, "LUNG"))
 _NAMESPACE = uuid.UUID("7d0f6f0e-8f53-5e0e-9a3c-0a0b5c1d2e3f")
 
 
@@ -98,9 +100,9 @@ def _series(volume: Volume, directions: np.ndarray, identity: SeriesIdentity) ->
     ds.BitsAllocated = ds.BitsStored = 16
     ds.HighBit, ds.PixelRepresentation = 15, 1
     ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = "0", "1", "HU"
-    ds.WindowCenter, ds.WindowWidth, ds.WindowCenterWidthExplanation = (
-        list(values) for values in zip(*WINDOWS, strict=True)
-    )
+    levels, widths = zip(*(WINDOWS[name] for name in SHOWN_WINDOWS), strict=True)
+    ds.WindowCenter, ds.WindowWidth = [f"{level:g}" for level in levels], [f"{width:g}" for width in widths]
+    ds.WindowCenterWidthExplanation = [name.upper() for name in SHOWN_WINDOWS]
     return ds
 
 

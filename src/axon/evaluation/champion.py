@@ -20,11 +20,11 @@ from axon.config import Config, XrayConfig
 from axon.data.cases import Case
 from axon.data.patients import Patient, patient_hash, print_of, read_patients, seen_by_model
 from axon.errors import AxonError
-from axon.evaluation.measures import Views, films_of, measured, reference_of
+from axon.evaluation.measures import films_of, measured, reference_of
 from axon.geometry.projection import render_both
 from axon.geometry.volume import Volume, resample_to_cube
 from axon.inference import AxonPipeline
-from axon.metrics.catalogue import PRIMARY, PRIMARY_METHOD
+from axon.metrics.catalogue import PRIMARY, PRIMARY_METHOD, Views
 from axon.metrics.statistics import comparable
 from axon.pretrained import load
 from axon.references.candidates import volume_of

@@ -24,17 +24,7 @@ from axon.data.prepared import PreparedDataset
 from axon.errors import AxonError
 from axon.evaluation.calibration import error_curve, step_share
 from axon.evaluation.champion import Champion, measure_again
-from axon.evaluation.measures import (
-    BOTH,
-    Truth,
-    Views,
-    films_of,
-    input_films,
-    measured,
-    on_grid,
-    reference_of,
-    reproject,
-)
+from axon.evaluation.measures import Truth, films_of, input_films, measured, on_grid, reference_of, reproject
 from axon.evaluation.report import save
 from axon.evaluation.results import (
     FINAL,
@@ -51,7 +41,7 @@ from axon.evaluation.strips import strip, write_hero
 from axon.files import whole_folder, write_json
 from axon.geometry.projection import VIEWS
 from axon.inference import REFERENCED, AxonOutput, AxonPipeline
-from axon.metrics.catalogue import MEASURED_AGAIN, PRIMARY, shown_in
+from axon.metrics.catalogue import MEASURED_AGAIN, PRIMARY, VIEW_SETS, Views, shown_in
 from axon.metrics.realism import Appearance, floor_of
 from axon.models.folders import load_network
 from axon.models.superres import downsample
@@ -117,7 +107,7 @@ def evaluate(
     for number, (name, case) in enumerate(cases, 1):
         reference = reference_of(case, config)
         seen.setdefault(case.patient_id, reference.appearance)
-        for view in BOTH:
+        for view in VIEW_SETS:
             result = volumes_of(pipeline, trained, case, view, config)
             rows += rows_of(name, case, result, reference, view, config)
             if view == views:

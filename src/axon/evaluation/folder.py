@@ -41,12 +41,13 @@ from axon.evaluation.evaluate import (
     volumes_of,
     write_all,
 )
-from axon.evaluation.measures import BOTH, Truth, Views, reference_of
+from axon.evaluation.measures import Truth, reference_of
 from axon.evaluation.results import CaseResult, Evaluation, cases_csv, showcase, strip_name, summary_table
 from axon.evaluation.strips import strip
 from axon.files import json_text, unfinished_folder, whole_folder, write_csv, write_json, write_whole
 from axon.inference import AxonPipeline
 from axon.metrics import realism
+from axon.metrics.catalogue import VIEW_SETS, Views
 from axon.pretrained import Model
 from axon.provenance import REGISTERED, code_digest, code_revision
 from axon.readers.films import Xray
@@ -78,7 +79,7 @@ class Asked:
         seed: Of the samples.
     """
 
-    views: tuple[Views, ...] = BOTH
+    views: tuple[Views, ...] = VIEW_SETS
     films: FilmKind = "rendered"
     samples: int = 4
     limit: int = 0

@@ -6,7 +6,6 @@ Shape legend: D/H/W voxels towards head/back/left, V the two views, U/V film row
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,9 +16,8 @@ from axon.data.cases import Case
 from axon.geometry.projection import normalise_film, render_both
 from axon.geometry.volume import cube_affine
 from axon.metrics import anatomy, protocols, realism
+from axon.metrics.catalogue import Views
 
-Views = Literal["bi", "mono"]
-BOTH: tuple[Views, ...] = ("bi", "mono")
 VERSIONS = (
     f"protocols {protocols.PROTOCOL_VERSION}, anatomy {anatomy.PROTOCOL_VERSION}, realism {realism.PROTOCOL_VERSION}"
 )

@@ -27,7 +27,6 @@ from axon.evaluation.results import (
     RIVALS,
     SIDE_BY_SIDE,
     STAGES,
-    VIEW_LABELS,
     Evaluation,
     Picture,
     cases_csv,
@@ -35,7 +34,7 @@ from axon.evaluation.results import (
     showcase,
 )
 from axon.files import write_whole
-from axon.metrics.catalogue import PRIMARY, SECOND, Axis, Metric, metric, shown_in
+from axon.metrics.catalogue import PRIMARY, SECOND, VIEW_LABELS, Axis, Metric, metric, shown_in
 from axon.metrics.protocols import PROTOCOLS
 from axon.metrics.statistics import Summary
 from axon.pictures import film_pictures

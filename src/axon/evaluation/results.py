@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from axon import DISCLAIMER
 from axon.baselines.methods import BASELINES, CONTROLS, PUBLISHED
 from axon.errors import AxonError
 from axon.evaluation.measures import VERSIONS
-from axon.metrics.catalogue import PRIMARY, SECOND, Metric, shown_in
+from axon.metrics.catalogue import PRIMARY, SECOND, VIEW_LABELS, Metric, Views, shown_in
 from axon.metrics.catalogue import metric as known
 from axon.metrics.statistics import Summary, paired_improvement, summarise
 
@@ -48,8 +48,6 @@ SIDE_BY_SIDE = ("axon", "axon_sample", "nearest_reference")
 STRIPS = "cases"
 """Folder of an evaluation with a small picture of every case."""
 
-VIEW_LABELS = {"bi": "frontal and lateral view", "mono": "frontal view only"}
-
 
 @dataclass(frozen=True)
 class CaseResult:
@@ -65,7 +63,7 @@ class CaseResult:
 
     case_id: str
     set_name: str
-    view: Literal["bi", "mono"]
+    view: Views
     method: str
     metrics: dict[str, float]
 

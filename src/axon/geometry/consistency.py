@@ -10,13 +10,14 @@ Shape legend: B batch, V the two views, D/H/W voxels, U/V film rows and columns.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from axon.config import PhysicsConfig, XrayConfig
-from axon.geometry.projection import VIEWS, WATER_PER_MM, attenuation, back_project, project
+from axon.geometry.projection import WATER_PER_MM, Renderer, attenuation
 
 
 def make_consistent(
@@ -52,80 +53,81 @@ def make_consistent(
     films_BVUV, xray = F.avg_pool2d(films_BVUV, factor), xray.with_pixels(xray.detector_px // factor)
     low, high = hu_window
     per_unit = WATER_PER_MM * (high - low) / 2000
-
-    def render(values: Tensor) -> Tensor:
-        return torch.cat([project(values, extent_mm, xray, view) for view in VIEWS], dim=1)
-
-    def adjoint(films: Tensor) -> Tensor:
-        size = volume_B1DHW.shape[-1]
-        frontal, lateral = (
-            back_project(films[:, n : n + 1], size, extent_mm, xray, view) for n, view in enumerate(VIEWS)
-        )
-        return frontal + lateral
-
+    size, films_VBUV = volume_B1DHW.shape[-1], films_BVUV.transpose(0, 1)
     # A network's precision on a GPU, bfloat16, is not enough to solve for a correction.
     with torch.no_grad(), torch.autocast(volume_B1DHW.device.type, enabled=False):
-        lines = render(attenuation((volume_B1DHW + 1) / 2 * (high - low) + low))
+        renderer, spread_BDHW = Renderer(size, extent_mm, xray, volume_B1DHW), spread_B1DHW[:, 0]
+        blur_NN = _blur(size, physics.smooth_voxels, volume_B1DHW.device, volume_B1DHW.dtype)
+        lines = renderer.project(attenuation((volume_B1DHW[:, 0] + 1) / 2 * (high - low) + low)) * renderer.length_UV
         # Equations weighed with w have the noise of the films divided by w.
-        used = ((films_BVUV > 0.005) & (films_BVUV < 0.995)).to(films_BVUV) * trust_BV[:, :, None, None].to(films_BVUV)
-        gain, offset = _exposure(lines, films_BVUV, used)
-
-        def forward(values: Tensor) -> Tensor:
-            return gain * used * per_unit * render(values)
+        clear = ((films_VBUV > 0.005) & (films_VBUV < 0.995)).to(films_VBUV)
+        used = clear * trust_BV.to(films_VBUV).T[:, :, None, None]
+        gain, offset = _exposure(lines, films_VBUV, used)
+        seen = gain * used * renderer.length_UV * per_unit
 
         def back(films: Tensor) -> Tensor:
-            smoothed = _smooth(
-                _smooth(spread_B1DHW * adjoint(gain * used * per_unit * films), physics.smooth_voxels),
-                physics.smooth_voxels,
-            )
-            return spread_B1DHW * smoothed
+            return spread_BDHW * _smooth(spread_BDHW * renderer.back_project(seen * films), blur_NN)
 
-        missing = (films_BVUV - (gain * lines + offset)) * used
-        weights = conjugate_gradient(
-            lambda films: forward(back(films)) + physics.noise**2 * films, missing, physics.iterations
-        )
-        return (volume_B1DHW + back(weights)).clamp(-1, 1)
+        def normal(films: Tensor) -> Tensor:
+            return torch.add(seen * renderer.project(back(films)), films, alpha=physics.noise**2)
+
+        missing = (films_VBUV - (gain * lines + offset)) * used
+        weights = conjugate_gradient(normal, missing, physics.iterations)
+        return (volume_B1DHW + back(weights)[:, None]).clamp(-1, 1)
 
 
-def conjugate_gradient(operator: Callable[[Tensor], Tensor], target_BVUV: Tensor, iterations: int) -> Tensor:
+def conjugate_gradient(operator: Callable[[Tensor], Tensor], target_VBUV: Tensor, iterations: int) -> Tensor:
     """Solve ``operator(x) = target`` for each item of a batch, ``operator`` symmetric and positive (Hestenes and
     Stiefel 1952).
     """
 
     def dot(a: Tensor, b: Tensor) -> Tensor:
-        return (a * b).sum(dim=(1, 2, 3), keepdim=True)
+        return (a * b).sum(dim=(0, 2, 3), keepdim=True)
 
-    solution, residual, direction = torch.zeros_like(target_BVUV), target_BVUV, target_BVUV
+    solution, residual, direction = torch.zeros_like(target_VBUV), target_VBUV, target_VBUV
     power = dot(residual, residual)
-    for _ in range(iterations):
+    for iteration in range(iterations):
         image = operator(direction)
         length = power / dot(direction, image).clamp(min=1e-20)
-        solution, residual = solution + length * direction, residual - length * image
+        solution = torch.addcmul(solution, length, direction)
+        if iteration == iterations - 1:
+            break
+        residual = torch.addcmul(residual, length, image, value=-1)
         power, last = dot(residual, residual), power
-        direction = residual + power / last.clamp(min=1e-20) * direction
+        direction = torch.addcmul(residual, power / last.clamp(min=1e-20), direction)
     return solution
 
 
-def _exposure(lines_BVUV: Tensor, films_BVUV: Tensor, used_BVUV: Tensor) -> tuple[Tensor, Tensor]:
-    """Gain and offset for each film, shape (B, V, 1, 1), that bring line integrals nearest to it; a negative film is
+def _exposure(lines_VBUV: Tensor, films_VBUV: Tensor, used_VBUV: Tensor) -> tuple[Tensor, Tensor]:
+    """Gain and offset for each film, shape (V, B, 1, 1), that bring line integrals nearest to it; a negative film is
     not believed.
     """
-    count = used_BVUV.sum(dim=(2, 3), keepdim=True).clamp(min=1)
-    mean_lines, mean_film = ((x * used_BVUV).sum(dim=(2, 3), keepdim=True) / count for x in (lines_BVUV, films_BVUV))
-    covariance = ((lines_BVUV - mean_lines) * (films_BVUV - mean_film) * used_BVUV).sum(dim=(2, 3), keepdim=True)
-    variance = ((lines_BVUV - mean_lines) ** 2 * used_BVUV).sum(dim=(2, 3), keepdim=True)
+    count = used_VBUV.sum(dim=(2, 3), keepdim=True).clamp(min=1)
+    mean_lines, mean_film = ((x * used_VBUV).sum(dim=(2, 3), keepdim=True) / count for x in (lines_VBUV, films_VBUV))
+    covariance = ((lines_VBUV - mean_lines) * (films_VBUV - mean_film) * used_VBUV).sum(dim=(2, 3), keepdim=True)
+    variance = ((lines_VBUV - mean_lines) ** 2 * used_VBUV).sum(dim=(2, 3), keepdim=True)
     gain = (covariance / variance.clamp(min=1e-9)).clamp(min=0)
     return gain, mean_film - gain * mean_lines
 
 
-def _smooth(volume_B1DHW: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur with zeros outside, which keeps the operator symmetric."""
+def _smooth(volume_BDHW: Tensor, blur_NN: Tensor) -> Tensor:
+    """Apply a matrix along each axis."""
+    size = volume_BDHW.shape[-1]
+    # Each product leaves the axis that it has done in front, and so brings the next one to the end.
+    for _ in range(3):
+        volume_BDHW = (blur_NN @ volume_BDHW.reshape(-1, size).T).view(size, -1)
+    return volume_BDHW.view(size, size, size, -1).permute(3, 0, 1, 2)
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def _blur(size: int, sigma: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Two Gaussian blurs one after the other, with zeros outside, which keeps the operator symmetric, shape (N, N);
+    kept, so nobody may write into it.
+    """
+    index_N = torch.arange(size, device=device, dtype=dtype)
+    distance_NN = index_N[:, None] - index_N
     radius = max(1, round(3 * sigma))
-    steps = torch.arange(-radius, radius + 1, device=volume_B1DHW.device, dtype=volume_B1DHW.dtype)
-    kernel = torch.exp(-(steps**2) / (2 * sigma**2))
-    kernel = kernel / kernel.sum()
-    for axis in range(3):
-        shape, pad = [1, 1, 1, 1, 1], [0, 0, 0]
-        shape[2 + axis], pad[axis] = len(kernel), radius
-        volume_B1DHW = F.conv3d(volume_B1DHW, kernel.view(shape), padding=tuple(pad))
-    return volume_B1DHW
+    kernel_NN = torch.exp(-(distance_NN**2) / (2 * sigma**2)) * (distance_NN.abs() <= radius)
+    whole = torch.exp(-(torch.arange(-radius, radius + 1, dtype=torch.float64) ** 2) / (2 * sigma**2)).sum()
+    return torch.linalg.matrix_power(kernel_NN / float(whole), 2)

@@ -9,6 +9,9 @@ the left, column 0 at the patient's front. Both are shown as a radiologist hangs
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -45,37 +48,30 @@ def project(volume_BCDHW: Tensor, extent_mm: float, xray: XrayConfig, view: str)
     lies parallel to the layers, so that rows and columns are interpolated apart, each by one matrix a layer.
     """
     layers_BCLDK, size = _layers(volume_BCDHW, view), volume_BCDHW.shape[-1]
-    rows_LUD, across_LKV, length_UV = _rays(size, extent_mm, xray, view, volume_BCDHW)
+    rows_LUD, across_LKV, length_UV = _rays(size, extent_mm, xray, view, volume_BCDHW.device, volume_BCDHW.dtype)
     rows_BCULK = (rows_LUD @ layers_BCLDK).movedim(3, 2)
     return (rows_BCULK.flatten(3) @ across_LKV.flatten(0, 1)) * length_UV
 
 
-def back_project(film_BCUV: Tensor, size: int, extent_mm: float, xray: XrayConfig, view: str) -> Tensor:
-    """The adjoint of `project`: each pixel's value goes to the voxels that its ray saw, shape (B, C, size, size,
-    size).
-    """
-    rows_LUD, across_LKV, length_UV = _rays(size, extent_mm, xray, view, film_BCUV)
-    rows_BCULK = ((film_BCUV * length_UV) @ across_LKV.flatten(0, 1).T).unflatten(3, (size, size))
-    return _layers(rows_LUD.mT @ rows_BCULK.movedim(2, 3), view, back=True)
+def _layers(volume_BCDHW: Tensor, view: str) -> Tensor:
+    """The volume as layers that face the detector, shape (B, C, L, D, K) with K across them."""
+    return volume_BCDHW.movedim(2, 3) if view == "frontal" else volume_BCDHW.movedim(4, 2)
 
 
-def _layers(volume_BCDHW: Tensor, view: str, back: bool = False) -> Tensor:
-    """The volume as layers that face the detector, shape (B, C, L, D, K) with K across them; or ``back`` from that."""
-    if view == "frontal":
-        return volume_BCDHW.movedim(2, 3)
-    return volume_BCDHW.movedim(2, 4) if back else volume_BCDHW.movedim(4, 2)
-
-
-def _rays(size: int, extent_mm: float, xray: XrayConfig, view: str, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """How rays sample a cube.
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def _rays(
+    size: int, extent_mm: float, xray: XrayConfig, view: str, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """How rays sample a cube; kept, so nobody may write into it.
 
     Returns:
         Weights of film rows on the voxels along a layer's height, shape (L, U, D); of voxels across it on film columns,
         shape (L, K, V); and each ray's length in a layer in millimetres, shape (U, V).
     """
     voxel_mm, half = extent_mm / size, (size - 1) / 2
-    index_N = torch.arange(size, device=like.device, dtype=torch.float32)
-    pixel_P = _pixel_mm(xray, like.device)
+    index_N = torch.arange(size, device=device, dtype=torch.float32)
+    pixel_P = _pixel_mm(xray, device)
     # Layers of the frontal view go towards the source, which is at the back; those of the lateral away from it, to the
     # left.
     from_source_L = xray.source_object_mm + (half - index_N if view == "frontal" else index_N - half) * voxel_mm
@@ -83,7 +79,7 @@ def _rays(size: int, extent_mm: float, xray: XrayConfig, view: str, like: Tensor
     weight_LPN = (1 - (place_LP[:, :, None] - index_N).abs()).clamp(min=0)
     slant_UV = (pixel_P[:, None] ** 2 + pixel_P**2 + xray.source_detector_mm**2).sqrt() / xray.source_detector_mm
     # Row 0 is at the head, voxel 0 at the feet.
-    return weight_LPN.flip(1).to(like), weight_LPN.mT.to(like), slant_UV.to(like) * voxel_mm
+    return weight_LPN.flip(1).to(dtype), weight_LPN.mT.to(dtype), slant_UV.to(dtype) * voxel_mm
 
 
 def _pixel_mm(xray: XrayConfig, device: torch.device) -> Tensor:
@@ -99,15 +95,26 @@ def lift_film(film_BCUV: Tensor, size: int, extent_mm: float, xray: XrayConfig, 
 
     This voxel-driven form is the adjoint of `render_drr` up to weights; rays that miss the detector give 0.
     """
-    steps = (torch.arange(size, device=film_BCUV.device) - (size - 1) / 2) * (extent_mm / size)
-    up, back, left = torch.meshgrid(steps, steps, steps, indexing="ij")
-    across, depth = (left, -back) if view == "frontal" else (back, left)
-    magnification = xray.source_detector_mm / (xray.source_object_mm + depth)
-    half_width = xray.detector_px * xray.pixel_pitch_mm / 2
-    grid = torch.stack([across * magnification, -up * magnification], dim=-1) / half_width
-    flat = grid.view(1, size, size * size, 2).expand(len(film_BCUV), -1, -1, -1)
+    places_2SRC = _places(size, extent_mm, xray, film_BCUV.device)
+    number = VIEWS.index(view)
+    flat = places_2SRC[number : number + 1].expand(len(film_BCUV), -1, -1, -1)
     lifted = F.grid_sample(film_BCUV, flat, mode="bilinear", padding_mode="zeros", align_corners=False)
     return lifted.view(*film_BCUV.shape[:2], size, size, size)
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def _places(size: int, extent_mm: float, xray: XrayConfig, device: torch.device) -> Tensor:
+    """Where the ray of each voxel meets the detector of either view, in half sides of it, shape (2, size, size * size,
+    2); kept, so nobody may write into it.
+    """
+    steps = (torch.arange(size, device=device) - (size - 1) / 2) * (extent_mm / size)
+    up, back, left = torch.meshgrid(steps, steps, steps, indexing="ij")
+    half_width, places = xray.detector_px * xray.pixel_pitch_mm / 2, []
+    for across, depth in ((left, -back), (back, left)):
+        magnification = xray.source_detector_mm / (xray.source_object_mm + depth)
+        places.append(torch.stack([across * magnification, -up * magnification], dim=-1) / half_width)
+    return torch.stack(places).view(2, size, size * size, 2)
 
 
 def normalise_film(film_BCUV: Tensor) -> Tensor:
@@ -115,10 +122,17 @@ def normalise_film(film_BCUV: Tensor) -> Tensor:
 
     A real film's exposure is unknown, so absolute values carry nothing; DRRs pass through the same door.
     """
-    flat = film_BCUV.flatten(2)
-    bounds = torch.quantile(flat, torch.tensor([0.01, 0.99], device=flat.device, dtype=flat.dtype), dim=2)
-    low, high = bounds[..., None, None]
+    sorted_BCN = film_BCUV.flatten(2).sort(dim=2).values
+    low, high = (_percentile(sorted_BCN, share)[..., None, None] for share in (0.01, 0.99))
     return ((film_BCUV - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+
+
+def _percentile(sorted_BCN: Tensor, share: float) -> Tensor:
+    """What `torch.quantile` gives, of values in order; it would wait for the share on a GPU."""
+    place = np.float32(share) * np.float32(sorted_BCN.shape[2] - 1)
+    below = int(place)
+    above = min(below + 1, sorted_BCN.shape[2] - 1)
+    return torch.lerp(sorted_BCN[..., below], sorted_BCN[..., above], float(place - np.float32(below)))
 
 
 def render_both(hu_BCDHW: Tensor, extent_mm: float, xray: XrayConfig) -> Tensor:
@@ -127,21 +141,52 @@ def render_both(hu_BCDHW: Tensor, extent_mm: float, xray: XrayConfig) -> Tensor:
 
 
 def lift_both(films_BCUV: Tensor, size: int, extent_mm: float, xray: XrayConfig) -> Tensor:
-    """Frontal and lateral films, shape (B, 2, U, V), lifted to (B, 2, size, size, size)."""
-    lifted = [lift_film(films_BCUV[:, n : n + 1], size, extent_mm, xray, view) for n, view in enumerate(VIEWS)]
-    return torch.cat(lifted, dim=1)
+    """Frontal and lateral films, shape (B, 2, U, V), lifted to (B, 2, size, size, size); see `lift_film`."""
+    places_2SRC = _places(size, extent_mm, xray, films_BCUV.device)
+    # The films of a view are channels to the sampler, which then finds each voxel's place once for all of them.
+    lifted_2BSR = F.grid_sample(films_BCUV.transpose(0, 1), places_2SRC, padding_mode="zeros", align_corners=False)
+    return lifted_2BSR.transpose(0, 1).unflatten(3, (size, size))
 
 
 class Renderer:
-    """`project` for one grid and detector, its matrices made once."""
+    """`project` of both views for one grid and detector, and its adjoint, of a whole batch in a handful of products.
+
+    Layouts: volumes (B, D, H, W); films with the view first, (2, B, U, V).
+    """
 
     def __init__(self, size: int, extent_mm: float, xray: XrayConfig, like: Tensor) -> None:
-        self.rays = [_rays(size, extent_mm, xray, view, like) for view in VIEWS]
+        self.size = size
+        self.rows_2LUD, self.across_2RV, self.length_UV = _both_rays(size, extent_mm, xray, like.device, like.dtype)
 
     def __call__(self, volume_B1DHW: Tensor) -> Tensor:
         """Line integrals of both views, shape (B, 2, U, V)."""
-        films = []
-        for view, (rows_LUD, across_LKV, length_UV) in zip(VIEWS, self.rays, strict=True):
-            rows_BCULK = (rows_LUD @ _layers(volume_B1DHW, view)).movedim(3, 2)
-            films.append((rows_BCULK.flatten(3) @ across_LKV.flatten(0, 1)) * length_UV)
-        return torch.cat(films, dim=1)
+        return (self.project(volume_B1DHW[:, 0]) * self.length_UV).transpose(0, 1)
+
+    def project(self, volume_BDHW: Tensor) -> Tensor:
+        """Sums over the layers, shape (2, B, U, V): line integrals but for each ray's length in a layer."""
+        count, size = len(volume_BDHW), self.size
+        layers_2LDBK = torch.stack([volume_BDHW.permute(2, 1, 0, 3), volume_BDHW.permute(3, 1, 0, 2)])
+        rows = torch.bmm(self.rows_2LUD, layers_2LDBK.view(2 * size, size, count * size))
+        rows_2BULK = rows.view(2, size, -1, count, size).permute(0, 3, 2, 1, 4)
+        films = torch.bmm(rows_2BULK.reshape(2, -1, size * size), self.across_2RV)
+        return films.view(2, count, *self.length_UV.shape)
+
+    def back_project(self, films_2BUV: Tensor) -> Tensor:
+        """The adjoint of `project`: each pixel's value goes to the voxels that its ray saw, shape (B, D, H, W)."""
+        count, size, rows = films_2BUV.shape[1], self.size, len(self.length_UV)
+        rays = torch.bmm(films_2BUV.reshape(2, count * rows, -1), self.across_2RV.mT)
+        rows_2LUBK = rays.view(2, count, rows, size, size).permute(0, 3, 2, 1, 4)
+        layers = torch.bmm(self.rows_2LUD.mT, rows_2LUBK.reshape(2 * size, rows, count * size))
+        frontal_LDBK, lateral_LDBK = layers.view(2, size, size, count, size)
+        return frontal_LDBK.permute(2, 1, 0, 3) + lateral_LDBK.permute(2, 1, 3, 0)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _both_rays(
+    size: int, extent_mm: float, xray: XrayConfig, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`_rays` of both views, shapes (2 L, U, D), (2, L * K, V) and (U, V)."""
+    frontal, lateral = (_rays(size, extent_mm, xray, view, device, dtype) for view in VIEWS)
+    across_2RV = torch.stack([across_LKV.flatten(0, 1) for _, across_LKV, _ in (frontal, lateral)])
+    return torch.cat([frontal[0], lateral[0]]), across_2RV, frontal[2]

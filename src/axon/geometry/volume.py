@@ -13,7 +13,10 @@ from scipy import ndimage, sparse
 
 from axon.errors import AxonError
 
-AIR_HU = -1024
+AIR_HU, LUNG_HU = -1024, -500
+"""Air, and what is below as much as lung, inside of a body."""
+MOST_LOOKED_AT = 2**26
+"""No chest CT has as many voxels in steps of some millimetres; a mask takes sixteen bytes for each."""
 _STRAIGHT = 1e-4
 """Voxels by which a volume's axes may leave the cube's and count as the same."""
 
@@ -125,8 +128,8 @@ def _resample_straight(
     (along_d, inside_d), (along_h, inside_h), (along_w, inside_w) = axes
     used = np.unique(along_d.indices)
     planes_NWH = np.empty((len(used), size, size), np.float32)
-    for plane_WH, slice_HW in zip(planes_NWH, hu_DHW[used], strict=True):
-        plane_WH[:] = along_w @ (along_h @ slice_HW.astype(np.float32)).T
+    for plane_WH, number in zip(planes_NWH, used, strict=True):
+        plane_WH[:] = along_w @ (along_h @ hu_DHW[number].astype(np.float32)).T
     out_DHW = (along_d[:, used] @ planes_NWH.reshape(-1, size * size)).reshape((size,) * 3).transpose(0, 2, 1)
     inside_DHW = inside_d[:, None, None] & inside_h[:, None] & inside_w
     return np.where(inside_DHW, out_DHW, np.float32(AIR_HU))
@@ -150,6 +153,16 @@ def _weights(length: int, step: float, offset: float, sigma: float, size: int) -
     rows = np.broadcast_to(np.arange(size)[:, None], columns.shape)
     at = np.broadcast_to(inside[:, None], columns.shape)
     return sparse.csr_array((weights[at].astype(np.float32), (rows[at], columns[at])), (size, length)), inside
+
+
+def thinning(volume: Volume, step_mm: float) -> np.ndarray:
+    """Every how many voxels along (w, h, d) to look, shape (3,): in steps of at most ``step_mm``, or at every voxel,
+    but at no more than `MOST_LOOKED_AT`. That is enough to find a body, and much faster on a thin-slice CT.
+    """
+    skip = np.array([max(1, int(step_mm / step)) for step in volume.spacing_mm])
+    while np.prod(-(-np.array(volume.hu_DHW.shape[::-1]) // skip)) > MOST_LOOKED_AT:
+        skip += 1
+    return skip
 
 
 def body_mask(hu_DHW: np.ndarray, threshold_hu: float = -400.0) -> np.ndarray:

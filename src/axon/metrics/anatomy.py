@@ -15,14 +15,14 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from axon.geometry.volume import body_mask
+from axon.geometry.volume import LUNG_HU, body_mask
 from axon.metrics.catalogue import METRICS
 from axon.metrics.protocols import Array, checked
 
 PROTOCOL_VERSION = "1"
 """Changes whenever a measure's value changes by more than rounding; results of different versions are not compared."""
 
-BONE_HU, LUNG_HU = 200.0, -500.0
+BONE_HU = 200.0
 
 
 def measure(volume_DHW: Array, reference_DHW: Array, affine: np.ndarray) -> dict[str, float]:

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from axon.errors import AxonError
 
 Better = Literal["more", "less", "zero", "neither"]
 Axis = Literal["distortion", "realism", "anatomy", "films", "calibration"]
 Place = Literal["headline", "beside", "overview", "report", "terminal", "card", "run", "benchmark"]
+
+Views = Literal["bi", "mono"]
+"""What a figure was made from: both films, or the frontal one alone."""
+VIEW_SETS: tuple[Views, ...] = get_args(Views)
+VIEW_LABELS = {"bi": "frontal and lateral view", "mono": "frontal view only"}
 
 PRIMARY_METHOD, PRIMARY = "axon", "axon/psnr"
 """What models are told apart by: the method, and its metric."""

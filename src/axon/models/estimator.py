@@ -6,9 +6,10 @@ Shape legend: B batch, V the two views, D/H/W voxels, U/V film rows and columns.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
@@ -109,15 +110,19 @@ class FilmEstimator(ModelMixin, ConfigMixin):
         if self.net is not None:
             seen = self.untrained(films_BVUV, trust_BV)
             estimate = self.net.regress(seen.condition_BCDHW).clamp(-1, 1)
-            return self._evidence(self.consistent(estimate, films_BVUV, trust_BV), films_BVUV, trust_BV)
+            endpoint = self.consistent(estimate, films_BVUV, trust_BV)
+            return replace(seen, condition_BCDHW=torch.cat([endpoint, seen.condition_BCDHW[:, 1:]], dim=1))
         if self.config.endpoint == "calibrated":
             return self.untrained(films_BVUV, trust_BV)
-        return self._evidence(self.back_projection(films_BVUV, trust_BV), films_BVUV, trust_BV)
+        lifted = self.lifted(films_BVUV)
+        endpoint = _mean_of_present(lifted, trust_BV)
+        return Evidence(condition(endpoint, lifted, trust_BV), films_BVUV, trust_BV)
 
     def untrained(self, films_BVUV: Tensor, trust_BV: Tensor) -> Evidence:
         """What the estimator's own network sees: the calibrated lift, corrected."""
-        lifted = self.lift(self.lifted(films_BVUV), trust_BV)
-        return self._evidence(self.consistent(lifted, films_BVUV, trust_BV), films_BVUV, trust_BV)
+        lifted = self.lifted(films_BVUV)
+        endpoint = self.consistent(self.lift(lifted, trust_BV), films_BVUV, trust_BV)
+        return Evidence(condition(endpoint, lifted, trust_BV), films_BVUV, trust_BV)
 
     def plain(self, films_BVUV: Tensor, trust_BV: Tensor) -> Tensor:
         """What baselines see, shape (B, 5, D, H, W): the calibrated lift as it is."""
@@ -126,8 +131,7 @@ class FilmEstimator(ModelMixin, ConfigMixin):
 
     def back_projection(self, films_BVUV: Tensor, trust_BV: Tensor) -> Tensor:
         """Mean of the present lifted films in [-1, 1], shape (B, 1, D, H, W)."""
-        mask = (trust_BV > 0)[:, :, None, None, None].to(films_BVUV)
-        return (self.lifted(films_BVUV) * mask).sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True) * 2 - 1
+        return _mean_of_present(self.lifted(films_BVUV), trust_BV)
 
     def lifted(self, films_BVUV: Tensor) -> Tensor:
         """Both films lifted to the coarse grid, shape (B, 2, D, H, W)."""
@@ -144,5 +148,7 @@ class FilmEstimator(ModelMixin, ConfigMixin):
             volume_B1DHW, films_BVUV, trust_BV, spread, physics, self.config.extent_mm, xray, (low, high)
         )
 
-    def _evidence(self, endpoint_B1DHW: Tensor, films_BVUV: Tensor, trust_BV: Tensor) -> Evidence:
-        return Evidence(condition(endpoint_B1DHW, self.lifted(films_BVUV), trust_BV), films_BVUV, trust_BV)
+
+def _mean_of_present(lifted_BVDHW: Tensor, trust_BV: Tensor) -> Tensor:
+    mask = (trust_BV > 0)[:, :, None, None, None].to(lifted_BVDHW)
+    return (lifted_BVDHW * mask).sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True) * 2 - 1

@@ -17,7 +17,7 @@ from axon import DISCLAIMER
 from axon.config import Config
 from axon.errors import AxonError
 from axon.files import write_whole
-from axon.metrics.catalogue import metric
+from axon.metrics.catalogue import VIEW_SETS, metric
 from axon.orchestration import checks
 from axon.orchestration.checks import Needs
 from axon.provenance import REGISTERED, code_digest, code_revision
@@ -25,7 +25,6 @@ from axon.registry.gate import POLICIES
 from axon.tracking.client import client, tracking_errors, without_credentials
 from axon.tracking.runs import CONFIG, WORK_KEY, last_success, start_parent
 
-VIEW_SETS = ("bi", "mono")
 IMAGES = "AXON_IMAGES"
 """Environment variable with the images of the steps, each NAME@sha256:DIGEST, which the compiled pipeline sets."""
 NEW, NOTHING_NEW = "new", "nothing new"

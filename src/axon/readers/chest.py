@@ -9,10 +9,9 @@ import numpy as np
 
 from axon.config import CtConfig
 from axon.errors import AxonError
-from axon.geometry.volume import Volume, body_mask
+from axon.geometry.volume import LUNG_HU, Volume, body_mask, thinning
 
 _STEP_MM = 4.0
-_LUNG_HU = -500
 _THIN = 0.05
 """Share of their largest area below which the lungs of a slice are their tips, or the bowel's gas."""
 
@@ -27,11 +26,11 @@ def check_chest(volume: Volume, rules: CtConfig) -> None:
     Raises:
         AxonError: ``NO_CHEST``, with what was seen in its place.
     """
-    skip = [max(1, int(_STEP_MM / step)) for step in volume.spacing_mm]
+    skip = thinning(volume, _STEP_MM)
     hu_DHW = volume.hu_DHW[:: skip[2], :: skip[1], :: skip[0]]
     step_mm = np.array(volume.spacing_mm) * skip
     body_DHW = body_mask(hu_DHW)
-    lungs_DHW = body_DHW & (hu_DHW < _LUNG_HU)
+    lungs_DHW = body_DHW & (hu_DHW < LUNG_HU)
     litres_W = lungs_DHW.sum(axis=(0, 1)) * step_mm.prod() / 1e6
     columns = np.flatnonzero(body_DHW.any(axis=(0, 1)))
     middle = int(columns.mean()) if len(columns) else 0

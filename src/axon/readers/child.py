@@ -192,13 +192,17 @@ def serve(handle: int) -> None:
     importlib.import_module("axon.dicom.xray")
     with socket.socket(fileno=handle) as link, contextlib.suppress(EOFError, ConnectionError):
         while True:
-            answer = _answer(_receive(link))
-            try:
-                _send(link, answer)
-            except ConnectionError:
-                raise
-            except OSError as error:  # of the answer's file, before a byte of it was sent
-                _send(link, {"system": [error.errno, error.strerror], "log": answer["log"]})
+            _hand_back(link, _answer(_receive(link)))
+
+
+def _hand_back(link: socket.socket, answer: dict[str, Any]) -> None:
+    """Send an answer, or why there is no room for it."""
+    try:
+        _send(link, answer)
+    except ConnectionError:
+        raise
+    except OSError as error:  # of the answer's file, before a byte of it was sent
+        _send(link, {"system": [error.errno, error.strerror], "log": answer["log"]})
 
 
 def _answer(order: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ _SURE = 0.7
 _TWO_FILMS = 1.35
 """A sheet this much longer one way than the other may hold two films; the longest cassette, 35 by 43 cm, has 1.23."""
 _SPLITS = (0.5, 0.45, 0.55, 0.4, 0.6)
-_GIVEN_SIDE = 512
+MOST_SIDE = 512
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _judged(raw: RawFilm, mend: Mend) -> Xray:
         _turned_spacing(raw.pixel_spacing_mm, mend),
         raw.source,
         notes,
-        _thumbnail(raw.image_HW) if mended else None,
+        shrunk(raw.image_HW) if mended else None,
         raw.patient,
         raw.study,
     )
@@ -200,9 +200,10 @@ def _turned_spacing(spacing: tuple[float, float] | None, mend: Mend) -> tuple[fl
     return spacing[::-1] if spacing and mend.rotate in (90, 270) else spacing
 
 
-def _thumbnail(image_HW: np.ndarray) -> np.ndarray:
+def shrunk(image_HW: np.ndarray) -> np.ndarray:
+    """The film with its longer side at most `MOST_SIDE` pixels, each the mean of those that it covers."""
     rows, columns = image_HW.shape
-    scale = min(1.0, _GIVEN_SIDE / max(rows, columns))
+    scale = min(1.0, MOST_SIDE / max(rows, columns))
     size = max(1, round(columns * scale)), max(1, round(rows * scale))
     return np.array(Image.fromarray(image_HW).resize(size, Image.Resampling.BOX))
 

@@ -34,7 +34,7 @@ from axon import DISCLAIMER
 from axon.data.patients import BITS, Patient, fingerprint, matches, patient_hash
 from axon.errors import AxonError
 from axon.files import json_text, whole_folder
-from axon.geometry.volume import AIR_HU, Volume, body_mask, resample_to_cube
+from axon.geometry.volume import AIR_HU, LUNG_HU, Volume, body_mask, resample_to_cube
 
 FOLDER = "references"
 TENSORS = "references.safetensors"
@@ -55,7 +55,6 @@ _DECODER_BYTES = 2**26
 _MARGIN_MM = 40.0
 _CHEST_MM = (100.0, 40.0)
 _TRACHEA_RADIUS_MM = 11.0
-_LUNG_HU = -500
 _ADDRESSES = {
     "CC0 1.0": "https://creativecommons.org/publicdomain/zero/1.0/",
     "CC BY 3.0": "https://creativecommons.org/licenses/by/3.0/",
@@ -324,7 +323,7 @@ def _skin(body_DHW: np.ndarray, below: int, chest: int) -> list[int]:
 
 def _apex(hu_DHW: np.ndarray, body_DHW: np.ndarray, spacing_mm: float) -> int:
     """The highest slice of a lung: of air inside the body that is too wide for a trachea and too large for a mouth."""
-    depth_DHW = ndimage.distance_transform_edt(body_DHW & (hu_DHW < _LUNG_HU), spacing_mm)
+    depth_DHW = ndimage.distance_transform_edt(body_DHW & (hu_DHW < LUNG_HU), spacing_mm)
     labels_DHW, found = ndimage.label(depth_DHW > _TRACHEA_RADIUS_MM)
     if not found:
         raise AxonError(

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from axon import DISCLAIMER
 from axon.errors import AxonError
 from axon.evaluation.report import write_page
-from axon.evaluation.results import STRIPS, VIEW_LABELS, strip_name
-from axon.metrics.catalogue import metric, shown_in
+from axon.evaluation.results import STRIPS, strip_name
+from axon.metrics.catalogue import VIEW_LABELS, metric, shown_in
 from axon.metrics.statistics import COMPARABLE_KEYS, Summary, comparable, paired_difference, sign_flip_p
 from axon.registry.gate import EVALUATION, METHOD, METRIC, read_evaluation
 from axon.tracking.client import REGISTRY, client, refuse_missing_store, resolve, tracking_errors

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from axon import DISCLAIMER, __version__
-from axon.metrics.catalogue import PRIMARY_METHOD, Metric, shown_in
+from axon.metrics.catalogue import PRIMARY_METHOD, VIEW_LABELS, Metric, shown_in
 from axon.references.library import FOLDER, TERMS, attribution_table, read_facts
 
 CARD = "README.md"
 PAPER = "arXiv 2603.26509"
-_VIEWS = {"bi": "frontal and lateral", "mono": "frontal only"}
 
 _FRONT_MATTER = """---
 license: apache-2.0
@@ -113,7 +112,9 @@ def _evaluation(metrics: dict[str, Any]) -> str:
             columns = [each for each in shown_in("card") if any(each.key in values for values in methods.values())]
             count = max(metric["n"] for summaries in methods.values() for metric in summaries.values())
             cases = f"{count} cases; mean (bootstrap interval)" if count > 1 else "one case"
-            lines.append(f"**{set_name}**, {_VIEWS.get(view, view)}, {_own(columns)}, {cases}\n")
+            lines.append(
+                f"**{set_name}**, {VIEW_LABELS.get(view, view).replace(' view', '')}, {_own(columns)}, {cases}\n"
+            )
             lines.append("| method | " + " | ".join(each.title for each in columns) + " |")
             lines.append("|---|" + "---|" * len(columns))
             lines += [

@@ -61,6 +61,7 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):
         self.m = torch.linspace(m_min, m_max, num_train_timesteps, dtype=torch.float64)
         self.variance = 2 * (self.m - self.m**2) * max_var
         self.timesteps = torch.arange(num_train_timesteps - 1, -1, -1)
+        self._tables: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
         """Space the sampling steps evenly from T - 1 down to 0, both included.
@@ -162,5 +163,9 @@ class BrownianBridgeScheduler(SchedulerMixin, ConfigMixin):
     def _at(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """m_t and var_t shaped to broadcast over ``like``."""
         shape = (-1,) + (1,) * (like.ndim - 1)
-        index = timesteps.to("cpu")
-        return self.m[index].to(like).view(shape), self.variance[index].to(like).view(shape)
+        place = (like.device, like.dtype)
+        if place not in self._tables:
+            # A look-up on another device would wait for the GPU at every training step.
+            self._tables[place] = torch.stack([self.m, self.variance]).to(like)
+        m, variance = self._tables[place][:, timesteps.to(like.device)]
+        return m.view(shape), variance.view(shape)

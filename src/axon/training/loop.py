@@ -150,7 +150,7 @@ def _lay_out(module: nn.Module, memory_format: torch.memory_format) -> nn.Module
 
 def _optimizer(module: nn.Module, config: StageConfig) -> torch.optim.Optimizer:
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(trainable, lr=config.learning_rate, fused=trainable[0].device.type == "cuda")
+    return torch.optim.AdamW(trainable, lr=config.learning_rate, fused=True)
 
 
 def _draws(stage: Stage, config: StageConfig, first: int, ahead: bool) -> Generator[Any]:

@@ -1,15 +1,18 @@
 """Training samples: augmented anatomy and the films it would cast. All randomness comes from a key.
 
+A batch is made at once on its device, without a loop over samples.
+
 Shape legend: B batch, V the two views, D/H/W voxels of the fine cube, d/h/w of the coarse one, U/V film rows and
 columns.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -21,14 +24,10 @@ from axon.data.cases import Case
 from axon.geometry.projection import normalise_film, render_both
 from axon.models.intensity import normalise_hu
 from axon.models.superres import downsample
+from axon.training.randomness import keys_for, normal, uniform
 
-
-def generator_for(*key: int | str) -> torch.Generator:
-    """A CPU generator whose stream depends on the key alone, so that a resumed run draws what an uninterrupted one
-    would.
-    """
-    digest = hashlib.sha256(repr(key).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+WARP, FILMS = 1 + 9 + 3 * 4**3, 1 + 2 + 1 + 2 * 6
+"""Random numbers that a sample's anatomy takes, and its films: of both, of each what `warp` and `Sampler` say."""
 
 
 @dataclass(frozen=True)
@@ -65,19 +64,14 @@ class Sampler:
     def epoch_indices(self, purpose: str, step: int, batch_size: int, copies: int = 1) -> list[int]:
         """Which of ``len(cases) * copies`` items step ``step`` sees: a fresh permutation each epoch."""
         count = len(self.cases) * copies
-        chosen = []
-        for position in range(step * batch_size, (step + 1) * batch_size):
-            epoch, offset = divmod(position, count)
-            order = torch.randperm(count, generator=generator_for(self.config.seed, purpose, "epoch", epoch))
-            chosen.append(int(order[offset]))
-        return chosen
+        places = [divmod(position, count) for position in range(step * batch_size, (step + 1) * batch_size)]
+        return [_epoch(self.config.seed, purpose, epoch, count)[offset] for epoch, offset in places]
 
     def batch(self, keys: Sequence[tuple[int, str]]) -> Batch:
         """Make one sample for each (case index, key). The same key gives the same sample, in whatever batch it is
         drawn.
         """
         config, grid = self.config, self.config.grid
-        generators = [generator_for(config.seed, key) for _, key in keys]
         hu_B1DHW = (
             torch.from_numpy(np.stack([self.cases[index].hu_DHW for index, _ in keys]))
             .to(self.device)
@@ -85,11 +79,13 @@ class Sampler:
             .unsqueeze(1)
         )
         if self.augment:
-            hu_B1DHW = warp(hu_B1DHW, generators, config)
+            anatomy_B, noise_B = (
+                keys_for([(config.seed, key, part) for _, key in keys], self.device) for part in ("anatomy", "noise")
+            )
+            warp_BN, films_BN = uniform(anatomy_B, WARP + FILMS).split((WARP, FILMS), dim=1)
+            hu_B1DHW = warp(hu_B1DHW, warp_BN, config)
             films_BVUV = normalise_film(render_both(hu_B1DHW, grid.extent_mm, config.xray))
-            films_BVUV = self._degrade(films_BVUV, generators)
-            trust_BV = torch.stack([self._drop_view(generator) for generator in generators]).to(self.device)
-            films_BVUV, trust_BV = self._clinical(films_BVUV, trust_BV, generators)
+            films_BVUV, trust_BV = self._degraded(films_BVUV, films_BN, noise_B)
         else:
             films = [np.stack([self.cases[index].frontal_HW, self.cases[index].lateral_HW]) for index, _ in keys]
             films_BVUV = normalise_film(torch.from_numpy(np.stack(films)).to(self.device))
@@ -97,103 +93,122 @@ class Sampler:
         fine_B1DHW = normalise_hu(hu_B1DHW, config.model.hu_window)
         return Batch(fine_B1DHW, downsample(fine_B1DHW, grid.upscale), films_BVUV, trust_BV)
 
-    def _drop_view(self, generator: torch.Generator) -> Tensor:
-        """Which views a sample keeps. Of dropped views three in four are laterals: a frontal alone is the common
-        film.
+    def _degraded(self, films_BVUV: Tensor, chance_BN: Tensor, noise_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Random gamma, the same for both films of a patient, and noise; a view dropped; and for some samples a
+        clinic's look, which is trusted less.
         """
-        dropped, which = torch.rand(2, generator=generator).tolist()
-        if dropped >= self.config.data.view_dropout:
-            return torch.tensor([1.0, 1.0])
-        return torch.tensor([1.0, 0.0]) if which < 0.75 else torch.tensor([0.0, 1.0])
-
-    def _clinical(
-        self, films_BVUV: Tensor, trust_BV: Tensor, generators: Sequence[torch.Generator]
-    ) -> tuple[Tensor, Tensor]:
-        """Give some samples' films a clinic's look, and less trust."""
-        chosen = [bool(torch.rand(1, generator=g) < self.config.data.clinical_look) for g in generators]
-        films = [
-            clinical_look(film, g) if look else film
-            for film, g, look in zip(films_BVUV, generators, chosen, strict=True)
-        ]
-        trust_B1 = torch.tensor(
-            [[self.config.physics.clinical_trust if look else 1.0] for look in chosen], device=self.device
-        )
-        return torch.stack(films), trust_BV * trust_B1
-
-    def _degrade(self, films_BVUV: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """Random gamma, the same for both films of a patient, and noise."""
         data = self.config.data
-        gamma = torch.stack([2 ** ((torch.rand(1, generator=g) * 2 - 1) * data.film_gamma) for g in generators])
-        noise = torch.stack([torch.randn(films_BVUV.shape[1:], generator=g) for g in generators]) * data.film_noise
-        return (films_BVUV ** gamma.to(self.device)[:, :, None, None] + noise.to(self.device)).clamp(0, 1)
+        gamma_B, views_B2, look_B, looks_B12 = chance_BN.split((1, 2, 1, 12), dim=1)
+        exponent = torch.exp2((gamma_B * 2 - 1) * data.film_gamma)[:, :, None, None]
+        noise_BVUV = normal(noise_B, *films_BVUV.shape[1:])
+        films_BVUV = torch.add(films_BVUV**exponent, noise_BVUV, alpha=data.film_noise).clamp(0, 1)
+        trust_BV = kept_views(views_B2, data.view_dropout)
+        if data.clinical_look == 0:
+            return films_BVUV, trust_BV
+        chosen_B = look_B < data.clinical_look
+        looks_BVUV = clinical_look(films_BVUV, looks_B12.unflatten(1, (2, 6)))
+        trust_BV = torch.where(chosen_B, trust_BV * self.config.physics.clinical_trust, trust_BV)
+        return torch.where(chosen_B[:, :, None, None], looks_BVUV, films_BVUV), trust_BV
 
 
-def clinical_look(films_VUV: Tensor, generator: torch.Generator) -> Tensor:
-    """What a clinic's chain may make of normalised films, at random, film by film (our choice, not the paper's).
+@lru_cache(maxsize=32)
+def _epoch(seed: int, purpose: str, epoch: int, count: int) -> list[int]:
+    """An order of ``count`` items, drawn at random; not to be changed."""
+    return random.Random(f"{seed} {purpose} epoch {epoch}").sample(range(count), count)
+
+
+def kept_views(chance_B2: Tensor, dropout: float) -> Tensor:
+    """Which views samples keep, 1 or 0, shape (B, 2). Of dropped views three in four are laterals: a frontal alone is
+    the common film.
+    """
+    dropped_B, lateral_B = chance_B2[:, :1] < dropout, chance_B2[:, 1:] < 0.75
+    return (~(torch.cat([~lateral_B, lateral_B], dim=1) & dropped_B)).float()
+
+
+def clinical_look(films_BVUV: Tensor, chance_BV6: Tensor) -> Tensor:
+    """What a clinic's chain may make of normalised films, film by film (our choice, not the paper's).
 
     Local contrast is evened out, as filters for display do: a share of the film's blur is taken away. The film is
     collimated to a rectangle, beside which it shows what is darkest in it, and its grey values pass another look-up
     table.
+
+    Args:
+        films_BVUV: Normalised films.
+        chance_BV6: Random numbers from 0 to 1: the share, the look-up table's gamma, height, width, top and left.
     """
-    looks = []
-    for film_UV in films_VUV:
-        share, gamma, *place = torch.rand(6, generator=generator).tolist()
-        side = film_UV.shape[-1]
-        film_11UV = film_UV[None, None]
-        film_11UV = film_11UV - 0.7 * share * _blur(film_11UV, side / 10)
-        inside = torch.zeros_like(film_UV, dtype=torch.bool)
-        height, width = (round(side * (0.75 + 0.25 * u)) for u in place[:2])
-        top, left = (round((side - size) * u) for size, u in zip((height, width), place[2:], strict=True))
-        inside[top : top + height, left : left + width] = True
-        collimated_UV = torch.where(inside, film_11UV[0, 0], film_11UV[0, 0][inside].min())
-        looks.append(normalise_film(collimated_UV[None, None])[0, 0] ** (2 ** (gamma - 0.5)))
-    return torch.stack(looks)
+    side = films_BVUV.shape[-1]
+    share, gamma, size_BV2, place_BV2 = chance_BV6.split((1, 1, 2, 2), dim=2)
+    even_BVUV = films_BVUV - 0.7 * share[..., None] * _blur(films_BVUV, side / 10)
+    size_BV2 = (side * (0.75 + 0.25 * size_BV2)).round()
+    first_BV2 = ((side - size_BV2) * place_BV2).round()
+    index_N = torch.arange(side, device=films_BVUV.device)
+    inside_BV2N = (index_N >= first_BV2[..., None]) & (index_N < (first_BV2 + size_BV2)[..., None])
+    inside_BVUV = inside_BV2N[:, :, 0, :, None] & inside_BV2N[:, :, 1, None]
+    darkest = even_BVUV.masked_fill(~inside_BVUV, math.inf).amin(dim=(2, 3), keepdim=True)
+    return normalise_film(torch.where(inside_BVUV, even_BVUV, darkest)) ** torch.exp2(gamma - 0.5)[..., None]
 
 
-def _blur(film_11UV: Tensor, sigma: float) -> Tensor:
+def _blur(films_BVUV: Tensor, sigma: float) -> Tensor:
     """Gaussian blur; beyond the edge the film goes on as it ends."""
+    kernel_N = _gauss(sigma, films_BVUV.device)
+    films_N1UV = films_BVUV.flatten(0, 1).unsqueeze(1)
+    padded = F.pad(films_N1UV, (len(kernel_N) // 2,) * 4, mode="replicate")
+    blurred = F.conv2d(F.conv2d(padded, kernel_N.view(1, 1, 1, -1)), kernel_N.view(1, 1, -1, 1))
+    return blurred.view(films_BVUV.shape)
+
+
+@lru_cache(maxsize=8)
+def _gauss(sigma: float, device: torch.device) -> Tensor:
     radius = round(2 * sigma)
-    steps = torch.arange(-radius, radius + 1, device=film_11UV.device, dtype=film_11UV.dtype)
-    kernel = torch.softmax(-(steps**2) / (2 * sigma**2), dim=0)
-    padded = F.pad(film_11UV, (radius,) * 4, mode="replicate")
-    return F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
+    steps = torch.arange(-radius, radius + 1, device=device, dtype=torch.float32)
+    return torch.softmax(-(steps**2) / (2 * sigma**2), dim=0)
 
 
-def warp(hu_B1DHW: Tensor, generators: Sequence[torch.Generator], config: Config) -> Tensor:
-    """Mirror some volumes, then rotate, scale, shift and elastically deform each at random; what enters from outside is
-    air.
+def warp(hu_B1DHW: Tensor, chance_BN: Tensor, config: Config) -> Tensor:
+    """Mirror some volumes, then rotate, scale, shift and elastically deform each; what enters from outside is air.
+
+    Args:
+        hu_B1DHW: HU.
+        chance_BN: `WARP` random numbers from 0 to 1: whether mirrored, three angles, scales and shifts, and a lattice
+            of displacements.
+        config: How far each may go.
     """
     data, half_extent = config.data, config.grid.extent_mm / 2
-    affines, fields = [], []
-    for generator in generators:
-        mirrored = bool(torch.rand(1, generator=generator) < data.mirror)
-        uniform = torch.rand(9, generator=generator) * 2 - 1
-        affine = torch.empty(3, 4)
-        affine[:, :3] = rotation(uniform[:3] * math.radians(data.rotation_deg)) @ torch.diag(
-            torch.exp(uniform[3:6] * data.scale)
-        )
-        affine[:, 3] = uniform[6:] * data.shift_mm / half_extent
-        if mirrored:
-            affine[0] = -affine[0]
-        affines.append(affine)
-        fields.append((torch.rand(3, 4, 4, 4, generator=generator) * 2 - 1) * data.elastic_mm / half_extent)
-    device, size = hu_B1DHW.device, hu_B1DHW.shape[-1]
-    grid_BDHW3 = F.affine_grid(torch.stack(affines).to(device), list(hu_B1DHW.shape), align_corners=False)
-    elastic_B3DHW = F.interpolate(
-        torch.stack(fields).to(device), size=(size,) * 3, mode="trilinear", align_corners=True
+    angles, scales, shifts, lattice = (chance_BN[:, 1:] * 2 - 1).split((3, 3, 3, 3 * 4**3), dim=1)
+    turned_B33 = rotation(angles * math.radians(data.rotation_deg)) * torch.exp(scales * data.scale)[:, None]
+    affine_B34 = torch.cat([turned_B33, (shifts * (data.shift_mm / half_extent))[:, :, None]], dim=2)
+    affine_B34[:, 0] *= 1 - 2 * (chance_BN[:, :1] < data.mirror).float()
+    count, size = len(hu_B1DHW), hu_B1DHW.shape[-1]
+    grid_BDHW3 = torch.bmm(_voxels(size, hu_B1DHW.device).expand(count, -1, -1), affine_B34.mT).view(
+        count, *(size,) * 3, 3
     )
+    field_B3444 = (lattice * (data.elastic_mm / half_extent)).unflatten(1, (3, 4, 4, 4))
+    elastic_B3DHW = F.interpolate(field_B3444, hu_B1DHW.shape[2:], mode="trilinear", align_corners=True)
     air = -1024.0
     moved = F.grid_sample(hu_B1DHW - air, grid_BDHW3 + elastic_B3DHW.permute(0, 2, 3, 4, 1), align_corners=False)
     return moved + air
 
 
-def rotation(angles_3: Tensor) -> Tensor:
-    """Rotation matrix for angles about x, y and z in radians, shape (3, 3)."""
-    matrix = torch.eye(3)
+@lru_cache(maxsize=4)
+def _voxels(size: int, device: torch.device) -> Tensor:
+    """Centres of a cube's voxels in half sides of it, x, y, z and 1, shape (D * H * W, 4)."""
+    whole = F.affine_grid(torch.eye(3, 4, device=device)[None], [1, 1, size, size, size], align_corners=False)
+    return F.pad(whole.view(-1, 3), (0, 1), value=1.0)
+
+
+def rotation(angles_B3: Tensor) -> Tensor:
+    """Rotation matrices for angles about x, y and z in radians, shape (B, 3, 3); of three angles alone (3, 3)."""
+    fixed_333, plane_333, turn_333 = _axes(angles_B3.device)
+    cos, sin = angles_B3.cos()[..., None, None], angles_B3.sin()[..., None, None]
+    about_x, about_y, about_z = (fixed_333 + cos * plane_333 + sin * turn_333).unbind(dim=-3)
+    return about_x @ about_y @ about_z
+
+
+@lru_cache(maxsize=8)
+def _axes(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """What of a rotation about each axis stays, goes with the cosine, and goes with the sine; each (axis, 3, 3)."""
+    fixed, turn = torch.zeros(3, 3, 3), torch.zeros(3, 3, 3)
     for axis in range(3):
-        cos, sin = torch.cos(angles_3[axis]), torch.sin(angles_3[axis])
-        turn = torch.eye(3)
         i, j = (axis + 1) % 3, (axis + 2) % 3
-        turn[i, i], turn[j, j], turn[i, j], turn[j, i] = cos, cos, -sin, sin
-        matrix = matrix @ turn
-    return matrix
+        fixed[axis, axis, axis], turn[axis, i, j], turn[axis, j, i] = 1.0, -1.0, 1.0
+    return fixed.to(device), (torch.eye(3) - fixed).to(device), turn.to(device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,8 @@ from axon.config import Config, StageConfig
 from axon.models.estimator import Evidence, FilmEstimator
 from axon.models.unet import BridgeUNet, RefinerControlNet, RegressionUNet
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
-from axon.training.samples import Batch, Sampler, generator_for
+from axon.training.randomness import keys_for, normal, uniform
+from axon.training.samples import Batch, Sampler
 
 VALIDATION_CASES = 4
 
@@ -24,11 +25,12 @@ class Draw:
 
     Attributes:
         batch: The samples.
-        noise: A stream for each sample, so that its noise does not depend on the others in the batch.
+        noise_B: A key for each sample, so that its noise does not depend on the others in the batch; see
+            `axon.training.randomness`.
     """
 
     batch: Batch
-    noise: list[torch.Generator]
+    noise_B: Tensor
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,9 @@ class BatchStage:
         cases = range(len(self.val.cases))[:VALIDATION_CASES]
         return Draw(self.val.batch([(index, "") for index in cases]), self.noise("validation", 0, cases))
 
-    def noise(self, purpose: str, step: int, slots: range) -> list[torch.Generator]:
-        return [generator_for(self.config.seed, self.name, purpose, step, slot) for slot in slots]
+    def noise(self, purpose: str, step: int, slots: range) -> Tensor:
+        keys = [(self.config.seed, self.name, purpose, step, slot) for slot in slots]
+        return keys_for(keys, self.train.device)
 
     def validation_loss(self, module: nn.Module) -> Tensor:
         return self.loss(module, self.draw_validation()) if self.val.cases else torch.tensor(float("nan"))
@@ -83,16 +86,13 @@ def bridge_terms(
     scheduler: BrownianBridgeScheduler,
     volume_B1DHW: Tensor,
     endpoint_B1DHW: Tensor,
-    generators: Sequence[torch.Generator],
+    noise_B: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Random timesteps (B,), the noised sample and the target, both (B, 1, D, H, W)."""
-    timesteps_B = torch.cat([torch.randint(len(scheduler), (1,), generator=generator) for generator in generators])
-    noise = torch.stack([torch.randn(volume_B1DHW.shape[1:], generator=generator) for generator in generators]).to(
-        volume_B1DHW
-    )
+    """Random timesteps (B,), the noised sample and the target, both (B, 1, D, H, W), by a key for each sample."""
+    timesteps_B = noise_B % len(scheduler)  # Keys are random numbers themselves.
+    noise = normal(noise_B, *volume_B1DHW.shape[1:])
     sample = scheduler.add_noise(volume_B1DHW, noise, timesteps_B, endpoint_B1DHW)
-    target = scheduler.get_target(volume_B1DHW, noise, timesteps_B, endpoint_B1DHW)
-    return timesteps_B.to(volume_B1DHW.device), sample, target
+    return timesteps_B, sample, scheduler.get_target(volume_B1DHW, noise, timesteps_B, endpoint_B1DHW)
 
 
 class EstimatorStage(BatchStage):
@@ -126,7 +126,7 @@ class BridgeStage(BatchStage):
     def loss(self, module: nn.Module, draw: Draw) -> Tensor:
         seen = _evidence(self.estimator, draw.batch)
         timesteps, sample, target = bridge_terms(
-            self.scheduler, draw.batch.coarse_B1dhw, seen.endpoint_B1DHW, draw.noise
+            self.scheduler, draw.batch.coarse_B1dhw, seen.endpoint_B1DHW, draw.noise_B
         )
         return F.l1_loss(module(sample, timesteps, seen.condition_BCDHW), target)
 
@@ -179,14 +179,14 @@ class RefinerStage(BatchStage):
     def draw_validation(self) -> RefinerDraw:
         draw = super().draw_validation()
         return RefinerDraw(
-            draw.batch, draw.noise, self.coarse_of("val", [(index, 0) for index in range(len(draw.noise))])
+            draw.batch, draw.noise_B, self.coarse_of("val", [(index, 0) for index in range(len(draw.noise_B))])
         )
 
     def loss(self, module: nn.Module, draw: Draw) -> Tensor:
         assert isinstance(draw, RefinerDraw)
         seen = _evidence(self.estimator, draw.batch)
         timesteps, sample, target = bridge_terms(
-            self.scheduler, draw.batch.coarse_B1dhw, seen.endpoint_B1DHW, draw.noise
+            self.scheduler, draw.batch.coarse_B1dhw, seen.endpoint_B1DHW, draw.noise_B
         )
         residuals = module(sample, timesteps, seen.condition_BCDHW, draw.sampled_B1dhw)
         return F.l1_loss(self.unet(sample, timesteps, seen.condition_BCDHW, residuals), target)
@@ -204,14 +204,16 @@ class SuperResStage(BatchStage):
 
     def loss(self, module: nn.Module, draw: Draw) -> Tensor:
         factor, patch = self.config.grid.upscale, min(self.config.model.superres_patch, self.config.grid.coarse_size)
-        coarse, fine = [], []
-        for n, generator in enumerate(draw.noise):
-            corner = torch.randint(self.config.grid.coarse_size - patch + 1, (3,), generator=generator).tolist()
-            coarse.append(_crop(draw.batch.coarse_B1dhw[n], corner, patch))
-            fine.append(_crop(draw.batch.fine_B1DHW[n], [start * factor for start in corner], patch * factor))
-        return F.l1_loss(module(torch.stack(coarse)), torch.stack(fine))
+        corner_B3 = (uniform(draw.noise_B, 3) * (self.config.grid.coarse_size - patch + 1)).long()
+        coarse = _crops(draw.batch.coarse_B1dhw, corner_B3, patch)
+        return F.l1_loss(module(coarse), _crops(draw.batch.fine_B1DHW, corner_B3 * factor, patch * factor))
 
 
-def _crop(volume_1DHW: Tensor, corner: list[int], size: int) -> Tensor:
-    d, h, w = corner
-    return volume_1DHW[:, d : d + size, h : h + size, w : w + size]
+def _crops(volume_B1DHW: Tensor, corner_B3: Tensor, size: int) -> Tensor:
+    """A cube from each volume, cut out at its corner."""
+    if volume_B1DHW.shape[-1] == size:
+        return volume_B1DHW
+    place_B3N = corner_B3[:, :, None] + torch.arange(size, device=corner_B3.device)
+    d, h, w = place_B3N.unbind(dim=1)
+    item = torch.arange(len(corner_B3), device=corner_B3.device)[:, None, None, None]
+    return volume_B1DHW[item, 0, d[:, :, None, None], h[:, None, :, None], w[:, None, None]].unsqueeze(1)

@@ -28,7 +28,8 @@ from axon.provenance import BASELINES, TRAINING, code_digest
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 from axon.training.checkpoints import Curve
 from axon.training.loop import Log, fit
-from axon.training.samples import Sampler, generator_for
+from axon.training.randomness import generator_for
+from axon.training.samples import Sampler
 from axon.training.stages import (
     BatchStage,
     BridgeStage,

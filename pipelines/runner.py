@@ -1,4 +1,4 @@
-"""Runs a pipeline with KFP's local runner in this process: ``python -m pipelines.child MODULE:PIPELINE ROOT
+"""Runs a pipeline with KFP's local runner in this process: ``python -m pipelines.runner MODULE:PIPELINE ROOT
 ARGUMENTS_JSON [MOUNTS_JSON]``.
 
 With mounts (a folder and whether it may be written to), every step runs in a container of its image, else in a process.

@@ -180,7 +180,8 @@ class Bench:
                 step()
         data = PreparedDataset(dataset)
         with whole_folder(folder / "model") as part:
-            save_model(part, trained_model(config, data, bridge, refiner, superres, choose_device()), data, config)
+            model = trained_model(config, data, bridge, refiner, superres, choose_device())
+            save_model(part, model, data, config, bridge)
         return {"steps": {name: getattr(config.training, name).steps for name in AXON_STAGES}}
 
     def _evaluate(self, job: Job, folder: Path) -> dict[str, Any]:

@@ -57,6 +57,8 @@ def evaluate(
     settings, out = Config.from_yaml(config), Path(evaluation.path)
     identity = {"config_fingerprint": settings.fingerprint(), "code_revision": code_revision()}
     facts = {**identity, "data_revision": revision, "mlflow_run": run_id}
+    if settings.training.init_from:
+        facts["trained_on_from"] = settings.training.init_from.rpartition("/")[2]
     stages = Path(bridge.path), Path(refiner.path), Path(superres.path), Path(baselines.path)
     with one_line_errors(), stage_run(tracking_uri, run_id, "evaluate", {"views": views}) as run:
         require_gpu(settings)

@@ -37,7 +37,9 @@ def register(
     from axon.errors import one_line_errors
     from axon.registry.register import register as register_model
 
-    tags = {"data_revision": revision, "config_fingerprint": Config.from_yaml(config).fingerprint()}
+    settings = Config.from_yaml(config)
+    tags = {"data_revision": revision, "config_fingerprint": settings.fingerprint()}
+    tags["parent"] = settings.training.init_from
     with one_line_errors():
         result = register_model(tracking_uri, run_id, model_name, Path(evaluation.path), Path(decision.path), tags)
     registered.metadata.update(asdict(result))

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from axon.commands import add_device
+from axon.commands import add_device, whole_number
 from axon.compute.devices import DEVICE, device_name
 from axon.config import Config
 from axon.errors import AxonError, one_line_errors
@@ -31,6 +31,7 @@ EPILOG = """examples:
   {prog} compile --check                                end with status 1 where that file is out of date
   {prog} submit --config configs/h100.yaml --set dataset_revision=main      one run on a cluster
   {prog} status RUN                                     its steps, and where to look
+  {prog} status --tracking-uri sqlite:///runs/mlflow.db    the newest run of this machine, without a cluster
   {prog} status RUN --json | jq -r .state               for a script
   {prog} schedule --dry-run                             what schedules.yaml would change on the cluster
   {prog} schedule                                       change it
@@ -97,10 +98,18 @@ def parser(prog: str) -> argparse.ArgumentParser:
     submitting.add_argument("--name", help="name of the run (default: axon and the time)")
     submitting.set_defaults(verb=submit_run)
 
-    looking = verbs.add_parser(
-        "status", help="how a run on a cluster is doing", description="The state of every step, and where to look."
+    about = "The state of every step, and where to look: on a cluster where one is named, else by what MLflow knows."
+    looking = verbs.add_parser("status", help="how a run is doing", description=about)
+    looking.add_argument(
+        "run", nargs="?", default="", help="the run's id, as submit prints it, or its MLflow run (default: the newest)"
     )
-    looking.add_argument("run", help="the run's id, as submit prints it")
+    looking.add_argument(
+        "--tracking-uri",
+        default=os.environ.get("MLFLOW_TRACKING_URI", ""),
+        help="MLflow, where no cluster is named (default: $MLFLOW_TRACKING_URI)",
+    )
+    about = "by MLflow alone: fail, and alert, where no training has succeeded for so many days; for a timer"
+    looking.add_argument("--overdue", type=whole_number(1, 3650), metavar="DAYS", help=about)
     for scripted in (submitting, looking):
         scripted.add_argument("--json", action="store_true", help="print an object instead of lines")
     looking.set_defaults(verb=show_status)
@@ -298,8 +307,20 @@ def submit_run(arguments: argparse.Namespace) -> None:
 
 def show_status(arguments: argparse.Namespace) -> None:
     """Show a run's steps."""
-    from pipelines.submit import Cluster, status, status_lines
+    from axon.orchestration.heartbeat import refuse_overdue, run_state, state_lines
+    from pipelines.submit import HOST, Cluster, status, status_lines
 
+    if arguments.overdue:
+        if not arguments.tracking_uri:
+            fix = "give --tracking-uri, or set MLFLOW_TRACKING_URI"
+            raise AxonError("TRACKING_URI", "--overdue asks MLflow, and none is named", fix)
+        refuse_overdue(arguments.tracking_uri, arguments.overdue)
+        print(f"a training has succeeded in the last {arguments.overdue} days")
+        return
+    if arguments.tracking_uri and not (arguments.host or os.environ.get(HOST)):
+        told = run_state(arguments.tracking_uri, arguments.run)
+        print(json.dumps(told, indent=1) if arguments.json else "\n".join(state_lines(told)))
+        return
     found = status(Cluster(arguments.host, arguments.namespace), arguments.run)
     print(json.dumps(found, indent=1) if arguments.json else "\n".join(status_lines(found)))
 

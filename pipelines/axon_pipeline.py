@@ -13,7 +13,7 @@ import yaml
 from kfp import dsl
 
 from axon.orchestration.preflight import NEW, Asked
-from components import IMAGES
+from components import IMAGES_FILE
 from components.evaluate import evaluate
 from components.fetch import fetch
 from components.finish import finish
@@ -39,7 +39,7 @@ def committed(text: str) -> str:
     nobody uploads a file that would run something else.
     """
     for target in ("cpu", "cuda"):
-        local = str(yaml.safe_load(IMAGES.read_text())[target])
+        local = str(yaml.safe_load(IMAGES_FILE.read_text())[target])
         text = text.replace(local, f"axon.invalid/python-{target}@sha256:{'0' * 64}")
     return text
 

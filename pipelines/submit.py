@@ -244,6 +244,14 @@ class Cluster:
         version = self.call(self.kfp.upload_pipeline_version, path, package.version, pipeline_id=pipeline)
         return str(pipeline), str(version.pipeline_version_id)
 
+    def newest_run(self) -> str:
+        """The id of the run that was made last. Raises AxonError ``RUN_MISSING``."""
+        listing = {"page_size": 1, "sort_by": "created_at desc", "namespace": self.namespace}
+        found = self.call(self.kfp.list_runs, **listing).runs
+        if not found:
+            raise AxonError("RUN_MISSING", f"{self.host} has no run", "start one: axon pipeline submit")
+        return str(found[0].run_id)
+
     def link(self, run_id: str) -> str:
         """The run's page."""
         return f"{self.host}/#/runs/details/{run_id}"
@@ -296,15 +304,16 @@ def submit(
 
 
 def status(cluster: Cluster, run_id: str) -> dict[str, Any]:
-    """How the run ``run_id`` is doing.
+    """How the run ``run_id`` is doing, the newest one where it is empty.
 
     Returns:
         dict: ``run_id``, ``name``, ``state``, ``error`` (empty without one), ``link``, and ``steps`` in the order in
         which they began, each with ``name``, ``state``, ``seconds`` (None while it runs), ``pod`` and ``error``.
 
     Raises:
-        AxonError: As `Cluster`.
+        AxonError: As `Cluster`; ``RUN_MISSING`` where there is none.
     """
+    run_id = run_id or cluster.newest_run()
     run = cluster.call(cluster.kfp.get_run, run_id)
     details = (run.run_details.task_details if run.run_details else None) or []
     steps = [

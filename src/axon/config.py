@@ -197,6 +197,11 @@ class TrainingConfig:
             itself.
         processes: Processes of each machine that train together, a GPU each where there are GPUs; their total number
             must divide each ``batch_size``.
+        init_from: Model whose networks and lift the three stages go on from: a folder, ``models:/NAME@ALIAS`` (from
+            scratch as long as nothing has the alias) or ``models:/NAME/VERSION``; empty to start from scratch. It must
+            have the same shape, grid and window, and not know today's test patients.
+        warm_share: Share of each stage's steps that such a training takes.
+        scratch_every: Every so many-th model of a line starts from scratch; 0 for none.
         estimator: The network that estimates stage 1's end-point.
         bridge, refiner, superres: The three stages.
         regression, gan: The baselines.
@@ -206,6 +211,9 @@ class TrainingConfig:
 
     nodes: int = 1
     processes: int = 1
+    init_from: str = ""
+    warm_share: float = 0.5
+    scratch_every: int = 0
     estimator: StageConfig = field(default_factory=StageConfig)
     bridge: StageConfig = field(default_factory=StageConfig)
     refiner: StageConfig = field(default_factory=lambda: StageConfig(steps=60))
@@ -558,6 +566,8 @@ def _check(config: Config) -> None:
     processes = config.training.nodes * config.training.processes
     require(config.training.nodes >= 1, "training.nodes", "at least 1")
     require(config.training.processes >= 1, "training.processes", "at least 1")
+    require(0 < config.training.warm_share <= 1, "training.warm_share", "above 0, at most 1")
+    require(config.training.scratch_every >= 0, "training.scratch_every", "0 or more")
     for name, stage in vars(config.training).items():
         if not isinstance(stage, StageConfig):
             continue

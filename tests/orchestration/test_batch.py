@@ -79,7 +79,7 @@ def test_a_batch_goes_on_where_it_stopped_and_bad_ones_cost_themselves(
 ) -> None:
     out, one, calls = tmp_path / "out", batch._one, []
 
-    def full(study: batch.Study, *rest: object) -> dict[str, str]:
+    def full(study: batch.FilmStudy, *rest: object) -> dict[str, str]:
         calls.append(study.id)
         if len(calls) == 2:
             raise OSError(errno.ENOSPC, "No space left on device")

@@ -163,6 +163,16 @@ def test_a_run_ends_early_only_where_nothing_is_new(tmp_path: Path, monkeypatch:
     assert run("data", "SUCCEEDED").outputs[-1] == NEW
     versioned(tmp_path, "one")
     assert run("back").outputs[-1] == NEW, "the last success is what counts"
+    warm = {"config_yaml": "training: {init_from: models:/axon@champion}"}
+    assert run("warm", "SUCCEEDED", **warm).outputs[-1] == NEW
+    mlflow = client(uri)
+    mlflow.create_registered_model("axon")
+    mlflow.create_model_version("axon", str(tmp_path))
+    mlflow.set_registered_model_alias("axon", "champion", "1")
+    assert run("after its own champion", **warm).outputs[-1] == NOTHING_NEW, "the alias that it moved is nothing new"
+    pinned = run("forced warm", force=True, **warm)
+    assert Config.from_yaml(pinned.config_yaml).training.init_from == "models:/axon/1"
+    assert mlflow.get_run(pinned.run_id).data.tags["axon.parent"] == "models:/axon/1"
 
 
 def test_what_nothing_identifies_is_always_new() -> None:

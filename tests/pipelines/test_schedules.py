@@ -370,6 +370,8 @@ def test_submit_and_status(server: Server, package: Package, tmp_path: Path) -> 
     assert (found["name"], found["state"], found["error"]) == ("one", "FAILED", "one step failed") and found[
         "run_id"
     ] == first
+    server.runs.pop()  # The server of the tests does not sort.
+    assert status(cluster, "") == found
     assert [(step["name"], step["seconds"]) for step in found["steps"]] == [("preflight", 12.0), ("fetch", None)]
     shown = status_lines(found)
     assert shown[0] == "one: FAILED" and [line.split() for line in shown[1:3]] == [
@@ -379,6 +381,9 @@ def test_submit_and_status(server: Server, package: Package, tmp_path: Path) -> 
     assert "one step failed" in shown[3] and f"{server.url}/#/runs/details/{first}" in shown[-1]
     with pytest.raises(AxonError, match=r"CLUSTER_REFUSED.*404.*not found"):
         status(cluster, "nowhere")
+    server.runs.clear()
+    with pytest.raises(AxonError, match="RUN_MISSING"):
+        status(cluster, "")
 
 
 def test_a_bad_parameter_reaches_no_cluster(server: Server, package: Package) -> None:

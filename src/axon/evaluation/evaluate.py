@@ -19,7 +19,7 @@ from axon.baselines.methods import TRAINED
 from axon.compute.devices import choose_device
 from axon.config import Config
 from axon.data.cases import Case
-from axon.data.patients import write_patients
+from axon.data.patients import read_patients, write_patients
 from axon.data.prepared import PreparedDataset
 from axon.errors import AxonError
 from axon.evaluation.calibration import error_curve, step_share
@@ -47,6 +47,7 @@ from axon.models.folders import load_network
 from axon.models.superres import downsample
 from axon.pretrained import seal
 from axon.references.candidates import library_of, trained_on
+from axon.training.train import ANCESTORS
 
 FLOOR_CTS = 8
 """CTs that the floor is measured over, at most: pairs grow with their square."""
@@ -143,7 +144,7 @@ def evaluate(
     table = summary_table(evaluation)
     again = champion and measure_again(champion, pipeline, evaluation.metrics()["facts"], cases, views, config)
     with whole_folder(out) as part:
-        save_model(part / "model", pipeline, data, config)
+        save_model(part / "model", pipeline, data, config, bridge)
         if again:
             write_json(part / MEASURED_AGAIN, again)
         write_all(part, evaluation, strips)
@@ -163,10 +164,13 @@ def trained_model(
     return pipeline
 
 
-def save_model(folder: Path, pipeline: AxonPipeline, data: PreparedDataset, config: Config) -> None:
-    """Write a model with the patients that it was trained on, and its hashes."""
+def save_model(folder: Path, pipeline: AxonPipeline, data: PreparedDataset, config: Config, bridge: Path) -> None:
+    """Write a model with its hashes and the patients that it, or the one that its ``bridge`` began from, was trained
+    on.
+    """
     pipeline.to("cpu").save_pretrained(folder, safe_serialization=True)
-    write_patients(folder, trained_on(data, config))
+    before = read_patients(bridge / ANCESTORS)
+    write_patients(folder, dict.fromkeys((*trained_on(data, config), *(before.trained if before else ()))))
     seal(folder)
 
 

@@ -49,7 +49,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Study:
+class FilmStudy:
     """One study's films, or why they cannot be used.
 
     Attributes:
@@ -68,7 +68,7 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Summary:
+class BatchSummary:
     """How many studies a batch has reconstructed, found done and not been able to use, and the table with all."""
 
     done: int
@@ -86,7 +86,7 @@ def run_batch(
     workers: int = 1,
     device: str | None = None,
     shard: tuple[int, int] = (0, 1),
-) -> Summary:
+) -> BatchSummary:
     """Reconstruct every study of a folder or a table.
 
     Args:
@@ -123,18 +123,18 @@ def run_batch(
             _write_index(out, rows)
             _log.info("%s: %s %s; %s", study.id, result["state"], result["code"], _rate(number, len(todo), started))
     done, kept, failed = (sum(row["state"] == state for row in rows) for state in (DONE, KEPT, FAILED))
-    summary = Summary(done, kept, failed, out / INDEX)
+    summary = BatchSummary(done, kept, failed, out / INDEX)
     if not studies or (rows and failed == len(rows)):
         raise AxonError("BATCH_EMPTY", f"none of {len(rows)} studies could be used", f"see {summary.index}")
     return summary
 
 
-def of_folder(folder: Path, trust_views: bool = False) -> list[Study]:
+def of_folder(folder: Path, trust_views: bool = False) -> list[FilmStudy]:
     """The studies of all films below a folder, paired by the study that their headers name; a film without one is a
     study of its own.
     """
     studies: dict[str, list[tuple[FoundFilm, str]]] = {}
-    refused: list[Study] = []
+    refused: list[FilmStudy] = []
     for path in film_files(folder):
         digest = sha256_file(path)
         try:
@@ -143,14 +143,14 @@ def of_folder(folder: Path, trust_views: bool = False) -> list[Study]:
             fix = "look at the film; if you are sure, add --trust-views"
             require(view is not None, "XRAY_VIEW_UNSURE", "neither header nor image says which view it is", fix)
         except AxonError as error:
-            refused.append(Study(_named_by_film(digest), digests={"frontal": digest}, problem=error))
+            refused.append(FilmStudy(_named_by_film(digest), digests={"frontal": digest}, problem=error))
             continue
         film = FoundFilm("", path, xray, view or "frontal")
         studies.setdefault(xray.study or digest, []).append((film, digest))
     return _unique([*(_study(films) for films in studies.values()), *refused])
 
 
-def of_table(table: Path) -> list[Study]:
+def of_table(table: Path) -> list[FilmStudy]:
     """The studies of a CSV, one a row: ``frontal`` and perhaps ``lateral``, files relative to the table; and perhaps
     ``patient`` and ``study``, for films whose headers do not say.
 
@@ -166,7 +166,7 @@ def of_table(table: Path) -> list[Study]:
     return _unique([_of_row(table.parent, number, row) for number, row in enumerate(rows, 1)])
 
 
-def _of_row(folder: Path, number: int, row: Mapping[str, str]) -> Study:
+def _of_row(folder: Path, number: int, row: Mapping[str, str]) -> FilmStudy:
     films = {view: folder / name for view in VIEWS if (name := (row.get(view) or "").strip())}
     try:
         missing = [view for view, path in films.items() if not path.is_file()]
@@ -176,20 +176,22 @@ def _of_row(folder: Path, number: int, row: Mapping[str, str]) -> Study:
         patients = {xray.patient for xray in xrays.values()} - {""}
         require(len(patients) <= 1, "XRAY_PATIENTS", "the films are of two patients", fix)
     except AxonError as error:
-        return Study(f"row-{number}", problem=error)
+        return FilmStudy(f"row-{number}", problem=error)
     digests = {view: sha256_file(path) for view, path in films.items()}
     known, patient, study = xrays["frontal"], row.get("patient") or "", row.get("study") or ""
-    return Study(_id(known.patient or patient, known.study or study, digests["frontal"]), films, digests, len(films))
+    return FilmStudy(
+        _id(known.patient or patient, known.study or study, digests["frontal"]), films, digests, len(films)
+    )
 
 
-def _study(films: list[tuple[FoundFilm, str]]) -> Study:
+def _study(films: list[tuple[FoundFilm, str]]) -> FilmStudy:
     """The best film of each view, as `axon.readers.film_studies.choose_views` takes them."""
     digest_of = {film.path: digest for film, digest in films}
     every = [film for film, _ in films]
     chosen = {view: best for view in VIEWS if (best := best_of(every, view))}
     first = next(iter(chosen.values()))
     digests = {view: digest_of[film.path] for view, film in chosen.items()}
-    found = Study(
+    found = FilmStudy(
         _id(first.xray.patient, first.xray.study, digest_of[first.path]),
         {view: film.path for view, film in chosen.items()},
         digests,
@@ -215,9 +217,9 @@ def _named_by_film(digest: str) -> str:
     return f"film-{digest[:16]}"
 
 
-def _unique(studies: list[Study]) -> list[Study]:
+def _unique(studies: list[FilmStudy]) -> list[FilmStudy]:
     """One of those with the same films; of others that have one name each has its films' hash added."""
-    found: dict[str, Study] = {}
+    found: dict[str, FilmStudy] = {}
     for study in studies:
         same = found.get(study.id)
         if same is not None and same.digests != study.digests:
@@ -243,14 +245,14 @@ def _claim(out: Path, identity: dict[str, Any]) -> None:
         write_json(part, told)
 
 
-def _row(study: Study) -> dict[str, Any]:
+def _row(study: FilmStudy) -> dict[str, Any]:
     digests = {f"{view}_sha256": digest for view, digest in study.digests.items()}
     problem = study.problem
     told = {"state": FAILED, "code": problem.code, "message": problem.message} if problem else {"state": "", "code": ""}
     return {"study": study.id, **told, **digests, "films": study.found}
 
 
-def _sorted_out(studies: list[Study], rows: list[dict[str, Any]], out: Path) -> list[Study]:
+def _sorted_out(studies: list[FilmStudy], rows: list[dict[str, Any]], out: Path) -> list[FilmStudy]:
     """The studies that are still to be done; the rows of those that are done say so."""
     todo = []
     for study, row in zip(studies, rows, strict=True):
@@ -263,7 +265,7 @@ def _sorted_out(studies: list[Study], rows: list[dict[str, Any]], out: Path) -> 
     return todo
 
 
-def _kept(study: Study, out: Path) -> dict[str, Any] | None:
+def _kept(study: FilmStudy, out: Path) -> dict[str, Any] | None:
     """What an earlier call wrote of this study, where it was made of the same films."""
     try:
         record: dict[str, Any] = json.loads((out / study.id / RECORD).read_text())
@@ -296,8 +298,8 @@ Named = tuple[Path, str, str, str | None]
 
 
 def _reconstructed(
-    todo: list[Study], model: Named, out: Path, options: Options, workers: int
-) -> Iterator[tuple[Study, dict[str, Any]]]:
+    todo: list[FilmStudy], model: Named, out: Path, options: Options, workers: int
+) -> Iterator[tuple[FilmStudy, dict[str, Any]]]:
     """Each study with what became of it, as they are done."""
     if not todo:
         return
@@ -334,7 +336,7 @@ def _load(model: Named, threads: int) -> None:
     _loaded[:] = [replace(loaded, name=name, version=version)]
 
 
-def _one(study: Study, out: Path, options: Options) -> dict[str, Any]:
+def _one(study: FilmStudy, out: Path, options: Options) -> dict[str, Any]:
     """What became of a study. A full disk and a broken GPU are nobody's own problem: they raise."""
     try:
         films = read_films(study.films["frontal"], study.films.get("lateral"), options.trust_views)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from axon.files import write_whole
 from axon.metrics.catalogue import VIEW_SETS, metric
 from axon.orchestration import checks
 from axon.orchestration.checks import Needs
+from axon.orchestration.parent import PARENT, pinned
 from axon.provenance import REGISTERED, code_digest, code_revision
 from axon.registry.gate import POLICIES
 from axon.tracking.client import client, tracking_errors, without_credentials
@@ -136,9 +137,12 @@ def preflight(asked: Asked, run_key: str, out_config: Path) -> Resolved:
     needs = Needs(asked.tracking_uri, asked.model_name, repo, versioned, asked.checkpoint_root, config)
     problems += checks.problems(needs)
     raise_all(problems)
+    # Of what was asked for: the alias that a run itself moves makes nothing new.
+    key = work_key(data, config, asked.views, asked.promote)
+    parent = pinned(config, asked.tracking_uri)
+    config = replace(config, training=replace(config.training, init_from=parent))
     write_whole(out_config, config.to_yaml().encode())
     gpus = config.training.processes if config.training.nodes == 1 else 0
-    key = work_key(data, config, asked.views, asked.promote)
     if key and not asked.force and (same_as := last_success(asked.tracking_uri, asked.model_name, key)):
         return Resolved(config.to_yaml(), revision, "", config.data.shards, gpus, same_as)
     tags = {
@@ -148,6 +152,7 @@ def preflight(asked: Asked, run_key: str, out_config: Path) -> Resolved:
         "axon.data_repo": without_credentials(asked.dataset_repo),
         "axon.code_revision": code_revision(),
         "axon.config_fingerprint": config.fingerprint(),
+        PARENT: parent,
         "axon.disclaimer": DISCLAIMER,
     }
     params = {**_flat(config.to_dict(), ""), "views": asked.views, "promote": asked.promote}

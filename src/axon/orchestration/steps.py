@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from axon.config import Config
-from axon.errors import one_line_errors
+from axon.data.patients import read_patients, seen_by_model
+from axon.data.prepared import PreparedDataset
+from axon.errors import one_line_errors, require
+from axon.orchestration.heartbeat import beating
 from axon.orchestration.launch import train
+from axon.orchestration.parent import parent_folder
 from axon.orchestration.trainjob import TrainJobs
+from axon.references.candidates import held_out
 from axon.tracking.runs import stage_run
-from axon.training.train import checkpoint_dir
+from axon.training.train import TRAINED_STAGES, checkpoint_dir
 
 
 def train_step(
@@ -31,7 +36,32 @@ def train_step(
         SystemExit: 1 on an error, explained in the last line; 143 after SIGTERM, with the state saved.
     """
     settings = Config.from_yaml(config)
-    with one_line_errors(), stage_run(tracking_uri, run_id, stage, {}) as run:
+    with (
+        one_line_errors(),
+        stage_run(tracking_uri, run_id, stage, {}) as run,
+        parent_folder(settings, tracking_uri) as parent,
+    ):
         checkpoints = checkpoint_dir(checkpoint_root, stage, settings, inputs["dataset"])
-        train(stage, settings, checkpoints, out, run.log, TrainJobs, **inputs)
+        if parent is not None and stage in TRAINED_STAGES:
+            refuse_seen_test_patients(parent, inputs["dataset"], settings)
+            inputs["parent"] = parent
+        with beating(run, checkpoints, settings, stage) as log:
+            train(stage, settings, checkpoints, out, log, TrainJobs, **inputs)
         run.artifact(out / "curves")
+
+
+def refuse_seen_test_patients(parent: Path, dataset: Path, config: Config) -> None:
+    """See that no patient who is held out today was trained on by the parent or an ancestor of it, all of whom are in
+    its ``patients.json``.
+
+    Raises:
+        AxonError: ``PARENT_SAW_TEST``; ``PARENT_PATIENTS`` where nobody knows.
+    """
+    patients = read_patients(parent)
+    known = [seen_by_model(patients, patient) for patient in held_out(PreparedDataset(dataset), config)]
+    seen = sum(one is True for one in known)
+    fix = "give these patients to training again, or start from scratch: init_from: ''"
+    require(not seen, "PARENT_SAW_TEST", f"training.init_from was trained on {seen} patients that are held out", fix)
+    unknown = "nobody knows whether training.init_from was trained on patients that are held out"
+    fix = "set AXON_PSEUDONYM_KEY as it was then, or start from scratch: init_from: ''"
+    require(None not in known, "PARENT_PATIENTS", unknown, fix)

@@ -33,7 +33,7 @@ def library_of(data: PreparedDataset, config: Config) -> tuple[Library, str]:
             settings.allow_unlicensed,
             size,
             config.grid.extent_mm,
-            held_out=_held_out(data, config) if settings.count else (),
+            held_out=held_out(data, config) if settings.count else (),
         )
         codes = Counter(code for _, code, _ in built.left_out)
         return Library.load(Path(scratch)), ", ".join(f"{count} {code}" for code, count in sorted(codes.items()))
@@ -44,8 +44,8 @@ def trained_on(data: PreparedDataset, config: Config) -> list[Patient]:
     return [_patient(case, config) for case in data.load("train")]
 
 
-def _held_out(data: PreparedDataset, config: Config) -> list[Patient]:
-    """The patients of all other sets: one of them may be among the training patients under another name."""
+def held_out(data: PreparedDataset, config: Config) -> list[Patient]:
+    """The patients of all sets but that of training: one may be among the training patients under another name."""
     return [_patient(case, config) for name in data.sets if name != "train" for case in data.load(name)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +40,10 @@ from axon.training.stages import (
     SuperResStage,
     coarse_key,
 )
+from axon.training.warm import begun
+
+ANCESTORS = "ancestors"
+"""Folder of a bridge that went on from another model: whom that one and its own ancestors were trained on."""
 
 
 def checkpoint_dir(root: str | Path, stage: str, config: Config, dataset: Path) -> Path:
@@ -50,22 +55,35 @@ def checkpoint_dir(root: str | Path, stage: str, config: Config, dataset: Path) 
 
 
 def train_bridge(
-    config: Config, dataset: Path, checkpoints: Path, out: Path, log: Log, estimator: Path | None = None
+    config: Config,
+    dataset: Path,
+    checkpoints: Path,
+    out: Path,
+    log: Log,
+    estimator: Path | None = None,
+    parent: Path | None = None,
 ) -> None:
     """Train the end-point's estimator, then stage 1; writes ``out/{estimator,unet,scheduler}`` and a curve of each.
 
     Args:
         config, dataset, checkpoints, out, log: As of every training step.
         estimator: A trained one to take instead, for comparisons that begin after it.
+        parent: Model folder to go on from, its lift included, as of every training step. Whom it was trained on is
+            written beside the result.
+
+    Raises:
+        AxonError: ``PARENT_OTHER`` where the parent has another shape, grid or window.
     """
     data, device = PreparedDataset(dataset), choose_device()
     source = samples_of(config, data, device)
     curves: dict[str, Curve] = {}
     if estimator is None:
-        start = fit_lift(source, device)
+        start = fit_lift(source, device) if parent is None else begun(FilmEstimator.of(config), parent / "estimator")
+        start = start.to(device)
         if start.net is not None:
             before = EstimatorStage(source, start.net, start)
-            trained, curves["estimator"] = fit_stage(before, config, data, checkpoints, named(log, "estimator"))
+            logged = named(log, "estimator")
+            trained, curves["estimator"] = fit_stage(before, config, data, checkpoints, logged, parent=parent)
             start.net.load_state_dict(trained.state_dict())
     else:
         start = load_network(FilmEstimator, estimator).to(device)
@@ -76,14 +94,17 @@ def train_bridge(
         eta=config.bridge.eta,
     )
     torch.manual_seed(config.seed)
-    module = BridgeUNet.of(config.model).to(device)
+    module = begun(BridgeUNet.of(config.model), parent and parent / "unet").to(device)
     stage = BridgeStage(source, module, start, scheduler)
-    ema, curves["bridge"] = fit_stage(stage, config, data, checkpoints, log)
+    ema, curves["bridge"] = fit_stage(stage, config, data, checkpoints, log, parent=parent)
     with whole_folder(out) as part:
         save_network(start, part / "estimator")
         save_network(ema, part / "unet")
         scheduler.save_pretrained(part / "scheduler")
         write_curves(part, curves)
+        if parent is not None and (parent / "patients.json").is_file():
+            (part / ANCESTORS).mkdir()
+            shutil.copy(parent / "patients.json", part / ANCESTORS)
 
 
 def sample_coarse(config: Config, dataset: Path, bridge: Path, out: Path) -> None:
@@ -121,37 +142,44 @@ def sample_coarse(config: Config, dataset: Path, bridge: Path, out: Path) -> Non
 
 
 def train_refiner(
-    config: Config, dataset: Path, bridge: Path, coarse: Path, checkpoints: Path, out: Path, log: Log
+    config: Config,
+    dataset: Path,
+    bridge: Path,
+    coarse: Path,
+    checkpoints: Path,
+    out: Path,
+    log: Log,
+    parent: Path | None = None,
 ) -> None:
     """Train stage 2 on the frozen stage 1; writes ``out/controlnet`` and its curve."""
     data, device = PreparedDataset(dataset), choose_device()
     source = samples_of(config, data, device)
     estimator, unet, scheduler = load_bridge(bridge, device)
     torch.manual_seed(config.seed)
-    module = RefinerControlNet.of(unet).to(device)
+    module = begun(RefinerControlNet.of(unet), parent and parent / "controlnet").to(device)
     with safe_open(coarse / "coarse.safetensors", framework="pt") as file:
 
         def coarse_of(name: str, items: list[tuple[int, int]]) -> Tensor:
             return torch.stack([file.get_tensor(f"{name}/{index}/{copy}") for index, copy in items]).to(device)
 
         stage = RefinerStage(source, module, estimator, scheduler, unet, coarse_of)
-        ema, curve = fit_stage(stage, config, data, checkpoints, log)
+        ema, curve = fit_stage(stage, config, data, checkpoints, log, parent=parent)
     with whole_folder(out) as part:
         save_network(ema, part / "controlnet")
         write_curves(part, {"refiner": curve})
 
 
-def train_superres(config: Config, dataset: Path, checkpoints: Path, out: Path, log: Log) -> None:
+def train_superres(
+    config: Config, dataset: Path, checkpoints: Path, out: Path, log: Log, parent: Path | None = None
+) -> None:
     """Train stage 3 on CT alone; writes ``out/superres`` and its curve."""
     data, device = PreparedDataset(dataset), choose_device()
     source = samples_of(config, data, device)
     torch.manual_seed(config.seed)
     model = config.model
-    module = SuperResolver(
-        config.grid.upscale, model.superres_channels, model.superres_blocks, model.superres_patch
-    ).to(device)
-    stage = SuperResStage(source, module)
-    ema, curve = fit_stage(stage, config, data, checkpoints, log)
+    module = SuperResolver(config.grid.upscale, model.superres_channels, model.superres_blocks, model.superres_patch)
+    stage = SuperResStage(source, begun(module, parent and parent / "superres").to(device))
+    ema, curve = fit_stage(stage, config, data, checkpoints, log, parent=parent)
     with whole_folder(out) as part:
         save_network(ema, part / "superres")
         write_curves(part, {"superres": curve})
@@ -184,9 +212,14 @@ def fit_stage(
     checkpoints: Path,
     log: Log,
     rooms: Sequence[str] = TRAINING,
+    parent: Path | None = None,
 ) -> tuple[nn.Module, Curve]:
-    """Train in a folder of checkpoints of the stage's own, which name the code in ``rooms``."""
+    """Train in a folder of checkpoints of the stage's own, which name the code in ``rooms``; with a ``parent`` that the
+    network goes on from, fewer steps.
+    """
     training = stage.training
+    if parent is not None:
+        training = replace(training, steps=max(1, round(training.steps * config.training.warm_share)))
     parameters = sum(p.numel() for p in stage.module.parameters())
     print(
         f"{stage.name}: {parameters / 1e6:.2f} M parameters, {training.steps} steps of {training.batch_size}",

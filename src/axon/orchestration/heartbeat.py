@@ -1,0 +1,198 @@
+"""What a training does at the moment, written once in half a minute; and how a run is doing, read from MLflow alone."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from axon.compute.devices import gpu_memory
+from axon.config import Config, StageConfig
+from axon.errors import AxonError
+from axon.files import json_text, write_whole
+from axon.orchestration.alert import ALERT_URL, Alert, send
+from axon.tracking.client import client, refuse_missing_store, sqlite_path, tracking_errors, without_credentials
+from axon.tracking.runs import PARENT, RUN_KEY, STAGE, WORK_KEY, StageRun
+from axon.training.loop import Log
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+BEAT_S, SILENT_S = 30.0, 600.0
+HEARTBEAT, FILE = "axon.heartbeat", "heartbeat.json"
+STATES = {"FINISHED": "SUCCEEDED", "SCHEDULED": "PENDING", "KILLED": "CANCELED"}
+"""MLflow's words as Kubeflow says them."""
+
+
+@contextlib.contextmanager
+def beating(run: StageRun, folder: Path, config: Config, stage: str) -> Iterator[Log]:
+    """A log that passes metrics on to ``run``, and a thread that writes the state to ``folder/heartbeat.json`` and to
+    one tag of the run, as long as the block runs. An MLflow that fails costs metrics, never the training.
+    """
+    heart = _Heart(run, folder, config, stage)
+    heart.beat()
+    # A daemon: an MLflow that does not answer must not hold the end of the step.
+    thread = threading.Thread(target=heart.keep_beating, daemon=True)
+    thread.start()
+    try:
+        yield heart.log
+    finally:
+        heart.ended.set()
+        thread.join(5.0)
+        heart.beat(tag=not thread.is_alive())
+
+
+class _Heart:
+    def __init__(self, run: StageRun, folder: Path, config: Config, stage: str) -> None:
+        self.run, self.folder, self.config, self.stage = run, folder, config, stage
+        self.ended = threading.Event()
+        self.state: dict[str, Any] = {"stage": stage, "device": "cuda" if gpu_memory() else "cpu"}
+        self.told = False
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        part = next((name.partition("/")[0] for name in metrics if "/" in name), self.stage)
+        values = {name.rpartition("/")[2]: value for name, value in metrics.items()}
+        total, rate = self._total(part), values.get("steps_per_second", 0.0)
+        known: dict[str, Any] = {}
+        if "peak_memory_gib" in values:
+            known["memory_gib"] = round(values["peak_memory_gib"], 2)
+        if rate and total:
+            known |= {"steps_per_second": round(rate, 3), "ends": _utc(time.time() + (total - step) / rate)}
+        self.state = {**self.state, "part": part, "step": step, "of": total, **known}
+        try:
+            self.run.log(step, metrics)
+        except AxonError as error:
+            if not self.told:
+                print(f"{error}; the training goes on, and its curves are in its result", flush=True)
+            self.told = True
+
+    def _total(self, part: str) -> int:
+        section = getattr(self.config.training, part, None)
+        steps = section.steps if isinstance(section, StageConfig) else 0
+        shorter = bool(self.config.training.init_from) and self.stage != "baselines"
+        return max(1, round(steps * self.config.training.warm_share)) if shorter and steps else steps
+
+    def keep_beating(self) -> None:
+        while not self.ended.wait(BEAT_S):
+            self.beat()
+
+    def beat(self, tag: bool = True) -> None:
+        saved = sorted(self.folder.glob("*/step-*"), key=lambda path: path.name)
+        state = {**self.state, "checkpoint": saved[-1].name if saved else "", "at": _utc(time.time())}
+        with contextlib.suppress(OSError):
+            write_whole(self.folder / FILE, json_text(state).encode())
+        # Whatever fails at MLflow is said where metrics are logged.
+        with contextlib.suppress(Exception):
+            if tag:
+                self.run.mlflow.set_tag(self.run.run_id, HEARTBEAT, json.dumps(state))
+
+
+def run_state(tracking_uri: str, run: str = "") -> dict[str, Any]:
+    """How a pipeline run is doing, by MLflow: the same keys as of one on a cluster, and of each step ``progress`` (its
+    last heartbeat, or None) and ``silent_s`` (seconds since; None where it has ended).
+
+    Args:
+        tracking_uri: MLflow.
+        run: The MLflow run or the pipeline run's key; empty for the newest.
+
+    Raises:
+        AxonError: ``RUN_MISSING``, ``TRACKING_MISSING`` or ``TRACKING_FAILED``.
+    """
+    refuse_missing_store(tracking_uri)
+    mlflow = client(tracking_uri)
+    with tracking_errors(tracking_uri):
+        found = _find_run(mlflow, run)
+        steps = mlflow.search_runs([found.info.experiment_id], f"tags.`{PARENT}` = '{found.info.run_id}'")
+    link = ""
+    if sqlite_path(tracking_uri) is None:
+        page = f"experiments/{found.info.experiment_id}/runs/{found.info.run_id}"
+        link = f"{without_credentials(tracking_uri).rstrip('/')}/#/{page}"
+    return {
+        "run_id": found.info.run_id,
+        "link": link,
+        "name": found.info.run_name,
+        "state": STATES.get(found.info.status, found.info.status),
+        "error": found.data.tags.get("axon.error", ""),
+        "steps": [_step(step) for step in sorted(steps, key=lambda step: int(step.info.start_time))],
+    }
+
+
+def refuse_overdue(tracking_uri: str, days: int) -> None:
+    """See that a training has succeeded in the last ``days``; where none has, an alert is posted if ``AXON_ALERT_URL``
+    is set. For a timer of its own: a schedule that never fires cannot say so itself.
+
+    Raises:
+        AxonError: ``RETRAINING_OVERDUE``, ``TRACKING_MISSING`` or ``TRACKING_FAILED``.
+    """
+    refuse_missing_store(tracking_uri)
+    mlflow, since = client(tracking_uri), int((time.time() - days * 86400) * 1000)
+    query = f"attributes.status = 'FINISHED' and tags.`{WORK_KEY}` LIKE '%' and attributes.end_time > {since}"
+    with tracking_errors(tracking_uri):
+        experiments = [found.experiment_id for found in mlflow.search_experiments()]
+        if mlflow.search_runs(experiments, query, max_results=1):
+            return
+    text = f"no training has succeeded for {days} days"
+    if url := os.environ.get(ALERT_URL):
+        trouble = send(url, Alert(f"AXON: {text}", "", "", "OVERDUE", [], without_credentials(tracking_uri)))
+        print(f"the alert was not delivered: {trouble}" if trouble else "the alert was delivered")
+    raise AxonError("RETRAINING_OVERDUE", text, "see axon pipeline status, and whether the schedule is on")
+
+
+def _find_run(mlflow: MlflowClient, run: str) -> Run:
+    experiments = [found.experiment_id for found in mlflow.search_experiments()]
+    name = run.replace("'", "")
+    queries = [f"tags.`{WORK_KEY}` LIKE '%'"]
+    if run:
+        queries = [f"tags.`{RUN_KEY}` = '{name}'", f"attributes.run_id = '{name}'"]
+    for query in queries:
+        found = mlflow.search_runs(experiments, query, max_results=1, order_by=["attributes.start_time DESC"])
+        if found:
+            return found[0]
+    what = f"MLflow knows no pipeline run {run!r}" if run else "MLflow holds no pipeline run yet"
+    raise AxonError("RUN_MISSING", what, "check the run and --tracking-uri")
+
+
+def _step(run: Run) -> dict[str, Any]:
+    ended = run.info.end_time if run.info.status != "RUNNING" else None
+    progress = json.loads(run.data.tags.get(HEARTBEAT, "null"))
+    last = datetime.fromisoformat(progress["at"]).timestamp() if progress else run.info.start_time / 1000
+    return {
+        "name": run.data.tags.get(STAGE, run.info.run_name),
+        "state": STATES.get(run.info.status, run.info.status),
+        "seconds": (ended - run.info.start_time) / 1000 if ended else None,
+        "pod": "",
+        "error": run.data.tags.get("axon.error", ""),
+        "progress": progress,
+        "silent_s": None if ended else max(0.0, time.time() - last),
+    }
+
+
+def state_lines(found: dict[str, Any]) -> list[str]:
+    """What `run_state` found, for a person."""
+    lines = [f"{found['name']}: {found['state']}"]
+    for step in found["steps"]:
+        took = "" if step["seconds"] is None else f"{step['seconds']:.0f} s"
+        lines.append(f"  {step['state']:<10} {took:>8}  {step['name']}  {_progress(step)}  {step['error']}".rstrip())
+    if found["error"]:
+        lines.append(f"  error: {found['error']}")
+    return [*lines, *([f"look at {found['link']}"] if found["link"] else [])]
+
+
+def _progress(step: dict[str, Any]) -> str:
+    state, silent = step["progress"] or {}, step["silent_s"]
+    said = [f"{state['part']} step {state['step']} of {state['of']}"] if "step" in state else []
+    if silent is not None:
+        said += [f"{state['steps_per_second']:.2f} steps/s, ends {state['ends']}"] if "ends" in state else []
+        said += [f"SILENT for {silent / 60:.0f} minutes"] if silent > SILENT_S else []
+    return ", ".join(said)
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

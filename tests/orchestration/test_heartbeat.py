@@ -1,0 +1,115 @@
+"""What a training says of itself while it works, and how a run is doing without a cluster."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from axon.cli import main
+from axon.config import Config
+from axon.errors import AxonError
+from axon.orchestration import heartbeat
+from axon.orchestration.alert import Alert
+from axon.orchestration.heartbeat import FILE, HEARTBEAT, beating, refuse_overdue, run_state, state_lines
+from axon.tracking.client import client, default_tracking_uri
+from axon.tracking.runs import WORK_KEY, StageRun, finish_parent, stage_run, start_parent
+
+COSTS = {"steps_per_second": 2.0, "peak_memory_gib": 1.5}
+
+
+class Tags:
+    """An MLflow client that keeps tags, or fails."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.fails, self.tags = fails, []  # type: ignore[var-annotated]
+
+    def set_tag(self, run_id: str, key: str, value: str) -> None:
+        if self.fails:
+            raise ConnectionError("down")
+        self.tags.append(json.loads(value))
+
+
+class Broken(StageRun):
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        raise AxonError("TRACKING_FAILED", "down", "wait")
+
+
+def test_the_state_is_written_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "BEAT_S", 0.05)
+    mlflow: Any = Tags()
+    run = StageRun(mlflow, "", "r")
+    monkeypatch.setattr(StageRun, "log", lambda self, step, metrics: None)
+    (tmp_path / "bridge" / "step-00000040").mkdir(parents=True)
+    with beating(run, tmp_path, Config(), "bridge") as log:
+        log(10, {"estimator/loss": 1.0})
+        time.sleep(0.3)
+        log(50, {"loss": 1.0, **COSTS})
+    assert len(mlflow.tags) >= 4 and any(state.get("part") == "estimator" for state in mlflow.tags)
+    last = mlflow.tags[-1]
+    assert (last["part"], last["step"], last["of"]) == ("bridge", 50, 100) and last["memory_gib"] == 1.5
+    assert last["checkpoint"] == "step-00000040" and last["ends"] >= last["at"]
+    assert json.loads((tmp_path / FILE).read_text()) == last
+    warm = replace(Config(), training=replace(Config().training, init_from="models:/axon/1"))
+    with beating(run, tmp_path, warm, "superres") as log:
+        log(3, {"loss": 1.0})
+    assert mlflow.tags[-1]["of"] == 30
+
+
+def test_an_mlflow_that_fails_stops_no_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mlflow: Any = Tags(fails=True)
+    with beating(Broken(mlflow, "", "r"), tmp_path, Config(), "bridge") as log:
+        log(1, {"loss": 1.0})
+        log(2, {"loss": 1.0})
+    assert capsys.readouterr().out.count("[TRACKING_FAILED]") == 1
+    assert json.loads((tmp_path / FILE).read_text())["step"] == 2
+
+
+@pytest.mark.slow
+def test_status_by_mlflow_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = default_tracking_uri(tmp_path)
+    with pytest.raises(AxonError, match="TRACKING_MISSING"):
+        run_state(uri)
+    client(uri).search_experiments()
+    with pytest.raises(AxonError, match="RUN_MISSING"):
+        run_state(uri)
+    start_parent(uri, "axon", "old", {}, {WORK_KEY: "x"})
+    parent = start_parent(uri, "axon", "new", {}, {WORK_KEY: ""})
+    with stage_run(uri, parent, "bridge", {}) as run, beating(run, tmp_path / "ck", Config(), "bridge") as log:
+        log(20, {"loss": 1.0, **COSTS})
+    with pytest.raises(RuntimeError), stage_run(uri, parent, "refiner", {}) as run:
+        raise RuntimeError("broke")
+    with stage_run(uri, parent, "superres", {}) as run:
+        state = {"part": "superres", "step": 3, "of": 60, "at": "2020-01-01T00:00:00+00:00"}
+        client(uri).set_tag(run.run_id, HEARTBEAT, json.dumps(state))
+        assert main(["pipeline", "status", "--tracking-uri", uri]) == 0
+        shown = capsys.readouterr().out
+        assert "bridge step 20 of 100" in shown and "superres step 3 of 60, SILENT for" in shown
+        assert "FAILED" in shown and "broke" in shown
+        assert main(["pipeline", "status", parent, "--json", "--tracking-uri", uri]) == 0
+        told = json.loads(capsys.readouterr().out)
+    assert {"run_id", "link", "name", "state", "error", "steps"} == told.keys() and told["run_id"] == parent
+    assert [step["name"] for step in told["steps"]] == ["bridge", "refiner", "superres"]
+    assert told["steps"][0]["silent_s"] is None and told["steps"][2]["silent_s"] > heartbeat.SILENT_S
+    with pytest.raises(AxonError, match="RETRAINING_OVERDUE"):
+        refuse_overdue(uri, 7)
+    finish_parent(uri, "axon", "new", True, "")
+    assert main(["pipeline", "status", "--overdue", "7", "--tracking-uri", uri]) == 0
+    monkeypatch.setenv("AXON_ALERT_URL", "http://alerts.invalid/x")
+    sent: list[Alert] = []
+    monkeypatch.setattr(heartbeat, "send", lambda url, alert: sent.append(alert) or "")
+    week_on = time.time() + 8 * 86400
+    monkeypatch.setattr(heartbeat.time, "time", lambda: week_on)
+    with pytest.raises(SystemExit):
+        main(["pipeline", "status", "--overdue", "7", "--tracking-uri", uri])
+    assert "[RETRAINING_OVERDUE] no training has succeeded for 7 days" in capsys.readouterr().out
+    assert [alert.state for alert in sent] == ["OVERDUE"]
+    monkeypatch.undo()
+    assert run_state(uri, "new")["state"] == "SUCCEEDED" and run_state(uri, "old")["state"] == "RUNNING"
+    assert state_lines(run_state(uri, "old"))[0].endswith("RUNNING")

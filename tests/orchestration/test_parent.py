@@ -1,0 +1,136 @@
+"""A training that goes on from a model: which one, whether it may, what it takes over and what it says of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from axon import pretrained
+from axon.config import Config
+from axon.data.patients import Patient, patient_hash, read_patients, write_patients
+from axon.data.prepared import PreparedDataset
+from axon.errors import AxonError
+from axon.models.unet import BridgeUNet
+from axon.orchestration.parent import PARENT, ancestors, parent_folder, pinned
+from axon.orchestration.steps import refuse_seen_test_patients
+from axon.references.candidates import trained_on
+from axon.tracking.client import client, default_tracking_uri
+from axon.training.train import ANCESTORS, checkpoint_dir, train_bridge, train_superres
+from axon.training.warm import begun
+from tests.support.small_model import small_pipeline
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory: pytest.TempPathFactory, tiny_config: Config) -> Path:
+    folder = tmp_path_factory.mktemp("parent") / "model"
+    small_pipeline(tiny_config).save_pretrained(folder)
+    write_patients(folder, [Patient(patient_hash("somebody else"), "")])
+    pretrained.seal(folder)
+    return folder
+
+
+def asking(config: Config, init_from: str, scratch_every: int = 0) -> Config:
+    return replace(config, training=replace(config.training, init_from=init_from, scratch_every=scratch_every))
+
+
+def test_a_network_starts_from_the_parents_weights_or_says_what_differs(parent: Path, tiny_config: Config) -> None:
+    network = begun(BridgeUNet.of(tiny_config.model), parent / "unet")
+    for tensor, theirs in zip(
+        network.state_dict().values(), small_pipeline(tiny_config).unet.state_dict().values(), strict=True
+    ):
+        assert torch.equal(tensor, theirs)
+    other = replace(tiny_config.model, channels=(8, 24), norm_groups=4)
+    with pytest.raises(AxonError, match=r"PARENT_OTHER.*channels is \[8, 24\], was \[8, 16\]; norm_groups is 4, was 8"):
+        begun(BridgeUNet.of(other), parent / "unet")
+    with pytest.raises(AxonError, match="PARENT_OTHER"):
+        begun(BridgeUNet.of(tiny_config.model), parent / "nothing")
+
+
+@pytest.mark.slow
+def test_a_warm_training_is_shorter_and_hands_on_whom_its_line_was_trained_on(
+    parent: Path, tiny_config: Config, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    steps: dict[str, int] = {}
+    log = lambda step, metrics: steps.update(dict.fromkeys(metrics, step))  # noqa: E731
+    train_bridge(tiny_config, tiny_dataset, tmp_path / "ck", tmp_path / "bridge", log, parent=parent)
+    assert steps["loss"] == steps["estimator/loss"] == tiny_config.training.bridge.steps // 2
+    assert read_patients(tmp_path / "bridge" / ANCESTORS) == read_patients(parent)
+    # A step that barely moves: the result is the parent, its lift included.
+    still = replace(tiny_config.training.superres, learning_rate=1e-9)
+    config = replace(tiny_config, training=replace(tiny_config.training, superres=still))
+    train_superres(config, tiny_dataset, tmp_path / "ck2", tmp_path / "superres", log, parent=parent)
+    from safetensors.torch import load_file
+
+    file = "superres/diffusion_pytorch_model.safetensors"
+    ours, theirs = load_file(tmp_path / "superres" / file), load_file(parent / file)
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in theirs)
+    larger = replace(tiny_config, grid=replace(tiny_config.grid, extent_mm=330.0))
+    with pytest.raises(AxonError, match=r"PARENT_OTHER.*extent_mm is 330"):
+        train_bridge(larger, tiny_dataset, tmp_path / "ck3", tmp_path / "no", log, parent=parent)
+
+
+def test_the_parent_is_part_of_a_trainings_identity(tiny_config: Config, tiny_dataset: Path) -> None:
+    folders = {
+        checkpoint_dir("ck", "bridge", asking(tiny_config, uri), tiny_dataset) for uri in ("", "models:/a/1", "x#0")
+    }
+    assert len(folders) == 3
+
+
+def test_no_held_out_patient_was_trained_on_by_the_line(
+    parent: Path, tiny_config: Config, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    refuse_seen_test_patients(parent, tiny_dataset, tiny_config)
+    case = PreparedDataset(tiny_dataset).load("internal")[0]
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    write_patients(seen, [*trained_on(PreparedDataset(tiny_dataset), tiny_config)])
+    refuse_seen_test_patients(seen, tiny_dataset, tiny_config)
+    write_patients(seen, [Patient(patient_hash(case.patient_id), "")])
+    with pytest.raises(AxonError, match=r"PARENT_SAW_TEST.* 1 patients"):
+        refuse_seen_test_patients(seen, tiny_dataset, tiny_config)
+    (seen / "patients.json").unlink()
+    with pytest.raises(AxonError, match="PARENT_PATIENTS"):
+        refuse_seen_test_patients(seen, tiny_dataset, tiny_config)
+
+
+def test_a_folder_is_pinned_by_its_content(parent: Path, tiny_config: Config, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(parent, copy)
+    known = pinned(asking(tiny_config, str(copy)), "sqlite:///nowhere.db")
+    assert known.startswith(f"{copy}#")
+    with parent_folder(asking(tiny_config, known), "") as folder:
+        assert folder == copy
+    (copy / "patients.json").write_text("{}")
+    pretrained.seal(copy)
+    with pytest.raises(AxonError, match="PARENT_MISSING"), parent_folder(asking(tiny_config, known), ""):
+        pass
+    with parent_folder(tiny_config, "") as folder:
+        assert folder is None
+
+
+@pytest.mark.slow
+def test_an_alias_is_pinned_to_its_version_and_every_nth_of_a_line_starts_anew(tmp_path: Path) -> None:
+    uri, config = default_tracking_uri(tmp_path), Config()
+    mlflow = client(uri)
+    mlflow.search_experiments()
+    asked = asking(config, "models:/axon@champion")
+    assert pinned(config, uri) == "" and pinned(asked, uri) == "", "nobody has the alias yet"
+    mlflow.create_registered_model("axon")
+    assert pinned(asked, uri) == ""
+    for version in (1, 2, 3):
+        tags = {PARENT: f"models:/axon/{version - 1}" if version > 1 else ""}
+        mlflow.create_model_version("axon", str(tmp_path), tags=tags)
+    mlflow.set_registered_model_alias("axon", "champion", "3")
+    assert pinned(asked, uri) == "models:/axon/3"
+    assert ancestors("models:/axon/3", uri) == ["models:/axon/3", "models:/axon/2", "models:/axon/1"]
+    wanted = [pinned(asking(config, "models:/axon@champion", every), uri) for every in (1, 3, 4)]
+    assert wanted == ["", "", "models:/axon/3"]
+    mlflow.delete_model_version("axon", "2")
+    assert ancestors("models:/axon/3", uri)[0] == "models:/axon/3"
+    with pytest.raises(AxonError, match="PARENT_MISSING"):
+        pinned(asking(config, "models:/axon/2"), uri)

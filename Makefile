@@ -19,7 +19,7 @@ DATA ?=
 OUT ?= runs/demo
 CONFIG ?= configs/smoke.yaml
 
-.PHONY: help install data demo test test-fast bench-speed lint format compile lock clean fuzz fuzz-again pretrained serve-assets bench-quality reference tour screenshots test-containers images lock-images release
+.PHONY: help install data demo test test-fast bench-speed lint format compile lock clean fuzz fuzz-again pretrained serve-assets bench-quality bench-folds bench-patients reference tour screenshots test-containers images lock-images release
 SECONDS_TO_FUZZ ?= 300
 # Tests run in processes side by side, a thread each.
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 4 ? 4 : n )))
@@ -72,6 +72,14 @@ bench-quality: OUT = runs/quality
 bench-quality: CONFIG = configs/bench.yaml
 bench-quality: install ## how good the volumes are beside the baselines: make bench-quality DATA=folder-of-CTs
 	$(BIN)/python -m benchmarks.quality --config $(CONFIG) $(if $(DATA),--data "$(DATA)") --out $(OUT)
+
+bench-folds: OUT = runs/folds
+bench-patients: OUT = runs/patients
+bench-folds bench-patients: CONFIG = configs/bench.yaml
+bench-folds: install ## AXON beside published methods over folds and seeds, job by job: ARGS="--list", ARGS="--jobs 1"
+bench-patients: install ## the same by the number of training patients; MORE=folder-of-CTs that only train
+bench-folds bench-patients:
+	$(BIN)/python -m benchmarks.folds $(@:bench-%=%) --config $(CONFIG) $(if $(DATA),--data "$(DATA)") $(if $(MORE),--more "$(MORE)") --out $(OUT) $(ARGS)
 
 fuzz: install ## let atheris look for inputs that crash a reader, SECONDS_TO_FUZZ=300; needs atheris
 	mkdir -p runs/fuzz

@@ -205,6 +205,8 @@ class TrainingConfig:
         estimator: The network that estimates stage 1's end-point.
         bridge, refiner, superres: The three stages.
         regression, gan: The baselines.
+        methods: Published methods to train and evaluate beside them (`axon.baselines.methods.PUBLISHED`).
+        published: Each of them.
     """
 
     nodes: int = 1
@@ -218,6 +220,8 @@ class TrainingConfig:
     superres: StageConfig = field(default_factory=lambda: StageConfig(steps=60))
     regression: StageConfig = field(default_factory=StageConfig)
     gan: StageConfig = field(default_factory=StageConfig)
+    methods: tuple[str, ...] = ()
+    published: StageConfig = field(default_factory=StageConfig)
 
 
 @dataclass(frozen=True)

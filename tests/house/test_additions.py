@@ -67,7 +67,7 @@ ADDED = {
     ],
     "a baseline": [
         ("src/axon/baselines/NAME.py", "", TOY_BASELINE),
-        ("src/axon/baselines/methods.py", "import gan, regression", "import gan, regression, toy"),
+        ("src/axon/baselines/methods.py", "import diffusion, gan,", "import diffusion, gan, toy,"),
         ("src/axon/baselines/methods.py", '    "gan": gan.METHOD,', '    "gan": gan.METHOD,\n    "toy": toy.METHOD,'),
     ],
 }

@@ -1,15 +1,18 @@
-"""The pipeline's step that trains the baselines: every one of `axon.baselines.methods.TRAINED`."""
+"""The pipeline's step that trains the baselines: the controls, and the published methods that the run names."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from axon.baselines.methods import TRAINED
+from axon.baselines.method import Trained
+from axon.baselines.methods import PUBLISHED, TRAINED
 from axon.compute.devices import choose_device
 from axon.config import Config
 from axon.data.prepared import PreparedDataset
+from axon.errors import AxonError
 from axon.files import whole_folder
 from axon.provenance import BASELINES
 from axon.training.checkpoints import Curve
@@ -17,14 +20,16 @@ from axon.training.loop import Log
 from axon.training.train import fit_lift, fit_stage, named, samples_of, save_network, write_curves
 
 
-def train_baselines(config: Config, dataset: Path, checkpoints: Path, out: Path, log: Log) -> None:
-    """Train the baselines with stage 1's data; writes ``out/<method>`` and a curve of each."""
+def train_baselines(
+    config: Config, dataset: Path, checkpoints: Path, out: Path, log: Log, only: Sequence[str] = ()
+) -> None:
+    """Train the baselines with stage 1's data, or ``only`` some; writes ``out/<method>`` and a curve of each."""
     data, device = PreparedDataset(dataset), choose_device()
     source = samples_of(config, data, device)
     estimator = fit_lift(source, device)
     curves: dict[str, Curve] = {}
     networks = {}
-    for name, method in TRAINED.items():
+    for name, method in [(name, TRAINED[name]) for name in only] or _asked(config):
         torch.manual_seed(config.seed)
         stage = method.stage(source, estimator, device)
         # The regression logs under the step's own names, by which runs are compared across versions.
@@ -35,3 +40,12 @@ def train_baselines(config: Config, dataset: Path, checkpoints: Path, out: Path,
         for name, network in networks.items():
             save_network(network, part / name)
         write_curves(part, curves)
+
+
+def _asked(config: Config) -> list[tuple[str, Trained]]:
+    """The controls, then what ``training.methods`` adds. Raises AxonError ``CONFIG_VALUE``."""
+    for name in config.training.methods:
+        if name not in PUBLISHED:
+            message = f"configuration key 'training.methods' names {name!r}, which is no published method"
+            raise AxonError("CONFIG_VALUE", message, f"name some of {', '.join(PUBLISHED)}")
+    return [(name, each) for name, each in TRAINED.items() if not each.published or name in config.training.methods]

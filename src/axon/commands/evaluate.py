@@ -83,9 +83,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     )
     source = arguments.of if baseline else arguments.model
     with pretrained.folder_of(source, arguments.tracking_uri) as (files, name, version):
-        model = pretrained.load(str(files))
+        model = pretrained.load(str(files), device=choose_device(arguments.device))
         model = replace(model, name=name, version=version or model.version)
-        model.pipeline.to(choose_device(arguments.device))
         outcome = evaluate_folder(model, files, arguments.data, arguments.out, asked)
     print(json.dumps(outcome.as_dict(), indent=1) if arguments.json else outcome.text())
     if not arguments.json:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from axon.config import Config
 from axon.data.cases import Case
 from axon.data.dataset_card import card
 from axon.data.splits import _one_set_each, sets_of
-from axon.errors import AxonError
+from axon.errors import AxonError, require
 from axon.files import read_csv, sha256_file, whole_folder, write_json
 from axon.names import checked_name, plain_name
 
@@ -162,6 +163,31 @@ class PreparedDataset:
                 )
             cases.append(Case.load(path))
         return cases
+
+
+def with_sets(folders: Sequence[Path], sets: Mapping[str, str], out: Path) -> None:
+    """Prepared datasets as one with another split: the cases of the patients in ``sets``, by link and not by copy.
+
+    Raises:
+        AxonError: ``DATASET_DAMAGED``, or ``DUPLICATE_CASE`` where two hold a case of one name.
+    """
+    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    for folder in folders:
+        for row in read_manifest(folder):
+            if not row["excluded"] and row["patient_id"] in sets:
+                twice = row["case_id"] in found
+                require(not twice, "DUPLICATE_CASE", f"{row['case_id']} is in two datasets", "leave one of them out")
+                found[row["case_id"]] = folder, {**row, "set": sets[row["patient_id"]]}
+    rows = [row for _, row in found.values()]
+    facts = json.loads((folders[0] / "dataset.json").read_text())
+    counts = dict(sorted(Counter(row["set"] for row in rows).items()))
+    with whole_folder(out) as part:
+        (part / "cases").mkdir()
+        for folder, row in found.values():
+            (part / case_file(row)).symlink_to((folder / case_file(row)).resolve())
+        write_manifest(part, rows)
+        write_json(part / "dataset.json", {**facts, "split_hash": _split_hash(rows), "counts": counts})
+        write_json(part / "splits.json", {"patients": dict(sets), "version": 1})
 
 
 def write_manifest(folder: Path, rows: list[dict[str, Any]]) -> None:

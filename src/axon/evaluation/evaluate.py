@@ -97,13 +97,8 @@ def evaluate(
     test_sets = [name for name in data.sets if name not in ("train", "val") and data.sets[name]]
     if not test_sets:
         raise AxonError("NO_TEST_CASES", "the dataset has no test case", "add patients, or raise data.internal_share")
-    device = choose_device()
-    library, left_out = library_of(data, config)
-    if config.references.count:
-        print(f"{len(library)} references{f'; left out: {left_out}' if left_out else ''}", flush=True)
-    pipeline = AxonPipeline.assemble(config, bridge, refiner, superres, library).to(device)
-    val = data.load("val")
-    calibrate(pipeline, val, config)
+    device, val = choose_device(), data.load("val")
+    pipeline = trained_model(config, data, bridge, refiner, superres, device)
     trained = load_baselines(baselines, device)
 
     rows: list[CaseResult] = []
@@ -149,16 +144,34 @@ def evaluate(
     table = summary_table(evaluation)
     again = champion and measure_again(champion, pipeline, evaluation.metrics()["facts"], cases, views, config)
     with whole_folder(out) as part:
-        pipeline.to("cpu").save_pretrained(part / "model", safe_serialization=True)
-        before = read_patients(bridge / ANCESTORS)
-        trained_by_it = (*trained_on(data, config), *(before.trained if before else ()))
-        write_patients(part / "model", dict.fromkeys(trained_by_it))
-        seal(part / "model")
+        save_model(part / "model", pipeline, data, config, bridge)
         if again:
             write_json(part / MEASURED_AGAIN, again)
         write_all(part, evaluation, strips)
     print(table, flush=True)
     return _headline(evaluation, views)
+
+
+def trained_model(
+    config: Config, data: PreparedDataset, bridge: Path, refiner: Path, superres: Path, device: torch.device
+) -> AxonPipeline:
+    """What the training steps wrote as one model, with its references, calibrated on the validation cases."""
+    library, left_out = library_of(data, config)
+    if config.references.count:
+        print(f"{len(library)} references{f'; left out: {left_out}' if left_out else ''}", flush=True)
+    pipeline = AxonPipeline.assemble(config, bridge, refiner, superres, library).to(device)
+    calibrate(pipeline, data.load("val"), config)
+    return pipeline
+
+
+def save_model(folder: Path, pipeline: AxonPipeline, data: PreparedDataset, config: Config, bridge: Path) -> None:
+    """Write a model with its hashes and the patients that it, or the one that its ``bridge`` began from, was trained
+    on.
+    """
+    pipeline.to("cpu").save_pretrained(folder, safe_serialization=True)
+    before = read_patients(bridge / ANCESTORS)
+    write_patients(folder, dict.fromkeys((*trained_on(data, config), *(before.trained if before else ()))))
+    seal(folder)
 
 
 def settings_of(config: Config, views: Views) -> dict[str, str]:

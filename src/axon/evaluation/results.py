@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
 import numpy as np
 
 from axon import DISCLAIMER
-from axon.baselines.methods import BASELINES
+from axon.baselines.methods import BASELINES, CONTROLS, PUBLISHED
 from axon.errors import AxonError
 from axon.evaluation.measures import VERSIONS
 from axon.metrics.catalogue import PRIMARY, SECOND, VIEW_LABELS, Metric, Views, shown_in
 from axon.metrics.catalogue import metric as known
 from axon.metrics.statistics import Summary, paired_improvement, summarise
+
+RIVALS = {"published method": PUBLISHED, "control": CONTROLS}
+"""Whom AXON's final volumes are held against, apart: a gain over one says nothing of the other."""
 
 STAGES = {
     # Not a baseline: what of AXON's gain is the physics' alone.
@@ -152,20 +157,22 @@ class Evaluation:
         scored = [score for score in scores if score is not None]
         return sum(scored) / len(scored) if scored else None
 
-    def best_baseline(self, set_name: str, view: str, metric: str) -> str | None:
-        """The baseline with the best mean score."""
-        methods = [method for method in self.methods(set_name, view) if method in BASELINES]
+    def best_baseline(self, set_name: str, view: str, metric: str, among: Sequence[str] = CONTROLS) -> str | None:
+        """The baseline with the best mean score: of our own controls, or of ``PUBLISHED`` methods."""
+        methods = [method for method in self.methods(set_name, view) if method in among]
         scores = {method: self.score(set_name, view, method, metric) for method in methods}
         scored = {method: score for method, score in scores.items() if score is not None}
         return max(scored, key=lambda method: scored[method]) if scored else None
 
-    def improvement(self, set_name: str, view: str, method: str, metric: str) -> Summary | None:
-        """Per cent by which ``method`` exceeds the best baseline; None where either is missing.
+    def improvement(
+        self, set_name: str, view: str, method: str, metric: str, among: Sequence[str] = CONTROLS
+    ) -> Summary | None:
+        """Per cent by which ``method`` exceeds the best baseline of these; None where either is missing.
 
         Raises:
             AxonError: ``NOT_COMPARABLE`` where the two do not cover the same cases.
         """
-        baseline = self.best_baseline(set_name, view, metric)
+        baseline = self.best_baseline(set_name, view, metric, among)
         ours = self.values(set_name, view, method, metric)
         if baseline is None or not ours:
             return None
@@ -187,7 +194,8 @@ class Evaluation:
             "seed": self.seed,
             "floor": self.floor,
             "summary": self._nested(self._method_summaries),
-            "improvement_per_cent": self._nested(self._improvements),
+            "improvement_per_cent": self._nested(partial(self._improvements, CONTROLS)),
+            "improvement_over_published_per_cent": self._nested(partial(self._improvements, PUBLISHED)),
         }
 
     def _nested(self, describe: Callable[[str, str], dict[str, Any]]) -> dict[str, Any]:
@@ -212,14 +220,14 @@ class Evaluation:
         score = self.score(set_name, view, method, metric) if known(metric).signed else None
         return {} if score is None else {"mean_absolute": -score}
 
-    def _improvements(self, set_name: str, view: str) -> dict[str, Any]:
-        return {method: self._gains(set_name, view, method) for method in FINAL}
+    def _improvements(self, among: Sequence[str], set_name: str, view: str) -> dict[str, Any]:
+        return {method: self._gains(among, set_name, view, method) for method in FINAL}
 
-    def _gains(self, set_name: str, view: str, method: str) -> dict[str, Any]:
+    def _gains(self, among: Sequence[str], set_name: str, view: str, method: str) -> dict[str, Any]:
         return {
-            of.key: {"baseline": self.best_baseline(set_name, view, of.key), **asdict(summary)}
+            of.key: {"baseline": self.best_baseline(set_name, view, of.key, among), **asdict(summary)}
             for of in shown_in("headline")
-            if (summary := self.improvement(set_name, view, method, of.key)) is not None
+            if (summary := self.improvement(set_name, view, method, of.key, among)) is not None
         }
 
 
@@ -268,7 +276,8 @@ def summary_table(evaluation: Evaluation) -> str:
                 f"{_interval_text(each, evaluation.summary(set_name, view, method, each.key)):>22}" for each in headline
             ]
             lines.append("  ".join([f"  {METHODS[method]:{width}}", *means]))
-        lines += [line for method in FINAL if (line := _improvement_line(evaluation, set_name, view, method))]
+        for among, method in itertools.product(RIVALS.values(), FINAL):
+            lines += filter(None, [_improvement_line(evaluation, set_name, view, method, among)])
     if evaluation.floor:
         second = known(SECOND)
         value = f"{second.text(evaluation.floor[SECOND])} {second.unit}"
@@ -287,11 +296,11 @@ def strip_name(set_name: str, case_id: str) -> str:
     return f"{STRIPS}/{sha256(repr((set_name, case_id)).encode()).hexdigest()[:16]}.webp"
 
 
-def _improvement_line(evaluation: Evaluation, set_name: str, view: str, method: str) -> str:
+def _improvement_line(evaluation: Evaluation, set_name: str, view: str, method: str, among: Sequence[str]) -> str:
     parts = []
     for metric in shown_in("headline"):
-        summary = evaluation.improvement(set_name, view, method, metric.key)
-        baseline = evaluation.best_baseline(set_name, view, metric.key)
+        summary = evaluation.improvement(set_name, view, method, metric.key, among)
+        baseline = evaluation.best_baseline(set_name, view, metric.key, among)
         if summary and baseline:
             parts.append(f"{metric.label} {summary.mean:+.1f} % over {METHODS[baseline]}")
     return f"  {METHODS[method]}: {'; '.join(parts)}" if parts else ""

@@ -144,7 +144,11 @@ def fit(stage: Stage, config: StageConfig, folder: Path, identity: dict[str, Any
 
 
 def _lay_out(module: nn.Module, memory_format: torch.memory_format) -> nn.Module:
-    return module.to(memory_format=memory_format)  # type: ignore[call-overload]
+    """Only weights of 3D convolutions can lie channels last; a network may hold 2D ones beside them."""
+    for parameter in module.parameters():
+        if parameter.dim() == 5:
+            parameter.data = parameter.data.contiguous(memory_format=memory_format)
+    return module
 
 
 def _optimizer(module: nn.Module, config: StageConfig) -> torch.optim.Optimizer:

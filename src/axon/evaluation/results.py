@@ -231,7 +231,7 @@ def showcase(rows: Sequence[CaseResult]) -> dict[tuple[str, str], str]:
         ``"best"``, ``"worst"`` and ``"median"`` by (set_name, case_id), ``"only"`` for a lone case; fewer where there
         are fewer cases.
     """
-    ours = [row for row in rows if row.method == "axon" and "axon/psnr" in row.metrics]
+    ours = [row for row in rows if row.method == "axon" and PRIMARY in row.metrics]
     shown = [row for row in ours if row.view == "bi"] or ours
     ranks: dict[tuple[str, str], str] = {}
     for name in sorted({row.set_name for row in shown}):

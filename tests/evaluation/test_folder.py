@@ -20,7 +20,7 @@ from axon.data.prepared import PreparedDataset
 from axon.errors import AxonError
 from axon.evaluation import folder
 from axon.evaluation.evaluate import rows_of, volumes_of
-from axon.evaluation.folder import PARTLY, Asked, config_of, evaluate_folder
+from axon.evaluation.folder import PARTLY, EvaluationAsked, config_of, evaluate_folder
 from axon.evaluation.measures import reference_of
 from axon.evaluation.results import CaseResult, Evaluation
 from axon.files import unfinished_folder
@@ -60,7 +60,7 @@ def test_a_prepared_dataset_gives_what_the_pipelines_step_gives(
     tmp_path: Path, model: Path, tiny_dataset: Path, tiny_config: Config
 ) -> None:
     loaded = pretrained.load(str(model))
-    asked = Asked(samples=tiny_config.evaluation.samples)
+    asked = EvaluationAsked(samples=tiny_config.evaluation.samples)
     outcome = evaluate_folder(loaded, model, tiny_dataset, tmp_path / "out", asked)
     expected = []
     for case in PreparedDataset(tiny_dataset).load("internal"):
@@ -121,7 +121,7 @@ def test_a_baseline_of_a_model_is_compared_with_it(
 def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(
     tmp_path: Path, model: Path, raw: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded, asked, out = pretrained.load(str(model)), Asked(views=("mono",), samples=2), tmp_path / "out"
+    loaded, asked, out = pretrained.load(str(model)), EvaluationAsked(views=("mono",), samples=2), tmp_path / "out"
     whole = evaluate_folder(loaded, model, raw, tmp_path / "whole", asked).evaluation.metrics()
     real, seen = folder.volumes_of, []
 
@@ -142,10 +142,10 @@ def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(
 def test_two_at_once_and_foreign_folders_are_refused(tmp_path: Path, model: Path, raw: Path) -> None:
     loaded = pretrained.load(str(model))
     with unfinished_folder(tmp_path / "out"), pytest.raises(AxonError) as error:
-        evaluate_folder(loaded, model, raw, tmp_path / "out", Asked())
+        evaluate_folder(loaded, model, raw, tmp_path / "out", EvaluationAsked())
     assert error.value.code == "OUT_BUSY"
     with pytest.raises(AxonError) as error:
-        evaluate_folder(loaded, model, raw, raw, Asked())
+        evaluate_folder(loaded, model, raw, raw, EvaluationAsked())
     assert error.value.code == "OUT_EXISTS"
 
 
@@ -179,7 +179,7 @@ def test_a_model_that_does_not_say_whom_it_was_trained_on(
     for name in ("patients.json", pretrained.SUMS):
         (silent / name).unlink()
     loaded = pretrained.load(str(silent))
-    outcome = evaluate_folder(loaded, silent, raw, tmp_path / "out", Asked(views=("mono",), samples=2))
+    outcome = evaluate_folder(loaded, silent, raw, tmp_path / "out", EvaluationAsked(views=("mono",), samples=2))
     told = {study.case_id: study.status for study in outcome.studies}
     assert told == {"p0": "unknown", "p4": "unknown", "p5": "unknown", "empty": "failed"}
     assert outcome.evaluation.facts["model_verified"] == "no" and "nobody knows" in outcome.text()

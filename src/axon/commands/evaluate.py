@@ -68,11 +68,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     from axon import pretrained
     from axon.compute.devices import choose_device
-    from axon.evaluation.folder import Asked, evaluate_folder, method_of
+    from axon.evaluation.folder import EvaluationAsked, evaluate_folder, method_of
     from axon.metrics.catalogue import VIEW_SETS
 
     baseline = method_of(arguments.model)
-    asked = Asked(
+    asked = EvaluationAsked(
         views=VIEW_SETS if arguments.views == "both" else (arguments.views,),
         films=arguments.films,
         samples=arguments.samples,

@@ -65,7 +65,7 @@ PARTLY = 3
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvaluationAsked:
     """What an evaluation is asked for.
 
     Attributes:
@@ -89,7 +89,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Entry:
+class Listed:
     """One study to measure: its set, its name, its patient, and how its case is had."""
 
     set_name: str
@@ -145,7 +145,7 @@ _LEFT_OUT: dict[Status, str] = {
 }
 
 
-def evaluate_folder(model: Model, files: Path, data: Path, out: Path, asked: Asked) -> Outcome:
+def evaluate_folder(model: Model, files: Path, data: Path, out: Path, asked: EvaluationAsked) -> Outcome:
     """Measure a model, or one baseline of it, on every study of a folder.
 
     Writes ``cases.csv`` and ``cases.parquet`` (a row a case, view and method), ``studies.csv`` (a row a study and what
@@ -183,7 +183,7 @@ def evaluate_folder(model: Model, files: Path, data: Path, out: Path, asked: Ask
     return outcome
 
 
-def config_of(pipeline: AxonPipeline, asked: Asked) -> Config:
+def config_of(pipeline: AxonPipeline, asked: EvaluationAsked) -> Config:
     """The configuration that measures a model as the pipeline's step would, from what the model says of itself."""
     own, estimator = pipeline.config, pipeline.estimator.config
     network = estimator.network
@@ -208,7 +208,7 @@ def config_of(pipeline: AxonPipeline, asked: Asked) -> Config:
     )
 
 
-def _refuse(asked: Asked, out: Path) -> None:
+def _refuse(asked: EvaluationAsked, out: Path) -> None:
     if asked.films == "real" and (asked.baseline or asked.baselines):
         raise AxonError("EVALUATE_FILMS", "baselines see rendered films", "leave --films real out, or the baseline")
     known = not out.exists() or (out / STUDIES).is_file() or (out.is_dir() and not any(out.iterdir()))
@@ -222,7 +222,7 @@ def _refuse_unknown(baseline: str, networks: dict[str, nn.Module]) -> None:
 
 
 @contextmanager
-def _entries(data: Path, config: Config) -> Iterator[tuple[list[Entry], dict[str, Any]]]:
+def _entries(data: Path, config: Config) -> Iterator[tuple[list[Listed], dict[str, Any]]]:
     """The studies of a folder and what it says of its source, while an archive of them is open."""
     if (data / "dataset.json").is_file():
         dataset = PreparedDataset(data)
@@ -236,7 +236,7 @@ def _entries(data: Path, config: Config) -> Iterator[tuple[list[Entry], dict[str
         for study in studies:
             seen = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in study.files if file.is_file()]
             named = sets.get(study.patient_id) or study.split or ONE_SET
-            entries.append(Entry(named, study.case_id, study.patient_id, partial(_case_of, study, config), seen))
+            entries.append(Listed(named, study.case_id, study.patient_id, partial(_case_of, study, config), seen))
         yield entries, {"kind": "folder"}
 
 
@@ -248,7 +248,7 @@ def _same(case: Case) -> Case:
     return case
 
 
-def _prepared(dataset: PreparedDataset, config: Config) -> list[Entry]:
+def _prepared(dataset: PreparedDataset, config: Config) -> list[Listed]:
     entries = []
     for name in (name for name in dataset.sets if name not in NO_TEST):
         for case in dataset.load(name):
@@ -257,7 +257,7 @@ def _prepared(dataset: PreparedDataset, config: Config) -> list[Entry]:
                 f"{case.case_id} was prepared for a grid of {len(case.truth_DHW)} voxels a side, not of the model's"
             )
             require(fits, "EVALUATE_GRID", message, "name the folder of CTs that it was prepared from")
-            entries.append(Entry(name, case.case_id, case.patient_id, partial(_same, case), [dataset.split_hash]))
+            entries.append(Listed(name, case.case_id, case.patient_id, partial(_same, case), [dataset.split_hash]))
     require(bool(entries), "NO_TEST_CASES", "the dataset has no test case", "name a folder of CTs")
     return entries
 
@@ -270,7 +270,7 @@ class _Run:
         model: Model,
         files: Path,
         config: Config,
-        asked: Asked,
+        asked: EvaluationAsked,
         networks: dict[str, nn.Module],
         part: Path,
     ) -> None:
@@ -279,7 +279,7 @@ class _Run:
         self.seen: dict[str, realism.Appearance] = {}
         self.began, self.made = time.monotonic(), 0
 
-    def begin(self, entries: list[Entry]) -> None:
+    def begin(self, entries: list[Listed]) -> None:
         """Say what every result depends on: what was done before is kept where all of it is the same."""
         facts = {
             "model": self.model.sha256,
@@ -289,7 +289,7 @@ class _Run:
         self.identity = hashlib.sha256(json_text(facts).encode()).hexdigest()
         self.facts = {_digest(entry): json.loads(json.dumps(entry.facts)) for entry in entries}
 
-    def measured(self, entry: Entry, number: int, count: int) -> Measured:
+    def measured(self, entry: Listed, number: int, count: int) -> Measured:
         """What is found of a study, or was found before."""
         file = self.part / f"{_digest(entry)}.json"
         key = [self.identity, self.facts[_digest(entry)]]
@@ -307,7 +307,7 @@ class _Run:
         print(f"{number}/{count} {entry.case_id}: {study.code or study.status}, {left:.0f} s left", file=sys.stderr)
         return study
 
-    def _measure(self, entry: Entry) -> Measured:
+    def _measure(self, entry: Listed) -> Measured:
         case = entry.load()
         one = Patient(patient_hash(case.patient_id), print_of(volume_of(case, self.config)))
         status: Status = {True: "trained_on", False: "measured", None: "unknown"}[seen_by_model(self.patients, one)]  # type: ignore[assignment]
@@ -323,7 +323,7 @@ class _Run:
         content = hashlib.sha256(case.truth_DHW.tobytes()).hexdigest()
         return Measured(entry.set_name, case.case_id, case.patient_id, status, content=content, rows=rows)
 
-    def _rows(self, entry: Entry, case: Case, reference: Truth, view: Views) -> tuple[list[CaseResult], bytes | None]:
+    def _rows(self, entry: Listed, case: Case, reference: Truth, view: Views) -> tuple[list[CaseResult], bytes | None]:
         if self.asked.films == "real":
             return _real_rows(self.model.pipeline, entry.set_name, case, reference, view, self.asked), None
         result = self._volumes(case, view)
@@ -340,7 +340,7 @@ class _Run:
             {baseline: baseline_volumes_of(pipeline, wanted, case, view, self.config.seed)[baseline]}, None
         )
 
-    def evaluation(self, entries: list[Entry], counted: list[Measured], source: dict[str, Any]) -> Evaluation:
+    def evaluation(self, entries: list[Listed], counted: list[Measured], source: dict[str, Any]) -> Evaluation:
         """Everything that the report shows, of those who count."""
         asked, rows = self.asked, [row for study in counted for row in study.rows]
         cases = {(entry.set_name, entry.case_id): entry for entry in entries}
@@ -374,7 +374,7 @@ class _Run:
             patients={study.case_id: study.patient_id for study in counted},
         )
 
-    def _floor(self, counted: list[Measured], cases: dict[tuple[str, str], Entry]) -> dict[str, float]:
+    def _floor(self, counted: list[Measured], cases: dict[tuple[str, str], Listed]) -> dict[str, float]:
         """Of the first patients; a run that went on loads again those whom it did not measure itself."""
         chosen: dict[str, realism.Appearance] = {}
         for study in counted:
@@ -390,12 +390,12 @@ class _Run:
         return {name: file.read_bytes() for name, file in files.items() if file.is_file()}
 
 
-def _digest(study: Entry | Measured) -> str:
+def _digest(study: Listed | Measured) -> str:
     return hashlib.sha256(repr((study.set_name, study.case_id)).encode()).hexdigest()[:16]
 
 
 def _real_rows(
-    pipeline: AxonPipeline, set_name: str, case: Case, reference: Truth, view: Views, asked: Asked
+    pipeline: AxonPipeline, set_name: str, case: Case, reference: Truth, view: Views, asked: EvaluationAsked
 ) -> list[CaseResult]:
     """Of a patient's own films, which were not taken with the CT: how the volume explains them, and whether it could be
     a CT of this patient, whatever the place. Distance from the CT, voxel by voxel, would mean nothing.

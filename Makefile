@@ -145,7 +145,7 @@ lock-images: ## resolve the images' lock files again, with the versions of const
 	  --constraint containers/requirements.lock --output-file containers/requirements-cuda.lock
 	printf 'cyclonedx-bom\nhatchling\nuv\n' | $(IMAGE_LOCK) - --output-file containers/requirements-build.lock
 
-release: install ## wheel, sdist, MONAI bundle, list of packages (CycloneDX) and checksums into dist, from a tag vVERSION
+release: install ## wheel, sdist, MONAI bundle, packages (CycloneDX) and checksums into dist, at a tag vVERSION
 	@test "v$$($(BIN)/python -c 'import axon; print(axon.__version__)')" = "$$(git describe --exact-match --tags 2>/dev/null)" \
 	  || { echo "the checkout is not at the tag of its version" >&2; exit 1; }
 	@test -z "$$(git status --porcelain)" || { echo "the checkout has changes" >&2; exit 1; }

@@ -187,14 +187,16 @@ class Bench:
     def _evaluate(self, job: Job, folder: Path) -> dict[str, Any]:
         from axon import pretrained
         from axon.compute.devices import choose_device
-        from axon.evaluation.folder import Asked, evaluate_folder
+        from axon.evaluation.folder import EvaluationAsked, evaluate_folder
 
         files = self.out / "jobs" / job.training(OURS).name / "model"
         model = pretrained.load(str(files))
         model.pipeline.to(choose_device())
         baseline = "" if job.method == OURS else job.method
         trained = self.out / "jobs" / job.training().name / "baselines" if baseline else None
-        asked = Asked(samples=self.config.evaluation.samples, baseline=baseline, baselines=trained, seed=job.seed)
+        asked = EvaluationAsked(
+            samples=self.config.evaluation.samples, baseline=baseline, baselines=trained, seed=job.seed
+        )
         outcome = evaluate_folder(model, files, self.dataset(job.split), folder / "scores", asked)
         return {"cases": len(outcome.studies), "exit_status": outcome.exit_status}
 

@@ -510,6 +510,14 @@ class AxonPipeline(DiffusionPipeline):
         return films.to(self.device), given.to(self.device)
 
 
+def _numbers_of_references(facts: dict[str, Any]) -> dict[str, list[Any]]:
+    return {
+        "levels": [number for level in facts.get("levels", []) for number in level.values()],
+        "spread": [facts.get("spread", 0.0)],
+        "transport": [facts.get("transport", 0.0), facts.get("sample_transport", 0.0)],
+    }
+
+
 def _check_numbers(facts: dict[str, Any]) -> None:
     """See that the numbers of a pipeline's configuration are in their ranges. Raises AxonError ``MODEL_DAMAGED``."""
     numbers = {
@@ -523,9 +531,7 @@ def _check_numbers(facts: dict[str, Any]) -> None:
             x for knots in facts.get("std_curves", {}).values() for row in knots for x in (*row, *np.diff(row))
         ],
         "output_size": [facts.get("output_size", 0)],
-        "levels": [number for level in facts.get("references", {}).get("levels", []) for number in level.values()],
-        "spread": [facts.get("references", {}).get("spread", 0.0)],
-        "transport": [facts.get("references", {}).get(key, 0.0) for key in ("transport", "sample_transport")],
+        **_numbers_of_references(facts.get("references", {})),
     }
     for name, found in numbers.items():
         low, high = _RANGES[name]

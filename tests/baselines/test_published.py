@@ -15,7 +15,7 @@ from torch import Tensor
 from axon.baselines.methods import CONTROLS, PUBLISHED, TRAINED
 from axon.baselines.train_all import train_baselines
 from axon.baselines.x2ct_cnn import PAPER, X2ctNetwork, _from_frontal, _from_lateral, scaled
-from axon.baselines.x2ct_gan import PAPER_CRITIC, PatchCritic
+from axon.baselines.x2ct_gan import PAPER_CRITIC, X2ctCritic
 from axon.config import Config, StageConfig
 from axon.data.prepared import PreparedDataset
 from axon.errors import AxonError
@@ -59,7 +59,7 @@ def test_at_the_papers_size_x2ct_has_the_papers_shapes_and_parameters() -> None:
         films, trust = torch.empty(2, 2, 128, 128), torch.ones(2, 2)
         volume = network(films, trust)
         _, base, features = network.views[0](films[:, :1])
-        critic = PatchCritic(**PAPER_CRITIC)
+        critic = X2ctCritic(**PAPER_CRITIC)
         scores = critic(volume, films, trust)
     assert parameters(network.views[0]) == 29_384_481, "the published network of one view"
     assert parameters(network) == 61_740_467, "the published network of two"

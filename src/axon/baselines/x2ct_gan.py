@@ -25,7 +25,7 @@ SEEN = 3
 """What the critic sees: a volume, and both films copied along their rays."""
 
 
-class PatchCritic(nn.Module):
+class X2ctCritic(nn.Module):
     """Says of each patch whether it is real (PatchGAN, arXiv 1611.07004, in 3D)."""
 
     def __init__(self, channels: int, halvings: int) -> None:
@@ -50,7 +50,7 @@ class PatchCritic(nn.Module):
 class X2ctGan(nn.Module):
     """Generator and critic, trained by one backward pass."""
 
-    def __init__(self, generator: X2ctNetwork, critic: PatchCritic) -> None:
+    def __init__(self, generator: X2ctNetwork, critic: X2ctCritic) -> None:
         super().__init__()
         self.generator, self.critic = generator, critic
 
@@ -87,7 +87,7 @@ class X2ctGanStage(BatchStage):
 
 def _stage(source: Source, estimator: FilmEstimator, device: torch.device) -> X2ctGanStage:
     halvings = 1 if source.config.grid.coarse_size < 32 else 2
-    module = X2ctGan(network_for(source.config), PatchCritic(16, halvings))
+    module = X2ctGan(network_for(source.config), X2ctCritic(16, halvings))
     return X2ctGanStage(source, module.to(device))
 
 

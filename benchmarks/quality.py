@@ -233,7 +233,8 @@ def read_evaluation(folder: Path) -> Evaluation:
             metrics = {name: float(value) for name, value in line.items() if "/" in name and value}
             view: Literal["bi", "mono"] = "bi" if line["view"] == "bi" else "mono"
             rows.append(CaseResult(line["case_id"], line["set_name"], view, line["method"], metrics))
-    return Evaluation(written["facts"], rows, [], {}, written["bootstrap"], written["confidence"], written["seed"])
+    settings = {key: written[key] for key in ("bootstrap", "confidence", "seed")}
+    return Evaluation(written["facts"], rows, [], {}, **settings, patients=written.get("patients", {}))
 
 
 def quality_text(evaluation: Evaluation, seconds: Mapping[str, float], note: str) -> str:

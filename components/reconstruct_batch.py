@@ -22,17 +22,17 @@ def reconstruct_batch(
     """
     from pathlib import Path
 
-    from axon.errors import one_line_errors
+    from axon.errors import AxonError, one_line_errors
     from axon.orchestration.batch import Options, run_batch
 
     index, count = int(shard["index"]), int(shard["count"])
     with one_line_errors():
-        made = run_batch(
-            Path(films.path),
-            Path(volumes.path),
-            model or None,
-            tracking_uri,
-            Options(samples=samples),
-            shard=(index, count),
-        )
+        given = Path(films.path), Path(volumes.path), model or None, tracking_uri, Options(samples=samples)
+        try:
+            made = run_batch(*given, shard=(index, count))
+        except AxonError as error:
+            if error.code != "BATCH_EMPTY" or count == 1:
+                raise
+            print(f"shard {index + 1} of {count}: {error}")
+            return
     print(f"shard {index + 1} of {count}: {made.done + made.kept} studies reconstructed, {made.failed} failed")

@@ -34,6 +34,7 @@ SECRET_KEYS = {
     "mlflow_tracking_username": "MLFLOW_TRACKING_USERNAME",
     "mlflow_tracking_password": "MLFLOW_TRACKING_PASSWORD",
     "axon_alert_url": "AXON_ALERT_URL",
+    "axon_pseudonym_key": "AXON_PSEUDONYM_KEY",
 }
 """Keys of the Kubernetes secret and the environment variables that they become. Values are never in a specification."""
 

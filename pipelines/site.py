@@ -36,7 +36,8 @@ class Site:
         shared_memory: Of GPU steps.
         volume: The PersistentVolumeClaim for what outlives a run.
         mount: Where the steps see it.
-        namespace: Of the run, and of the resources that ``compile --resources`` writes.
+        namespace: Of the resources that ``compile --resources`` writes; to ``submit`` and ``schedule`` it is given by
+            ``--namespace``.
         steps: By step, or ``train`` for all that train: ``cpu``, ``memory``, ``retries``, ``hours``.
     """
 
@@ -75,6 +76,9 @@ def load(path: Path, steps: Iterable[str]) -> Site:
     for key, value in raw.items():
         if key in CHECKS and not CHECKS[key](value):
             problems.append(AxonError("SITE_VALUE", f"{key} is {value!r}", "see docs/site.yaml"))
+    if not str(raw.get("gpu", "nvidia.com/gpu")).startswith("nvidia.com/") and "gpu_nodes" not in raw:
+        fix = "name the labels of its nodes: the default is NVIDIA's"
+        problems.append(AxonError("SITE_VALUE", f"gpu is {raw['gpu']!r} and gpu_nodes is missing", fix))
     if CHECKS["steps"](found := raw.get("steps", {})):
         problems += _step_problems(found, {*steps, "train"})
     if _labels(found := raw.get("images", {})):

@@ -227,6 +227,6 @@ def write_csv(path: Path, columns: Sequence[str], rows: list[dict[str, Any]]) ->
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read rows as written by `write_csv`."""
-    with path.open(newline="") as file:
+    """Read rows as written by `write_csv`, or by a spreadsheet that begins them with a byte order mark."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
         return list(csv.DictReader(file))

@@ -141,3 +141,10 @@ def test_percentiles_are_torch_s_own() -> None:
     film = torch.rand(2, 2, 31, 33, generator=torch.Generator().manual_seed(0))
     low, high = torch.quantile(film.flatten(2), torch.tensor([0.01, 0.99]), dim=2)[..., None, None]
     assert torch.equal(normalise_film(film), ((film - low) / (high - low)).clamp(0, 1))
+
+
+def test_no_volume_has_no_line_integrals() -> None:
+    """A model without references registers none."""
+    renderer = Renderer(8, EXTENT, XRAY, torch.empty(0))
+    films = renderer.project(torch.empty(0, 8, 8, 8))
+    assert films.shape == (2, 0, 96, 96) and renderer.back_project(films).shape == (0, 8, 8, 8)

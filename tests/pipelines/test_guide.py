@@ -31,7 +31,7 @@ def of(program: str) -> list[str]:
 
 
 def test_every_command_belongs_to_a_known_program() -> None:
-    assert sorted(COMMANDS) == sorted(of("axon") + of("kubectl") + of("export")) and len(of("axon")) == 6
+    assert sorted(COMMANDS) == sorted(of("axon") + of("kubectl") + of("export")) and len(of("axon")) == 9
 
 
 @pytest.mark.parametrize("command", of("axon"))

@@ -24,7 +24,14 @@ STEPS = 50
 
 
 def scheduler_of() -> DDIMScheduler:
-    return DDIMScheduler(1000, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", clip_sample=True)
+    """Its last time is pure noise, from which sampling starts."""
+    return DDIMScheduler(
+        1000,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        clip_sample=True,
+        timestep_spacing="trailing",
+    )
 
 
 def seen_of(estimator: FilmEstimator, films_BVUV: Tensor, trust_BV: Tensor) -> Tensor:

@@ -66,6 +66,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     import json
     from dataclasses import replace
 
+    import pyarrow  # noqa: F401  what is missing is said before hours of work
+
     from axon import pretrained
     from axon.compute.devices import choose_device
     from axon.evaluation.folder import EvaluationAsked, evaluate_folder, method_of

@@ -6,7 +6,7 @@ import argparse
 import os
 
 from axon import DISCLAIMER
-from axon.commands import Verbs, add_device, verb
+from axon.commands import Verbs, add_device, verb, whole_number
 
 EPILOG = """examples:
   axon serve                                 the model that comes with the package, at http://127.0.0.1:8765
@@ -17,6 +17,14 @@ EPILOG = """examples:
 The page answers this machine only. Films are deleted once read; results when the page is closed, after --keep-minutes
 without it, and when the server ends. Needs the extra `serve`: pip install 'axon-ct[serve]'. See docs/serve.md.
 """
+
+
+def minutes(text: str) -> float:
+    """The type of an argument that counts minutes."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no time in minutes")
+    return value
 
 
 def add(verbs: Verbs) -> None:
@@ -33,13 +41,21 @@ def add(verbs: Verbs) -> None:
         help="0.0.0.0 only inside a container (default: %(default)s)",
     )
     parser.add_argument(
-        "--waiting", type=int, default=4, metavar="N", help="reconstructions that may wait (default: 4)"
+        "--waiting", type=whole_number(0), default=4, metavar="N", help="reconstructions that may wait (default: 4)"
     )
     parser.add_argument(
-        "--keep-minutes", type=float, default=15, metavar="M", help="how long results outlive their page (default: 15)"
+        "--keep-minutes",
+        type=minutes,
+        default=15,
+        metavar="M",
+        help="how long results outlive their page (default: 15)",
     )
     parser.add_argument(
-        "--job-minutes", type=float, default=30, metavar="M", help="how long one reconstruction may take (default: 30)"
+        "--job-minutes",
+        type=minutes,
+        default=30,
+        metavar="M",
+        help="how long one reconstruction may take (default: 30)",
     )
     parser.add_argument(
         "--tracking-uri",

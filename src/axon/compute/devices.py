@@ -51,7 +51,7 @@ def choose_device(asked: str | None = None) -> torch.device:
     Args:
         asked: ``auto`` is a CUDA GPU that works, else the CPU; ``cuda`` this process's GPU, by number, because threads
             do not inherit the current one; or ``cpu``, ``cuda:N``, ``mps``. None takes what ``AXON_DEVICE`` says, else
-            ``auto``.
+            ``auto``, which is ``cuda`` where ``AXON_REQUIRE_GPU=1`` is set.
 
     Raises:
         AxonError: ``DEVICE_NAME``; ``GPU_MISSING`` where a GPU that is asked for is not there or does not work.
@@ -59,7 +59,13 @@ def choose_device(asked: str | None = None) -> torch.device:
     import torch
 
     name = device_name(asked)
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+    if name == "auto" and os.environ.get(REQUIRE_GPU) == "1":
+        name = "cuda"
+    if name == "cpu":
+        return torch.device("cpu")
+    if name == "auto" and not torch.cuda.is_available():
+        if gpu_count():
+            _log.warning("the GPU is left alone, and the CPU computes: %s", _problem("cuda"))
         return torch.device("cpu")
     problem, device = _problem(name), None
     if not problem:

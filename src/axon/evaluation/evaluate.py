@@ -200,10 +200,14 @@ def write_all(folder: Path, evaluation: Evaluation, strips: dict[str, bytes]) ->
 
 def _write_parquet(path: Path, table: str) -> None:
     """The same table with its numbers as numbers; equal tables are equal bytes with one version of pyarrow."""
+    import pyarrow
     from pyarrow import csv as arrow
     from pyarrow import parquet
 
-    parquet.write_table(arrow.read_csv(io.BytesIO(table.encode())), path, compression="none")
+    # A name of digits alone stays the name that it is.
+    names = dict.fromkeys(("set_name", "view", "case_id", "method"), pyarrow.string())
+    kept = arrow.ConvertOptions(column_types=names, strings_can_be_null=False)
+    parquet.write_table(arrow.read_csv(io.BytesIO(table.encode()), convert_options=kept), path, compression="none")
 
 
 def rows_of(

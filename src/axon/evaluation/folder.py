@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -44,7 +45,7 @@ from axon.evaluation.evaluate import (
 from axon.evaluation.measures import Truth, reference_of
 from axon.evaluation.results import CaseResult, Evaluation, cases_csv, showcase, strip_name, summary_table
 from axon.evaluation.strips import strip
-from axon.files import json_text, unfinished_folder, whole_folder, write_csv, write_json, write_whole
+from axon.files import json_text, sha256_file, unfinished_folder, whole_folder, write_csv, write_json, write_whole
 from axon.inference import AxonPipeline
 from axon.metrics import realism
 from axon.metrics.catalogue import VIEW_SETS, Views
@@ -234,7 +235,8 @@ def _entries(data: Path, config: Config) -> Iterator[tuple[list[Listed], dict[st
         sets = sets_of(folder / "splits.json", known, config) if (folder / "splits.json").is_file() else {}
         entries = []
         for study in studies:
-            seen = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in study.files if file.is_file()]
+            given = [file for file in (*study.files, *study.films) if file.is_file()]
+            seen = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in given]
             named = sets.get(study.patient_id) or study.split or ONE_SET
             entries.append(Listed(named, study.case_id, study.patient_id, partial(_case_of, study, config), seen))
         yield entries, {"kind": "folder"}
@@ -252,9 +254,13 @@ def _prepared(dataset: PreparedDataset, config: Config) -> list[Listed]:
     entries = []
     for name in (name for name in dataset.sets if name not in NO_TEST):
         for case in dataset.load(name):
-            fits = len(case.truth_DHW) == config.grid.result_size
+            grid, spacing = config.grid, case.affine[0, 0]
+            fits = len(case.truth_DHW) == grid.result_size and math.isclose(
+                abs(spacing) * len(case.hu_DHW), grid.extent_mm, rel_tol=1e-4
+            )
             message = (
-                f"{case.case_id} was prepared for a grid of {len(case.truth_DHW)} voxels a side, not of the model's"
+                f"{case.case_id} was prepared for a cube of {len(case.truth_DHW)} voxels and "
+                f"{abs(spacing) * len(case.hu_DHW):g} mm a side, not for the model's"
             )
             require(fits, "EVALUATE_GRID", message, "name the folder of CTs that it was prepared from")
             entries.append(Listed(name, case.case_id, case.patient_id, partial(_same, case), [dataset.split_hash]))
@@ -285,6 +291,10 @@ class _Run:
             "model": self.model.sha256,
             "asked": json.loads(json.dumps(asdict(self.asked), default=str)) | {"limit": 0},
             "code": code_digest(REGISTERED),
+            "pseudonyms": patient_hash(""),
+            "baselines": [sha256_file(file) for file in sorted(self.asked.baselines.rglob("*.safetensors"))]
+            if self.asked.baselines
+            else [],
         }
         self.identity = hashlib.sha256(json_text(facts).encode()).hexdigest()
         self.facts = {_digest(entry): json.loads(json.dumps(entry.facts)) for entry in entries}
@@ -292,9 +302,9 @@ class _Run:
     def measured(self, entry: Listed, number: int, count: int) -> Measured:
         """What is found of a study, or was found before."""
         file = self.part / f"{_digest(entry)}.json"
-        key = [self.identity, self.facts[_digest(entry)]]
+        key = [self.identity, entry.patient_id, self.facts[_digest(entry)]]
         stored = json.loads(file.read_text()) if file.is_file() else {}
-        if stored.get("key") == key:
+        if stored.get("key") == key and stored["study"]["status"] != "failed":
             study = stored["study"]
             return Measured(**{**study, "rows": [CaseResult(**row) for row in study["rows"]]})
         try:

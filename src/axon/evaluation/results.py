@@ -150,12 +150,12 @@ class Evaluation:
         return {patient: sum(each) / len(each) for patient, each in cases.items()}
 
     def score(self, set_name: str, view: str, method: str, metric: str) -> float | None:
-        """Mean over the cases of `axon.metrics.catalogue.Metric.score`: greater is better. A signed error counts by its
-        size in each case, so that errors of two patients never cancel. None where no case has one.
+        """Mean over the patients of `axon.metrics.catalogue.Metric.score`: greater is better. A signed error counts by
+        its size in each case, so that errors of two patients never cancel. None where no case has one.
         """
-        scores = [known(metric).score(value) for value in self.values(set_name, view, method, metric).values()]
-        scored = [score for score in scores if score is not None]
-        return sum(scored) / len(scored) if scored else None
+        scores = {case: known(metric).score(of) for case, of in self.values(set_name, view, method, metric).items()}
+        scored = self.by_patient({case: score for case, score in scores.items() if score is not None})
+        return sum(scored.values()) / len(scored) if scored else None
 
     def best_baseline(self, set_name: str, view: str, metric: str, among: Sequence[str] = CONTROLS) -> str | None:
         """The baseline with the best mean score: of our own controls, or of ``PUBLISHED`` methods."""
@@ -192,6 +192,7 @@ class Evaluation:
             "bootstrap": self.bootstrap,
             "confidence": self.confidence,
             "seed": self.seed,
+            "patients": self.patients,
             "floor": self.floor,
             "summary": self._nested(self._method_summaries),
             "improvement_per_cent": self._nested(partial(self._improvements, CONTROLS)),

@@ -164,17 +164,17 @@ class Renderer:
 
     def project(self, volume_BDHW: Tensor) -> Tensor:
         """Sums over the layers, shape (2, B, U, V): line integrals but for each ray's length in a layer."""
-        count, size = len(volume_BDHW), self.size
+        count, size, (rows, columns) = len(volume_BDHW), self.size, self.length_UV.shape
         layers_2LDBK = torch.stack([volume_BDHW.permute(2, 1, 0, 3), volume_BDHW.permute(3, 1, 0, 2)])
-        rows = torch.bmm(self.rows_2LUD, layers_2LDBK.view(2 * size, size, count * size))
-        rows_2BULK = rows.view(2, size, -1, count, size).permute(0, 3, 2, 1, 4)
-        films = torch.bmm(rows_2BULK.reshape(2, -1, size * size), self.across_2RV)
-        return films.view(2, count, *self.length_UV.shape)
+        across = torch.bmm(self.rows_2LUD, layers_2LDBK.view(2 * size, size, count * size))
+        rows_2BULK = across.view(2, size, rows, count, size).permute(0, 3, 2, 1, 4)
+        films = torch.bmm(rows_2BULK.reshape(2, count * rows, size * size), self.across_2RV)
+        return films.view(2, count, rows, columns)
 
     def back_project(self, films_2BUV: Tensor) -> Tensor:
         """The adjoint of `project`: each pixel's value goes to the voxels that its ray saw, shape (B, D, H, W)."""
-        count, size, rows = films_2BUV.shape[1], self.size, len(self.length_UV)
-        rays = torch.bmm(films_2BUV.reshape(2, count * rows, -1), self.across_2RV.mT)
+        count, size, (rows, columns) = films_2BUV.shape[1], self.size, self.length_UV.shape
+        rays = torch.bmm(films_2BUV.reshape(2, count * rows, columns), self.across_2RV.mT)
         rows_2LUBK = rays.view(2, count, rows, size, size).permute(0, 3, 2, 1, 4)
         layers = torch.bmm(self.rows_2LUD.mT, rows_2LUBK.reshape(2 * size, rows, count * size))
         frontal_LDBK, lateral_LDBK = layers.view(2, size, size, count, size)

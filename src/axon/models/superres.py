@@ -8,9 +8,10 @@ from __future__ import annotations
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
-from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from axon.models.light import sliding_window_inference
 
 
 class _ResidualBlock(nn.Module):

@@ -10,10 +10,10 @@ from typing import Self
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
-from monai.networks.nets import ControlNet, DiffusionModelUNet
 from torch import Tensor
 
 from axon.config import ModelConfig
+from axon.models.light import ControlNet, DiffusionModelUNet
 
 CONDITION_CHANNELS = 5
 """The end-point, the two lifted films and the two masks that say how far each view is trusted, 0 for an absent one."""

@@ -5,6 +5,7 @@ A bad study costs itself. What is done is not done again: the same command goes 
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import multiprocessing
@@ -19,6 +20,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from axon import DISCLAIMER, __version__, pretrained
@@ -112,7 +114,7 @@ def run_batch(
         _claim(out, {"model": sha256, "options": asdict(options), "software": f"axon-ct {__version__}"})
         stack.enter_context(only_writer(out))
         _log.info("reading the films")
-        studies = of_folder(source, options.trust_views) if source.is_dir() else of_table(source)
+        studies = of_folder(source, options.trust_views) if source.is_dir() else of_table(source, options.trust_views)
         mine = [study for study in studies if int(pseudonym("", study.id, 8), 16) % shard[1] == shard[0]]
         rows = [_row(study) for study in mine]
         todo = _sorted_out(mine, rows, out)
@@ -138,19 +140,21 @@ def of_folder(folder: Path, trust_views: bool = False) -> list[FilmStudy]:
     for path in film_files(folder):
         digest = sha256_file(path)
         try:
-            xray = read_xray(path)
+            xray = read_xray(path, trusted=trust_views)
             view = sure_view(xray) or ("frontal" if trust_views and not xray.study else None)
             fix = "look at the film; if you are sure, add --trust-views"
             require(view is not None, "XRAY_VIEW_UNSURE", "neither header nor image says which view it is", fix)
         except AxonError as error:
             refused.append(FilmStudy(_named_by_film(digest), digests={"frontal": digest}, problem=error))
             continue
-        film = FoundFilm("", path, xray, view or "frontal")
+        # Of thousands of films the pixels would not fit, nor the descriptors that hold them.
+        known = replace(xray, image_HW=np.empty((0, 0), np.float32), given_HW=None)
+        film = FoundFilm("", path, known, view or "frontal")
         studies.setdefault(xray.study or digest, []).append((film, digest))
     return _unique([*(_study(films) for films in studies.values()), *refused])
 
 
-def of_table(table: Path) -> list[FilmStudy]:
+def of_table(table: Path, trust_views: bool = False) -> list[FilmStudy]:
     """The studies of a CSV, one a row: ``frontal`` and perhaps ``lateral``, files relative to the table; and perhaps
     ``patient`` and ``study``, for films whose headers do not say.
 
@@ -160,19 +164,19 @@ def of_table(table: Path) -> list[FilmStudy]:
     fix = "give it a column frontal, and perhaps lateral, patient and study"
     try:
         rows = read_csv(table)
-    except (UnicodeDecodeError, ValueError) as error:
+    except (ValueError, csv.Error) as error:
         raise AxonError("BATCH_TABLE", "the table is no CSV in UTF-8", fix) from error
     require(bool(rows) and "frontal" in rows[0], "BATCH_TABLE", "the table has no row, or no column frontal", fix)
-    return _unique([_of_row(table.parent, number, row) for number, row in enumerate(rows, 1)])
+    return _unique([_of_row(table.parent, number, row, trust_views) for number, row in enumerate(rows, 1)])
 
 
-def _of_row(folder: Path, number: int, row: Mapping[str, str]) -> FilmStudy:
+def _of_row(folder: Path, number: int, row: Mapping[str, str], trust_views: bool) -> FilmStudy:
     films = {view: folder / name for view in VIEWS if (name := (row.get(view) or "").strip())}
     try:
         missing = [view for view, path in films.items() if not path.is_file()]
         fix = "correct the table"
         require("frontal" in films and not missing, "XRAY_MISSING", f"row {number} names no file that is there", fix)
-        xrays = {view: read_xray(path) for view, path in films.items()}
+        xrays = {view: read_xray(path, trusted=trust_views) for view, path in films.items()}
         patients = {xray.patient for xray in xrays.values()} - {""}
         require(len(patients) <= 1, "XRAY_PATIENTS", "the films are of two patients", fix)
     except AxonError as error:

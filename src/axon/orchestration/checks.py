@@ -27,7 +27,7 @@ from typing import Literal
 
 from axon.compute.devices import gpu_memory, require_gpu
 from axon.config import Config
-from axon.errors import AxonError
+from axon.errors import AxonError, missing_extras
 from axon.orchestration.alert import ALERT_URL, check_url
 from axon.orchestration.probes import check_dvc_remote, check_mlflow_artifacts
 from axon.orchestration.trainjob import TrainJobs
@@ -126,7 +126,8 @@ def examine(needs: Needs) -> list[Finding]:
 
 def _finding(check: Check, needs: Needs) -> Finding:
     try:
-        found = check.look(needs)
+        with missing_extras():
+            found = check.look(needs)
     except AxonError as problem:
         return _told(check.name, "error", problem)
     except Exception as error:
@@ -149,7 +150,7 @@ def _shown(text: str) -> str:
             text = text.replace(value, "***")
     for folder in sorted((str(Path.cwd()), tempfile.gettempdir(), str(Path.home())), key=len, reverse=True):
         text = text.replace(folder, "...") if len(folder) > 1 else text
-    text = re.sub(r"//[^/@\s]+@", "//", text)
+    text = re.sub(r"//[^/\s]+@", "//", text)
     return re.sub(r"(?<![\w:/.])(sqlite:///)?/?(?:[^/\s'\"]*/){2,}", r"\1.../", text)
 
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from axon.compute.devices import gpu_memory
+from axon.compute.devices import device_name, gpu_memory
 from axon.config import Config, StageConfig
 from axon.errors import AxonError
 from axon.files import json_text, write_whole
@@ -53,7 +53,10 @@ class _Heart:
     def __init__(self, run: StageRun, folder: Path, config: Config, stage: str) -> None:
         self.run, self.folder, self.config, self.stage = run, folder, config, stage
         self.ended = threading.Event()
-        self.state: dict[str, Any] = {"stage": stage, "device": "cuda" if gpu_memory() else "cpu"}
+        self.state: dict[str, Any] = {
+            "stage": stage,
+            "device": "cpu" if device_name() == "cpu" or not gpu_memory() else "cuda",
+        }
         self.told = False
 
     def log(self, step: int, metrics: dict[str, float]) -> None:

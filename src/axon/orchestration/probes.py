@@ -18,12 +18,12 @@ def check_dvc_remote(repo: str) -> str:
     Raises:
         AxonError: ``S3_UNREADABLE``.
     """
-    from dvc.config import Config
-
     dvc_dir = Path(repo or ".") / ".dvc"
     if not dvc_dir.is_dir():
         # The revision has been resolved, or reported, before; its data may come from DVC's cache.
         return "no checkout with a remote here"
+    from dvc.config import Config
+
     config = Config(str(dvc_dir))
     remote = config.get("remote", {}).get(config.get("core", {}).get("remote"), {})
     url = str(remote.get("url", ""))

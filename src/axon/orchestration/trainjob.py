@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from axon.compute.devices import REQUIRE_GPU
+from axon.compute.devices import DEVICE, REQUIRE_GPU
 from axon.errors import AxonError
 
 RUNTIME = "axon-torch"
@@ -87,7 +87,7 @@ class TrainJobs:
             "cpu": node.get("cpu", 1) * processes,
             "memory": f"{node.get('memory_gib', 4) * processes}Gi",
         }
-        passed_on = {name: os.environ[name] for name in (REQUIRE_GPU, "OMP_NUM_THREADS") if name in os.environ}
+        passed_on = {name: os.environ[name] for name in (REQUIRE_GPU, DEVICE, "OMP_NUM_THREADS") if name in os.environ}
         trainer = CustomTrainer(
             func=run_on_node,
             func_args={"arguments": arguments},

@@ -84,6 +84,7 @@ def serve(
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((host, port))
+            listener.listen()
         except (OSError, OverflowError) as error:
             raise AxonError(
                 "SERVE_PORT", f"port {port} cannot be used ({error})", "choose another with --port, or --port 0"

@@ -9,7 +9,7 @@ const TRUSTED = ["XRAY_NOT_CHEST", "XRAY_VIEW", "XRAY_VIEW_UNSURE"]; // refusals
 const $ = (id) => document.getElementById(id);
 const form = $("form");
 let about, viewer, poll;
-let running = null; // {id, names, begun}: the job that is waited for; its films' names by view
+let running = null; // {id, names, started}: the job that is waited for; its films' names by view
 let shown = null; // {id, names, result}: the job on the screen
 let changed = false; // whether other films were chosen since the last order
 
@@ -44,7 +44,7 @@ function setState(state) {
   form.querySelector(".main").disabled = state === "working";
   if (state !== "failed") $("error").hidden = true;
   // What a reload needs; the result itself stays on the server.
-  const [job, old] = [running, shown].map((kept) => kept?.id && { id: kept.id, names: kept.names, begun: kept.begun });
+  const [job, old] = [running, shown].map((kept) => kept?.id && { id: kept.id, names: kept.names, started: kept.started });
   sessionStorage.setItem("axon", JSON.stringify({ running: job, shown: old }));
 }
 
@@ -144,12 +144,15 @@ $("example").addEventListener("click", async () => {
   }
 });
 
+let order = 0; // counts what was asked for: the answer to what was cancelled meanwhile is dropped
+
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   const films = new FormData(form);
   const given = VIEWS.filter((view) => form[view].files.length);
   if (!given.includes("lateral")) films.delete("lateral");
   abandon();
+  const mine = ++order;
   setState("working");
   progress(0, "Sending the films");
   try {
@@ -157,11 +160,12 @@ form.addEventListener("submit", async (event) => {
     const names = Object.fromEntries(given.map((view) => [view, form[view].files[0].name]));
     const { id } = await api("jobs", { method: "POST", body: films });
     changed = false;
-    running = { id, names, begun: Date.now() };
+    if (mine !== order) return drop(id);
+    running = { id, names };
     setState("working");
     watch(id);
   } catch (error) {
-    showError(error);
+    if (mine === order) showError(error);
   }
 });
 
@@ -174,6 +178,7 @@ function checkSize(view, size) {
 }
 
 $("cancel").addEventListener("click", () => {
+  order += 1;
   abandon();
   say("Cancelled");
   setState(shown ? "done" : "start");
@@ -215,7 +220,10 @@ async function watch(id) {
 }
 
 function working({ part, step, steps }) {
-  running.started ??= Date.now();
+  if (!running.started) {
+    running.started = Date.now();
+    setState("working"); // which is kept over a reload
+  }
   const share = step / steps, passed = (Date.now() - running.started) / 1000;
   const left = share > 0.05 && share < 1 ? `, about ${Math.max(1, Math.round(passed * (1 - share) / share))} s left` : "";
   const doing = share < 1 ? `${PARTS[part]}, ${Math.round(100 * share)} % done` : "Writing the files";

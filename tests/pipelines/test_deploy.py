@@ -137,7 +137,7 @@ def test_no_secret_is_in_it_only_names(overlay: str) -> None:
     assert "Secret" not in {one["kind"] for one in rendered(overlay)} and "secretGenerator" not in text
     names = set(re.findall(r"secret(?:Key)?Ref: \{name: ([\w-]+)", text))
     guide = (ROOT / "docs" / "cluster.md").read_text()
-    assert names == {"axon-mlflow-database", "axon-mlflow-storage"}
+    assert names == {"axon-mlflow-database", "axon-mlflow-storage", "axon-batch"}
     assert all(f"kubectl -n kubeflow create secret generic {name} " in guide for name in {*names, "axon-secrets"})
     assert all(f"{key}=" in guide for key in resources.SECRET_KEYS)
 
@@ -218,7 +218,8 @@ def test_pipeline_resources_for_gitops(tmp_path: Path) -> None:
     subprocess.run(command, env=env, check=True, cwd=ROOT)
     nowhere = [*command[:-1], str(tmp_path / "no/such/axon.yaml")]
     refused = subprocess.run(nowhere, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert refused.returncode == 1 and refused.stdout.startswith("[RESOURCES_FILE]") and not refused.stderr
+    assert refused.returncode == 1 and refused.stdout.startswith("[RESOURCES_FILE]")
+    assert refused.stderr == "images come from the environment: AXON_IMAGE_CPU, AXON_IMAGE_CUDA\n"
     pipeline, version = yaml.safe_load_all((tmp_path / "axon.yaml").read_text())
     assert (pipeline["kind"], version["kind"]) == ("Pipeline", "PipelineVersion")
     assert pipeline["apiVersion"] == version["apiVersion"] == "pipelines.kubeflow.org/v2beta1"

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Literal
 
 from axon import DISCLAIMER
-from axon.baselines.methods import BASELINES
+from axon.baselines.methods import CONTROLS
 from axon.config import Config
 from axon.errors import AxonError, one_line_errors
 from axon.evaluation.results import FINAL, METHODS, CaseResult, Evaluation
@@ -294,7 +294,7 @@ def _goals(evaluation: Evaluation) -> str:
             best = {metric: evaluation.best_baseline(name, "bi", metric) or "" for metric in HEADLINE}
             pairs = {metric: (values("bi", method, metric), values("bi", best[metric], metric)) for metric in HEADLINE}
             rows.append(
-                [f"{METHODS[method]}, above each of the {len(BASELINES)} baselines", name, *_verdict(evaluation, pairs)]
+                [f"{METHODS[method]}, above each of the {len(CONTROLS)} baselines", name, *_verdict(evaluation, pairs)]
             )
         for before, after in itertools.pairwise(LADDER):
             pairs = {metric: (values("bi", after, metric), values("bi", before, metric)) for metric in HEADLINE}

@@ -40,7 +40,12 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 RUN = ("tutorial", "own-data", "compare", "reconstruct", "serve")
-LATER = {"cluster": "tests/pipelines/test_guide.py", "reproduce": "tests of `axon reproduce`"}
+LATER = {
+    "cluster": "tests/pipelines/test_guide.py",
+    "reproduce": "tests of `axon reproduce`",
+    "evaluation": "tests/evaluation/test_folder.py",
+    "package": "the README's film",
+}
 """Pages whose ```sh blocks other tests run or parse."""
 FENCE = re.compile(r"^```(sh|python)(?: ([^\n]+))?\n(.*?)^```", re.DOTALL | re.MULTILINE)
 

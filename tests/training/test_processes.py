@@ -100,7 +100,8 @@ def test_a_step_starts_its_processes_and_hears_of_their_progress(
         weights[processes] = load_file(out / "superres/diffusion_pytorch_model.safetensors")
         logs[processes] = seen
     assert [step for step, _ in logs[2]] == [step for step, _ in logs[1]] == [2, 4, 6]
-    assert {"loss", "val_loss", "steps_per_second", "samples_per_second", "peak_memory_gib"} == logs[2][0][1].keys()
+    speed = {"steps_per_second", "samples_per_second", "seconds_left", "waiting_share"}
+    assert {"loss", "val_loss", "peak_memory_gib", *speed} == logs[2][0][1].keys()
     for (_, one), (_, two) in zip(logs[1], logs[2], strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
     for name, tensor in weights[1].items():

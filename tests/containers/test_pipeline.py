@@ -162,7 +162,8 @@ def test_outputs_belong_to_the_steps_user_and_no_container_is_left(docker: str, 
 
 def test_killed_steps_were_tried_again(preempted: Run) -> None:
     again = [line.split()[0] for line in preempted.lines if " again, after a failure: " in line]
-    assert again == ["train-bridge", "train-superres"]
+    # They train side by side, and either may be the first to be back.
+    assert sorted(again) == ["train-bridge", "train-superres"]
 
 
 @pytest.mark.parametrize("stage", ["bridge", "superres", "refiner"])

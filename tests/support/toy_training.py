@@ -40,6 +40,16 @@ class Wobble:
         return (module(torch.eye(4)) - torch.eye(4).flip(1)).abs().mean()
 
 
+class ConvolvedWobble(Wobble):
+    """The same with a 3D convolution, whose weights lie channels last in memory."""
+
+    def __init__(self, poison_at: int = -1) -> None:
+        super().__init__(poison_at)
+        self.module = nn.Sequential(
+            nn.Unflatten(1, (4, 1, 1, 1)), nn.Conv3d(4, 6, 3, padding=1), nn.ReLU(), nn.Conv3d(6, 4, 1), nn.Flatten()
+        )
+
+
 def train(folder: Path, stage: Wobble | None = None, seed: int = 1) -> tuple[nn.Module, list[tuple[int, float, float]]]:
     return fit(stage or Wobble(), TRAIN, folder, {"seed": seed, "training": {"steps": 30}}, lambda step, metrics: None)
 

@@ -19,7 +19,7 @@ from axon.training import checkpoints
 from axon.training.loop import _draws, fit, one_cycle
 from axon.training.randomness import keys_for, uniform
 from axon.training.samples import Sampler, clinical_look, kept_views, rotation
-from tests.support.toy_training import CPU, TRAIN, Wobble, assert_same, newest, train
+from tests.support.toy_training import CPU, TRAIN, ConvolvedWobble, Wobble, assert_same, newest, train
 
 
 def test_training_learns_and_logs_every_row(tmp_path: Path) -> None:
@@ -36,6 +36,14 @@ def test_a_run_that_broke_resumes_bit_for_bit(tmp_path: Path, stop: int) -> None
         train(tmp_path / "broken", Wobble(poison_at=stop))
     assert_same(train(tmp_path / "broken"), whole)
     assert_same(train(tmp_path / "broken"), whole)  # and once more, from the finished checkpoint
+
+
+def test_what_the_optimiser_knows_of_a_convolution_resumes_bit_for_bit(tmp_path: Path) -> None:
+    """A fused step takes the weights and what it knows of them in the order in which they lie in memory."""
+    whole = train(tmp_path / "whole", ConvolvedWobble())
+    with pytest.raises(AxonError, match="LOSS_NOT_FINITE"):
+        train(tmp_path / "broken", ConvolvedWobble(poison_at=14))
+    assert_same(train(tmp_path / "broken", ConvolvedWobble()), whole)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])

@@ -158,6 +158,11 @@ def _restore(tensors: dict[str, Tensor], module: nn.Module, ema: nn.Module, opti
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, known in optimizer.state.items():
+        for key, tensor in known.items():
+            # A fused step takes both in the order in which they lie in memory: channels last, perhaps.
+            if tensor.shape == parameter.shape:
+                known[key] = torch.empty_like(parameter, requires_grad=False).copy_(tensor)
 
 
 def _remove_stale(folder: Path, now: float) -> None:

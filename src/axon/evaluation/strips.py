@@ -35,17 +35,17 @@ def strip(ours_DHW: np.ndarray, reference_DHW: np.ndarray) -> bytes:
 
 
 def write_hero(path: Path, picture: Picture) -> None:
-    """One wide PNG: input films, coarse, refined and final volume, reference, error.
+    """One wide PNG: input films, the networks' volume, with references the best guess and a sample, reference, error.
 
     Args:
         path: Where the PNG goes; it appears whole or not at all.
-        picture: Its volumes hold ``axon_coarse``, ``axon_refined`` and ``axon``.
+        picture: Its volumes hold ``axon_networks``, ``axon`` and ``axon_sample``.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     low, high = window_bounds(*OVERVIEW_WINDOW)
-    volumes = {"Coarse": "axon_coarse", "Refined": "axon_refined", "Volume": "axon"}
+    volumes = {"Networks alone": "axon_networks", "Volume": "axon", "One sample": "axon_sample"}
     shown = {
         **{title: picture.volumes[method] for title, method in volumes.items()},
         "Reference CT": picture.reference_DHW,

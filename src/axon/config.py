@@ -237,8 +237,15 @@ class CtConfig:
         min_lung_l: Least air inside the body, both lungs together, of a chest.
         min_side_l: Least air on either side of the body's middle.
         min_lung_height_mm, min_lung_width_mm: Least height and width of both lungs together that the scan covers.
+        min_body_width_mm: Where air lies on one side alone, or is less wide, as after a pneumonectomy or with an opaque
+            lung, least width of the body.
+        max_side_cut_share: There, too: largest area of the body at the scan's left or right side, relative to its
+            largest in a sagittal plane: beyond it the scan holds half a chest.
         max_cut_share: Largest area of the lungs in the scan's first or last slice, relative to their largest: beyond
             it the scan ends in the middle of the chest.
+        time_point: Which volume of a NIfTI, NRRD, MetaImage, GIPL or MGH file of several time points is read, from 1.
+        assumed_axes: How the patient lies in a file that does not say it: where its first, second and third axis run
+            to, such as ``"LPS"`` (left or right, posterior or anterior, superior or inferior). Empty: it is refused.
     """
 
     max_tilt_deg: float = 35.0
@@ -249,7 +256,11 @@ class CtConfig:
     min_side_l: float = 0.1
     min_lung_height_mm: float = 80.0
     min_lung_width_mm: float = 150.0
+    min_body_width_mm: float = 200.0
+    max_side_cut_share: float = 0.6
     max_cut_share: float = 0.8
+    time_point: int = 1
+    assumed_axes: str = ""
 
 
 @dataclass(frozen=True)
@@ -579,6 +590,10 @@ def _check(config: Config) -> None:
     require(0 <= data.ct.max_tilt_deg <= 45, "data.ct.max_tilt_deg", "from 0 to 45")
     require(1 < data.ct.max_step_ratio <= 2, "data.ct.max_step_ratio", "above 1, at most 2")
     require(0 <= data.ct.max_missing_share < 0.5, "data.ct.max_missing_share", "from 0 to below 0.5")
+    require(data.ct.time_point >= 1, "data.ct.time_point", "1 or more")
+    axes = data.ct.assumed_axes
+    whole = len(axes) == 3 and all(set(axes) & set(pair) for pair in ("LR", "PA", "SI"))
+    require(whole or not axes, "data.ct.assumed_axes", "empty, or one letter each of L or R, P or A, S or I")
     require(config.evaluation.samples >= 2, "evaluation.samples", "at least 2, for a standard deviation")
     processes = config.training.nodes * config.training.processes
     require(config.training.nodes >= 1, "training.nodes", "at least 1")

@@ -10,6 +10,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -158,6 +159,25 @@ def test_a_table_of_patients_by_option(folder: Path, tmp_path: Path, capsys: pyt
     main(["dataset", "check", str(folder), "--json", "--patients", str(table), "--public-ids"])
     studies = json.loads(capsys.readouterr().out)["studies"]
     assert {s["case_id"] for s in studies if s["patient_id"] == "Doe"} == {"A17_early", "B18_copy"}
+
+
+def test_a_time_point_and_the_axes_of_silent_files_by_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = chest().hu_DHW.transpose(2, 1, 0)
+    image = nibabel.Nifti1Image(np.stack([values * 0, values], -1), None)
+    image.header["pixdim"][1:4] = chest().spacing_mm
+    nibabel.save(image, tmp_path / "a.nii.gz")
+    check = ["dataset", "check", str(tmp_path), "--json", "--read"]
+    for options, code in (([], "NO_ORIENTATION"), (["--assumed-axes", "LPS"], "NOT_A_CT")):
+        with pytest.raises(SystemExit):
+            main([*check, *options])
+        assert json.loads(capsys.readouterr().out)["studies"][0]["code"] == code
+    assert main([*check, "--assumed-axes", "LPS", "--time-point", "2"]) == 0
+    assert json.loads(capsys.readouterr().out)["cases"] == 1
+    with pytest.raises(SystemExit):
+        main([*check, "--assumed-axes", "LPP"])
+    assert "CONFIG_VALUE" in capsys.readouterr().out
 
 
 def test_headers_of_many_files_are_read_by_several_processes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

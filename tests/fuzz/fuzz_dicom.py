@@ -25,11 +25,12 @@ with atheris.instrument_imports(include=["axon", "pydicom"]):
 
 import torch
 
+from axon.config import CtConfig
 from axon.errors import AxonError
 from axon.files import Scratch
 from axon.geometry.mend import Mend
 from axon.training.checkpoints import load_newest
-from tests.support.hostile import HOSTILE, mha, nifti, nrrd
+from tests.support.hostile import HOSTILE, gipl, mgh, mha, nifti, nrrd, vtk
 from tests.support.mutations import write_bases
 
 SCRATCH = Scratch("fuzz").again()
@@ -47,7 +48,9 @@ def dicom_slice(data: bytes) -> None:
 
 
 def volume(suffix: str) -> Callable[[bytes], None]:
-    return lambda data: void(read_here([written(f"case{suffix}", data)]))
+    # Of a header that says nothing of the patient, all the rest is to be reached, too.
+    rules = CtConfig(assumed_axes="LPS", time_point=2)
+    return lambda data: void(read_here([written(f"case{suffix}", data)], rules))
 
 
 def manifest(data: bytes) -> None:
@@ -85,9 +88,10 @@ def written(name: str, data: bytes) -> Path:
 
 
 READERS: tuple[Callable[[bytes], None], ...] = (
-    film, dicom_slice, volume(".nii"), volume(".nii.gz"), volume(".mha"), volume(".nrrd"), manifest, model, checkpoint
+    film, dicom_slice, volume(".nii"), volume(".nii.gz"), volume(".mha"), volume(".nrrd"), manifest, model, checkpoint,
+    volume(".mgh"), volume(".gipl"), volume(".vtk")
 )  # fmt: skip
-OF_SUFFIX = {".jpg": 0, ".dcm": 0, ".nii": 2, ".gz": 3, ".mha": 4, ".nrrd": 5}
+OF_SUFFIX = {".jpg": 0, ".dcm": 0, ".nii": 2, ".gz": 3, ".mha": 4, ".nrrd": 5, ".mgh": 9, ".gipl": 10, ".vtk": 11}
 
 
 def one(data: bytes) -> None:
@@ -103,6 +107,7 @@ def write_corpus(corpus: Path) -> None:
         first = b"\0" if base.name.startswith("film") else b"\1"
         (corpus / base.name).write_bytes(first + path.read_bytes())
     whole = {"nifti": b"\2" + nifti(), "mha": b"\4" + mha()["x.mha"], "nrrd": b"\5" + nrrd()["x.nrrd"]}
+    whole |= {"mgh": b"\x09" + mgh()["x.mgh"], "gipl": b"\x0a" + gipl()["x.gipl"], "vtk": b"\x0b" + vtk()["x.vtk"]}
     rows = ",".join(COLUMNS) + "\n" + ",".join("a" for _ in COLUMNS) + "\n"
     whole |= {"manifest": b"\6" + rows.encode(), "sums": b"\7" + b"0" * 64 + b"  x\n", "state": b'\x08{"step": 1}'}
     for name, content in whole.items():

@@ -18,7 +18,7 @@ from axon import pretrained
 from axon.cli import main
 from axon.config import Config
 from axon.errors import AxonError
-from axon.files import only_writer, read_csv
+from axon.files import only_writer, read_csv, sha256_file
 from axon.orchestration import batch
 from axon.orchestration.batch import Options, of_folder, of_table, run_batch
 from axon.reconstruct import RECORD
@@ -72,6 +72,28 @@ def test_of_two_frontal_films_of_a_study_one_is_taken(films: Path, tmp_path: Pat
     dicom_film(tmp_path / "c.dcm", image[4:-4], PatientID="ANOTHER")
     (study,) = of_folder(tmp_path)
     assert study.problem is not None and study.problem.code == "XRAY_PATIENTS"
+
+
+def test_a_film_that_cannot_be_read_costs_its_study_alone(
+    films: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(path: Path) -> str:
+        if path.name == "JANE-3.dcm":
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return sha256_file(path)
+
+    monkeypatch.setattr(batch, "sha256_file", broken)
+    studies = of_folder(films)
+    (bad,) = [study for study in studies if study.problem and "Input/output" in study.problem.message]
+    assert len(studies) == 5 and bad.problem and bad.problem.code == "XRAY_UNREADABLE" and "JANE" not in bad.id
+    (tmp_path / "table.csv").write_text(f"frontal\n{films}/JANE-1.dcm\n{films}/JANE-3.dcm\n")
+    good, bad = sorted(of_table(tmp_path / "table.csv"), key=lambda study: study.id)
+    assert good.problem is None and bad.problem and bad.problem.code == "XRAY_UNREADABLE"
+    # It may break once the batch has begun, too.
+    monkeypatch.undo()
+    monkeypatch.setattr("axon.reconstruct.sha256_file", broken)
+    assert run_batch(films, tmp_path / "out", model).failed == 3
+    assert "XRAY_UNREADABLE" in {row["code"] for row in read_csv(tmp_path / "out/index.csv")}
 
 
 def test_a_batch_goes_on_where_it_stopped_and_bad_ones_cost_themselves(

@@ -81,6 +81,21 @@ def test_the_gate_is_not_given_a_metric_that_tells_nothing(tmp_path: Path, key: 
         start(tmp_path, config_yaml=f"evaluation: {{gate_metrics: [anatomy/dice_bone, {key}]}}")
 
 
+def test_what_a_folder_holds_is_told_by_the_limits_of_the_configuration(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import nibabel
+
+    (tmp_path / "cts").mkdir()
+    nibabel.save(nibabel.Nifti1Image(np.zeros((8, 8, 8, 2), np.int16), np.eye(4)), tmp_path / "cts/p2_a.nii.gz")
+    caplog.set_level("INFO")
+    start(tmp_path)
+    assert "2 CTs of 2 patients can be trained on" in caplog.text
+    caplog.clear()
+    start(tmp_path, config_yaml="data: {ct: {time_point: 3}}", run_key="three")
+    assert "1 CTs of 1 patients can be trained on" in caplog.text and "[CT_TIME_POINT] the file has 2" in caplog.text
+
+
 def test_empty_folder_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("axon.readers.volumes")
     (tmp_path / "empty").mkdir()

@@ -1,4 +1,4 @@
-"""A chest is whole lungs on both sides; half of one, or none, is refused with what was seen."""
+"""A chest has whole lungs, or one lung in a whole body; half of a chest, or none, is refused with what was seen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from axon.config import CtConfig
 from axon.data.phantoms import make_phantom
 from axon.errors import AxonError
-from axon.geometry.volume import Volume
+from axon.geometry.volume import Volume, body_mask
 from axon.readers.chest import check_chest
 from axon.readers.volumes import read_ct
 from tests.conftest import REAL_DATA_UNSET
@@ -55,6 +55,37 @@ def test_one_side_is_refused(chest: Volume, half: slice) -> None:
         check_chest(cut(chest, w=half), CtConfig())
 
 
+def one_lung(volume: Volume, left: bool, hu: float = 20) -> Volume:
+    """One lung full of fluid, or taken out and its place filled."""
+    middle = volume.hu_DHW.shape[2] // 2
+    side = slice(middle, None) if left else slice(middle)
+    hu_DHW = volume.hu_DHW.copy()
+    part_DHW = hu_DHW[:, :, side]
+    part_DHW[(part_DHW < -500) & body_mask(volume.hu_DHW)[:, :, side]] = hu
+    return Volume(hu_DHW, volume.affine)
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_a_patient_with_one_lung_comes_in(chest: Volume, left: bool) -> None:
+    check_chest(one_lung(chest, left), CtConfig())
+    with pytest.raises(AxonError, match="NO_CHEST"):
+        check_chest(one_lung(chest, left), CtConfig(min_body_width_mm=500))
+
+
+@pytest.mark.parametrize("half", [slice(0, 45), slice(45, 90)])
+def test_half_of_a_wide_body_is_no_body_with_one_lung(chest: Volume, half: slice) -> None:
+    wide = Volume(chest.hu_DHW, chest.affine @ np.diag([1.5, 1, 1, 1]))
+    with pytest.raises(AxonError, match="NO_CHEST"):
+        check_chest(cut(one_lung(wide, True), w=half), CtConfig(min_lung_width_mm=400))
+
+
+def test_gas_on_one_side_of_an_abdomen_is_no_lung(chest: Volume) -> None:
+    with pytest.raises(AxonError, match=r"NO_CHEST.* l of air"):
+        check_chest(
+            one_lung(Volume(np.where(chest.hu_DHW < -500, -1000, chest.hu_DHW), chest.affine), True), CtConfig()
+        )
+
+
 def test_an_abdomen_and_arms_are_refused(chest: Volume) -> None:
     for volume in (filled(chest), arms()):
         with pytest.raises(AxonError, match=r"NO_CHEST.*0\.0 and 0\.0 l of air"):
@@ -73,4 +104,6 @@ def test_every_real_ct_is_a_chest() -> None:
     cts = [path for path in files if path.name.endswith((".nii.gz", ".nrrd"))]
     assert len(cts) == 17
     for path in cts:
-        check_chest(read_ct([path]), CtConfig())
+        volume = read_ct([path])
+        for one in (volume, one_lung(volume, True), one_lung(volume, False)):
+            check_chest(one, CtConfig())

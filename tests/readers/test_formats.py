@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from axon.config import CtConfig
 from axon.errors import AxonError
 from axon.geometry.volume import lps_to_ras
 from axon.readers.layouts import find_studies, survey
@@ -60,6 +61,20 @@ def nrrd_4d(path: Path) -> None:
     path.write_bytes(header.replace(b"dimension: 3", b"dimension: 4") + b"\n\n" + voxels + bytes(len(voxels)))
 
 
+def nrrd_side_by_side(path: Path, *points: np.ndarray) -> None:
+    """As 3D Slicer writes a sequence: the time points of a voxel lie together, and their axis comes first."""
+    header, _, _ = itk(path).read_bytes().partition(b"\n\n")
+    for name, first in ((b"sizes", b"%d " % len(points)), (b"space directions", b"none "), (b"kinds", b"list ")):
+        (line,) = [line for line in header.splitlines() if line.startswith(name + b":")]
+        header = header.replace(line, name + b": " + first + line.partition(b": ")[2])
+    voxels = np.stack(points).astype("<i2").tobytes(order="F")
+    path.write_bytes(header.replace(b"dimension: 3", b"dimension: 4") + b"\n\n" + voxels)
+
+
+def mgh(path: Path, *points: np.ndarray) -> None:
+    nibabel.save(nibabel.MGHImage(np.stack(points or (whd(),), -1).squeeze().astype(np.int16), AFFINE), path)
+
+
 def metres() -> np.ndarray:
     return np.diag([0.001, 0.001, 0.001, 1]) @ AFFINE
 
@@ -84,11 +99,14 @@ PLAIN = [
     ("a.nhdr", itk),
     ("a.nhdr", lambda path: itk(path, compress=True)),
     ("scan ø.mhd", itk),
+    ("a.mgh", mgh),
+    ("a.mgz", mgh),
 ]
 NOTED = [
-    ("a.nii", lambda path: image(np.stack([whd(), whd() * 0], -1), path), "the first of 2 time points is read"),
-    ("a.mha", metaimage_4d, "the first of 2 time points is read"),
-    ("a.nrrd", nrrd_4d, "the first of 2 time points is read"),
+    ("a.nii", lambda path: image(np.stack([whd(), whd() * 0], -1), path), "number 1 of 2 time points is read"),
+    ("a.mha", metaimage_4d, "number 1 of 2 time points is read"),
+    ("a.nrrd", nrrd_4d, "number 1 of 2 time points is read"),
+    ("a.nrrd", lambda path: nrrd_side_by_side(path, whd(), whd() * 0), "number 1 of 2 time points is read"),
     ("a.nii", lambda path: image(whd(), path, metres(), 1), "lengths are not in millimetres"),
     (
         "a.nii",
@@ -184,10 +202,74 @@ def test_a_pair_may_be_gzipped(tmp_path: Path) -> None:
     assert np.array_equal(hu_DHW, chest().hu_DHW)
 
 
-def test_analyze_does_not_say_how_the_patient_lies(tmp_path: Path) -> None:
-    nibabel.save(nibabel.AnalyzeImage(whd(), AFFINE), tmp_path / "a.hdr")
+def unsaid(path: Path) -> None:
+    """The chest without a word of how the patient lies; its axes run to L, P and S."""
+    kinds = {".hdr": nibabel.AnalyzeImage, ".nii": nibabel.Nifti1Image}
+    if path.suffix in kinds:
+        image = kinds[path.suffix](whd(), None)
+        image.header["pixdim"][1:4] = chest().spacing_mm
+        nibabel.save(image, path)
+        return
+    made = SimpleITK.GetImageFromArray(chest().hu_DHW)
+    made.SetSpacing(chest().spacing_mm)
+    SimpleITK.WriteImage(made, str(path), path.suffix == ".nrrd")
+    header, blank, voxels = path.read_bytes().partition(b"\n\n")
+    if path.suffix == ".nrrd":
+        kept = [line for line in header.splitlines() if not line.startswith(b"space")]
+        steps = " ".join(str(step) for step in chest().spacing_mm).encode()
+        path.write_bytes(b"\n".join([*kept, b"spacings: " + steps]) + blank + voxels)
+
+
+@pytest.mark.parametrize("name", ["a.hdr", "a.nii", "a.nrrd", "a.gipl", "a.gipl.gz", "a.vtk"])
+def test_a_file_that_does_not_say_how_the_patient_lies_is_refused_unless_the_user_says_it(
+    tmp_path: Path, name: str
+) -> None:
+    unsaid(tmp_path / name)
+    (study,) = find_studies(tmp_path)
+    for read in (read_ct, read_grid):
+        with pytest.raises(AxonError, match=r"NO_ORIENTATION.*data\.ct\.assumed_axes"):
+            read(study.files)
+    volume = read_ct(study.files, CtConfig(assumed_axes="LPS"))
+    assert np.array_equal(volume.hu_DHW, chest().hu_DHW) and np.allclose(volume.spacing_mm, chest().spacing_mm)
+    assert volume.notes == ("which way the patient lies is not said: it is taken for LPS",)
+    turned = read_ct(study.files, CtConfig(assumed_axes="RIP"))
+    assert np.array_equal(turned.hu_DHW, chest().hu_DHW[:, ::-1, ::-1].transpose(1, 0, 2))
+
+
+def test_an_mgh_that_distrusts_its_orientation_is_refused(tmp_path: Path) -> None:
+    mgh(tmp_path / "a.mgh")
+    content = bytearray((tmp_path / "a.mgh").read_bytes())
+    content[28:30] = bytes(2)
+    (tmp_path / "a.mgh").write_bytes(content)
     with pytest.raises(AxonError, match="NO_ORIENTATION"):
-        read_ct(find_studies(tmp_path)[0].files)
+        read_ct([tmp_path / "a.mgh"], CtConfig(assumed_axes="LPS"))
+
+
+def test_a_surface_of_vtk_is_passed_over(tmp_path: Path) -> None:
+    itk(tmp_path / "a.mha")
+    (tmp_path / "lung.vtk").write_text("# vtk DataFile Version 3.0\nlung\nASCII\nDATASET POLYDATA\n")
+    found = survey(tmp_path)
+    assert [study.case_id for study in found.studies] == ["a"] and found.passed_over[0].path.name == "lung.vtk"
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("a.nii.gz", lambda path, first, second: image(np.stack([first, second], -1), path)),
+        ("a.mgz", mgh),
+        ("a.nrrd", nrrd_side_by_side),
+    ],
+)
+def test_the_user_chooses_a_time_point(tmp_path: Path, name: str, write: Callable[..., None]) -> None:
+    write(tmp_path / name, whd() * 0, whd())
+    (study,) = find_studies(tmp_path)
+    second = CtConfig(time_point=2)
+    volume = read_ct(study.files, second)
+    assert np.array_equal(volume.hu_DHW, chest().hu_DHW)
+    assert volume.notes == read_grid(study.files, second)[2] == ("number 2 of 2 time points is read",)
+    for read in (read_ct, read_grid):
+        with pytest.raises(AxonError, match=r"CT_TIME_POINT.*2 time points, and number 3"):
+            read(study.files, CtConfig(time_point=3))
 
 
 def test_a_mask_in_a_detached_file_is_passed_over_with_it(tmp_path: Path) -> None:

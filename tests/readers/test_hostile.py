@@ -14,12 +14,18 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from axon.config import CtConfig
 from axon.errors import AxonError
 from axon.geometry.mend import Mend
 from axon.readers import films, volumes
-from tests.support.hostile import HOSTILE, Files, chest, edited, gz, mha, nifti, nrrd, put, voxels
+from tests.support.hostile import HOSTILE, Files, chest, edited, gipl, gz, mgh, mha, nifti, nrrd, put, voxels, vtk
 
 SECONDS, GIB = 60, 3
+
+
+def told(path: Path) -> CtConfig:
+    """GIPL and VTK say nothing of how a patient lies, so that nothing of them is read unless the user does."""
+    return CtConfig(assumed_axes="LPS" if path.suffix in (".gipl", ".vtk") else "")
 
 
 def read(path: Path, answer: Connection) -> None:
@@ -27,7 +33,10 @@ def read(path: Path, answer: Connection) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
-        films.read_here([path], Mend()) if path.suffix in (".jpg", ".png", ".dcm") else volumes.read_here([path])
+        if path.suffix in (".jpg", ".png", ".dcm"):
+            films.read_here([path], Mend())
+        else:
+            volumes.read_here([path], told(path))
         outcome = "read"
     except AxonError as error:
         outcome = error.code
@@ -77,12 +86,22 @@ def test_a_hostile_input_is_a_code(tmp_path: Path, name: str) -> None:
         nrrd(),
         nrrd(gzip.compress(voxels()), encoding="gzip"),
         nrrd(b"", data_file="y.raw") | {"y.raw": voxels()},
+        nrrd(
+            chest().hu_DHW.astype("<i2").repeat(2).tobytes(),
+            **{"dimension": "4", "sizes": "2 30 30 30", "kinds": "list domain domain domain"},
+            space_directions="none (12,0,0) (0,12,0) (0,0,12)",
+        ),
+        mgh(),
+        {"x.mgz": gzip.compress(mgh()["x.mgh"])},
+        gipl(),
+        vtk(),
         nrrd(space_directions="(1.2,0,0) (0,1.2,0) (0,0,1.2)", space_units='"cm" "cm" "cm"'),
     ],
     ids=lambda files: "+".join(files),
 )
 def test_what_is_whole_reads(tmp_path: Path, files: Files) -> None:
-    volume = volumes.read_here([put(tmp_path, files)])
+    path = put(tmp_path, files)
+    volume = volumes.read_here([path], told(path))
     assert np.array_equal(volume.hu_DHW, chest().hu_DHW)
     assert np.allclose(volume.spacing_mm, 12)
 

@@ -100,6 +100,44 @@ def nrrd(data: bytes | None = None, **lines: str | None) -> Files:
     return {"x.nrrd": f"NRRD0005\n{text}\n".encode() + (voxels() if data is None else data)}
 
 
+def mgh(data: bytes | None = None, **numbers: float) -> Files:
+    """An MGH file; its numbers by name."""
+    whole = {"version": 1, "width": 30, "height": 30, "depth": 30, "points": 1, "kind": 4, "oriented": 1, "step": 12}
+    found = whole | numbers
+    names = ("version", "width", "height", "depth", "points", "kind")
+    head = struct.pack(">7ih", *(found[name] for name in names), 0, found["oriented"])
+    head += struct.pack(">15f", *[found["step"]] * 3, -1, 0, 0, 0, -1, 0, 0, 0, 1, *chest().center_mm * (-1, -1, 1))
+    return {"x.mgh": head.ljust(284, b"\0") + (big_voxels() if data is None else data)}
+
+
+def gipl(
+    data: bytes | None = None, width: int = 30, kind: int = 15, step: float = 12, magic: int = 0xEFFFE9B0
+) -> Files:
+    """A GIPL file."""
+    head = struct.pack(">5H3f", width, 30, 30, 1, kind, step, 12, 12).ljust(252, b"\0") + struct.pack(">I", magic)
+    return {"x.gipl": head + (big_voxels() if data is None else data)}
+
+
+def vtk(data: bytes | None = None, **lines: str | None) -> Files:
+    """A VTK file of voxels; lines that are None are left out, of LOOKUP_TABLE and what follows all."""
+    fields = {
+        "DATASET": "STRUCTURED_POINTS",
+        "DIMENSIONS": "30 30 30",
+        "SPACING": "12 12 12",
+        "ORIGIN": "0 0 0",
+        "POINT_DATA": "27000",
+        "SCALARS": "scalars short 1",
+        "LOOKUP_TABLE": "default",
+    } | lines
+    text = "".join(f"{key} {value}\n" for key, value in fields.items() if value is not None and key != "FORM")
+    head = f"# vtk DataFile Version 3.0\na chest\n{lines.get('FORM', 'BINARY')}\n".encode()
+    return {"x.vtk": head + text.encode() + (big_voxels() if data is None else data)}
+
+
+def big_voxels() -> bytes:
+    return chest().hu_DHW.astype(">i2").tobytes()
+
+
 def jpeg(edit: Callable[[bytes], bytes], side: int = 256, kind: str = "baseline") -> Files:
     """A grey picture of a chest."""
     out = io.BytesIO()
@@ -253,6 +291,41 @@ HOSTILE: dict[str, Callable[[], Files]] = {
     "nrrd: skips beyond the end": lambda: nrrd(byte_skip="99999999"),
     "nrrd: skips lines": lambda: nrrd(line_skip="3"),
     "nrrd: doubles beyond bounds": lambda: nrrd(type="double", sizes="640 640 640"),
+    "nrrd: no time points": lambda: nrrd(dimension="4", sizes="0 30 30 30", kinds="list domain domain domain"),
+    "nrrd: a list of vectors": lambda: nrrd(dimension="4", sizes="3 3 30 100", kinds="list vector domain domain"),
+    "nrrd: time points that are not there": lambda: nrrd(
+        **{"dimension": "4", "sizes": "2 30 30 30", "kinds": "list domain domain domain"}
+        | {"space_directions": "none (12,0,0) (0,12,0) (0,0,12)"}
+    ),
+    "mgh: another version": lambda: mgh(version=2),
+    "mgh: no orientation": lambda: mgh(oriented=0),
+    "mgh: huge": lambda: mgh(width=2**31 - 1, height=2**31 - 1, depth=2**31 - 1),
+    "mgh: negative": lambda: mgh(width=-30, height=-30),
+    "mgh: a billion time points": lambda: mgh(points=2**30),
+    "mgh: no time point": lambda: mgh(points=0),
+    "mgh: another kind": lambda: mgh(kind=7),
+    "mgh: spacing of zero": lambda: mgh(step=0),
+    "mgh: spacing of NaN": lambda: mgh(step=np.nan),
+    "mgh: cut": lambda: mgh(big_voxels()[:-1]),
+    "mgh: half a header": lambda: {"x.mgh": mgh()["x.mgh"][:40]},
+    "mgh: a bomb": lambda: {"x.mgh": gzip.compress(bytes(2**31), 9)},
+    "gipl: nothing of it": lambda: gipl(magic=0),
+    "gipl: colours": lambda: gipl(kind=160),
+    "gipl: cut": lambda: gipl(big_voxels()[:-1]),
+    "gipl: no columns": lambda: gipl(width=0),
+    "gipl: infinite spacing": lambda: gipl(step=np.inf),
+    "gipl: half a header": lambda: {"x.gipl": gipl()["x.gipl"][:100]},
+    "vtk: text": lambda: vtk(FORM="ASCII"),
+    "vtk: vectors": lambda: vtk(SCALARS="scalars short 3"),
+    "vtk: another kind": lambda: vtk(SCALARS="scalars bit 1"),
+    "vtk: no kind": lambda: vtk(SCALARS=None),
+    "vtk: huge": lambda: vtk(DIMENSIONS="99999 99999 99999"),
+    "vtk: negative": lambda: vtk(DIMENSIONS="-30 -30 30"),
+    "vtk: no dimensions": lambda: vtk(DIMENSIONS=None),
+    "vtk: spacing of NaN": lambda: vtk(SPACING="12 nan 12"),
+    "vtk: no spacing": lambda: vtk(SPACING=None),
+    "vtk: cut": lambda: vtk(big_voxels()[:-1]),
+    "vtk: no end of the header": lambda: {"x.vtk": b"# vtk DataFile Version 3.0\n" + b"x" * 100_000},
     "film: 60 components": lambda: jpeg2000(components=60),
     "film: 38 bits": lambda: jpeg2000(bits=38),
     "film: a million tiles": lambda: jpeg2000(tile=4),

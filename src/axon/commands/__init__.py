@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from axon.config import Config
 
 Verbs = Any  # argparse._SubParsersAction, which argparse does not make public
 
@@ -28,6 +32,24 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     """``--device``, the same for every verb that computes; see `axon.compute.devices.choose_device`."""
     about = "auto, cpu, cuda, cuda:N or mps (default: $AXON_DEVICE, else auto: a CUDA GPU that works, else the CPU)"
     parser.add_argument("--device", help=about)
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """The options that say how a file of CT voxels is read; see `read_as`."""
+    parser.add_argument(
+        "--time-point",
+        type=whole_number(1),
+        metavar="N",
+        help="of a file of several time points read this one (default: data.ct.time_point, the first)",
+    )
+    about = "where the axes run to of files that do not say it, e.g. LPS (default: data.ct.assumed_axes, none: refused)"
+    parser.add_argument("--assumed-axes", metavar="LETTERS", help=about)
+
+
+def read_as(arguments: argparse.Namespace, config: Config) -> Config:
+    """``config`` with what the options of `add_reading` say. Raises AxonError ``CONFIG_VALUE``."""
+    told = {name: value for name in ("time_point", "assumed_axes") if (value := getattr(arguments, name)) is not None}
+    return replace(config, data=replace(config.data, ct=replace(config.data.ct, **told)))
 
 
 def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:

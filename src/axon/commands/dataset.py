@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from axon import DISCLAIMER
-from axon.commands import Verbs, group, verb, whole_number
+from axon.commands import Verbs, add_reading, group, read_as, verb, whole_number
 from axon.errors import AxonError
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def add(verbs: Verbs) -> None:
     adding.add_argument("--source", default="", help="where they come from: doi:..., or words (default: likewise)")
     adding.add_argument("--config", type=Path, help="configuration that says how to split (default: every default)")
     _patients(adding)
+    add_reading(adding)
     adding.set_defaults(verb=_add)
 
     about = (
@@ -84,6 +85,7 @@ def add(verbs: Verbs) -> None:
     checking.add_argument("--json", action="store_true", help="print every study and every file that is passed over")
     checking.add_argument("--config", type=Path, help="configuration with the limits of a CT (default: every default)")
     _patients(checking)
+    add_reading(checking)
     checking.set_defaults(verb=_check)
 
     push = verb(
@@ -164,7 +166,7 @@ def _add(arguments: argparse.Namespace) -> None:
     from axon.data.versions import record, refuse_unsaved, refuse_unversioned
     from axon.readers.layouts import as_folder
 
-    config = Config.load(arguments.config) if arguments.config else Config()
+    config = read_as(arguments, Config.load(arguments.config) if arguments.config else Config())
     refuse_unversioned(Path.cwd())
     refuse_unsaved(Path.cwd())
     with as_folder(arguments.folder) as folder:
@@ -187,7 +189,7 @@ def _check(arguments: argparse.Namespace) -> None:
     from axon.data.check import check_folder
     from axon.readers.layouts import as_folder
 
-    config = Config.load(arguments.config) if arguments.config else Config()
+    config = read_as(arguments, Config.load(arguments.config) if arguments.config else Config())
     with as_folder(arguments.folder) as folder:
         found = check_folder(folder, arguments.read, arguments.qa, arguments.patients, arguments.public_ids, config)
     print(json.dumps(found.facts(), indent=1) if arguments.json else f"{found.text()}\n{DISCLAIMER}")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from axon import DISCLAIMER
-from axon.commands import Verbs, add_device, verb, whole_number
+from axon.commands import Verbs, add_device, add_reading, read_as, verb, whole_number
 
 EPILOG = """examples:
   axon evaluate axon-small --data my_cts --out scores           the model of the package on your patients
@@ -52,6 +52,7 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         "--baselines", type=Path, metavar="FOLDER", help="trained baselines to measure, of the pipeline's step"
     )
+    add_reading(parser)
     add_device(parser)
     parser.add_argument(
         "--tracking-uri",
@@ -70,6 +71,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     from axon import pretrained
     from axon.compute.devices import choose_device
+    from axon.config import Config
     from axon.evaluation.folder import EvaluationAsked, evaluate_folder, method_of
     from axon.metrics.catalogue import VIEW_SETS
 
@@ -82,6 +84,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         baseline=baseline,
         baselines=arguments.baselines,
         seed=arguments.seed,
+        ct=read_as(arguments, Config()).data.ct,
     )
     source = arguments.of if baseline else arguments.model
     with pretrained.folder_of(source, arguments.tracking_uri) as (files, name, version):

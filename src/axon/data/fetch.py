@@ -7,7 +7,6 @@ import logging
 import shutil
 from pathlib import Path
 
-from axon.data.check import check_folder
 from axon.data.ingest import list_studies
 from axon.data.listing import read_listing, write_listing
 from axon.data.packed_films import TABLE
@@ -72,7 +71,6 @@ def _copy_folder(folder: Path, out: Path) -> str:
             *(path for path in (folder / TABLE, *folder.glob("films/*")) if path.is_file()),
         }
     else:
-        _log.info("%s", check_folder(folder).text())
         write_listing(studies, folder, out)
         if (folder / PATIENTS).is_file():
             digest.update(f"{PATIENTS} {sha256_file(folder / PATIENTS)}\n".encode())

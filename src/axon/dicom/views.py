@@ -16,6 +16,7 @@ pass as frontal.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -97,11 +98,12 @@ def judge(image_HW: np.ndarray) -> Judgement:
     small = shrink(image_HW)
     if small is None:
         return Judgement("other", 0.0, False, False)
-    view, confidence = _view(*_signs(small))
-    turn = _turn(small)
+    signs = _signs(small)
+    view, confidence = _view(*signs)
+    turn = _turn(small, signs)
     if view != "other":
         return Judgement(view, confidence, True, False, *turn)
-    chest = max(_signs(small)[:2]) >= _MIN_CHEST
+    chest = max(signs[:2]) >= _MIN_CHEST
     return Judgement("other", 0.0, chest, not chest and judge_negative(image_HW), *turn)
 
 
@@ -114,11 +116,10 @@ def _view(frontal: float, lateral: float, mediastinum: float) -> tuple[View, flo
     return "other", 0.0
 
 
-def _turn(small: np.ndarray) -> tuple[int, View]:
-    """Degrees clockwise after which a film looks like a view, by a margin more than it does like either as it is; and
-    that view.
+def _turn(small: np.ndarray, now: tuple[float, float, float]) -> tuple[int, View]:
+    """Degrees clockwise after which a film looks like a view, by a margin more than it does like either as it is, which
+    shows the signs ``now``; and that view.
     """
-    now = _signs(small)
     best, found = 0.0, (0, _view(*now)[0])
     for quarters in (1, 2, 3):
         signs = _signs(np.rot90(small, -quarters))
@@ -167,25 +168,19 @@ def _signs(small: np.ndarray) -> tuple[float, float, float]:
     """Correlation with the frontal template, with the lateral one either way round, and the mediastinum's step in
     brightness.
     """
-    blocks = _blocks(small)
     frontal, lateral = _template(FRONTAL), _template(LATERAL)
+    # Pearson's, without the outermost row and column, where films are cut differently.
+    compared = [part[1:-1, 1:-1].ravel() for part in (_blocks(small), frontal, lateral, lateral[:, ::-1])]
+    like_frontal, *like_lateral = np.corrcoef(compared)[0, 1:]
     across = small[16:44].mean(axis=0)
     step = across[28:37].max() - max(across[8:27].min(), across[38:56].min())
-    return (
-        _correlation(blocks, frontal),
-        max(_correlation(blocks, lateral), _correlation(blocks, lateral[:, ::-1])),
-        float(step),
-    )
+    return float(like_frontal), float(max(like_lateral)), float(step)
 
 
+@functools.cache
 def _template(text: str) -> np.ndarray:
     """What `template_text` wrote."""
     return np.array([[int(digit, 16) for digit in line] for line in text.split()])
-
-
-def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Pearson's, without the outermost row and column, where films are cut differently."""
-    return float(np.corrcoef(one[1:-1, 1:-1].ravel(), other[1:-1, 1:-1].ravel())[0, 1])
 
 
 def _blocks(small: np.ndarray) -> np.ndarray:

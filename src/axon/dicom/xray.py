@@ -171,12 +171,12 @@ def _to_grey(stored: np.ndarray, ds: Dataset) -> tuple[np.ndarray, tuple[str, ..
         grey, notes = grey_of(stored)
         return unit_range(grey), notes
     values = np.asarray(apply_modality_lut(stored, ds))
-    padded = np.zeros(stored.shape, dtype=bool)
+    valid = None
     if limits := padding(ds):
-        padded = (stored >= limits[0]) & (stored <= limits[1])
-        require(not padded.all(), "XRAY_FLAT", "the film is nothing but padding", "give a chest film")
-    values, notes = _voi(values, ~padded, ds)
-    grey = unit_range(np.asarray(values, dtype=np.float32), ~padded)
+        valid = (stored < limits[0]) | (stored > limits[1])
+        require(bool(valid.any()), "XRAY_FLAT", "the film is nothing but padding", "give a chest film")
+    values, notes = _voi(values, valid, ds)
+    grey = unit_range(np.asarray(values, dtype=np.float32), valid)
     asked = [
         name
         for name, told in (
@@ -185,16 +185,18 @@ def _to_grey(stored: np.ndarray, ds: Dataset) -> tuple[np.ndarray, tuple[str, ..
         )
         if told
     ]
-    grey = np.where(padded, 0, 1 - grey if asked else grey).astype(np.float32)
+    grey = 1 - grey if asked else grey
+    if valid is not None:
+        grey[~valid] = 0
     return grey, (*notes, f"inverted as {asked[0]} asks") if asked else notes
 
 
-def _voi(values: np.ndarray, valid: np.ndarray, ds: Dataset) -> tuple[np.ndarray, tuple[str, ...]]:
+def _voi(values: np.ndarray, valid: np.ndarray | None, ds: Dataset) -> tuple[np.ndarray, tuple[str, ...]]:
     """Apply the first VOI LUT or window that leaves at least half of the film's range, its 1st to 99th percentile."""
     ways = list(_voi_ways(values, ds))
     if not ways:
         return values, ("no VOI LUT",)
-    low, high = np.percentile(values[valid], [1, 99])
+    low, high = np.percentile(values if valid is None else values[valid], [1, 99])
     notes: tuple[str, ...] = ()
     for name, first, last, apply in ways:
         if min(high, last) - max(low, first) >= _KEPT_BY_WINDOW * (high - low):
@@ -287,7 +289,9 @@ def unit_range(values: np.ndarray, valid: np.ndarray | None = None) -> np.ndarra
         "export it again",
     )
     require(high > low, "XRAY_FLAT", "all pixels of the film are equal", "give a chest film")
-    return np.clip((values - low) / (high - low), 0, 1).astype(np.float32)
+    scaled = values - low
+    scaled /= high - low
+    return np.clip(scaled, 0, 1, out=scaled).astype(np.float32, copy=False)
 
 
 def _tag_view(ds: Dataset) -> View | None:

@@ -22,7 +22,17 @@ import torch
 from torch import nn
 
 from axon.baselines.methods import BASELINES, CLOSED_FORM
-from axon.config import Config, EvaluationConfig, GridConfig, ModelConfig, PhysicsConfig, ReferencesConfig, XrayConfig
+from axon.config import (
+    Config,
+    CtConfig,
+    DataConfig,
+    EvaluationConfig,
+    GridConfig,
+    ModelConfig,
+    PhysicsConfig,
+    ReferencesConfig,
+    XrayConfig,
+)
 from axon.data.cases import Case, Film
 from axon.data.ingest import list_studies, prepare
 from axon.data.patients import Patient, patient_hash, print_of, read_patients, seen_by_model
@@ -78,6 +88,7 @@ class EvaluationAsked:
         baseline: Measure this baseline alone, in place of the model.
         baselines: Folder of trained baselines, to be measured beside the model.
         seed: Of the samples.
+        ct: How CTs are read.
     """
 
     views: tuple[Views, ...] = VIEW_SETS
@@ -87,6 +98,7 @@ class EvaluationAsked:
     baseline: str = ""
     baselines: Path | None = None
     seed: int = 0
+    ct: CtConfig = field(default_factory=CtConfig)
 
 
 @dataclass(frozen=True)
@@ -204,6 +216,7 @@ def config_of(pipeline: AxonPipeline, asked: EvaluationAsked) -> Config:
         xray=XrayConfig(**own.xray),
         model=model,
         physics=PhysicsConfig(**estimator.physics),
+        data=DataConfig(ct=asked.ct),
         references=ReferencesConfig.of(dict(own.references)),
         evaluation=EvaluationConfig(samples=asked.samples),
     )

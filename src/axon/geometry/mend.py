@@ -57,7 +57,11 @@ def without_frame(image_HW: np.ndarray) -> np.ndarray:
     Returns:
         np.ndarray: A part of ``image_HW``, or ``image_HW`` itself where there is no frame.
     """
+    looked = set()
     for dark in (False, True, False):
+        if (image_HW.shape, dark) in looked:
+            continue
+        looked.add((image_HW.shape, dark))
         top, bottom, left, right = counts = _frame(image_HW, dark)
         if all(counts) or (any(counts) and not dark):
             image_HW = image_HW[top : image_HW.shape[0] - bottom, left : image_HW.shape[1] - right]
@@ -82,15 +86,20 @@ def _frame(image_HW: np.ndarray, dark: bool) -> list[int]:
     # Until the frame of the other sides is gone, it hides the edge of this one.
     for _ in range(3):
         inner_HW = image_HW[counts[0] : rows - counts[1], counts[2] : columns - counts[3]]
-        for side, lines_NM in enumerate((inner_HW, inner_HW[::-1], inner_HW.T, inner_HW.T[::-1])):
-            counts[side] += _frame_lines(lines_NM) if (np.median(lines_NM[0]) <= _DARK) == dark else 0
+        sides = (inner_HW, inner_HW[::-1], inner_HW.T, inner_HW.T[::-1])
+        found = [_frame_lines(lines_NM, dark) for lines_NM in sides]
+        if not any(found):
+            break
+        counts = [count + more for count, more in zip(counts, found, strict=True)]
     return counts
 
 
-def _frame_lines(lines_NM: np.ndarray) -> int:
-    """How many of the first lines are a frame; a frame takes at most 45 % from each side."""
+def _frame_lines(lines_NM: np.ndarray, dark: bool) -> int:
+    """How many of the first lines are a frame, dark or not; a frame takes at most 45 % from each side."""
     few_NM = lines_NM[: max(1, int(0.45 * len(lines_NM))) + _NEXT_TO_EDGE, :: max(1, lines_NM.shape[1] // 512)]
     grey = np.median(few_NM[0])
+    if (grey <= _DARK) != dark:
+        return 0
     # Most films have no frame, which the first lines tell.
     for part_NM in (few_NM[:_NEXT_TO_EDGE], few_NM):
         same_N = (np.abs(part_NM - grey) <= _SAME_GREY).mean(axis=1)

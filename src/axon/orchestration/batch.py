@@ -138,7 +138,12 @@ def of_folder(folder: Path, trust_views: bool = False) -> list[FilmStudy]:
     studies: dict[str, list[tuple[FoundFilm, str]]] = {}
     refused: list[FilmStudy] = []
     for path in film_files(folder):
-        digest = sha256_file(path)
+        try:
+            digest = _digest(path)
+        except AxonError as error:
+            unreadable = pseudonym("unreadable-", str(path.relative_to(folder)), 16)
+            refused.append(FilmStudy(unreadable, problem=error))
+            continue
         try:
             xray = read_xray(path, trusted=trust_views)
             view = sure_view(xray) or ("frontal" if trust_views and not xray.study else None)
@@ -179,9 +184,9 @@ def _of_row(folder: Path, number: int, row: Mapping[str, str], trust_views: bool
         xrays = {view: read_xray(path, trusted=trust_views) for view, path in films.items()}
         patients = {xray.patient for xray in xrays.values()} - {""}
         require(len(patients) <= 1, "XRAY_PATIENTS", "the films are of two patients", fix)
+        digests = {view: _digest(path) for view, path in films.items()}
     except AxonError as error:
         return FilmStudy(f"row-{number}", problem=error)
-    digests = {view: sha256_file(path) for view, path in films.items()}
     known, patient, study = xrays["frontal"], row.get("patient") or "", row.get("study") or ""
     return FilmStudy(
         _id(known.patient or patient, known.study or study, digests["frontal"]), films, digests, len(films)
@@ -215,6 +220,15 @@ def _id(patient: str, study: str, digest: str) -> str:
     if patient:
         return series_pseudonym(patient_pseudonym(patient), study or digest)
     return pseudonym("s", study, 16) if study else _named_by_film(digest)
+
+
+def _digest(film: Path) -> str:
+    """Its SHA-256. Raises AxonError ``XRAY_UNREADABLE``: an unreadable film costs its study alone."""
+    try:
+        return sha256_file(film)
+    except OSError as error:
+        message = f"the file cannot be read ({error.strerror})"
+        raise AxonError("XRAY_UNREADABLE", message, "copy it again, or let it be read") from error
 
 
 def _named_by_film(digest: str) -> str:
@@ -352,8 +366,10 @@ def _one(study: FilmStudy, out: Path, options: Options) -> dict[str, Any]:
     except torch.AcceleratorError as error:
         problem = f"the GPU failed: {str(error).splitlines()[0]}"
         raise AxonError("GPU_FAILED", problem, "run the same command again: what is done stays") from error
-    except OSError:
-        raise
+    except OSError as error:
+        if error.filename not in map(str, study.films.values()):
+            raise
+        return {"state": FAILED, "code": "XRAY_UNREADABLE", "message": f"the file cannot be read ({error.strerror})"}
     except Exception as error:
         _log.exception("study %s", study.id)
         return {"state": FAILED, "code": "UNEXPECTED", "message": type(error).__name__}

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
@@ -15,7 +16,7 @@ from typing import Any
 
 from axon import DISCLAIMER
 from axon.config import Config
-from axon.errors import AxonError
+from axon.errors import AxonError, require
 from axon.files import write_whole
 from axon.metrics.catalogue import VIEW_SETS, metric
 from axon.orchestration import checks
@@ -29,6 +30,7 @@ from axon.tracking.runs import CONFIG, WORK_KEY, last_success, start_parent
 IMAGES = "AXON_IMAGES"
 """Environment variable with the images of the steps, each NAME@sha256:DIGEST, which the compiled pipeline sets."""
 NEW, NOTHING_NEW = "new", "nothing new"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,12 @@ def preflight(asked: Asked, run_key: str, out_config: Path) -> Resolved:
         with _collected(problems):
             refuse_undecided(key)
     with _collected(problems):
-        revision, data = _resolve_data(asked.dataset_repo, asked.dataset_revision, asked.dataset_folder, run_key)
+        if asked.dataset_folder:
+            _announce(Path(asked.dataset_folder), config)
+            # Nothing identifies a folder.
+            revision = f"folder@{run_key}"
+        else:
+            revision, data = _resolve_data(asked.dataset_repo, asked.dataset_revision)
     repo, versioned = asked.dataset_repo, not asked.dataset_folder
     needs = Needs(asked.tracking_uri, asked.model_name, repo, versioned, asked.checkpoint_root, config)
     problems += checks.problems(needs)
@@ -215,17 +222,23 @@ def work_key(data: str, config: Config, views: str, promote: str) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _resolve_data(repo: str, revision: str, folder: str, run_key: str) -> tuple[str, str]:
-    """The revision for the run's record, and DVC's hash of the data; the latter empty for a folder."""
-    if folder:
-        if not Path(folder).exists():
-            raise AxonError("DATA_FOLDER", f"no folder at {folder}", "name a folder with CTs that this step can see")
-        from axon.data.ingest import list_studies
-        from axon.readers.layouts import as_folder
+def _announce(data: Path, config: Config) -> None:
+    """Log what a folder of CTs, or an archive of one, holds and what of it would be rejected, before anything long
+    begins. Raises AxonError ``DATA_FOLDER``, or those of `list_studies`.
+    """
+    from axon.data.check import check_folder
+    from axon.data.ingest import list_studies
+    from axon.readers.layouts import as_folder
 
-        with as_folder(Path(folder)) as there:
-            list_studies(there)
-        return f"folder@{run_key}", ""
+    require(data.exists(), "DATA_FOLDER", f"no folder at {data}", "name a folder with CTs that this step can see")
+    with as_folder(data) as folder:
+        list_studies(folder)
+        if not (folder / "manifest.csv").is_file():
+            _log.info("%s", check_folder(folder, config=config).text())
+
+
+def _resolve_data(repo: str, revision: str) -> tuple[str, str]:
+    """The revision for the run's record, and DVC's hash of the data."""
     if not revision:
         raise AxonError(
             "DATA_SOURCE",

@@ -1,4 +1,5 @@
-"""Whether a CT shows a chest: lungs on both sides, as air inside the body, and neither cut through their middle.
+"""Whether a CT shows a chest: lungs, as air inside the body, on both sides or in a whole body, not cut through their
+middle.
 
 Shape legend: D slices (towards the head), H rows (towards the back), W columns (towards the left).
 """
@@ -14,6 +15,8 @@ from axon.geometry.volume import LUNG_HU, Volume, body_mask, thinning
 _STEP_MM = 4.0
 _THIN = 0.05
 """Share of their largest area below which the lungs of a slice are their tips, or the bowel's gas."""
+_GAS_HU = -950
+"""Few voxels of a lung are below it, and most of those of the bowel's gas."""
 
 
 def check_chest(volume: Volume, rules: CtConfig) -> None:
@@ -38,8 +41,9 @@ def check_chest(volume: Volume, rules: CtConfig) -> None:
     area_D, area_W = (_relative(lungs_DHW.sum(axis=axes)) for axes in ((1, 2), (0, 1)))
     height_mm = float((area_D > _THIN).sum() * step_mm[2])
     width_mm = float(np.ptp(np.flatnonzero(area_W > _THIN)) * step_mm[0]) if area_W.any() else 0.0
-    whole = sum(sides) >= rules.min_lung_l and min(sides) >= rules.min_side_l
-    if not whole or height_mm < rules.min_lung_height_mm or width_mm < rules.min_lung_width_mm:
+    enough = sum(sides) >= rules.min_lung_l and height_mm >= rules.min_lung_height_mm
+    both = min(sides) >= rules.min_side_l and width_mm >= rules.min_lung_width_mm
+    if not enough or not (both or _may_have_one_lung(hu_DHW[lungs_DHW], body_DHW, float(step_mm[0]), rules)):
         air = f"{sides[0]:.1f} and {sides[1]:.1f} l of air on the body's sides"
         seen = f"{air}, {height_mm:.0f} mm high and {width_mm:.0f} mm wide"
         raise AxonError("NO_CHEST", f"no whole chest: {seen}", "give a chest CT, or leave this one out")
@@ -47,6 +51,16 @@ def check_chest(volume: Volume, rules: CtConfig) -> None:
         end = "first" if area_D[0] > area_D[-1] else "last"
         seen = f"in the {end} slice the lungs have {max(area_D[0], area_D[-1]):.0%} of their largest area"
         raise AxonError("NO_CHEST", f"the scan ends in the middle of the chest: {seen}", "give the whole chest")
+
+
+def _may_have_one_lung(lungs_hu: np.ndarray, body_DHW: np.ndarray, step_mm: float, rules: CtConfig) -> bool:
+    """Whether air on one side alone can be the only lung, or the only one with air: it is no gas of the bowel, and the
+    body is wide, and whole from side to side.
+    """
+    area_W = _relative(body_DHW.sum(axis=(0, 1)))
+    wide = np.count_nonzero(area_W > _THIN) * step_mm >= rules.min_body_width_mm
+    whole = max(area_W[0], area_W[-1]) <= rules.max_side_cut_share
+    return bool(wide and whole and np.mean(lungs_hu > _GAS_HU) >= 0.5)
 
 
 def _relative(areas: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ What a file says of its size is checked before its pixels are decoded. Messages 
 
 from __future__ import annotations
 
+import functools
 import gzip
 import zlib
 from collections.abc import Iterator
@@ -29,21 +30,18 @@ _NIFTI_MAGIC, _NIFTI_AT, _NIFTI_HEADER = (b"n+1\0", b"n+2\0"), (344, 4), 348
 _AS_LPS = np.diag([-1.0, -1.0, 1.0])
 
 
-def is_picture(path: Path) -> bool:
-    """Whether it is one of `PICTURES`, by content."""
-    try:
-        with _opened(path):
-            return True
-    except UnidentifiedImageError:
-        return False
+def read_picture(path: Path) -> RawFilm | None:
+    """Read a picture; None where it is none of `PICTURES` by its content.
 
-
-def read_picture(path: Path) -> RawFilm:
-    """Read a picture. Raises AxonError ``XRAY_TOO_LARGE``, ``XRAY_TOO_SMALL``, ``XRAY_MULTIFRAME``, ``XRAY_COLOUR`` or
-    ``XRAY_FLAT``.
+    Raises:
+        AxonError: ``XRAY_TOO_LARGE``, ``XRAY_TOO_SMALL``, ``XRAY_MULTIFRAME``, ``XRAY_COLOUR`` or ``XRAY_FLAT``.
     """
-    _check_bytes(path.stat().st_size)
-    with _opened(path) as picture:
+    try:
+        opened = _opened(path)
+    except UnidentifiedImageError:
+        return None
+    with opened as picture:
+        _check_bytes(path.stat().st_size)
         check_size(picture.height, picture.width)
         if picture.format == "JPEG":
             refuse_bad_jpeg(path.read_bytes(), picture, "XRAY")
@@ -66,12 +64,18 @@ def _says_white_is_zero(picture: Image.Image) -> bool:
     return tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
 
 
-def _opened(path: Path) -> Image.Image:
+@functools.cache
+def _formats() -> list[str]:
+    """Those of `PICTURES` that this Python reads."""
     Image.init()
     with suppress(ImportError):
         import pillow_jxl  # type: ignore[import-not-found]  # noqa: F401 registers itself
+    return [name for name in PICTURES if name in Image.OPEN]
+
+
+def _opened(path: Path) -> Image.Image:
     try:
-        return Image.open(path, formats=[name for name in PICTURES if name in Image.OPEN])
+        return Image.open(path, formats=_formats())
     except Image.DecompressionBombError:
         message = "the picture says that it has hundreds of millions of pixels"
         raise AxonError("XRAY_TOO_LARGE", message, "give the film itself") from None

@@ -20,7 +20,7 @@ from axon.dicom.xray import RawFilm, check_size, read_dicom_film, unit_range
 from axon.errors import AxonError, require
 from axon.geometry.mend import Mend, without_frame
 from axon.readers.child import apart
-from axon.readers.film_formats import is_picture, read_picture, read_volume_film
+from axon.readers.film_formats import read_picture, read_volume_film
 
 _SURE = 0.7
 _TWO_FILMS = 1.35
@@ -102,10 +102,9 @@ def _read_here(paths: list[Path], mend: Mend, trusted: bool) -> Xray:
 
 
 def _read(path: Path, mend: Mend) -> RawFilm:
-    if is_picture(path):
-        return read_picture(path)
     try:
-        return read_volume_film(path) or read_dicom_film(path, as_stored=mend.rotate is not None)
+        film = read_picture(path) or read_volume_film(path)
+        return film or read_dicom_film(path, as_stored=mend.rotate is not None)
     except InvalidDicomError:
         message = "the file is neither DICOM nor a picture nor a volume of one slice that can be read"
         fix = "export the film as DICOM, PNG, JPEG or TIFF"
@@ -224,7 +223,9 @@ def shrunk(image_HW: np.ndarray) -> np.ndarray:
 
 def _glyphs(image_HW: np.ndarray) -> int:
     """Number of small marks near full brightness, of the size of letters; a side marker has one or a few."""
-    labels, count = ndimage.label(image_HW >= 0.95)
+    bright_HW = image_HW >= 0.95
+    rows, columns = (np.flatnonzero(bright_HW.any(axis=axis)) for axis in (1, 0))
+    labels, count = ndimage.label(bright_HW[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
     # A film of specks has millions of them; to list only the first keeps it to a second.
     boxes = ndimage.find_objects(labels, min(count, 10_000))
     size = image_HW.shape[0]

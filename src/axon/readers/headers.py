@@ -14,10 +14,11 @@ from typing import BinaryIO
 
 import numpy as np
 
+from axon.config import CtConfig
 from axon.errors import AxonError, require
 from axon.geometry.volume import Volume
 from axon.names import checked_name
-from axon.readers.voxels import Coding, Stored, check, content, first_volume, plain_file, volume
+from axon.readers.voxels import Coding, Stored, assumed_axes, check, content, plain_file, time_point, volume
 
 _MAX_HEADER = 2**16
 _MET = {"CHAR": "i1", "UCHAR": "u1", "SHORT": "i2", "USHORT": "u2", "INT": "i4", "UINT": "u4", "LONG": "i4"} | {
@@ -46,34 +47,35 @@ _SEGMENTS = "segment of 3D Slicer"
 _ELSEWHERE = "put the voxels into the file itself, or into a plain file beside it"
 
 
-def read_metaimage(path: Path, data: Path | None = None) -> Volume:
-    """Read a MetaImage (``.mha``, ``.mhd``) as int16 HU, as it lies in the file. Of several time points the first is
-    read.
+def read_metaimage(path: Path, rules: CtConfig, data: Path | None = None) -> Volume:
+    """Read a MetaImage (``.mha``, ``.mhd``) as int16 HU, as it lies in the file.
 
     Args:
         path: The file, or the header.
+        rules: Which of several time points is read, and how a patient lies of whom the file does not say it.
         data: The file of the voxels where it was found beside the header, perhaps by a link; `data_file`, if not given.
 
     Raises:
-        AxonError: ``CT_DATA_FILE``, ``NO_ORIENTATION``, ``CT_GEOMETRY``, ``CT_UNREADABLE``, ``CT_TOO_LARGE`` or
-            ``NOT_A_CT``; other exceptions of a damaged header are for the caller to turn into a code.
+        AxonError: ``CT_DATA_FILE``, ``NO_ORIENTATION``, ``CT_GEOMETRY``, ``CT_UNREADABLE``, ``CT_TOO_LARGE``,
+            ``CT_TIME_POINT`` or ``NOT_A_CT``; other exceptions of a damaged header are for the caller to turn into a
+            code.
     """
     with path.open("rb") as file:
         fields = _metaimage_fields(file)
-        stored = _metaimage_stored(fields)
+        stored = _metaimage_stored(fields, rules)
         coding: Coding = "zlib" if _true(fields, "compresseddata") else "raw"
         if not (where := _named(fields)):
             return volume(stored, content(file, coding))
         return _detached(_beside(path, where, data), coding, stored, int(fields.get("headersize", "0")))
 
 
-def read_nrrd(path: Path, data: Path | None = None) -> Volume:
-    """Read a NRRD (``.nrrd``, ``.nhdr``) as int16 HU, as it lies in the file. Arguments and errors as of
-    `read_metaimage`.
+def read_nrrd(path: Path, rules: CtConfig, data: Path | None = None) -> Volume:
+    """Read a NRRD (``.nrrd``, ``.nhdr``) as int16 HU, as it lies in the file, its time points side by side or one after
+    the other. Arguments and errors as of `read_metaimage`.
     """
     with path.open("rb") as file:
         fields = _nrrd_fields(file)
-        stored = _nrrd_stored(fields)
+        stored = _nrrd_stored(fields, rules)
         encoding = fields["encoding"].lower()
         require(encoding in _CODINGS, "CT_UNREADABLE", "the voxels are written as text", "export it as raw or gzip")
         coding = _CODINGS[encoding]
@@ -84,14 +86,14 @@ def read_nrrd(path: Path, data: Path | None = None) -> Volume:
         return _skipped(stored, content(file, coding), skip)
 
 
-def stored_metaimage(path: Path) -> Stored:
+def stored_metaimage(path: Path, rules: CtConfig) -> Stored:
     """What a MetaImage says that it holds, from its header alone. Raises as `read_metaimage`."""
-    return _metaimage_stored(_fields(path))
+    return _metaimage_stored(_fields(path), rules)
 
 
-def stored_nrrd(path: Path) -> Stored:
+def stored_nrrd(path: Path, rules: CtConfig) -> Stored:
     """The same of a NRRD."""
-    return _nrrd_stored(_fields(path))
+    return _nrrd_stored(_fields(path), rules)
 
 
 def describe_text(path: Path) -> tuple[tuple[Path, ...], bool]:
@@ -161,7 +163,7 @@ def _metaimage_fields(file: BinaryIO) -> dict[str, str]:
     return fields
 
 
-def _metaimage_stored(fields: dict[str, str]) -> Stored:
+def _metaimage_stored(fields: dict[str, str], rules: CtConfig) -> Stored:
     binary = _true(fields, "binarydata", "true") and fields.get("objecttype", "image").lower() == "image"
     require(binary, "CT_UNREADABLE", "the voxels are written as text", "export it as binary")
     require(int(fields.get("elementnumberofchannels", "1")) == 1, "NOT_A_CT", "a voxel has several values", "export HU")
@@ -172,18 +174,21 @@ def _metaimage_stored(fields: dict[str, str]) -> Stored:
     spacing = fields.get("elementspacing") or fields.get("elementsize")
     rotation = next((fields[key] for key in ("transformmatrix", "orientation", "rotation") if key in fields), None)
     position = next((fields[key] for key in ("offset", "position", "origin") if key in fields), None)
-    if spacing is None or rotation is None or position is None:
-        raise AxonError("NO_ORIENTATION", "the file does not say how the patient lies", "export it with its geometry")
     many = len(shape)
     require(many in (3, 4), "NOT_A_CT", f"the image has {many} dimensions, a CT has 3", "give one CT a file")
-    shape, notes = first_volume(shape)
-    # A row of the matrix is where one axis of the image points.
     affine = np.eye(4)
-    matrix = _floats(rotation, many * many).reshape(many, many)[:3, :3]
-    affine[:3, :3] = matrix.T * _floats(spacing, many)[:3]
-    affine[:3, 3] = _floats(position, many)[:3]
+    notes: tuple[str, ...] = ()
+    if rotation is None or position is None:
+        affine[:3, :3], notes = assumed_axes(rules)
+    else:
+        # A row of the matrix is where one axis of the image points.
+        affine[:3, :3] = _floats(rotation, many * many).reshape(many, many)[:3, :3].T
+        affine[:3, 3] = _floats(position, many)[:3]
+    require(spacing is not None, "NO_ORIENTATION", "the file does not say its spacing", "export it with its geometry")
+    affine[:3, :3] *= _floats(spacing or "", many)[:3]
     affine[:3] *= _UNITS_MM[fields.get("distanceunits", "mm").lower()]
-    stored = Stored(np.dtype((">" if big else "<") + _MET[kind]), shape, affine, notes=notes)
+    stored = Stored(np.dtype((">" if big else "<") + _MET[kind]), shape[-3:], affine, notes=notes)
+    stored = time_point(stored, int(np.prod(shape[:-3], dtype=object)), rules)
     check(stored)
     return stored
 
@@ -209,34 +214,49 @@ def _nrrd_fields(file: BinaryIO) -> dict[str, str]:
     return fields
 
 
-def _nrrd_stored(fields: dict[str, str]) -> Stored:
+def _nrrd_stored(fields: dict[str, str], rules: CtConfig) -> Stored:
     shape = tuple(int(word) for word in fields["sizes"].split())[::-1]
     require(int(fields["dimension"]) == len(shape), "CT_UNREADABLE", "sizes and dimension differ", "export it again")
     many = len(shape)
     require(many in (3, 4), "NOT_A_CT", f"the image has {many} dimensions, a CT has 3", "give one CT a file")
-    shape, notes = first_volume(shape)
     kind = fields["type"].lower()
     require(kind in _NRRD, "NOT_A_CT", "the voxels are of an unknown kind", "export the CT in HU")
-    # Of four axes only the slowest may be another one than of space.
-    kinds = fields.get("kinds", "domain domain domain").lower().split()
+    kinds = fields.get("kinds", "").lower().split()
     axes = re.findall(r"none|\([^()]*\)", fields.get("space directions", ""))
-    domain = all(word in ("domain", "space", "???", "none") for word in kinds[:3]) and "none" not in axes[:3]
-    require(domain, "NOT_A_CT", "the file has several values a voxel", "export the CT in HU")
-    directions = re.findall(r"\(([^()]*)\)", fields.get("space directions", ""))
-    to_lps = _TO_LPS.get(fields.get("space", "").lower())
-    if to_lps is None or len(directions) != 3 or "space origin" not in fields:
-        fix = "export it with space, space directions and space origin"
-        raise AxonError("NO_ORIENTATION", "the file does not say which way the patient lies", fix)
+    # Of four axes the slowest, or the fastest, may be time: a list, as 3D Slicer calls it.
+    interleaved = many == 4 and kinds[:1] == ["list"] and axes[:1] in ([], ["none"])
+    spatial = slice(1, 4) if interleaved else slice(0, 3)
+    domain = all(word in ("domain", "space", "???", "none") for word in kinds[spatial])
+    require(
+        domain and "none" not in axes[spatial], "NOT_A_CT", "the file has several values a voxel", "export the CT in HU"
+    )
+    affine, notes = _nrrd_affine(fields, spatial, rules)
+    one_byte = np.dtype(_NRRD[kind]).itemsize == 1
+    order = {"little": "<", "big": ">"}["little" if one_byte else fields["endian"].lower()]
+    sizes, points = (shape[:3], shape[3]) if interleaved else (shape[-3:], int(np.prod(shape[:-3], dtype=object)))
+    stored = Stored(np.dtype(order + _NRRD[kind]), sizes, affine, notes=notes)
+    stored = time_point(stored, points, rules, interleaved)
+    check(stored)
+    return stored
+
+
+def _nrrd_affine(fields: dict[str, str], spatial: slice, rules: CtConfig) -> tuple[np.ndarray, tuple[str, ...]]:
+    """To LPS mm, of the axes of space among all of the file's; and notes."""
     affine = np.eye(4)
-    affine[:3, :3] = np.stack([_floats(text.replace(",", " "), 3) for text in directions], axis=1)
+    notes: tuple[str, ...] = ()
+    found = re.findall(r"\(([^()]*)\)", fields.get("space directions", ""))
+    to_lps = _TO_LPS.get(fields.get("space", "").lower())
+    vectors = [_floats(text.replace(",", " "), 3) for text in found]
+    if to_lps is None or len(vectors) != 3 or "space origin" not in fields:
+        directions, notes = assumed_axes(rules)
+        steps = [float(word) for word in fields.get("spacings", "").split()[spatial]]
+        affine[:3, :3] = directions * (steps or np.linalg.norm(vectors, axis=1))
+        return affine, notes
+    affine[:3, :3] = np.stack(vectors, axis=1)
     affine[:3, 3] = _floats(fields["space origin"].strip("()").replace(",", " "), 3)
     units = re.findall(r'"([^"]*)"', fields.get("space units", "")) or ["mm"]
     affine[:3] *= np.array(to_lps)[:, None] * np.array([_UNITS_MM[unit or "mm"] for unit in units]).reshape(-1, 1)
-    one_byte = np.dtype(_NRRD[kind]).itemsize == 1
-    order = {"little": "<", "big": ">"}["little" if one_byte else fields["endian"].lower()]
-    stored = Stored(np.dtype(order + _NRRD[kind]), shape, affine, notes=notes)
-    check(stored)
-    return stored
+    return affine, notes
 
 
 def _true(fields: dict[str, str], key: str, default: str = "false") -> bool:

@@ -2,64 +2,62 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 from pathlib import Path
 
 import nibabel
 import numpy as np
 
+from axon.config import CtConfig
 from axon.errors import AxonError, require
 from axon.geometry.volume import Volume, lps_to_ras
-from axon.readers.voxels import Stored, check, content, first_volume, volume
+from axon.readers.voxels import Stored, assumed_axes, check, read_start, time_point, unpacked, volume
 
 _UNITS_MM = {"unknown": 1.0, "meter": 1000.0, "mm": 1.0, "micron": 0.001}
 _PLAUSIBLE_MM = (0.05, 20.0)
 _LABELS = 1002
-_NO_ORIENTATION = "export it with qform or sform"
+_HEADER = 540
+"""Bytes of a header of NIfTI-2."""
 
 
-def read_nifti(path: Path) -> Volume:
+def read_nifti(path: Path, rules: CtConfig) -> Volume:
     """Read a NIfTI file (``.nii``, ``.nii.gz``, ``.hdr`` with ``.img``) as int16 HU, as it lies in the file.
 
-    Whether a file is gzipped is told by its content. Of several time points the first is read.
+    Whether a file is gzipped is told by its content.
+
+    Args:
+        path: The file.
+        rules: Which of several time points is read, and how a patient lies of whom the file does not say it.
 
     Raises:
-        AxonError: ``NO_ORIENTATION``, ``CT_GEOMETRY``, ``CT_UNREADABLE``, ``CT_TOO_LARGE``, ``CT_DATA_FILE`` or
-            ``NOT_A_CT``; other exceptions of a damaged header are for the caller to turn into a code.
+        AxonError: ``NO_ORIENTATION``, ``CT_GEOMETRY``, ``CT_UNREADABLE``, ``CT_TOO_LARGE``, ``CT_DATA_FILE``,
+            ``CT_TIME_POINT`` or ``NOT_A_CT``; other exceptions of a damaged header are for the caller to turn into a
+            code.
     """
-    packed = _unpacked(path)
-    header = _header(bytes(packed[:540]))
-    stored = _stored(header)
+    packed = unpacked(path)
+    header = _header(bytes(packed[:_HEADER]))
+    stored = _stored(header, rules)
     start, least = float(header["vox_offset"]), int(header["sizeof_hdr"])
     if _in_pair(header):
-        packed, least = _unpacked(image_of(path)), 0
+        packed, least = unpacked(image_of(path)), 0
     inside = start.is_integer() and start >= least
     require(inside, "CT_UNREADABLE", "the voxels do not begin after the header", "export it again")
     return volume(stored, packed, int(start))
 
 
-def read_start(path: Path) -> bytes:
-    """The first 540 bytes of a file, unpacked: as many as a header of NIfTI-2 has."""
-    with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        return (gzip.GzipFile(fileobj=file) if packed else file).read(540)
-
-
-def stored_nifti(path: Path) -> Stored:
+def stored_nifti(path: Path, rules: CtConfig) -> Stored:
     """What a NIfTI file says that it holds, from its header alone. Raises as `read_nifti`."""
-    header = _header(read_start(path))
+    header = _header(read_start(path, _HEADER))
     if _in_pair(header):
         image_of(path)
-    return _stored(header)
+    return _stored(header, rules)
 
 
 def describe_nifti(path: Path) -> tuple[tuple[Path, ...], bool]:
     """The file of the voxels where it is another one, and whether the header's intent is a label map
     (NIFTI_INTENT_LABEL). Raises as `read_nifti`.
     """
-    header = _header(read_start(path))
+    header = _header(read_start(path, _HEADER))
     return (image_of(path),) if _in_pair(header) else (), int(header["intent_code"]) == _LABELS
 
 
@@ -68,13 +66,6 @@ def image_of(path: Path) -> Path:
     found = [image for end in (".img", ".img.gz", ".IMG") if (image := path.with_suffix(end)).is_file()]
     require(bool(found), "CT_DATA_FILE", "a .hdr has no .img beside it", "add it, under the same name")
     return found[0]
-
-
-def _unpacked(path: Path) -> bytes | bytearray:
-    with path.open("rb") as file:
-        gzipped = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        return content(file, "gzip" if gzipped else "raw")
 
 
 def _in_pair(header: nibabel.Nifti1Header) -> bool:
@@ -87,9 +78,9 @@ def _header(start: bytes) -> nibabel.Nifti1Header:
     kind = nibabel.Nifti2Header if wide else nibabel.Nifti1Header
     raw = kind.from_fileobj(io.BytesIO(start), check=False)
     magic = bytes(np.asarray(raw["magic"]).tobytes())[:3]
-    if not any(magic):
-        message = "the file is of Analyze 7.5, which does not say which way the patient lies"
-        raise AxonError("NO_ORIENTATION", message, "export it as .nii.gz")
+    if not any(magic):  # Analyze 7.5, whose numbers lie at the same places; how the patient lies is not among them
+        magic = raw["magic"] = b"ni1"
+        raw["sform_code"] = raw["qform_code"] = raw["scl_inter"] = raw["xyzt_units"] = 0
     known = magic in (b"n+1", b"n+2", b"ni1", b"ni2")
     require(known, "CT_UNREADABLE", "the file is no NIfTI file", "export it as .nii.gz")
     if not raw["sform_code"]:
@@ -100,23 +91,23 @@ def _header(start: bytes) -> nibabel.Nifti1Header:
     return raw
 
 
-def _stored(header: nibabel.Nifti1Header) -> Stored:
+def _stored(header: nibabel.Nifti1Header, rules: CtConfig) -> Stored:
     has_sform, has_qform = bool(header["sform_code"]), bool(header["qform_code"])
-    message = "the file does not say which way the patient lies"
-    require(has_sform or has_qform, "NO_ORIENTATION", message, _NO_ORIENTATION)
+    assumed = () if has_sform or has_qform else _assume(header, rules)
     affine, units = _in_mm(header)
-    shape, points = first_volume(tuple(header.get_data_shape()[::-1]))
+    shape = tuple(header.get_data_shape()[::-1])
     infinite = bool(np.isinf([header["scl_slope"], header["scl_inter"]]).any())
     require(not infinite, "CT_GEOMETRY", "the header's scaling is not finite", "export it again")
     slope, intercept = header.get_slope_inter()
     stored = Stored(
         header.get_data_dtype(),
-        shape,
+        shape[-3:],
         lps_to_ras(affine),
         1.0 if slope is None else slope,
         0.0 if intercept is None else intercept,
-        units + points,
+        units + assumed,
     )
+    stored = time_point(stored, int(np.prod(shape[:-3], dtype=object)), rules)
     check(stored)
     if has_sform and has_qform:
         hands = [np.linalg.det(form[:3, :3]) > 0 for form in (header.get_sform(), header.get_qform())]
@@ -124,6 +115,15 @@ def _stored(header: nibabel.Nifti1Header) -> Stored:
         if hands[0] != hands[1]:
             raise AxonError("NO_ORIENTATION", message, "export it with the one that is right")
     return stored
+
+
+def _assume(header: nibabel.Nifti1Header, rules: CtConfig) -> tuple[str, ...]:
+    """Give a header the axes that the rules assume, around an origin of zero; what is to be said of it."""
+    directions, notes = assumed_axes(rules)
+    affine = np.eye(4)
+    affine[:3, :3] = directions * np.asarray(header["pixdim"][1:4], dtype=float)
+    header.set_sform(lps_to_ras(affine), 1)
+    return notes
 
 
 def _in_mm(header: nibabel.Nifti1Header) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -16,12 +16,14 @@ from axon.geometry.volume import Volume, canonical
 from axon.readers.child import apart
 from axon.readers.headers import describe_text, read_metaimage, read_nrrd, stored_metaimage, stored_nrrd
 from axon.readers.nifti import describe_nifti, read_nifti, stored_nifti
+from axon.readers.others import OTHERS, is_mesh, read_other, stored_other
+from axon.readers.voxels import Stored
 
 T = TypeVar("T")
 
 NIFTI = (".nii", ".nii.gz", ".hdr")
 NRRD = (".nrrd", ".nhdr")
-ITK = (*NRRD, ".mha", ".mhd")
+ITK = (*NRRD, ".mha", ".mhd", *OTHERS)
 _LEAST_SHARE = 0.02
 _SHIFT_HU = 1024
 """Unsigned copies of a CT are HU and this: air is 24, and nothing is negative."""
@@ -34,12 +36,14 @@ def read_ct(files: Sequence[Path], rules: CtConfig | None = None) -> Volume:
     out or corrected.
 
     Args:
-        files: One NIfTI, NRRD or MetaImage file, a header and the file of its voxels, or all DICOM files of the series.
-        rules: How far a DICOM series may be from an even stack of slices; None for the defaults.
+        files: One file of NIfTI, NRRD, MetaImage, GIPL, MGH or VTK, a header and the file of its voxels, or all DICOM
+            files of the series.
+        rules: How far a DICOM series may be from an even stack of slices, and which volume of a file is read how; None
+            for the defaults.
 
     Raises:
         AxonError: ``NOT_A_CT``, ``CT_MASK``, ``CT_UNREADABLE``, ``CT_TOO_LARGE``, ``CT_DATA_FILE``, ``NO_ORIENTATION``,
-            ``CT_GEOMETRY``, ``CT_DECODER_DIED``, or another ``CT_*`` code of `read_ct_series_noted`.
+            ``CT_GEOMETRY``, ``CT_TIME_POINT``, ``CT_DECODER_DIED``, or another ``CT_*`` code of `read_ct_series_noted`.
     """
     volume: Volume = apart("CT", read_here, files, rules)
     return volume
@@ -48,17 +52,31 @@ def read_ct(files: Sequence[Path], rules: CtConfig | None = None) -> Volume:
 def read_here(files: list[Path], rules: CtConfig | None = None) -> Volume:
     """`read_ct` in this process."""
     path = files[0]
-    data = files[1] if len(files) > 1 else None
-    if suffix_of(path, NIFTI):
-        volume = _guard(lambda: canonical(read_nifti(path)), path)
-    elif suffix_of(path, ITK):
-        read = read_nrrd if suffix_of(path, NRRD) else read_metaimage
-        volume = _guard(lambda: canonical(read(path, data)), path)
+    if suffix_of(path, NIFTI + ITK):
+        volume = _guard(lambda: canonical(_read_volume(files, rules or CtConfig())), path)
     else:
         volume, notes = read_ct_series_noted(list(files), rules)
         volume = replace(volume, notes=notes)
     _check_grid(volume.hu_DHW.shape, volume.spacing_mm)
     return _in_hu(volume)
+
+
+def _read_volume(files: list[Path], rules: CtConfig) -> Volume:
+    path = files[0]
+    if suffix_of(path, NIFTI):
+        return read_nifti(path, rules)
+    if suffix_of(path, OTHERS):
+        return read_other(path, rules)
+    read = read_nrrd if suffix_of(path, NRRD) else read_metaimage
+    return read(path, rules, files[1] if len(files) > 1 else None)
+
+
+def _stored(path: Path, rules: CtConfig) -> Stored:
+    if suffix_of(path, NIFTI):
+        return stored_nifti(path, rules)
+    if suffix_of(path, OTHERS):
+        return stored_other(path, rules)
+    return (stored_nrrd if suffix_of(path, NRRD) else stored_metaimage)(path, rules)
 
 
 def read_grid(
@@ -74,8 +92,7 @@ def read_grid(
     if not suffix_of(path, NIFTI + ITK):
         shape, steps, notes = plan_ct_series(list(files), rules)
     else:
-        say = stored_nifti if suffix_of(path, NIFTI) else stored_nrrd if suffix_of(path, NRRD) else stored_metaimage
-        stored = _guard(lambda: say(path), path)
+        stored = _guard(lambda: _stored(path, rules or CtConfig()), path)
         if not data:
             describe(path)
         shape, notes = stored.shape, stored.notes
@@ -93,7 +110,14 @@ def describe(path: Path) -> tuple[tuple[Path, ...], bool]:
     Raises:
         AxonError: ``CT_DATA_FILE``, ``CT_UNREADABLE`` or ``NO_ORIENTATION``.
     """
+    if suffix_of(path, OTHERS):
+        return (), False
     return _guard(lambda: (describe_nifti if suffix_of(path, NIFTI) else describe_text)(path), path)
+
+
+def is_volume(path: Path) -> bool:
+    """Whether a file is named like a volume, and no surface that is named like one."""
+    return bool(suffix_of(path, NIFTI + ITK)) and not is_mesh(path)
 
 
 def _guard(read: Callable[[], T], path: Path) -> T:

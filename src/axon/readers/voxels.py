@@ -7,17 +7,19 @@ Everything is plain Python and numpy: a header is text, and no library acts on i
 from __future__ import annotations
 
 import bz2
+import gzip
 import logging
 import os
 import stat
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
 from nibabel.volumeutils import apply_read_scaling
 
+from axon.config import CtConfig
 from axon.dicom.slices import MAX_VOXELS, to_hu
 from axon.errors import AxonError, require
 from axon.geometry.volume import Volume
@@ -45,6 +47,9 @@ class Stored:
         affine: 4x4; maps voxel indices (w, h, d, 1) to LPS millimetres.
         slope, intercept: HU are ``slope * stored + intercept``.
         notes: What a person should know of how the header was understood.
+        points: Volumes in the file, one for each time point.
+        point: Which of them is read, from 0.
+        interleaved: Whether all time points of a voxel lie side by side, and not volume after volume.
     """
 
     dtype: np.dtype
@@ -53,11 +58,19 @@ class Stored:
     slope: float = 1.0
     intercept: float = 0.0
     notes: tuple[str, ...] = ()
+    points: int = 1
+    point: int = 0
+    interleaved: bool = False
+
+    @property
+    def voxels(self) -> int:
+        """Voxels of one time point."""
+        return int(np.prod(self.shape, dtype=object))
 
     @property
     def bytes(self) -> int:
-        """Bytes of all voxels."""
-        return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+        """Bytes of the voxels of all time points."""
+        return self.voxels * self.points * self.dtype.itemsize
 
 
 def check(stored: Stored) -> None:
@@ -72,10 +85,8 @@ def check(stored: Stored) -> None:
     scalar = stored.dtype.kind in "iuf" and stored.dtype.names is None
     require(scalar, "NOT_A_CT", "the voxels are complex numbers, vectors or colours", "export the CT in HU")
     require(min(stored.shape) > 0, "NOT_A_CT", "the image has no voxels", "export it again")
-    voxels = stored.bytes // stored.dtype.itemsize
-    require(
-        voxels <= MAX_VOXELS, "CT_TOO_LARGE", f"the volume has more than {MAX_VOXELS} voxels", "crop or resample it"
-    )
+    message = f"the volume has more than {MAX_VOXELS} voxels"
+    require(stored.voxels <= MAX_VOXELS, "CT_TOO_LARGE", message, "crop or resample it")
     message = f"the voxels take more than {MAX_BYTES} bytes"
     require(stored.bytes <= MAX_BYTES, "CT_TOO_LARGE", message, "export it as 16-bit integers")
     fix = "export it again with its geometry"
@@ -101,6 +112,24 @@ def plain_file(path: Path) -> BinaryIO:
         os.close(handle)
         raise AxonError("CT_DATA_FILE", "the header's data file is no plain file", fix)
     return os.fdopen(handle, "rb")
+
+
+def read_start(path: Path, count: int) -> bytes:
+    """The first bytes of a file, unpacked."""
+    with path.open("rb") as file:
+        return (gzip.GzipFile(fileobj=file) if _is_gzipped(file) else file).read(count)
+
+
+def unpacked(path: Path) -> bytes | bytearray:
+    """A whole file; whether it is gzipped is told by its content. Raises as `content`."""
+    with path.open("rb") as file:
+        return content(file, "gzip" if _is_gzipped(file) else "raw")
+
+
+def _is_gzipped(file: BinaryIO) -> bool:
+    found = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    return found
 
 
 def content(file: BinaryIO, coding: Coding, most: int = MAX_BYTES + 2**16) -> bytes | bytearray:
@@ -158,9 +187,11 @@ def volume(stored: Stored, packed: bytes | bytearray, offset: int = 0) -> Volume
     missing = offset + stored.bytes - len(packed)
     if missing > 0:
         raise AxonError("CT_UNREADABLE", f"the file lacks {missing} bytes of its voxels", "copy it again")
-    if -missing > _SURPLUS and not stored.notes:
+    if -missing > _SURPLUS:
         _log.info("%d bytes after the voxels are passed over", -missing)
-    flat = np.frombuffer(packed, stored.dtype, stored.bytes // stored.dtype.itemsize, offset)
+    every = np.frombuffer(packed, stored.dtype, stored.voxels * stored.points, offset)
+    first, step = (stored.point, stored.points) if stored.interleaved else (stored.point * stored.voxels, 1)
+    flat = every[first::step][: stored.voxels]
     hu = np.empty(flat.shape, np.int16)
     slope, intercept = np.float64(stored.slope), np.float64(stored.intercept)
     for first in range(0, len(flat), _SLAB):
@@ -182,7 +213,32 @@ def _refuse_labels(flat: np.ndarray, hu: np.ndarray, slope: float, intercept: fl
         raise AxonError("CT_MASK", message, "nothing: a mask is passed over")
 
 
-def first_volume(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """(D, H, W) of the first of several volumes in a file of shape (..., D, H, W), and what is to be said of it."""
-    count = int(np.prod(shape[:-3], dtype=object))
-    return shape[-3:], (f"the first of {count} time points is read",) if count > 1 else ()
+def time_point(stored: Stored, count: int, rules: CtConfig, interleaved: bool = False) -> Stored:
+    """``stored`` in a file of ``count`` volumes, of which the one that the rules ask for is read. Raises AxonError
+    ``CT_TIME_POINT``.
+    """
+    if count == 1:
+        return stored
+    wanted = rules.time_point
+    message = f"the file has {count} time points, and number {wanted} is asked for"
+    require(wanted <= count, "CT_TIME_POINT", message, "choose one that is there: data.ct.time_point, or --time-point")
+    note = f"number {wanted} of {count} time points is read"
+    return replace(stored, notes=(*stored.notes, note), points=count, point=wanted - 1, interleaved=interleaved)
+
+
+def assumed_axes(rules: CtConfig) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Where the axes of a file that does not say it run to, as the rules have it.
+
+    Returns:
+        tuple: Directions in LPS, one axis a column, shape (3, 3); and what is to be said of it.
+
+    Raises:
+        AxonError: ``NO_ORIENTATION`` where they have nothing.
+    """
+    letters = rules.assumed_axes
+    fix = "export it from the DICOM again with its geometry, or say it: data.ct.assumed_axes"
+    require(bool(letters), "NO_ORIENTATION", "the file does not say which way the patient lies", fix)
+    directions = np.zeros((3, 3))
+    for axis, letter in enumerate(letters):
+        directions["LRPASI".index(letter) // 2, axis] = 1 if letter in "LPS" else -1
+    return directions, (f"which way the patient lies is not said: it is taken for {letters}",)

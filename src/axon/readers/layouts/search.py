@@ -17,7 +17,7 @@ from axon.readers.layouts.rule import Image, Named, PassedOver, Skip, Study, Tre
 from axon.readers.layouts.table import LAYOUTS
 from axon.readers.layouts.walk import walk
 from axon.readers.pseudonyms import patient_pseudonym, pseudonym, series_pseudonym
-from axon.readers.volumes import ITK, NIFTI, describe, suffix_of
+from axon.readers.volumes import ITK, NIFTI, describe, is_volume, suffix_of
 
 Header = SliceHeader | str
 DICOM = "DICOM, by PatientID and SeriesInstanceUID"
@@ -75,9 +75,9 @@ def survey(
         each: Something like the built-in map, perhaps over processes; it reads the headers of DICOM.
     """
     files, passed = walk(folder)
-    volumes = [path for path in files if suffix_of(path, NIFTI + ITK)]
+    volumes = [path for path in files if is_volume(path)]
     named, data = _name_volumes(folder, volumes, passed)
-    others = [path for path in files if path not in data and not suffix_of(path, NIFTI + ITK)]
+    others = [path for path in files if path not in data.union(volumes)]
     notes: list[str] = []
     series = _group_dicom(folder, zip(others, each(_header_of, others), strict=True), passed, notes)
     studies = _joined(series, named, notes)

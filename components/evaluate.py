@@ -50,20 +50,23 @@ def evaluate(
     from axon.errors import one_line_errors
     from axon.evaluation.evaluate import evaluate as run_evaluation
     from axon.metrics.catalogue import Views
-    from axon.provenance import code_revision
+    from axon.orchestration.changes import facts_of
+    from axon.orchestration.working import working
     from axon.registry.gate import fetched_champion
     from axon.tracking.runs import stage_run
 
     settings, out = Config.from_yaml(config), Path(evaluation.path)
-    identity = {"config_fingerprint": settings.fingerprint(), "code_revision": code_revision()}
-    facts = {**identity, "data_revision": revision, "mlflow_run": run_id}
-    if settings.training.init_from:
-        facts["trained_on_from"] = settings.training.init_from.rpartition("/")[2]
     stages = Path(bridge.path), Path(refiner.path), Path(superres.path), Path(baselines.path)
-    with one_line_errors(), stage_run(tracking_uri, run_id, "evaluate", {"views": views}) as run:
+    with (
+        one_line_errors(),
+        stage_run(tracking_uri, run_id, "evaluate", {"views": views}) as run,
+        working("evaluate", out, tracking_uri, run_id) as tell,
+    ):
         require_gpu(settings)
+        facts = facts_of(run.mlflow.get_run(run_id), settings, revision)
         with fetched_champion(tracking_uri, model_name) as champion:
-            headline = run_evaluation(settings, Path(dataset.path), *stages, out, cast(Views, views), facts, champion)
+            given = settings, Path(dataset.path), *stages, out, cast(Views, views), facts, champion
+            headline = run_evaluation(*given, tell)
         run.log(0, headline)
     shutil.copyfile(out / "report.html", report.path)
     for name, value in headline.items():

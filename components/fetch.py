@@ -7,7 +7,15 @@ from components import image
 
 
 @dsl.component(base_image=image("cpu"), install_kfp_package=False)
-def fetch(dataset_repo: str, dataset_folder: str, revision: str, shards: int, raw: Output[Dataset]) -> list[dict]:
+def fetch(
+    dataset_repo: str,
+    dataset_folder: str,
+    revision: str,
+    shards: int,
+    tracking_uri: str,
+    model_name: str,
+    raw: Output[Dataset],
+) -> list[dict]:
     """Fetch the dataset at a commit, or from a folder; every file is verified.
 
     Args:
@@ -16,6 +24,8 @@ def fetch(dataset_repo: str, dataset_folder: str, revision: str, shards: int, ra
         revision: The dataset's commit; unique for the run where the data come from a folder, so that a cache never
             serves an old folder.
         shards: Number of parallel ingestion tasks.
+        tracking_uri: MLflow tracking, where the step says how it is doing.
+        model_name: The MLflow experiment.
         raw: The files as they are.
 
     Returns:
@@ -25,8 +35,10 @@ def fetch(dataset_repo: str, dataset_folder: str, revision: str, shards: int, ra
 
     from axon.data.fetch import fetch as fetch_data
     from axon.errors import one_line_errors
+    from axon.orchestration.working import working
 
-    with one_line_errors():
+    told = working("fetch", Path(raw.path), tracking_uri, model_name=model_name, revision=revision)
+    with one_line_errors(), told:
         found = fetch_data(
             Path(raw.path), shards, repo=dataset_repo, commit="" if dataset_folder else revision, folder=dataset_folder
         )

@@ -10,6 +10,7 @@ from components import image
 def gate(
     config: str,
     tracking_uri: str,
+    run_id: str,
     model_name: str,
     promote: str,
     evaluation: Input[Artifact],
@@ -20,6 +21,7 @@ def gate(
     Args:
         config: The resolved configuration.
         tracking_uri: MLflow tracking and registry.
+        run_id: The pipeline run's MLflow run.
         model_name: Registered model.
         promote: Promotion policy.
         evaluation: The candidate's evaluation.
@@ -30,9 +32,10 @@ def gate(
 
     from axon.config import Config
     from axon.errors import one_line_errors
+    from axon.orchestration.working import working
     from axon.registry.gate import Policy, decide
 
-    with one_line_errors():
+    with one_line_errors(), working("gate", Path(decision.path), tracking_uri, run_id):
         decided = decide(
             Path(evaluation.path), tracking_uri, model_name, cast(Policy, promote), Config.from_yaml(config)
         )

@@ -116,19 +116,21 @@ def _axon(
             checked.outputs[name] for name in ("config", "revision", "run_id", "shards", "gpus")
         )
         with dsl.If(checked.outputs["Output"] == NEW, name="anything-new"):
-            fetched = on(
-                fetch(dataset_repo=dataset_repo, dataset_folder=dataset_folder, revision=revision, shards=shards)
-            )
+            # Constant from run to run, as the run itself is not: these steps may be served from the cache.
+            place = {"tracking_uri": tracking_uri, "model_name": model_name}
+            source = {"dataset_repo": dataset_repo, "dataset_folder": dataset_folder, "revision": revision}
+            fetched = on(fetch(**source, **place, shards=shards))
             raw = fetched.outputs["raw"]
             with dsl.ParallelFor(fetched.outputs["Output"], name="shards") as shard:
-                ingested = on(ingest(config_yaml=config_yaml, seed=seed, shard=shard, raw=raw))
+                ingested = on(ingest(config_yaml=config_yaml, seed=seed, shard=shard, **place, raw=raw))
             cases = dsl.Collected(ingested.outputs["cases"])
-            dataset = on(validate(config=config, revision=revision, shards=cases, raw=raw)).outputs["dataset"]
+            checked_in = on(validate(config=config, revision=revision, **place, shards=cases, raw=raw))
+            dataset = checked_in.outputs["dataset"]
 
             tracked = {"config": config, "tracking_uri": tracking_uri, "run_id": run_id}
             trained = {**tracked, "checkpoint_root": checkpoint_root, "dataset": dataset}
             bridge = on(train_bridge(**trained), gpus).outputs["bridge"]
-            coarse = on(sample_coarse(config=config, dataset=dataset, bridge=bridge)).outputs["coarse"]
+            coarse = on(sample_coarse(**tracked, dataset=dataset, bridge=bridge)).outputs["coarse"]
             refiner = on(train_refiner(**trained, bridge=bridge, coarse=coarse), gpus).outputs["refiner"]
             superres = on(train_superres(**trained), gpus).outputs["superres"]
             baselines = on(train_baselines(**trained), gpus).outputs["baselines"]
@@ -137,8 +139,7 @@ def _axon(
             evaluation = on(evaluate(**tracked, **about, dataset=dataset, **models)).outputs["evaluation"]
             decided = on(
                 gate(
-                    config=config,
-                    tracking_uri=tracking_uri,
+                    **tracked,
                     model_name=model_name,
                     promote=promote,
                     evaluation=evaluation,

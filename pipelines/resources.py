@@ -14,7 +14,7 @@ from kfp import kubernetes
 from kfp.dsl import PipelineTask
 from kfp.dsl.pipeline_channel import PipelineParameterChannel
 
-from axon.orchestration.preflight import IMAGES
+from axon.orchestration.changes import IMAGES
 from axon.orchestration.trainjob import NODE
 from components import image
 from pipelines.site import Site

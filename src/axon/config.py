@@ -407,14 +407,17 @@ class EvaluationConfig:
         samples: K, the number of diffusion samples for the mean and the standard deviation.
         bootstrap: Resamples of the confidence intervals.
         confidence: Level of the intervals.
-        gate_metrics: What the gate looks at beside PSNR, by key of `axon.metrics.catalogue`: a model that is worse than
-            the champion in one of them on average is not promoted.
+        gate_metrics: What the gate looks at beside PSNR: metrics by key of `axon.metrics.catalogue`, or an axis of it,
+            which stands for its metrics beside the headline.
+        gate_loss: What a new model may lose to the champion on each axis, PSNR included, as a share of that axis' own
+            noise: half the width of the paired bootstrap interval over patients. 0 allows no loss.
     """
 
     samples: int = 4
     bootstrap: int = 2000
     confidence: float = 0.95
-    gate_metrics: tuple[str, ...] = ()
+    gate_metrics: tuple[str, ...] = ("anatomy", "realism")
+    gate_loss: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -595,6 +598,7 @@ def _check(config: Config) -> None:
     whole = len(axes) == 3 and all(set(axes) & set(pair) for pair in ("LR", "PA", "SI"))
     require(whole or not axes, "data.ct.assumed_axes", "empty, or one letter each of L or R, P or A, S or I")
     require(config.evaluation.samples >= 2, "evaluation.samples", "at least 2, for a standard deviation")
+    require(config.evaluation.gate_loss >= 0, "evaluation.gate_loss", "0 or more")
     processes = config.training.nodes * config.training.processes
     require(config.training.nodes >= 1, "training.nodes", "at least 1")
     require(config.training.processes >= 1, "training.processes", "at least 1")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from axon.baselines.methods import CONTROLS, PUBLISHED, TRAINED
+from axon.baselines.methods import CONTROLS, PUBLISHED, TRAINED, asked
 from axon.baselines.train_all import train_baselines
 from axon.baselines.x2ct_cnn import PAPER, X2ctNetwork, _from_frontal, _from_lateral, scaled
 from axon.baselines.x2ct_gan import PAPER_CRITIC, X2ctCritic
@@ -78,6 +78,22 @@ def test_the_smaller_x2ct_is_that_network_with_fewer_steps(size: int) -> None:
         assert network(torch.empty(1, 2, 64, 64), torch.ones(1, 2)).shape == (1, 1, size, size, size)
     names = {name.split(".")[0] for name, _ in network.named_parameters()}
     assert names == {"views", "fused"}
+
+
+@pytest.mark.parametrize(("size", "refused"), [(24, PUBLISHED[:2]), (12, PUBLISHED[:2]), (10, PUBLISHED[:3])])
+def test_a_grid_that_a_methods_halvings_do_not_suit_is_refused_before_any_training(
+    tiny_config: Config, size: int, refused: tuple[str, ...]
+) -> None:
+    config = dataclasses.replace(tiny_config, grid=dataclasses.replace(tiny_config.grid, coarse_size=size))
+    for name in PUBLISHED:
+        asking = dataclasses.replace(config, training=dataclasses.replace(config.training, methods=(name,)))
+        if name in refused:
+            with pytest.raises(AxonError, match=f"CONFIG_VALUE.*grid.coarse_size' does not suit {name}"):
+                asked(asking)
+        else:
+            assert name in dict(asked(asking))
+    with pytest.raises(AxonError, match="CONFIG_VALUE"):
+        train_baselines(config, Path("none"), Path("none"), Path("none"), lambda *_: None, only=refused[:1])
 
 
 def test_features_of_both_views_lie_where_their_films_saw_them(tiny_config: Config) -> None:

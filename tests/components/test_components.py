@@ -62,13 +62,14 @@ def test_gate_register_finish(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     common: dict[str, Any] = {
         "config": "{}",
         "tracking_uri": uri,
+        "run_id": run_id,
         "model_name": "axon",
         "evaluation": artifact(evaluation),
     }
     gate.python_func(**common, promote="if_better", decision=artifact(decision))
     assert json.loads(decision.read_text())["verdict"] == "accepted"
     out = artifact(registered)
-    register.python_func(**common, revision="abc", run_id=run_id, decision=artifact(decision), registered=out)
+    register.python_func(**common, revision="abc", decision=artifact(decision), registered=out)
     assert json.loads(registered.read_text())["alias"] == out.metadata["alias"] == "champion"
     finish.python_func(uri, "axon", "key", SimpleNamespace(state="SUCCEEDED", error_message=""))
     assert client(uri).get_run(run_id).info.status == "FINISHED"

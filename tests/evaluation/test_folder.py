@@ -79,7 +79,7 @@ def test_a_prepared_dataset_gives_what_the_pipelines_step_gives(
     assert [row["axon/psnr"] for row in written] == [
         float(row["axon/psnr"]) for row in table(tmp_path / "out/cases.csv")
     ]
-    assert "two cases" in (tmp_path / "out/report.html").read_text(), "two patients have no interval"
+    assert "two patients" in (tmp_path / "out/report.html").read_text(), "two patients have no interval"
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "nothing is left beside it"
 
 

@@ -173,7 +173,7 @@ def svg(uri: str) -> str:
 
 
 def test_a_signed_mean_that_cancels_stands_beside_its_size_and_wins_nothing(folder: Path, page: Page) -> None:
-    assert "0.0 two cases absolute 20.0" in page.text
+    assert "0.0 two patients absolute 20.0" in page.text
     text = (folder / "report.html").read_text()
     marked = [cell for cell in text.split("<td") if "<small>absolute" in cell and 'class="best"' in cell]
     assert len(marked) == 4 and all(f"absolute {20 - len(METHODS) + 1}.0" in cell for cell in marked)
@@ -301,7 +301,20 @@ def test_the_hero_is_one_wide_png(evaluation: Evaluation, tmp_path: Path, views:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
 
 
-@pytest.mark.parametrize(("cases", "told"), [(["case-1"], "one case"), (["case-1", "case-2"], "two cases")])
+def test_the_data_are_shown_beside_the_champions(tmp_path: Path, evaluation: Evaluation) -> None:
+    hu = {"mean": 40.0, "std": 4.0, "low": 35.0, "high": 45.0}
+    old = {"cases": 4, "patients": 4, "numbers": {"hu_p50": hu}, "counts": {"vendor": {"GE": 4}, "films": {}}}
+    new = {**old, "numbers": {"hu_p50": {**hu, "mean": 50.0}}}
+    plain = dataclasses.replace(evaluation, pictures=[], profile=new)
+    write_report(tmp_path / "alone.html", plain)
+    write_report(tmp_path / "both.html", dataclasses.replace(plain, before=old))
+    alone, both = ((tmp_path / f"{name}.html").read_text() for name in ("alone", "both"))
+    assert "no champion whose run says" in alone and "<td>50 (35 to 45)</td>" in alone and "Shift" not in alone
+    assert "<td>40 (35 to 45)</td><td>50 (35 to 45)</td><td>+2.5</td>" in both and "Champion's run" in both
+    assert evaluation.metrics()["profile"] == {} and plain.metrics()["profile"] == new
+
+
+@pytest.mark.parametrize(("cases", "told"), [(["case-1"], "one patient"), (["case-1", "case-2"], "two patients")])
 def test_fewer_than_three_cases_have_no_interval(
     evaluation: Evaluation, tmp_path: Path, cases: list[str], told: str
 ) -> None:

@@ -13,11 +13,12 @@ import pytest
 from axon.cli import main
 from axon.config import Config
 from axon.errors import AxonError
-from axon.orchestration import heartbeat
+from axon.orchestration import heartbeat, working
 from axon.orchestration.alert import Alert
-from axon.orchestration.heartbeat import FILE, HEARTBEAT, beating, refuse_overdue, run_state, state_lines
+from axon.orchestration.heartbeat import beating, refuse_overdue, run_state, state_lines
+from axon.orchestration.working import FILE
 from axon.tracking.client import client, default_tracking_uri
-from axon.tracking.runs import WORK_KEY, StageRun, finish_parent, stage_run, start_parent
+from axon.tracking.runs import DATA_REVISION, HEARTBEAT, WORK_KEY, StageRun, finish_parent, stage_run, start_parent
 
 COSTS = {"steps_per_second": 2.0, "peak_memory_gib": 1.5}
 
@@ -40,7 +41,7 @@ class Broken(StageRun):
 
 
 def test_the_state_is_written_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heartbeat, "BEAT_S", 0.05)
+    monkeypatch.setattr(working, "BEAT_S", 0.05)
     mlflow: Any = Tags()
     run = StageRun(mlflow, "", "r")
     monkeypatch.setattr(StageRun, "log", lambda self, step, metrics: None)
@@ -58,6 +59,38 @@ def test_the_state_is_written_again_and_again(tmp_path: Path, monkeypatch: pytes
     with beating(run, tmp_path, warm, "superres") as log:
         log(3, {"loss": 1.0})
     assert mlflow.tags[-1]["of"] == 30
+
+
+@pytest.mark.slow
+def test_a_step_that_does_not_train_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that knows the run, one that finds it by the data's revision, one that fails, and one without MLflow."""
+    monkeypatch.setattr(working, "BEAT_S", 0.05)
+    uri = default_tracking_uri(tmp_path)
+    start_parent(uri, "axon", "other", {}, {WORK_KEY: "", DATA_REVISION: "cba"})
+    run_id = start_parent(uri, "axon", "key", {}, {WORK_KEY: "", DATA_REVISION: "abc"})
+    with working.working("ingest-1", tmp_path / "1/cases", uri, model_name="axon", revision="abc") as tell:
+        tell(2, 8)
+        time.sleep(0.3)
+        running = run_state(uri, run_id)["steps"][0]
+    assert (running["name"], running["state"], running["seconds"]) == ("ingest-1", "RUNNING", None)
+    assert running["progress"]["step"] == 2 and running["progress"]["of"] == 8 and running["silent_s"] < 60
+    assert json.loads((tmp_path / "1" / FILE).read_text())["memory_gib"] > 0
+    with pytest.raises(AxonError), working.working("gate", tmp_path / "2/decision", uri, run_id):
+        raise AxonError("CHAMPION_UNREADABLE", "it is away", "wait")
+    with stage_run(uri, run_id, "evaluate", {}), working.working("evaluate", tmp_path / "3/out", uri, run_id) as tell:
+        tell(1, 4)
+    found = run_state(uri, run_id)
+    assert [(step["name"], step["state"]) for step in found["steps"]] == [
+        ("ingest-1", "SUCCEEDED"),
+        ("gate", "FAILED"),
+        ("evaluate", "SUCCEEDED"),
+    ]
+    assert "ingest-1 step 2 of 8" in "\n".join(state_lines(found)) and "[CHAMPION_UNREADABLE]" in str(found)
+    assert run_state(uri, "other")["steps"] == [], "of the run on these data alone"
+    monkeypatch.setattr(working, "client", lambda uri: Tags(fails=True))
+    with working.working("fetch", tmp_path / "4/raw", uri, run_id) as tell:
+        tell(1, 1)
+    assert json.loads((tmp_path / "4" / FILE).read_text())["state"] == "SUCCEEDED"
 
 
 def test_an_mlflow_that_fails_stops_no_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

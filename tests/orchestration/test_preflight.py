@@ -190,6 +190,36 @@ def test_a_run_ends_early_only_where_nothing_is_new(tmp_path: Path, monkeypatch:
     assert mlflow.get_run(pinned.run_id).data.tags["axon.parent"] == "models:/axon/1"
 
 
+def test_a_run_says_what_is_not_the_champions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AXON_CODE_REVISION", "c" * 40)
+    uri = default_tracking_uri(tmp_path / "store")
+    given = {"dataset_folder": "", "dataset_repo": str(versioned(tmp_path)), "dataset_revision": "HEAD"}
+    first = start(tmp_path, run_key="first", **given)
+    assert first.changed == "there is no champion yet" and first.changed in first.summary
+    mlflow = client(uri)
+    mlflow.create_registered_model("axon")
+    mlflow.create_model_version("axon", str(tmp_path), first.run_id)
+    mlflow.set_registered_model_alias("axon", "champion", "1")
+    finish_parent(uri, "axon", "first", True, "")
+    start(tmp_path, run_key="other", **given | {"config_yaml": "{}"})
+    finish_parent(uri, "axon", "other", True, "")
+    same = start(tmp_path, run_key="same", **given)
+    assert same.same_as == first.run_id, "the champion is of this work, though it is not the last success"
+    forced = start(tmp_path, run_key="forced", force=True, **given)
+    assert forced.changed == "since champion version 1 has changed: nothing"
+    monkeypatch.setenv("AXON_IMAGES", "axon@sha256:" + "d" * 64)
+    versioned(tmp_path, "two")
+    changed = start(tmp_path, run_key="changed", **given | {"config_yaml": "{data: {shards: 4}, grid: {upscale: 1}}"})
+    assert mlflow.get_run(changed.run_id).data.tags["axon.changed"] == changed.changed
+    assert "the data (" in changed.changed and "the code (cccccccccccc -> cccccccccccc)" in changed.changed
+    assert "the configuration (grid.upscale 2 -> 1, data.shards 3 -> 4)" in changed.changed
+    folder = start(tmp_path, run_key="folder")
+    assert "nothing identifies those of a folder" in folder.changed
+    mlflow.create_model_version("axon", str(tmp_path))
+    mlflow.set_registered_model_alias("axon", "champion", "2")
+    assert "champion version 2 is gone" in start(tmp_path, run_key="by hand").changed
+
+
 def test_what_nothing_identifies_is_always_new() -> None:
     assert work_key("", Config(), "bi", "never") == ""
     assert work_key("md5", Config(), "bi", "never") != work_key("md5", Config(seed=1), "bi", "never") != ""

@@ -64,6 +64,7 @@ def add(uri: str, folder: Path, key: str, psnr: list[float], facts: dict | None 
             strip(rng.normal(size=(16,) * 3) * 500, rng.normal(size=(16,) * 3) * 500)
         )
     client(uri).log_param(run_id, "training.lr", lr)
+    client(uri).set_tag(run_id, "axon.heartbeat.gate", key)
     register(uri, run_id, "axon", evaluation, decision, {})
     return run_id
 
@@ -105,7 +106,7 @@ def test_the_other_way_round_is_worse_and_chance_is_neither(store, capsys) -> No
     text = told(capsys, store, "models:/axon/1", "models:/axon/3")
     assert text.splitlines()[0] == DISCLAIMER
     assert "no difference is shown: paired PSNR difference +0.26 [" in text
-    assert "training.lr" not in text
+    assert "training.lr" not in text and "heartbeat" not in text
 
 
 @pytest.mark.parametrize(("count", "found"), [(1, TOO_FEW), (2, TOO_FEW), (5, TOO_FEW), (6, "better")])
@@ -120,6 +121,20 @@ def test_few_cases_are_too_few_however_alike_they_are(count: int, found: str) ->
     assert comparison.finding == comparison.rows[0].finding == found
     assert comparison.verdict.startswith("B is better than A: " if found == "better" else f"{TOO_FEW}: ")
     assert ("p 0.031" in comparison.verdict) == (count == 6)
+
+
+def test_two_scans_of_one_patient_are_one_chance() -> None:
+    sides = []
+    for gains in ([0.0] * 7, [1.0, 3.0, 1.0, 1.0, 1.0, 1.0, 1.0]):
+        values = {("internal", str(n)): 20.0 + gain for n, gain in enumerate(gains)}
+        by_case = {case: value for (_, case), value in values.items()}
+        measured = {("internal", "bi"): {"axon/psnr": by_case}}
+        patients = {"0": "p", "1": "p", "2": "q", "3": "q"}
+        sides.append(Side("x", "run", "", FACTS, SETTINGS, measured, values, {}, patients=patients))
+    found = compare_sides(*sides)
+    assert found.primary.n == found.rows[0].difference.n == 5 and found.finding == TOO_FEW
+    assert found.primary.mean == found.rows[0].difference.mean == pytest.approx((2.0 + 4 * 1.0) / 5)
+    assert len(found.cases) == 7 and "over 5 patients" in found.verdict
 
 
 def test_alias_version_and_run_id_name_the_same(store, capsys) -> None:

@@ -249,8 +249,60 @@ def test_a_further_metric_may_not_become_worse_and_a_signed_one_counts_by_its_si
     measured_again(new, one.version, [20.0, 21.0, 22.0, 23.0], [19.0, 20.0, 21.0, 22.0])
     decision = decide(new, uri, "axon", "if_better", asking)
     assert decision.verdict == "refused" and decision.difference == pytest.approx(1.0)
-    assert f"worse in {key}; gains {key} -1.0" in decision.reason, "-20 dB is farther from 0 than +19"
+    assert "held back, as it wins PSNR by losing Power, 45 to 22 mm: not better than" in decision.reason
+    assert "gains -1.00 dB" in decision.reason, "-20 dB is farther from 0 than +19"
     assert decide(new, uri, "axon", "if_better", CONFIG).accept
+
+
+AXES = Config.from_yaml("evaluation: {bootstrap: 500}")
+
+
+def on_axes(evaluation: Path, version: str, bones: list[float], patches: list[float], psnr: float = 0.5) -> Path:
+    """What a candidate gains over the champion in each case; of patches, whose distance should be small, it loses."""
+    rows = [
+        {
+            "set_name": name,
+            "case_id": case,
+            "patient_id": f"of {case}",
+            "champion": {"axon/psnr": 20.0, "anatomy/dice_bone": 0.4, "realism/patch_distance": 9.0},
+            "candidate": {"axon/psnr": 20 + psnr, "anatomy/dice_bone": 0.4 + b, "realism/patch_distance": 9 - p},
+        }
+        for (name, case), b, p in zip(CASES, bones, patches, strict=True)
+    ]
+    return measured_again(evaluation, version, [], [], cases=rows)
+
+
+def test_who_wins_psnr_by_losing_the_bones_is_held_back_and_a_loss_within_the_noise_is_not(
+    uri: str, tmp_path: Path
+) -> None:
+    one = registered(uri, tmp_path, "one", [20.0, 21.0, 22.0, 23.0])
+    new, even = write_evaluation(tmp_path / "new", [20.0, 21.0, 22.0, 23.0]), [0.0] * 4
+    decision = decide(on_axes(new, one.version, [-0.1, -0.11, -0.09, -0.1], even), uri, "axon", "if_better", AXES)
+    assert decision.verdict == "refused"
+    assert decision.reason.startswith("held back, as it wins PSNR by losing Bone Dice: not better than champion")
+    assert "Bone Dice gains -0.1000" in decision.reason and "would be noise" in decision.reason
+    noisy = [-0.1, 0.1, -0.12, 0.1]
+    assert decide(on_axes(new, one.version, noisy, even), uri, "axon", "if_better", AXES).accept
+    strict = Config.from_yaml("evaluation: {bootstrap: 500, gate_loss: 0}")
+    assert "losing Bone Dice" in decide(new, uri, "axon", "if_better", strict).reason
+    blurred = decide(on_axes(new, one.version, even, [-2.0, -2.1, -1.9, -2.0]), uri, "axon", "if_better", AXES)
+    assert "by losing Patch distance" in blurred.reason
+    sharper = on_axes(new, one.version, even, [2.0, 2.1, 1.9, 2.0], psnr=0.0)
+    assert decide(sharper, uri, "axon", "if_better", AXES).accept, "won on the other axis, and nothing lost"
+    same = decide(on_axes(new, one.version, even, even, psnr=0.0), uri, "axon", "if_better", AXES)
+    assert same.verdict == "refused" and same.reason.startswith("not better than champion")
+
+
+def test_two_scans_of_one_patient_count_as_one(uri: str, tmp_path: Path) -> None:
+    one = registered(uri, tmp_path, "one", [20.0, 20.0, 20.0, 20.0])
+    new = write_evaluation(tmp_path / "new", [21.0, 21.0, 21.0, 18.5])
+    assert decide(new, uri, "axon", "if_better", CONFIG).difference == pytest.approx(0.375)
+    told = json.loads((new / "metrics.json").read_text())
+    (new / "metrics.json").write_text(json.dumps({**told, "patients": {"a": "p", "b": "p", "c": "q"}}))
+    decision = decide(new, uri, "axon", "if_better", CONFIG)
+    # Internal a and b are p's; external a, too, but a set's patients are its own; c is q's.
+    assert decision.difference == pytest.approx((1.0 + 1.0 - 1.5) / 3) and decision.cases == 4
+    assert "of 3 patients" in decision.reason and decision.champion_version == one.version
 
 
 def test_the_champion_is_fetched_with_its_model_and_evaluation_as_far_as_they_are_there(

@@ -16,6 +16,10 @@ from axon.training.stages import BatchStage, Source
 Volumes = Callable[[nn.Module, FilmEstimator, Tensor, Tensor, int], Tensor]
 
 
+def _any_size(size: int) -> str:
+    return ""
+
+
 def _itself(module: nn.Module) -> nn.Module:
     return module
 
@@ -56,6 +60,7 @@ class Trained:
             is fitted, films, how far each is trusted, and a seed.
         published: Whether it is a published method, from the films alone: it stands apart from the controls, which are
             fed AXON's calibrated lift.
+        fits: Which coarse grids suit it, where one of so many voxels a side does not; empty where it does.
     """
 
     label: str
@@ -64,3 +69,4 @@ class Trained:
     kind: type[nn.Module] = RegressionUNet
     volumes: Volumes = _regressed
     published: bool = False
+    fits: Callable[[int], str] = _any_size

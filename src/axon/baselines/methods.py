@@ -6,8 +6,12 @@ best baselines follow.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from axon.baselines import diffusion, gan, perx2ct, plain_bridge, regression, x2ct_cnn, x2ct_gan
 from axon.baselines.method import Trained
+from axon.config import Config
+from axon.errors import require
 
 CLOSED_FORM = {
     "mean_volume": "Mean training volume",
@@ -34,3 +38,22 @@ CONTROLS = (*CLOSED_FORM, *(name for name in TRAINED if name not in PUBLISHED))
 
 BASELINES = {**CLOSED_FORM, **{name: method.label for name, method in TRAINED.items()}}
 """Labels by method, in the order of every table."""
+
+
+def asked(config: Config) -> list[tuple[str, Trained]]:
+    """The controls, then what ``training.methods`` adds. Raises AxonError ``CONFIG_VALUE``."""
+    for name in config.training.methods:
+        message = f"configuration key 'training.methods' names {name!r}, which is no published method"
+        require(name in PUBLISHED, "CONFIG_VALUE", message, f"name some of {', '.join(PUBLISHED)}")
+    chosen = (name for name, each in TRAINED.items() if not each.published or name in config.training.methods)
+    return fitting(chosen, config)
+
+
+def fitting(names: Iterable[str], config: Config) -> list[tuple[str, Trained]]:
+    """The methods of these names. Raises AxonError ``CONFIG_VALUE`` where the coarse grid does not suit one."""
+    chosen = [(name, TRAINED[name]) for name in names]
+    for name, method in chosen:
+        rule = method.fits(config.grid.coarse_size)
+        message = f"configuration key 'grid.coarse_size' does not suit {name}, which needs {rule}"
+        require(not rule, "CONFIG_VALUE", message, "change its value, or leave the method out")
+    return chosen

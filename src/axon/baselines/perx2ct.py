@@ -127,6 +127,11 @@ class PerX2ctStage(BatchStage):
         return F.l1_loss(made, volume.gather(1, index))
 
 
+def fits(size: int) -> str:
+    """What the network's halvings need of a grid; empty where it has it."""
+    return f"a multiple of {1 << HALVINGS}" if size % (1 << HALVINGS) else ""
+
+
 def network_for(config: Config) -> PerX2ctNetwork:
     channels = 2 * config.model.channels[0]
     return PerX2ctNetwork(config.grid.coarse_size, channels, config.grid.extent_mm, asdict(config.xray))
@@ -143,4 +148,4 @@ def _stage(source: Source, estimator: FilmEstimator, device: torch.device) -> Pe
     return PerX2ctStage(source, network_for(source.config).to(device))
 
 
-METHOD = Trained("PerX2CT", _stage, kind=PerX2ctNetwork, volumes=volumes, published=True)
+METHOD = Trained("PerX2CT", _stage, kind=PerX2ctNetwork, volumes=volumes, published=True, fits=fits)

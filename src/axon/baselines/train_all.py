@@ -7,12 +7,10 @@ from pathlib import Path
 
 import torch
 
-from axon.baselines.method import Trained
-from axon.baselines.methods import PUBLISHED, TRAINED
+from axon.baselines.methods import asked, fitting
 from axon.compute.devices import choose_device
 from axon.config import Config
 from axon.data.prepared import PreparedDataset
-from axon.errors import AxonError
 from axon.files import whole_folder
 from axon.provenance import BASELINES
 from axon.training.checkpoints import Curve
@@ -23,13 +21,18 @@ from axon.training.train import fit_lift, fit_stage, named, samples_of, save_net
 def train_baselines(
     config: Config, dataset: Path, checkpoints: Path, out: Path, log: Log, only: Sequence[str] = ()
 ) -> None:
-    """Train the baselines with stage 1's data, or ``only`` some; writes ``out/<method>`` and a curve of each."""
+    """Train the baselines with stage 1's data, or ``only`` some; writes ``out/<method>`` and a curve of each.
+
+    Raises:
+        AxonError: ``CONFIG_VALUE``, before any training.
+    """
+    chosen = fitting(only, config) if only else asked(config)
     data, device = PreparedDataset(dataset), choose_device()
     source = samples_of(config, data, device)
     estimator = fit_lift(source, device)
     curves: dict[str, Curve] = {}
     networks = {}
-    for name, method in [(name, TRAINED[name]) for name in only] or _asked(config):
+    for name, method in chosen:
         torch.manual_seed(config.seed)
         stage = method.stage(source, estimator, device)
         # The regression logs under the step's own names, by which runs are compared across versions.
@@ -40,12 +43,3 @@ def train_baselines(
         for name, network in networks.items():
             save_network(network, part / name)
         write_curves(part, curves)
-
-
-def _asked(config: Config) -> list[tuple[str, Trained]]:
-    """The controls, then what ``training.methods`` adds. Raises AxonError ``CONFIG_VALUE``."""
-    for name in config.training.methods:
-        if name not in PUBLISHED:
-            message = f"configuration key 'training.methods' names {name!r}, which is no published method"
-            raise AxonError("CONFIG_VALUE", message, f"name some of {', '.join(PUBLISHED)}")
-    return [(name, each) for name, each in TRAINED.items() if not each.published or name in config.training.methods]

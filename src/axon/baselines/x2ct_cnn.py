@@ -32,7 +32,14 @@ BOTTLENECK = 4
 """Channels of a dense layer's 1 x 1 convolution over its growth."""
 BASE = 4
 """Voxels a side of what the decoder begins with."""
+SIZES = tuple(BASE << halvings for halvings in range(1, 6))
+"""Voxels a side that so many halvings bring to that; the last is the paper's."""
 DROPOUT = 0.5
+
+
+def fits(size: int) -> str:
+    """What the network's halvings need of a grid; empty where it has it."""
+    return "" if size in SIZES else f"{BASE} times a power of two, from {SIZES[0]} to {SIZES[-1]}"
 
 
 def scaled(size: int) -> dict[str, object]:
@@ -251,4 +258,4 @@ def _stage(source: Source, estimator: FilmEstimator, device: torch.device) -> X2
     return X2ctCnnStage(source, network_for(source.config).to(device))
 
 
-METHOD = Trained("X2CT-CNN", _stage, kind=X2ctNetwork, volumes=volumes, published=True)
+METHOD = Trained("X2CT-CNN", _stage, kind=X2ctNetwork, volumes=volumes, published=True, fits=fits)

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from axon.baselines.method import Trained
-from axon.baselines.x2ct_cnn import X2ctNetwork, dropout_of, network_for, reconstruction_loss, volumes
+from axon.baselines.x2ct_cnn import X2ctNetwork, dropout_of, fits, network_for, reconstruction_loss, volumes
 from axon.models.estimator import FilmEstimator
 from axon.training.stages import BatchStage, Draw, Source
 
@@ -96,4 +96,4 @@ def _generator(module: nn.Module) -> X2ctNetwork:
     return module.generator
 
 
-METHOD = Trained("X2CT-GAN", _stage, _generator, X2ctNetwork, volumes, published=True)
+METHOD = Trained("X2CT-GAN", _stage, _generator, X2ctNetwork, volumes, published=True, fits=fits)

@@ -26,6 +26,7 @@ from axon.data.origins import are_several, origin_of
 from axon.data.packed import read_rows
 from axon.data.packed_films import choose_films, packed_films
 from axon.data.patients import print_of
+from axon.data.profile import described
 from axon.data.qa import write_picture
 from axon.errors import AxonError, require
 from axon.files import whole_folder, write_json
@@ -105,7 +106,9 @@ def _packed_studies(raw: Path) -> list[Study]:
     ]
 
 
-def ingest(raw: Path, shard: int, shards: int, config: Config, out: Path) -> None:
+def ingest(
+    raw: Path, shard: int, shards: int, config: Config, out: Path, tell: Callable[[int, int], object] | None = None
+) -> None:
     """Prepare every study whose index modulo ``shards`` is ``shard``.
 
     Args:
@@ -116,6 +119,7 @@ def ingest(raw: Path, shard: int, shards: int, config: Config, out: Path) -> Non
         out: Folder for ``cases/``, ``qa/`` (a picture of each case) and ``report.json`` ({"accepted": [...],
             "rejected": [{study, code, message}], "films_rejected": likewise, for films that were left out of an
             accepted case}).
+        tell: Told after each study how many are done, and of how many.
     """
     report: dict[str, list[dict[str, Any]]] = {"accepted": [], "rejected": [], "films_rejected": []}
     found = chosen_series(list_studies(raw), config.data)
@@ -124,7 +128,9 @@ def ingest(raw: Path, shard: int, shards: int, config: Config, out: Path) -> Non
         (part / "cases").mkdir()
         (part / "qa").mkdir()
         ingest_one = functools.partial(_ingest_one, config=config, folder=part, printed=are_several(found))
-        for study, done in zip(studies, run(ingest_one, studies), strict=True):
+        for number, (study, done) in enumerate(zip(studies, run(ingest_one, studies), strict=True), 1):
+            if tell:
+                tell(number, len(studies))
             for name, rows in done.items():
                 report[name] += rows
                 for row in rows:
@@ -150,6 +156,7 @@ def _ingest_one(study: Study, config: Config, folder: Path, printed: bool) -> di
         "collection": case.collection,
         "coverage": case.coverage,
         "content": hashlib.sha256(case.hu_DHW.tobytes()).hexdigest(),
+        "about": described(volume, case.hu_DHW),
     }
     row |= {name: told for name in ("split", "licence", "source") if (told := getattr(study, name))}
     if printed:

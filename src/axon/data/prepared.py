@@ -56,7 +56,7 @@ def assemble(shard_folders: list[Path], raw: Path, config: Config, out: Path) ->
 
     Returns:
         dict: What ``dataset.json`` holds: source, split_hash, counts, rejected (by code), films (real ones by view),
-            films_rejected (by code), config.
+            films_rejected (by code), profile (as `axon.data.profile.profile_of`), config.
 
     Raises:
         AxonError: ``TOO_MANY_REJECTED``, ``TOO_FEW_CASES``, ``PATIENT_IN_TWO_SETS``, ``SPLITS_FORMAT``,
@@ -64,6 +64,7 @@ def assemble(shard_folders: list[Path], raw: Path, config: Config, out: Path) ->
     """
     # Training assembles nothing, and does not depend on the readers.
     from axon.data.origins import join_patients
+    from axon.data.profile import profile_of
 
     rows, rejected, films_rejected = _merge_reports(shard_folders)
     if not (raw / "manifest.csv").is_file():
@@ -100,6 +101,7 @@ def assemble(shard_folders: list[Path], raw: Path, config: Config, out: Path) ->
             "rejected": _by_code(rejected),
             "films": dict(sorted(Counter(view for row in rows for view in row["films"].split()).items())),
             "films_rejected": _by_code(films_rejected),
+            "profile": profile_of(rows),
             "config": config.fingerprint(),
         }
         left_out = [{"case_id": row["study"], "excluded": row["code"], "reason": row["message"]} for row in rejected]
@@ -179,7 +181,7 @@ def with_sets(folders: Sequence[Path], sets: Mapping[str, str], out: Path) -> No
                 require(not twice, "DUPLICATE_CASE", f"{row['case_id']} is in two datasets", "leave one of them out")
                 found[row["case_id"]] = folder, {**row, "set": sets[row["patient_id"]]}
     rows = [row for _, row in found.values()]
-    facts = json.loads((folders[0] / "dataset.json").read_text())
+    facts = json.loads((folders[0] / "dataset.json").read_text()) | {"profile": {}}
     counts = dict(sorted(Counter(row["set"] for row in rows).items()))
     with whole_folder(out) as part:
         (part / "cases").mkdir()

@@ -7,6 +7,7 @@ Shape legend: D slices, H rows, W columns.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from pydicom.dataset import Dataset
 
 from axon.config import CtConfig
 from axon.dicom.enhanced import GROUPS, frames_of
-from axon.dicom.parse import guarded, parse_to_pixels
+from axon.dicom.parse import guarded, parse_to_pixels, raw
 from axon.dicom.series import HEADER, MIN_SLICES, TRAITS, SliceHeader, bound_of, header_of, set_aside, split_series
 from axon.dicom.slices import (
     MAX_VOXELS,
@@ -34,7 +35,25 @@ from axon.errors import require
 from axon.geometry.volume import Volume, canonical
 
 # The allow-list: no other element of a file is even parsed.
-_HEADER = list(dict.fromkeys([*HEADER, *OF_A_SLICE, *OF_A_FILE, *GROUPS]))
+_HEADER = list(dict.fromkeys([*HEADER, *OF_A_SLICE, *OF_A_FILE, *GROUPS, "Manufacturer"]))
+VENDORS = {
+    "siemens": "Siemens",
+    "ge": "GE",
+    "general": "GE",
+    "philips": "Philips",
+    "picker": "Philips",
+    "toshiba": "Canon or Toshiba",
+    "canon": "Canon or Toshiba",
+    "hitachi": "Fujifilm or Hitachi",
+    "fujifilm": "Fujifilm or Hitachi",
+    "uih": "United Imaging",
+    "united": "United Imaging",
+    "neusoft": "Neusoft",
+    "neurologica": "Samsung",
+    "samsung": "Samsung",
+}
+"""Names of vendors by the first word of Manufacturer: a list, as what people wrote there may name anybody."""
+OTHER_VENDOR = "other"
 _Frame = tuple[SliceHeader, Dataset, int | None]
 """A slice's header, its elements, and where its file's pixels begin if they can be read as they lie."""
 
@@ -61,10 +80,10 @@ def read_ct_series_noted(files: list[Path], config: CtConfig | None = None) -> t
     Raises:
         AxonError: With a ``CT_*`` code for each way in which a series is not a stack of slices.
     """
-    slices, grid, notes = _planned(files, config)
+    slices, grid, notes, vendor = _planned(files, config)
     hu_DHW = fill(grid, _read(slices))
     frames_of_file.cache_clear()
-    return canonical(Volume(hu_DHW, grid.affine)), notes
+    return replace(canonical(Volume(hu_DHW, grid.affine)), vendor=vendor), notes
 
 
 def plan_ct_series(
@@ -73,16 +92,17 @@ def plan_ct_series(
     """Shape (D, H, W) and steps in mm (w, h, d) of what `read_ct_series_noted` would read, and the notes, from headers
     alone. Arguments and errors as of it.
     """
-    _, grid, notes = _planned(files, config)
+    _, grid, notes, _ = _planned(files, config)
     return grid.shape, tuple(float(step) for step in np.linalg.norm(grid.affine[:3, :3], axis=0)), notes
 
 
-def _planned(files: list[Path], config: CtConfig | None) -> tuple[list[Slice], Grid, tuple[str, ...]]:
-    """The slices of the stack in order, the grid that they are brought to, and the notes."""
+def _planned(files: list[Path], config: CtConfig | None) -> tuple[list[Slice], Grid, tuple[str, ...], str]:
+    """The slices of the stack in order, the grid that they are brought to, the notes, and the scanner's vendor."""
     frames = [frame for path in files for frame in _frames(path)]
     _check_identity([header for header, _, _ in frames])
     frames, notes = _one_stack(frames)
     slices = [check_slice(header.path, header.frame, at, ds) for header, ds, at in frames]
+    vendor = vendor_of(frames[0][1])
     del frames
     check_alike(slices)
     normal = slices[0].normal
@@ -93,7 +113,13 @@ def _planned(files: list[Path], config: CtConfig | None) -> tuple[list[Slice], G
     grid = plan(slices, config or CtConfig())
     small = int(np.prod(grid.shape, dtype=object)) <= MAX_VOXELS
     require(small, "CT_TOO_LARGE", f"the series has more than {MAX_VOXELS} voxels", "crop or resample it")
-    return slices, grid, (*notes, *grid.notes)
+    return slices, grid, (*notes, *grid.notes), vendor
+
+
+def vendor_of(ds: Dataset) -> str:
+    """One of `VENDORS`, `OTHER_VENDOR`, or empty where the header names none."""
+    words = raw(ds, "Manufacturer").lower().split()
+    return VENDORS.get(words[0], OTHER_VENDOR) if words else ""
 
 
 def _frames(path: Path) -> list[_Frame]:

@@ -24,7 +24,7 @@ from axon.evaluation.measures import films_of, measured, reference_of
 from axon.geometry.projection import render_both
 from axon.geometry.volume import Volume, resample_to_cube
 from axon.inference import AxonPipeline
-from axon.metrics.catalogue import PRIMARY, PRIMARY_METHOD, Views
+from axon.metrics.catalogue import PRIMARY, PRIMARY_METHOD, Views, metrics_of
 from axon.metrics.statistics import comparable
 from axon.pretrained import load
 from axon.references.candidates import volume_of
@@ -47,6 +47,14 @@ class Champion:
     model: Path
     evaluation: Path
 
+    @property
+    def profile(self) -> dict[str, Any]:
+        """Of the dataset that it was trained on; empty where its evaluation does not say."""
+        try:
+            return dict(json.loads((self.evaluation / "metrics.json").read_text()).get("profile", {}))
+        except (OSError, ValueError):
+            return {}
+
 
 def measure_again(
     champion: Champion, candidate: AxonPipeline, own: Mapping[str, Any], tested: Tested, view: Views, config: Config
@@ -65,8 +73,8 @@ def measure_again(
         None where the stored evaluations compare. Else the contents of ``champion.json``: ``version``; ``because``,
             why it was measured; ``problem``, why it could not be, or empty; ``spacing_mm`` of the grid of both, and
             ``interpolated``, whether the CTs are of a coarser one; ``left_out``, the test cases whose patient the
-            champion was trained on, and ``unknown``, those of which nobody knows; ``cases``, with the values of
-            ``candidate`` and ``champion`` by metric.
+            champion was trained on, and ``unknown``, those of which nobody knows; ``cases``, with the patient and
+            the values of ``candidate`` and ``champion`` by metric.
     """
     because = _differs(champion.evaluation, own, view, config)
     if not because:
@@ -84,7 +92,7 @@ def measure_again(
 
 def _differs(evaluation: Path, own: Mapping[str, Any], view: Views, config: Config) -> str:
     """Why the champion's stored evaluation does not compare; empty where it does."""
-    needed = (PRIMARY, *config.evaluation.gate_metrics)
+    needed = (PRIMARY, *metrics_of(config.evaluation.gate_metrics))
     try:
         theirs = json.loads((evaluation / "metrics.json").read_text())["facts"]
         comparable(own, theirs)
@@ -121,7 +129,8 @@ def _side_by_side(
         size = max(own, round(extent_mm / min(theirs.spacing_mm)))
         reference = reference_of(case, config, size)
         values = (measured(_on_cube(volume, size, extent_mm), reference, view, config) for volume in (ours, theirs))
-        cases.append({"set_name": name, "case_id": case.case_id, **dict(zip(SIDES, values, strict=True))})
+        about = {"set_name": name, "case_id": case.case_id, "patient_id": case.patient_id}
+        cases.append({**about, **dict(zip(SIDES, values, strict=True))})
         print(f"champion measured {len(cases)}/{len(tested)}: {case.case_id} ({name})", flush=True)
     return {"spacing_mm": extent_mm / size, "interpolated": size > own, "cases": cases}
 

@@ -8,7 +8,7 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +79,7 @@ def evaluate(
     views: Views,
     facts: dict[str, str],
     champion: Champion | None = None,
+    tell: Callable[[int, int], object] | None = None,
 ) -> dict[str, float]:
     """Evaluate on every test set, mono and bi-planar.
 
@@ -94,6 +95,7 @@ def evaluate(
         views: ``"bi"`` or ``"mono"``: which of the two the returned figures and the gate speak of.
         facts: What the run depended on, for the report.
         champion: What the registry's model is to be told apart from; None where there is none.
+        tell: Told after each case how many are done, and of how many.
 
     Returns:
         Means for the final volumes and the best baseline, as ``{"<set>/<views>/<method>/<metric>": value}``.
@@ -122,6 +124,8 @@ def evaluate(
             if view == views:
                 strips[strip_name(name, case.case_id)] = strip(result.volumes["axon"], reference.hu_DHW)
         print(f"evaluated {number}/{len(cases)}: {case.case_id} ({name})", flush=True)
+        if tell:
+            tell(number, len(cases))
 
     shown = showcase(rows)
     pictures = []
@@ -148,6 +152,8 @@ def evaluate(
         seed=config.seed,
         floor=floor_of_cts(seen, val, config),
         patients={case.case_id: case.patient_id for _, case in cases},
+        profile=data.info.get("profile", {}),
+        before=champion.profile if champion else {},
     )  # fmt: skip
 
     table = summary_table(evaluation)

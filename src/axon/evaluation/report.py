@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from axon import DISCLAIMER
 from axon import pictures as show
+from axon.data.profile import drift
 from axon.errors import AxonError
 from axon.evaluation.measures import VERSIONS
 from axon.evaluation.results import (
@@ -130,6 +131,7 @@ def _context(evaluation: Evaluation) -> dict[str, Any]:
         "other_tables": _other_tables(evaluation),
         "improvements": list(chain.from_iterable(_by_group(evaluation, _improvement_rows))),
         "case_tables": _by_group(evaluation, _case_table),
+        "drift": _drift(evaluation),
         "pictures": _ranked(evaluation),
         "frame_count": show.FRAMES,
         "overview": "level {:.0f} HU, width {:.0f} HU".format(*show.OVERVIEW_WINDOW).replace("-", "−"),
@@ -138,6 +140,15 @@ def _context(evaluation: Evaluation) -> dict[str, Any]:
         "curves": {stage: show.loss_curve_uri(points) for stage, points in evaluation.curves.items() if points},
         "protocols": {name: _paragraph(function) for name, function in PROTOCOLS.items()},
     }
+
+
+def _drift(evaluation: Evaluation) -> dict[str, Any]:
+    """The dataset's table, old against new; empty where none was prepared."""
+    if not evaluation.profile:
+        return {}
+    rows = drift(evaluation.before, evaluation.profile)
+    lines = [(row.label, row.old, row.new, "" if row.shift is None else _signed(row.shift)) for row in rows]
+    return {"rows": lines, "compared": bool(evaluation.before)}
 
 
 def _by_group(evaluation: Evaluation, describe: Callable[..., T | None], *more: object) -> list[T]:

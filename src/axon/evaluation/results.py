@@ -23,7 +23,7 @@ from axon.errors import AxonError
 from axon.evaluation.measures import VERSIONS
 from axon.metrics.catalogue import PRIMARY, SECOND, VIEW_LABELS, Metric, Views, shown_in
 from axon.metrics.catalogue import metric as known
-from axon.metrics.statistics import Summary, paired_improvement, summarise
+from axon.metrics.statistics import Summary, over_patients, paired_improvement, summarise
 
 RIVALS = {"published method": PUBLISHED, "control": CONTROLS}
 """Whom AXON's final volumes are held against, apart: a gain over one says nothing of the other."""
@@ -107,6 +107,8 @@ class Evaluation:
             `axon.metrics.realism.floor`; spectra in absolute dB.
         patients: Patient by case id: means and intervals are over patients, each by the mean of his cases. A case that
             is not in it is a patient of its own.
+        profile: Of the dataset, as `axon.data.profile.profile_of`; empty where none was prepared.
+        before: The same of the champion's dataset.
     """
 
     facts: dict[str, str]
@@ -118,6 +120,8 @@ class Evaluation:
     seed: int
     floor: dict[str, float] = field(default_factory=dict)
     patients: dict[str, str] = field(default_factory=dict)
+    profile: dict[str, Any] = field(default_factory=dict)
+    before: dict[str, Any] = field(default_factory=dict)
 
     def groups(self) -> list[tuple[str, str]]:
         """The (test set, view) pairs that have rows, two views before one."""
@@ -143,11 +147,8 @@ class Evaluation:
         return summarise(values.values(), self.bootstrap, self.confidence, self.seed) if values else None
 
     def by_patient(self, values: dict[str, float]) -> dict[str, float]:
-        """The mean of each patient's cases, in the order of their first ones."""
-        cases: dict[str, list[float]] = {}
-        for case, value in values.items():
-            cases.setdefault(self.patients.get(case, case), []).append(value)
-        return {patient: sum(each) / len(each) for patient, each in cases.items()}
+        """As `over_patients`."""
+        return over_patients(values, self.patients)
 
     def score(self, set_name: str, view: str, method: str, metric: str) -> float | None:
         """Mean over the patients of `axon.metrics.catalogue.Metric.score`: greater is better. A signed error counts by
@@ -193,6 +194,7 @@ class Evaluation:
             "confidence": self.confidence,
             "seed": self.seed,
             "patients": self.patients,
+            "profile": self.profile,
             "floor": self.floor,
             "summary": self._nested(self._method_summaries),
             "improvement_per_cent": self._nested(partial(self._improvements, CONTROLS)),

@@ -29,11 +29,13 @@ class Volume:
         hu_DHW: HU, shape (D, H, W).
         affine: 4x4; maps voxel indices (w, h, d, 1), in that order, to LPS millimetres.
         notes: What a reader decided on the way; no word of a header.
+        vendor: The scanner's, as one of `axon.dicom.ct.VENDORS`; empty where nobody says.
     """
 
     hu_DHW: np.ndarray
     affine: np.ndarray
     notes: tuple[str, ...] = ()
+    vendor: str = ""
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:

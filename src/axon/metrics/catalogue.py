@@ -179,6 +179,18 @@ def metric(key: str) -> Metric:
     return METRICS[key]
 
 
+def metrics_of(names: Iterable[str]) -> list[str]:
+    """The keys of metrics that are named by themselves, or by an axis, which stands for those beside the headline.
+
+    Raises:
+        AxonError: ``METRIC_UNKNOWN``.
+    """
+    found: list[str] = []
+    for name in names:
+        found += [each.key for each in shown_in("beside") if each.axis == name] or [metric(name).key]
+    return found
+
+
 def shown_in(place: Place) -> list[Metric]:
     """The metrics that have a column or row of their own there, in order."""
     return [each for each in METRICS.values() if place in each.shown]

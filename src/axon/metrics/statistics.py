@@ -21,14 +21,14 @@ _SAMPLED_PATTERNS = 10_000
 
 @dataclass(frozen=True)
 class Summary:
-    """A metric over cases.
+    """A metric over patients, each by the mean of his cases.
 
     Attributes:
-        mean: Mean over the cases.
-        median: Median over the cases.
+        mean: Mean over the patients.
+        median: Median over the patients.
         low: Lower end of the percentile-bootstrap interval of the mean.
         high: Upper end.
-        n: Number of cases.
+        n: Number of patients.
     """
 
     mean: float
@@ -39,8 +39,8 @@ class Summary:
 
     @property
     def few(self) -> str:
-        """What stands in place of the interval, which fewer than three cases do not have; empty where they have one."""
-        return {1: "one case", 2: "two cases"}.get(self.n, "")
+        """What stands in place of the interval, which fewer than three do not have; empty where they have one."""
+        return {1: "one patient", 2: "two patients"}.get(self.n, "")
 
 
 def summarise(values: Iterable[float], bootstrap: int, confidence: float, seed: int) -> Summary:
@@ -60,33 +60,52 @@ def summarise(values: Iterable[float], bootstrap: int, confidence: float, seed: 
     return Summary(float(array.mean()), float(np.median(array)), low, high, len(array))
 
 
+def over_patients(values: Mapping[Key, float], patients: Mapping[Key, Any]) -> dict[Any, float]:
+    """The mean of each patient's cases, in the order of their first ones: two scans of one patient are no two chances.
+
+    Args:
+        values: Value by case.
+        patients: Patient by case; a case that is not in it is a patient of its own.
+    """
+    cases: dict[Any, list[float]] = {}
+    for case, value in values.items():
+        cases.setdefault(patients.get(case, case), []).append(value)
+    return {patient: sum(each) / len(each) for patient, each in cases.items()}
+
+
 def paired_difference(
-    a: Mapping[Key, float], b: Mapping[Key, float], bootstrap: int, confidence: float, seed: int
+    a: Mapping[Key, float],
+    b: Mapping[Key, float],
+    bootstrap: int,
+    confidence: float,
+    seed: int,
+    patients: Mapping[Key, Any] | None = None,
 ) -> Summary:
-    """Summary of ``a - b`` case by case: cases are resampled, so that a hard case weighs on both alike.
+    """Summary of ``a - b`` case by case, over patients: they are resampled, so that a hard one weighs on both alike.
 
     Args:
         a: Value by case.
         b: Value by case, the same cases.
         bootstrap, confidence, seed: As `summarise`.
+        patients: As `over_patients`; None where each case is a patient.
 
     Raises:
         AxonError: ``NOT_COMPARABLE`` where the cases differ; as `summarise`.
     """
     values_a, values_b = _paired(a, b)
-    return summarise(values_a - values_b, bootstrap, confidence, seed)
+    differences = dict(zip(a, (values_a - values_b).tolist(), strict=True))
+    return summarise(over_patients(differences, patients or {}).values(), bootstrap, confidence, seed)
 
 
 def sign_flip_p(differences: Iterable[float], seed: int) -> float:
     """Two-sided p-value of the mean of paired differences under no difference, where either sign of each is as likely
     (Fisher 1935).
 
-    Exact up to 16 cases, above that over a seeded sample of sign patterns. A percentile-bootstrap interval is too
-    narrow to decide by where
-    cases are few: two cases without a difference lie on one side of 0 every other time.
+    Exact up to 16 patients, above that over a seeded sample of sign patterns. A percentile-bootstrap interval is too
+    narrow to decide by where they are few: two without a difference lie on one side of 0 every other time.
 
     Args:
-        differences: One value a case.
+        differences: One value a patient.
         seed: Seed of the sample.
 
     Raises:

@@ -5,69 +5,54 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import threading
 import time
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from axon.compute.devices import device_name, gpu_memory
 from axon.config import Config, StageConfig
 from axon.errors import AxonError
-from axon.files import json_text, write_whole
 from axon.orchestration.alert import ALERT_URL, Alert, send
+from axon.orchestration.working import FILE, State, beats, device, utc
 from axon.tracking.client import client, refuse_missing_store, sqlite_path, tracking_errors, without_credentials
-from axon.tracking.runs import PARENT, RUN_KEY, STAGE, WORK_KEY, StageRun
+from axon.tracking.runs import HEARTBEAT, PARENT, RUN_KEY, STAGE, WORK_KEY, StageRun
 from axon.training.loop import Log
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-BEAT_S, SILENT_S = 30.0, 600.0
-HEARTBEAT, FILE = "axon.heartbeat", "heartbeat.json"
+SILENT_S = 600.0
 STATES = {"FINISHED": "SUCCEEDED", "SCHEDULED": "PENDING", "KILLED": "CANCELED"}
 """MLflow's words as Kubeflow says them."""
 
 
 @contextlib.contextmanager
 def beating(run: StageRun, folder: Path, config: Config, stage: str) -> Iterator[Log]:
-    """A log that passes metrics on to ``run``, and a thread that writes the state to ``folder/heartbeat.json`` and to
-    one tag of the run, as long as the block runs. An MLflow that fails costs metrics, never the training.
+    """A log that passes metrics on to ``run``, and `beats` of a training to ``folder/heartbeat.json`` and to one tag of
+    the run. An MLflow that fails costs metrics, never the training.
     """
     heart = _Heart(run, folder, config, stage)
-    heart.beat()
-    # A daemon: an MLflow that does not answer must not hold the end of the step.
-    thread = threading.Thread(target=heart.keep_beating, daemon=True)
-    thread.start()
-    try:
+    with beats(heart.now, folder / FILE, lambda text: run.mlflow.set_tag(run.run_id, HEARTBEAT, text)):
         yield heart.log
-    finally:
-        heart.ended.set()
-        thread.join(5.0)
-        heart.beat(tag=not thread.is_alive())
 
 
 class _Heart:
     def __init__(self, run: StageRun, folder: Path, config: Config, stage: str) -> None:
         self.run, self.folder, self.config, self.stage = run, folder, config, stage
-        self.ended = threading.Event()
-        self.state: dict[str, Any] = {
-            "stage": stage,
-            "device": "cpu" if device_name() == "cpu" or not gpu_memory() else "cuda",
-        }
+        self.state: State = {"stage": stage, **device()}
         self.told = False
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         part = next((name.partition("/")[0] for name in metrics if "/" in name), self.stage)
         values = {name.rpartition("/")[2]: value for name, value in metrics.items()}
         total, rate = self._total(part), values.get("steps_per_second", 0.0)
-        known: dict[str, Any] = {}
+        known: State = {}
         if "peak_memory_gib" in values:
             known["memory_gib"] = round(values["peak_memory_gib"], 2)
         if rate and total:
-            known |= {"steps_per_second": round(rate, 3), "ends": _utc(time.time() + (total - step) / rate)}
+            known |= {"steps_per_second": round(rate, 3), "ends": utc(time.time() + (total - step) / rate)}
         self.state = {**self.state, "part": part, "step": step, "of": total, **known}
         try:
             self.run.log(step, metrics)
@@ -82,19 +67,9 @@ class _Heart:
         shorter = bool(self.config.training.init_from) and self.stage != "baselines"
         return max(1, round(steps * self.config.training.warm_share)) if shorter and steps else steps
 
-    def keep_beating(self) -> None:
-        while not self.ended.wait(BEAT_S):
-            self.beat()
-
-    def beat(self, tag: bool = True) -> None:
+    def now(self) -> State:
         saved = sorted(self.folder.glob("*/step-*"), key=lambda path: path.name)
-        state = {**self.state, "checkpoint": saved[-1].name if saved else "", "at": _utc(time.time())}
-        with contextlib.suppress(OSError):
-            write_whole(self.folder / FILE, json_text(state).encode())
-        # Whatever fails at MLflow is said where metrics are logged.
-        with contextlib.suppress(Exception):
-            if tag:
-                self.run.mlflow.set_tag(self.run.run_id, HEARTBEAT, json.dumps(state))
+        return {**self.state, "checkpoint": saved[-1].name if saved else ""}
 
 
 def run_state(tracking_uri: str, run: str = "") -> dict[str, Any]:
@@ -123,7 +98,7 @@ def run_state(tracking_uri: str, run: str = "") -> dict[str, Any]:
         "name": found.info.run_name,
         "state": STATES.get(found.info.status, found.info.status),
         "error": found.data.tags.get("axon.error", ""),
-        "steps": [_step(step) for step in sorted(steps, key=lambda step: int(step.info.start_time))],
+        "steps": _steps(found, steps),
     }
 
 
@@ -162,6 +137,36 @@ def _find_run(mlflow: MlflowClient, run: str) -> Run:
     raise AxonError("RUN_MISSING", what, "check the run and --tracking-uri")
 
 
+def _steps(found: Run, trained: Iterable[Run]) -> list[dict[str, Any]]:
+    """The steps with a run of their own and those that write to the pipeline's, in the order of their starts."""
+    tags = {
+        key.partition(f"{HEARTBEAT}.")[2]: json.loads(text) for key, text in found.data.tags.items() if HEARTBEAT in key
+    }
+    steps = {run.data.tags.get(STAGE, run.info.run_name): (run.info.start_time / 1000, _step(run)) for run in trained}
+    for name, state in tags.items():
+        began = datetime.fromisoformat(state["since"]).timestamp()
+        if name in steps:
+            steps[name][1]["progress"] = state
+        else:
+            steps[name] = began, _light_step(name, state, found.info.status == "RUNNING")
+    return [step for _, step in sorted(steps.values(), key=lambda pair: pair[0])]
+
+
+def _light_step(name: str, state: dict[str, Any], open_: bool) -> dict[str, Any]:
+    """A step that does not train, as its last heartbeat tells it; in a run that has ended none is running."""
+    running = state["state"] == "RUNNING"
+    last = datetime.fromisoformat(state["at"]).timestamp()
+    return {
+        "name": name,
+        "state": "CANCELED" if running and not open_ else state["state"],
+        "seconds": None if running else state["seconds"],
+        "pod": "",
+        "error": state.get("error", ""),
+        "progress": state,
+        "silent_s": max(0.0, time.time() - last) if running and open_ else None,
+    }
+
+
 def _step(run: Run) -> dict[str, Any]:
     ended = run.info.end_time if run.info.status != "RUNNING" else None
     progress = json.loads(run.data.tags.get(HEARTBEAT, "null"))
@@ -195,7 +200,3 @@ def _progress(step: dict[str, Any]) -> str:
         said += [f"{state['steps_per_second']:.2f} steps/s, ends {state['ends']}"] if "ends" in state else []
         said += [f"SILENT for {silent / 60:.0f} minutes"] if silent > SILENT_S else []
     return ", ".join(said)
-
-
-def _utc(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -10,9 +10,12 @@ from axon import pretrained
 from axon.config import Config
 from axon.errors import AxonError, require
 from axon.tracking.client import REGISTRY, client, parse_uri, refuse_missing_store, resolve, tracking_errors
+from axon.tracking.runs import DATA_REVISION
 
 PARENT = "axon.parent"
 """Tag of a registered version and of a pipeline run: the model that its training went on from; empty for none."""
+PARENT_DATA = "axon.parent_data_revision"
+"""Tag of a pipeline run: the data that the parent was trained on."""
 _FIX = "correct training.init_from, or start from scratch: init_from: ''"
 
 
@@ -58,6 +61,15 @@ def _version(uri: str, tracking_uri: str) -> str:
             if unknown:
                 raise AxonError("PARENT_MISSING", f"{uri} is not in the registry", _FIX) from error
             raise
+
+
+def data_of(uri: str, tracking_uri: str) -> str:
+    """The revision of the data that a registered version was trained on; empty where nobody says."""
+    if not uri.startswith(REGISTRY):
+        return ""
+    mlflow = client(tracking_uri)
+    with tracking_errors(tracking_uri):
+        return str(resolve(mlflow, uri).tags.get(DATA_REVISION, ""))
 
 
 def ancestors(uri: str, tracking_uri: str) -> list[str]:

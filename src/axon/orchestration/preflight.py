@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -18,17 +17,26 @@ from axon import DISCLAIMER
 from axon.config import Config
 from axon.errors import AxonError, require
 from axon.files import write_whole
-from axon.metrics.catalogue import VIEW_SETS, metric
+from axon.metrics.catalogue import VIEW_SETS, metric, metrics_of
 from axon.orchestration import checks
+from axon.orchestration.changes import (
+    CHANGED,
+    CODE,
+    CODE_REVISION,
+    DATA_MD5,
+    champions_run,
+    changed,
+    code_identity,
+    image_digests,
+    same_work,
+)
 from axon.orchestration.checks import Needs
-from axon.orchestration.parent import PARENT, pinned
+from axon.orchestration.parent import PARENT, PARENT_DATA, data_of, pinned
 from axon.provenance import REGISTERED, code_digest, code_revision
 from axon.registry.gate import POLICIES
 from axon.tracking.client import client, tracking_errors, without_credentials
-from axon.tracking.runs import CONFIG, WORK_KEY, last_success, start_parent
+from axon.tracking.runs import CONFIG, DATA_REVISION, WORK_KEY, last_success, start_parent
 
-IMAGES = "AXON_IMAGES"
-"""Environment variable with the images of the steps, each NAME@sha256:DIGEST, which the compiled pipeline sets."""
 NEW, NOTHING_NEW = "new", "nothing new"
 _log = logging.getLogger(__name__)
 
@@ -81,6 +89,7 @@ class Resolved:
         shards: Parallel ingestion tasks.
         gpus: GPUs of a training step: as many as it has processes, none where other nodes train.
         same_as: The MLflow run whose code, data and configuration are those of this run; empty where something is new.
+        changed: What is not the champion's, in one sentence.
     """
 
     config_yaml: str
@@ -89,6 +98,7 @@ class Resolved:
     shards: int
     gpus: int
     same_as: str = ""
+    changed: str = ""
 
     @property
     def outputs(self) -> tuple[str, str, str, int, str, str]:
@@ -108,9 +118,9 @@ class Resolved:
     def summary(self) -> str:
         """One line for people."""
         if self.same_as:
-            same = f"code, data and configuration are those of the last successful run (MLflow run {self.same_as})"
-            return f"nothing new: {same}; the run ends here, as a success"
-        return f"data {self.revision}, MLflow run {self.run_id}, {self.shards} shards"
+            same = f"code, data and configuration are those of MLflow run {self.same_as}"
+            return f"nothing new, nothing to learn: {same}; the run ends here, as a success"
+        return f"data {self.revision}, MLflow run {self.run_id}, {self.shards} shards; {self.changed}"
 
 
 def preflight(asked: Asked, run_key: str, out_config: Path) -> Resolved:
@@ -133,6 +143,12 @@ def preflight(asked: Asked, run_key: str, out_config: Path) -> Resolved:
     for key in config.evaluation.gate_metrics:
         with _collected(problems):
             refuse_undecided(key)
+    if config.training.methods:
+        # Only here: it imports torch.
+        from axon.baselines.methods import asked as methods_of
+
+        with _collected(problems):
+            methods_of(config)
     with _collected(problems):
         if asked.dataset_folder:
             _announce(Path(asked.dataset_folder), config)
@@ -150,24 +166,31 @@ def preflight(asked: Asked, run_key: str, out_config: Path) -> Resolved:
     config = replace(config, training=replace(config.training, init_from=parent))
     write_whole(out_config, config.to_yaml().encode())
     gpus = config.training.processes if config.training.nodes == 1 else 0
-    if key and not asked.force and (same_as := last_success(asked.tracking_uri, asked.model_name, key)):
+    version, champion = champions_run(asked.tracking_uri, asked.model_name)
+    same_as = last_success(asked.tracking_uri, asked.model_name, key) if key else None
+    if champion is not None and same_work(champion, key):
+        same_as = str(champion.info.run_id)
+    if same_as and not asked.force:
         return Resolved(config.to_yaml(), revision, "", config.data.shards, gpus, same_as)
     tags = {
         WORK_KEY: key,
-        "axon.data_revision": revision,
-        "axon.data_md5": data,
+        DATA_REVISION: revision,
+        DATA_MD5: data,
         "axon.data_repo": without_credentials(asked.dataset_repo),
-        "axon.code_revision": code_revision(),
+        CODE_REVISION: code_revision(),
+        CODE: code_identity(),
         "axon.config_fingerprint": config.fingerprint(),
         PARENT: parent,
+        PARENT_DATA: data_of(parent, asked.tracking_uri),
         "axon.disclaimer": DISCLAIMER,
     }
     params = {**_flat(config.to_dict(), ""), "views": asked.views, "promote": asked.promote}
+    tags[CHANGED] = changed(version, champion, tags, params)
     run_id = start_parent(asked.tracking_uri, asked.model_name, run_key, params, tags)
     # A parameter holds 5000 characters at most; the whole configuration is what reproducing the run needs.
     with tracking_errors(asked.tracking_uri):
         client(asked.tracking_uri).log_text(run_id, config.to_yaml(), CONFIG)
-    return Resolved(config.to_yaml(), revision, run_id, config.data.shards, gpus)
+    return Resolved(config.to_yaml(), revision, run_id, config.data.shards, gpus, changed=tags[CHANGED])
 
 
 def parameter_problems(views: str, promote: str, model_name: str) -> list[AxonError]:
@@ -185,7 +208,7 @@ def refuse_undecided(key: str) -> None:
     """A gate can only use a metric that says which model is better. Raises AxonError ``METRIC_UNKNOWN`` or
     ``CONFIG_VALUE``.
     """
-    if metric(key).better == "neither":
+    if any(metric(each).better == "neither" for each in metrics_of([key])):
         raise AxonError(
             "CONFIG_VALUE", f"evaluation.gate_metrics names {key}, which has no better side", "name another metric"
         )
@@ -217,8 +240,7 @@ def work_key(data: str, config: Config, views: str, promote: str) -> str:
     """
     if not data:
         return ""
-    images = [name.partition("@")[2] for name in os.environ.get(IMAGES, "").split()]
-    facts = [code_digest(REGISTERED), images, data, config.fingerprint(), views, promote]
+    facts = [code_digest(REGISTERED), image_digests(), data, config.fingerprint(), views, promote]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

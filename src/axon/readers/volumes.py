@@ -152,7 +152,7 @@ def _in_hu(volume: Volume) -> Volume:
     shifted = low >= 0 and high > _SHIFT_HU and _shares(volume.hu_DHW, _SHIFT_HU)
     if shifted and min(shifted) >= _LEAST_SHARE and sum(shifted) >= _CHEST_SHARE:
         note = f"the values were {_SHIFT_HU} above HU: they are taken back"
-        return Volume(volume.hu_DHW - np.int16(_SHIFT_HU), volume.affine, (*volume.notes, note))
+        return replace(volume, hu_DHW=volume.hu_DHW - np.int16(_SHIFT_HU), notes=(*volume.notes, note))
     seen = f"{air:.1%} air and {soft:.1%} soft tissue, values from {low} to {high}: they are not HU of a chest"
     raise AxonError("NOT_A_CT", seen, "give a chest CT in HU, neither scaled nor windowed")
 

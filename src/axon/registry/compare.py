@@ -1,5 +1,5 @@
-"""Two evaluated models side by side, case by case: what changed, whether it may be chance, and what differed between
-the runs.
+"""Two evaluated models side by side, patient by patient: what changed, whether it may be chance, and what differed
+between the runs.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import base64
 import csv
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -18,14 +18,22 @@ from axon.errors import AxonError
 from axon.evaluation.report import write_page
 from axon.evaluation.results import STRIPS, strip_name
 from axon.metrics.catalogue import VIEW_LABELS, metric, shown_in
-from axon.metrics.statistics import COMPARABLE_KEYS, Summary, comparable, paired_difference, sign_flip_p
+from axon.metrics.statistics import (
+    COMPARABLE_KEYS,
+    Summary,
+    comparable,
+    over_patients,
+    paired_difference,
+    sign_flip_p,
+)
 from axon.registry.gate import EVALUATION, METHOD, METRIC, read_evaluation
 from axon.tracking.client import REGISTRY, client, refuse_missing_store, resolve, tracking_errors
+from axon.tracking.runs import HEARTBEAT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-TOO_FEW = "too few cases to tell"
+TOO_FEW = "too few patients to tell"
 SHOWN_CASES = 3
 """Most improved cases with a picture, and as many of the most worsened."""
 
@@ -43,6 +51,7 @@ class Side:
         primary: The primary metric by (test set, case), over all test sets and the views that its run was asked for.
         record: Parameters and AXON's tags of the run.
         folder: Where its evaluation lies, if that is on this machine and not in MLflow.
+        patients: Patient by case; a case that is not in it is a patient of its own.
     """
 
     name: str
@@ -54,6 +63,7 @@ class Side:
     primary: dict[tuple[str, str], float]
     record: dict[str, str]
     folder: Path | None = None
+    patients: dict[str, str] = field(default_factory=dict)
 
     @property
     def named(self) -> dict[str, str]:
@@ -63,11 +73,11 @@ class Side:
 
 @dataclass(frozen=True)
 class Row:
-    """A metric on a test set: both means, B minus A with its interval, and what was found by the p-value of a paired
-    sign-flip test. Of a signed metric, whose errors would cancel, all of it is of absolute values.
+    """A metric on a test set: both means over patients, B minus A with its interval, and what was found by the p-value
+    of a paired sign-flip test. Of a signed metric, whose errors would cancel, all of it is of absolute values.
 
-    The finding is ``better``, ``worse``, ``no difference shown`` or ``too few cases to tell`` of B; empty where neither
-    direction is good.
+    The finding is ``better``, ``worse``, ``no difference shown`` or ``too few patients to tell`` of B; empty where
+    neither direction is good.
     """
 
     set_name: str
@@ -86,7 +96,7 @@ class Comparison:
 
     Attributes:
         a, b: The two.
-        primary: B minus A of the primary metric over the cases of all test sets, which is what the gate looks at.
+        primary: B minus A of the primary metric over the patients of all test sets, as the gate looks at it.
         p: Its p-value by a paired sign-flip test.
         finding: Of the primary metric, as of a `Row`.
         rows: Every metric on every test set and view.
@@ -112,7 +122,7 @@ class Comparison:
             "no difference shown": "no difference is shown",
         }
         told = "" if self.finding == TOO_FEW else f", sign-flip p {self.p:.2g}"
-        difference = f"{interval_text(METRIC, self.primary)} {metric(METRIC).unit} over {_cases(self.primary.n)}"
+        difference = f"{interval_text(METRIC, self.primary)} {metric(METRIC).unit} over {_patients(self.primary.n)}"
         return f"{text.get(self.finding, self.finding)}: paired {metric(METRIC).label} difference {difference}{told}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -180,17 +190,19 @@ def _folder_side(name: str) -> Side:
 def compare_sides(a: Side, b: Side) -> Comparison:
     """Compare what was read. Raises AxonError ``COMPARE_DIFFERENT``."""
     settings = (int(a.settings["bootstrap"]), float(a.settings["confidence"]), int(a.settings["seed"]))
+    patients = {**b.patients, **a.patients}
+    of_sets = {(name, case): (name, patients.get(case, case)) for name, case in a.primary}
     try:
         comparable(a.facts, b.facts)
-        primary = _judged(METRIC, a.primary, b.primary, *settings)
+        primary = _judged(METRIC, a.primary, b.primary, of_sets, *settings)
         rows = [
             Row(
                 group[0],
                 group[1],
                 metric,
-                _mean(of_a),
-                _mean(of_b),
-                *_judged(metric, of_a, of_b, *settings),
+                _mean(of_a, patients),
+                _mean(of_b, patients),
+                *_judged(metric, of_a, of_b, patients, *settings),
             )
             for group in sorted(a.values.keys() & b.values.keys())
             for metric in a.values[group]
@@ -220,7 +232,7 @@ def table(found: Comparison) -> str:
             continue
         if group != (group := (row.set_name, row.view)):
             level = f"{found.a.settings['confidence']:.0%}"
-            head = f"{row.set_name}, {VIEW_LABELS[row.view]}, {_cases(row.difference.n)}"
+            head = f"{row.set_name}, {VIEW_LABELS[row.view]}, {_patients(row.difference.n)}"
             lines += ["", head, f"  {'metric':30}{'A':>10}{'B':>10}   B - A [{level} paired interval]"]
         name = metric(row.metric).qualified
         a, b = (metric(row.metric).text(value) for value in (row.a, row.b))
@@ -238,7 +250,7 @@ def table(found: Comparison) -> str:
 
 
 def interval_text(metric: str, summary: Summary) -> str:
-    """``"+0.35 [+0.10, +0.61]"``; one or two cases have no interval."""
+    """``"+0.35 [+0.10, +0.61]"``; one or two patients have no interval."""
     mean, low, high = (_signed(metric, value) for value in (summary.mean, summary.low, summary.high))
     return f"{mean} ({summary.few})" if summary.few else f"{mean} [{low}, {high}]"
 
@@ -271,7 +283,8 @@ def _read(folder: Path, name: str, run_id: str, version: str, record: dict[str, 
     settings = {key: metrics[key] for key in ("bootstrap", "confidence", "seed")}
     evaluated = read_evaluation(folder)
     facts = {**metrics["facts"], "views": evaluated.view}
-    return Side(name, run_id, version, facts, settings, values, evaluated.values, record)
+    patients = metrics.get("patients", {})
+    return Side(name, run_id, version, facts, settings, values, evaluated.values, record, patients=patients)
 
 
 def _run_of(mlflow: MlflowClient, name: str) -> tuple[str, str, dict[str, str]]:
@@ -292,7 +305,7 @@ def _run_of(mlflow: MlflowClient, name: str) -> tuple[str, str, dict[str, str]]:
     tags = {
         key: value
         for key, value in data.tags.items()
-        if key.startswith("axon.") and key not in ("axon.run_key", "axon.error")
+        if key.startswith("axon.") and key not in ("axon.run_key", "axon.error") and HEARTBEAT not in key
     }
     return run_id, version, {**data.params, **tags}
 
@@ -361,18 +374,25 @@ def _case_rows(found: Comparison) -> list[tuple[tuple[str, str], str, str, str, 
 
 
 def _judged(
-    key: str, a: Mapping[Any, float], b: Mapping[Any, float], bootstrap: int, confidence: float, seed: int
+    key: str,
+    a: Mapping[Any, float],
+    b: Mapping[Any, float],
+    patients: Mapping[Any, Any],
+    bootstrap: int,
+    confidence: float,
+    seed: int,
 ) -> tuple[Summary, float, str]:
     """B minus A, its p-value, and what that says of B."""
-    difference = paired_difference(b, a, bootstrap, confidence, seed)
-    scores = [(metric(key).score(a[case]), metric(key).score(value)) for case, value in b.items()]
-    gains = [after - before for before, after in scores if before is not None and after is not None]
-    p = sign_flip_p(gains or [value - a[case] for case, value in b.items()], seed)
-    # 1 - 0.95 is a little more than 0.05; a p-value of few cases may be exactly that.
+    difference = paired_difference(b, a, bootstrap, confidence, seed, patients)
+    decided = metric(key).better != "neither"
+    by_case = {case: _score(key, value) - _score(key, a[case]) for case, value in b.items()}
+    gains = list(over_patients(by_case, patients).values())
+    p = sign_flip_p(gains, seed)
+    # 1 - 0.95 is a little more than 0.05; a p-value of few patients may be exactly that.
     level = 1 - confidence + 1e-9
-    if not gains:
+    if not decided:
         return difference, p, ""
-    # Of n cases all may have one sign by chance once in 2^(n - 1): below 6 none can be told from chance at 5 %.
+    # Of n patients all may have one sign by chance once in 2^(n - 1): below 6 none can be told from chance at 5 %.
     if 2.0 ** (1 - difference.n) > level:
         return difference, p, TOO_FEW
     if p > level:
@@ -380,12 +400,19 @@ def _judged(
     return difference, p, "better" if sum(gains) > 0 else "worse"
 
 
+def _score(key: str, value: float) -> float:
+    """Greater is better; the value itself where neither is."""
+    score = metric(key).score(value)
+    return value if score is None else score
+
+
 def _sized(key: str, values: dict[str, float]) -> dict[str, float]:
     return {case: abs(value) for case, value in values.items()} if metric(key).signed else values
 
 
-def _mean(values: Mapping[str, float]) -> float:
-    return sum(values.values()) / len(values)
+def _mean(values: Mapping[str, float], patients: Mapping[str, str]) -> float:
+    of_patients = over_patients(values, patients)
+    return sum(of_patients.values()) / len(of_patients)
 
 
 def _signed(key: str, value: float) -> str:
@@ -399,8 +426,8 @@ def _title(side: Side) -> str:
     return f"{side.name} (version {side.version})" if side.version else f"run {side.name}"
 
 
-def _cases(count: int) -> str:
-    return f"{count} case{'s' * (count != 1)}"
+def _patients(count: int) -> str:
+    return f"{count} patient{'s' * (count != 1)}"
 
 
 def _plain(value: Any) -> str:

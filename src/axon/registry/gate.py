@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from axon.config import Config
 from axon.errors import AxonError
 from axon.files import write_whole
-from axon.metrics.catalogue import MEASURED_AGAIN, PRIMARY, PRIMARY_METHOD, metric
+from axon.metrics.catalogue import MEASURED_AGAIN, PRIMARY, PRIMARY_METHOD, metric, metrics_of
 from axon.tracking.client import client, without_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from axon.evaluation.champion import Champion
+    from axon.metrics.statistics import Summary
 
 Policy = Literal["if_better", "manual", "never"]
 POLICIES = ("if_better", "manual", "never")
@@ -40,8 +41,8 @@ class Decision:
         verdict: ``accepted`` becomes champion, ``challenger`` waits for a person, ``refused`` gets no alias.
         reason: One sentence for people.
         champion_version: The champion that was compared with; empty when there was none.
-        difference: Mean paired difference of the primary metric, candidate minus champion; None when nothing was
-            compared.
+        difference: Mean paired difference of the primary metric over patients, candidate minus champion; None when
+            nothing was compared.
         low, high: Bootstrap interval of the difference.
         cases: Number of paired cases.
     """
@@ -69,17 +70,20 @@ class Decision:
 
 ByCase = dict[tuple[str, str], float]
 """Values by (test set, case)."""
+OfCases = dict[tuple[str, str], tuple[str, str]]
+"""(Test set, patient) by (test set, case)."""
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """An evaluation folder as the gate sees it: its facts, and every metric of each case, from the views that its run
-    was asked for.
+    """An evaluation folder as the gate sees it: its facts, every metric of each case, from the views that its run was
+    asked for, and the patient of each.
     """
 
     facts: dict[str, Any]
     view: str
     metrics: dict[str, ByCase]
+    patients: OfCases
 
     @property
     def values(self) -> ByCase:
@@ -90,17 +94,18 @@ class Evaluated:
 def decide(candidate: Path, tracking_uri: str, model_name: str, policy: Policy, config: Config) -> Decision:
     """Decide about the evaluation in ``candidate``.
 
-    The primary metric is of AXON's final volume, from the views that the run was asked for, over the cases of all test
-    sets. It is compared with the champion's by a paired bootstrap over the same cases; the candidate is better when the
-    mean difference is above zero, and no metric of ``evaluation.gate_metrics`` is worse on average. Where the evaluate
-    step has measured the champion again beside the candidate, these values count, and not the champion's stored ones.
+    The axes are the primary metric (distortion) and ``evaluation.gate_metrics`` (structure and realism), of AXON's
+    final volume, from the views that the run was asked for, over the cases of all test sets. Each is compared with the
+    champion's by a paired bootstrap over the patients of the same cases; the candidate is better when it wins on one
+    axis and loses on none more than the share ``evaluation.gate_loss`` of that axis' noise. Where the evaluate step has
+    measured the champion again beside the candidate, these values count, and not the champion's stored ones.
 
     Args:
         candidate: Evaluation folder with ``metrics.json``, ``cases.csv`` and perhaps ``champion.json``.
         tracking_uri: MLflow tracking and registry.
         model_name: Registered model whose champion is compared with.
         policy: ``if_better`` promotes a better model, ``manual`` leaves it as challenger, ``never`` keeps the champion.
-        config: Bootstrap settings and seed, and the gate's further metrics.
+        config: Bootstrap settings and seed, the gate's axes, and what may be lost on each.
 
     Raises:
         AxonError: ``CHAMPION_UNREADABLE`` where MLflow does not say which model is the champion, or does not give its
@@ -143,7 +148,8 @@ def read_evaluation(folder: Path) -> Evaluated:
     """
     fix = "run the evaluation again"
     try:
-        facts = json.loads((folder / "metrics.json").read_text())["facts"]
+        written = json.loads((folder / "metrics.json").read_text())
+        facts, patients = written["facts"], written.get("patients", {})
         with (folder / "cases.csv").open(newline="") as file:
             method = facts.get("method", METHOD)
             rows = [row for row in csv.DictReader(file) if row["method"] == method]
@@ -158,7 +164,8 @@ def read_evaluation(folder: Path) -> Evaluated:
     for (_, case_id), value in metrics[METRIC].items():
         if not math.isfinite(value):
             raise AxonError("METRICS_NOT_FINITE", f"{METRIC} of case {case_id} ({view}) is {value}", fix)
-    return Evaluated(facts, view, metrics)
+    of_cases = {(name, case): (name, patients.get(case, case)) for name, case in metrics[METRIC]}
+    return Evaluated(facts, view, metrics, of_cases)
 
 
 def _by_metric(rows: Iterable[dict[str, str]]) -> dict[str, ByCase]:
@@ -261,7 +268,7 @@ def _beside_stored(mine: Evaluated, theirs: Evaluated | AxonError, version: str,
             raise AxonError(
                 "NOT_COMPARABLE", f"the views differ: {mine.view} and {theirs.view}", "evaluate the same views"
             )
-        return _compare(mine.metrics, theirs.metrics, version, config)
+        return _compare(mine.metrics, theirs.metrics, mine.patients, version, config)
     except AxonError as error:
         return Decision("refused", f"not comparable with champion version {version}: {error.message}", version)
 
@@ -276,8 +283,13 @@ def _beside_measured(version: str, again: dict[str, Any], model_name: str, confi
         said = f"champion version {version} was trained on the patient of every test case; {by_hand}"
         return Decision("refused", said, version)
     pair = [_by_metric_measured(again["cases"], side) for side in ("candidate", "champion")]
+    # One that an older version measured does not say whose cases they are.
+    patients = {
+        (case["set_name"], case["case_id"]): (case["set_name"], case.get("patient_id", case["case_id"]))
+        for case in again["cases"]
+    }
     try:
-        decided = _compare(pair[0], pair[1], version, config)
+        decided = _compare(pair[0], pair[1], patients, version, config)
     except AxonError as error:
         return Decision("refused", f"not comparable with champion version {version}: {error.message}", version)
     return replace(decided, reason=f"{decided.reason}; {_circumstances(again)}")
@@ -304,8 +316,10 @@ def _circumstances(again: dict[str, Any]) -> str:
     return "; ".join(said)
 
 
-def _compare(mine: dict[str, ByCase], theirs: dict[str, ByCase], version: str, config: Config) -> Decision:
-    """Better in the primary metric, and in none of the gate's further metrics worse.
+def _compare(
+    mine: dict[str, ByCase], theirs: dict[str, ByCase], patients: OfCases, version: str, config: Config
+) -> Decision:
+    """Better where something is won, and on no axis more is lost than its noise allows.
 
     Raises:
         AxonError: ``NOT_COMPARABLE`` where the two do not cover the same cases, or ``METRIC_UNKNOWN``.
@@ -313,24 +327,35 @@ def _compare(mine: dict[str, ByCase], theirs: dict[str, ByCase], version: str, c
     from axon.metrics.statistics import paired_difference
 
     settings = config.evaluation
-    bootstrap = settings.bootstrap, settings.confidence, config.seed
-    difference = paired_difference(mine.get(METRIC, {}), theirs.get(METRIC, {}), *bootstrap)
-    further = {}
-    for key in settings.gate_metrics:
-        further[key] = paired_difference(_scores(key, mine), _scores(key, theirs), *bootstrap).mean
-    worse = [key for key, gain in further.items() if gain < 0]
-    primary, digits = metric(METRIC), metric(METRIC).digits + 1  # Of a difference one more means something.
-    mean, low, high = (f"{value:+.{digits}f}" for value in (difference.mean, difference.low, difference.high))
-    better = difference.mean > 0 and not worse
-    reason = (
-        f"{'better' if difference.mean > 0 else 'not better'} than champion version {version}: "
-        f"paired {primary.label} difference {mean} {primary.unit} ({low} to {high}, {difference.n} cases)"
-    )
-    if further:
-        gains = ", ".join(f"{key} {gain:+.{metric(key).digits}f}" for key, gain in further.items())
-        reason += f"; {'worse in ' + ', '.join(worse) + ';' if worse else 'not worse in the others:'} gains {gains}"
-    verdict: Verdict = "accepted" if better else "refused"
-    return Decision(verdict, reason, version, difference.mean, difference.low, difference.high, difference.n)
+    gains = {
+        key: paired_difference(
+            _scores(key, mine), _scores(key, theirs), settings.bootstrap, settings.confidence, config.seed, patients
+        )
+        for key in dict.fromkeys((METRIC, *metrics_of(settings.gate_metrics)))
+    }
+    allowed = {key: settings.gate_loss * (gain.high - gain.low) / 2 for key, gain in gains.items()}
+    lost = [key for key, gain in gains.items() if gain.mean < -allowed[key]]
+    won = [key for key, gain in gains.items() if gain.mean > 0]
+    said = "; ".join(_gain_text(key, gain, allowed[key], key in lost) for key, gain in gains.items())
+    reason = f"{_verdict_text(won, lost)} champion version {version}: {said}, of {gains[METRIC].n} patients"
+    verdict: Verdict = "accepted" if won and not lost else "refused"
+    first = gains[METRIC]
+    return Decision(verdict, reason, version, first.mean, first.low, first.high, len(mine[METRIC]))
+
+
+def _verdict_text(won: list[str], lost: list[str]) -> str:
+    if not (won and lost):
+        return "better than" if won else "not better than"
+    wins, losses = (" and ".join(metric(key).label for key in keys) for keys in (won, lost))
+    return f"held back, as it wins {wins} by losing {losses}: not better than"
+
+
+def _gain_text(key: str, gain: Summary, allowed: float, lost: bool) -> str:
+    """``"PSNR gains +0.350 dB (0.100 to 0.600)"``, of a loss with what would have been allowed."""
+    of, digits = metric(key), metric(key).digits + 1  # Of a difference one more means something.
+    mean, low, high = (f"{value:+.{digits}f}" for value in (gain.mean, gain.low, gain.high))
+    text = f"{of.label} gains {mean} {of.unit}".rstrip() + f" ({low} to {high})"
+    return text + (f", where a loss of {allowed:.{digits}f} would be noise" if lost else "")
 
 
 def _scores(key: str, side: dict[str, ByCase]) -> ByCase:

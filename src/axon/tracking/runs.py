@@ -21,6 +21,9 @@ PARENT = "mlflow.parentRunId"
 CONFIG = "config.yaml"
 """Artifact of the pipeline run: its resolved configuration."""
 WORK_KEY = "axon.work_key"
+DATA_REVISION = "axon.data_revision"
+HEARTBEAT = "axon.heartbeat"
+"""Tag of a training's run, and with a step's name behind it of the pipeline run: what it does at the moment."""
 TRAINING_VIEW = {"mlflow.experimentKind": "custom_model_development"}
 """Makes MLflow's page show an experiment's runs first; without, it looks for traces of language models."""
 

@@ -107,10 +107,13 @@ def train_bridge(
             shutil.copy(parent / "patients.json", part / ANCESTORS)
 
 
-def sample_coarse(config: Config, dataset: Path, bridge: Path, out: Path) -> None:
+def sample_coarse(
+    config: Config, dataset: Path, bridge: Path, out: Path, tell: Callable[[int, int], object] | None = None
+) -> None:
     """Sample stage 1 on augmented training cases and on the validation cases; writes ``out/coarse.safetensors``.
 
-    The refiner must meet in training what it will meet at inference: samples, not ground truth.
+    The refiner must meet in training what it will meet at inference: samples, not ground truth. ``tell`` hears how many
+    volumes are done, and of how many.
     """
     data, device = PreparedDataset(dataset), choose_device()
     source = samples_of(config, data, device)
@@ -124,6 +127,7 @@ def sample_coarse(config: Config, dataset: Path, bridge: Path, out: Path) -> Non
         ("train", source.train, copies[::2], True),
         ("train", source.train, copies[1::2], False),
     ]
+    of = sum(len(sampler.cases) * len(chosen) for _, sampler, chosen, _ in plans)
     for name, sampler, chosen, alone in plans:
         steps, eta = (config.bridge.volume_steps, 0.0) if alone else (config.bridge.sample_steps, None)
         items = [(index, copy) for index in range(len(sampler.cases)) for copy in chosen]
@@ -135,6 +139,8 @@ def sample_coarse(config: Config, dataset: Path, bridge: Path, out: Path) -> Non
             generators = [generator_for(config.seed, "coarse", name, *item) for item in chunk]
             sampled = sample_bridge(scheduler, unet, estimator, evidence, steps, generators, eta=eta)
             volumes |= {f"{name}/{i}/{copy}": v.cpu().clone() for (i, copy), v in zip(chunk, sampled, strict=True)}
+            if tell:
+                tell(len(volumes), of)
             if (start // size) % 5 == 0 or start + size >= len(items):
                 print(f"coarse volumes of {name}: {min(start + size, len(items))}/{len(items)}", flush=True)
     with whole_folder(out) as part:

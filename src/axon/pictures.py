@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -30,7 +31,7 @@ DIVERGING, SEQUENTIAL = "RdBu_r", "cividis"
 FRAMES, FRAME_PX = 15, 144
 """Slices to scroll through, and their side."""
 
-LARGEST_PX = 168
+LARGEST_PX = 166
 """About the size at which a slice is shown; four cases of pure noise then stay below 15 MB."""
 
 
@@ -157,19 +158,44 @@ def _svg_uri(figure: Figure) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def loss_curve_uri(points: list[tuple[int, float]]) -> str:
-    """A loss curve as SVG, loss on a logarithmic axis."""
+Losses = Sequence[tuple[int, float, float]]
+"""Step, training loss and validation loss; NaN where there is none."""
+
+
+def loss_curve_uri(points: Losses) -> str:
+    """Training and validation loss as SVG, on a logarithmic axis."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(SVG_STYLE):
         figure = Figure(figsize=(3.6, 2.2), layout="constrained")
-        axes = figure.add_subplot(xlabel="step", ylabel="training loss")
-        axes.plot(*zip(*points, strict=True), color="#0b5c8a", linewidth=1.4, marker="." if len(points) < 3 else None)
-        axes.set_yscale("log")
-        axes.grid(which="both", color="#e4e7eb", linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
+        _draw_losses(figure.add_subplot(), points)
         return _svg_uri(figure)
+
+
+def loss_curves_png(curves: Mapping[str, Losses]) -> bytes:
+    """The same of several networks side by side, as PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.8 * len(curves), 3.2), layout="constrained")
+    for axes, (name, points) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+        _draw_losses(axes, points)
+        axes.set_title(name, fontsize=10)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _draw_losses(axes: Axes, points: Losses) -> None:
+    steps, training, validation = zip(*points, strict=True)
+    few = "." if len(points) < 3 else None
+    axes.set(xlabel="step", ylabel="loss", yscale="log")
+    axes.plot(steps, training, label="training", color="#0b5c8a", linewidth=1.4, marker=few)
+    if any(value == value for value in validation):
+        axes.plot(steps, validation, label="validation", color="#b06d00", linewidth=1.4, marker=few)
+        axes.legend(frameon=False, fontsize=8)
+    axes.grid(which="both", color="#e4e7eb", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def show_image(axes: Axes, image: np.ndarray, low: float, high: float, colours: str, label: str) -> AxesImage:

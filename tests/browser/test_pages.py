@@ -17,7 +17,7 @@ from axon.evaluation.strips import strip
 from axon.metrics.protocols import measure
 from axon.metrics.statistics import COMPARABLE_KEYS
 from axon.registry.compare import Side, _context, compare_sides
-from tests.browser.conftest import PHONE, fits, keep, pixels, resize
+from tests.browser.conftest import DESK, PHONE, fits, keep, pixels, resize
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +55,7 @@ def evaluation() -> Evaluation:
         "hu_window": "-1024 to 1476",
         "fine_spacing_mm": "5.5",
     }
-    return Evaluation(facts, rows, shown, {"bridge": [(10, 1.0), (20, 0.5), (30, 0.4)]}, 200, 0.95, 0)
+    return Evaluation(facts, rows, shown, {"bridge": [(10, 1.0, 1.1), (20, 0.5, 0.7), (30, 0.4, 0.7)]}, 200, 0.95, 0)
 
 
 @pytest.fixture(scope="module")
@@ -99,14 +99,34 @@ def column(page: WebDriver, table: int, index: int) -> list[str]:
 
 def test_a_table_of_the_report_sorts_both_ways(sized: WebDriver, report: str) -> None:
     sized.get(report)
-    before = column(sized, 0, 1)
-    head = sized.find_element(By.CSS_SELECTOR, "table thead th:nth-child(2)")
+    before = column(sized, 1, 1)
+    head = sized.find_element(By.CSS_SELECTOR, "#metrics table thead th:nth-child(2)")
     head.find_element(By.TAG_NAME, "button").click()
-    assert column(sized, 0, 1) == sorted(before, key=float, reverse=True) != before
+    assert column(sized, 1, 1) == sorted(before, key=float, reverse=True) != before
     assert head.get_attribute("aria-sort") == "descending"
     head.find_element(By.TAG_NAME, "button").send_keys(Keys.ENTER)
-    assert column(sized, 0, 1) == sorted(before, key=float)
+    assert column(sized, 1, 1) == sorted(before, key=float)
     keep(sized, "report-desk")
+
+
+@pytest.mark.parametrize(("size", "part"), [(DESK, ".headline tbody tr"), (PHONE, ".lead")])
+def test_verdict_and_picture_are_on_the_first_screen(
+    sized: WebDriver, report: str, size: tuple[int, int], part: str
+) -> None:
+    """On a desk with the headline table, which follows on a phone."""
+    resize(sized, size)
+    sized.get(report)
+    bottom = "return document.querySelector(arguments[0]).getBoundingClientRect().bottom"
+    assert sized.execute_script(bottom, ".verdict") < sized.execute_script(bottom, part) <= size[1]
+    keep(sized, f"report-first-{size[0]}", whole=False)
+
+
+def test_the_contents_unfold_where_they_lead(sized: WebDriver, report: str) -> None:
+    sized.get(report)
+    facts = sized.find_element(By.CSS_SELECTOR, "#provenance dl")
+    assert not facts.is_displayed()
+    sized.find_element(By.LINK_TEXT, "Provenance").click()
+    assert facts.is_displayed()
 
 
 def test_the_slider_moves_reconstruction_and_reference(sized: WebDriver, report: str) -> None:

@@ -80,7 +80,7 @@ def evaluation() -> Evaluation:
     chosen = [shown[key] for key in showcase(rows)]
     facts = {"config": "smoke", "split_hash": "9b1d77aa", "hu_window": "-1024 to 1476", "fine_spacing_mm": "15.0"}
     floor = {"realism/patch_distance": 33.3, "realism/spectrum_45_22_db": 1.7}
-    return Evaluation(facts, rows, chosen, {"bridge": [(10, 1.0), (20, 0.5)]}, 200, 0.95, 0, floor)
+    return Evaluation(facts, rows, chosen, {"bridge": [(10, 1.0, 1.1), (20, 0.5, 0.7)]}, 200, 0.95, 0, floor)
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +96,14 @@ class Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.text, self.assets, self.images, self.scripts, self.open = "", list[str](), list[str](), 0, list[str]()
+        self.names = list[str]()
         self.feed(text)
         self.text = " ".join(self.text.split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
         self.assets += [values[name] or "" for name in ("src", "href") if name in values]
+        self.names += [values["id"] or ""] if "id" in values else []
         if tag == "img":
             assert values.get("alt"), "a picture without a description"
             self.images.append(values["src"] or "")
@@ -168,6 +170,30 @@ def test_the_report_plots_both_axes_and_shows_the_floor(page: Page, evaluation: 
     assert "CTs of different patients 1.7 33.3" in page.text
 
 
+def test_the_first_screen_has_verdict_picture_and_headline_and_the_facts_come_last(
+    evaluation: Evaluation, tmp_path: Path
+) -> None:
+    evaluation = dataclasses.replace(of_three(evaluation), pictures=evaluation.pictures)
+    write_report(tmp_path / "report.html", evaluation)
+    text = (tmp_path / "report.html").read_text()
+    first = text.partition("<header>")[2].partition("</header>")[0]
+    gain = evaluation.improvement("external", "bi", "axon", "axon/psnr")
+    assert gain is not None and f"AXON is above the best control, {METHODS['gan']}: {gain.mean:+.1f} %" in first
+    assert "cannot be told apart" not in first and first.count("<p>On ") == 4
+    assert first.count('<figure class="tile">') == 2 + 4 and first.index("<figure") < first.index("<table")
+    assert "split hash" not in first and text.index("split hash") > text.index("<h2>Limits")
+
+
+def test_two_cases_tell_nothing_apart(page: Page) -> None:
+    assert "AXON cannot be told apart, over two cases, from the best control" in page.text
+
+
+def test_training_and_validation_loss_share_a_plot(page: Page) -> None:
+    drawn = [svg(image) for image in page.images if image.startswith("data:image/svg+xml")]
+    (plot,) = [text for text in drawn if ">step<" in text]
+    assert ">training<" in plot and ">validation<" in plot
+
+
 def svg(uri: str) -> str:
     return base64.b64decode(uri.partition(",")[2]).decode()
 
@@ -189,7 +215,10 @@ def test_volume_sample_and_nearest_reference_stand_beside_the_ct_at_three_window
 
 
 def test_the_report_stands_alone(page: Page) -> None:
-    assert {asset.split(";")[0] for asset in page.assets} == {"data:image/webp", "data:image/svg+xml"}
+    contents = [asset[1:] for asset in page.assets if asset.startswith("#")]
+    assert contents == page.names, "the contents lead to every part"
+    outside = {asset.split(";")[0] for asset in page.assets if asset[0] != "#"}
+    assert outside == {"data:image/webp", "data:image/svg+xml"}
     assert page.scripts == 1, "its own, within the page: no asset is a script"
 
 

@@ -35,6 +35,7 @@ from axon.evaluation.results import (
     Evaluation,
     Picture,
     cases_csv,
+    leading,
     showcase,
     strip_name,
     summary_table,
@@ -208,8 +209,7 @@ def write_all(folder: Path, evaluation: Evaluation, strips: dict[str, bytes]) ->
     for file, content in strips.items():
         (folder / file).write_bytes(content)
     if evaluation.pictures:
-        best = max(evaluation.pictures, key=lambda picture: picture.set_name == "external")
-        write_hero(folder / "hero.png", best)
+        write_hero(folder / "hero.png", leading(evaluation.pictures))
     (folder / "summary.txt").write_text(summary_table(evaluation) + "\n")
 
 
@@ -360,9 +360,10 @@ def picture_of(set_name: str, case: Case, result: MethodVolumes, config: Config)
     )
 
 
-def _curve(file: Path) -> list[tuple[int, float]]:
+def _curve(file: Path) -> list[tuple[int, float, float]]:
     with file.open(newline="") as rows:
-        return [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(rows)]
+        read = csv.DictReader(rows)
+        return [(int(row["step"]), float(row["loss"]), float(row["val_loss"] or "nan")) for row in read]
 
 
 def test_hash(cases: Iterable[tuple[str, Case]]) -> str:

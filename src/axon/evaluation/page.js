@@ -31,3 +31,7 @@ for (const scroller of document.querySelectorAll(".scroller")) {
     scroller.querySelector("output").textContent = `${Number(input.value) + 1} of ${count}`;
   });
 }
+// A link of the contents unfolds what it leads to.
+addEventListener("hashchange", () => {
+  document.getElementById(location.hash.slice(1))?.querySelector("details")?.setAttribute("open", "");
+});

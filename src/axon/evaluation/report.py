@@ -31,6 +31,7 @@ from axon.evaluation.results import (
     Evaluation,
     Picture,
     cases_csv,
+    leading,
     refuse_bad_values,
     showcase,
 )
@@ -126,6 +127,8 @@ def _context(evaluation: Evaluation) -> dict[str, Any]:
         "stamp": _stamp(evaluation.facts),
         "headline": shown_in("headline"),
         "headlines": _by_group(evaluation, _headline),
+        "verdicts": _by_group(evaluation, _verdict),
+        "lead": _lead(evaluation.pictures),
         "axes": _axes(evaluation),
         "plots": _by_group(evaluation, _two_axes),
         "other_tables": _other_tables(evaluation),
@@ -202,7 +205,38 @@ def _headline(evaluation: Evaluation, set_name: str, view: str) -> dict[str, Any
                     "gains": _headline_gains(evaluation, set_name, view, method, of),
                 }
             )
-    return {"set": set_name, "view": VIEW_LABELS[view], "method": METHODS[method], "figures": figures}
+    cases = len(evaluation.values(set_name, view, method, PRIMARY))
+    return {"set": set_name, "view": VIEW_LABELS[view], "cases": cases, "figures": figures}
+
+
+def _verdict(evaluation: Evaluation, set_name: str, view: str) -> str | None:
+    """What the primary metric shows of AXON beside the best control, one sentence a test set: of the views that the run
+    was asked for.
+    """
+    method = next((method for method in FINAL if method in evaluation.methods(set_name, view)), None)
+    asked = evaluation.facts.get("views", view)
+    gain = method and evaluation.improvement(set_name, view, method, PRIMARY)
+    if not gain or (view != asked and (set_name, asked) in evaluation.groups()):
+        return None
+    finding = "is above" if gain.low > 0 else "is below" if gain.high < 0 else "shows no difference from"
+    if gain.few:
+        finding = f"cannot be told apart, over {gain.few}, from"
+    rival = METHODS[evaluation.best_baseline(set_name, view, PRIMARY) or ""]
+    change = f"{_signed(gain.mean)} % of {metric(PRIMARY).label} ({_signed_interval(gain)})"
+    return f"On {set_name}, {VIEW_LABELS[view]}, AXON {finding} the best control, {rival}: {change}."
+
+
+def _lead(pictures: Sequence[Picture]) -> dict[str, Any] | None:
+    """The case that opens the report: its films, and a coronal and an axial slice of volume and CT."""
+    if not pictures:
+        return None
+    best = leading(pictures)
+    low, high = show.window_bounds(*show.OVERVIEW_WINDOW)
+    tiles = [(show.gray_uri(film, 0, 1), f"{view} film") for view, film in best.films.items()]
+    for plane in ("coronal", "axial"):
+        for label, volume in (("AXON", best.volumes["axon"]), ("CT", best.reference_DHW)):
+            tiles.append((show.gray_uri(show.slice_plane(volume, plane), low, high), f"{label}, {plane}"))
+    return {"case": best.case_id, "set": best.set_name, "tiles": tiles}
 
 
 def _headline_gains(evaluation: Evaluation, set_name: str, view: str, method: str, of: Metric) -> list[str]:

@@ -101,7 +101,7 @@ class Evaluation:
             runs. No dates: equal runs give equal files.
         rows: Every method on every case.
         pictures: Cases to show, see `showcase`.
-        curves: ``(step, loss)`` by training stage.
+        curves: ``(step, loss, validation loss)`` by training stage; NaN where there are no validation cases.
         bootstrap, confidence, seed: As in `summarise`.
         floor: What real CTs of different patients measure against each other, by metric, see
             `axon.metrics.realism.floor`; spectra in absolute dB.
@@ -114,7 +114,7 @@ class Evaluation:
     facts: dict[str, str]
     rows: list[CaseResult]
     pictures: list[Picture]
-    curves: dict[str, list[tuple[int, float]]]
+    curves: dict[str, list[tuple[int, float, float]]]
     bootstrap: int
     confidence: float
     seed: int
@@ -255,6 +255,11 @@ def showcase(rows: Sequence[CaseResult]) -> dict[tuple[str, str], str]:
         for rank, row in (("best", ordered[0]), ("worst", ordered[-1]), ("median", ordered[len(ordered) // 2])):
             ranks.setdefault((name, row.case_id), rank)
     return ranks
+
+
+def leading(pictures: Sequence[Picture]) -> Picture:
+    """The one that opens an evaluation: the first of another hospital's patients, where there are any."""
+    return max(pictures, key=lambda picture: picture.set_name == "external")
 
 
 def summary_table(evaluation: Evaluation) -> str:

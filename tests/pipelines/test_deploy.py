@@ -104,10 +104,7 @@ def test_pods_are_unprivileged_and_bounded(overlay: str) -> None:
         for container in spec["containers"]:
             security = container["securityContext"]
             assert security["allowPrivilegeEscalation"] is False and security["capabilities"] == {"drop": ["ALL"]}
-    for kind in ("Deployment", "StatefulSet"):
-        for one in of_kind(overlay, kind):
-            (container,) = one["spec"]["template"]["spec"]["containers"]
-            assert container["securityContext"]["readOnlyRootFilesystem"] and container["resources"]["limits"]["memory"]
+            assert security["readOnlyRootFilesystem"] and container["resources"]["limits"]["memory"]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -156,6 +153,9 @@ def test_the_pieces_fit_together_and_to_the_pipeline(overlay: str) -> None:
     ]
     for service in of_kind(overlay, "Service"):
         assert any(service["spec"]["selector"].items() <= found.items() for found in labels)
+    (owner,), (runtime,) = of_kind(overlay, "Job"), of_kind(overlay, "ClusterTrainingRuntime")
+    (node,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    labels += [one["spec"]["template"]["metadata"]["labels"] for one in (owner, node["template"])]
     for policy in of_kind(overlay, "NetworkPolicy"):
         assert any(policy["spec"]["podSelector"]["matchLabels"].items() <= found.items() for found in labels)
     (ingress,) = next(one for one in of_kind(overlay, "NetworkPolicy") if one["metadata"]["name"] == "axon-mlflow")[

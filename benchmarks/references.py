@@ -42,7 +42,7 @@ from axon.metrics.protocols import axon as protocol
 from axon.models.intensity import normalise_hu
 from axon.readers.layouts import Study, find_studies
 from axon.readers.volumes import read_ct
-from axon.references.fusion import Fusion, Patient
+from axon.references.fusion import Fusion, Known
 from axon.references.registration import register
 from axon.training.samples import clinical_look, rotation
 from benchmarks.quality import data_folder, markdown, page_head
@@ -179,7 +179,7 @@ class Bench:
     def normalised(self, hu_DHW: np.ndarray) -> Tensor:
         return normalise_hu(torch.from_numpy(hu_DHW).float()[None, None], self.hu_window)
 
-    def known(self, films_12UV: Tensor, piece: str) -> Patient:
+    def known(self, films_12UV: Tensor, piece: str) -> Known:
         """Estimate and films of a patient, as the product would have them."""
         one, clean = piece == "frontal", piece != "clinical"
         trust = 1.0 if clean else PhysicsConfig(**self.pipeline.estimator.config.physics).clinical_trust
@@ -188,7 +188,7 @@ class Bench:
         films = normalise_film(F.interpolate(films_12UV, (SIZE, SIZE), mode="area"))
         trust_12 = torch.tensor([[trust, 0.0 if one else trust]])
         estimate = self.normalised(output.volume.hu_DHW)
-        return Patient(
+        return Known(
             estimate, films * (trust_12 > 0)[:, :, None, None], trust_12, self.pipeline.estimator.lift.spread[None]
         )
 
@@ -222,7 +222,7 @@ class Bench:
             name: self.figures(v, truth, known) | {"references": count, "CPU s": seconds} for name, v in volumes.items()
         }
 
-    def figures(self, volume_11DHW: Tensor, truth_11DHW: Tensor, known: Patient) -> dict[str, float]:
+    def figures(self, volume_11DHW: Tensor, truth_11DHW: Tensor, known: Known) -> dict[str, float]:
         low, high = self.hu_window
         hu, reference = (((v[0, 0] + 1) / 2 * (high - low) + low) for v in (volume_11DHW, truth_11DHW))
         quality = protocol(hu.clone(), reference.clone(), (low, high))

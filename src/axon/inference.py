@@ -30,7 +30,7 @@ from axon.models.intensity import denormalise_hu, normalise_hu
 from axon.models.sampling import sample_bridge
 from axon.models.superres import SuperResolver, upsample
 from axon.models.unet import BridgeUNet, RefinerControlNet
-from axon.references.fusion import Fusion, Patient
+from axon.references.fusion import Fusion, Known
 from axon.references.library import Library
 from axon.references.registration import Progress, Registration, register, silent
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
@@ -309,8 +309,8 @@ class AxonPipeline(DiffusionPipeline):
             found = self._register(fine, closer_1VUV, trust_1V, progress)
             used = self._used(found, trust_1V)
             if len(found.warps_K1DHW):
-                patient = Patient(fine, closer_1VUV, trust_1V, self.estimator.lift.spread[:, None])
-                return self._fused(found, patient, seeds, views, used, stages, progress)
+                known = Known(fine, closer_1VUV, trust_1V, self.estimator.lift.spread[:, None])
+                return self._fused(found, known, seeds, views, used, stages, progress)
         volume_DHW = self._finite(self._hu(self._on_result_grid(fine))[0])
         samples_KDHW, mean_DHW, std_DHW = volume_DHW[None], None, None
         if num_samples > 1:
@@ -333,7 +333,7 @@ class AxonPipeline(DiffusionPipeline):
     def _fused(
         self,
         found: Registration,
-        patient: Patient,
+        known: Known,
         seeds: Sequence[int],
         views: str,
         used: ReferencesUsed,
@@ -342,9 +342,9 @@ class AxonPipeline(DiffusionPipeline):
     ) -> AxonOutput:
         """Volume and samples of the networks' volume and the references."""
         physics = PhysicsConfig(**self.estimator.config.physics)
-        xray = XrayConfig(**self.config.xray).with_pixels(patient.films_1VUV.shape[-1])
+        xray = XrayConfig(**self.config.xray).with_pixels(known.films_1VUV.shape[-1])
         extent_mm = float(self.config.extent_mm)
-        fusion = Fusion(found, patient, physics, xray, extent_mm, self._window(), self._references())
+        fusion = Fusion(found, known, physics, xray, extent_mm, self._window(), self._references())
         volume = Volume(self._finite(self._hu(fusion.volume())[0]), self._affine())
         progress("volume", 1.0)
         drawn = []

@@ -80,9 +80,9 @@ BATCH: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "realism.measure": (lambda a, b: realism.measure(a, b, AFFINE), lambda d: [hu(d), hu(d, 1)]),
     "statistics.summarise": (lambda v: statistics.summarise(v.tolist(), 50, 0.95, 0), lambda d: [hu(d)[5, 5]]),
     "samples.clinical_look": (samples.clinical_look, lambda d: [films(torch.float32), chance(1, 2, 6)]),
-    "samples.warp": (
-        lambda v, c: samples.warp(v, c, Config()),
-        lambda d: [hu(torch.float32)[None, None], chance(1, samples.WARP)],
+    "samples.augmented": (
+        lambda v, c: samples.augmented(v, c, Config()),
+        lambda d: [hu(torch.float32)[None, None], chance(1, samples.ANATOMY)],
     ),
     "samples.kept_views": (lambda c: samples.kept_views(c, 0.5), lambda d: [chance(4, 2)]),
     "projection.render_drr": (
@@ -130,7 +130,7 @@ FLOAT32 = {
     "projection.lift_both": "the matrices of a layer are float32",
     "projection.lift_film": "the same",
     "deformation.dense": "so are the splines",
-    "samples.warp": "so is the grid that it samples at",
+    "samples.augmented": "so is the grid that it samples at",
     "samples.clinical_look": "so is its blur",
     "realism.quantiles": "so are the weights of the interpolation",
 }

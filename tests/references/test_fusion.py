@@ -11,7 +11,7 @@ from tests.support.patients import (
     EXTENT_MM,
     HU_WINDOW,
     XRAY,
-    Patient,
+    Known,
     deformed,
     fusion,
     patient,
@@ -30,7 +30,7 @@ def twice(found: Registration) -> Registration:
     return replace(found, warps_K1DHW=found.warps_K1DHW[:1].repeat(2, 1, 1, 1, 1), loss_K=torch.zeros(2))
 
 
-def film_error(volume: torch.Tensor, known: Patient) -> float:
+def film_error(volume: torch.Tensor, known: Known) -> float:
     from axon.geometry.projection import normalise_film, render_both
 
     low, high = HU_WINDOW

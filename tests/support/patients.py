@@ -13,7 +13,7 @@ from axon.data.phantoms import make_phantom
 from axon.geometry import deformation
 from axon.geometry.projection import normalise_film, render_both
 from axon.geometry.volume import resample_to_cube
-from axon.references.fusion import Fusion, Patient
+from axon.references.fusion import Fusion, Known
 from axon.references.registration import Registration, register
 
 SIZE, EXTENT_MM, HU_WINDOW = 32, 360.0, (-1024.0, 1476.0)
@@ -45,22 +45,22 @@ def deformed(seed: int, by: int) -> Tensor:
 
 
 @functools.cache
-def patient(seed: int = 0, trust: tuple[float, float] = (1.0, 1.0)) -> Patient:
+def patient(seed: int = 0, trust: tuple[float, float] = (1.0, 1.0)) -> Known:
     """What films and an estimator that blurs would tell of phantom ``seed``."""
     low, high = HU_WINDOW
     films = normalise_film(render_both((phantom(seed) + 1) / 2 * (high - low) + low, EXTENT_MM, XRAY))
     trust_1V = torch.tensor([trust])
     estimate = F.avg_pool3d(phantom(seed), 2)
-    return Patient(
+    return Known(
         estimate, films * (trust_1V > 0)[:, :, None, None], trust_1V, torch.full((1, 1, SIZE, SIZE, SIZE), 0.2)
     )
 
 
-def registered(references: Tensor, known: Patient, config: ReferencesConfig = CONFIG) -> Registration:
+def registered(references: Tensor, known: Known, config: ReferencesConfig = CONFIG) -> Registration:
     return register(
         references, known.estimate_11NNN, known.films_1VUV, known.trust_1V, XRAY, EXTENT_MM, HU_WINDOW, config
     )
 
 
-def fusion(registration: Registration, known: Patient, config: ReferencesConfig = CONFIG) -> Fusion:
+def fusion(registration: Registration, known: Known, config: ReferencesConfig = CONFIG) -> Fusion:
     return Fusion(registration, known, PhysicsConfig(), XRAY, EXTENT_MM, HU_WINDOW, config)

@@ -19,7 +19,7 @@ from axon.models.superres import downsample
 from axon.models.unet import BridgeUNet
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 from axon.training.randomness import keys_for, normal, uniform
-from axon.training.samples import FILMS, WARP, Batch, Sampler
+from axon.training.samples import ANATOMY, FILMS, Batch, Sampler
 from axon.training.stages import BridgeStage, Draw, Source, _crops
 
 CPU = torch.device("cpu")
@@ -67,7 +67,7 @@ def plain_batch(sampler: Sampler) -> Batch:
     volumes, films, trusts = [], [], []
     for index, key in KEYS:
         anatomy = keys_for([(config.seed, key, "anatomy")], CPU)
-        warp_N, film_N = uniform(anatomy, WARP + FILMS)[0].split((WARP, FILMS))
+        warp_N, film_N = uniform(anatomy, ANATOMY + FILMS)[0].split((ANATOMY, FILMS))
         hu_DHW = plain_warp(torch.from_numpy(sampler.cases[index].hu_DHW.astype(np.float32)), warp_N, config)
         film_VUV = normalise_film(render_both(hu_DHW[None, None], config.grid.extent_mm, config.xray))[0]
         noise = normal(keys_for([(config.seed, key, "noise")], CPU), *film_VUV.shape)[0]

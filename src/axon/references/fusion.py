@@ -40,7 +40,7 @@ _RAMP_HU = 100.0
 
 
 @dataclass(frozen=True)
-class Patient:
+class Known:
     """What is known of a patient beside the references.
 
     Attributes:
@@ -61,7 +61,7 @@ class Fusion:
 
     Args:
         registration: The warps; without any, `volume` and `sample` are the estimate, corrected by the films.
-        patient: The rest of what is known.
+        known: The rest of what is known.
         physics, xray, extent_mm, hu_window: As of `make_consistent`.
         config: Settings.
     """
@@ -69,19 +69,19 @@ class Fusion:
     def __init__(
         self,
         registration: Registration,
-        patient: Patient,
+        known: Known,
         physics: PhysicsConfig,
         xray: XrayConfig,
         extent_mm: float,
         hu_window: tuple[float, float],
         config: ReferencesConfig,
     ) -> None:
-        self.patient, self.config, self.extent_mm = patient, config, extent_mm
+        self.known, self.config, self.extent_mm = known, config, extent_mm
         self.obey = (physics, extent_mm, xray, hu_window)
         self.warps_K1DHW = registration.warps_K1DHW
         size = self.warps_K1DHW.shape[-1]
-        self.estimate_11DHW = _grown(patient.estimate_11NNN, size)
-        self.spread_11DHW = _grown(patient.spread_11DHW, size)
+        self.estimate_11DHW = _grown(known.estimate_11NNN, size)
+        self.spread_11DHW = _grown(known.spread_11DHW, size)
         self.evidence_K = -registration.loss_K / config.temper
         if len(self.warps_K1DHW):
             self.dissent_K1DHW = self._dissent()
@@ -90,7 +90,7 @@ class Fusion:
 
     def volume(self) -> Tensor:
         """The best guess, normalised, shape (1, 1, D, H, W)."""
-        alone = int((self.patient.trust_1V > 0).sum()) == 1 and self.config.estimate_share_mono
+        alone = int((self.known.trust_1V > 0).sum()) == 1 and self.config.estimate_share_mono
         share = self.config.estimate_share_mono if alone else self.config.estimate_share
         mixed_11DHW = self._blended(self.evidence_K, self.config.tolerance, share)
         return self._consistent(self._carried(mixed_11DHW, self.config.transport))
@@ -181,10 +181,10 @@ class Fusion:
 
     def _consistent(self, volume_11DHW: Tensor) -> Tensor:
         physics, extent_mm, xray, hu_window = self.obey
-        patient = self.patient
+        known = self.known
         volume_11DHW = volume_11DHW.clamp(-1, 1)
         return make_consistent(
-            volume_11DHW, patient.films_1VUV, patient.trust_1V, self.spread_11DHW, physics, extent_mm, xray, hu_window
+            volume_11DHW, known.films_1VUV, known.trust_1V, self.spread_11DHW, physics, extent_mm, xray, hu_window
         )
 
 

@@ -26,8 +26,8 @@ from axon.models.intensity import normalise_hu
 from axon.models.superres import downsample
 from axon.training.randomness import keys_for, normal, uniform
 
-WARP, FILMS = 1 + 9 + 3 * 4**3, 1 + 2 + 1 + 2 * 6
-"""Random numbers that a sample's anatomy takes, and its films: of both, of each what `warp` and `Sampler` say."""
+ANATOMY, FILMS = 1 + 9 + 3 * 4**3, 1 + 2 + 1 + 2 * 6
+"""Random numbers that a sample's anatomy takes, and its films: of both, of each what `augmented` and `Sampler` say."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ class Sampler:
             anatomy_B, noise_B = (
                 keys_for([(config.seed, key, part) for _, key in keys], self.device) for part in ("anatomy", "noise")
             )
-            warp_BN, films_BN = uniform(anatomy_B, WARP + FILMS).split((WARP, FILMS), dim=1)
-            hu_B1DHW = warp(hu_B1DHW, warp_BN, config)
+            anatomy_BN, films_BN = uniform(anatomy_B, ANATOMY + FILMS).split((ANATOMY, FILMS), dim=1)
+            hu_B1DHW = augmented(hu_B1DHW, anatomy_BN, config)
             films_BVUV = normalise_film(render_both(hu_B1DHW, grid.extent_mm, config.xray))
             films_BVUV, trust_BV = self._degraded(films_BVUV, films_BN, noise_B)
         else:
@@ -164,13 +164,13 @@ def _gauss(sigma: float, device: torch.device) -> Tensor:
     return torch.softmax(-(steps**2) / (2 * sigma**2), dim=0)
 
 
-def warp(hu_B1DHW: Tensor, chance_BN: Tensor, config: Config) -> Tensor:
+def augmented(hu_B1DHW: Tensor, chance_BN: Tensor, config: Config) -> Tensor:
     """Mirror some volumes, then rotate, scale, shift and elastically deform each; what enters from outside is air.
 
     Args:
         hu_B1DHW: HU.
-        chance_BN: `WARP` random numbers from 0 to 1: whether mirrored, three angles, scales and shifts, and a lattice
-            of displacements.
+        chance_BN: `ANATOMY` random numbers from 0 to 1: whether mirrored, three angles, scales and shifts, and a
+            lattice of displacements.
         config: How far each may go.
     """
     data, half_extent = config.data, config.grid.extent_mm / 2

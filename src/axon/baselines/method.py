@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from axon.models.estimator import FilmEstimator
-from axon.models.unet import RegressionUNet
+from axon.models.unet import BridgeUNet, RegressionUNet, condition
 from axon.training.samples import Batch
 from axon.training.stages import BatchStage, Source
 
@@ -40,6 +41,41 @@ class FilmStage(BatchStage):
     def seen(self, batch: Batch) -> Tensor:
         """What the network is fed, shape (B, 5, d, h, w)."""
         return self.estimator.plain(batch.films_BVUV, batch.trust_BV)
+
+
+SAMPLING_STEPS = 50
+"""Of the methods that sample."""
+
+
+def raw_lift(estimator: FilmEstimator, films_BVUV: Tensor, trust_BV: Tensor) -> Tensor:
+    """The mean of the lifted films, each of them, and which are there, shape (B, 5, d, h, w)."""
+    mean = estimator.back_projection(films_BVUV, trust_BV)
+    return condition(mean, estimator.lifted(films_BVUV), (trust_BV > 0).to(trust_BV))
+
+
+class SampledStage(FilmStage):
+    """Trains a U-Net as that of AXON's stage 1 to sample, steered by the raw lift alone."""
+
+    budget = "published"
+
+    @classmethod
+    def of(cls, source: Source, estimator: FilmEstimator, device: torch.device) -> SampledStage:
+        return cls(source, BridgeUNet.of(source.config.model).to(device), estimator)
+
+    def seen(self, batch: Batch) -> Tensor:
+        return raw_lift(self.estimator, batch.films_BVUV, batch.trust_BV)
+
+
+def sampled(
+    network: nn.Module, scheduler: Any, begin: Tensor, seen: Tensor, step: Callable[[Tensor, int, Tensor], Tensor]
+) -> Tensor:
+    """Run a scheduler's reverse process; ``step`` takes what the network made, the time and the sample."""
+    scheduler.set_timesteps(SAMPLING_STEPS)
+    sample = begin
+    for time in scheduler.timesteps.tolist():
+        times_B = torch.full((len(sample),), time, device=sample.device)
+        sample = step(network(sample, times_B, seen), time, sample)
+    return sample.clamp(-1, 1)
 
 
 def _regressed(network: nn.Module, estimator: FilmEstimator, films_BVUV: Tensor, trust_BV: Tensor, seed: int) -> Tensor:

@@ -11,49 +11,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from axon.baselines.diffusion import seen_of
-from axon.baselines.method import Trained
+from axon.baselines.method import SampledStage, Trained, raw_lift, sampled
 from axon.models.estimator import FilmEstimator
 from axon.models.unet import BridgeUNet
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 from axon.training.randomness import generator_for
-from axon.training.stages import BatchStage, Draw, Source, bridge_terms
-
-STEPS = 50
-"""Sampling steps; the paper takes 200."""
+from axon.training.stages import Draw, bridge_terms
 
 
-class PlainBridgeStage(BatchStage):
+class PlainBridgeStage(SampledStage):
     """L1 on the bridge's target."""
 
-    name, budget = "plain_bridge", "published"
-
-    def __init__(self, source: Source, module: BridgeUNet, estimator: FilmEstimator) -> None:
-        super().__init__(source, module)
-        self.estimator, self.scheduler = estimator, BrownianBridgeScheduler()
+    name = "plain_bridge"
+    scheduler = BrownianBridgeScheduler()
 
     def loss(self, module: nn.Module, draw: Draw) -> Tensor:
-        seen = seen_of(self.estimator, draw.batch.films_BVUV, draw.batch.trust_BV)
+        seen = self.seen(draw.batch)
         times, sample, target = bridge_terms(self.scheduler, draw.batch.coarse_B1dhw, seen[:, :1], draw.noise_B)
         return F.l1_loss(module(sample, times, seen), target)
 
 
 def volumes(network: nn.Module, estimator: FilmEstimator, films_BVUV: Tensor, trust_BV: Tensor, seed: int) -> Tensor:
-    """One sample a case, shape (B, 1, D, H, W)."""
-    scheduler, seen = BrownianBridgeScheduler(), seen_of(estimator, films_BVUV, trust_BV)
+    """One sample a case, shape (B, 1, D, H, W); the paper takes 200 steps."""
+    scheduler, seen = BrownianBridgeScheduler(), raw_lift(estimator, films_BVUV, trust_BV)
     streams = [generator_for(seed, "plain_bridge", slot) for slot in range(len(seen))]
-    endpoint = sample = seen[:, :1]
-    scheduler.set_timesteps(STEPS)
-    for time in scheduler.timesteps.tolist():
-        times_B = torch.full((len(sample),), time, device=sample.device)
+    endpoint = seen[:, :1]
+
+    def step(made: Tensor, time: int, sample: Tensor) -> Tensor:
         noise = torch.stack([torch.randn(sample.shape[1:], generator=stream) for stream in streams]).to(sample)
-        made = network(sample, times_B, seen)
-        sample = scheduler.step(made, time, sample, endpoint, variance_noise=noise, return_dict=False)[0]
-    return sample.clamp(-1, 1)
+        next_B1DHW: Tensor = scheduler.step(made, time, sample, endpoint, variance_noise=noise, return_dict=False)[0]
+        return next_B1DHW
+
+    return sampled(network, scheduler, endpoint, seen, step)
 
 
-def _stage(source: Source, estimator: FilmEstimator, device: torch.device) -> PlainBridgeStage:
-    return PlainBridgeStage(source, BridgeUNet.of(source.config.model).to(device), estimator)
-
-
-METHOD = Trained("Plain Brownian bridge", _stage, kind=BridgeUNet, volumes=volumes, published=True)
+METHOD = Trained("Plain Brownian bridge", PlainBridgeStage.of, kind=BridgeUNet, volumes=volumes, published=True)

@@ -23,7 +23,7 @@ CONFIG ?= configs/smoke.yaml
 SECONDS_TO_FUZZ ?= 300
 # Tests run in processes side by side, a thread each.
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 4 ? 4 : n )))
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=30 --numprocesses $(WORKERS) --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=30 --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -88,9 +88,7 @@ fuzz: install ## let atheris look for inputs that crash a reader, SECONDS_TO_FUZ
 lint: install ## ruff, mypy, the import contract, and whether the compiled pipeline is up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-	$(BIN)/python -m pipelines compile --check
+	@$(BIN)/mypy & typed=$$!; $(BIN)/lint-imports && $(BIN)/python -m pipelines compile --check; others=$$?; wait $$typed && exit $$others
 
 format: install ## let ruff lay out the code
 	$(BIN)/ruff check --fix --quiet .

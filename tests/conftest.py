@@ -1,4 +1,4 @@
-"""Fixtures that tests share: a tiny configuration and a tiny prepared dataset, both real."""
+"""Fixtures that tests share: a tiny configuration, a tiny prepared dataset, a model with random weights, films."""
 
 import os
 from pathlib import Path
@@ -21,6 +21,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{len(skipped)} tests on real data did not run", red=True)
         assert terminalreporter._session is not None
         terminalreporter._session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest first: in the end no process waits for another (``--no-loadscope-reorder``)."""
+    first = ["e2e", "browser", "orchestration"]
+    items.sort(key=lambda item: first.index(item.path.parent.name) if item.path.parent.name in first else len(first))
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +60,19 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory, tiny_config: Config) 
         ingest(raw, shard, 2, tiny_config, root / f"shard{shard}")
     assemble([root / "shard0", root / "shard1"], raw, tiny_config, root / "dataset")
     return root / "dataset"
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory, tiny_config: Config) -> Path:
+    """A sealed folder of a model with random weights; not to be changed."""
+    from tests.support.small_model import sealed_model
+
+    return sealed_model(tmp_path_factory.mktemp("small") / "model", tiny_config)
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Frontal and lateral film of a phantom as PNG; not to be changed."""
+    from tests.support.small_model import write_films
+
+    return write_films(tmp_path_factory.mktemp("films"))

@@ -8,14 +8,12 @@ import pytest
 from axon.config import Config
 from axon.data.prepared import PreparedDataset
 from benchmarks import clinical_films
-from tests.support.small_model import small_pipeline
 
 pytestmark = pytest.mark.slow
 
 
-def test_every_look_is_measured_both_ways(tiny_config: Config, tiny_dataset: Path, tmp_path: Path) -> None:
-    small_pipeline(tiny_config).save_pretrained(tmp_path / "model")
-    clinical_films.main(["--dataset", str(tiny_dataset), "--model", str(tmp_path / "model"), "--out", str(tmp_path)])
+def test_every_look_is_measured_both_ways(model: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    clinical_films.main(["--dataset", str(tiny_dataset), "--model", str(model), "--out", str(tmp_path)])
     text = (tmp_path / "clinical.md").read_text()
     assert "2 test cases" in text and all(text.count(f"| {look} |") == 2 for look in clinical_films.LOOKS)
 

@@ -29,7 +29,7 @@ from axon.geometry.volume import resample_to_cube
 from axon.serve.jobs import GRACE_S
 from tests.browser.conftest import PHONE, fits, keep, pixels, resize
 from tests.conftest import REAL_DATA_UNSET
-from tests.support.small_model import small_pipeline, write_films
+from tests.support.small_model import small_pipeline
 
 pytestmark = pytest.mark.slow
 
@@ -66,11 +66,6 @@ def address(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         server.send_signal(signal.SIGTERM)
         server.wait(30)
     assert list(scratch.iterdir()) == []
-
-
-@pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return write_films(tmp_path_factory.mktemp("films"))
 
 
 def give(page: WebDriver, address: str, *films: Path, samples: int = 1, seconds: float = 90) -> None:

@@ -2,22 +2,19 @@
 
 import json
 import re
+from pathlib import Path
 
 import nbformat
 import pytest
 
-from axon.config import Config
 from docs.tour import MAX_BYTES, NOTEBOOK, executed
-from tests.support.small_model import small_pipeline
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def ran(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("model")
-    small_pipeline(tiny_config).save_pretrained(folder, safe_serialization=True)
-    return executed(NOTEBOOK.read_text(), str(folder))
+def ran(model: Path) -> str:
+    return executed(NOTEBOOK.read_text(), str(model))
 
 
 def test_every_cell_runs_and_shows_what_it_says(ran: str) -> None:

@@ -14,9 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from axon import pretrained
 from axon.cli import main
-from axon.config import Config
 from axon.errors import AxonError
 from axon.files import only_writer, read_csv, sha256_file
 from axon.orchestration import batch
@@ -24,15 +22,7 @@ from axon.orchestration.batch import Options, of_folder, of_table, run_batch
 from axon.reconstruct import RECORD
 from components.reconstruct_batch import reconstruct_batch
 from tests.support.films import dicom_film
-from tests.support.small_model import small_pipeline, write_films
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("model") / "model"
-    small_pipeline(Config.load(Path(__file__).parents[1] / "tiny.yaml")).save_pretrained(folder)
-    pretrained.seal(folder)
-    return str(folder)
+from tests.support.small_model import write_films
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +87,7 @@ def test_a_film_that_cannot_be_read_costs_its_study_alone(
 
 
 def test_a_batch_goes_on_where_it_stopped_and_bad_ones_cost_themselves(
-    films: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    films: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, one, calls = tmp_path / "out", batch._one, []
 
@@ -109,21 +99,21 @@ def test_a_batch_goes_on_where_it_stopped_and_bad_ones_cost_themselves(
 
     monkeypatch.setattr(batch, "_one", full)
     with pytest.raises(OSError, match="No space"):
-        run_batch(films, out, model, options=Options(seed=3))
+        run_batch(films, out, str(model), options=Options(seed=3))
     assert states(out) == ["", "", "done", "failed", "failed"]
     first = (out / calls[0] / "ct.nii.gz").stat().st_mtime_ns
-    made = run_batch(films, out, model, options=Options(seed=3))
+    made = run_batch(films, out, str(model), options=Options(seed=3))
     assert (made.done, made.kept, made.failed) == (2, 1, 2) and states(out) == ["done", "done", *["failed"] * 2, "kept"]
     assert calls[2:] == calls[1:2] + calls[3:] and (out / calls[0] / "ct.nii.gz").stat().st_mtime_ns == first
     codes = {row["code"] for row in read_csv(out / "index.csv")}
     assert len(codes) == 3 and all(code.startswith("XRAY_") for code in codes - {""})
     assert json.loads((out / "batch.json").read_text())["disclaimer"].startswith("Research only")
     with pytest.raises(AxonError, match="BATCH_OTHER"):
-        run_batch(films, out, model, options=Options(seed=4))
+        run_batch(films, out, str(model), options=Options(seed=4))
     # Another film under the same study is another study's worth of work.
     record = out / calls[0] / RECORD
     record.write_text(record.read_text().replace('"sha256": "', '"sha256": "0', 1))
-    assert run_batch(films, out, model, options=Options(seed=3)).done == 1
+    assert run_batch(films, out, str(model), options=Options(seed=3)).done == 1
     everything = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
     assert b"JANE" not in everything and b"CANARY" not in everything
     ct = pydicom.dcmread(next((out / calls[0] / "dicom").glob("*.dcm")))
@@ -131,16 +121,16 @@ def test_a_batch_goes_on_where_it_stopped_and_bad_ones_cost_themselves(
 
 
 @pytest.mark.slow
-def test_two_workers_give_the_same_bytes(films: Path, model: str, tmp_path: Path) -> None:
-    run_batch(films, tmp_path / "one", model)
-    run_batch(films, tmp_path / "two", model, workers=2)
+def test_two_workers_give_the_same_bytes(films: Path, model: Path, tmp_path: Path) -> None:
+    run_batch(films, tmp_path / "one", str(model))
+    run_batch(films, tmp_path / "two", str(model), workers=2)
     for volume in (tmp_path / "one").glob("*/ct.nii.gz"):
         assert volume.read_bytes() == (tmp_path / "two" / volume.parent.name / volume.name).read_bytes()
     assert (tmp_path / "one/index.csv").read_text() == (tmp_path / "two/index.csv").read_text()
 
 
 def test_a_broken_gpu_stops_the_batch_and_a_bug_costs_a_study(
-    films: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    films: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raised: list[Exception] = [KeyError("canary"), torch.AcceleratorError("CUDA error: unspecified launch failure")]
 
@@ -149,17 +139,17 @@ def test_a_broken_gpu_stops_the_batch_and_a_bug_costs_a_study(
 
     monkeypatch.setattr(batch, "reconstruct", breaks)
     with pytest.raises(AxonError, match="GPU_FAILED"):
-        run_batch(films, tmp_path / "out", model)
+        run_batch(films, tmp_path / "out", str(model))
     told = [row["message"] for row in read_csv(tmp_path / "out/index.csv") if row["code"] == "UNEXPECTED"]
     assert told == ["KeyError"]
 
 
-def test_shards_share_the_studies(films: Path, model: str, tmp_path: Path) -> None:
+def test_shards_share_the_studies(films: Path, model: Path, tmp_path: Path) -> None:
     for index in range(2):
         out = SimpleNamespace(path=str(tmp_path / str(index)))
         shard = {"index": index, "count": 2}
         with contextlib.suppress(SystemExit):  # of a shard without a usable study
-            reconstruct_batch.python_func(SimpleNamespace(path=str(films)), model, "", 0, shard, out)
+            reconstruct_batch.python_func(SimpleNamespace(path=str(films)), str(model), "", 0, shard, out)
     rows = [row for index in range(2) for row in read_csv(tmp_path / str(index) / "index.csv")]
     assert len(rows) == len({row["study"] for row in rows}) == 5
     assert [row["state"] for row in rows].count("done") == 3
@@ -180,7 +170,7 @@ def test_a_table_names_pairs_and_patients(films: Path, tmp_path: Path) -> None:
         of_table(table)
 
 
-def test_what_a_batch_refuses(films: Path, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_batch_refuses(films: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def said(*words: str | Path) -> str:
         with pytest.raises(SystemExit) as ended:
             main(["reconstruct", *map(str, words)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,8 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture
-def folder(tmp_path: Path, tiny_config: Config) -> Path:
-    small_pipeline(tiny_config).save_pretrained(tmp_path / "model")
-    pretrained.seal(tmp_path / "model")
-    return tmp_path / "model"
+def folder(tmp_path: Path, model: Path) -> Path:
+    return shutil.copytree(model, tmp_path / "model")
 
 
 def refused(folder: Path) -> str:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from axon import pretrained
-from axon.config import Config
 from axon.errors import AxonError
 from benchmarks.pretrain import MAX_BYTES, main, ship
-from tests.support.small_model import small_pipeline
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture
-def folder(tmp_path: Path, tiny_config: Config) -> Path:
-    small_pipeline(tiny_config).save_pretrained(tmp_path / "model")
-    pretrained.seal(tmp_path / "model")
-    return tmp_path / "model"
+def folder(tmp_path: Path, model: Path) -> Path:
+    return shutil.copytree(model, tmp_path / "model")
 
 
 def test_a_whole_folder_loads_and_is_named_by_its_content(folder: Path) -> None:

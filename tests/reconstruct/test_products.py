@@ -10,7 +10,6 @@ import pytest
 
 from axon.cli import main
 from tests.support.referenced import SIZE, referenced_model
-from tests.support.small_model import write_films
 
 pytestmark = pytest.mark.slow
 
@@ -20,17 +19,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return referenced_model(tmp_path_factory.mktemp("model"))
 
 
-@pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return [str(path) for path in write_films(tmp_path_factory.mktemp("films"))]
-
-
-def reconstruct(films: list[str], model: Path, out: Path, *options: str) -> dict:
-    assert main(["reconstruct", *films, "-o", str(out), "--model", str(model), "--trust-views", *options]) == 0
+def reconstruct(films: tuple[Path, Path], model: Path, out: Path, *options: str) -> dict:
+    assert (
+        main(["reconstruct", *map(str, films), "-o", str(out), "--model", str(model), "--trust-views", *options]) == 0
+    )
     return json.loads((out / "reconstruction.json").read_text())
 
 
-def test_volume_and_sample_are_files_of_their_own(model: Path, films: list[str], tmp_path: Path) -> None:
+def test_volume_and_sample_are_files_of_their_own(model: Path, films: tuple[Path, Path], tmp_path: Path) -> None:
     record = reconstruct(films, model, tmp_path / "out", "--samples", "2")
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names >= {"ct.nii.gz", "sample.nii.gz", "dicom", "dicom-sample", "samples", "mean.nii.gz", "std.nii.gz"}
@@ -42,7 +38,7 @@ def test_volume_and_sample_are_files_of_their_own(model: Path, films: list[str],
     assert set(record["sample_reprojection_mae"]) == set(record["reprojection_mae"]) == {"frontal", "lateral"}
 
 
-def test_the_sample_s_series_says_what_it_is(model: Path, films: list[str], tmp_path: Path) -> None:
+def test_the_sample_s_series_says_what_it_is(model: Path, films: tuple[Path, Path], tmp_path: Path) -> None:
     reconstruct(films, model, tmp_path / "out")
     of_volume, of_sample = (
         pydicom.dcmread(tmp_path / "out" / folder / "0001.dcm") for folder in ("dicom", "dicom-sample")
@@ -53,7 +49,9 @@ def test_the_sample_s_series_says_what_it_is(model: Path, films: list[str], tmp_
     assert "plausible" not in of_volume.SeriesDescription and of_sample.ImageType[0] == "DERIVED"
 
 
-def test_the_sample_can_be_left_out_and_so_can_the_references(model: Path, films: list[str], tmp_path: Path) -> None:
+def test_the_sample_can_be_left_out_and_so_can_the_references(
+    model: Path, films: tuple[Path, Path], tmp_path: Path
+) -> None:
     whole = reconstruct(films, model, tmp_path / "out")
     alone = reconstruct(films, model, tmp_path / "alone", "--no-sample")
     fast = reconstruct(films, model, tmp_path / "fast", "--fast")

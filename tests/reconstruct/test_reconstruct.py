@@ -19,7 +19,6 @@ from pydicom.uid import CTImageStorage
 
 from axon import DISCLAIMER, pretrained
 from axon.cli import main
-from axon.config import Config
 from axon.dicom.ct import read_ct_series
 from axon.geometry.film import believable_spacing, to_detector
 from axon.geometry.volume import Volume, cube_affine, lps_to_ras
@@ -27,20 +26,6 @@ from axon.reconstruct import RECORD, on_detector, read_films, sample, write
 from tests.conftest import REAL_DATA_UNSET
 from tests.support.ct_series import write_series
 from tests.support.films import dicom_film
-from tests.support.small_model import small_pipeline, write_films
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "model"
-    small_pipeline(Config.load(Path(__file__).parents[1] / "tiny.yaml")).save_pretrained(folder)
-    pretrained.seal(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return write_films(tmp_path_factory.mktemp("films"))
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -16,7 +16,7 @@ from axon.cli import main
 from axon.config import Config
 from axon.inference import AxonPipeline
 from axon.reconstruct import read_films, sample
-from tests.support.small_model import small_pipeline, write_films
+from tests.support.small_model import small_pipeline
 
 pytestmark = pytest.mark.slow
 
@@ -51,11 +51,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "model"
     small_pipeline(Config.load(Path(__file__).parents[1] / "tiny.yaml")).save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return write_films(tmp_path_factory.mktemp("films"))
 
 
 @pytest.fixture(scope="module")

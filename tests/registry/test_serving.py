@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,13 +27,11 @@ from PIL import Image, ImageOps
 
 from axon import DISCLAIMER, pretrained
 from axon.cli import main
-from axon.config import Config
 from axon.reconstruct import read_films, sample
 from axon.registry.gate import Decision
 from axon.registry.register import register
 from axon.tracking.client import client, default_tracking_uri
 from axon.tracking.runs import start_parent
-from tests.support.small_model import small_pipeline, write_films
 
 pytestmark = pytest.mark.slow
 
@@ -42,17 +41,11 @@ SUMMARY = {
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return write_films(tmp_path_factory.mktemp("films"))
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+def registry(tmp_path_factory: pytest.TempPathFactory, model: Path) -> tuple[str, Path]:
     """A tracking URI with one champion, and the model's folder."""
     root = tmp_path_factory.mktemp("registry")
     evaluation = root / "evaluation"
-    small_pipeline(Config.load(Path(__file__).parents[1] / "tiny.yaml")).save_pretrained(evaluation / "model")
-    pretrained.seal(evaluation / "model")
+    shutil.copytree(model, evaluation / "model")
     facts = {"split_hash": "aaa", "data_revision": "abc", "views": "bi"}
     (evaluation / "metrics.json").write_text(json.dumps({"facts": facts, "summary": SUMMARY}))
     (evaluation / "cases.csv").write_text("set_name,view,case_id,method,axon/psnr\ninternal,bi,a,axon,20.5\n")

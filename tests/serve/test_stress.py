@@ -20,10 +20,6 @@ from pathlib import Path
 
 import pytest
 
-from axon import pretrained
-from axon.config import Config
-from tests.support.small_model import small_pipeline
-
 pytestmark = pytest.mark.slow
 
 DESCRIPTORS = 100
@@ -85,14 +81,6 @@ def started(model: Path, folder: Path) -> Iterator[Server]:
     finally:
         process.kill()
         process.wait()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model") / "model"
-    small_pipeline(Config.load(Path(__file__).parents[1] / "tiny.yaml")).save_pretrained(folder)
-    pretrained.seal(folder)
-    return folder
 
 
 def test_stress_ends_no_server_and_a_killed_one_leaves_nothing_for_long(model: Path, tmp_path: Path) -> None:

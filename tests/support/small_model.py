@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from axon import pretrained
 from axon.config import Config, XrayConfig
 from axon.data.phantoms import make_phantom
 from axon.geometry.projection import render_both
@@ -45,6 +46,13 @@ def small_pipeline(config: Config) -> AxonPipeline:
         volume_steps=config.bridge.volume_steps,
         sample_steps=config.bridge.sample_steps,
     )
+
+
+def sealed_model(folder: Path, config: Config) -> Path:
+    """Such a model as a folder, which is returned."""
+    small_pipeline(config).save_pretrained(folder)
+    pretrained.seal(folder)
+    return folder
 
 
 def write_films(folder: Path, seed: int = 0) -> tuple[Path, Path]:

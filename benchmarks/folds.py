@@ -182,9 +182,9 @@ class Bench:
         for out, step in steps.items():
             if not out.is_dir():
                 step()
-        data = PreparedDataset(dataset)
+        data, models = PreparedDataset(dataset), {out.name: out for out in steps}
         with whole_folder(folder / "model") as part:
-            model = trained_model(config, data, bridge, refiner, superres, choose_device())
+            model = trained_model(config, data, models, choose_device())
             save_model(part, model, data, config, bridge)
         return {"steps": {name: getattr(config.training, name).steps for name in AXON_STAGES}}
 

@@ -172,9 +172,8 @@ def run_all(run: Run) -> Path:
         refiner, superres = run.trained("refiner", bridge=bridge, coarse=coarse), run.trained("superres")
     baselines = run.trained("baselines")
     facts = {"code_revision": code_revision(), "config_fingerprint": config.fingerprint()}
-    evaluation = run.done(
-        "evaluation", lambda out: evaluate(config, dataset, bridge, refiner, superres, baselines, out, "bi", facts)
-    )
+    models = {"bridge": bridge, "refiner": refiner, "superres": superres, "baselines": baselines}
+    evaluation = run.done("evaluation", lambda out: evaluate(config, dataset, models, out, "bi", facts))
     text = quality_text(
         read_evaluation(evaluation),
         {stage: run.seconds(stage) for stage in STEPS},

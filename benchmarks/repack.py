@@ -40,7 +40,8 @@ def repack(dataset: Path, config: Config, out: Path) -> None:
     if not out.is_dir():
         facts = {"config_fingerprint": config.fingerprint(), "code_revision": code_revision()}
         # Stage by stage a model folder is laid out as what trained each stage wrote.
-        evaluate(config, dataset, model, model, model, out / "no-baselines", out, "bi", facts)
+        stages = dict.fromkeys(("bridge", "refiner", "superres"), model)
+        evaluate(config, dataset, stages | {"baselines": out / "no-baselines"}, out, "bi", facts)
     ship(out, model, COMMAND)
     now = json.loads((model / "provenance.json").read_text())
     networks = before.get("networks") or {key: before[key] for key in NETWORKS}

@@ -56,7 +56,8 @@ def evaluate(
     from axon.tracking.runs import stage_run
 
     settings, out = Config.from_yaml(config), Path(evaluation.path)
-    stages = Path(bridge.path), Path(refiner.path), Path(superres.path), Path(baselines.path)
+    made = {"bridge": bridge, "refiner": refiner, "superres": superres, "baselines": baselines}
+    models = {name: Path(model.path) for name, model in made.items()}
     with (
         one_line_errors(),
         stage_run(tracking_uri, run_id, "evaluate", {"views": views}) as run,
@@ -65,7 +66,7 @@ def evaluate(
         require_gpu(settings)
         facts = facts_of(run.mlflow.get_run(run_id), settings, revision)
         with fetched_champion(tracking_uri, model_name) as champion:
-            given = settings, Path(dataset.path), *stages, out, cast(Views, views), facts, champion
+            given = settings, Path(dataset.path), models, out, cast(Views, views), facts, champion
             headline = run_evaluation(*given, tell)
         run.log(0, headline)
     shutil.copyfile(out / "report.html", report.path)

@@ -5,7 +5,9 @@ the local runner finds nothing and takes the condition for False, without a word
 instead.
 """
 
+import importlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +25,16 @@ from components.nothing_new import nothing_new
 from components.preflight import preflight
 from components.register import register
 from components.sample_coarse import sample_coarse
-from components.train_baselines import train_baselines
-from components.train_bridge import train_bridge
-from components.train_refiner import train_refiner
-from components.train_superres import train_superres
 from components.validate import validate
 from pipelines import resources
 from pipelines.site import Site
 
 ROOT = Path(__file__).parents[1]
+TRAINING = [
+    getattr(importlib.import_module(f"components.{path.stem}"), path.stem)
+    for path in sorted((ROOT / "components").glob("train_*.py"))
+]
+"""The steps that train: files of `components`, whose inputs say after which steps they run."""
 COMPILED = ROOT / "pipelines" / "axon_pipeline.yaml"
 
 
@@ -68,6 +71,22 @@ def defaults(site: Site) -> dict[str, Any]:
     if site.mount != usual.mount:
         changed["checkpoint_root"] = f"{site.mount}/checkpoints"
     return changed
+
+
+def inputs_of(step: Any) -> list[str]:
+    """Names of what a step takes: parameters of the run, or what another step gives under that name."""
+    return list(step.component_spec.inputs)
+
+
+def in_order(steps: list[Any], known: Iterable[str]) -> list[Any]:
+    """Steps, each after those whose outputs it takes."""
+    left, given, order = list(steps), set(known), []
+    while left:
+        step = next(one for one in left if given.issuperset(inputs_of(one)))
+        left.remove(step)
+        order.append(step)
+        given |= set(step.component_spec.outputs or ())
+    return order
 
 
 def _axon(
@@ -127,33 +146,17 @@ def _axon(
             checked_in = on(validate(config=config, revision=revision, **place, shards=cases, raw=raw))
             dataset = checked_in.outputs["dataset"]
 
-            tracked = {"config": config, "tracking_uri": tracking_uri, "run_id": run_id}
-            trained = {**tracked, "checkpoint_root": checkpoint_root, "dataset": dataset}
-            bridge = on(train_bridge(**trained), gpus).outputs["bridge"]
-            coarse = on(sample_coarse(**tracked, dataset=dataset, bridge=bridge)).outputs["coarse"]
-            refiner = on(train_refiner(**trained, bridge=bridge, coarse=coarse), gpus).outputs["refiner"]
-            superres = on(train_superres(**trained), gpus).outputs["superres"]
-            baselines = on(train_baselines(**trained), gpus).outputs["baselines"]
-            models = {"bridge": bridge, "refiner": refiner, "superres": superres, "baselines": baselines}
-            about = {"views": views, "revision": revision, "model_name": model_name}
-            evaluation = on(evaluate(**tracked, **about, dataset=dataset, **models)).outputs["evaluation"]
-            decided = on(
-                gate(
-                    **tracked,
-                    model_name=model_name,
-                    promote=promote,
-                    evaluation=evaluation,
-                )
-            )
-            on(
-                register(
-                    **tracked,
-                    revision=revision,
-                    model_name=model_name,
-                    evaluation=evaluation,
-                    decision=decided.outputs["decision"],
-                )
-            )
+            known = {
+                "config": config,
+                "tracking_uri": tracking_uri,
+                "run_id": run_id,
+                "checkpoint_root": checkpoint_root,
+            }
+            known |= {"views": views, "revision": revision, "model_name": model_name, "promote": promote}
+            known |= {"dataset": dataset}
+            for step in in_order([*TRAINING, sample_coarse, evaluate, gate, register], known):
+                done = on(step(**{name: known[name] for name in inputs_of(step)}), gpus if step in TRAINING else None)
+                known |= done.outputs
         # On a cluster a condition that is skipped does not close the DAG around it, which then seems to run on when
         # `finish` asks how the run ended; a step that has succeeded closes it.
         with dsl.Else(name="nothing-new"):

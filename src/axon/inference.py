@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -168,17 +168,15 @@ class AxonPipeline(DiffusionPipeline):
         )
 
     @classmethod
-    def assemble(
-        cls, config: Config, bridge: Path, refiner: Path, superres: Path, library: Library | None = None
-    ) -> AxonPipeline:
-        """Put together what the training steps wrote, and the references that the model is to carry."""
-        estimator, unet, scheduler = load_bridge(bridge, torch.device("cpu"))
+    def assemble(cls, config: Config, models: Mapping[str, Path], library: Library | None = None) -> AxonPipeline:
+        """Put together what the training steps wrote, by their names, and the references that the model is to carry."""
+        estimator, unet, scheduler = load_bridge(models["bridge"], torch.device("cpu"))
         pipeline = cls(
             estimator=estimator,
             unet=unet,
             scheduler=scheduler,
-            controlnet=load_network(RefinerControlNet, refiner / "controlnet"),
-            superres=load_network(SuperResolver, superres / "superres"),
+            controlnet=load_network(RefinerControlNet, models["refiner"] / "controlnet"),
+            superres=load_network(SuperResolver, models["superres"] / "superres"),
             extent_mm=config.grid.extent_mm,
             hu_window=config.model.hu_window,
             xray=asdict(config.xray),

@@ -87,8 +87,8 @@ sample_coarse(config, data, out / "bridge", out / "coarse")
 train_refiner(config, data, out / "bridge", out / "coarse", kept / "refiner", out / "refiner", log)
 train_superres(config, data, kept / "superres", out / "superres", log)
 train_baselines(config, data, kept / "baselines", out / "baselines", log)
-stages = [out / name for name in ("bridge", "refiner", "superres", "baselines")]
-evaluate(config, data, *stages, out / "evaluation", "bi", {})
+models = {name: out / name for name in ("bridge", "refiner", "superres", "baselines")}
+evaluate(config, data, models, out / "evaluation", "bi", {})
 """
 FIND = """
 import sys

@@ -17,6 +17,7 @@ from axon.inference import AxonPipeline
 from axon.models.folders import load_bridge, load_network
 from axon.models.unet import RegressionUNet
 from axon.training.train import sample_coarse, samples_of, train_bridge, train_refiner, train_superres
+from tests.support.small_model import sealed_model
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_config: Config, tiny_
 
 @pytest.fixture(scope="module")
 def model(trained: Path, tiny_config: Config) -> AxonPipeline:
-    return AxonPipeline.assemble(tiny_config, trained / "bridge", trained / "refiner", trained / "superres")
+    return AxonPipeline.assemble(tiny_config, {name: trained / name for name in ("bridge", "refiner", "superres")})
 
 
 @pytest.fixture(scope="module")
@@ -208,8 +209,9 @@ def test_films_of_any_size_are_taken(model: AxonPipeline, films: tuple[np.ndarra
     assert np.abs(close).mean() < 60
 
 
-def test_evaluation_covers_every_method_and_view(trained: Path, tiny_config: Config, tiny_dataset: Path) -> None:
-    from axon import pretrained
+def test_evaluation_covers_every_method_and_view(
+    tmp_path: Path, trained: Path, tiny_config: Config, tiny_dataset: Path
+) -> None:
     from axon.baselines.methods import PUBLISHED
     from axon.evaluation.champion import Champion
     from axon.evaluation.evaluate import evaluate
@@ -217,10 +219,11 @@ def test_evaluation_covers_every_method_and_view(trained: Path, tiny_config: Con
     from axon.evaluation.results import METHODS, REFERENCES
     from axon.registry.gate import read_evaluation
 
-    folders = [trained / name for name in ("bridge", "refiner", "superres", "baselines")]
-    before = Champion("3", pretrained.path(), trained / "kept nothing")
+    models = {name: trained / name for name in ("bridge", "refiner", "superres", "baselines")}
+    finer = replace(tiny_config, grid=replace(tiny_config.grid, upscale=4))
+    before = Champion("3", sealed_model(tmp_path / "champion", finer), trained / "kept nothing")
     facts = {"code_revision": "test"}
-    headline = evaluate(tiny_config, tiny_dataset, *folders, trained / "evaluation", "bi", facts, before)
+    headline = evaluate(tiny_config, tiny_dataset, models, trained / "evaluation", "bi", facts, before)
     weights = AxonPipeline.from_pretrained(trained / "evaluation/model").config.stage_weights
     # The model is published: it must not say where it was trained.
     assert not [

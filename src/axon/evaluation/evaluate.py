@@ -8,7 +8,7 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,10 +72,7 @@ class MethodVolumes:
 def evaluate(
     config: Config,
     dataset: Path,
-    bridge: Path,
-    refiner: Path,
-    superres: Path,
-    baselines: Path,
+    models: Mapping[str, Path],
     out: Path,
     views: Views,
     facts: dict[str, str],
@@ -91,7 +88,7 @@ def evaluate(
     Args:
         config: The resolved configuration.
         dataset: What `axon.data.prepared.assemble` wrote.
-        bridge, refiner, superres, baselines: What the training steps wrote.
+        models: What the training steps wrote, by their names: each stage, and the baselines.
         out: Output folder.
         views: ``"bi"`` or ``"mono"``: which of the two the returned figures and the gate speak of.
         facts: What the run depended on, for the report.
@@ -106,8 +103,8 @@ def evaluate(
     if not test_sets:
         raise AxonError("NO_TEST_CASES", "the dataset has no test case", "add patients, or raise data.internal_share")
     device, val = choose_device(), data.load("val")
-    pipeline = trained_model(config, data, bridge, refiner, superres, device)
-    trained = load_baselines(baselines, device)
+    pipeline = trained_model(config, data, models, device)
+    trained = load_baselines(models["baselines"], device)
 
     rows: list[CaseResult] = []
     strips: dict[str, bytes] = {}
@@ -134,9 +131,7 @@ def evaluate(
         if (name, case.case_id) in shown:
             result = kept.get((name, case.case_id)) or volumes_of(pipeline, trained, case, "bi", config)
             pictures.append(picture_of(name, case, result, config))
-    files = [
-        file for folder in (bridge, refiner, superres, baselines) for file in sorted((folder / "curves").glob("*.csv"))
-    ]
+    files = [file for folder in models.values() for file in sorted((folder / "curves").glob("*.csv"))]
     curves = {file.stem: _curve(file) for file in files}
     evaluation = Evaluation(
         facts=facts | settings_of(config, views) | {
@@ -160,7 +155,7 @@ def evaluate(
     table = summary_table(evaluation)
     again = champion and measure_again(champion, pipeline, evaluation.metrics()["facts"], cases, views, config)
     with whole_folder(out) as part:
-        save_model(part / "model", pipeline, data, config, bridge)
+        save_model(part / "model", pipeline, data, config, models["bridge"])
         if again:
             write_json(part / MEASURED_AGAIN, again)
         write_all(part, evaluation, strips)
@@ -169,13 +164,13 @@ def evaluate(
 
 
 def trained_model(
-    config: Config, data: PreparedDataset, bridge: Path, refiner: Path, superres: Path, device: torch.device
+    config: Config, data: PreparedDataset, models: Mapping[str, Path], device: torch.device
 ) -> AxonPipeline:
     """What the training steps wrote as one model, with its references, calibrated on the validation cases."""
     library, left_out = library_of(data, config)
     if config.references.count:
         print(f"{len(library)} references{f'; left out: {left_out}' if left_out else ''}", flush=True)
-    pipeline = AxonPipeline.assemble(config, bridge, refiner, superres, library).to(device)
+    pipeline = AxonPipeline.assemble(config, models, library).to(device)
     calibrate(pipeline, data.load("val"), config)
     return pipeline
 

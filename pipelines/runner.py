@@ -22,7 +22,7 @@ import warnings
 from types import ModuleType
 from typing import Any
 
-from pipelines import containers
+from pipelines import containers, forked
 
 EXIT_STEP = "finish"
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
@@ -48,6 +48,7 @@ def main() -> int:
         stop_on_sigterm(docker_task_handler, "run_docker_container")
     else:
         runner = local.SubprocessRunner(use_venv=False)
+        subprocess_task_handler.run_local_subprocess = forked.run_step
         stop_on_sigterm(subprocess_task_handler, "run_local_subprocess")
     # The runner deletes the workspace after the run, so it gets an empty one of its own.
     local.init(runner, pipeline_root=root, workspace_root=tempfile.mkdtemp(prefix="axon-workspace-"))

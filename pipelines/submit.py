@@ -36,6 +36,8 @@ TYPES: dict[str, tuple[type, ...]] = {
     "LIST": (list,),
 }
 PAGE = 100
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""In a tenth of the time, where PyYAML was built with libyaml."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Package:
                 results of new code, or by the committed file's digest of zeros.
         """
         text = path.read_text()
-        spec = next(iter(yaml.safe_load_all(text)))
+        spec = next(iter(yaml.load_all(text, LOADER)))
         executors = [executor for executor in spec["deploymentSpec"]["executors"].values() if "container" in executor]
         images = {executor["container"]["image"] for executor in executors}
         if pinned and (loose := sorted(image for image in images if not PINNED.match(image))):

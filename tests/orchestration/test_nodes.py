@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from axon.errors import AxonError
 from axon.orchestration import launch as run
 from axon.orchestration.launch import train
 from axon.training.train import checkpoint_dir
+from tests.support.forks import Fork
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +32,9 @@ WEIGHTS = "superres/diffusion_pytorch_model.safetensors"
 
 
 class Together:
-    """Nodes that are processes of this machine, each with a torchrun of its own."""
+    """Nodes that are processes of this machine, each with a torchrun of its own where ``torchrun`` is set."""
+
+    torchrun = False
 
     def __init__(self) -> None:
         self.started: list[str] = []
@@ -45,19 +48,27 @@ class Together:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc_per_node={processes}"]
-        torchrun += ["--rdzv-backend=static", f"--rdzv-endpoint=127.0.0.1:{port}"]
-        commands = [
-            [*torchrun, f"--node-rank={rank}", "-m", "axon.orchestration.launch", *arguments] for rank in range(nodes)
-        ]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        begin = self._torchrun if self.torchrun else self._plain
         self.started.append(name)
-        self.there[name] = Node([subprocess.Popen(command, env=environment) for command in commands])
+        self.there[name] = Node([begin(rank, nodes, processes, port, arguments) for rank in range(nodes)])
         return self.there[name]
+
+    def _torchrun(self, rank: int, nodes: int, processes: int, port: int, arguments: list[str]) -> subprocess.Popen:
+        torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc_per_node={processes}"]
+        torchrun += ["--rdzv-backend=static", f"--rdzv-endpoint=127.0.0.1:{port}", f"--node-rank={rank}"]
+        command = [*torchrun, "-m", "axon.orchestration.launch", *arguments]
+        return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    def _plain(self, rank: int, nodes: int, processes: int, port: int, arguments: list[str]) -> Fork:
+        """What torchrun would start."""
+        assert processes == 1
+        world = {"WORLD_SIZE": str(nodes), "RANK": str(rank), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+        rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+        return Fork(run.main, arguments, **world, **rendezvous)
 
 
 class Node:
-    def __init__(self, processes: list[subprocess.Popen]) -> None:
+    def __init__(self, processes: Sequence[subprocess.Popen | Fork]) -> None:
         self.processes = processes
 
     def poll(self) -> int | None:
@@ -91,6 +102,7 @@ def ignore(*_: object) -> None: ...
 def test_two_nodes_make_what_one_process_makes(
     tmp_path: Path, tiny_config: Config, tiny_dataset: Path, nodes: Together
 ) -> None:
+    nodes.torchrun = True
     train("superres", tiny_config, tmp_path / "ck", tmp_path / "one", ignore, dataset=tiny_dataset)
     seen: list[int] = []
     shared = tmp_path / "superres-0123"

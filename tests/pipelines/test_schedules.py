@@ -45,9 +45,9 @@ def write_package(folder: Path, mark: str = DIGEST) -> Package:
     return Package.read(path)
 
 
-@pytest.fixture
-def package(tmp_path: Path) -> Package:
-    return write_package(tmp_path)
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
+    return write_package(tmp_path_factory.mktemp("package"))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -10,61 +11,54 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from axon.errors import AxonError
+from axon.files import write_json
 from axon.registry import register as room
 from axon.registry.register import promote, register, rollback
 from axon.tracking.client import client
+from tests.support.forks import Fork
 from tests.support.gate import champion, empty_store, gated, registered, uri
 
 pytestmark = pytest.mark.slow
 
 __all__ = ["empty_store", "uri"]  # fixtures
 
-ONE = """
-import sys, time
-from pathlib import Path
-from axon.registry.register import register
-uri, run_id, evaluation, decision, folder = sys.argv[1:]
-import mlflow
-Path(folder, f"ready-{run_id}").touch()
-while not Path(folder, "go").exists():
-    time.sleep(0.005)
-done = register(uri, run_id, "axon", Path(evaluation), Path(decision), {})
-print(done.version, done.alias, done.reason)
-"""
+
+def register_when_told(uri: str, run_id: str, evaluation: Path, decision: Path, folder: Path) -> None:
+    import mlflow  # noqa: F401  before it is ready
+
+    (folder / f"ready-{run_id}").touch()
+    wait_for((folder / "go").exists, every=0.005)
+    write_json(folder / f"done-{run_id}.json", asdict(register(uri, run_id, "axon", evaluation, decision, {})))
 
 
-def wait_for(what: Callable[[], bool], seconds: float = 120) -> None:
+def wait_for(what: Callable[[], bool], seconds: float = 120, every: float = 0.1) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, "this took too long"
-        time.sleep(0.1)
+        time.sleep(every)
 
 
 def test_two_promotions_at_once_are_one_after_the_other(uri: str, tmp_path: Path) -> None:
     """Both were decided when there was no champion: one becomes it, the other is told that this has changed."""
     gates = [gated(uri, tmp_path, key, [20.0 + n, 21.0, 22.0, 23.0]) for n, key in enumerate(("one", "two"))]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", ONE, uri, *map(str, gate), str(tmp_path)], stdout=subprocess.PIPE, text=True
-        )
-        for gate in gates
-    ]
+    processes = [Fork(register_when_told, uri, *gate, tmp_path) for gate in gates]
     wait_for(lambda: len(list(tmp_path.glob("ready-*"))) == 2)
     (tmp_path / "go").touch()
-    said = [process.communicate(timeout=120)[0].split(maxsplit=2) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert sorted(alias for _, alias, _ in said) == ["challenger", "champion"]
-    (winner,) = (version for version, alias, _ in said if alias == "champion")
+    assert [process.wait(120) for process in processes] == [0, 0]
+    done = [json.loads(path.read_text()) for path in tmp_path.glob("done-*.json")]
+    assert sorted(one["alias"] for one in done) == ["challenger", "champion"]
+    (winner,) = (one["version"] for one in done if one["alias"] == "champion")
     assert champion(uri) == winner
-    for version, alias, reason in said:
-        tags = client(uri).get_model_version("axon", version).tags
-        assert (tags["axon.outcome"], tags["axon.reason"]) == (alias, reason.strip())
-        assert ("changed" in reason) == (alias == "challenger")
+    for one in done:
+        tags = client(uri).get_model_version("axon", one["version"]).tags
+        assert (tags["axon.outcome"], tags["axon.reason"]) == (one["alias"], one["reason"])
+        assert ("changed" in one["reason"]) == (one["alias"] == "challenger")
     assert [model.name for model in client(uri).search_registered_models()] == ["axon"], "the lock is gone"
 
 
@@ -127,7 +121,9 @@ def start_server(folder: Path, port: int) -> subprocess.Popen[bytes]:
         "--workers",
         "1",
     ]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # Processes that nobody asks here.
+    server = subprocess.Popen(command, **quiet, env=environment, start_new_session=True)
 
     def answers() -> bool:
         try:

@@ -87,6 +87,12 @@ def full(_: list[Path]) -> Volume:
     return Volume(np.zeros((10, 10, 10), np.int16), np.eye(4))
 
 
+@named
+def many(files: list[Path]) -> Volume:
+    """As many voxels as the file's name says, of that value."""
+    return Volume(np.full((int(files[0].name), 1, 1), int(files[0].name) % 1000, np.int16), np.eye(4))
+
+
 def code(read: object) -> str:
     with pytest.raises(AxonError) as error:
         apart("CT", read, [Path("x")])  # type: ignore[arg-type]
@@ -99,6 +105,14 @@ def test_a_volume_comes_back_as_it_is_read(tmp_path: Path, monkeypatch: pytest.M
     ours, theirs = read_here([Path("x.nii")]), read_ct([Path("x.nii")])
     assert np.array_equal(ours.hu_DHW, theirs.hu_DHW) and np.array_equal(ours.affine, theirs.affine)
     assert theirs.hu_DHW.dtype == np.int16 and theirs.hu_DHW.flags.writeable
+
+
+def test_an_answer_stays_as_it_was_when_others_come() -> None:
+    """Small ones travel in a file that is used again, large ones in one of their own."""
+    counts = (900, 8, child._SMALL // 2 + 1, 31)
+    found = [apart("CT", many, [Path(str(count))]).hu_DHW for count in counts]  # type: ignore[arg-type]
+    for count, hu_DHW in zip(counts, found, strict=True):
+        assert hu_DHW.shape == (count, 1, 1) and (hu_DHW == count % 1000).all() and hu_DHW.flags.writeable
 
 
 def test_every_field_of_a_film_comes_back_and_what_was_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -44,7 +44,11 @@ WALL = 5
 
 _KEPT = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**26)}
 """What glibc keeps of freed memory for the next film: to get it anew takes a third of the time that a film takes."""
-_LENGTH = struct.Struct(">Q")
+_SMALL = 2**26
+"""Bytes of arrays up to which an answer is copied out of a file that the child keeps: to make new memory known to two
+processes takes longer, and of a CT it is what saves memory."""
+_LENGTH = struct.Struct(">QQ?")
+"""Of a message's text and of its arrays, and whether they are in a file that is kept."""
 _ALIGN = 64
 _PROGRAM = "import sys; from axon.readers.child import serve; serve(int(sys.argv[1]))"
 _log = logging.getLogger(__name__)
@@ -192,15 +196,19 @@ def serve(handle: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     importlib.import_module("axon.readers.volumes")
     importlib.import_module("axon.dicom.xray")
-    with socket.socket(fileno=handle) as link, contextlib.suppress(EOFError, ConnectionError):
+    with (
+        socket.socket(fileno=handle) as link,
+        _anonymous_file() as kept,
+        contextlib.suppress(EOFError, ConnectionError),
+    ):
         while True:
-            _hand_back(link, _answer(_receive(link)))
+            _hand_back(link, _answer(_receive(link)), kept)
 
 
-def _hand_back(link: socket.socket, answer: dict[str, Any]) -> None:
+def _hand_back(link: socket.socket, answer: dict[str, Any], kept: Any) -> None:
     """Send an answer, or why there is no room for it."""
     try:
-        _send(link, answer)
+        _send(link, answer, kept)
     except ConnectionError:
         raise
     except OSError as error:  # of the answer's file, before a byte of it was sent
@@ -236,16 +244,20 @@ def _logged() -> Iterator[list[tuple[str, int, str]]]:
         logger.removeHandler(handler)
 
 
-def _send(link: socket.socket, message: dict[str, Any]) -> None:
-    """Send a message; its arrays go into one anonymous file, whose descriptor travels along."""
+def _send(link: socket.socket, message: dict[str, Any], kept: Any = None) -> None:
+    """Send a message; its arrays go into one anonymous file, whose descriptor travels along: where they are small into
+    ``kept``, which is used again for the next message.
+    """
     arrays: list[np.ndarray] = []
     content = json.dumps(_packed(message, arrays)).encode()
-    with _anonymous_file() as file:
+    small = kept is not None and sum(array.nbytes for array in arrays) <= _SMALL
+    with contextlib.nullcontext(kept) if small else _anonymous_file() as file:
+        file.seek(0)
         for array in arrays:
             file.write(bytes(-file.tell() % _ALIGN))
             file.write(np.ascontiguousarray(array).data if array.size else b"")
         file.flush()
-        socket.send_fds(link, [_LENGTH.pack(len(content))], [file.fileno()])
+        socket.send_fds(link, [_LENGTH.pack(len(content), file.tell(), small)], [file.fileno()])
     link.sendall(content)
 
 
@@ -259,15 +271,29 @@ def _receive(link: socket.socket) -> Any:
             raise EOFError
         if not handles:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        length, size, small = _LENGTH.unpack(start)
         content = bytearray()
-        while missing := _LENGTH.unpack(start)[0] - len(content):
+        while missing := length - len(content):
             if not (part := link.recv(min(missing, 2**20))):
                 raise EOFError
             content += part
-        size = os.fstat(handles[0]).st_size
-        # Private and writable: an array over it is like any other, without a copy.
-        memory = mmap.mmap(handles[0], size, access=mmap.ACCESS_COPY) if size else b""
+        memory = _copied(handles[0], size) if small else _mapped(handles[0], size)
     return _unpacked(json.loads(content), memory)
+
+
+def _copied(handle: int, size: int) -> np.ndarray:
+    memory = np.empty(size, np.uint8)
+    with open(handle, "rb", buffering=0, closefd=False) as file:
+        file.seek(0)
+        while missing := size - file.tell():
+            if not file.readinto(memory[-missing:].data):
+                raise EOFError
+    return memory
+
+
+def _mapped(handle: int, size: int) -> mmap.mmap | bytes:
+    """Private and writable: an array over it is like any other, without a copy."""
+    return mmap.mmap(handle, size, access=mmap.ACCESS_COPY) if size else b""
 
 
 def _anonymous_file() -> Any:

@@ -43,7 +43,7 @@ from axon.models.intensity import normalise_hu
 from axon.readers.layouts import Study, find_studies
 from axon.readers.volumes import read_ct
 from axon.references.fusion import Fusion, Known
-from axon.references.registration import register
+from axon.references.registration import Registration, register
 from axon.training.samples import clinical_look, rotation
 from benchmarks.quality import data_folder, markdown, page_head
 
@@ -67,7 +67,7 @@ Films = Callable[[np.ndarray, float, int], Tensor]
 
 def rendered(hu_DHW: np.ndarray, extent_mm: float, seed: int) -> Tensor:
     """Both films, shape (1, 2, 256, 256), as the project renders them."""
-    return render_both(torch.from_numpy(hu_DHW)[None, None], extent_mm, _detector(FINE))
+    return render_both(torch.from_numpy(hu_DHW)[None, None], extent_mm, detector(FINE))
 
 
 def noisy(hu_DHW: np.ndarray, extent_mm: float, seed: int, level: float = 0.02) -> Tensor:
@@ -95,7 +95,7 @@ def posed(hu_DHW: np.ndarray, extent_mm: float, seed: int, degrees: float = 0.0,
         volume = torch.from_numpy(hu_DHW)[None, None] + 1024
         grid = F.affine_grid(affine[None], list(volume.shape), align_corners=False)
         moved = F.grid_sample(volume, grid, align_corners=False) - 1024
-        films.append(render_both(moved, extent_mm, _detector(FINE))[:, view : view + 1])
+        films.append(render_both(moved, extent_mm, detector(FINE))[:, view : view + 1])
     return torch.cat(films, dim=1)
 
 
@@ -106,7 +106,7 @@ def nanodrr(hu_DHW: np.ndarray, extent_mm: float, seed: int) -> Tensor:
 
     from axon.geometry.projection import attenuation
 
-    xray, mu = _detector(SIZE), attenuation(torch.from_numpy(hu_DHW)[None, None])
+    xray, mu = detector(SIZE), attenuation(torch.from_numpy(hu_DHW)[None, None])
     affine = torch.from_numpy(cube_affine(np.zeros(3), FINE, extent_mm)).float()
     subject = Subject(
         mu, torch.zeros_like(mu), affine, affine.inverse(), Subject._make_voxel_to_grid(mu.shape).float(),
@@ -157,7 +157,7 @@ PIECES: dict[str, Films] = {
 """What makes the films of each piece; `frontal` goes without the lateral one, `bspline` is another method."""
 
 
-def _detector(pixels: int) -> XrayConfig:
+def detector(pixels: int) -> XrayConfig:
     return XrayConfig(detector_px=pixels, pixel_pitch_mm=448 / pixels)
 
 
@@ -196,24 +196,14 @@ class Bench:
         """Each method's figures on one patient, by method."""
         seed = zlib.crc32(study.patient_id.encode())
         known = self.known(PIECES[piece](self.cube(study, FINE), self.extent_mm, seed), piece)
-        truth, xray = self.normalised(self.cube(study, SIZE)), _detector(SIZE)
+        truth = self.normalised(self.cube(study, SIZE))
         start = time.process_time()
         if piece == "bspline":
             fused = bspline(self.references, known.estimate_11NNN)
             volumes, count = {"bspline, mean": fused}, len(self.references)
         else:
-            found = register(
-                self.references,
-                known.estimate_11NNN,
-                known.films_1VUV,
-                known.trust_1V,
-                xray,
-                self.extent_mm,
-                self.hu_window,
-                self.config,
-            )
-            physics = PhysicsConfig(**self.pipeline.estimator.config.physics)
-            fusion = Fusion(found, known, physics, xray, self.extent_mm, self.hu_window, self.config)
+            found = self.found(known)
+            fusion = self.fusion(found, known)
             volumes, count = {"volume": fusion.volume(), "sample": fusion.sample(0)}, len(found.warps_K1DHW)
         seconds = time.process_time() - start
         estimate = F.interpolate(known.estimate_11NNN, truth.shape[2:], mode="trilinear", align_corners=False)
@@ -222,12 +212,22 @@ class Bench:
             name: self.figures(v, truth, known) | {"references": count, "CPU s": seconds} for name, v in volumes.items()
         }
 
+    def found(self, known: Known, without: int | None = None) -> Registration:
+        """The training patients, but for the one of that number, warped to a patient."""
+        others = [number for number in range(len(self.library)) if number != without]
+        seen = (known.estimate_11NNN, known.films_1VUV, known.trust_1V)
+        return register(self.references[others], *seen, detector(SIZE), self.extent_mm, self.hu_window, self.config)
+
+    def fusion(self, found: Registration, known: Known) -> Fusion:
+        physics = PhysicsConfig(**self.pipeline.estimator.config.physics)
+        return Fusion(found, known, physics, detector(SIZE), self.extent_mm, self.hu_window, self.config)
+
     def figures(self, volume_11DHW: Tensor, truth_11DHW: Tensor, known: Known) -> dict[str, float]:
         low, high = self.hu_window
         hu, reference = (((v[0, 0] + 1) / 2 * (high - low) + low) for v in (volume_11DHW, truth_11DHW))
         quality = protocol(hu.clone(), reference.clone(), (low, high))
         power = [band_power(v, self.extent_mm) for v in (hu, reference)]
-        films = normalise_film(render_both(hu[None, None], self.extent_mm, _detector(SIZE)))
+        films = normalise_film(render_both(hu[None, None], self.extent_mm, detector(SIZE)))
         used = ((known.films_1VUV > 0.005) & (known.films_1VUV < 0.995)) * (known.trust_1V > 0)[:, :, None, None]
         return {
             "PSNR": quality["psnr"],
@@ -295,37 +295,52 @@ def table(found: Mapping[tuple[str, str], dict[str, dict[str, float]]]) -> str:
     return markdown(["films", "method", "patients", *COLUMNS], rows)
 
 
-def main(argv: list[str] | None = None) -> int:
-    about, layout = (__doc__ or "").split("\n\n", 1)
+def bench_parser(about: str, default_out: str) -> argparse.ArgumentParser:
+    """What every benchmark of references is asked."""
+    about, layout = about.split("\n\n", 1)
     parser = argparse.ArgumentParser(
         description=about, epilog=layout, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, help="folder of CTs (default: $AXON_TEST_DATA/ct)")
+    parser.add_argument("--also", type=Path, help="folder of CTs that are measured on, too, whatever the split")
     parser.add_argument(
         "--config", type=Path, default=Path("configs/bench.yaml"), help="its split and settings (default: %(default)s)"
     )
     parser.add_argument("--model", help="folder or models:/ URI (default: the package's)")
     parser.add_argument("--tracking-uri")
     parser.add_argument("--sets", nargs="+", default=["val"], help="(default: the validation patients)")
+    parser.add_argument("--out", type=Path, default=Path(default_out), help="(default: %(default)s)")
+    return parser
+
+
+def bench_of(arguments: argparse.Namespace) -> tuple[Bench, list[Study]]:
+    """The bench, and the patients to measure on. Raises AxonError ``NO_TEST_CASES``, and what reading CTs raises."""
+    model, studies = (
+        pretrained.load(arguments.model, arguments.tracking_uri),
+        find_studies(data_folder(arguments.data)),
+    )
+    rows: list[dict[str, Any]] = [{"patient_id": s.patient_id, "collection": s.collection} for s in studies]
+    config = Config.load(arguments.config)
+    sets = split_patients(rows, config)
+    bench = Bench(model.pipeline, [s for s in studies if sets[s.patient_id] == "train"], config.references)
+    chosen = [s for s in studies if sets[s.patient_id] in arguments.sets]
+    chosen += find_studies(arguments.also) if arguments.also else []
+    if not chosen or not bench.library:
+        raise AxonError(
+            "NO_TEST_CASES", "the sets named hold no patient, or no patient is left to train on", "name other sets"
+        )
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    return bench, chosen
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = bench_parser(__doc__ or "", "runs/references")
     parser.add_argument("--only", nargs="+", choices=list(PIECES), default=list(PIECES), help="(default: every piece)")
-    parser.add_argument("--out", type=Path, default=Path("runs/references"), help="(default: %(default)s)")
     arguments = parser.parse_args(argv)
     with one_line_errors():
-        model, studies = (
-            pretrained.load(arguments.model, arguments.tracking_uri),
-            find_studies(data_folder(arguments.data)),
-        )
-        rows: list[dict[str, Any]] = [{"patient_id": s.patient_id, "collection": s.collection} for s in studies]
-        config = Config.load(arguments.config)
-        sets = split_patients(rows, config)
-        bench = Bench(model.pipeline, [s for s in studies if sets[s.patient_id] == "train"], config.references)
-        chosen = [s for s in studies if sets[s.patient_id] in arguments.sets]
-        if not chosen or not bench.library:
-            raise AxonError(
-                "NO_TEST_CASES", "the sets named hold no patient, or no patient is left to train on", "name other sets"
-            )
+        bench, chosen = bench_of(arguments)
         pieces = arguments.out / "pieces"
-        pieces.mkdir(parents=True, exist_ok=True)
+        pieces.mkdir(exist_ok=True)
         found = {}
         for piece in arguments.only:
             for study in chosen:

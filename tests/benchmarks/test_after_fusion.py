@@ -1,0 +1,128 @@
+"""Benchmarks of what comes after the fusion: a trained correction, diseases, patches of other patients."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from axon.config import Config
+from axon.data.phantoms import make_phantom
+from axon.geometry.volume import lps_to_ras
+from axon.readers.layouts import Study, find_studies
+from axon.training.randomness import generator_for
+from benchmarks import intensity, memorised, references, sick
+from tests.support.referenced import SETTINGS
+from tests.support.small_model import small_pipeline
+
+TINY = Path(__file__).parents[1] / "tiny.yaml"
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> list[Study]:
+    """Four phantoms."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    for seed in range(4):
+        volume = make_phantom(seed, size=40, spacing_mm=9.0)
+        hu_WHD = volume.hu_DHW.transpose(2, 1, 0).astype(np.int16)
+        nib.save(nib.Nifti1Image(hu_WHD, lps_to_ras(volume.affine)), folder / f"p{seed}.nii")
+    return sorted(find_studies(folder), key=lambda study: study.case_id)
+
+
+@pytest.fixture
+def chosen(studies: list[Study], monkeypatch: pytest.MonkeyPatch) -> tuple[references.Bench, list[Study]]:
+    """Three of them as references, and the fourth to measure on, at a size that shows nothing."""
+    for module in (references, intensity, sick, memorised):
+        monkeypatch.setattr(module, "SIZE", 32)
+        monkeypatch.setattr(module, "FINE", 64)
+    return references.Bench(small_pipeline(Config.load(TINY)), studies[:3], SETTINGS), studies[3:]
+
+
+def test_a_network_that_was_not_trained_leaves_the_volume_and_references_enter_by_a_gate_that_is_shut() -> None:
+    torch.manual_seed(0)
+    network = intensity.Corrector(8)
+    base, control = torch.randn(1, 6, 16, 16, 16), torch.randn(1, 5, 16, 16, 16)
+    assert not network(base, control).any()
+    torch.nn.init.normal_(network.tail.weight)
+    without = network(base, torch.zeros_like(control))
+    assert without.any() and torch.equal(network(base, control), without)
+    torch.nn.init.normal_(network.gate.weight)
+    assert not torch.equal(network(base, control), without)
+
+
+def test_voxels_that_became_channels_come_back_where_they_were() -> None:
+    volume = torch.arange(6.0**3).view(1, 1, 6, 6, 6)
+    assert torch.equal(intensity._unpacked(intensity._packed(volume)), volume)
+    assert intensity._packed(volume)[0, :, 0, 0, 0].tolist() == volume[0, 0, :2, :2, :2].flatten().tolist()
+
+
+def test_the_distance_of_patches_is_none_of_a_copy_and_grows_with_blur() -> None:
+    truth = torch.randn(1, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0))
+    blurred = torch.nn.functional.avg_pool3d(truth, 3, 1, 1)
+    found = [
+        float(intensity.patch_distance(x, truth, generator_for(0))) for x in (truth, (truth + blurred) / 2, blurred)
+    ]
+    assert found[0] == 0 < found[1] < found[2]
+    assert float(intensity.amplitudes(truth, truth)) == 0 < float(intensity.amplitudes(blurred, truth))
+
+
+def test_what_a_change_shows_of_a_disease() -> None:
+    disease, body = np.zeros((8, 8, 8)), np.ones((8, 8, 8), bool)
+    disease[2:4, 2:4, 2:4] = 800
+    assert sick.shown(disease, disease, body) == (1, 0)
+    assert sick.shown(disease / 2, disease, body) == (0.5, 0)
+    assert sick.shown(disease + 40 * (disease == 0), disease, body) == (1, 40)
+    assert sick.shown(np.roll(disease, 4, axis=0), disease, body)[0] == 0
+
+
+def test_a_copied_patch_is_told_from_one_that_is_ones_own() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sample, other = torch.randn(2, 40, 27, generator=generator)
+    own = sample + 0.1 * torch.randn(40, 27, generator=generator)
+    own[:10] += 5
+    shares = memorised.nearest_share(sample, {"own": own[None], "other": other[None]})
+    assert shares == {"own": 0.75, "other": 0.25}
+    assert memorised.nearest_distance(sample, sample.flip(0)) == pytest.approx(0, abs=1e-3)
+    assert memorised.nearest_distance(sample, sample + 3) > 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [sick, memorised])
+def test_a_benchmark_measures_each_patient_once(
+    module: object, chosen: tuple[references.Bench, list[Study]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "bench_of", lambda arguments: arguments.out.mkdir(exist_ok=True) or chosen)
+    arguments = ["--out", str(tmp_path / "out")]
+    assert module.main(arguments) == 0  # type: ignore[attr-defined]
+    piece = tmp_path / "out" / "pieces" / "p3.json"
+    written = piece.stat().st_mtime_ns
+    figures = list(json.loads(piece.read_text()).values())
+    flat = [value for row in figures for value in (row.values() if isinstance(row, dict) else [row])]
+    assert np.isfinite(flat).all() and any(flat)
+    assert module.main(arguments) == 0  # type: ignore[attr-defined]
+    assert piece.stat().st_mtime_ns == written
+
+
+@pytest.mark.slow
+def test_the_networks_are_trained_once_and_measured_beside_the_closed_form(
+    chosen: tuple[references.Bench, list[Study]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(intensity, "bench_of", lambda arguments: arguments.out.mkdir(exist_ok=True) or chosen)
+    arguments = ["--config", str(TINY), "--out", str(tmp_path / "out"), "--steps", "2", "--estimator-steps", "2"]
+    assert intensity.main(arguments) == 0
+    assert capfd.readouterr().out.count(": begins") == 9
+    written = tmp_path / "out" / "intensity.json"
+    (row,) = json.loads(written.read_text())
+    assert set(row) == {"volume", "sample", *intensity.KINDS}
+    assert len({figures["PSNR"] for figures in row.values()}) == len(row)
+    assert intensity.main(arguments) == 0
+    assert "begins" not in capfd.readouterr().out
+    (again,) = json.loads(written.read_text())  # Weights that were loaded lie otherwise in memory, and round otherwise.
+    assert {name: figures["PSNR"] for name, figures in again.items()} == pytest.approx(
+        {name: figures["PSNR"] for name, figures in row.items()}, abs=1e-4
+    )

@@ -251,6 +251,9 @@ def _send(link: socket.socket, message: dict[str, Any], kept: Any = None) -> Non
     arrays: list[np.ndarray] = []
     content = json.dumps(_packed(message, arrays)).encode()
     small = kept is not None and sum(array.nbytes for array in arrays) <= _SMALL
+    if not arrays:
+        link.sendall(_LENGTH.pack(len(content), 0, small) + content)
+        return
     with contextlib.nullcontext(kept) if small else _anonymous_file() as file:
         file.seek(0)
         for array in arrays:
@@ -269,15 +272,15 @@ def _receive(link: socket.socket) -> Any:
             stack.callback(os.close, handle)
         if len(start) < _LENGTH.size:
             raise EOFError
-        if not handles:
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         length, size, small = _LENGTH.unpack(start)
+        if size and not handles:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         content = bytearray()
         while missing := length - len(content):
             if not (part := link.recv(min(missing, 2**20))):
                 raise EOFError
             content += part
-        memory = _copied(handles[0], size) if small else _mapped(handles[0], size)
+        memory = (_copied if small else _mapped)(handles[0], size) if size else b""
     return _unpacked(json.loads(content), memory)
 
 
@@ -291,9 +294,9 @@ def _copied(handle: int, size: int) -> np.ndarray:
     return memory
 
 
-def _mapped(handle: int, size: int) -> mmap.mmap | bytes:
+def _mapped(handle: int, size: int) -> mmap.mmap:
     """Private and writable: an array over it is like any other, without a copy."""
-    return mmap.mmap(handle, size, access=mmap.ACCESS_COPY) if size else b""
+    return mmap.mmap(handle, size, access=mmap.ACCESS_COPY)
 
 
 def _anonymous_file() -> Any:

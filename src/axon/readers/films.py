@@ -26,6 +26,8 @@ _SURE = 0.7
 _TWO_FILMS = 1.35
 """A sheet this much longer one way than the other may hold two films; the longest cassette, 35 by 43 cm, has 1.23."""
 _SPLITS = (0.5, 0.45, 0.55, 0.4, 0.6)
+_TEXT = 12
+"""So many marks of the size of letters are text."""
 MOST_SIDE = 512
 
 
@@ -134,7 +136,7 @@ def _judged(raw: RawFilm, mend: Mend, trusted: bool) -> Xray:
         notes = (*notes, "does not look like a chest")
     if seen.turn and mend.rotate is None:
         notes = (*notes, f"looks as if it had to be turned by {seen.turn} degrees")
-    if _glyphs(image_HW) >= 12:
+    if _glyphs(image_HW) >= _TEXT:
         notes = (*notes, "bright marks like burned-in text")
     view, confidence, source = _view(raw.tag_view, seen)
     if confidence == _DOUBTED:
@@ -222,10 +224,14 @@ def shrunk(image_HW: np.ndarray) -> np.ndarray:
 
 
 def _glyphs(image_HW: np.ndarray) -> int:
-    """Number of small marks near full brightness, of the size of letters; a side marker has one or a few."""
+    """Number of small marks near full brightness, of the size of letters; a side marker has one or a few. Where all
+    marks together are fewer than `_TEXT`, their number.
+    """
     bright_HW = image_HW >= 0.95
     rows, columns = (np.flatnonzero(bright_HW.any(axis=axis)) for axis in (1, 0))
     labels, count = ndimage.label(bright_HW[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+    if count < _TEXT:
+        return count
     # A film of specks has millions of them; to list only the first keeps it to a second.
     boxes = ndimage.find_objects(labels, min(count, 10_000))
     size = image_HW.shape[0]

@@ -40,4 +40,6 @@ def validate(
             [Path(shard.path) for shard in shards], Path(raw.path), Config.from_yaml(config), Path(dataset.path)
         )
     dataset.metadata.update({key: value for key, value in facts.items() if isinstance(value, str | int | float)})
-    print(f"data {revision}: {dataset.metadata}")
+    counts = ", ".join(f"{name} {count}" for name, count in facts["counts"].items())
+    rejected = "".join(f", {count} rejected as {code}" for code, count in facts["rejected"].items())
+    print(f"data {revision}, split {facts['split_hash'][:12]}: {counts}{rejected}")

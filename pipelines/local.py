@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from axon import DISCLAIMER
+from axon.config import Config
 from axon.errors import AxonError
 from axon.files import Scratch
 from axon.orchestration.preflight import NOTHING_NEW, Asked
@@ -27,6 +28,7 @@ from axon.provenance import code_revision
 from axon.tracking.client import default_tracking_uri
 from axon.tracking.runs import close_interrupted
 from pipelines.containers import step_user
+from pipelines.estimate import Clock, plan, spoken
 from pipelines.runner import EXIT_STEP
 
 ROOT = Path(__file__).parents[1]
@@ -51,6 +53,7 @@ class Watcher:
         steps: Number of different steps, for the counter.
         show: Where lines go.
         retries: Whether a failed step may be started again.
+        clock: Says how long steps take, and how long the run will.
         failed: The steps that failed with their reasons, in order.
         recovered: Those of them that succeeded at a later attempt.
         stopping, terminated: Whether a signal has come, and whether it was SIGTERM.
@@ -59,6 +62,7 @@ class Watcher:
     steps: int
     show: Callable[[str], None]
     retries: bool = False
+    clock: Clock = field(default_factory=Clock)
     failed: list[tuple[str, str]] = field(default_factory=list)
     recovered: list[tuple[str, str]] = field(default_factory=list)
     stopping: bool = False
@@ -116,6 +120,7 @@ class Watcher:
 
     def _start(self, step: str) -> None:
         self._in_outputs = False
+        self.clock.start(step)
         if step not in self._seen and not (self.stopping and step != EXIT_STEP):
             self._seen.append(step)
             self._error = ""
@@ -130,7 +135,9 @@ class Watcher:
             last = self._last if EXCEPTION.match(self._last) else ""
             silent = f"{SILENT} (killed? out of memory?); its last line: {self._last or '(none)'}"
             self.failed.append((step, self._error or last or silent))
-        elif not failed and self.retries:
+        elif not failed:
+            self.show(f"          {self.clock.end(step)}")
+        if not failed and self.retries:
             self.recovered += [failure for failure in self.failed if failure[0] == step]
             self.failed = [failure for failure in self.failed if failure[0] != step]
 
@@ -142,6 +149,7 @@ def execute(
     steps: int,
     show: Callable[[str], None] = print,
     mounts: Mapping[str, bool] | None = None,
+    plan: Mapping[str, float] | None = None,
 ) -> None:
     """Run the pipeline ``target`` (``module:name``) and wait for it; SIGINT and SIGTERM end the steps, too.
 
@@ -154,12 +162,13 @@ def execute(
         mounts: Where given, every step runs in a container of its image (see `pipelines.containers`), which sees these
             folders under the same path and may write to those with True. The engine is the one that ``DOCKER_HOST``
             names.
+        plan: Seconds to expect by step.
 
     Raises:
         AxonError: ``STEP_FAILED``, naming the step and the reason, ``INTERRUPTED``, or that of `containers.step_user`.
         SystemExit: 143 after SIGTERM.
     """
-    watcher = Watcher(steps, show, retries=mounts is not None)
+    watcher = Watcher(steps, show, retries=mounts is not None, clock=Clock(plan or {}))
     command = [sys.executable, "-u", "-m", "pipelines.runner", target, str(pipeline_root), json.dumps(arguments)]
     if mounts is not None:
         step_user(pipeline_root)
@@ -281,7 +290,10 @@ def run(asked: Asked, output: Path, show: Callable[[str], None] = print, in_cont
         began = time.monotonic()
         sources = filter(None, (asked.dataset_folder, asked.dataset_repo))
         mounts = {str(folder): True} | dict.fromkeys(sources, False) if in_containers else None
-        execute("pipelines.axon_pipeline:axon_pipeline", vars(asked), folder / "pipeline", STEPS, show, mounts)
+        expected = plan(Config.from_yaml(asked.config_yaml))
+        show(f"about {spoken(sum(expected.values()))} in all, on two CPU cores; each step says how it goes")
+        target = "pipelines.axon_pipeline:axon_pipeline"
+        execute(target, vars(asked), folder / "pipeline", STEPS, show, mounts, expected)
         latest = max((folder / "pipeline").glob("axon-*"))
         checked = json.loads((latest / "preflight" / "executor_output.json").read_text())["parameterValues"]
         if checked["Output"] == NOTHING_NEW:
@@ -297,5 +309,5 @@ def run(asked: Asked, output: Path, show: Callable[[str], None] = print, in_cont
         f"model     {asked.model_name} version {registered['version']}, {registered['alias'] or 'no alias'}: "
         f"{registered['reason']}"
     )
-    show(f"tracking  mlflow ui --backend-store-uri {uri}")
+    show(f"tracking  axon model ui {asked.model_name} --tracking-uri {uri}")
     show(f"finished in {time.monotonic() - began:.0f} s. {DISCLAIMER}")

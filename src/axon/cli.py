@@ -8,8 +8,12 @@ import argparse
 import contextlib
 import difflib
 import logging
+import os
 import re
+import select
+import signal
 import sys
+from collections.abc import Iterator
 from typing import NoReturn
 
 from axon import DISCLAIMER, __version__
@@ -48,7 +52,7 @@ EPILOG = """examples:
   axon reconstruct chest.png -o out
                                    a CT volume from a chest X-ray: NIfTI, DICOM and a picture
   axon serve                       the same on a web page of this machine
-  axon compare models:/axon@champion models:/axon/3 --tracking-uri sqlite:///runs/demo/mlflow.db
+  axon compare models:/axon@champion models:/axon/3 --tracking-uri sqlite:///runs/mlflow.db
   axon dataset build data          build the default dataset and publish it to the DVC remote
   axon dataset check my_cts        whether a folder's CTs will work, and what is wrong with those that will not
   axon dataset add my_cts --licence "CC BY 4.0" --source doi:10.1234/abc
@@ -58,14 +62,14 @@ EPILOG = """examples:
   axon cohort select --dry-run     how many real patients with CT and X-ray there are, how large, which licence
   axon config configs/smoke.yaml   check a configuration and print it with every default
   axon pipeline run --folder CTS   train, evaluate and register a model; axon pipeline --help has clusters and schedules
-  axon model list axon --tracking-uri sqlite:///runs/demo/mlflow.db
-  axon model rollback axon --tracking-uri sqlite:///runs/demo/mlflow.db
-  axon reproduce models:/axon@champion --tracking-uri sqlite:///runs/demo/mlflow.db
+  axon model list axon --tracking-uri sqlite:///runs/mlflow.db
+  axon model rollback axon --tracking-uri sqlite:///runs/mlflow.db
+  axon reproduce models:/axon@champion --tracking-uri sqlite:///runs/mlflow.db
   axon doctor                      what is wrong on this machine, and what to do about it
   source <(axon completion bash)   verbs and options on the Tab key
 
-exit codes: 0 success; 1 an error, explained in its last line as [CODE] what is wrong -> what to do; 2 a wrong call; 143
-ended by SIGTERM
+exit codes: 0 success; 1 an error, explained in its last line as [CODE] what is wrong -> what to do; 2 a wrong call; 141
+nobody reads the output any more; 143 ended by SIGTERM
 """
 
 
@@ -73,9 +77,25 @@ def main(argv: list[str] | None = None) -> int:
     """Run a verb; 0 on success, 1 on an error that is explained in one line, 2 on a wrong call."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     arguments = parser().parse_args(argv)
-    with contextlib.nullcontext() if arguments.debug else one_line_errors():
+    with contextlib.nullcontext() if arguments.debug else one_line_errors(), _closed_pipe():
         arguments.verb(arguments)
+        sys.stdout.flush()
     return 0
+
+
+@contextlib.contextmanager
+def _closed_pipe() -> Iterator[None]:
+    """End quietly where whoever reads the output, such as ``head``, has read enough: with 141, as SIGPIPE does."""
+    try:
+        yield
+    except BrokenPipeError:
+        output = select.poll()
+        output.register(sys.stdout.fileno(), select.POLLERR)
+        if not output.poll(0):
+            raise  # Another pipe's.
+        # Python flushes once more at the end, which must not fail either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
 
 
 class _Parser(argparse.ArgumentParser):

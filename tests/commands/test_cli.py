@@ -1,5 +1,7 @@
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from axon.cli import main
+from axon.commands.progress import told
 from axon.errors import one_line_errors
 
 
@@ -117,3 +120,20 @@ def test_a_wrong_verb_names_the_one_that_is_near(
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 2 and f"did you mean '{near}'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_many_samples_have_a_bar_on_a_terminal_and_a_line_elsewhere(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: terminal)
+    monkeypatch.setattr("sys.stderr", screen)
+    with told() as progress:
+        for number in range(1, 17):
+            progress("samples", number / 16)
+    if terminal:
+        shares = set(re.findall(r"samples.* (\d+) %", screen.getvalue().replace("\r", "\n")))
+        assert len(shares) > 10 and "100" in shares
+    else:
+        assert screen.getvalue() == "samples: done\n"

@@ -175,7 +175,7 @@ def test_the_tutorial_from_the_first_command_to_the_last(checkout: Path, walked:
     for promised in (
         "report    ",
         "axon version 1, champion",
-        "tracking  mlflow ui --backend-store-uri sqlite:///",
+        "tracking  axon model ui axon --tracking-uri sqlite:///",
         "finished in",
     ):
         assert promised in walked

@@ -93,7 +93,7 @@ def test_make_demo(runs: Path) -> None:
     assert (
         "AXON, mean of samples" in done.stdout
         and "champion" in done.stdout
-        and "mlflow ui --backend-store-uri" in done.stdout
+        and "axon model ui axon --tracking-uri" in done.stdout
     )
     report = (runs / "demo/report.html").read_text()
     assert "LIDC-IDRI-0001" in report and "Not a medical device" in report and "<img" in report

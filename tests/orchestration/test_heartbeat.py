@@ -9,16 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from axon.cli import main
 from axon.config import Config
 from axon.errors import AxonError
 from axon.orchestration import heartbeat, working
 from axon.orchestration.alert import Alert
-from axon.orchestration.heartbeat import beating, refuse_overdue, run_state, state_lines
+from axon.orchestration.heartbeat import PICTURE, beating, refuse_overdue, run_state, state_lines
 from axon.orchestration.working import FILE
 from axon.tracking.client import client, default_tracking_uri
-from axon.tracking.runs import DATA_REVISION, HEARTBEAT, WORK_KEY, StageRun, finish_parent, stage_run, start_parent
+from axon.tracking.runs import (
+    DATA_REVISION,
+    HEARTBEAT,
+    UNKNOWN_WORK,
+    WORK_KEY,
+    StageRun,
+    finish_parent,
+    stage_run,
+    start_parent,
+)
 
 COSTS = {"steps_per_second": 2.0, "peak_memory_gib": 1.5}
 
@@ -48,13 +58,17 @@ def test_the_state_is_written_again_and_again(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "bridge" / "step-00000040").mkdir(parents=True)
     with beating(run, tmp_path, Config(), "bridge") as log:
         log(10, {"estimator/loss": 1.0})
-        time.sleep(0.3)
+        deadline = time.monotonic() + 60  # The first picture takes a while.
+        while len(mlflow.tags) < 4 and time.monotonic() < deadline:
+            time.sleep(0.05)
         log(50, {"loss": 1.0, **COSTS})
-    assert len(mlflow.tags) >= 4 and any(state.get("part") == "estimator" for state in mlflow.tags)
+    assert len(mlflow.tags) >= 5 and any(state.get("part") == "estimator" for state in mlflow.tags)
     last = mlflow.tags[-1]
     assert (last["part"], last["step"], last["of"]) == ("bridge", 50, 100) and last["memory_gib"] == 1.5
     assert last["checkpoint"] == "step-00000040" and last["ends"] >= last["at"]
     assert json.loads((tmp_path / FILE).read_text()) == last
+    # Two networks, so two plots: the losses of both are in one picture.
+    assert Image.open(tmp_path / PICTURE).size == (960, 320)
     warm = replace(Config(), training=replace(Config().training, init_from="models:/axon/1"))
     with beating(run, tmp_path, warm, "superres") as log:
         log(3, {"loss": 1.0})
@@ -66,8 +80,8 @@ def test_a_step_that_does_not_train_says_how_far_it_is(tmp_path: Path, monkeypat
     """One that knows the run, one that finds it by the data's revision, one that fails, and one without MLflow."""
     monkeypatch.setattr(working, "BEAT_S", 0.05)
     uri = default_tracking_uri(tmp_path)
-    start_parent(uri, "axon", "other", {}, {WORK_KEY: "", DATA_REVISION: "cba"})
-    run_id = start_parent(uri, "axon", "key", {}, {WORK_KEY: "", DATA_REVISION: "abc"})
+    start_parent(uri, "axon", "other", {}, {WORK_KEY: UNKNOWN_WORK, DATA_REVISION: "cba"})
+    run_id = start_parent(uri, "axon", "key", {}, {WORK_KEY: UNKNOWN_WORK, DATA_REVISION: "abc"})
     with working.working("ingest-1", tmp_path / "1/cases", uri, model_name="axon", revision="abc") as tell:
         tell(2, 8)
         time.sleep(0.3)
@@ -113,7 +127,7 @@ def test_status_by_mlflow_alone(
     with pytest.raises(AxonError, match="RUN_MISSING"):
         run_state(uri)
     start_parent(uri, "axon", "old", {}, {WORK_KEY: "x"})
-    parent = start_parent(uri, "axon", "new", {}, {WORK_KEY: ""})
+    parent = start_parent(uri, "axon", "new", {}, {WORK_KEY: UNKNOWN_WORK})
     with stage_run(uri, parent, "bridge", {}) as run, beating(run, tmp_path / "ck", Config(), "bridge") as log:
         log(20, {"loss": 1.0, **COSTS})
     with pytest.raises(RuntimeError), stage_run(uri, parent, "refiner", {}) as run:

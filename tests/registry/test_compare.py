@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -189,3 +193,20 @@ def test_pictures_that_were_not_kept_are_said_to_be_missing(store, capsys, tmp_p
     finally:
         shutil.move(tmp_path / "away", root / "evaluation" / STRIPS)
     assert "kept no picture" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(("split", "told"), [("aaa", set()), ("bbb", {"axon.data_revision"})])
+def test_the_name_of_a_folder_is_no_difference_where_the_data_are_equal(split: str, told: set[str]) -> None:
+    cases = {("internal", str(number)): 20.0 for number in range(6)}
+    record = {"axon.data_revision": "folder@one", "seed": "0"}
+    a = Side("A", "", "", FACTS | {"split_hash": "aaa"}, SETTINGS, {}, cases, record)
+    b = replace(a, facts=FACTS | {"split_hash": split}, record={**record, "axon.data_revision": "folder@two"})
+    assert set(compare_sides(a, b).differences) == told
+
+
+def test_a_reader_that_has_read_enough_is_no_error(store) -> None:
+    uri, _ = store
+    command = f"{shlex.quote(sys.executable)} -m axon.cli compare models:/axon/1 models:/axon/2 --json"
+    shell = f"{command} --tracking-uri {shlex.quote(uri)} | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("141\n", "")

@@ -47,6 +47,7 @@ def test_a_script_follows_promotion_and_roll_back(uri: str, capsys: pytest.Captu
     assert aliases(uri, capsys) == {"1": [], "2": ["challenger", "champion"]}
     assert main(["model", "rollback", "axon", "--tracking-uri", uri]) == 0
     assert aliases(uri, capsys) == {"1": ["champion"], "2": ["challenger"]}
+    assert [row["reason"].split(":")[0] for row in listed(uri, capsys)] == ["rolled back", "the champion again"]
 
 
 def test_a_person_reads_a_line_a_version(

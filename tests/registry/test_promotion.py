@@ -86,7 +86,7 @@ def test_every_outcome_and_reason_is_on_the_version(uri: str, tmp_path: Path) ->
     expected = {
         first.version: ("accepted", "champion"),
         waiting.version: ("challenger", "challenger"),
-        never.version: ("refused", ""),
+        never.version: ("refused", "none"),
     }
     for version, (decision, outcome) in expected.items():
         tags = client(uri).get_model_version("axon", version).tags

@@ -63,7 +63,6 @@ def test_a_recorded_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     ("code", "data", "reason"),
     [
         (f"{COMMIT}-dirty", "d" * 40, "CODE_NOT_RECORDED"),
-        (COMMIT, "folder@key", "DATA_NOT_VERSIONED"),
         (COMMIT, "", "NOT_RECORDED"),
     ],
 )
@@ -72,3 +71,23 @@ def test_a_model_that_cannot_be_made_again(tmp_path: Path, code: str, data: str,
     with pytest.raises(AxonError) as error:
         check_reproducible(read_recipe("models:/axon@champion", uri), COMMIT)
     assert error.value.code == reason
+
+
+def test_a_model_of_a_folder_is_made_again_from_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    uri = registered(
+        tmp_path, code_revision=COMMIT, data_revision="folder@key", data_folder="/scans/my cts", split_hash="5117"
+    )
+    again = ["reproduce", "models:/axon@champion", "--tracking-uri", uri, "--output", str(tmp_path / "again")]
+    assert main(again) == 0
+    said = capsys.readouterr().out
+    assert "--folder '/scans/my cts'" in said and "--revision" not in said
+    assert main([*again, "--folder", str(tmp_path / "moved")]) == 0
+    assert f"--folder {tmp_path / 'moved'} " in capsys.readouterr().out
+    check_reproducible(read_recipe("models:/axon@champion", uri), COMMIT)
+
+
+def test_a_folder_that_nobody_named_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    uri = registered(tmp_path, code_revision=COMMIT, data_revision="folder@key", split_hash="5117")
+    with pytest.raises(SystemExit):
+        main(["reproduce", "models:/axon@champion", "--tracking-uri", uri, "--output", str(tmp_path / "again")])
+    assert capsys.readouterr().out.splitlines()[-1].startswith("[DATA_NOT_VERSIONED]")

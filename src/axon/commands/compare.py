@@ -9,7 +9,7 @@ from pathlib import Path
 from axon.commands import Verbs, verb
 
 EPILOG = """examples:
-  axon compare models:/axon@champion models:/axon/3 --tracking-uri sqlite:///runs/demo/mlflow.db
+  axon compare models:/axon@champion models:/axon/3 --tracking-uri sqlite:///runs/mlflow.db
   axon compare models:/axon/2 models:/axon/3 --out compare.html
   axon compare RUN_ID RUN_ID --json | jq .primary
   axon compare scores champion                     two folders that axon evaluate wrote

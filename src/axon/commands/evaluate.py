@@ -12,7 +12,7 @@ from axon.commands import Verbs, add_device, add_reading, read_as, verb, whole_n
 
 EPILOG = """examples:
   axon evaluate axon-small --data my_cts --out scores           the model of the package on your patients
-  axon evaluate models:/axon@champion --data my_cts --out champion --tracking-uri sqlite:///runs/demo/mlflow.db
+  axon evaluate models:/axon@champion --data my_cts --out champion --tracking-uri sqlite:///runs/mlflow.db
   axon evaluate calibrated_lift --data my_cts --out lift        a baseline, of the model that --of names
   axon evaluate axon-small --data data --films real --out real  the patients' own films: no truth, so no PSNR
   axon compare scores champion                                  two such folders side by side

@@ -9,25 +9,25 @@ from pathlib import Path
 from axon.commands import Verbs, group, verb, whole_number
 
 LIST = """examples:
-  axon model list axon --tracking-uri sqlite:///runs/demo/mlflow.db
+  axon model list axon --tracking-uri sqlite:///runs/mlflow.db
   axon model list axon --tracking-uri http://mlflow:5000 --json | jq '.[].version'
 """
 DROP = """examples:
-  axon model drop-reference runs/demo/pipeline/*/evaluate/evaluation/model p0123456789ab
+  axon model drop-reference runs/pipeline/*/evaluate/evaluation/model p0123456789ab
   axon model drop-reference axon-small p0123456789ab --out axon-small-without
 """
 UI = """examples:
-  axon model ui axon --tracking-uri sqlite:///runs/demo/mlflow.db
+  axon model ui axon --tracking-uri sqlite:///runs/mlflow.db
 """
 PROMOTE = """examples:
-  axon model promote axon 3 --tracking-uri sqlite:///runs/demo/mlflow.db
+  axon model promote axon 3 --tracking-uri sqlite:///runs/mlflow.db
 """
 ROLLBACK = """examples:
-  axon model rollback axon --tracking-uri sqlite:///runs/demo/mlflow.db
+  axon model rollback axon --tracking-uri sqlite:///runs/mlflow.db
 """
 EXPORTS = """examples:
-  axon model export models:/axon@champion axon --format diffusers --tracking-uri sqlite:///runs/demo/mlflow.db
-  axon model export runs/demo/pipeline/*/evaluate/evaluation/model axon --format monai
+  axon model export models:/axon@champion axon --format diffusers --tracking-uri sqlite:///runs/mlflow.db
+  axon model export runs/pipeline/*/evaluate/evaluation/model axon --format monai
   cd axon && python -m monai.bundle run --config_file configs/inference.json --frontal ../chest.png
 """
 

@@ -18,9 +18,9 @@ EPILOG = """examples:
   axon reconstruct frontal.dcm lateral.dcm -o out --samples 8   two films; also mean and std of 8 samples
   axon reconstruct study/ -o out                                a folder, zip or DICOMDIR: its frontal and lateral film
   axon reconstruct sheet.png sheet.png -o out --crop left --lateral-crop right
-  axon reconstruct chest.dcm -o out --model runs/demo/pipeline/*/evaluate/evaluation/model
+  axon reconstruct chest.dcm -o out --model runs/pipeline/*/evaluate/evaluation/model
   axon reconstruct --batch films/ -o out --workers 2            every study of a folder; the same again goes on
-  axon reconstruct chest.dcm -o out --model models:/axon@champion --tracking-uri sqlite:///runs/demo/mlflow.db
+  axon reconstruct chest.dcm -o out --model models:/axon@champion --tracking-uri sqlite:///runs/mlflow.db
 
 OUT holds ct.nii.gz (the volume: the best guess), sample.nii.gz (a plausible patient, not measured), dicom/ and
 dicom-sample/ (the same as CT series), preview.png and reconstruction.json; with several samples also samples/,

@@ -9,7 +9,7 @@ from pathlib import Path
 from axon.commands import Verbs, verb
 
 _EXAMPLES = """examples:
-  axon reproduce models:/axon@champion --tracking-uri sqlite:///runs/demo/mlflow.db          say how it was made
+  axon reproduce models:/axon@champion --tracking-uri sqlite:///runs/mlflow.db          say how it was made
   axon reproduce models:/axon/3 --tracking-uri http://mlflow:5000 --run                      make it again
 
 With --run the last line says what of the new model equals the recorded one. On one machine, with as many threads, every
@@ -28,6 +28,8 @@ def add(verbs: Verbs) -> None:
     reproduce.add_argument(
         "--output", type=Path, default=Path("runs/reproduced"), help="folder of the new run (default: %(default)s)"
     )
+    again = "the CTs, for a model that was trained from a folder (default: where they were then)"
+    reproduce.add_argument("--folder", type=Path, help=again)
     reproduce.add_argument(
         "--run", action="store_true", help="run the pipeline, where the running code is the recorded one"
     )
@@ -36,6 +38,7 @@ def add(verbs: Verbs) -> None:
 
 def _reproduce(arguments: argparse.Namespace) -> None:
     import subprocess
+    from dataclasses import replace
 
     from axon import DISCLAIMER
     from axon.commands.pipeline import checkout as code_checkout
@@ -48,11 +51,13 @@ def _reproduce(arguments: argparse.Namespace) -> None:
         raise AxonError("TRACKING_URI", "no MLflow is named", "give --tracking-uri, or set MLFLOW_TRACKING_URI")
     refuse_missing_store(arguments.tracking_uri)
     recipe = read_recipe(arguments.model, arguments.tracking_uri)
+    if arguments.folder:
+        recipe = replace(recipe, data_folder=str(arguments.folder.resolve()))
     config = recipe.write_config(arguments.output)
     checkout, run = recipe.commands(config, arguments.output)
     print(f"model    {recipe.name} version {recipe.version}")
     print(f"code     {recipe.code}")
-    print(f"data     {recipe.data_revision} {recipe.data_md5} {recipe.data_repo}".rstrip())
+    print(f"data     {recipe.data_revision} {recipe.data_md5}{recipe.data_folder} {recipe.data_repo}".rstrip())
     print(f"split    {recipe.split_hash}")
     print(f"config   {config}")
     print(f"\n{checkout}\n{run}", flush=True)

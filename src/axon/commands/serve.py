@@ -10,7 +10,7 @@ from axon.commands import Verbs, add_device, verb, whole_number
 
 EPILOG = """examples:
   axon serve                                 the model that comes with the package, at http://127.0.0.1:8765
-  axon serve --model models:/axon@champion --tracking-uri sqlite:///runs/demo/mlflow.db
+  axon serve --model models:/axon@champion --tracking-uri sqlite:///runs/mlflow.db
   axon serve --port 0                        any free port; the address is printed
   ssh -L 8765:127.0.0.1:8765 HOST            then open http://localhost:8765 to use a server on another machine
 

@@ -1,10 +1,14 @@
-"""What a training does at the moment, written once in half a minute; and how a run is doing, read from MLflow alone."""
+"""What a training does at the moment, written and drawn once in half a minute; and how a run is doing, read from MLflow
+alone.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -13,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from axon.config import Config, StageConfig
 from axon.errors import AxonError
+from axon.files import write_whole
 from axon.orchestration.alert import ALERT_URL, Alert, send
 from axon.orchestration.working import FILE, State, beats, device, utc
+from axon.pictures import loss_curves_png
 from axon.tracking.client import client, refuse_missing_store, sqlite_path, tracking_errors, without_credentials
 from axon.tracking.runs import HEARTBEAT, PARENT, RUN_KEY, STAGE, WORK_KEY, StageRun
 from axon.training.loop import Log
@@ -23,7 +29,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-SILENT_S = 600.0
+SILENT_S, PICTURE = 600.0, "progress.png"
 STATES = {"FINISHED": "SUCCEEDED", "SCHEDULED": "PENDING", "KILLED": "CANCELED"}
 """MLflow's words as Kubeflow says them."""
 
@@ -31,7 +37,7 @@ STATES = {"FINISHED": "SUCCEEDED", "SCHEDULED": "PENDING", "KILLED": "CANCELED"}
 @contextlib.contextmanager
 def beating(run: StageRun, folder: Path, config: Config, stage: str) -> Iterator[Log]:
     """A log that passes metrics on to ``run``, and `beats` of a training to ``folder/heartbeat.json`` and to one tag of
-    the run. An MLflow that fails costs metrics, never the training.
+    the run, with the losses in ``folder/progress.png``. An MLflow that fails costs metrics, never the training.
     """
     heart = _Heart(run, folder, config, stage)
     with beats(heart.now, folder / FILE, lambda text: run.mlflow.set_tag(run.run_id, HEARTBEAT, text)):
@@ -43,6 +49,8 @@ class _Heart:
         self.run, self.folder, self.config, self.stage = run, folder, config, stage
         self.state: State = {"stage": stage, **device()}
         self.told = False
+        self.losses: dict[str, dict[int, tuple[int, float, float]]] = {}
+        self.drawn, self.drawing = 0, threading.Lock()
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         part = next((name.partition("/")[0] for name in metrics if "/" in name), self.stage)
@@ -54,6 +62,9 @@ class _Heart:
         if rate and total:
             known |= {"steps_per_second": round(rate, 3), "ends": utc(time.time() + (total - step) / rate)}
         self.state = {**self.state, "part": part, "step": step, "of": total, **known}
+        if "loss" in values:
+            row = (step, values["loss"], values.get("val_loss", math.nan))
+            self.losses = {**self.losses, part: {**self.losses.get(part, {}), step: row}}
         try:
             self.run.log(step, metrics)
         except AxonError as error:
@@ -69,7 +80,18 @@ class _Heart:
 
     def now(self) -> State:
         saved = sorted(self.folder.glob("*/step-*"), key=lambda path: path.name)
+        self._draw()
         return {**self.state, "checkpoint": saved[-1].name if saved else ""}
+
+    def _draw(self) -> None:
+        curves = {part: list(rows.values()) for part, rows in self.losses.items()}
+        rows = sum(map(len, curves.values()))
+        # Where the thread is at it still, its picture is the last one.
+        if rows > self.drawn and self.drawing.acquire(blocking=False):
+            with contextlib.suppress(OSError), contextlib.ExitStack() as drawn:
+                drawn.callback(self.drawing.release)
+                write_whole(self.folder / PICTURE, loss_curves_png(curves))
+                self.drawn = rows
 
 
 def run_state(tracking_uri: str, run: str = "") -> dict[str, Any]:

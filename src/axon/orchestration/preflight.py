@@ -35,7 +35,7 @@ from axon.orchestration.parent import PARENT, PARENT_DATA, data_of, pinned
 from axon.provenance import REGISTERED, code_digest, code_revision
 from axon.registry.gate import POLICIES
 from axon.tracking.client import client, tracking_errors, without_credentials
-from axon.tracking.runs import CONFIG, DATA_REVISION, WORK_KEY, last_success, start_parent
+from axon.tracking.runs import CONFIG, DATA_REVISION, FOLDER, REPO, UNKNOWN_WORK, WORK_KEY, last_success, start_parent
 
 NEW, NOTHING_NEW = "new", "nothing new"
 _log = logging.getLogger(__name__)
@@ -173,10 +173,11 @@ def preflight(asked: Asked, run_key: str, out_config: Path) -> Resolved:
     if same_as and not asked.force:
         return Resolved(config.to_yaml(), revision, "", config.data.shards, gpus, same_as)
     tags = {
-        WORK_KEY: key,
+        WORK_KEY: key or UNKNOWN_WORK,
         DATA_REVISION: revision,
         DATA_MD5: data,
-        "axon.data_repo": without_credentials(asked.dataset_repo),
+        REPO: without_credentials(asked.dataset_repo),
+        FOLDER: asked.dataset_folder,
         CODE_REVISION: code_revision(),
         CODE: code_identity(),
         "axon.config_fingerprint": config.fingerprint(),

@@ -28,7 +28,7 @@ from axon.metrics.statistics import (
 )
 from axon.registry.gate import EVALUATION, METHOD, METRIC, read_evaluation
 from axon.tracking.client import REGISTRY, client, refuse_missing_store, resolve, tracking_errors
-from axon.tracking.runs import HEARTBEAT
+from axon.tracking.runs import DATA_REVISION, HEARTBEAT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -214,11 +214,18 @@ def compare_sides(a: Side, b: Side) -> Comparison:
     cases = sorted(
         ((key, of_a, b.primary[key]) for key, of_a in a.primary.items()), key=lambda case: (case[1] - case[2], case[0])
     )
-    keys = sorted(a.record.keys() | b.record.keys())
-    differences = {
-        key: (a.record.get(key), b.record.get(key)) for key in keys if a.record.get(key) != b.record.get(key)
-    }
-    return Comparison(a, b, *primary, rows, cases, differences)
+    return Comparison(a, b, *primary, rows, cases, _differences(a, b))
+
+
+def _differences(a: Side, b: Side) -> dict[str, tuple[str | None, str | None]]:
+    """What the two records differ in. The revision of a plain folder of CTs is the run's own key: where the split,
+    which holds the content of every case, is the same, it is no difference.
+    """
+    both = {key: (a.record.get(key), b.record.get(key)) for key in sorted(a.record.keys() | b.record.keys())}
+    folders = all((value or "").startswith("folder@") for value in both.get(DATA_REVISION, ("",)))
+    if folders and a.facts.get("split_hash") == b.facts.get("split_hash"):
+        del both[DATA_REVISION]
+    return {key: values for key, values in both.items() if values[0] != values[1]}
 
 
 def table(found: Comparison) -> str:

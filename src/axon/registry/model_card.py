@@ -130,6 +130,26 @@ def _evaluation(metrics: dict[str, Any]) -> str:
     return "\n".join(lines) if lines else "No test set was evaluated.\n"
 
 
+def run_description(verdict: str, metrics: dict[str, Any], picture: str) -> str:
+    """What MLflow's page shows of a run first: what became of its model, the first figures, a picture.
+
+    Args:
+        verdict: One sentence.
+        metrics: Contents of the evaluation's ``metrics.json``.
+        picture: Address of a picture; empty for none.
+    """
+    columns = shown_in("headline")
+    lines = [f"**{verdict}**\n"]
+    lines.append("| test set | films | " + " | ".join(each.title for each in columns) + " |")
+    lines.append("|---|---|" + "---|" * len(columns))
+    for set_name, views in dict(metrics["summary"]).items():
+        for view, methods in views.items():
+            cells = (_cell(each, methods.get(PRIMARY_METHOD, {}).get(each.key)) for each in columns)
+            lines.append(f"| {set_name} | {VIEW_LABELS.get(view, view)} | " + " | ".join(cells) + " |")
+    shown = [f"\n![films, three stages, the CT, the error]({picture})"] if picture else []
+    return "\n".join([*lines, *shown, f"\n{DISCLAIMER} The whole report is evaluation/report.html."])
+
+
 def _own(columns: Sequence[Metric]) -> str:
     """Which columns are by a protocol that others might share a name with."""
     *first, last = [each.label for each in columns if each.protocol == PRIMARY_METHOD]

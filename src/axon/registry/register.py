@@ -21,17 +21,23 @@ from axon.errors import AxonError
 from axon.metrics.catalogue import shown_in
 from axon.provenance import code_revision
 from axon.registry.gate import CHAMPION, EVALUATION, Decision, champion_of
-from axon.registry.model_card import CARD, card_of
+from axon.registry.model_card import CARD, card_of, run_description
 from axon.tracking.client import client, tracking_errors
-from axon.tracking.runs import StageRun
+from axon.tracking.runs import DATA_REVISION, FOLDER, REPO, StageRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-CHALLENGER = "challenger"
+CHALLENGER, ROLLED_BACK = "challenger", "axon.rolled_back_to"
 OUTCOME = "axon.outcome"
 REASON = "axon.reason"
 PREVIOUS = "axon.previous_champion"
+NO_ALIAS = "none"
+"""Outcome of a version that got no alias."""
+DESCRIPTION = "mlflow.note.content"
+HERO = "hero.png"
+SHORT = 5000
+"""Characters of a description that every database behind MLflow holds."""
 STALE_S = 60.0
 """Seconds after which the lock of a promotion counts as left behind; moving an alias takes a few requests."""
 
@@ -94,30 +100,36 @@ def register(
         raise AxonError("MODEL_MISSING", f"{evaluation} holds no model folder", "run the evaluation again")
     decided = Decision.load(decision)
     mlflow = client(tracking_uri)
+    card = card_of(evaluation, model_name, tags)
     with tracking_errors(tracking_uri):
         version = _version_of_run(mlflow, model_name, parent_run_id)
         if version is None:
             _log_evaluation(StageRun(mlflow, tracking_uri, parent_run_id), evaluation)
-            _log_model(mlflow, parent_run_id, evaluation, card_of(evaluation, model_name, tags))
+            _log_model(mlflow, parent_run_id, evaluation, card)
             version = _create_version(mlflow, model_name, parent_run_id)
         known = mlflow.get_model_version(model_name, version).tags
         if OUTCOME in known:
-            return Registered(version, known[OUTCOME], known[OUTCOME] == CHAMPION, known[REASON])
-        facts = json.loads((evaluation / "metrics.json").read_text())["facts"]
+            alias = known[OUTCOME].replace(NO_ALIAS, "")
+            return Registered(version, alias, alias == CHAMPION, known[REASON])
+        _describe_version(mlflow, model_name, version, card)
+        metrics = json.loads((evaluation / "metrics.json").read_text())
         described = {
             "decision": decided.verdict,
-            "split_hash": facts.get("split_hash", ""),
+            "split_hash": metrics["facts"].get("split_hash", ""),
             "code_revision": code_revision(),
             "disclaimer": DISCLAIMER,
             **tags,
         }
         for key, value in described.items():
-            mlflow.set_model_version_tag(model_name, version, f"axon.{key}", str(value))
+            if value:
+                mlflow.set_model_version_tag(model_name, version, f"axon.{key}", str(value))
         with _alone(mlflow, model_name):
             alias, reason = _move_alias(mlflow, model_name, version, decided)
+        told = f"{model_name} version {version}, {alias or 'no alias'}: {reason}"
+        mlflow.set_tag(parent_run_id, DESCRIPTION, run_description(told, metrics, _picture(evaluation, parent_run_id)))
         # The outcome comes last: a version without it is one that the next call finishes.
         mlflow.set_model_version_tag(model_name, version, REASON, reason)
-        mlflow.set_model_version_tag(model_name, version, OUTCOME, alias)
+        mlflow.set_model_version_tag(model_name, version, OUTCOME, alias or NO_ALIAS)
     return Registered(version, alias, alias == CHAMPION, reason)
 
 
@@ -158,6 +170,7 @@ def promote(tracking_uri: str, model_name: str, version: str) -> None:
     with tracking_errors(tracking_uri), _alone(mlflow, model_name):
         _crown(mlflow, model_name, version, champion_of(mlflow, model_name))
         mlflow.set_model_version_tag(model_name, version, REASON, "promoted by hand")
+        _clear(mlflow, model_name, version, ROLLED_BACK)
         mlflow.set_model_version_tag(model_name, version, OUTCOME, CHAMPION)
 
 
@@ -181,7 +194,11 @@ def rollback(tracking_uri: str, model_name: str) -> str:
                 "promote a version instead",
             )
         mlflow.set_registered_model_alias(model_name, CHAMPION, previous)
-        mlflow.set_model_version_tag(model_name, current, "axon.rolled_back_to", previous)
+        mlflow.set_model_version_tag(model_name, current, ROLLED_BACK, previous)
+        mlflow.set_model_version_tag(model_name, current, REASON, f"rolled back: version {previous} is the champion")
+        _clear(mlflow, model_name, previous, ROLLED_BACK)
+        back = f"the champion again: version {current} was rolled back"
+        mlflow.set_model_version_tag(model_name, previous, REASON, back)
     return previous
 
 
@@ -245,9 +262,18 @@ def _move_alias(mlflow: MlflowClient, model_name: str, version: str, decided: De
 
 def _crown(mlflow: MlflowClient, model_name: str, version: str, previous: str) -> None:
     # The way back is written before the alias moves.
-    if version != previous:
+    if version == previous:
+        return
+    if previous:
         mlflow.set_model_version_tag(model_name, version, PREVIOUS, previous)
-        mlflow.set_registered_model_alias(model_name, CHAMPION, version)
+    else:
+        _clear(mlflow, model_name, version, PREVIOUS)
+    mlflow.set_registered_model_alias(model_name, CHAMPION, version)
+
+
+def _clear(mlflow: MlflowClient, model_name: str, version: str, tag: str) -> None:
+    if tag in mlflow.get_model_version(model_name, version).tags:
+        mlflow.delete_model_version_tag(model_name, version, tag)
 
 
 def _version_of_run(mlflow: MlflowClient, model_name: str, run_id: str) -> str | None:
@@ -263,8 +289,28 @@ def _create_version(mlflow: MlflowClient, model_name: str, run_id: str) -> str:
         with contextlib.suppress(MlflowException):
             mlflow.create_registered_model(model_name, description=DISCLAIMER)
     source = f"{mlflow.get_run(run_id).info.artifact_uri}/model"
-    description = f"{DISCLAIMER} The model card is model/{CARD} among the run's artifacts."
-    return str(mlflow.create_model_version(model_name, source, run_id, description=description).version)
+    return str(mlflow.create_model_version(model_name, source, run_id, description=DISCLAIMER).version)
+
+
+def _describe_version(mlflow: MlflowClient, model_name: str, version: str, card: str) -> None:
+    """The card without its head for machines. SQLite holds it whole; of other databases some hold its beginning."""
+    from mlflow.exceptions import MlflowException
+
+    text = card.partition("\n---\n")[2].strip()
+    try:
+        mlflow.update_model_version(model_name, version, text)
+    except MlflowException:
+        if len(text) <= SHORT:
+            raise
+        rest = f"\n\n(The rest is in model/{CARD} among the run's artifacts.)"
+        mlflow.update_model_version(model_name, version, text[: SHORT - len(rest)] + rest)
+        print(f"the registry holds the first {SHORT} characters of the model card as description", flush=True)
+
+
+def _picture(evaluation: Path, run_id: str) -> str:
+    """Where MLflow's page finds the evaluation's picture, relative to itself; empty without one."""
+    there = (evaluation / HERO).is_file()
+    return f"get-artifact?path={EVALUATION}/{HERO}&run_uuid={run_id}" if there else ""
 
 
 def _log_model(mlflow: MlflowClient, run_id: str, evaluation: Path, card: str) -> None:
@@ -295,8 +341,15 @@ def _log_evaluation(run: StageRun, evaluation: Path) -> None:
         run.mlflow.log_artifacts(run.run_id, str(kept), EVALUATION)
     run.log(0, headline(evaluation))
     facts = json.loads((evaluation / "metrics.json").read_text())["facts"]
-    for key in ("split_hash", "test_hash", "data_source"):
-        run.mlflow.set_tag(run.run_id, f"axon.{key}", str(facts.get(key, "")))
+    known = {key: str(facts[key]) for key in ("split_hash", "test_hash", "data_source") if facts.get(key)}
+    for key, value in known.items():
+        run.mlflow.set_tag(run.run_id, f"axon.{key}", value)
+    tags = run.mlflow.get_run(run.run_id).data.tags
+    kind = "local" if tags.get(FOLDER) else "dvc"
+    source = {"kind": kind, "uri": tags.get(FOLDER) or f"{tags.get(REPO, '.')}@{tags.get(DATA_REVISION, '')}"}
+    for name, key, use in (("dataset", "split_hash", "training"), ("test sets", "test_hash", "testing")):
+        if key in known:
+            run.data(name, known[key], source, use)
 
 
 def headline(evaluation: Path) -> dict[str, float]:

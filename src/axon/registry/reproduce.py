@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from axon.errors import AxonError
+from axon.errors import AxonError, require
 from axon.tracking.client import client, default_tracking_uri, parse_uri, resolve, tracking_errors
-from axon.tracking.runs import CONFIG
+from axon.tracking.runs import CONFIG, FOLDER, REPO
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Record:
         data_revision: The dataset's commit, or ``folder@...`` where it was a plain folder.
         data_md5: DVC's hash of the dataset.
         data_repo: Repository of the dataset; empty for that of the code.
+        data_folder: The plain folder of CTs that it was trained from, where it was one, as the run named it.
         split_hash: Names the split and every case's content.
         views, promote: Parameters of the pipeline.
         config_yaml: The resolved configuration, every key, the seed among them.
@@ -36,6 +37,7 @@ class Record:
     data_revision: str
     data_md5: str
     data_repo: str
+    data_folder: str
     split_hash: str
     views: str
     promote: str
@@ -56,20 +58,23 @@ class Record:
         return checkout, shlex.join([".venv/bin/python", *self.arguments(config, output)])
 
     def arguments(self, config: Path, output: Path) -> list[str]:
-        """Python's arguments that run the pipeline again, into a folder and a registry of its own."""
-        run = [
-            "-m",
-            "pipelines",
-            "run",
-            "--config",
-            str(config),
-            "--revision",
-            self.data_revision,
-            "--output",
-            str(output.resolve()),
-        ]
-        run += ["--views", self.views, "--promote", self.promote, "--model-name", self.name]
-        return [*run, *(["--repo", self.data_repo] if self.data_repo else [])]
+        """Python's arguments that run the pipeline again, into a folder and a registry of its own. Raises AxonError
+        ``DATA_NOT_VERSIONED`` where nobody says which folder the data were.
+        """
+        data = ["--revision", self.data_revision, *(["--repo", self.data_repo] if self.data_repo else [])]
+        if self.of_folder:
+            fix = "name the folder with the same CTs: --folder FOLDER"
+            require(
+                bool(self.data_folder), "DATA_NOT_VERSIONED", "the model's data were a plain folder, not named", fix
+            )
+            data = ["--folder", self.data_folder]
+        run = ["-m", "pipelines", "run", "--config", str(config), *data, "--output", str(output.resolve())]
+        return [*run, "--views", self.views, "--promote", self.promote, "--model-name", self.name]
+
+    @property
+    def of_folder(self) -> bool:
+        """Whether the data were a plain folder, which only the split's hash identifies."""
+        return self.data_revision.startswith("folder@")
 
 
 def read_recipe(uri: str, tracking_uri: str) -> Record:
@@ -104,7 +109,8 @@ def read_recipe(uri: str, tracking_uri: str) -> Record:
         code=needed["code_revision"],
         data_revision=needed["data_revision"],
         data_md5=tags.get("axon.data_md5", ""),
-        data_repo=tags.get("axon.data_repo", ""),
+        data_repo=tags.get(REPO, ""),
+        data_folder=tags.get(FOLDER, ""),
         split_hash=needed["split_hash"],
         views=params["views"],
         promote=params["promote"],
@@ -114,20 +120,10 @@ def read_recipe(uri: str, tracking_uri: str) -> Record:
 
 
 def check_reproducible(recipe: Record, running_code: str) -> None:
-    """See that the running code and a versioned dataset can make the model again.
-
-    Raises:
-        AxonError: ``CODE_NOT_RECORDED``, ``CODE_DIFFERS`` or ``DATA_NOT_VERSIONED``.
-    """
+    """See that the running code can make the model again. Raises AxonError ``CODE_NOT_RECORDED``, ``CODE_DIFFERS``."""
     if not re.fullmatch(r"[0-9a-f]{40}", recipe.code):
         fix = "commit every change before a run whose model is to be made again"
         raise AxonError("CODE_NOT_RECORDED", f"the model's code is {recipe.code!r}, no commit", fix)
-    if recipe.data_revision.startswith("folder@"):
-        fix = (
-            "run the commands by hand with --folder and the same CTs; `axon dataset add` versions them for the next "
-            "time"
-        )
-        raise AxonError("DATA_NOT_VERSIONED", "the model's data were a plain folder", fix)
     if running_code != recipe.code:
         checkout = f"git worktree add ../axon-{recipe.code[:12]} {recipe.code}"
         fix = f"run this command from the recorded code: {checkout}, then cd there, make install, and once more"
@@ -154,7 +150,9 @@ def compared(recipe: Record, output: Path) -> str:
 
     uri = default_tracking_uri(output)
     again = read_recipe(f"models:/{recipe.name}/{versions(uri, recipe.name)[0].version}", uri)
-    same = ("code", "data_revision", "data_md5", "split_hash", "views", "config_yaml")
+    same = ["code", "data_revision", "data_md5", "split_hash", "views", "config_yaml"]
+    if recipe.of_folder:
+        same.remove("data_revision")  # It is the run's own; the split's hash holds the content of every case.
     differ = [key for key in same if getattr(again, key) != getattr(recipe, key)]
     if differ or set(again.metrics) != set(recipe.metrics):
         message = f"the new model differs from the recorded one in {', '.join(differ) or 'what was measured'}"

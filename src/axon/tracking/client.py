@@ -52,8 +52,8 @@ def _failed(tracking_uri: str, error: Exception, fix: str) -> AxonError:
 def _shown(uri: str) -> str:
     try:
         return without_credentials(uri)
-    except ValueError:
-        return "an address that is none"
+    except ValueError:  # It is no address; what is typed before an @ may be a password all the same.
+        return uri.rpartition("@")[2]
 
 
 def without_credentials(uri: str) -> str:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
+import json
+import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from axon.errors import AxonError
+from axon.provenance import code_revision
 from axon.tracking.client import client, sqlite_path, tracking_errors, without_credentials
 
 if TYPE_CHECKING:
@@ -20,10 +25,14 @@ STAGE = "axon.stage"
 PARENT = "mlflow.parentRunId"
 CONFIG = "config.yaml"
 """Artifact of the pipeline run: its resolved configuration."""
-WORK_KEY = "axon.work_key"
-DATA_REVISION = "axon.data_revision"
+WORK_KEY, ERROR = "axon.work_key", "axon.error"
+UNKNOWN_WORK = "none"
+"""The work key of a pipeline run whose data nothing identifies; it equals no other's."""
+REPO, DATA_REVISION, FOLDER = "axon.data_repo", "axon.data_revision", "axon.data_folder"
+"""Tags of a pipeline run: where its data set is from. A folder of CTs is named as the first step saw it."""
 HEARTBEAT = "axon.heartbeat"
 """Tag of a training's run, and with a step's name behind it of the pipeline run: what it does at the moment."""
+COMMIT = re.compile("[0-9a-f]{40}")
 TRAINING_VIEW = {"mlflow.experimentKind": "custom_model_development"}
 """Makes MLflow's page show an experiment's runs first; without, it looks for traces of language models."""
 
@@ -53,7 +62,7 @@ def start_parent(
             created = mlflow.create_run(
                 _experiment_id(mlflow, tracking_uri, experiment),
                 run_name=f"{params.get('name', 'axon')}, seed {params.get('seed', '-')}, {run_key[:8]}",
-                tags={RUN_KEY: run_key},
+                tags={RUN_KEY: run_key, **_origin("axon pipeline")},
             )
             run_id = str(created.info.run_id)
         mlflow.update_run(run_id, status="RUNNING")
@@ -106,7 +115,7 @@ def last_success(tracking_uri: str, experiment: str, work_key: str) -> str | Non
         found = mlflow.get_experiment_by_name(experiment)
         if found is None:
             return None
-        # Only pipeline runs have the tag; it is empty where nothing identifies code or data.
+        # Only pipeline runs have the tag.
         query = f"attributes.status = 'FINISHED' and tags.`{WORK_KEY}` LIKE '%'"
         runs = mlflow.search_runs([found.experiment_id], query, max_results=1, order_by=["attributes.end_time DESC"])
     return str(runs[0].info.run_id) if runs and runs[0].data.tags[WORK_KEY] == work_key else None
@@ -131,6 +140,17 @@ class StageRun:
             for start in range(0, len(batch), 1000):
                 self.mlflow.log_batch(self.run_id, metrics=batch[start : start + 1000])
 
+    def data(self, name: str, digest: str, source: Mapping[str, str], use: str) -> None:
+        """Say what a run read: a data set by name and digest, where it is from, and its ``use``, e.g. ``training``.
+        Raises AxonError ``TRACKING_FAILED``.
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        # MLflow keeps 36 characters of a digest; its page links the source of these kinds.
+        read = Dataset(name, digest[:36], source["kind"], json.dumps({"uri": source["uri"]}))
+        with tracking_errors(self.tracking_uri):
+            self.mlflow.log_inputs(self.run_id, [DatasetInput(read, [InputTag("mlflow.data.context", use)])])
+
     def artifact(self, path: Path) -> None:
         """Log a file. Raises AxonError ``TRACKING_FAILED``."""
         with tracking_errors(self.tracking_uri):
@@ -149,19 +169,19 @@ def stage_run(tracking_uri: str, parent_run_id: str, stage: str, params: Mapping
     with tracking_errors(tracking_uri):
         experiment_id = mlflow.get_run(parent_run_id).info.experiment_id
         tags = {PARENT: parent_run_id, STAGE: stage}
-        run_id = (
-            _find(mlflow, experiment_id, tags)
-            or mlflow.create_run(experiment_id, run_name=stage, tags=tags).info.run_id
-        )
+        run_id = _find(mlflow, experiment_id, tags)
+        if run_id is None:
+            made_by = _origin(f"axon pipeline, {stage}")
+            run_id = str(mlflow.create_run(experiment_id, run_name=stage, tags=tags | made_by).info.run_id)
         mlflow.update_run(run_id, status="RUNNING")
-        _record(mlflow, run_id, params, {"axon.error": ""})
+        _record(mlflow, run_id, params, {ERROR: ""})
     try:
         yield StageRun(mlflow, tracking_uri, run_id)
     except BaseException as error:
         reason = str(error) if isinstance(error, AxonError) else f"{type(error).__name__}: {error}"
         # The first error is the one to show, also when MLflow is what failed.
         with contextlib.suppress(Exception):
-            mlflow.set_tag(run_id, "axon.error", reason[:5000])
+            mlflow.set_tag(run_id, ERROR, reason[:5000])
             mlflow.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
         raise
     with tracking_errors(tracking_uri):
@@ -187,16 +207,12 @@ def finish_parent(tracking_uri: str, experiment: str, run_key: str, succeeded: b
             return ""
         experiment_id = mlflow.get_run(run_id).info.experiment_id
         children = mlflow.search_runs([experiment_id], f"tags.`{PARENT}` = '{run_id}'")
-        said = [
-            f"{run.data.tags[STAGE]}: {run.data.tags['axon.error']}"
-            for run in children
-            if run.data.tags.get("axon.error")
-        ]
+        said = [f"{run.data.tags[STAGE]}: {run.data.tags[ERROR]}" for run in children if run.data.tags.get(ERROR)]
         for run in children:
             if run.info.status == "RUNNING":
                 mlflow.set_terminated(run.info.run_id, "KILLED")
         reason = "; ".join([*said, *([reason] if reason else [])])
-        mlflow.set_tag(run_id, "axon.error", reason[:5000])
+        mlflow.set_tag(run_id, ERROR, reason[:5000])
         mlflow.set_terminated(run_id, "FAILED")
     return reason
 
@@ -237,9 +253,23 @@ def _find(mlflow: MlflowClient, experiment_id: str, tags: Mapping[str, str]) -> 
 
 
 def _record(mlflow: MlflowClient, run_id: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+    """Parameters and tags; an empty tag is none, and takes an earlier one away."""
     from mlflow.entities import Param, RunTag
 
     # MLflow refuses to change a parameter, so a repeated call leaves the first value.
-    known = mlflow.get_run(run_id).data.params
-    fresh = [Param(key, str(value)[:5000]) for key, value in params.items() if key not in known]
-    mlflow.log_batch(run_id, params=fresh, tags=[RunTag(key, str(value)) for key, value in tags.items()])
+    known = mlflow.get_run(run_id).data
+    fresh = [Param(key, str(value)[:5000]) for key, value in params.items() if key not in known.params]
+    mlflow.log_batch(run_id, params=fresh, tags=[RunTag(key, str(value)) for key, value in tags.items() if value])
+    for key in known.tags.keys() & {key for key, value in tags.items() if not value}:
+        mlflow.delete_tag(run_id, key)
+
+
+def _origin(name: str) -> dict[str, str]:
+    """Who made a run, and with what, as MLflow's own page shows it."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # A container's user need not have a name.
+        user = str(os.getuid())
+    revision = code_revision()
+    commit = {"mlflow.source.git.commit": revision} if COMMIT.fullmatch(revision) else {}
+    return {"mlflow.user": user, "mlflow.source.name": name, "mlflow.source.type": "LOCAL", **commit}

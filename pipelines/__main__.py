@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from axon.commands import add_device, whole_number
 from axon.compute.devices import DEVICE, device_name
 from axon.config import Config
 from axon.errors import AxonError, one_line_errors, require
+from axon.files import own_temporary_folder
 
 if TYPE_CHECKING:
     from pipelines.site import Site
@@ -48,7 +49,7 @@ docs/cluster.md has the whole way.
 
 def main(argv: list[str] | None = None) -> int:
     """As a program: 0 on success, 1 on an error explained in one line, 2 on a wrong call."""
-    with one_line_errors():
+    with one_line_errors(), own_temporary_folder() if argv is None else nullcontext():
         dispatch(argv, "python -m pipelines")
     return 0
 

@@ -32,6 +32,7 @@ from axon.commands import (
     serve,
 )
 from axon.errors import one_line_errors
+from axon.files import own_temporary_folder
 
 COMMANDS = (
     reconstruct,
@@ -77,7 +78,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run a verb; 0 on success, 1 on an error that is explained in one line, 2 on a wrong call."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     arguments = parser().parse_args(argv)
-    with contextlib.nullcontext() if arguments.debug else one_line_errors(), _closed_pipe():
+    # Called by a program, its temporary files are its own.
+    alone = own_temporary_folder() if argv is None else contextlib.nullcontext()
+    with contextlib.nullcontext() if arguments.debug else one_line_errors(), alone, _closed_pipe():
         arguments.verb(arguments)
         sys.stdout.flush()
     return 0

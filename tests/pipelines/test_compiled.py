@@ -19,7 +19,8 @@ from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from axon.errors import AxonError
-from axon.orchestration.preflight import IMAGES, NEW, Asked
+from axon.orchestration.changes import IMAGES
+from axon.orchestration.preflight import NEW, Asked
 from axon.orchestration.trainjob import NODE
 from pipelines import resources
 from pipelines.axon_pipeline import COMPILED, axon_pipeline, committed

@@ -167,10 +167,11 @@ def _steps(found: Run, trained: Iterable[Run]) -> list[dict[str, Any]]:
     steps = {run.data.tags.get(STAGE, run.info.run_name): (run.info.start_time / 1000, _step(run)) for run in trained}
     for name, state in tags.items():
         began = datetime.fromisoformat(state["since"]).timestamp()
+        light = _light_step(name, state, found.info.status == "RUNNING")
         if name in steps:
-            steps[name][1]["progress"] = state
+            steps[name][1].update(progress=state, silent_s=light["silent_s"])
         else:
-            steps[name] = began, _light_step(name, state, found.info.status == "RUNNING")
+            steps[name] = began, light
     return [step for _, step in sorted(steps.values(), key=lambda pair: pair[0])]
 
 

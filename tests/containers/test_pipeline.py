@@ -1,5 +1,5 @@
-"""The pipeline in its images, with real S3 and MLflow: to a registered model; and preempted, to the same model, which
-the gate refuses.
+"""The pipeline in its images, with real S3 and MLflow: to a registered model; preempted, to the same model, which the
+gate refuses; going on from the champion; and the champion on many films.
 """
 
 from __future__ import annotations
@@ -14,17 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
+import numpy as np
 import pytest
 import yaml
 from mlflow import MlflowClient
+from PIL import Image
 
 from axon.data.phantoms import make_phantom
-from axon.files import sha256_file
+from axon.files import read_csv, sha256_file
 from axon.geometry.volume import lps_to_ras
+from axon.orchestration.heartbeat import run_state
 from pipelines.local import execute
 from pipelines.resources import STEPS, USER_ID
 from tests.conftest import TINY
 from tests.containers.services import Services
+from tests.support.films import dicom_film
+from tests.support.small_model import write_films
 
 MODEL = "axon"
 # Long enough to be killed in the middle: seconds.
@@ -55,21 +60,20 @@ class Run:
 def cts(steps_folder: Path) -> Path:
     folder = steps_folder / "cts"
     folder.mkdir()
-    for n, name in enumerate(("a", "b", "c", "d", "LIDC-IDRI-0009")):
-        volume = make_phantom(n, size=40, spacing_mm=9.0)
+    # Of other seeds, some are so alike on this coarse grid that a warm start would take one for another.
+    for seed, name in ((0, "a"), (1, "b"), (2, "c"), (7, "d"), (4, "LIDC-IDRI-0009")):
+        volume = make_phantom(seed, size=40, spacing_mm=9.0)
         nib.save(
             nib.Nifti1Image(volume.hu_DHW.transpose(2, 1, 0), lps_to_ras(volume.affine)), folder / f"{name}.nii.gz"
         )
     return folder
 
 
-def run(name: str, steps_folder: Path, cts: Path, servers: Services) -> Run:
+def run(name: str, steps_folder: Path, cts: Path, servers: Services, **training: object) -> Run:
     config = yaml.safe_load(TINY.read_text())
-    config["training"] |= LONG
+    config["training"] |= LONG | training
     root = steps_folder / name
-    subprocess.run(
-        ["install", "-d", f"--owner={USER_ID}", f"--group={USER_ID}", root, root / "checkpoints"], check=True
-    )
+    of_the_steps(root, root / "checkpoints")
     parameters = {
         "dataset_folder": str(cts),
         "config_yaml": yaml.safe_dump(config),
@@ -88,6 +92,11 @@ def run(name: str, steps_folder: Path, cts: Path, servers: Services) -> Run:
     return Run(lines, outputs, json.loads((outputs / "register" / "registered").read_text()))
 
 
+def of_the_steps(*folders: Path) -> None:
+    """Folders that the steps may write to."""
+    subprocess.run(["install", "-d", f"--owner={USER_ID}", f"--group={USER_ID}", *folders], check=True)
+
+
 @pytest.fixture(scope="module")
 def first(image: str, steps_folder: Path, cts: Path, servers: Services) -> Run:
     return run("first", steps_folder, cts, servers)
@@ -99,6 +108,12 @@ def preempted(docker: str, first: Run, steps_folder: Path, cts: Path, servers: S
     with killing(docker, "train_bridge", "KILL", steps_folder / "second" / "checkpoints", "bridge"):  # noqa: SIM117
         with killing(docker, "train_superres", "TERM", steps_folder / "second" / "checkpoints", "superres"):
             return run("second", steps_folder, cts, servers)
+
+
+@pytest.fixture(scope="module")
+def warm(preempted: Run, steps_folder: Path, cts: Path, servers: Services) -> Run:
+    """Another, from the champion, which is still the first."""
+    return run("warm", steps_folder, cts, servers, init_from=f"models:/{MODEL}@champion", warm_share=0.5)
 
 
 @contextlib.contextmanager
@@ -177,3 +192,52 @@ def test_the_gate_refuses_what_is_not_better_and_the_run_succeeds(preempted: Run
     mlflow = MlflowClient(servers.tracking_uri)
     assert mlflow.get_model_version_by_alias(MODEL, "champion").version == "1"
     assert mlflow.get_run(mlflow.get_model_version(MODEL, "2").run_id).info.status == "FINISHED"
+
+
+def test_a_warm_start_takes_half_the_steps_and_names_its_parent(first: Run, warm: Run, servers: Services) -> None:
+    steps = {name: LONG[name]["steps"] // 2 for name in LONG}
+    assert all(any(f"{steps[name]} steps of" in line for line in warm.lines) for name in steps)
+    assert warm.weights("bridge").keys() == first.weights("bridge").keys()
+    assert warm.weights("bridge") != first.weights("bridge")
+    mlflow = MlflowClient(servers.tracking_uri)
+    version = mlflow.get_model_version(MODEL, warm.registered["version"])
+    assert version.tags["axon.parent"] == f"models:/{MODEL}/1"
+    tags = mlflow.get_run(version.run_id).data.tags
+    assert tags["axon.parent"] == version.tags["axon.parent"] and "champion version 1" in tags["axon.changed"]
+
+
+def test_each_step_said_how_far_it_was(warm: Run, servers: Services) -> None:
+    mlflow = MlflowClient(servers.tracking_uri)
+    told = run_state(servers.tracking_uri, mlflow.get_model_version(MODEL, warm.registered["version"]).run_id)["steps"]
+    states = {step["name"]: step["state"] for step in told}
+    light = {"fetch", "ingest-1", "ingest-2", "validate", "sample_coarse", "gate", "register"}
+    assert states.keys() == light | {"bridge", "refiner", "superres", "baselines", "evaluate"}
+    assert set(states.values()) == {"SUCCEEDED"}
+    assert {step["name"]: step["progress"] for step in told}["evaluate"]["step"] > 0
+
+
+def test_many_films_by_the_champion_in_the_batchs_image(
+    docker: str, first: Run, steps_folder: Path, servers: Services
+) -> None:
+    films, root = steps_folder / "films", steps_folder / "batch"
+    films.mkdir()
+    of_the_steps(root)
+    frontal, lateral = (np.asarray(Image.open(path)) for path in write_films(films))
+    dicom_film(films / "one.dcm", frontal)
+    dicom_film(films / "two.dcm", lateral, ViewPosition="LL", SOPInstanceUID="1.2.3.4.5.9")
+    dicom_film(films / "three.dcm", frontal, StudyInstanceUID="1.2.3.4.6.2")
+    (films / "broken.dcm").write_bytes((films / "one.dcm").read_bytes()[:3000])
+    for picture in films.glob("*.png"):
+        picture.unlink()
+    given = {"films": str(films), "model": f"models:/{MODEL}@champion", "tracking_uri": servers.tracking_uri}
+    lines: list[str] = []
+    target, mounts = "pipelines.batch_pipeline:batch_pipeline", {str(films): False}
+    try:
+        execute(target, {**given, "samples": 0}, root, 1, lines.append, mounts)
+    finally:
+        print("\n".join(lines))
+    rows = [row for index in root.rglob("index.csv") for row in read_csv(index)]
+    done = [row["study"] for row in rows if row["state"] == "done"]
+    assert len(done) == 2 and all(len(list(root.rglob(f"{study}/ct.nii.gz"))) == 1 for study in done)
+    assert [row["code"][:5] for row in rows if row["state"] == "failed"] == ["XRAY_"] and len(rows) == 3
+    assert subprocess.run([docker, "ps", "--all", "--quiet"], capture_output=True, check=True).stdout == b""

@@ -30,6 +30,14 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help=about)
 
 
+def add_networks(parser: argparse.ArgumentParser) -> None:
+    """``--precision`` and ``--compile``: how the networks compute; see `axon.inference.AxonPipeline.prepare`."""
+    about = "of the networks (default: auto: half on a GPU that has units for it, else full)"
+    parser.add_argument("--precision", choices=("auto", "full", "half"), default="auto", help=about)
+    about = "compile the networks: minutes at the first volume for faster ones after it"
+    parser.add_argument("--compile", action="store_true", help=about)
+
+
 def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
     """The type of an argument from ``low`` to ``high``; None is no bound."""
 

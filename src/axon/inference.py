@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor
 from torch.nn import functional as F
 
+from axon.compute.devices import Precision, network_precision
+from axon.compute.light import DiffusionPipeline
 from axon.compute.memory import is_out_of_memory
 from axon.config import Config, PhysicsConfig, ReferencesConfig, XrayConfig
 from axon.errors import AxonError, require
@@ -131,7 +132,12 @@ class AxonPipeline(DiffusionPipeline):
 
     Attributes:
         library: The references that the model carries; empty for a model without.
+        half: The half precision that the networks compute in; None for float32.
+        together: Samples that are drawn together; fewer once memory has run out.
     """
+
+    half: torch.dtype | None = None
+    together: int = BATCH
 
     def __init__(
         self,
@@ -247,6 +253,30 @@ class AxonPipeline(DiffusionPipeline):
             require(fits, "REFERENCE_GRID", message, "copy the model again")
         return pipeline
 
+    def prepare(self, device: torch.device, precision: Precision = "auto", compile: bool = False) -> AxonPipeline:
+        """Move to a device, and choose how the networks compute there.
+
+        Args:
+            device: See `axon.compute.devices.choose_device`.
+            precision: ``"auto"`` is half precision on a GPU that has units for it. What corrects a volume by the films,
+                and references, stay in float32.
+            compile: Compile the networks with torch.compile: minutes at the first volume for faster ones after it.
+
+        Raises:
+            AxonError: ``PRECISION_MISSING``.
+        """
+        self.half = network_precision(device, precision)
+        self.to(device)
+        if compile:
+            for network in (self.estimator.net, self.unet, self.controlnet, self.superres.body):
+                if network is not None:
+                    network.compile()
+        return self
+
+    def _networks(self) -> torch.autocast:
+        """Within it, networks compute in the precision that was chosen."""
+        return torch.autocast(self.device.type, self.half, enabled=self.half is not None)
+
     @property
     def size(self) -> int:
         """Voxels per side of the result."""
@@ -289,7 +319,8 @@ class AxonPipeline(DiffusionPipeline):
                 ``REFERENCE_DAMAGED``.
         """
         films_1VUV, trust_1V = self._films(frontal, lateral, rendered, int(self.config.xray["detector_px"]))
-        evidence, config = self.estimator(films_1VUV, trust_1V), self.config
+        with self._networks():
+            evidence, config = self.estimator(films_1VUV, trust_1V), self.config
         views = "mono" if frontal is None or lateral is None else "bi"
         weights = config.stage_weights.get(views, [1.0, 1.0, 1.0])
         coarse, refined, fine = self._draw(evidence, num_inference_steps or config.volume_steps, 0.0, [seed], weights)
@@ -394,20 +425,20 @@ class AxonPipeline(DiffusionPipeline):
         as fast as work does; half as many at a time where they do not fit.
         """
         drawn: list[np.ndarray] = []
-        first, together = 0, BATCH
+        first, before = 0, self.together
         while first < len(seeds):
-            batch = seeds[first : first + together]
+            batch = seeds[first : first + self.together]
             try:
                 fine = self._draw(evidence.expand(len(batch)), steps, None, batch, weights)[-1]
             except (MemoryError, RuntimeError) as error:
                 if len(batch) == 1 or not is_out_of_memory(error):
                     raise
-                together = len(batch) // 2
+                self.together = len(batch) // 2
             else:
                 drawn.append(self._hu(self._on_result_grid(fine)))
                 first += len(batch)
-        if together < BATCH:
-            _log.warning("memory ran out: at most %d samples were drawn together, not %d", together, BATCH)
+        if self.together < before:
+            _log.warning("memory ran out: at most %d samples are drawn together, not %d", self.together, before)
         return np.concatenate(drawn)
 
     def _draw(
@@ -419,9 +450,11 @@ class AxonPipeline(DiffusionPipeline):
         # Both stages draw from one stream a sample, so that a sample's seed settles all of it.
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         stage = (self.scheduler, self.unet, self.estimator, evidence, steps, generators)
-        coarse = torch.lerp(evidence.endpoint_B1DHW, sample_bridge(*stage, eta=eta), weights[0])
-        refined = torch.lerp(coarse, sample_bridge(*stage, self.controlnet, coarse, eta=eta), weights[1])
-        fine = torch.lerp(upsample(refined, self.superres.config.upscale), self.superres.upscale(refined), weights[2])
+        with self._networks():
+            coarse = torch.lerp(evidence.endpoint_B1DHW, sample_bridge(*stage, eta=eta), weights[0])
+            refined = torch.lerp(coarse, sample_bridge(*stage, self.controlnet, coarse, eta=eta), weights[1])
+            finest = self.superres.upscale(refined)
+        fine = torch.lerp(upsample(refined, self.superres.config.upscale), finest, weights[2])
         return coarse, refined, self.estimator.consistent(fine, evidence.films_BVUV, evidence.trust_BV)
 
     def steps_for(self, num_samples: int) -> int:

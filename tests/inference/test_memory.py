@@ -19,7 +19,7 @@ def samples(limit: int, count: int, error: Exception) -> tuple[np.ndarray, list[
         drawn.append(len(seeds))
         return [torch.tensor(seeds).view(-1, 1, 1, 1, 1).float()]
 
-    stand_in = SimpleNamespace(_draw=draw, _hu=lambda x: x[:, 0].numpy(), _on_result_grid=lambda x: x)
+    stand_in = SimpleNamespace(together=8, _draw=draw, _hu=lambda x: x[:, 0].numpy(), _on_result_grid=lambda x: x)
     evidence = SimpleNamespace(expand=lambda number: number)
     return AxonPipeline._samples(stand_in, evidence, 2, range(count), ()).ravel(), drawn  # type: ignore[arg-type]
 
@@ -28,7 +28,7 @@ def test_what_does_not_fit_is_drawn_in_halves_and_it_is_said_once(caplog: pytest
     values, drawn = samples(3, 11, torch.OutOfMemoryError("CUDA out of memory"))
     assert values.tolist() == list(range(11)) and drawn == [2, 2, 2, 2, 2, 1]
     assert [record.message for record in caplog.records] == [
-        "memory ran out: at most 2 samples were drawn together, not 8"
+        "memory ran out: at most 2 samples are drawn together, not 8"
     ]
 
 

@@ -1,4 +1,4 @@
-"""MONAI's networks alone: the same networks, without what the package imports beside them."""
+"""MONAI's networks and diffusers' base classes alone: the same ones, without what is imported beside them."""
 
 import subprocess
 import sys
@@ -9,10 +9,34 @@ from axon.models import light
 
 pytestmark = pytest.mark.slow
 
-HEAVY = {"mlflow", "matplotlib", "sklearn", "monai.handlers", "monai.apps", "monai.transforms"}
+HEAVY = {
+    "mlflow", "matplotlib", "sklearn", "monai.handlers", "monai.apps", "monai.transforms", "pandas", "nibabel",
+    "pydicom", "torch._dynamo", "scipy.stats", "sympy", "diffusers.models.transformers", "diffusers.loaders",
+}  # fmt: skip
+LATER = """
+import axon.inference, torch
+from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL as whole
+from diffusers.pipelines import pipeline_utils
+from diffusers.utils.torch_utils import is_compiled_module, maybe_allow_in_graph
+
+small = torch.nn.Linear(1, 1)
+assert AutoencoderKL is whole and issubclass(whole, torch.nn.Module)
+assert not isinstance(small, pipeline_utils.AutoencoderKL)
+vae = AutoencoderKL(block_out_channels=(4,), norm_num_groups=2)
+assert isinstance(vae, pipeline_utils.AutoencoderKL)
+assert not is_compiled_module(small) and is_compiled_module(torch.compile(small, backend="eager"))
+assert maybe_allow_in_graph(torch.nn.Identity) is torch.nn.Identity
+assert torch.compiler.disable.__module__ == "torch.compiler"
+"""
 
 
-def test_inference_imports_nothing_of_mlflow_or_the_rest_of_monai() -> None:
+def test_what_else_of_diffusers_is_imported_afterwards_is_whole() -> None:
+    done = subprocess.run([sys.executable, "-c", LATER], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_inference_imports_nothing_that_it_does_not_use() -> None:
     script = f"import sys, axon.inference; print(sorted({HEAVY!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -14,12 +14,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from axon.baselines.method import Trained
+from axon.compute.light import ConfigMixin, ModelMixin, register_to_config
 from axon.config import Config
 from axon.models.estimator import FilmEstimator
 from axon.training.randomness import uniform

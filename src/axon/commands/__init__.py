@@ -52,6 +52,14 @@ def read_as(arguments: argparse.Namespace, config: Config) -> Config:
     return replace(config, data=replace(config.data, ct=replace(config.data.ct, **told)))
 
 
+def add_networks(parser: argparse.ArgumentParser) -> None:
+    """``--precision`` and ``--compile``: how the networks compute; see `axon.inference.AxonPipeline.prepare`."""
+    about = "of the networks (default: auto: half on a GPU that has units for it, else full)"
+    parser.add_argument("--precision", choices=("auto", "full", "half"), default="auto", help=about)
+    about = "compile the networks: minutes at the first volume for faster ones after it"
+    parser.add_argument("--compile", action="store_true", help=about)
+
+
 def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
     """The type of an argument from ``low`` to ``high``; None is no bound."""
 

@@ -88,7 +88,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     )
     source = arguments.of if baseline else arguments.model
     with pretrained.folder_of(source, arguments.tracking_uri) as (files, name, version):
-        model = pretrained.load(str(files), device=choose_device(arguments.device))
+        # Every digit of it counts here.
+        model = pretrained.load(str(files), device=choose_device(arguments.device), precision="full")
         model = replace(model, name=name, version=version or model.version)
         outcome = evaluate_folder(model, files, arguments.data, arguments.out, asked)
     print(json.dumps(outcome.as_dict(), indent=1) if arguments.json else outcome.text())

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from axon import DISCLAIMER
-from axon.commands import Verbs, add_device, verb, whole_number
+from axon.commands import Verbs, add_device, add_networks, verb, whole_number
 from axon.commands.progress import told
 from axon.errors import AxonError
 
@@ -98,6 +98,7 @@ def add(verbs: Verbs) -> None:
         help="PatientID of the DICOM series (default: a pseudonym; never taken from a film)",
     )
     add_device(parser)
+    add_networks(parser)
     parser.add_argument("--json", action="store_true", help="print reconstruction.json instead of a summary")
     parser.set_defaults(verb=_reconstruct)
 
@@ -120,6 +121,7 @@ def _dicom_text(text: str) -> str:
 def _batch(arguments: argparse.Namespace) -> None:
     import json
 
+    from axon.compute.devices import Asked
     from axon.orchestration.batch import Options, run_batch
 
     for name in ("frontal", "lateral", "view", "patient_id", *_MENDS, *(f"lateral_{mend}" for mend in _MENDS)):
@@ -129,7 +131,8 @@ def _batch(arguments: argparse.Namespace) -> None:
     samples = 0 if arguments.no_sample else arguments.samples
     options = Options(samples, arguments.seed, not arguments.fast, arguments.trust_views)
     model = (arguments.model, arguments.tracking_uri)
-    made = run_batch(arguments.batch, arguments.out, *model, options, arguments.workers, arguments.device)
+    asked = Asked(arguments.device, arguments.precision, arguments.compile)
+    made = run_batch(arguments.batch, arguments.out, *model, options, arguments.workers, asked)
     if arguments.json:
         counts = {"done": made.done, "kept": made.kept, "failed": made.failed}
         print(json.dumps({"disclaimer": DISCLAIMER, **counts, "index": str(made.index)}, indent=1))
@@ -167,7 +170,7 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
     mends, view = asked_mends(vars(arguments)), asked_view(arguments.view)
     films = read_films(arguments.frontal, arguments.lateral, arguments.trust_views, mends, view)
     replaced = refuse_other_films(arguments.out, films, arguments.replace)
-    model = pretrained.load(arguments.model, arguments.tracking_uri, device)
+    model = pretrained.load(arguments.model, arguments.tracking_uri, device, arguments.precision, arguments.compile)
     samples = 0 if arguments.no_sample else arguments.samples
     with told(quiet=arguments.json) as progress:
         record = reconstruct(

@@ -6,7 +6,7 @@ import argparse
 import os
 
 from axon import DISCLAIMER
-from axon.commands import Verbs, add_device, verb, whole_number
+from axon.commands import Verbs, add_device, add_networks, verb, whole_number
 
 EPILOG = """examples:
   axon serve                                 the model that comes with the package, at http://127.0.0.1:8765
@@ -63,10 +63,12 @@ def add(verbs: Verbs) -> None:
         help="MLflow, for --model models:/... (default: $MLFLOW_TRACKING_URI)",
     )
     add_device(parser)
+    add_networks(parser)
     parser.set_defaults(verb=_serve)
 
 
 def _serve(arguments: argparse.Namespace) -> None:
+    from axon.compute.devices import Asked
     from axon.serve.server import serve
 
     serve(
@@ -77,5 +79,5 @@ def _serve(arguments: argparse.Namespace) -> None:
         arguments.waiting,
         arguments.keep_minutes * 60,
         arguments.job_minutes * 60,
-        arguments.device,
+        Asked(arguments.device, arguments.precision, arguments.compile),
     )

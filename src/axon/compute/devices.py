@@ -10,8 +10,9 @@ import logging
 import os
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from axon.config import Config
 from axon.errors import AxonError, require
@@ -19,6 +20,22 @@ from axon.errors import AxonError, require
 if TYPE_CHECKING:
     import torch
 
+Precision = Literal["auto", "full", "half"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How a person wants networks to compute: see `choose_device`, `network_precision` and
+    `axon.inference.AxonPipeline.prepare`.
+    """
+
+    device: str | None = None
+    precision: Precision = "auto"
+    compile: bool = False
+
+
+AS_IT_IS = Asked()
+"""Nobody says how."""
 DEVICE = "AXON_DEVICE"
 """The device that every step of a pipeline takes where it is told none."""
 REQUIRE_GPU = "AXON_REQUIRE_GPU"
@@ -130,6 +147,23 @@ def half_precision(device: torch.device) -> torch.dtype | None:
     if major >= 8:
         return torch.bfloat16
     return torch.float16 if major == 7 else None
+
+
+def network_precision(device: torch.device, asked: Precision) -> torch.dtype | None:
+    """The half precision that networks compute a volume in, None for float32.
+
+    Args:
+        device: Where.
+        asked: ``"half"``, ``"full"``, or ``"auto"``: half where the device has units for it.
+
+    Raises:
+        AxonError: ``PRECISION_MISSING`` where half is asked for of a device without.
+    """
+    half = half_precision(device)
+    if asked == "half" and half is None:
+        fix = "say --precision auto, or take a CUDA GPU of compute capability 7 or more"
+        raise AxonError("PRECISION_MISSING", f"{device} has no units for half precision", fix)
+    return None if asked == "full" else half
 
 
 def training_precision(device: torch.device) -> torch.dtype | None:

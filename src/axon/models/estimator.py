@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 from torch.nn import functional as F
 
+from axon.compute.light import ConfigMixin, ModelMixin, register_to_config
 from axon.config import Config, PhysicsConfig, XrayConfig
 from axon.geometry.consistency import make_consistent
 from axon.geometry.projection import lift_both

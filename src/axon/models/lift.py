@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 from torch.nn import functional as F
+
+from axon.compute.light import ConfigMixin, ModelMixin, register_to_config
 
 
 class CalibratedLift(ModelMixin, ConfigMixin):

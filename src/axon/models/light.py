@@ -18,6 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from axon.compute.light import without
+
 _PACKAGE = "monai"
 
 
@@ -65,7 +67,8 @@ def on_demand() -> Iterator[None]:
             del sys.modules[name]
 
 
-with on_demand():
+# Its data sets are for pandas and nibabel, which it does without where they are not there.
+with on_demand(), without("pandas", "nibabel"):
     from monai.inferers.utils import sliding_window_inference
     from monai.networks.nets.controlnet import ControlNet
     from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet

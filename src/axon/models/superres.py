@@ -5,13 +5,20 @@ Shape legend: B batch, C channels, D/H/W voxels; lower case d/h/w on the coarse 
 
 from __future__ import annotations
 
+import logging
+
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from axon.compute.light import ConfigMixin, ModelMixin, register_to_config
+from axon.compute.memory import is_out_of_memory
 from axon.models.light import sliding_window_inference
+
+_log = logging.getLogger(__name__)
+WINDOWS = 32
+"""Windows that a GPU is given at a time; a CPU gets two."""
+_LEAST_WINDOW = 8
 
 
 class _ResidualBlock(nn.Module):
@@ -45,6 +52,8 @@ class SuperResolver(ModelMixin, ConfigMixin):
         self.head = nn.Conv3d(1, channels, 3, padding=1)
         self.body = nn.Sequential(*[_ResidualBlock(channels) for _ in range(blocks)])
         self.tail = nn.Conv3d(channels, upscale**3, 3, padding=1)
+        self._fitting: tuple[int, int] | None = None
+        self._told: tuple[int, int] | None = None
         nn.init.zeros_(self.tail.weight)
         if self.tail.bias is not None:
             nn.init.zeros_(self.tail.bias)
@@ -64,11 +73,33 @@ class SuperResolver(ModelMixin, ConfigMixin):
     @torch.no_grad()
     def upscale(self, coarse_B1dhw: Tensor) -> Tensor:
         """Upscale a whole volume, its residual in overlapping windows blended with a Gaussian; clamped to [-1, 1]."""
-        window = min(self.config.patch, coarse_B1dhw.shape[-1])
         # Only the residual is windowed: interpolating windows one by one would leave seams.
-        residual = sliding_window_inference(coarse_B1dhw, window, 2, self.residual, overlap=0.25, mode="gaussian")
+        return (upsample(coarse_B1dhw, self.config.upscale) + self._windowed(coarse_B1dhw)).clamp(-1, 1)
+
+    def _windowed(self, coarse_B1dhw: Tensor) -> Tensor:
+        """The residual of a whole volume. Where memory runs out, fewer windows at a time, then smaller ones, and so for
+        every later volume.
+        """
+        asked = (2 if coarse_B1dhw.device.type == "cpu" else WINDOWS, int(self.config.patch))
+        together, side = self._fitting or asked
+        side = min(side, coarse_B1dhw.shape[-1])
+        while True:
+            try:
+                residual = sliding_window_inference(
+                    coarse_B1dhw, side, together, self.residual, overlap=0.25, mode="gaussian"
+                )
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or (together == 1 and side <= _LEAST_WINDOW):
+                    raise
+                together, side = (together // 2, side) if together > 1 else (1, side // 2)
+                self._fitting = together, side
+            else:
+                break
+        if self._fitting not in (None, self._told):
+            self._told = self._fitting
+            _log.warning("memory ran out: super-resolution takes %d windows of %d voxels at a time", together, side)
         assert isinstance(residual, Tensor)
-        return (upsample(coarse_B1dhw, self.config.upscale) + residual).clamp(-1, 1)
+        return residual
 
 
 def upsample(coarse_B1dhw: Tensor, factor: int) -> Tensor:

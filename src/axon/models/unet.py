@@ -8,10 +8,9 @@ from __future__ import annotations
 from typing import Self
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
+from axon.compute.light import ConfigMixin, ModelMixin, register_to_config
 from axon.config import ModelConfig
 from axon.models.light import ControlNet, DiffusionModelUNet
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from axon import DISCLAIMER, __version__, pretrained
-from axon.compute.devices import choose_device, device_name
+from axon.compute.devices import AS_IT_IS, Asked, choose_device, device_name
 from axon.dicom.views import View
 from axon.errors import AxonError, require
 from axon.files import json_text, only_writer, read_csv, sha256_file, whole_file, write_csv, write_json
@@ -86,7 +86,7 @@ def run_batch(
     tracking_uri: str | None = None,
     options: Options = Options(),
     workers: int = 1,
-    device: str | None = None,
+    compute: Asked = AS_IT_IS,
     shard: tuple[int, int] = (0, 1),
 ) -> BatchSummary:
     """Reconstruct every study of a folder or a table.
@@ -98,7 +98,7 @@ def run_batch(
         tracking_uri: Where the registry is; only for ``models:/``.
         options: What else the volumes depend on.
         workers: Processes, each with the model in its memory.
-        device: As `axon.compute.devices.choose_device`.
+        compute: Device and precision.
         shard: Index and count: only these of the studies.
 
     Raises:
@@ -106,11 +106,11 @@ def run_batch(
             ``BATCH_EMPTY`` where nothing could be reconstructed, or those of `axon.pretrained.load`.
     """
     require(source.exists(), "BATCH_SOURCE", f"nothing is at {source}", "name a folder with films, or a CSV")
-    device_name(device)
+    device_name(compute.device)
     with ExitStack() as stack:
         folder, name, version = stack.enter_context(pretrained.folder_of(model, tracking_uri))
         sha256 = pretrained.verify(folder)
-        named = (folder, name, version or sha256[:12], device)
+        named = (folder, name, version or sha256[:12], compute)
         _claim(out, {"model": sha256, "options": asdict(options), "software": f"axon-ct {__version__}"})
         stack.enter_context(only_writer(out))
         _log.info("reading the films")
@@ -311,8 +311,8 @@ def _rate(number: int, total: int, started: float) -> str:
     return f"{number} of {total}, {3600 * number / max(seconds, 1e-6):.0f} an hour, ends about {end}"
 
 
-Named = tuple[Path, str, str, str | None]
-"""A model's folder, its name, its version and the device that it computes on."""
+Named = tuple[Path, str, str, Asked]
+"""A model's folder, its name, its version and how it is to compute."""
 
 
 def _reconstructed(
@@ -349,8 +349,9 @@ def _load(model: Named, threads: int) -> None:
     if threads:
         torch.set_num_threads(threads)
         logging.basicConfig(level=logging.WARNING)
-    folder, name, version, device = model
-    loaded = pretrained.load(str(folder), device=choose_device(device))
+    folder, name, version, asked = model
+    device = choose_device(asked.device)
+    loaded = pretrained.load(str(folder), device=device, precision=asked.precision, compile=asked.compile)
     _loaded[:] = [replace(loaded, name=name, version=version)]
 
 

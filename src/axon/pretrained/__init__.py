@@ -23,6 +23,7 @@ from axon.tracking.client import REGISTRY, parse_uri, refuse_missing_store
 if TYPE_CHECKING:
     import torch
 
+    from axon.compute.devices import Precision
     from axon.inference import AxonPipeline
 
 _log = logging.getLogger(__name__)
@@ -64,7 +65,13 @@ def path() -> Path:
     return folder
 
 
-def load(source: str | None, tracking_uri: str | None = None, device: torch.device | None = None) -> Model:
+def load(
+    source: str | None,
+    tracking_uri: str | None = None,
+    device: torch.device | None = None,
+    precision: Precision = "auto",
+    compile: bool = False,
+) -> Model:
     """Load a model.
 
     Args:
@@ -72,17 +79,18 @@ def load(source: str | None, tracking_uri: str | None = None, device: torch.devi
             package.
         tracking_uri: Where the registry is; only for ``models:/``.
         device: Where it computes; None for the CPU.
+        precision, compile: How, as of `axon.inference.AxonPipeline.prepare`.
 
     Raises:
         AxonError: ``MODEL_MISSING``, ``MODEL_DAMAGED``, ``MODEL_UNTRUSTED``, ``MODEL_URI``, ``TRACKING_URI``,
-            ``TRACKING_MISSING`` or ``TRACKING_FAILED``.
+            ``TRACKING_MISSING``, ``TRACKING_FAILED`` or ``PRECISION_MISSING``.
     """
     with folder_of(source, tracking_uri) as (folder, name, version):
         sha256, verified = verify(folder), (folder / SUMS).is_file()
         if not verified:
             _log.warning("the model is unverified: its folder has no %s", SUMS)
         pipeline = _load_pipeline(folder)
-        pipeline = pipeline if device is None else pipeline.to(device)
+        pipeline = pipeline.prepare(device or pipeline.device, precision, compile)
         return Model(pipeline, name, version or sha256[:12], sha256, verified)
 
 

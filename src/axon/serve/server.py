@@ -9,7 +9,7 @@ import tempfile
 import time
 
 from axon import DISCLAIMER, pretrained
-from axon.compute.devices import choose_device
+from axon.compute.devices import AS_IT_IS, Asked, choose_device
 from axon.errors import AxonError
 
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104 only where it is asked for
@@ -50,7 +50,7 @@ def serve(
     waiting: int,
     keep_s: float,
     most_s: float = float("inf"),
-    device: str | None = None,
+    compute: Asked = AS_IT_IS,
 ) -> None:
     """Load a model and serve until SIGINT or SIGTERM.
 
@@ -63,7 +63,7 @@ def serve(
         waiting: Jobs that may wait.
         keep_s: Seconds that a job outlives the last sign of its page.
         most_s: Seconds that a job may run.
-        device: As `axon.compute.devices.choose_device`.
+        compute: Device and precision.
 
     Raises:
         AxonError: ``SERVE_EXTRA``, ``SERVE_PORT``, or those of `choose_device` and `axon.pretrained.load`.
@@ -91,7 +91,8 @@ def serve(
             ) from error
         if host == EVERYWHERE:
             _log.warning(WARNING)
-        model = pretrained.load(source, tracking_uri, choose_device(device))
+        device = choose_device(compute.device)
+        model = pretrained.load(source, tracking_uri, device, compute.precision, compute.compile)
         jobs = Jobs(model, waiting, keep_s, most_s)
         # What a reader unpacks and what is being sent goes with the server's folder, too.
         tempfile.tempdir = os.environ["TMPDIR"] = str(jobs.root)

@@ -98,7 +98,8 @@ def _mind(folder: Path, says: int, tells: int) -> None:
         return _step(folder, says)
     os.close(says)
     _, status = os.waitpid(step, 0)
-    os.write(tells, str(os.waitstatus_to_exitcode(status)).encode())
+    with contextlib.suppress(BrokenPipeError):  # Nobody is there any more to be told.
+        os.write(tells, str(os.waitstatus_to_exitcode(status)).encode())
     os._exit(0)
 
 

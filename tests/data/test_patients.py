@@ -183,15 +183,17 @@ def test_a_damaged_list_of_patients_is_refused(tmp_path: Path, text: str) -> Non
 
 @pytest.mark.skipif(not REAL, reason=REAL_DATA_UNSET)
 def test_real_cts_are_known_again_and_no_two_patients_are_taken_for_one(tmp_path: Path) -> None:
-    """All CTs at hand, a DICOM series against its resampled NIfTI, other grids, windows, crops; prints the margins."""
+    """All CTs at hand against each other; every third on other grids, in other windows, cropped; a DICOM series against
+    its resampled NIfTI; prints the margins.
+    """
     studies = [*find_studies(Path(REAL) / "ct"), *find_studies(Path(REAL) / "ct_more")]
     prints = {}
     same = []
-    for study in studies:
+    for number, study in enumerate(studies):
         volume = read_ct(study.files)
         prints[study.patient_id] = fingerprint(volume)
-        versions = changed(volume)
-        if study.patient_id != "cip":  # whose frame cuts the body already
+        versions = {} if number % 3 else changed(volume)
+        if versions and study.patient_id != "cip":  # whose frame cuts the body already
             versions["crop"] = cropped(volume, 10.0)
         same += [
             (similarity(fingerprint(one), prints[study.patient_id]), f"{study.patient_id}, {name}")

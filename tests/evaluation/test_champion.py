@@ -130,10 +130,10 @@ def test_a_new_grid_is_measured_on_the_finer_of_the_two(
 def test_the_packaged_model_of_before_is_measured_beside_a_new_one(
     tmp_path: Path, candidate: AxonPipeline, tested: list[tuple[str, Case]], tiny_config: Config
 ) -> None:
-    found = again(Champion("1", pretrained.path(), tmp_path), candidate, tested, tiny_config)
+    found = again(Champion("1", pretrained.path(), tmp_path), candidate, tested[:1], tiny_config)
     assert found["problem"] == "" and "missing or damaged" in found["because"]
-    gains = [row["candidate"]["axon/psnr"] - row["champion"]["axon/psnr"] for row in found["cases"]]
-    assert len(gains) == len(tested) and max(gains) < 0, "random weights are worse"
+    (row,) = found["cases"]
+    assert row["candidate"]["axon/psnr"] < row["champion"]["axon/psnr"], "random weights are worse"
 
 
 def test_films_of_another_geometry_are_rendered_for_the_champion(

@@ -91,6 +91,13 @@ def test_nothing_is_written_outside_whatever_a_manifest_says(
     assert {*tmp_path.rglob("*")} == before and not Path("/tmp/stray-of-axon").exists()
 
 
+@pytest.mark.parametrize("file", ["cases/a\0b.nii", f"cases/{'a' * 300}.nii"])
+def test_a_file_name_that_no_system_takes_is_a_problem_of_its_row(packed: Path, file: str) -> None:
+    rewritten(packed, file=file)
+    (named,) = [problem for problem in check_dataset(packed)[1] if problem.code == "NAME_UNSAFE"]
+    assert str(named).isprintable()
+
+
 def test_verify_names_the_bad_row(packed: Path) -> None:
     rewritten(packed, patient_id="../x")
     problems = check_dataset(packed)[1]

@@ -109,6 +109,7 @@ def write_corpus(corpus: Path) -> None:
     whole = {"nifti": b"\2" + nifti(), "mha": b"\4" + mha()["x.mha"], "nrrd": b"\5" + nrrd()["x.nrrd"]}
     whole |= {"mgh": b"\x09" + mgh()["x.mgh"], "gipl": b"\x0a" + gipl()["x.gipl"], "vtk": b"\x0b" + vtk()["x.vtk"]}
     rows = ",".join(COLUMNS) + "\n" + ",".join("a" for _ in COLUMNS) + "\n"
+    whole |= {"manifest-nul": b"\6" + rows.replace("a,a,a,a", "a,a,a,a\0b", 1).encode()}
     whole |= {"manifest": b"\6" + rows.encode(), "sums": b"\7" + b"0" * 64 + b"  x\n", "state": b'\x08{"step": 1}'}
     for name, content in whole.items():
         (corpus / f"whole-{name}").write_bytes(content)

@@ -128,9 +128,14 @@ def _check_file(
 ) -> Iterator[AxonError]:
     path = folder / row["file"]
     named = f"{row.get('case_id', row['patient_id'])}: {row['file']}"
-    if not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        inside, there = path.resolve().is_relative_to(folder.resolve()), path.is_file()
+    except (OSError, ValueError):  # too long, or with a NUL
+        yield AxonError("NAME_UNSAFE", f"{named} cannot be the name of a file", "mend the manifest")
+        return
+    if not inside:
         yield AxonError("FILE_OUTSIDE", f"{named} lies outside the dataset", "mend the manifest")
-    elif not path.is_file():
+    elif not there:
         yield AxonError("FILE_MISSING", f"{named} is missing", _RESTORE)
     elif sha256_file(path) != row["sha256"]:
         yield AxonError("FILE_CHANGED", f"{named} differs from its sha256", _RESTORE)

@@ -257,7 +257,8 @@ def _announce(data: Path, config: Config) -> None:
     with as_folder(data) as folder:
         list_studies(folder)
         if not (folder / "manifest.csv").is_file():
-            _log.info("%s", check_folder(folder, config=config).text())
+            # KFP begins a message with its own words, and the local runner shows no line that begins so.
+            _log.info("the data:\n%s", check_folder(folder, config=config).text())
 
 
 def _resolve_data(repo: str, revision: str) -> tuple[str, str]:

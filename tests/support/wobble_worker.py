@@ -41,6 +41,7 @@ logging.basicConfig(level=logging.INFO)
 config = StageConfig(steps=steps, batch_size=8, accumulate=accumulate, checkpoint_every=50, log_every=10)
 with distributed.process_group():
     ema, curve = fit(Wobble(), config, out / "checkpoints", {"seed": 1}, lambda step, metrics: None)
+    out.mkdir(parents=True, exist_ok=True)  # Another process than the first may be the first here.
     (out / f"drawn-{distributed.rank()}.json").write_text(json.dumps(drawn))
     if distributed.rank() == 0:
         save_file(ema.state_dict(), out / "ema.safetensors")

@@ -173,7 +173,8 @@ class StageConfig:
             ``batch_size``. The result is that of the whole batch but for rounding, the memory that of one part.
         channels_last: Keep the weights channels last in memory, which suits the convolutions of a CPU and the tensor
             cores of a GPU.
-        compile: Compile the network with torch.compile: minutes at the start for faster steps on a GPU.
+        compile: On a GPU, compile the loss into CUDA graphs with torch.compile: minutes at the start for faster steps.
+            A CPU leaves it, and so does a training of fewer than 500 steps.
     """
 
     steps: int = 100

@@ -439,7 +439,7 @@ def test_the_whole_way_by_command(server: Server, tmp_path: Path) -> None:
         and server.recurring[0]["service_account"] == "axon-pipeline"
     )
     said = axon("submit", "--config", "configs/h100.yaml", "--set", "promote=never")
-    assert server.runs[0]["run_id"] in said and "about 22 GiB" in said and "Not a medical device" in said
+    assert server.runs[0]["run_id"] in said and "about 85 GiB" in said and "Not a medical device" in said
     assert len(server.versions) == 2, "the schedule's version is used again"
     run = server.runs[0]["run_id"]
     assert "PENDING" in axon("status", run) and json.loads(axon("status", run, "--json"))["state"] == "PENDING"

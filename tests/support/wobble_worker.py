@@ -25,6 +25,7 @@ class Wobble:
         self.module: nn.Module = nn.Linear(4, 4)
 
     def draw(self, step: int, slots: range) -> torch.Tensor:
+        drawn.extend((step, slot) for slot in slots)
         return torch.stack([torch.randn(4, generator=generator_for("wobble", step, slot)) for slot in slots])
 
     def loss(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -34,11 +35,14 @@ class Wobble:
         return (module(torch.eye(4)) - torch.eye(4).flip(1)).abs().mean()
 
 
+drawn: list[tuple[int, int]] = []
 out, steps, accumulate = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 logging.basicConfig(level=logging.INFO)
 config = StageConfig(steps=steps, batch_size=8, accumulate=accumulate, checkpoint_every=50, log_every=10)
 with distributed.process_group():
     ema, curve = fit(Wobble(), config, out / "checkpoints", {"seed": 1}, lambda step, metrics: None)
+    out.mkdir(parents=True, exist_ok=True)  # Another process than the first may be the first here.
+    (out / f"drawn-{distributed.rank()}.json").write_text(json.dumps(drawn))
     if distributed.rank() == 0:
         save_file(ema.state_dict(), out / "ema.safetensors")
         (out / "curve.json").write_text(json.dumps(curve))

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 WORKER = Path(__file__).parents[1] / "support/wobble_worker.py"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 TOLERANCE = 1e-6
+DRAWN = ("one/drawn-0.json", "two/drawn-0.json", "two/drawn-1.json")
 
 
 def with_processes(config: Config, processes: int) -> Config:
@@ -45,7 +46,7 @@ def result(out: Path) -> tuple[torch.Tensor, list]:
     )
 
 
-def test_two_processes_and_accumulation_make_what_one_makes(tmp_path: Path) -> None:
+def test_two_processes_and_accumulation_make_what_one_makes_of_the_double_batch(tmp_path: Path) -> None:
     children = [
         wobble([sys.executable], tmp_path / "one", 30),
         wobble([sys.executable], tmp_path / "parts", 30, accumulate=4),
@@ -54,6 +55,8 @@ def test_two_processes_and_accumulation_make_what_one_makes(tmp_path: Path) -> N
     for child in children:
         _, said = child.communicate(timeout=120)
         assert child.returncode == 0, said
+    one, *two = (json.loads((tmp_path / name).read_text()) for name in DRAWN)
+    assert len(two[0]) == len(two[1]) and sorted(two[0] + two[1]) == sorted(one), "no process draws another's samples"
     weights, curve = result(tmp_path / "one")
     for name in ("parts", "two"):
         others, other_curve = result(tmp_path / name)

@@ -7,15 +7,18 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from axon.config import Config
 from axon.data.prepared import PreparedDataset
 from axon.errors import AxonError
-from axon.training import checkpoints
+from axon.training import checkpoints, loop
 from axon.training.loop import _draws, fit, one_cycle
 from axon.training.randomness import keys_for, uniform
 from axon.training.samples import Sampler, clinical_look, kept_views, rotation
@@ -237,13 +240,86 @@ def test_the_share_of_time_that_a_training_waits_for_data_is_logged(tmp_path: Pa
     assert 0.3 < shares[-1] < 1
 
 
-def test_a_gradient_that_is_not_finite_stops_before_it_is_applied(tmp_path: Path) -> None:
+def test_a_gradient_that_is_not_finite_ends_the_training(tmp_path: Path) -> None:
     class Cliff(Wobble):
         def loss(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
             return (module(x) * 0).square().sum().sqrt()  # zero, with an infinite slope
 
     with pytest.raises(AxonError, match=r"LOSS_NOT_FINITE.*gradient"):
         fit(Cliff(), TRAIN, tmp_path, {}, lambda *_: None)
+
+
+def test_losses_that_are_fetched_later_are_the_same_and_name_their_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(tmp_path / "whole")
+    monkeypatch.setattr(loop, "_look_every", lambda _: 7)
+    assert_same(train(tmp_path / "later"), whole)
+    with pytest.raises(AxonError, match="loss is not finite at step 16"):
+        train(tmp_path / "broken", Wobble(poison_at=16))
+    assert newest(tmp_path / "broken").name == "step-00000016"
+    assert_same(train(tmp_path / "broken"), whole)
+
+
+class Fetches(TorchDispatchMode):
+    """How often a program has asked a tensor for its value."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func._schema.name == "aten::_local_scalar_dense"
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_fetches_nothing() -> None:
+    stage = Wobble()
+    optimizer, draws = loop._optimizer(stage.module, TRAIN), iter([stage.draw(0, range(2)), stage.draw(1, range(2))])
+    with Fetches() as fetches:
+        measured = loop._step(stage, loop._Loss(stage, stage.module), draws, optimizer, TRAIN, 0)
+        assert fetches.count == 0 and measured.shape == (2,)
+        measured[0].item()
+    assert fetches.count == 1
+
+
+def test_a_compiled_loss_is_the_eager_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    eager, compiled = ConvolvedWobble(), ConvolvedWobble()
+    x, loss_of = eager.draw(0, range(3)), loop._Loss(compiled, compiled.module)
+    loop.compile_loss(loss_of, backend="eager")
+    losses = eager.loss(eager.module, x), loss_of(x)
+    assert loss_of._compiled_call_impl is not None
+    torch.testing.assert_close(losses[1], losses[0])
+    for loss in losses:
+        loss.backward()
+    for a, b in zip(eager.module.parameters(), compiled.module.parameters(), strict=True):
+        torch.testing.assert_close(b.grad, a.grad)
+
+
+def test_a_cpu_compiles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "compile_loss", lambda *_: pytest.fail("it compiles"))
+    monkeypatch.setattr(loop, "COMPILE_STEPS", 0)
+    fit(Wobble(), replace(TRAIN, compile=True), tmp_path, {}, lambda *_: None)
+
+
+def test_processes_exchange_gradients_while_others_are_computed(tmp_path: Path) -> None:
+    module, seen = nn.Sequential(*(nn.Linear(8, 8) for _ in range(16))), []
+    module[0].weight.register_hook(lambda _: seen.append("the last gradient"))
+
+    def exchange(_, bucket):  # torch reads annotations, which are text here
+        seen.append("exchange")
+        done = torch.futures.Future()
+        done.set_result(bucket.buffer())
+        return done
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    try:
+        parallel = loop.data_parallel(module)
+        parallel.register_comm_hook(None, exchange)
+        for _ in range(2):  # The parts are made anew after the first step, in the order of its gradients.
+            seen.clear()
+            parallel(torch.ones(1, 8)).sum().backward()
+    finally:
+        dist.destroy_process_group()
+    assert seen.index("the last gradient") >= 4 and seen.count("exchange") > seen.index("the last gradient")
 
 
 def test_the_learning_rate_rises_then_falls() -> None:

@@ -7,9 +7,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from axon.compute.devices import device_name
 from axon.errors import AxonError
@@ -48,13 +50,13 @@ def process_group() -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def mean_over_ranks(values: list[float], device: torch.device) -> list[float]:
-    """The mean of each value over all processes."""
-    if world_size() == 1:
-        return values
-    total = torch.tensor(values, dtype=torch.float64, device=device)
-    dist.all_reduce(total)
-    return (total / world_size()).tolist()
+def mean_over_ranks(values: Tensor) -> Any:
+    """The mean of each value over all processes, as nested lists; waits for the device."""
+    if world_size() > 1:
+        values = values.double()
+        dist.all_reduce(values)
+        values = values / world_size()
+    return values.tolist()
 
 
 def require_same_step(step: int) -> None:

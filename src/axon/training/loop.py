@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import os
 import signal
 import sys
 import threading
@@ -29,11 +30,18 @@ from axon.compute.devices import training_precision
 from axon.compute.memory import is_out_of_memory, largest_that_fits, peak_memory_gib
 from axon.config import StageConfig
 from axon.errors import AxonError
-from axon.training.checkpoints import Curve, load_newest, save_checkpoint
+from axon.training.checkpoints import Curve, Progress, load_newest, save_checkpoint
 
 Log = Callable[[int, dict[str, float]], None]
 
 logger = logging.getLogger(__name__)
+
+LOOK_EVERY = 10
+"""Steps after which the losses are fetched from a GPU: each look waits for all that it was given to do."""
+COMPILE_STEPS = 500
+"""Fewer steps do not win back the minutes of compiling."""
+BUCKETS = 8
+"""Parts in which processes exchange their gradients while the backward pass goes on."""
 
 
 class Stage(Protocol):
@@ -102,12 +110,14 @@ def fit(stage: Stage, config: StageConfig, folder: Path, identity: dict[str, Any
             print(f"{stage.name}: resuming at step {first} of {config.steps}", flush=True)
         for row in progress.curve:  # The log may belong to a new run, which should show the whole curve.
             log(row[0], _losses(row))
-    if config.compile:
-        module.compile()
     module.train()
     loss_of: nn.Module = _Loss(stage, module)
+    if config.compile and device.type != "cpu" and config.steps - first >= COMPILE_STEPS:
+        compile_loss(loss_of, folder.parent / "compiled")
     if distributed.world_size() > 1:
-        loss_of = DistributedDataParallel(loss_of)
+        loss_of = data_parallel(loss_of)
+    look_every = _look_every(device)
+    waiting: list[Tensor] = []
     quiet = not (leader and sys.stderr.isatty())
     with (
         terminated() as ended,
@@ -116,13 +126,18 @@ def fit(stage: Stage, config: StageConfig, folder: Path, identity: dict[str, Any
     ):
         waited = _Waited(draws)
         while progress.step < config.steps:
-            loss, stop = _step(stage, loss_of, waited, optimizer, config, progress.step, ended)
-            progress.losses.append(loss)
-            progress.step += 1
-            update_ema(ema, module, min(config.ema_decay, (1 + progress.step) / (10 + progress.step)))
+            with _gpu_failures(stage.name, progress):
+                waiting.append(_step(stage, loss_of, waited, optimizer, config, progress.step))
+                progress.step += 1
+                update_ema(ema, module, min(config.ema_decay, (1 + progress.step) / (10 + progress.step)))
+                last, stop = progress.step == config.steps, False
+                logs, saves = (last or progress.step % n == 0 for n in (config.log_every, config.checkpoint_every))
+                # Several processes look together; one alone need not wait for that when it is told to end.
+                told = ended.is_set() and distributed.world_size() == 1
+                if logs or saves or told or progress.step % look_every == 0:
+                    stop = _fetch(stage.name, waiting, progress, ended.is_set())
             bar.update()
-            last = progress.step == config.steps
-            if last or progress.step % config.log_every == 0:
+            if logs:
                 with torch.no_grad():
                     val_loss = float(stage.validation_loss(ema))
                 row = (progress.step, sum(progress.losses) / len(progress.losses), val_loss)
@@ -134,7 +149,7 @@ def fit(stage: Stage, config: StageConfig, folder: Path, identity: dict[str, Any
                     _announce(stage.name, config.steps, row, speed, bar)
                 costs = _costs(speed, config, device) | {"waiting_share": waited.seconds / elapsed}
                 log(row[0], _losses(row) | costs | {"seconds_left": (config.steps - progress.step) / speed})
-            if leader and (last or stop or progress.step % config.checkpoint_every == 0):
+            if leader and (saves or stop):
                 save_checkpoint(folder, identity, progress, module, ema, optimizer)
             if stop and not last:
                 distributed.barrier()  # torchrun ends the others as soon as one has ended.
@@ -219,36 +234,83 @@ def _step(
     optimizer: torch.optim.Optimizer,
     config: StageConfig,
     step: int,
-    ended: threading.Event,
-) -> tuple[float, bool]:
-    """One optimiser step; returns the mean loss over the batch, and whether any process was told to end."""
+) -> Tensor:
+    """One optimiser step; returns the mean loss of this process's samples and the gradient's norm, shape (2,), on the
+    device: nothing here waits for a GPU.
+    """
     try:
-        loss, norm, device = _gradients(loss_of, draws, optimizer, config, step)
-    except torch.AcceleratorError as error:
-        problem = f"{stage.name}: the GPU failed at step {step}: {str(error).splitlines()[0]}"
-        fix = "run the same command again: it goes on from the last checkpoint; if it fails again, restart the driver"
-        raise AxonError("GPU_FAILED", problem, fix) from error
+        measured_2 = _gradients(loss_of, draws, optimizer, config, step)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
     else:
-        mean, norm, stop = distributed.mean_over_ranks([loss, norm, float(ended.is_set())], device)
-        if not math.isfinite(mean + norm):
-            what = "loss" if not math.isfinite(mean) else "gradient"
-            fix = f"lower training.{stage.name}.learning_rate, or check the data"
-            raise AxonError("LOSS_NOT_FINITE", f"{stage.name}: the {what} is not finite at step {step}", fix)
         optimizer.step()
-        return mean, stop > 0
+        return measured_2
     # Outside the handler, whose traceback would keep the failed step's tensors alive.
     raise _out_of_memory(stage, config, step)
 
 
+def _look_every(device: torch.device) -> int:
+    """Steps between two looks at the losses; on a CPU a look waits for nothing."""
+    return 1 if device.type == "cpu" else LOOK_EVERY
+
+
+def _fetch(name: str, waiting: list[Tensor], progress: Progress, ended: bool) -> bool:
+    """Fetch the losses that are still on the device into ``progress``, their mean over all processes, and empty
+    ``waiting``; returns whether any process was told to end.
+
+    Raises:
+        AxonError: ``LOSS_NOT_FINITE``, naming the first step whose loss or gradient is not. No checkpoint has been
+            written since.
+    """
+    *found, (told, _) = distributed.mean_over_ranks(torch.stack([*waiting, torch.full_like(waiting[0], float(ended))]))
+    waiting.clear()
+    for step, (loss, norm) in enumerate(found, progress.step - len(found)):
+        if not math.isfinite(loss + norm):
+            what = "loss" if not math.isfinite(loss) else "gradient"
+            fix = f"lower training.{name}.learning_rate, or check the data"
+            raise AxonError("LOSS_NOT_FINITE", f"{name}: the {what} is not finite at step {step}", fix)
+        progress.losses.append(loss)
+    return told > 0
+
+
+@contextmanager
+def _gpu_failures(name: str, progress: Progress) -> Iterator[None]:
+    """Turn an error of the GPU, which may tell of it some steps later, into AxonError ``GPU_FAILED``."""
+    try:
+        yield
+    except torch.AcceleratorError as error:
+        problem = f"{name}: the GPU failed at step {progress.step}: {str(error).splitlines()[0]}"
+        fix = "run the same command again: it goes on from the last checkpoint; if it fails again, restart the driver"
+        raise AxonError("GPU_FAILED", problem, fix) from error
+
+
+def compile_loss(loss_of: nn.Module, cache: Path | None = None, backend: str = "inductor") -> None:
+    """Compile a stage's loss in place. On a GPU its forward and its backward pass become CUDA graphs, which are
+    launched at once instead of operation by operation.
+
+    Args:
+        loss_of: A network whose output is the loss.
+        cache: Folder that outlives the run, where what was compiled is found again.
+        backend: Of torch.compile; another than the default makes no kernels, for tests.
+    """
+    if cache is not None:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor"))
+        os.environ.setdefault("TRITON_CACHE_DIR", str(cache / "triton"))
+    mode = "reduce-overhead" if backend == "inductor" else None
+    loss_of.compile(backend=backend, mode=mode, dynamic=False)
+
+
+def data_parallel(loss_of: nn.Module) -> DistributedDataParallel:
+    """Average the gradients of all processes, in several parts: the first are exchanged while others are computed."""
+    trained = sum(p.numel() * p.element_size() for p in loss_of.parameters() if p.requires_grad)
+    return DistributedDataParallel(loss_of, bucket_cap_mb=trained / 2**20 / BUCKETS, gradient_as_bucket_view=True)
+
+
 def _gradients(
     loss_of: nn.Module, draws: Iterator[Any], optimizer: torch.optim.Optimizer, config: StageConfig, step: int
-) -> tuple[float, float, torch.device]:
-    """Accumulate and clip the gradients of one step; returns the mean loss, the norm before clipping, and the
-    device.
-    """
+) -> Tensor:
+    """Accumulate and clip the gradients of one step; returns the mean loss and the norm before clipping, shape (2,)."""
     for group in optimizer.param_groups:
         group["lr"] = one_cycle(step, config)
     optimizer.zero_grad(set_to_none=True)
@@ -264,7 +326,7 @@ def _gradients(
             loss.backward()
         total += loss.detach()
     norm = nn.utils.clip_grad_norm_(trainable, config.grad_clip)
-    return total.item(), norm.item(), device
+    return torch.stack([total, norm])
 
 
 def _out_of_memory(stage: Stage, config: StageConfig, step: int) -> AxonError:

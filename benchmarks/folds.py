@@ -13,7 +13,8 @@ Examples:
 
 A job is a training (method, split, seed) or its evaluation, which `axon evaluate` does and which goes on case by case.
 AXON trains a ``--share`` of its configured steps; every other method gets as many seconds as AXON's training took, or
-with ``--steps`` as many steps as are named. OUT/folds.md or OUT/patients.md is written anew after each job.
+with ``--steps`` as many steps as are named. OUT/folds.md or OUT/patients.md is written anew after each job, with its
+picture: both axes, or the learning curve. OUT belongs to the data, configuration and budget that bench.json names.
 """
 
 from __future__ import annotations
@@ -33,13 +34,14 @@ from pathlib import Path
 from typing import Any
 
 from axon import DISCLAIMER
-from axon.baselines.methods import CLOSED_FORM, PUBLISHED, TRAINED
+from axon.baselines.methods import CLOSED_FORM, PUBLISHED, TRAINED, fitting
 from axon.config import Config, StageConfig, TrainingConfig
 from axon.errors import one_line_errors, require
 from axon.evaluation.results import METHODS, RIVALS
-from axon.files import write_json, write_whole
-from axon.metrics.catalogue import SECOND, metric, shown_in
+from axon.files import json_text, write_json, write_whole
+from axon.metrics.catalogue import PRIMARY, SECOND, metric, shown_in
 from axon.metrics.statistics import Summary, paired_difference, summarise
+from benchmarks import folds_plots
 from benchmarks.quality import HEADLINE, data_folder, markdown, page_head, prepare
 
 INTERNAL = "LIDC-IDRI"
@@ -48,7 +50,7 @@ NEVER = "tiny"
 """The configuration's named set that no fold trains on or tests."""
 SEEN = ("LIDC-IDRI-0009", "LIDC-IDRI-0010", "LIDC-IDRI-0314")
 """Patients that choices of before were made on: means are also given without them."""
-OURS = "axon"
+OURS, BENCH = "axon", "bench.json"
 TRIAL = 10
 """Steps from which the seconds of one are taken."""
 AXON_STAGES = ("estimator", "bridge", "refiner", "superres")
@@ -103,6 +105,24 @@ class Bench:
             for split, seed in itertools.product(self.splits, self.seeds)
             for method, kind in itertools.product((OURS, *self.methods), ("train", "evaluate"))
         ]
+
+    def claim(self) -> None:
+        """See that OUT is new or of this very benchmark; methods and seeds may become more.
+
+        Raises:
+            AxonError: ``BENCH_OTHER``, naming what differs.
+        """
+        hashes = [json.loads((dataset / "dataset.json").read_text())["split_hash"] for dataset in self.datasets]
+        shares = {"share": self.share, "steps": self.steps, "splits": self.splits}
+        now = json.loads(json.dumps({"config": self.config.fingerprint(), "data": hashes, **shares}))
+        held = self.out / BENCH
+        if not held.is_file():
+            write_whole(held, json_text(now).encode())
+            return
+        then = json.loads(held.read_text())
+        different = ", ".join(key for key in now if now[key] != then.get(key))
+        fix = "name another folder with --out, or give what was given before"
+        require(not different, "BENCH_OTHER", f"{self.out} was begun with other: {different}", fix)
 
     def done(self, job: Job) -> dict[str, Any]:
         """What a finished job says of itself; empty where it is not finished."""
@@ -164,28 +184,8 @@ class Bench:
         return max(1, math.floor((budget - once) / step))
 
     def _train_axon(self, job: Job, folder: Path, dataset: Path) -> dict[str, Any]:
-        """The three stages, each as in the pipeline, and the model that they make."""
-        from axon.compute.devices import choose_device
-        from axon.data.prepared import PreparedDataset
-        from axon.evaluation.evaluate import save_model, trained_model
-        from axon.files import whole_folder
-        from axon.training.train import sample_coarse, train_bridge, train_refiner, train_superres
-
-        config, kept = self._config(job, "", 0), folder / "checkpoints"
-        bridge, coarse, refiner, superres = (folder / name for name in ("bridge", "coarse", "refiner", "superres"))
-        steps = {
-            bridge: lambda: train_bridge(config, dataset, kept, bridge, _silent),
-            coarse: lambda: sample_coarse(config, dataset, bridge, coarse),
-            refiner: lambda: train_refiner(config, dataset, bridge, coarse, kept, refiner, _silent),
-            superres: lambda: train_superres(config, dataset, kept, superres, _silent),
-        }
-        for out, step in steps.items():
-            if not out.is_dir():
-                step()
-        data, models = PreparedDataset(dataset), {out.name: out for out in steps}
-        with whole_folder(folder / "model") as part:
-            model = trained_model(config, data, models, choose_device())
-            save_model(part, model, data, config, bridge)
+        config = self._config(job, "", 0)
+        train_axon(config, dataset, folder)
         return {"steps": {name: getattr(config.training, name).steps for name in AXON_STAGES}}
 
     def _evaluate(self, job: Job, folder: Path) -> dict[str, Any]:
@@ -211,15 +211,48 @@ class Bench:
             changed: dict[str, Any] = {section: replace(getattr(training, section), steps=steps)}
             training = replace(training, **changed)
         else:
-            training = _shared(training, self.share)
+            training = shared(training, self.share)
         return replace(self.config, seed=job.seed, training=training)
+
+
+def train_axon(config: Config, dataset: Path, folder: Path, parent: Path | None = None) -> None:
+    """The three stages, each as in the pipeline, and the model that they make, ``folder/model``; what is done of it is
+    not done again.
+
+    Args:
+        config: The configuration.
+        dataset: A prepared dataset.
+        folder: For the stages, their checkpoints and the model.
+        parent: Model folder to go on from.
+    """
+    from axon.compute.devices import choose_device
+    from axon.data.prepared import PreparedDataset
+    from axon.evaluation.evaluate import save_model, trained_model
+    from axon.files import whole_folder
+    from axon.training.train import sample_coarse, train_bridge, train_refiner, train_superres
+
+    kept = folder / "checkpoints"
+    bridge, coarse, refiner, superres = (folder / name for name in ("bridge", "coarse", "refiner", "superres"))
+    steps = {
+        bridge: lambda: train_bridge(config, dataset, kept, bridge, _silent, parent=parent),
+        coarse: lambda: sample_coarse(config, dataset, bridge, coarse),
+        refiner: lambda: train_refiner(config, dataset, bridge, coarse, kept, refiner, _silent, parent),
+        superres: lambda: train_superres(config, dataset, kept, superres, _silent, parent),
+    }
+    for out, step in steps.items():
+        if not out.is_dir():
+            step()
+    data, models = PreparedDataset(dataset), {out.name: out for out in steps}
+    with whole_folder(folder / "model") as part:
+        model = trained_model(config, data, models, choose_device())
+        save_model(part, model, data, config, bridge)
 
 
 def _silent(step: int, metrics: dict[str, float]) -> None:
     """The curve is in the job's folder."""
 
 
-def _shared(training: TrainingConfig, share: float) -> TrainingConfig:
+def shared(training: TrainingConfig, share: float) -> TrainingConfig:
     """AXON's stages with a share of their steps, one at least."""
     stages: dict[str, StageConfig] = {name: getattr(training, name) for name in AXON_STAGES}
     fewer: dict[str, Any] = {
@@ -247,8 +280,14 @@ def internal(patients: Iterable[str]) -> list[str]:
 
 
 def folds_of(patients: dict[str, str], count: int) -> dict[str, dict[str, str]]:
-    """Each fold tests its own share of the collection, validates on the first patient after it, trains on the rest."""
+    """Each fold tests its own share of the collection, validates on the first patient after it, trains on the rest.
+
+    Raises:
+        AxonError: ``FOLD_PATIENTS`` where there are too few.
+    """
     ours, splits = internal(patients), {}
+    message = f"{len(ours)} patients of {INTERNAL} are there for {count} folds"
+    require(len(ours) > count > 1, "FOLD_PATIENTS", message, "give more of its CTs, or fewer folds, two at least")
     others = {patient: "external" for patient, name in patients.items() if patient not in ours and name != NEVER}
     for number in range(count):
         tested = ours[number::count]
@@ -432,6 +471,43 @@ def _curve(bench: Bench, values: list[Value]) -> str:
     return "\n\n".join([markdown(["method", "training patients", *(metric(key).title for key in keys)], rows), *slopes])
 
 
+def picture(bench: Bench, curve: bool) -> bytes | None:
+    """Both axes, or the learning curve, of the first set and view, two views before one; None as long as nothing is
+    known.
+    """
+    values = list(values_of(bench))
+    groups = sorted({(each.set_name != "internal", each.set_name, each.view) for each in values})
+    if not groups:
+        return None
+    _, set_name, view = groups[0]
+    here = [each for each in values if (each.set_name, each.view) == (set_name, view)]
+    where = f"{set_name}, {view}"
+    return _learning(bench, here, where) if curve else _plane(bench, here, where)
+
+
+def _summary(bench: Bench, values: Iterable[Value]) -> Summary:
+    measure = bench.config.evaluation
+    return summarise(means(values).values(), measure.bootstrap, measure.confidence, bench.config.seed)
+
+
+def _plane(bench: Bench, values: list[Value], where: str) -> bytes:
+    by: dict[tuple[str, str], list[Value]] = defaultdict(list)
+    for each in values:
+        by[each.method, each.key].append(each)
+    rows = [(*key, _summary(bench, many)) for key, many in by.items() if key[1] in (PRIMARY, SECOND)]
+    return folds_plots.plane(folds_plots.nested(rows), where)
+
+
+def _learning(bench: Bench, values: list[Value], where: str) -> bytes:
+    counts = {split: sum(name == "train" for name in sets.values()) for split, sets in bench.splits.items()}
+    found: dict[str, dict[str, list[folds_plots.Point]]] = {PRIMARY: defaultdict(list), SECOND: defaultdict(list)}
+    for key, method in itertools.product(found, (OURS, *bench.methods)):
+        for split, count in counts.items():
+            if cell := _of(values, method, split, key):
+                found[key][method].append((count, _summary(bench, cell)))
+    return folds_plots.curve(found, where)
+
+
 def _of(values: Iterable[Value], method: str, split: str, key: str) -> list[Value]:
     return [each for each in values if (each.method, each.split, each.key) == (method, split, key)]
 
@@ -488,6 +564,7 @@ def bench_of(given: argparse.Namespace) -> Bench:
         patients |= dict.fromkeys((patient for patient in more if patient not in patients), "train")
     splits = folds_of(patients, given.folds) if given.what == "folds" else curve_of(patients, more)
     seeds = tuple(range(given.seeds))
+    fitting(given.methods, config)
     return Bench(config, tuple(datasets), splits, tuple(given.methods), seeds, given.share, given.steps, given.out)
 
 
@@ -518,6 +595,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser().parse_args(arguments)
     with one_line_errors():
         bench = bench_of(given)
+        bench.claim()
         left = [job for job in bench.jobs() if not bench.done(job)]
         if given.list:
             for job in bench.jobs():
@@ -530,10 +608,18 @@ def main(arguments: list[str] | None = None) -> None:
             bench.run(job)
             if given.tracking_uri:
                 record(bench, job, given.tracking_uri, given.what)
-            page = text(bench, f"AXON over {given.what}", curve=given.what == "patients")
-            write_whole(bench.out / f"{given.what}.md", page.encode())
+            write_page(bench, given.what)
         if not left:
+            write_page(bench, given.what)
             print(f"nothing is left: {bench.out / given.what}.md")
+
+
+def write_page(bench: Bench, what: str) -> None:
+    """OUT/folds.md or OUT/patients.md, and its picture as soon as an evaluation is done."""
+    curve = what == "patients"
+    write_whole(bench.out / f"{what}.md", text(bench, f"AXON over {what}", curve).encode())
+    if drawn := picture(bench, curve):
+        write_whole(bench.out / f"{what}.svg", drawn)
 
 
 if __name__ == "__main__":

@@ -101,15 +101,22 @@ class Mark:
         label: Its name.
         x, y: Its value on either axis.
         kind: What is drawn: a full mark for a ``result``, an empty one for a ``stage``, a grey one for a ``baseline``.
+        ends: Of the interval along x, and of that along y, where they are drawn.
     """
 
     label: str
     x: float
     y: float
     kind: Literal["result", "stage", "baseline"]
+    ends: tuple[tuple[float, float], tuple[float, float]] | None = None
 
 
 def two_axes_uri(marks: list[Mark], xlabel: str, ylabel: str, floor: tuple[float, str] | None) -> str:
+    """`two_axes` as a data URI."""
+    return _svg_uri(two_axes(marks, xlabel, ylabel, floor))
+
+
+def two_axes(marks: list[Mark], xlabel: str, ylabel: str, floor: tuple[float, str] | None) -> bytes:
     """Two metrics as SVG, a mark a method; ``floor`` is the x of two patients' CTs and its text, a line.
 
     The best place is at the upper left: less of x is better, more of y. Names stand in a column at the right in the
@@ -136,6 +143,9 @@ def two_axes_uri(marks: list[Mark], xlabel: str, ylabel: str, floor: tuple[float
         ordered = sorted(marks, key=lambda mark: -mark.y)
         for mark in ordered:
             colour = "#7e8b97" if mark.kind == "baseline" else "#0b5c8a"
+            if mark.ends:
+                across, up = mark.ends
+                axes.plot(across, (mark.y, mark.y), (mark.x, mark.x), up, color=colour, linewidth=0.8, alpha=0.5)
             axes.plot(mark.x, mark.y, "o", color=colour, ms=6, mfc="white" if mark.kind == "stage" else colour, mew=1.4)
         axes.margins(0.08)
         for number, mark in enumerate(ordered):
@@ -145,17 +155,22 @@ def two_axes_uri(marks: list[Mark], xlabel: str, ylabel: str, floor: tuple[float
                 mark.label, (mark.x, mark.y), place, textcoords="axes fraction", va="center", fontsize=8,
                 arrowprops=lead, weight="bold" if mark.kind == "result" else "normal",
             )  # fmt: skip
-        return _svg_uri(figure)
+        return svg(figure)
 
 
 SVG_STYLE = {"svg.hashsalt": "axon", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
 """A fixed salt, and below no date, make the file the same each time."""
 
 
-def _svg_uri(figure: Figure) -> str:
+def svg(figure: Figure) -> bytes:
+    """The file of a figure that was drawn in `SVG_STYLE`."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return buffer.getvalue()
+
+
+def _svg_uri(drawn: bytes) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(drawn).decode()}"
 
 
 Losses = Sequence[tuple[int, float, float]]
@@ -170,7 +185,7 @@ def loss_curve_uri(points: Losses) -> str:
     with rc_context(SVG_STYLE):
         figure = Figure(figsize=(3.6, 2.2), layout="constrained")
         _draw_losses(figure.add_subplot(), points)
-        return _svg_uri(figure)
+        return _svg_uri(svg(figure))
 
 
 def loss_curves_png(curves: Mapping[str, Losses]) -> bytes:

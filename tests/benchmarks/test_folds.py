@@ -12,8 +12,10 @@ import yaml
 
 from axon.config import Config
 from axon.data.prepared import PreparedDataset, read_manifest, with_sets
+from axon.errors import AxonError
 from axon.metrics.statistics import Summary
-from benchmarks.folds import OURS, Bench, Job, Value, curve_of, folds_of, main, means, spread, text, verdict
+from benchmarks import folds_plots
+from benchmarks.folds import OURS, Bench, Job, Value, curve_of, folds_of, main, means, picture, spread, text, verdict
 
 LIDC = {f"LIDC-IDRI-{number:04d}": "train" for number in range(1, 10)}
 PATIENTS = {**LIDC, "Lung_Dx-1": "external", "cip-1": "tiny"}
@@ -92,6 +94,7 @@ def test_jobs_go_on_and_the_tables_fill(
     main([*call, "--jobs", "2"])
     page = (out / "folds.md").read_text()
     assert "4 of 12 jobs" in page and "| X2CT-CNN |" in page
+    assert b"X2CT-CNN" in (out / "folds.svg").read_bytes()
     assert "over the best published method, X2CT-CNN" in page and "over the best control" in page
     assert json.loads((out / "jobs/train-x2ct_cnn-fold1-seed0/job.json").read_text())["steps"] >= 1
     capsys.readouterr()
@@ -104,6 +107,32 @@ def test_jobs_go_on_and_the_tables_fill(
     parents = {run.data.tags.get("mlflow.parentRunId") for run in runs}
     assert len(runs) == 5 and len(parents) == 2, "a run a job, under one parent"
     assert any("internal/bi/x2ct_cnn/axon/psnr" in run.data.metrics for run in runs)
+
+
+def test_a_folder_belongs_to_its_data_and_budget(tiny_dataset: Path, tiny_config: Config, tmp_path: Path) -> None:
+    bench = Bench(tiny_config, (tiny_dataset,), {"fold1": {"p0": "train"}}, (), (0,), 1.0, 0, tmp_path / "out")
+    bench.claim()
+    dataclasses.replace(bench, methods=("gan",), seeds=(0, 1)).claim()
+    for key, other in (
+        ({"share": 0.5}, "share"),
+        ({"splits": {}}, "splits"),
+        ({"steps": 9, "datasets": ()}, "data, steps"),
+    ):
+        with pytest.raises(AxonError, match=f"BENCH_OTHER.*: {other} ->"):
+            dataclasses.replace(bench, **key).claim()
+
+
+def test_both_axes_and_the_curve_are_drawn_with_what_is_known(tiny_config: Config, tmp_path: Path) -> None:
+    def two(low: float, high: float) -> Summary:
+        return Summary((low + high) / 2, low, low, high, 4)
+
+    known = {"axon/psnr": two(22, 24), "realism/patch_distance": two(9, 12)}
+    drawn = folds_plots.plane({"axon": known, "x2ct_cnn": known, "gan": {"axon/psnr": two(1, 2)}}, "internal, bi")
+    assert b"X2CT-CNN" in drawn and b"internal, bi" in drawn and b"adversarial" not in drawn
+    lines = {"axon": [(2.0, two(20, 21)), (4.0, two(21, 22))], "x2ct_cnn": [(2.0, two(19, 20))]}
+    drawn = folds_plots.curve({"axon/psnr": lines, "realism/patch_distance": lines}, "internal, bi")
+    assert drawn.count(b"X2CT-CNN") == 1 and b"training patients" in drawn
+    assert picture(Bench(tiny_config, (), {"fold1": {}}, (), (0,), 1.0, 0, tmp_path), curve=True) is None
 
 
 def test_a_page_without_a_finished_job_has_no_figures(tmp_path: Path, tiny_config: Config) -> None:

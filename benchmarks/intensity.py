@@ -9,7 +9,7 @@ times, from some of the warps. Networks of the same size are trained on patches 
     bridge       a Brownian bridge from the fused volume to the CT, drawn in a few steps
 
 What they make is corrected by the films, as the fusion is, and measured on validation patients with the packaged
-networks' estimate, beside `volume` and `sample` of the closed form.
+networks' estimate, beside `volume` and `sample` of the closed form, and a `volume` that films correct once more.
 
 Examples:
     python -m benchmarks.intensity --data FOLDER         everything; the same command again goes on where it stopped
@@ -379,6 +379,7 @@ class Intensity:
         require_some(len(found.warps_K1DHW), study)
         fusion = self.bench.fusion(found, known)
         volumes = {"volume": fusion.volume(), "sample": fusion.sample(0)}
+        volumes["films again"] = self.obeyed(volumes["volume"], fusion)  # What no network has to do with.
         for kind in kinds:
             volumes[kind] = self.obeyed(
                 self.corrected(kind, volumes["volume"], shown(found, known, self.bench.extent_mm)), fusion

@@ -359,6 +359,7 @@ class ReferencesConfig:
         most_gain: But no wavelength is raised by more than this factor.
         spread: By so many standard deviations of the references at a voxel the films' correction takes the fusion to be
             wrong there; 0 for the calibrated lift's error. One reference alone has none, and gets that, too.
+        corrections: How often volume and samples are corrected by the films, one correction after the other.
         transport: How far the HU of the volume are carried to those of the references, rank by rank, from 0 to 1.
         sample_transport: The same of a sample.
         transport_above_hu: Only HU above this are carried: bone, contrast, dense soft tissue.
@@ -388,6 +389,7 @@ class ReferencesConfig:
     detail: float = 0.7
     most_gain: float = 1.6
     spread: float = 0.0
+    corrections: int = 1
     transport: float = 0.0
     sample_transport: float = 0.0
     transport_above_hu: float = 50.0
@@ -559,6 +561,7 @@ def _check(config: Config) -> None:
     mono, knots = config.references.estimate_share_mono, config.references.wavelength_mm
     require(len(mono) in (0, len(knots)), "references.estimate_share_mono", "none, or one for each of wavelength_mm")
     require(config.references.spread >= 0, "references.spread", "0 or more")
+    require(1 <= config.references.corrections <= 10, "references.corrections", "from 1 to 10")
     shares = (config.references.transport, config.references.sample_transport)
     require(all(0 <= share <= 1 for share in shares), "references.transport", "from 0 to 1, as sample_transport")
     require(model.hu_window[0] < model.hu_window[1], "model.hu_window", "low below high")

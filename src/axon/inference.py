@@ -50,6 +50,7 @@ _RANGES = {
     "output_size": (0, 512),
     "levels": (0.0, 1000.0),
     "spread": (0.0, 1000.0),
+    "corrections": (1, 10),
     "transport": (0.0, 1.0),
 }
 """Least and greatest number of each part of a pipeline's configuration."""
@@ -545,6 +546,7 @@ def _numbers_of_references(facts: dict[str, Any]) -> dict[str, list[Any]]:
     return {
         "levels": [number for level in facts.get("levels", []) for number in level.values()],
         "spread": [facts.get("spread", 0.0)],
+        "corrections": [facts.get("corrections", 1)],
         "transport": [facts.get("transport", 0.0), facts.get("sample_transport", 0.0)],
     }
 

@@ -118,7 +118,7 @@ def test_the_networks_are_trained_once_and_measured_beside_the_closed_form(
     assert capfd.readouterr().out.count(": begins") == 9
     written = tmp_path / "out" / "intensity.json"
     (row,) = json.loads(written.read_text())
-    assert set(row) == {"volume", "sample", *intensity.KINDS}
+    assert set(row) == {"volume", "sample", "films again", *intensity.KINDS}
     assert len({figures["PSNR"] for figures in row.values()}) == len(row)
     assert intensity.main(arguments) == 0
     assert "begins" not in capfd.readouterr().out

@@ -178,3 +178,10 @@ def test_with_their_spread_the_films_move_what_the_references_differ_in() -> Non
     moved, sure = (made.volume() - before).abs(), made.spread_11DHW < 0.02
     assert moved[sure].mean() < 0.2 * moved[~sure].mean()
     assert film_error(made.volume(), patient()) < film_error(before, patient())
+
+
+def test_corrected_twice_is_corrected_and_then_corrected_again() -> None:
+    once, again = (fusion(three(), patient(), replace(CONFIG, spread=2.0, corrections=n)) for n in (1, 2))
+    assert torch.equal(again.volume(), once._consistent(once.volume()))
+    assert film_error(again.volume(), patient()) < film_error(once.volume(), patient())
+    assert film_error(again.sample(0), patient()) < film_error(once.sample(0), patient())

@@ -181,11 +181,11 @@ class Fusion:
 
     def _consistent(self, volume_11DHW: Tensor) -> Tensor:
         physics, extent_mm, xray, hu_window = self.obey
-        known = self.known
-        volume_11DHW = volume_11DHW.clamp(-1, 1)
-        return make_consistent(
-            volume_11DHW, known.films_1VUV, known.trust_1V, self.spread_11DHW, physics, extent_mm, xray, hu_window
-        )
+        known = (self.known.films_1VUV, self.known.trust_1V, self.spread_11DHW)
+        # Each fits the films' exposure to the volume anew.
+        for _ in range(self.config.corrections):
+            volume_11DHW = make_consistent(volume_11DHW.clamp(-1, 1), *known, physics, extent_mm, xray, hu_window)
+        return volume_11DHW
 
 
 def _grown(volume_B1NNN: Tensor, size: int) -> Tensor:

@@ -25,6 +25,7 @@ def test_shipped_configurations_survive_a_round_trip(path: Path) -> None:
         ("model: {channels: [8, 16]}", "CONFIG_VALUE", "model.attention"),
         ("xray: {source_object_mm: 2000.0}", "CONFIG_VALUE", "xray.source_detector_mm"),
         ("references: {transport: 1.5}", "CONFIG_VALUE", "references.transport"),
+        ("references: {corrections: 0}", "CONFIG_VALUE", "references.corrections"),
         ("references: {estimate_share_mono: [0.5]}", "CONFIG_VALUE", "references.estimate_share_mono"),
         ("evaluation: {samples: 1}", "CONFIG_VALUE", "evaluation.samples"),
         ("grid: 3", "CONFIG_TYPE", "grid"),

@@ -81,6 +81,7 @@ def test_tensors_are_exactly_those_that_the_network_needs_and_finite(folder: Pat
         ("std_curves", {"mono": [[2.0, 1.0], [1.0, 2.0]]}),
         ("extent_mm", "360"),
         ("references", {"sample_transport": float("nan")}),
+        ("references", {"corrections": 0}),
     ],
 )
 def test_numbers_of_the_configuration_are_in_their_ranges(folder: Path, key: str, value: Any) -> None:

@@ -73,7 +73,7 @@ def for_this_machine(spec: dict[str, Any], retries: bool) -> dict[str, Any]:
             if not retries:
                 task.pop("retryPolicy", None)
     for executor in spec["deploymentSpec"]["executors"].values():
-        executor["container"].pop("env", None)
+        executor.get("container", {}).pop("env", None)  # An importer has no container.
     return dict(json.loads(json.dumps(spec).replace("{{$.pipeline_job_uuid}}", uuid.uuid4().hex)))
 
 

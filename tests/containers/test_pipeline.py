@@ -233,7 +233,7 @@ def test_many_films_by_the_champion_in_the_batchs_image(
     lines: list[str] = []
     target, mounts = "pipelines.batch_pipeline:batch_pipeline", {str(films): False}
     try:
-        execute(target, {**given, "samples": 0}, root, 1, lines.append, mounts)
+        execute(target, {**given, "samples": 0}, root, 2, lines.append, mounts)
     finally:
         print("\n".join(lines))
     rows = [row for index in root.rglob("index.csv") for row in read_csv(index)]

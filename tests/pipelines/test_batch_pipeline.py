@@ -16,6 +16,7 @@ from axon.errors import AxonError
 from pipelines import resources
 from pipelines.__main__ import dispatch
 from pipelines.batch_pipeline import batch_pipeline
+from pipelines.runner import for_this_machine
 
 JOB = resources.ROOT / "deploy/batch/job.yaml"
 
@@ -29,6 +30,14 @@ def test_it_is_what_kubeflow_reads_and_bounded_as_every_step(tmp_path: Path) -> 
     assert config["securityContext"] == {"runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True}
     assert int(config["activeDeadlineSeconds"]) == 72 * 3600 and "pvcMount" not in config
     assert "pip install" not in (tmp_path / "batch.yaml").read_text()
+
+
+def test_it_can_be_run_on_this_machine_too() -> None:
+    """Its importer has no container, and so no environment of a cluster's to leave out."""
+    spec = json_format.MessageToDict(batch_pipeline.pipeline_spec)
+    executors = for_this_machine(spec, retries=False)["deploymentSpec"]["executors"]
+    assert "importer" in executors["exec-importer"]
+    assert "env" not in executors["exec-reconstruct-batch"]["container"]
 
 
 def test_it_is_not_written_with_images_that_no_cluster_has(tmp_path: Path) -> None:

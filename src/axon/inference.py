@@ -343,11 +343,12 @@ class AxonPipeline(DiffusionPipeline):
                 return self._fused(found, known, seeds, views, used, stages, progress)
         volume_DHW = self._finite(self._hu(self._on_result_grid(fine))[0])
         samples_KDHW, mean_DHW, std_DHW = volume_DHW[None], None, None
+        progress("volume", 1.0)
         if num_samples > 1:
-            samples_KDHW = self._samples(evidence, num_inference_steps or config.sample_steps, seeds, weights)
+            steps = num_inference_steps or config.sample_steps
+            samples_KDHW = self._samples(evidence, steps, seeds, weights, progress)
             mean_DHW = samples_KDHW.mean(axis=0, dtype=np.float64).astype(np.float32)
             std_DHW = self._expected_error(samples_KDHW, views)
-        progress("volume", 1.0)
         volume = Volume(volume_DHW, self._affine())
         return AxonOutput(volume, mean_DHW, std_DHW, samples_KDHW, **stages, used=used)
 
@@ -421,7 +422,9 @@ class AxonPipeline(DiffusionPipeline):
             return fine_B1DHW
         return F.interpolate(fine_B1DHW, (self.size,) * 3, mode="trilinear", align_corners=False)
 
-    def _samples(self, evidence: Evidence, steps: int, seeds: Sequence[int], weights: Sequence[float]) -> np.ndarray:
+    def _samples(
+        self, evidence: Evidence, steps: int, seeds: Sequence[int], weights: Sequence[float], progress: Progress
+    ) -> np.ndarray:
         """Samples in HU on the result's grid, shape (K, D, H, W), a few at a time, so that memory does not grow with K
         as fast as work does; half as many at a time where they do not fit.
         """
@@ -438,6 +441,7 @@ class AxonPipeline(DiffusionPipeline):
             else:
                 drawn.append(self._hu(self._on_result_grid(fine)))
                 first += len(batch)
+                progress("samples", first / len(seeds))
         if self.together < before:
             _log.warning("memory ran out: at most %d samples are drawn together, not %d", self.together, before)
         return np.concatenate(drawn)

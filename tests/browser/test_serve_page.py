@@ -288,6 +288,8 @@ def test_a_refused_film_has_its_way_out(
     assert answered(sized) == "done", text(sized, "error")
     (tmp_path / "empty.png").touch()
     sized.find_element(By.NAME, "lateral").send_keys(str(tmp_path / "empty.png"))
+    turned = sized.find_element(By.NAME, "rotate")
+    assert turned.get_property("value") == "180", "a lateral film more leaves the frontal one as it was turned"
     submit(sized)
     assert answered(sized) == "failed" and "the lateral film is empty" in text(sized, "error")
 

@@ -21,7 +21,10 @@ def samples(limit: int, count: int, error: Exception) -> tuple[np.ndarray, list[
 
     stand_in = SimpleNamespace(together=8, _draw=draw, _hu=lambda x: x[:, 0].numpy(), _on_result_grid=lambda x: x)
     evidence = SimpleNamespace(expand=lambda number: number)
-    return AxonPipeline._samples(stand_in, evidence, 2, range(count), ()).ravel(), drawn  # type: ignore[arg-type]
+    told: list[float] = []
+    values = AxonPipeline._samples(stand_in, evidence, 2, range(count), (), lambda _, share: told.append(share))  # type: ignore[arg-type]
+    assert len(told) == len(drawn) and told[-1] == 1
+    return values.ravel(), drawn
 
 
 def test_what_does_not_fit_is_drawn_in_halves_and_it_is_said_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -87,6 +87,13 @@ function offer(name, property, value) {
   form[name][property] = value;
 }
 
+/** Before another film: what a button set for the one before it, and the word that both were trusted on. */
+function undo(view) {
+  const of = ([{ name }]) => name === "trust_views" || name.startsWith("lateral_") === (view === "lateral");
+  for (const [control, property, before] of offered.filter(of)) control[property] = before;
+  offered = offered.filter((set) => !of(set));
+}
+
 function swap() {
   const [frontal, lateral] = VIEWS.map((view) => form[view].files[0]);
   choose("frontal", lateral);
@@ -113,7 +120,7 @@ function chosen(view) {
   thumb.hidden = true; // until it has loaded: a browser draws no DICOM
   thumb.onload = () => { thumb.hidden = false; };
   if (file) thumb.src = URL.createObjectURL(file);
-  for (const [control, property, before] of offered.splice(0)) control[property] = before;
+  undo(view);
   changed = true;
   if (shown) stale(old(shown.names));
 }

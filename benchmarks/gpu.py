@@ -10,11 +10,12 @@ Examples:
     Everything at a tiny size on a CPU, to see that it runs:
         python benchmarks/gpu.py run --dry-run --pack PACK --out OUT
 
-Pieces, in this order: `memory`, a training step of stage 1 at several volume sizes, batch 1; `flops`, the share of the
-GPU's peak that the configured step reaches; `speed`, sections of benchmarks.speed; `quality`, benchmarks.quality with
---budget times the configured steps, which is stopped when the time is over, with its state saved. Python 3.11 or 3.12
-with torch and what torch-based images hold beside it (numpy, scipy, pillow, safetensors, huggingface_hub) must be
-there; the pack brings the rest for Python 3.12.
+Pieces: `memory`, a training step of stage 1 at several volume sizes, batch 1; `flops`, the share of the GPU's peak that
+the configured step reaches; `speed`, steps a second of every stage beside a plain eager loop, and where the time goes;
+`reconstruct`, two films to a volume; `pretrain`, the best model that the seconds give, of the pack's dataset. Each is a
+process of its own with a bound in seconds, and writes into OUT as it goes; what a stopped one did stays. To go on on
+another machine, put OUT there. Python 3.11 or 3.12 with torch and what torch-based images hold beside it (numpy, scipy,
+pillow, safetensors, huggingface_hub, pyarrow, jinja2) must be there; the pack brings the rest for Python 3.12.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ import json
 import lzma
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tarfile
@@ -33,7 +33,6 @@ import time
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 WHEELS = {
@@ -46,14 +45,16 @@ WHEELS = {
 are there.
 """
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "any")
-MAX_PACK_BYTES = 60 * 10**6
-PIECES = ("memory", "flops", "speed", "quality")
-SIZES = (32, 64, 96, 128)
+MAX_BYTES = 60 * 10**6
+"""Of the pack and this repository's files together."""
+BOUNDS = {"memory": 40.0, "flops": 40.0, "speed": 80.0, "reconstruct": 40.0, "pretrain": float("inf")}
+"""Seconds that each piece may take."""
+SIZES = {"memory": (64, 128, 32, 96), "speed": (64, 128)}
+BATCHES = (8, 1, 16)
 PEAK_TFLOPS = 989.0
 """Dense bfloat16 of an H100 or H200 SXM, by NVIDIA's datasheets."""
 SAVING_SECONDS = 30.0
 """What a training gets to save its state when its time is over."""
-STEPS = ("estimator", "bridge", "refiner", "superres", "regression", "gan")
 
 
 def pack(dataset: Path, folder: Path, wheels: Sequence[str]) -> int:
@@ -99,10 +100,17 @@ def pack(dataset: Path, folder: Path, wheels: Sequence[str]) -> int:
             archive.add(dataset, "dataset")
         (part / "commit").write_text(code_revision())
         size = sum(file.stat().st_size for file in part.rglob("*") if file.is_file())
-        if size > MAX_PACK_BYTES:
-            problem = f"the pack has {size} bytes, more than {MAX_PACK_BYTES}"
+        if size + checkout_bytes() > MAX_BYTES:
+            problem = f"the pack has {size} bytes, with the repository {size + checkout_bytes()}, more than {MAX_BYTES}"
             raise AxonError("PACK_TOO_LARGE", problem, "pack a dataset of fewer cases or a smaller grid")
     return size
+
+
+def checkout_bytes() -> int:
+    """Of every file that git tracks here."""
+    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, check=True).stdout
+    files = (ROOT / os.fsdecode(name) for name in listed.split(b"\0") if name)
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def unpack(packed: Path, work: Path) -> None:
@@ -152,151 +160,68 @@ def run_piece(command: Sequence[str], seconds: float, env: dict[str, str]) -> st
 
 
 def run(given: argparse.Namespace) -> int:
-    """Run the pieces that are not finished for as long as there is time, then write what there is to ``OUT``; 1 where a
+    """Run the pieces that are not done for as long as there is time, and keep ``OUT/pieces.json`` up to date; 1 where a
     piece failed.
     """
-    end, states = time.monotonic() + given.seconds, {}
-    work: Path = given.work
-    unpack(given.pack, work)
-    env = environment(given.pack, work)
-    for piece in given.only.split(","):
-        finished, left = work / f"{piece}.done", end - time.monotonic() - SAVING_SECONDS
-        if finished.exists():
-            states[piece] = "done before"
-        elif left <= 0:
-            states[piece] = "no time left"
-        else:
-            print(f"{piece}: begins, {left:.0f} s left", flush=True)
-            states[piece] = run_piece(_command(piece, given), left, env)
-            if states[piece] == "done":
-                finished.touch()
-        print(f"{piece}: {states[piece]}", flush=True)
+    end, listed = time.monotonic() + given.seconds, given.out / "pieces.json"
     given.out.mkdir(parents=True, exist_ok=True)
-    names = ("memory.json", "flops.json", "speed.json", "quality/quality.md")
-    for file in [work / name for name in names] + sorted(work.glob("quality/stages/evaluation-*/report.html")):
-        if file.is_file():
-            shutil.copyfile(file, given.out / file.name)
-    (given.out / "pieces.json").write_text(json.dumps(states, indent=1) + "\n")
+    before: dict[str, str] = json.loads(listed.read_text()) if listed.is_file() else {}
+    states = dict(before)
+    unpack(given.pack, given.work)
+    env = environment(given.pack, given.work)
+    for piece in given.only.split(","):
+        left = end - time.monotonic() - SAVING_SECONDS
+        # A dry run measures nothing, on whatever there is.
+        left = left if given.dry_run else min(BOUNDS[piece], left)
+        if before.get(piece) == "done":
+            print(f"{piece}: done before", flush=True)
+            continue
+        print(f"{piece}: begins, for {left:.0f} s", flush=True)
+        states[piece] = run_piece(_command(piece, given, left), left, env) if left > 0 else "no time left"
+        print(f"{piece}: {states[piece]}", flush=True)
+        part = listed.with_suffix(".part")
+        part.write_text(json.dumps(states, indent=1) + "\n")
+        part.replace(listed)
     return int("failed" in states.values())
 
 
-def _command(piece: str, given: argparse.Namespace) -> list[str]:
+def _command(piece: str, given: argparse.Namespace, seconds: float) -> list[str]:
     """The piece as a module and its arguments."""
-    work, tiny = given.work, ["--quick"] if given.dry_run else []
-    config = str(ROOT / "tests/tiny.yaml") if given.dry_run else given.config
-    if piece == "speed":
-        sections = "step" if given.dry_run else "step,sampling,metrics"
-        return ["benchmarks.speed", "--config", config, "--only", sections, "--json", str(work / "speed.json"), *tiny]
-    itself = ["benchmarks.gpu", piece, "--config", config, "--work", str(work), "--repeats", str(given.repeats)]
-    if piece == "memory":
-        return [*itself, "--sizes", "8,16" if given.dry_run else ",".join(map(str, SIZES))]
-    return (
-        [*itself, "--peak-tflops", str(given.peak_tflops)]
-        if piece == "flops"
-        else [*itself, "--budget", str(given.budget)]
-    )
+    options = {"config": _config_of(piece, given), "work": given.work, "out": given.out, "repeats": given.repeats,
+               "peak-tflops": given.peak_tflops, "seconds": seconds, "steps": given.steps}  # fmt: skip
+    if piece in SIZES:
+        options["sizes"] = "8" if given.dry_run else ",".join(map(str, SIZES[piece]))
+    if given.dry_run:
+        options["batches"] = "2"
+    flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    return ["benchmarks.gpu", piece, *flags, *(["--dry-run"] if given.dry_run else [])]
 
 
-# The pieces, each in a process of its own, with the pack's packages.
+def _config_of(piece: str, given: argparse.Namespace) -> Path:
+    """A model to package has the packaged one's grid; everything else is measured at a GPU's sizes."""
+    if given.dry_run:
+        return ROOT / "tests/tiny.yaml"
+    return given.config or ROOT / ("configs/bench.yaml" if piece == "pretrain" else "configs/h100.yaml")
 
 
-def memory(given: argparse.Namespace) -> None:
-    """A training step of stage 1 at several sizes, batch 1, not compiled: seconds, peak memory, or that it does not
-    fit.
-    """
-    import torch
+def run_one(given: argparse.Namespace) -> None:
+    """A piece, in this process."""
+    from axon.orchestration.launch import end_with_parent
 
-    from axon.compute.memory import peak_memory_gib
-    from axon.config import Config
-    from axon.errors import AxonError
-    from benchmarks.ablations import overridden
-    from benchmarks.contestants import Setting, device
-    from benchmarks.contestants.step import bridge_stage, timed_fit
+    end_with_parent()
+    if given.what == "pretrain":
+        from benchmarks.gpu_pretrain import pretrain
 
-    base, rows = Config.load(given.config), []
-    for size in given.sizes:
-        scale = size / base.grid.coarse_size
-        film = {"detector_px": round(base.xray.detector_px * scale), "pixel_pitch_mm": base.xray.pixel_pitch_mm / scale}
-        config = overridden(base, {"grid": {"coarse_size": size}, "xray": film, "training": _batch_of_one(base)})
-        (given.work / f"size-{size}.yaml").write_text(config.to_yaml())
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-        row: dict[str, Any] = {"coarse_size": size}
-        try:
-            stage = bridge_stage(Setting(str(given.work / f"size-{size}.yaml"), 0, given.repeats, ""))
-            seconds, _ = timed_fit(stage, given.repeats)
-            row |= {"seconds": statistics.median(seconds), "peak_memory_gib": peak_memory_gib(device())}
-        except AxonError as error:
-            if error.code != "OUT_OF_MEMORY":
-                raise
-            row["problem"] = error.message
-        print(row, flush=True)
-        rows.append(row)
-    _write(given.work / "memory.json", {"rows": rows})
+        pretrain(given)
+        return
+    from benchmarks.gpu_measures import MEASURES
 
-
-def flops(given: argparse.Namespace) -> None:
-    """The configured training step of stage 1: floating-point operations counted by torch, seconds, and their share of
-    the peak.
-
-    Convolutions and matrix products of forward and backward pass are counted, of the frozen estimator's forward pass
-    too; not the films' rendering, whose time counts.
-    """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from benchmarks.contestants import Setting
-    from benchmarks.contestants.step import bridge_stage, step_axon
-
-    setting = Setting(given.config, 0, given.repeats, "")
-    stage = bridge_stage(setting)
-    draw = stage.draw(0, range(stage.batch_size))
-    with FlopCounterMode(display=False) as counter:
-        stage.loss(stage.module, draw).backward()
-    seconds, _ = step_axon(setting)
-    tflop, second = counter.get_total_flops() / 1e12, statistics.median(seconds)
-    row = {"batch_size": stage.batch_size, "tflop": tflop, "seconds": second, "tflops": tflop / second,
-           "peak_tflops": given.peak_tflops, "share_of_peak": tflop / second / given.peak_tflops}  # fmt: skip
-    print(row, flush=True)
-    _write(given.work / "flops.json", row)
-
-
-def train_and_evaluate(given: argparse.Namespace) -> None:
-    """benchmarks.quality on the pack's dataset with a share of the steps."""
-    from dataclasses import asdict
-
-    from axon.config import Config
-    from benchmarks import quality
-    from benchmarks.ablations import overridden
-
-    base = Config.load(given.config)
-    steps = {name: asdict(getattr(base.training, name)) for name in STEPS}
-    for name in STEPS:
-        steps[name]["steps"] = max(1, round(given.budget * steps[name]["steps"]))
-    (given.work / "config.yaml").write_text(overridden(base, {"training": steps}).to_yaml())
-    out = given.work / "quality"
-    quality.main(
-        ["--config", str(given.work / "config.yaml"), "--dataset", str(given.work / "dataset"), "--out", str(out)]
-    )
-
-
-def _batch_of_one(config: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {"bridge": asdict(config.training.bridge) | {"batch_size": 1, "accumulate": 1}}
-
-
-def _write(path: Path, figures: dict[str, Any]) -> None:
-    from benchmarks.speed import machine
-
-    path.write_text(json.dumps({"machine": machine()} | figures, indent=1) + "\n")
-
-
-PIECE_FUNCTIONS = {"memory": memory, "flops": flops, "quality": train_and_evaluate}
+    MEASURES[given.what](given)
 
 
 def main(arguments: list[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
-    given.work = given.work.resolve()
+    given.work, given.out = given.work.resolve(), given.out.resolve()
     if given.what == "run":
         return run(given)
     from axon.errors import one_line_errors
@@ -306,18 +231,16 @@ def main(arguments: list[str] | None = None) -> int:
             dataset = given.dataset or _prepared(given)
             print(f"{given.pack}: {pack(dataset, given.pack, list(WHEELS.values())) / 1e6:.1f} MB")
         else:
-            PIECE_FUNCTIONS[given.what](given)
+            run_one(given)
     return 0
 
 
 def _prepared(given: argparse.Namespace) -> Path:
     """The dataset on the configuration's grid, split as for the quality benchmark."""
-    from dataclasses import replace
-
     from axon.config import Config
     from benchmarks import quality
 
-    config = replace(Config.load(given.config), data=Config.load(ROOT / "configs/bench.yaml").data)
+    config = Config.load(given.config or ROOT / "configs/bench.yaml")
     return quality.prepare(config, quality.data_folder(given.data), given.work)
 
 
@@ -326,29 +249,26 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python benchmarks/gpu.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("pack", "run", *PIECE_FUNCTIONS), help="pack, run, or one piece alone")
-    parser.add_argument("--config", default=str(ROOT / "configs/h100.yaml"), help="(default: %(default)s)")
+    numbers = lambda text: [int(number) for number in text.split(",")]  # noqa: E731
+    parser.add_argument("what", choices=("pack", "run", *BOUNDS), help="pack, run, or one piece alone")
+    parser.add_argument(
+        "--config", type=Path, help="(default: configs/h100.yaml; of pretrain and pack configs/bench.yaml)"
+    )
     parser.add_argument("--pack", type=Path, default=ROOT / "runs/gpu-pack", help="the pack (default: %(default)s)")
     parser.add_argument(
         "--work", type=Path, default=ROOT / "runs/gpu-work", help="what is kept between calls (default: %(default)s)"
     )
     parser.add_argument("--data", type=Path, help="pack: folder of CTs (default: $AXON_TEST_DATA/ct)")
     parser.add_argument("--dataset", type=Path, help="pack: a prepared dataset, used instead")
-    parser.add_argument("--out", type=Path, help="run: folder of the tables")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs/gpu", help="results (default: %(default)s)")
     parser.add_argument(
-        "--seconds", type=float, default=540.0, help="run: stop in time to be done by then (default: %(default)s)"
+        "--seconds", type=float, default=540.0, help="stop in time to be done by then (default: %(default)s)"
     )
-    parser.add_argument("--only", default=",".join(PIECES), help="run: pieces, comma-separated (default: %(default)s)")
-    parser.add_argument(
-        "--budget",
-        type=float,
-        default=1.0,
-        help="share of the configured steps of each training (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--sizes", type=lambda text: [int(size) for size in text.split(",")], default=SIZES, help="memory: coarse sizes"
-    )
-    parser.add_argument("--repeats", type=int, default=5, help="timed steps (default: %(default)s)")
+    parser.add_argument("--only", default=",".join(BOUNDS), help="run: pieces, comma-separated (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=0, help="pretrain: of each stage, instead of what the time gives")
+    parser.add_argument("--sizes", type=numbers, default=SIZES["speed"], help="memory, speed: coarse sizes")
+    parser.add_argument("--batches", type=numbers, default=BATCHES, help="speed: samples a step")
+    parser.add_argument("--repeats", type=int, default=3, help="timed steps (default: %(default)s)")
     parser.add_argument(
         "--peak-tflops", type=float, default=PEAK_TFLOPS, help="of the GPU, dense bfloat16 (default: %(default)s)"
     )

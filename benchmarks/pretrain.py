@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=about, epilog=layout, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, help="output folder of the finished benchmark")
+    parser.add_argument("run", type=Path, help="output folder of the finished benchmark, or of `axon model import`")
     parser.add_argument("--command", required=True, help="the command that trained it, for the record")
     parser.add_argument(
         "--out",
@@ -76,6 +76,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     with one_line_errors():
         found = [path for path in sorted(arguments.run.glob("stages/evaluation-*")) if path.is_dir()]
+        if (arguments.run / "metrics.json").is_file():
+            found = [arguments.run]
         if len(found) != 1:
             raise AxonError(
                 "RUN_UNCLEAR",

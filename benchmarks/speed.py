@@ -21,12 +21,14 @@ import json
 import os
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import zipfile
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +136,6 @@ def run_contestant(section: str, name: str, out: Path, setting: Setting) -> None
 
 def machine() -> dict[str, str]:
     """What the figures depend on."""
-    import monai
     import torch
 
     from axon.provenance import code_revision
@@ -143,19 +144,31 @@ def machine() -> dict[str, str]:
     model = next(
         (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
     )
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    gpu, memory = "none", 0.0
+    if torch.cuda.is_available():
+        gpu, memory = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory / 2**30
     load = f"{os.getloadavg()[0]:.1f}"
     return {
         "cpu": model,
         "cores": str(len(os.sched_getaffinity(0))),
         "gpu": gpu,
+        "gpu_gib": f"{memory:.0f}",
+        "driver": driver(),
         "load_at_start": load,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "monai": monai.__version__,
+        "monai": metadata.version("monai"),
         "numpy": np.__version__,
         "commit": code_revision(),
     }
+
+
+def driver() -> str:
+    """Version of NVIDIA's driver; empty without one."""
+    if not (program := shutil.which("nvidia-smi")):
+        return ""
+    asked = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+    return subprocess.run(asked, capture_output=True, text=True).stdout.partition("\n")[0].strip()
 
 
 def lidc_series(downloads: Path, folder: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,21 +13,17 @@ import numpy as np
 
 from benchmarks.contestants import Result, Setting, config_of, device
 
+STAGES = ("bridge", "estimator", "superres", "refiner")
 
-def bridge_stage(setting: Setting) -> Any:
-    """Stage 1 on two phantoms, which notes the time of every loss."""
-    import torch
 
+def source_of(config: Any) -> Any:
+    """Two phantoms to train on, none to validate."""
     from axon.data.cases import Case
     from axon.data.phantoms import make_phantom
     from axon.geometry.volume import resample_to_cube
-    from axon.models.estimator import FilmEstimator
-    from axon.models.unet import BridgeUNet
-    from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
     from axon.training.samples import Sampler
-    from axon.training.stages import BridgeStage, Source
+    from axon.training.stages import Source
 
-    config = config_of(setting)
     grid, cases = config.grid, []
     for seed in range(2):
         phantom = make_phantom(seed, size=32, spacing_mm=grid.extent_mm / 32)
@@ -35,52 +32,85 @@ def bridge_stage(setting: Setting) -> Any:
         cases.append(
             Case(f"p{seed}", f"p{seed}", "phantom", cube.hu_DHW.astype(np.int16), cube.affine, film, film, 1.0)
         )
+    train, val = Sampler(cases, config, device(), augment=True), Sampler([], config, device(), augment=False)
+    return Source(config, train, val)
 
-    class Timed(BridgeStage):
-        times: list[float] = []
-        losses: list[float] = []
 
-        def loss(self, module: Any, draw: Any) -> Any:
-            value = super().loss(module, draw)
-            self.times.append(time.perf_counter())
-            self.losses.append(value.item())  # also waits for the GPU, in both loops alike
-            return value
+def stage_of(name: str, source: Any) -> Any:
+    """A stage with fresh networks; one that builds on others has fresh ones of these."""
+    import torch
+
+    from axon.models.estimator import FilmEstimator
+    from axon.models.superres import SuperResolver
+    from axon.models.unet import BridgeUNet, RefinerControlNet
+    from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
+    from axon.training.stages import BridgeStage, EstimatorStage, RefinerStage, SuperResStage
 
     torch.manual_seed(0)
-    train, val = Sampler(cases, config, device(), augment=True), Sampler([], config, device(), augment=False)
-    source = Source(config, train, val)
-    estimator = FilmEstimator.of(config).to(device())
+    config = source.config
+    model, grid = config.model, config.grid
+    if name == "superres":
+        sizes = model.superres_channels, model.superres_blocks, model.superres_patch
+        return SuperResStage(source, SuperResolver(grid.upscale, *sizes).to(device()))
+    estimator, unet = FilmEstimator.of(config).to(device()), BridgeUNet.of(model).to(device())
+    if name == "estimator":
+        return EstimatorStage(source, estimator.net, estimator)
     scheduler = BrownianBridgeScheduler(config.bridge.train_timesteps, max_var=config.bridge.max_var)
-    return Timed(source, BridgeUNet.of(config.model).to(device()), estimator, scheduler)
+    if name == "bridge":
+        return BridgeStage(source, unet, estimator, scheduler)
+
+    def coarse_of(_: str, items: list[tuple[int, int]]) -> Any:
+        return torch.zeros(len(items), 1, *(grid.coarse_size,) * 3, device=device())
+
+    controlnet = RefinerControlNet.of(unet).to(device())
+    return RefinerStage(source, controlnet, estimator, scheduler, unet, coarse_of)
+
+
+def bridge_stage(setting: Setting) -> Any:
+    """Stage 1 on two phantoms, which notes the time of every loss."""
+    stage = stage_of("bridge", source_of(config_of(setting)))
+    loss_of, stage.times, stage.losses = stage.loss, [], []
+
+    def timed(module: Any, draw: Any) -> Any:
+        value = loss_of(module, draw)
+        stage.times.append(time.perf_counter())
+        stage.losses.append(value.item())  # also waits for the GPU, in both loops alike
+        return value
+
+    stage.loss = timed
+    return stage
 
 
 def step_axon(setting: Setting) -> Result:
-    import torch
-
-    return timed_fit(bridge_stage(setting), setting.repeats, compile=torch.cuda.is_available())
+    return timed_fit(bridge_stage(setting), setting.repeats)
 
 
-def timed_fit(stage: Any, repeats: int, **options: Any) -> Result:
-    """AXON's loop on a stage of `bridge_stage`; ``options`` replace keys of its configuration."""
+def timed_fit(stage: Any, repeats: int) -> Result:
+    """AXON's loop on a stage of `bridge_stage`."""
     from axon.training.loop import fit
 
     never = 10**9
-    training = replace(
-        stage.config.training.bridge, steps=repeats + 3, checkpoint_every=never, log_every=never, **options
-    )
+    training = replace(stage.config.training.bridge, steps=repeats + 3, checkpoint_every=never, log_every=never)
     with tempfile.TemporaryDirectory() as folder:
         fit(stage, training, Path(folder), {}, lambda step, metrics: None)
     return list(np.diff(stage.times)[2:]), np.array(stage.losses[:1])
 
 
 def step_plain(setting: Setting) -> Result:
+    stage = bridge_stage(setting)
+    for _ in plain_steps(stage, setting.repeats + 3):
+        pass
+    return list(np.diff(stage.times)[2:]), np.array(stage.losses[:1])
+
+
+def plain_steps(stage: Any, steps: int) -> Iterator[None]:
+    """A plain eager float32 loop, step by step."""
     import torch
 
-    stage = bridge_stage(setting)
     optimizer = torch.optim.AdamW(stage.module.parameters(), lr=1e-4)
-    for step in range(setting.repeats + 3):
+    for step in range(steps):
         loss = stage.loss(stage.module, stage.draw(step, range(stage.batch_size)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return list(np.diff(stage.times)[2:]), np.array(stage.losses[:1])
+        yield

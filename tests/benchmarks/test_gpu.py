@@ -1,16 +1,22 @@
-"""The script for a lent GPU, on a CPU at a tiny size: pack, unpack, pieces that are skipped, stopped and run."""
+"""The script for a lent GPU, on a CPU at a tiny size: pack, unpack, pieces that are run, stopped and killed."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
 import zipfile
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
+from axon import pretrained
 from axon.config import Config
+from axon.data.patients import read_patients
 from axon.errors import AxonError
+from axon.registry.imported import MAX_PARTS, import_model, read_left, unpack_left
 from benchmarks import gpu
 
 pytestmark = pytest.mark.slow
@@ -29,44 +35,154 @@ def packed(tmp_path_factory: pytest.TempPathFactory, tiny_dataset: Path) -> Path
     return folder
 
 
-def test_a_dry_run_measures_once_and_skips_what_is_done(packed: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        str(SCRIPT),
-        "run",
-        "--dry-run",
-        "--only",
-        "memory,flops",
-        "--repeats",
-        "1",
-        "--pack",
-        str(packed),
-    ]
-    command += ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
-    first = subprocess.run(command, capture_output=True, text=True)
-    assert first.returncode == 0, first.stdout + first.stderr
-    assert json.loads((tmp_path / "out/pieces.json").read_text()) == {"memory": "done", "flops": "done"}
-    rows = json.loads((tmp_path / "out/memory.json").read_text())["rows"]
-    assert [row["coarse_size"] for row in rows] == [8, 16] and all(row["seconds"] > 0 for row in rows)
-    counted = json.loads((tmp_path / "out/flops.json").read_text())
-    assert 0 < counted["share_of_peak"] < 1 and counted["machine"]["commit"] == (packed / "commit").read_text()
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert again.stdout.splitlines() == ["memory: done before", "flops: done before"]
+def command(packed: Path, folder: Path, *more: str) -> list[str]:
+    where = ["--pack", str(packed), "--work", str(folder / "work"), "--out", str(folder / "out")]
+    return [sys.executable, str(SCRIPT), "run", "--dry-run", "--repeats", "1", "--seconds", "3000", *where, *more]
+
+
+@pytest.fixture(scope="module")
+def left(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a whole run leaves."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = subprocess.run(command(packed, folder, "--steps", "2"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "out"
+
+
+def test_every_piece_runs_and_writes_what_it_measured(packed: Path, left: Path) -> None:
+    assert json.loads((left / "pieces.json").read_text()) == dict.fromkeys(gpu.BOUNDS, "done")
+    tables = {piece: json.loads((left / f"{piece}.json").read_text()) for piece in gpu.BOUNDS if piece != "pretrain"}
+    for table in tables.values():
+        assert table["machine"]["commit"] == (packed / "commit").read_text() and "driver" in table["machine"]
+    speeds = tables["speed"]["rows"]
+    assert len(speeds) == 8 and {row["way"] for row in speeds} == {"ours", "plain"}
+    assert all(row["steps_per_second"] > 0 and row["share_of_data_sheet"] > 0 for row in speeds)
+    assert {"draw", "forward", "backward", "optimiser", "wait"} == speeds[0]["parts_seconds"].keys()
+    assert [row["what"] for row in tables["flops"]["rows"]][1:] == ["training step", "largest network alone"]
+    assert tables["memory"]["rows"][0]["seconds"] > 0
+    assert tables["reconstruct"]["rows"][0]["psnr_of_phantom"] > 0
+
+
+def test_what_is_done_is_not_done_again(packed: Path, left: Path, tmp_path: Path) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in left.glob("*.json") if path.name != "pieces.json"}
+    again = subprocess.run([*command(packed, tmp_path), "--out", str(left)], capture_output=True, text=True, check=True)
+    assert again.stdout.splitlines() == [f"{piece}: done before" for piece in gpu.BOUNDS]
+    assert {path.name: path.stat().st_mtime_ns for path in left.glob("*.json") if path.name in before} == before
+
+
+def test_a_pretraining_leaves_few_small_files_that_become_a_model(
+    left: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    files = list((left / "pretrain").iterdir())
+    assert len(files) <= 8 and all(file.stat().st_size <= 16 * 2**20 for file in files) and MAX_PARTS + 2 <= 8
+    record = read_left(left / "pretrain")
+    assert record["finished"] and record["seed"] == 0 and record["scores"]["internal"]["bi"]["axon"]["axon/psnr"]
+    unpack_left(left / "pretrain", record["parts"], tmp_path / "left")
+    bridge = tmp_path / "left/stages" / record["stages"]["bridge"]
+    assert {path.name for path in (bridge / "curves").iterdir()} == {"bridge.csv", "estimator.csv"}
+
+    import_model(left / "pretrain", tiny_dataset, tmp_path / "made")
+    model, patients = pretrained.load(str(tmp_path / "made/model")), read_patients(tmp_path / "made/model")
+    assert model.verified and patients is not None and len(patients.trained) == 3
+    card = (tmp_path / "made/model/README.md").read_text()
+    assert "| training seconds |" in card and "| trained on | none |" in card
+    with safe_open(bridge / "unet/diffusion_pytorch_model.safetensors", "pt") as trained:
+        for name, tensor in model.pipeline.unet.state_dict().items():
+            assert tensor.equal(trained.get_tensor(name))
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"finished": False}, "PRETRAINED_UNFINISHED"),
+        ({"split_hash": "0" * 64}, "PRETRAINED_OTHER"),
+        ({"parts": ["0" * 64]}, "PRETRAINED_DAMAGED"),
+        ({"seed": "0"}, "PRETRAINED_DAMAGED"),
+    ],
+)
+def test_a_folder_that_makes_no_model_is_refused(
+    left: Path, tiny_dataset: Path, tmp_path: Path, change: dict, code: str
+) -> None:
+    folder = shutil.copytree(left / "pretrain", tmp_path / "folder")
+    record = json.loads((folder / "pretrain.json").read_text()) | change
+    (folder / "pretrain.json").write_text(json.dumps(record))
+    with pytest.raises(AxonError, match=code):
+        import_model(folder, tiny_dataset, tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_run_that_is_killed_leaves_valid_files_and_goes_on_elsewhere(packed: Path, tmp_path: Path) -> None:
+    """The runner is killed outright in the middle of the bridge's training; another machine has its OUT alone."""
+    asked = command(packed, tmp_path, "--only", "pretrain", "--steps", "4000")
+    child = subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    work, kept = tmp_path / "work/pretrain", tmp_path / "out/pretrain"
+    deadline = time.monotonic() + 120
+    while not list(work.glob("checkpoints/*/*/step-*")):
+        assert child.poll() is None and time.monotonic() < deadline, child.communicate()
+        time.sleep(0.1)
+    child.kill()
+    child.communicate(timeout=60)  # Its pipes close when the piece, which outlives it for a moment, has saved.
+    record = read_left(kept)
+    assert not record["finished"] and not record["stages"]
+    unpack_left(kept, record["parts"], tmp_path / "seen")
+    steps = [int(path.name[5:]) for path in (tmp_path / "seen").glob("checkpoints/*/estimator/step-*")]
+    assert len(steps) == 1 and 0 < steps[0] < 4000
+    shutil.rmtree(tmp_path / "work")
+    given = Namespace(out=tmp_path / "out", work=tmp_path / "work", steps=0, repeats=1, seconds=60.0)
+    assert resumed_at(given, packed) == steps[0]
+
+
+def resumed_at(given: Namespace, packed: Path) -> int:
+    """The step at which the estimator goes on."""
+    from axon.data.prepared import PreparedDataset
+    from benchmarks import gpu_pretrain
+
+    gpu.unpack(packed, given.work)
+    gpu_pretrain._begun(given.out / "pretrain", given, PreparedDataset(given.work / "dataset"))
+    (found,) = (given.work / "pretrain").glob("checkpoints/*/estimator/step-*")
+    return int(found.name[5:])
+
+
+def test_rows_that_are_there_are_not_measured_again(tmp_path: Path) -> None:
+    from benchmarks.gpu_measures import Table
+
+    def fails() -> dict:
+        raise RuntimeError("DefaultCPUAllocator: not enough memory\nmore")
+
+    table = Table(tmp_path / "t.json")
+    table.measure(lambda: {"seconds": 1.0}, size=8)
+    table.measure(fails, size=16)
+    again = Table(tmp_path / "t.json")
+    again.measure(fails, size=8)
+    again.measure(lambda: {"seconds": 2.0}, size=32)
+    rows = json.loads((tmp_path / "t.json").read_text())["rows"]
+    assert [row.get("seconds") for row in rows] == [1.0, None, 2.0] and "not enough" in rows[1]["problem"]
+    with pytest.raises(ZeroDivisionError):
+        again.measure(lambda: {"seconds": 1 / 0}, size=64)
+
+
+def test_batch_and_width_follow_the_memory_and_the_size_of_a_packaged_model() -> None:
+    from benchmarks.gpu_pretrain import NETWORK_BYTES, fitting, network_bytes
+
+    base = Config.load(gpu.ROOT / "configs/bench.yaml")
+    large, small = fitting(base, 139 * 2**30), fitting(base, 3 * 2**30)
+    assert large.training.bridge.batch_size == 32 > small.training.bridge.batch_size
+    assert network_bytes(large) <= NETWORK_BYTES < network_bytes(fitting_wider(large))
+
+
+def fitting_wider(config: Config) -> Config:
+    from benchmarks.gpu_pretrain import WIDTHS, _of_width
+
+    return _of_width(config, WIDTHS[WIDTHS.index(config.model.channels) - 1])
+
+
+def test_all_pieces_but_the_training_take_200_seconds_at_most() -> None:
+    assert sum(bound for piece, bound in gpu.BOUNDS.items() if piece != "pretrain") <= 200
 
 
 def test_without_time_nothing_is_begun(packed: Path, tmp_path: Path) -> None:
-    arguments = [
-        "run",
-        "--seconds",
-        "5",
-        "--pack",
-        str(packed),
-        "--work",
-        str(tmp_path / "work"),
-        "--out",
-        str(tmp_path / "out"),
-    ]
-    assert gpu.main(arguments) == 0
+    where = ["--pack", str(packed), "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+    assert gpu.main(["run", "--seconds", "5", *where]) == 0
     assert set(json.loads((tmp_path / "out/pieces.json").read_text()).values()) == {"no time left"}
     assert (tmp_path / "work/dataset/dataset.json").is_file()
 
@@ -77,7 +193,7 @@ def test_only_what_the_machine_lacks_is_unpacked(packed: Path, tmp_path: Path, m
     assert [path.name for path in (tmp_path / "work/lib").iterdir()] == ["lacking.py"]
 
 
-def test_a_piece_is_terminated_when_its_time_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_piece_is_terminated_when_its_time_is_over(tmp_path: Path) -> None:
     (tmp_path / "sleeper.py").write_text(
         "import pathlib, signal, sys, time\n"
         "def end(*_):\n    pathlib.Path(sys.argv[1]).touch()\n    sys.exit(143)\n"
@@ -90,26 +206,11 @@ def test_a_piece_is_terminated_when_its_time_is_over(tmp_path: Path, monkeypatch
     assert gpu.run_piece(["this_module_is_not_there"], 30, environment) == "failed"
 
 
-def test_the_training_takes_its_share_of_the_steps(
-    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_config: Config
-) -> None:
-    from benchmarks import quality
-
-    seen = {}
-    monkeypatch.setattr(
-        quality, "main", lambda arguments: seen.update(zip(arguments[::2], arguments[1::2], strict=True))
-    )
-    tmp_path.joinpath("base.yaml").write_text(tiny_config.to_yaml())
-    gpu.main(["quality", "--config", str(tmp_path / "base.yaml"), "--work", str(tmp_path), "--budget", "0.5"])
-    config = Config.load(seen["--config"])
-    assert {getattr(config.training, name).steps for name in gpu.STEPS} == {3}
-    assert config.training.bridge.batch_size == tiny_config.training.bridge.batch_size
-
-
-def test_a_pack_that_is_too_large_is_refused(
+def test_a_pack_that_is_too_large_beside_the_repository_is_refused(
     tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu, "MAX_PACK_BYTES", 1000)
+    assert 10**6 < gpu.checkout_bytes() < gpu.MAX_BYTES
+    monkeypatch.setattr(gpu, "MAX_BYTES", gpu.checkout_bytes() + 1000)
     with pytest.raises(AxonError, match="PACK_TOO_LARGE"):
         gpu.pack(tiny_dataset, tmp_path / "pack", [])
     assert not (tmp_path / "pack").exists()

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from axon.commands import Verbs, group, verb, whole_number
+from axon.commands import Verbs, add_device, group, verb, whole_number
 
 LIST = """examples:
   axon model list axon --tracking-uri sqlite:///runs/mlflow.db
@@ -30,10 +30,17 @@ EXPORTS = """examples:
   axon model export runs/pipeline/*/evaluate/evaluation/model axon --format monai
   cd axon && python -m monai.bundle run --config_file configs/inference.json --frontal ../chest.png
 """
+IMPORT = """examples:
+  axon model import runs/gpu/pretrain --dataset runs/gpu-work/dataset -o runs/imported
+  axon model import runs/gpu/pretrain --dataset DATASET -o OUT --name axon --tracking-uri sqlite:///runs/demo/mlflow.db
+  python benchmarks/pretrain.py runs/imported --command '...'   make it the packaged model
+
+OUT is an evaluation as the pipeline's; OUT/model is the model, for --model.
+"""
 
 
 def add(verbs: Verbs) -> None:
-    model = group(verbs, "model", "list, promote, roll back or export a model")
+    model = group(verbs, "model", "list, promote, roll back, import or export a model")
     about = "The versions of a registered model, the newest first: their alias, and why they have it or not."
     listing = verb(model, "list", "list the versions of a model", about, LIST)
     listing.add_argument("--json", action="store_true", help="print a list of objects instead of lines")
@@ -72,6 +79,21 @@ def add(verbs: Verbs) -> None:
     export.add_argument("--format", choices=("diffusers", "monai"), required=True)
     export.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow, for models:/...")
     export.set_defaults(verb=_export)
+    about = (
+        "Make a model of what benchmarks/gpu.py pretrain left: with references, the patients that it was trained on, "
+        "calibration and scores on the test sets. With --name also register it."
+    )
+    importing = verb(model, "import", "make a model of networks that were trained elsewhere", about, IMPORT)
+    importing.add_argument("folder", type=Path, help="folder with pretrain.json")
+    importing.add_argument("--dataset", type=Path, required=True, help="the prepared dataset that it was trained on")
+    importing.add_argument("-o", "--out", type=Path, required=True, help="new folder")
+    importing.add_argument("--name", default="", help="registered model that it becomes a version of")
+    importing.add_argument(
+        "--promote", choices=("if_better", "manual", "never"), default="if_better", help="(default: %(default)s)"
+    )
+    importing.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow, for --name")
+    add_device(importing)
+    importing.set_defaults(verb=_import)
     about = (
         "Write a model without one of its references, for instance because the patient withdraws: CT, attribution, "
         "card and checksums, whole or not at all. The networks stay as they are."
@@ -148,6 +170,21 @@ def _drop_reference(arguments: argparse.Namespace) -> None:
     with folder_of(arguments.model, arguments.tracking_uri) as (folder, _, _):
         left = drop_reference(folder, arguments.reference, arguments.out or folder)
     print(f"{arguments.out or arguments.model} has {len(left)} references left: {', '.join(left) or 'none'}")
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    from axon.compute.devices import DEVICE, device_name
+    from axon.errors import require
+    from axon.registry.imported import import_model, register_imported
+
+    out, name, uri = arguments.out, arguments.name, arguments.tracking_uri
+    require(bool(uri) or not name, "TRACKING_URI", "--name needs a registry", "give --tracking-uri")
+    require(not out.exists(), "OUT_EXISTS", f"{out} exists", "name a new folder")
+    os.environ[DEVICE] = device_name(arguments.device)
+    config = import_model(arguments.folder, arguments.dataset, out, name or "axon")
+    print(f"{out / 'model'} is the model; {out / 'report.html'} its report")
+    if name:
+        print(register_imported(out, config, uri, name, arguments.promote))
 
 
 def _export(arguments: argparse.Namespace) -> None:

@@ -162,7 +162,8 @@ def _score(run: Run, bridge: Path, refiner: Path, superres: Path, out: Path) -> 
 
     alone = replace(run.config, references=replace(run.config.references, count=0))
     facts = {"code_revision": code_revision(), "config_fingerprint": run.config.fingerprint()}
-    evaluate(alone, run.dataset, bridge, refiner, superres, run.out / "no-baselines", out, "bi", facts)
+    models = {"bridge": bridge, "refiner": refiner, "superres": superres, "baselines": run.out / "no-baselines"}
+    evaluate(alone, run.dataset, models, out, "bi", facts)
 
 
 def planned(base: Config, data: PreparedDataset, given: argparse.Namespace) -> Config:

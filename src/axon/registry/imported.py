@@ -143,10 +143,9 @@ def import_model(folder: Path, dataset: Path, out: Path, name: str = "axon") -> 
         part = Path(scratch)
         unpack_left(folder, record["parts"], part / "left")
         # Stages are told by their folder's name alone: a record names no way out of the archive.
-        names = (str(record["stages"].get(stage, "")) for stage in STAGES)
-        bridge, refiner, superres = (part / "left/stages" / Path(name).name for name in names)
-        out_of = part / "evaluation"
-        evaluate(config, dataset, bridge, refiner, superres, part / "no-baselines", out_of, "bi", facts)
+        models = {stage: part / "left/stages" / Path(str(record["stages"].get(stage, ""))).name for stage in STAGES}
+        models["baselines"] = part / "no-baselines"
+        evaluate(config, dataset, models, part / "evaluation", "bi", facts)
         (part / "evaluation/model" / CARD).write_text(card_of(part / "evaluation", name))
         seal(part / "evaluation/model")
         with whole_folder(out) as whole:

@@ -106,12 +106,12 @@ def test_other_pixels_and_another_version_have_other_uids(
     assert len({pydicom.dcmread(tmp_path / name / "dicom" / "0001.dcm").SOPInstanceUID for name in "abc"}) == 3
 
 
-def test_samples_are_drawn_a_few_at_a_time(model: Path, films: tuple[Path, Path], monkeypatch) -> None:
+def test_samples_are_drawn_a_few_at_a_time(model: Path, films: tuple[Path, Path]) -> None:
     """And are the same ones; the page counts the same steps."""
     pipeline = pretrained.load(str(model)).pipeline
     frontal = on_detector(read_films(films[0], None), pipeline)["frontal"]
     together = pipeline(frontal, num_samples=5, seed=3).samples_KDHW
-    monkeypatch.setattr("axon.inference.BATCH", 2)
+    pipeline.together = 2
     sizes = []
     hook = pipeline.unet.register_forward_hook(lambda _, given, made: sizes.append(len(given[0])))
     np.testing.assert_allclose(pipeline(frontal, num_samples=5, seed=3).samples_KDHW, together, atol=0.5)

@@ -114,10 +114,10 @@ def table(rows: dict[str, dict[str, float]]) -> str:
     titles = [*(f"nearest: {name}" for name in SHARES), *(f"{name} to a training patch [HU]" for name in DISTANCES)]
     values = {name: [row[column] for column in columns] for name, row in rows.items()}
     values["mean"] = np.mean(list(values.values()), axis=0).tolist()
-    cells = [
-        [name, *(f"{100 * v:.0f} %" for v in row[: len(SHARES)]), *(f"{v:.0f}" for v in row[len(SHARES) :])]
-        for name, row in values.items()
-    ]
+    cells = []
+    for name, row in values.items():
+        shares, distances = row[: len(SHARES)], row[len(SHARES) :]
+        cells.append([name, *(f"{100 * share:.0f} %" for share in shares), *(f"{value:.0f}" for value in distances)])
     return markdown(["patient", *titles], cells)
 
 

@@ -56,8 +56,8 @@ def evaluate(
     from axon.tracking.runs import stage_run
 
     settings, out = Config.from_yaml(config), Path(evaluation.path)
-    made = {"bridge": bridge, "refiner": refiner, "superres": superres, "baselines": baselines}
-    models = {name: Path(model.path) for name, model in made.items()}
+    made = zip(("bridge", "refiner", "superres", "baselines"), (bridge, refiner, superres, baselines), strict=True)
+    models = {name: Path(model.path) for name, model in made}
     with (
         one_line_errors(),
         stage_run(tracking_uri, run_id, "evaluate", {"views": views}) as run,
@@ -66,9 +66,9 @@ def evaluate(
         require_gpu(settings)
         facts = facts_of(run.mlflow.get_run(run_id), settings, revision)
         with fetched_champion(tracking_uri, model_name) as champion:
-            given = settings, Path(dataset.path), models, out, cast(Views, views), facts, champion
-            headline = run_evaluation(*given, tell)
+            data, asked = Path(dataset.path), cast(Views, views)
+            headline = run_evaluation(settings, data, models, out, asked, facts, champion, tell)
         run.log(0, headline)
     shutil.copyfile(out / "report.html", report.path)
-    for name, value in headline.items():
-        metrics.log_metric(name, value)
+    for name in headline:
+        metrics.log_metric(name, headline[name])

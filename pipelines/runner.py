@@ -9,6 +9,7 @@ so that its output can be read line by line.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import json
@@ -34,7 +35,7 @@ def main() -> int:
     warnings.simplefilter("ignore")
     from google.protobuf import json_format  # type: ignore[import-untyped]
     from kfp import local
-    from kfp.local import docker_task_handler, pipeline_orchestrator, subprocess_task_handler
+    from kfp.local import docker_task_handler, logging_utils, pipeline_orchestrator, subprocess_task_handler
     from kfp.pipeline_spec import pipeline_spec_pb2
 
     target, root, arguments, *mounts = sys.argv[1:]
@@ -54,7 +55,10 @@ def main() -> int:
     local.init(runner, pipeline_root=root, workspace_root=tempfile.mkdtemp(prefix="axon-workspace-"))
     end_with_the_parent()
     try:
-        pipeline_orchestrator.run_local_pipeline(spec, json.loads(arguments))
+        with logging_utils.local_logger_context():
+            # Tasks side by side would each set up the one logger and take it down again, and lines in between be lost.
+            logging_utils.local_logger_context = logging_utils.indented_print = contextlib.nullcontext
+            pipeline_orchestrator.run_local_pipeline(spec, json.loads(arguments))
     except RuntimeError as error:
         print(error)
         return 1

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from axon.compute.bases import DiffusionPipeline
 from axon.compute.devices import Precision, network_precision
-from axon.compute.light import DiffusionPipeline
 from axon.compute.memory import is_out_of_memory
 from axon.config import Config, PhysicsConfig, ReferencesConfig, XrayConfig
 from axon.errors import AxonError, require

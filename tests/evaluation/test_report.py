@@ -185,7 +185,7 @@ def test_the_first_screen_has_verdict_picture_and_headline_and_the_facts_come_la
 
 
 def test_two_cases_tell_nothing_apart(page: Page) -> None:
-    assert "AXON cannot be told apart, over two cases, from the best control" in page.text
+    assert "AXON cannot be told apart, over two patients, from the best control" in page.text
 
 
 def test_training_and_validation_loss_share_a_plot(page: Page) -> None:

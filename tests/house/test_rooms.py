@@ -34,14 +34,13 @@ def test_no_two_modules_have_one_name() -> None:
 
 
 def test_no_two_classes_have_one_name() -> None:
-    exempt = {"Patient"}  # whose CT it is, in `axon.data.patients`; what is known of one's films, in `axon.references`
     names = [
         node.name
         for path in PACKAGE.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ClassDef)
     ]
-    assert {name for name in names if names.count(name) > 1} == exempt
+    assert {name for name in names if names.count(name) > 1} == set()
 
 
 def test_a_metric_is_named_where_it_is_measured_and_nowhere_else() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from axon.baselines.method import Trained
-from axon.compute.light import ConfigMixin, ModelMixin, register_to_config
+from axon.compute.bases import ConfigMixin, ModelMixin, register_to_config
 from axon.config import Config
 from axon.models.estimator import FilmEstimator
 from axon.training.randomness import uniform

@@ -121,7 +121,7 @@ def _dicom_text(text: str) -> str:
 def _batch(arguments: argparse.Namespace) -> None:
     import json
 
-    from axon.compute.devices import Asked
+    from axon.compute.devices import Computing
     from axon.orchestration.batch import Options, run_batch
 
     for name in ("frontal", "lateral", "view", "patient_id", *_MENDS, *(f"lateral_{mend}" for mend in _MENDS)):
@@ -131,7 +131,7 @@ def _batch(arguments: argparse.Namespace) -> None:
     samples = 0 if arguments.no_sample else arguments.samples
     options = Options(samples, arguments.seed, not arguments.fast, arguments.trust_views)
     model = (arguments.model, arguments.tracking_uri)
-    asked = Asked(arguments.device, arguments.precision, arguments.compile)
+    asked = Computing(arguments.device, arguments.precision, arguments.compile)
     made = run_batch(arguments.batch, arguments.out, *model, options, arguments.workers, asked)
     if arguments.json:
         counts = {"done": made.done, "kept": made.kept, "failed": made.failed}

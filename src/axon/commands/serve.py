@@ -68,7 +68,7 @@ def add(verbs: Verbs) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> None:
-    from axon.compute.devices import Asked
+    from axon.compute.devices import Computing
     from axon.serve.server import serve
 
     serve(
@@ -79,5 +79,5 @@ def _serve(arguments: argparse.Namespace) -> None:
         arguments.waiting,
         arguments.keep_minutes * 60,
         arguments.job_minutes * 60,
-        Asked(arguments.device, arguments.precision, arguments.compile),
+        Computing(arguments.device, arguments.precision, arguments.compile),
     )

@@ -24,7 +24,7 @@ Precision = Literal["auto", "full", "half"]
 
 
 @dataclass(frozen=True)
-class Asked:
+class Computing:
     """How a person wants networks to compute: see `choose_device`, `network_precision` and
     `axon.inference.AxonPipeline.prepare`.
     """
@@ -34,7 +34,7 @@ class Asked:
     compile: bool = False
 
 
-AS_IT_IS = Asked()
+AS_IT_IS = Computing()
 """Nobody says how."""
 DEVICE = "AXON_DEVICE"
 """The device that every step of a pipeline takes where it is told none."""

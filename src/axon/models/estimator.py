@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from axon.compute.light import ConfigMixin, ModelMixin, register_to_config
+from axon.compute.bases import ConfigMixin, ModelMixin, register_to_config
 from axon.config import Config, PhysicsConfig, XrayConfig
 from axon.geometry.consistency import make_consistent
 from axon.geometry.projection import lift_both

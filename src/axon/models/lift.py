@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from axon.compute.light import ConfigMixin, ModelMixin, register_to_config
+from axon.compute.bases import ConfigMixin, ModelMixin, register_to_config
 
 
 class CalibratedLift(ModelMixin, ConfigMixin):

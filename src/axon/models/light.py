@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from axon.compute.light import without
+from axon.compute.bases import without
 
 _PACKAGE = "monai"
 

@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from axon.compute.light import ConfigMixin, ModelMixin, register_to_config
+from axon.compute.bases import ConfigMixin, ModelMixin, register_to_config
 from axon.config import ModelConfig
 from axon.models.light import ControlNet, DiffusionModelUNet
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from axon import DISCLAIMER, __version__, pretrained
-from axon.compute.devices import AS_IT_IS, Asked, choose_device, device_name
+from axon.compute.devices import AS_IT_IS, Computing, choose_device, device_name
 from axon.dicom.views import View
 from axon.errors import AxonError, require
 from axon.files import json_text, only_writer, read_csv, sha256_file, whole_file, write_csv, write_json
@@ -86,7 +86,7 @@ def run_batch(
     tracking_uri: str | None = None,
     options: Options = Options(),
     workers: int = 1,
-    compute: Asked = AS_IT_IS,
+    compute: Computing = AS_IT_IS,
     shard: tuple[int, int] = (0, 1),
 ) -> BatchSummary:
     """Reconstruct every study of a folder or a table.
@@ -311,7 +311,7 @@ def _rate(number: int, total: int, started: float) -> str:
     return f"{number} of {total}, {3600 * number / max(seconds, 1e-6):.0f} an hour, ends about {end}"
 
 
-Named = tuple[Path, str, str, Asked]
+Named = tuple[Path, str, str, Computing]
 """A model's folder, its name, its version and how it is to compute."""
 
 

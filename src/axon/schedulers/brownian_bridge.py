@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from axon.compute.light import BaseOutput, ConfigMixin, SchedulerMixin, randn_tensor, register_to_config
+from axon.compute.bases import BaseOutput, ConfigMixin, SchedulerMixin, randn_tensor, register_to_config
 
 
 @dataclass

@@ -9,7 +9,7 @@ import tempfile
 import time
 
 from axon import DISCLAIMER, pretrained
-from axon.compute.devices import AS_IT_IS, Asked, choose_device
+from axon.compute.devices import AS_IT_IS, Computing, choose_device
 from axon.errors import AxonError
 
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104 only where it is asked for
@@ -50,7 +50,7 @@ def serve(
     waiting: int,
     keep_s: float,
     most_s: float = float("inf"),
-    compute: Asked = AS_IT_IS,
+    compute: Computing = AS_IT_IS,
 ) -> None:
     """Load a model and serve until SIGINT or SIGTERM.
 

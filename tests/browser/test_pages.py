@@ -164,7 +164,7 @@ def test_a_phone_needs_no_sideways_scroll(sized: WebDriver, page: str, request: 
 
 def test_the_comparison_sorts_its_cases(sized: WebDriver, comparison: str) -> None:
     sized.get(comparison)
-    assert "Too few cases to tell" in sized.find_element(By.CSS_SELECTOR, ".verdict").text  # There are three.
+    assert "Too few patients to tell" in sized.find_element(By.CSS_SELECTOR, ".verdict").text  # There are three.
     tables = sized.find_elements(By.TAG_NAME, "table")
     cases = next(n for n, table in enumerate(tables) if "PSNR, protocol axon" in table.text)
     before = column(sized, cases, 4)

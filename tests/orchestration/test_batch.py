@@ -82,7 +82,7 @@ def test_a_film_that_cannot_be_read_costs_its_study_alone(
     # It may break once the batch has begun, too.
     monkeypatch.undo()
     monkeypatch.setattr("axon.reconstruct.sha256_file", broken)
-    assert run_batch(films, tmp_path / "out", model).failed == 3
+    assert run_batch(films, tmp_path / "out", str(model)).failed == 3
     assert "XRAY_UNREADABLE" in {row["code"] for row in read_csv(tmp_path / "out/index.csv")}
 
 

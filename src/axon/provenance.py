@@ -42,6 +42,8 @@ REGISTERED = tuple(
             "evaluation",
             "inference.py",
             "metrics",
+            "orchestration/parent.py",
+            "orchestration/steps.py",
             "pictures.py",
             "pretrained/__init__.py",
             "references",
@@ -74,11 +76,16 @@ def _git(*arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+_CODE = (".py", ".j2", ".js")
+"""Kinds of files that are code: a report is what its template and its script make of it, too."""
+
+
 def code_digest(rooms: Sequence[str]) -> str:
     """SHA-256 of the code in these rooms (files and folders of the package), hexadecimal: what a result depends on."""
     package, digest = Path(axon.__file__).parent, hashlib.sha256()
     for room in rooms:
         path = package / room
-        for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
+        inside = [file for file in path.rglob("*") if file.suffix in _CODE]
+        for file in [path] if path.is_file() else sorted(inside):
             digest.update(f"{file.relative_to(package).as_posix()}\0".encode() + file.read_bytes())
     return digest.hexdigest()

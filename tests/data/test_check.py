@@ -180,6 +180,7 @@ def test_a_time_point_and_the_axes_of_silent_files_by_option(
     assert "CONFIG_VALUE" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_headers_of_many_files_are_read_by_several_processes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = check_folder(folder).facts()
     monkeypatch.setattr("axon.data.check._FILES_A_WORKER", 10)

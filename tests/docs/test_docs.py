@@ -148,6 +148,7 @@ def test_prose_keeps_to_120_characters(page: Path) -> None:
     assert page.parent.name in ("reference", "axon-small") or long_lines(page.read_text()) == []
 
 
+@pytest.mark.slow
 def test_comments_keep_to_120_characters() -> None:
     """Where ruff does not look."""
     patterns = ("Makefile", "*.yaml", "*.yml", "*.toml", "*.sh", "*Containerfile*", ".ci/*")
@@ -166,6 +167,7 @@ def test_commands_can_be_called(page: Path, axon: argparse.ArgumentParser, capsy
     assert [found for found in faults if found] == []
 
 
+@pytest.mark.slow
 def test_codes_and_variables_exist() -> None:
     """What looks like an error code or an environment variable occurs in the product."""
     names = subprocess.run(

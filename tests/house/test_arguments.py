@@ -17,7 +17,8 @@ from axon.geometry import consistency, deformation, projection
 from axon.geometry.volume import body_mask, cube_affine
 from axon.metrics import anatomy, protocols, realism, statistics
 from axon.models import intensity, superres, unet
-from axon.training import samples
+from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
+from axon.training import randomness, samples, stages
 
 XRAY = XrayConfig(detector_px=16, pixel_pitch_mm=28.0)
 WINDOW = (-1024.0, 1476.0)
@@ -121,6 +122,12 @@ BATCH: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         lambda d: [hu(d)[None, None] / 1000, hu(d, 1)[None, None].repeat(1, 2, 1, 1, 1), torch.tensor([[1.0, 0.5]])],
     ),
     "samples.rotation": (samples.rotation, lambda d: [torch.tensor([0.1, 0.2, 0.3])]),
+    "randomness.uniform": (lambda k: randomness.uniform(k, 4), lambda d: [torch.arange(3)]),
+    "randomness.normal": (lambda k: randomness.normal(k, 5), lambda d: [torch.arange(3)]),
+    "stages.bridge_terms": (
+        lambda v, e, k: stages.bridge_terms(BrownianBridgeScheduler(), v, e, k),
+        lambda d: [hu(d)[None, None], hu(d, 1)[None, None], torch.arange(1)],
+    ),
 }
 
 
@@ -141,7 +148,7 @@ FLOAT32 = {
 @pytest.mark.parametrize("name", BATCH)
 def test_arguments_stay_and_a_second_call_gives_the_same(name: str, dtype: torch.dtype) -> None:
     function: Callable[..., Any] = BATCH[name][0]
-    arguments = [argument.to(dtype) for argument in BATCH[name][1](dtype)]
+    arguments = [a.to(dtype) if a.is_floating_point() else a for a in BATCH[name][1](dtype)]
     kept = [argument.clone() for argument in arguments]
     if dtype == torch.float64 and name in FLOAT32:
         with pytest.raises(RuntimeError, match=r"dtype|type Double"):
@@ -167,7 +174,7 @@ def test_every_public_function_of_tensors_is_called_here() -> None:
     source = Path(axon.__file__).parent
     functions = {
         f"{path.stem}.{node.name}"
-        for room in ("geometry", "metrics", "models")
+        for room in ("geometry", "metrics", "models", "training")
         for path in (source / room).glob("*.py")
         for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")

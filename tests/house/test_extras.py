@@ -24,6 +24,7 @@ print(axon.reconstruct.write, axon.pretrained.path())
 """
 
 
+@pytest.mark.slow
 def test_a_film_becomes_a_volume_without_any_extra() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

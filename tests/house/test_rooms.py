@@ -75,6 +75,23 @@ def test_no_statement_stacks_comprehensions() -> None:
     assert stacked(ast.parse("x = [[a for a in b] for b in [c for c in d]]").body[0]) == (3, 2)
 
 
+def test_no_conditional_expression_is_inside_another() -> None:
+    nested = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for room in ("src/axon", "components", "pipelines", "benchmarks")
+        for path in (ROOT / room).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.IfExp) and conditions(node) > 1
+    ]
+    assert nested == []
+    assert conditions(ast.parse("x = a if b else c if d else e")) == 2
+
+
+def conditions(node: ast.AST) -> int:
+    """How many conditional expressions are in an expression."""
+    return sum(isinstance(each, ast.IfExp) for each in ast.walk(node))
+
+
 def imported(path: Path) -> list[str]:
     """What a file imports, by whole names: of ``from a import b`` both ``a`` and ``a.b``, which may be a module."""
     names: list[str] = []
@@ -146,6 +163,9 @@ def test_training_loads_no_other_room_than_those_that_its_checkpoints_name(modul
         ("orchestration/alert.py", set()),
         ("metrics/protocols.py", {"registered"}),
         ("evaluation/evaluate.py", {"registered"}),
+        ("evaluation/report.html.j2", {"registered"}),
+        ("evaluation/page.js", {"registered"}),
+        ("orchestration/steps.py", {"registered"}),
         ("readers/volumes.py", {"prepared", "registered"}),
         ("baselines/regression.py", {"baseline", "registered"}),
         ("models/unet.py", {"trained", "baseline", "registered"}),

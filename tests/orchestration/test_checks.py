@@ -63,6 +63,7 @@ def late() -> Iterator[str]:
     server.server_close()
 
 
+@pytest.mark.slow
 def test_who_never_answers_costs_the_network_s_time_once(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert checks.NETWORK_S <= 20
     monkeypatch.setattr(checks, "NETWORK_S", 1.0)
@@ -76,6 +77,7 @@ def test_who_never_answers_costs_the_network_s_time_once(silent: str, monkeypatc
     assert state(findings, "alerts") == ("fine", "")
 
 
+@pytest.mark.slow
 def test_no_secret_and_no_folder_is_told(
     late: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -100,6 +102,7 @@ def test_no_secret_and_no_folder_is_told(
     assert "canary" not in shown and "jane" not in shown and str(tmp_path) not in shown
 
 
+@pytest.mark.slow
 def test_a_clock_that_is_off_and_a_token_that_is_refused(
     late: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

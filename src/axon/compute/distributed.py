@@ -37,7 +37,7 @@ def process_group() -> Iterator[None]:
     if "WORLD_SIZE" not in os.environ:
         yield
         return
-    cuda = torch.cuda.is_available() and device_name() != "cpu"
+    cuda = torch.cuda.is_available() and device_name().startswith(("auto", "cuda"))
     if cuda:
         local, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= count:

@@ -23,6 +23,7 @@ from axon.config import Config
 from axon.data.cases import Case
 from axon.data.patients import read_patients, write_patients
 from axon.data.prepared import PreparedDataset
+from axon.data.splits import NO_TEST
 from axon.errors import AxonError
 from axon.evaluation.calibration import error_curve, step_share
 from axon.evaluation.champion import Champion, measure_again
@@ -99,7 +100,7 @@ def evaluate(
         Means for the final volumes and the best baseline, as ``{"<set>/<views>/<method>/<metric>": value}``.
     """
     data = PreparedDataset(dataset)
-    test_sets = [name for name in data.sets if name not in ("train", "val") and data.sets[name]]
+    test_sets = [name for name in data.sets if name not in NO_TEST and data.sets[name]]
     if not test_sets:
         raise AxonError("NO_TEST_CASES", "the dataset has no test case", "add patients, or raise data.internal_share")
     device, val = choose_device(), data.load("val")

@@ -218,9 +218,13 @@ def _verdict(evaluation: Evaluation, set_name: str, view: str) -> str | None:
     gain = method and evaluation.improvement(set_name, view, method, PRIMARY)
     if not gain or (view != asked and (set_name, asked) in evaluation.groups()):
         return None
-    finding = "is above" if gain.low > 0 else "is below" if gain.high < 0 else "shows no difference from"
+    finding = "shows no difference from"
     if gain.few:
         finding = f"cannot be told apart, over {gain.few}, from"
+    elif gain.low > 0:
+        finding = "is above"
+    elif gain.high < 0:
+        finding = "is below"
     rival = METHODS[evaluation.best_baseline(set_name, view, PRIMARY) or ""]
     change = f"{_signed(gain.mean)} % of {metric(PRIMARY).label} ({_signed_interval(gain)})"
     return f"On {set_name}, {VIEW_LABELS[view]}, AXON {finding} the best control, {rival}: {change}."
@@ -266,7 +270,9 @@ def _two_axes(evaluation: Evaluation, set_name: str, view: str) -> dict[str, str
 
 
 def _kind(method: str) -> Literal["result", "stage", "baseline"]:
-    return "result" if method in FINAL else "stage" if method in STAGES else "baseline"
+    if method in FINAL:
+        return "result"
+    return "stage" if method in STAGES else "baseline"
 
 
 def _metric_table(evaluation: Evaluation, set_name: str, view: str, keys: list[str]) -> dict[str, Any]:
@@ -315,20 +321,21 @@ def _cells(of: Metric, evaluation: Evaluation, set_name: str, view: str) -> dict
     left, right = min(summary.low for summary in present), max(summary.high for summary in present)
     span = (right - left) or 1.0
     best = max((score for score in scores.values() if score is not None), default=None)
-    return {
-        method: None
-        if summary is None
-        else {
+    cells: dict[str, Any] = dict.fromkeys(summaries)
+    for method, summary in summaries.items():
+        if summary is None:
+            continue
+        score = scores[method]
+        cells[method] = {
             "mean": of.text(summary.mean),
             "interval": _interval(of, summary),
-            "size": of.text(-score) if of.signed and (score := scores[method]) is not None else "",
-            "best": best is not None and scores[method] == best,
+            "size": of.text(-score) if of.signed and score is not None else "",
+            "best": best is not None and score == best,
             "from": f"{100 * (summary.low - left) / span:.1f}",
             "width": f"{100 * (summary.high - summary.low) / span:.1f}",
             "dot": f"{100 * (summary.mean - left) / span:.1f}",
         }
-        for method, summary in summaries.items()
-    }
+    return cells
 
 
 def _improvement_rows(evaluation: Evaluation, set_name: str, view: str) -> list[dict[str, Any]]:

@@ -280,7 +280,8 @@ def _receive(link: socket.socket) -> Any:
             if not (part := link.recv(min(missing, 2**20))):
                 raise EOFError
             content += part
-        memory = (_copied if small else _mapped)(handles[0], size) if size else b""
+        given = _copied if small else _mapped
+        memory = given(handles[0], size) if size else b""
     return _unpacked(json.loads(content), memory)
 
 

@@ -249,8 +249,8 @@ def _nrrd_affine(fields: dict[str, str], spatial: slice, rules: CtConfig) -> tup
     vectors = [_floats(text.replace(",", " "), 3) for text in found]
     if to_lps is None or len(vectors) != 3 or "space origin" not in fields:
         directions, notes = assumed_axes(rules)
-        steps = [float(word) for word in fields.get("spacings", "").split()[spatial]]
-        affine[:3, :3] = directions * (steps or np.linalg.norm(vectors, axis=1))
+        spacing = [float(word) for word in fields.get("spacings", "").split()[spatial]]
+        affine[:3, :3] = directions * (spacing or np.linalg.norm(vectors, axis=1))
         return affine, notes
     affine[:3, :3] = np.stack(vectors, axis=1)
     affine[:3, 3] = _floats(fields["space origin"].strip("()").replace(",", " "), 3)

@@ -84,8 +84,8 @@ def _header(start: bytes) -> nibabel.Nifti1Header:
     known = magic in (b"n+1", b"n+2", b"ni1", b"ni2")
     require(known, "CT_UNREADABLE", "the file is no NIfTI file", "export it as .nii.gz")
     if not raw["sform_code"]:
-        steps = np.asarray(raw["pixdim"][1:4], dtype=float)
-        usable = bool(np.isfinite(steps).all() and (steps > 0).all())
+        spacing = np.asarray(raw["pixdim"][1:4], dtype=float)
+        usable = bool(np.isfinite(spacing).all() and (spacing > 0).all())
         require(usable, "CT_GEOMETRY", "the voxel spacing is not positive", "export it again with its geometry")
     raw.check_fix()
     return raw
@@ -130,13 +130,13 @@ def _in_mm(header: nibabel.Nifti1Header) -> tuple[np.ndarray, tuple[str, ...]]:
     """The affine in millimetres, and what is to be said of its unit."""
     affine = header.get_best_affine()
     factor = _UNITS_MM[header.get_xyzt_units()[0]]
-    steps = np.linalg.norm(affine[:3, :3], axis=0)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
     # Some writers say metres and write millimetres.
-    if factor != 1 and _plausible(steps) and not _plausible(steps * factor):
+    if factor != 1 and _plausible(spacing) and not _plausible(spacing * factor):
         return affine, ("the unit of length that the header names cannot be: it is read as millimetres",)
     affine[:3] *= factor
     return affine, () if factor == 1 else ("lengths are not in millimetres: they are turned into them",)
 
 
-def _plausible(steps: np.ndarray) -> bool:
-    return bool(((steps > _PLAUSIBLE_MM[0]) & (steps < _PLAUSIBLE_MM[1])).all())
+def _plausible(spacing: np.ndarray) -> bool:
+    return bool(((spacing > _PLAUSIBLE_MM[0]) & (spacing < _PLAUSIBLE_MM[1])).all())

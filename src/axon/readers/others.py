@@ -63,7 +63,9 @@ def is_mesh(path: Path) -> bool:
 
 def _found(path: Path, rules: CtConfig) -> _Found:
     name = path.name.lower()
-    parse = _vtk if name.endswith(".vtk") else _gipl if ".gipl" in name[-8:] else _mgh
+    parse = _gipl if ".gipl" in name[-8:] else _mgh
+    if name.endswith(".vtk"):
+        parse = _vtk
     stored, start = parse(read_start(path, _LARGEST_HEADER), rules)
     check(stored)
     return stored, start

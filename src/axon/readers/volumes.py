@@ -82,23 +82,23 @@ def _stored(path: Path, rules: CtConfig) -> Stored:
 def read_grid(
     files: Sequence[Path], rules: CtConfig | None = None
 ) -> tuple[tuple[int, ...], tuple[float, ...], tuple[str, ...]]:
-    """Shape and steps of a CT, and notes, from headers alone. Arguments and errors as of `read_ct`, for what a header
+    """Shape and spacing of a CT, and notes, from headers alone. Arguments and errors as of `read_ct`, for what a header
     shows.
 
     Returns:
-        tuple: Voxels (D, H, W), steps in mm (w, h, d), both as they lie in the files; and the notes.
+        tuple: Voxels (D, H, W), spacing in mm (w, h, d), both as they lie in the files; and the notes.
     """
     path, *data = files
     if not suffix_of(path, NIFTI + ITK):
-        shape, steps, notes = plan_ct_series(list(files), rules)
+        shape, spacing, notes = plan_ct_series(list(files), rules)
     else:
         stored = _guard(lambda: _stored(path, rules or CtConfig()), path)
         if not data:
             describe(path)
         shape, notes = stored.shape, stored.notes
-        steps = tuple(float(step) for step in np.linalg.norm(stored.affine[:3, :3], axis=0))
-    _check_grid(shape, steps)
-    return shape, steps, notes
+        spacing = tuple(float(step) for step in np.linalg.norm(stored.affine[:3, :3], axis=0))
+    _check_grid(shape, spacing)
+    return shape, spacing, notes
 
 
 def describe(path: Path) -> tuple[tuple[Path, ...], bool]:

@@ -92,11 +92,11 @@ def check(stored: Stored) -> None:
     fix = "export it again with its geometry"
     finite = bool(np.isfinite(stored.affine).all() and np.isfinite([stored.slope, stored.intercept]).all())
     require(finite, "CT_GEOMETRY", "the header's geometry or scaling is not finite", fix)
-    steps = np.linalg.norm(stored.affine[:3, :3], axis=0)
-    require(bool((steps > 0).all()), "CT_GEOMETRY", "the voxel spacing is zero", fix)
+    spacing = np.linalg.norm(stored.affine[:3, :3], axis=0)
+    require(bool((spacing > 0).all()), "CT_GEOMETRY", "the voxel spacing is zero", fix)
     far = bool((np.abs(stored.affine[:3, 3]) > MAX_ORIGIN_MM).any())
     require(not far, "CT_GEOMETRY", "the volume lies more than 10 m from its origin", fix)
-    axes = stored.affine[:3, :3] / steps
+    axes = stored.affine[:3, :3] / spacing
     skew = float(np.abs(axes.T @ axes - np.eye(3)).max())
     require(skew <= _MAX_SKEW, "CT_GEOMETRY", "the volume's axes are not at right angles", "resample it onto a grid")
 

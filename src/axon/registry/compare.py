@@ -318,7 +318,7 @@ def _run_of(mlflow: MlflowClient, name: str) -> tuple[str, str, dict[str, str]]:
 
 
 def _pictures(mlflow: MlflowClient | None, found: Comparison, scratch: Path) -> list[dict[str, Any]]:
-    """The most improved and the most worsened cases; older evaluations have no pictures of every case."""
+    """The most improved and the most worsened cases; a run that logged no picture of one is shown without."""
     changed = [(key, b - a) for key, a, b in found.cases]
     improved = [case for case in changed if case[1] > 0][:SHOWN_CASES]
     worsened = [case for case in reversed(changed) if case[1] < 0][:SHOWN_CASES]
@@ -442,4 +442,6 @@ def _plain(value: Any) -> str:
 
 
 def _shown(value: str | None) -> str:
-    return "(absent)" if value is None else value if len(value) <= 200 else value[:200] + "…"
+    if value is None:
+        return "(absent)"
+    return value if len(value) <= 200 else value[:200] + "…"

@@ -24,11 +24,11 @@ from axon.evaluation.evaluate import evaluate
 from axon.files import json_text, sha256_file, whole_folder, write_whole
 from axon.pretrained import seal
 from axon.registry.model_card import CARD, card_of
+from axon.training.train import TRAINED_STAGES
 
 RECORD = "pretrain.json"
 PART_BYTES, MAX_PARTS = 15 * 2**20, 6
 """With the record, no more files than a machine gives back, nor larger ones."""
-STAGES = ("bridge", "refiner", "superres")
 _KEYS = {"code_revision": str, "config": str, "finished": bool, "machine": dict, "parts": list, "seconds": dict,
          "seed": int, "split_hash": str, "stages": dict}  # fmt: skip
 _AGAIN = "copy the folder again, with every file of it"
@@ -143,7 +143,8 @@ def import_model(folder: Path, dataset: Path, out: Path, name: str = "axon") -> 
         part = Path(scratch)
         unpack_left(folder, record["parts"], part / "left")
         # Stages are told by their folder's name alone: a record names no way out of the archive.
-        models = {stage: part / "left/stages" / Path(str(record["stages"].get(stage, ""))).name for stage in STAGES}
+        stages = {stage: Path(str(record["stages"].get(stage, ""))).name for stage in TRAINED_STAGES}
+        models = {stage: part / "left/stages" / name for stage, name in stages.items()}
         models["baselines"] = part / "no-baselines"
         evaluate(config, dataset, models, part / "evaluation", "bi", facts)
         (part / "evaluation/model" / CARD).write_text(card_of(part / "evaluation", name))

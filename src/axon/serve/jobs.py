@@ -57,7 +57,7 @@ class Job:
         id: Unguessable.
         folder: Its films (until they are read) and its results.
         seen: Monotonic time of the page's last sign of life.
-        steps: Sampling steps done.
+        sampling_steps: How many are done.
         part: What is at work, a name of `axon.references.registration.PARTS`.
         result: What the page shows once it is done.
         error: What went wrong.
@@ -70,7 +70,7 @@ class Job:
     order: Order
     seen: float
     state: State = "waiting"
-    steps: int = 0
+    sampling_steps: int = 0
     part: str = "networks"
     result: dict[str, Any] = field(default_factory=dict)
     error: AxonError | None = None
@@ -162,7 +162,7 @@ class Jobs:
                 "id": job.id,
                 "state": job.state,
                 "ahead": ahead.index(job) if job in ahead else 0,
-                "step": job.steps,
+                "step": job.sampling_steps,
                 "steps": self._steps(job.order),
                 "part": job.part,
                 "result": job.result,
@@ -266,18 +266,18 @@ class Jobs:
         """Count the calls of the network, one a sampling step, and the hundredths of what references take; stop where
         the job is not to go on.
         """
-        networks = job.steps
+        networks = job.sampling_steps
 
         def step(*_: object) -> None:
             nonlocal networks
             networks += 1
-            job.steps = networks
+            job.sampling_steps = networks
             self._go_on(job)
 
         def tell(part: str, share: float) -> None:
             job.part = part
             if len(self.model.pipeline.library):
-                job.steps = networks + int(HUNDREDTHS * done(part, share))
+                job.sampling_steps = networks + int(HUNDREDTHS * done(part, share))
             self._go_on(job)
 
         hook = self.model.pipeline.unet.register_forward_hook(step)

@@ -12,7 +12,9 @@ _FOLDER = re.compile(r"sub-[A-Za-z0-9]+")
 def _name(image: Image) -> Named | None:
     parts = image.place.parts
     found = next((part for part in parts if _FOLDER.fullmatch(part)), None)
-    return Named(image.stem, found, "folder" if found == parts[0] else "") if found else None
+    if not found:
+        return None
+    return Named(image.stem, found, "folder" if found == parts[0] else "")
 
 
 LAYOUT = Layout("BIDS", _name)

@@ -55,8 +55,8 @@ def one_of_each_scan(studies: list[Study], rules: CtConfig) -> tuple[list[Study]
 
 def _series(study: Study, rules: CtConfig) -> _Series | None:
     try:
-        shape, steps, _ = read_grid(study.files, rules)
+        shape, spacing, _ = read_grid(study.files, rules)
         sharp = not suffix_of(study.files[0], NIFTI + ITK) and read_header(study.files[0]).sharp
     except AxonError:
         return None
-    return _Series(study, shape[0] * steps[2], steps[2], sharp)
+    return _Series(study, shape[0] * spacing[2], spacing[2], sharp)

@@ -73,7 +73,9 @@ def _below(top: Path, seen: set[tuple[int, int]], links: list[Path]) -> Iterator
 
 
 def _passed_by_name(name: str) -> str:
-    return "a hidden" if name.startswith(".") else "a system" if name in _SYSTEM else ""
+    if name.startswith("."):
+        return "a hidden"
+    return "a system" if name in _SYSTEM else ""
 
 
 def _why_not(path: Path) -> str:

@@ -214,9 +214,9 @@ def split_series(headers: Sequence[SliceHeader]) -> list[Part]:
     """The scans of one series: phases, kernels or time points whose slices lie at the same places.
 
     Slices are told apart by the first of `TRAITS` that leaves at least three in each part and no two at one place, or
-    by several; else where their numbers or times begin again; so they are where two phases or reconstructions lie between
-    one another. Copies of one instance stay together. A series that cannot be told apart is one part, which reading
-    checks.
+    by several; else where their numbers or times begin again. So are phases and reconstructions whose slices lie
+    between one another. Copies of one instance stay together. A series that cannot be told apart is one part, which
+    reading checks.
     """
     kept, _ = set_aside(headers)
     clash = _clash(kept) or len({h.traits[:1] for h in kept}) > 1

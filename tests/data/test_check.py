@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -20,7 +23,9 @@ from axon.cli import main
 from axon.config import Config
 from axon.data.check import check_folder
 from axon.data.pack import pack
+from axon.errors import AxonError
 from axon.files import read_csv, sha256_file
+from axon.readers.layouts import Found, survey
 from tests.support.ct_series import write_series
 from tests.support.trees import chest, labels, nifti, words
 
@@ -126,7 +131,7 @@ def test_a_ct_of_no_chest_is_rejected_with_a_code_and_costs_only_itself(tmp_path
 
 def test_the_sheet_has_the_head_up(tmp_path: Path) -> None:
     volume = chest()
-    nifti(tmp_path / "set/a.nii", values_DHW=np.where(np.arange(30)[:, None, None] > 25, 1000, volume.hu_DHW))
+    nifti(tmp_path / "set/a.nii", values_DHW=np.where(np.arange(30)[:, None, None] > 25, 2500, volume.hu_DHW))
     check_folder(tmp_path / "set", sheet=tmp_path / "qa.png")
     tile = np.asarray(Image.open(tmp_path / "qa.png"))[14:206, :192]
     assert tile[:15].min() > 250 and tile[-15:].mean() < 200
@@ -161,6 +166,37 @@ def test_a_table_of_patients_by_option(folder: Path, tmp_path: Path, capsys: pyt
     assert {s["case_id"] for s in studies if s["patient_id"] == "Doe"} == {"A17_early", "B18_copy"}
 
 
+def test_a_table_that_is_not_there_is_said(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(AxonError, match="PATIENTS_TABLE") as error:
+        check_folder(folder, patients=tmp_path / "gone.csv")
+    assert error.value.message == "gone.csv cannot be read (FileNotFoundError)"
+
+
+def test_a_file_that_changes_while_it_is_read_costs_its_case_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files are cut or gone between the walk through the folder and the reading of their voxels."""
+    for number, name in enumerate(("cut", "gone", "whole")):
+        nifti(tmp_path / f"{name}.nii", chest(number))
+    write_series(tmp_path / "series", chest(5))
+    found = survey
+
+    def changed(*how: Any) -> Found:
+        studies = found(*how)
+        content = (tmp_path / "cut.nii").read_bytes()
+        (tmp_path / "cut.nii").write_bytes(content[: len(content) // 2])
+        (tmp_path / "gone.nii").unlink()
+        slice_5 = tmp_path / "series/0005.dcm"
+        slice_5.write_bytes(slice_5.read_bytes()[:-300])
+        return studies
+
+    monkeypatch.setattr("axon.data.check.survey", changed)
+    checked = check_folder(tmp_path, read=True)
+    assert [one.case_id for one in checked.usable] == ["whole"]
+    codes = {one.case_id if one.case_id in ("cut", "gone") else "series": one.code for one in checked.rejected}
+    assert codes == {"cut": "CT_UNREADABLE", "gone": "CT_UNREADABLE", "series": "CT_UNREADABLE"}
+
+
 def test_a_time_point_and_the_axes_of_silent_files_by_option(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,3 +225,21 @@ def test_headers_of_many_files_are_read_by_several_processes(folder: Path, monke
     pool = ProcessPoolExecutor
     monkeypatch.setattr("axon.data.check.ProcessPoolExecutor", lambda *how: started.append(how[0]) or pool(*how))
     assert check_folder(folder).facts() == one and started == [2]
+
+
+def test_series_are_planned_by_several_processes_where_their_files_are_many(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    @contextlib.contextmanager
+    def run(work: int) -> Iterator[Any]:
+        asked.append(work)
+        yield map
+
+    monkeypatch.setattr("axon.data.check.run_in_order", run)
+    monkeypatch.setattr("axon.data.check._HEADERS_A_STUDY", 10)
+    check_folder(folder)
+    check_folder(folder, read=True)
+    # A series of 30 files and five of one; with their voxels six studies.
+    assert asked == [35 // 10, 6]

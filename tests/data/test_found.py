@@ -119,10 +119,10 @@ NAMED = DataConfig(named_sets={"stress": ["lung_00[12]"]}, min_train_cases=1)
         ({}, "case,patient,split\nlung_000,Doe,val\n", DataConfig(), {"p-Doe": "val"}),
         ({}, "case,patient,split\nlung_000,Doe,val\n", NAMED, {"p-Doe": "val", "lung_001": "stress"}),
         (
-            {"Doe": "val", "lung_001": "train", "lung_002": "train", "lung_003": "train"},
+            {"Doe": "val", "lung_001": "train", "lung_002": "stress", "lung_003": "train"},
             "case,patient,split\nlung_000,Doe,val\nlung_001,lung_001,\n",
             NAMED,
-            {"p-Doe": "val", "lung_002": "train", "p-lung_001": "train"},
+            {"p-Doe": "val", "lung_002": "stress", "p-lung_001": "train"},
         ),
     ],
 )
@@ -156,3 +156,16 @@ def test_two_who_disagree_are_an_error_that_names_the_patient(
     with pytest.raises(AxonError, match="SPLITS_DISAGREE") as error:
         pack(folder, tmp_path / "packed", "CC0", "x", Config(data=data))
     assert patient_pseudonym("Doe") in error.value.message and "Doe" not in error.value.message
+
+
+def test_a_split_and_named_sets_that_disagree_are_an_error_that_names_the_patient(tmp_path: Path) -> None:
+    folder = decathlon(tmp_path / "set", 3)
+    sets = {"lung_000": "train", "lung_001": "stress", "lung_002": "val"}
+    write_json(folder / "splits.json", {"patients": sets, "version": 1})
+    with pytest.raises(AxonError, match="SPLITS_DISAGREE") as error:
+        pack(folder, tmp_path / "packed", "CC0", "x", Config(data=NAMED))
+    message = "data.named_sets and splits.json put patients into different sets: lung_002"
+    assert error.value.message == message
+    write_json(folder / "splits.json", {"patients": sets | {"lung_002": "stress"}, "version": 1})
+    pack(folder, tmp_path / "packed", "CC0", "x", Config(data=NAMED))
+    assert json.loads((tmp_path / "packed/splits.json").read_text())["patients"]["lung_002"] == "stress"

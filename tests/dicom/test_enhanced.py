@@ -9,9 +9,10 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import JPEG2000Lossless, RLELossless
+from pydicom.uid import JPEG2000Lossless, RLELossless, generate_uid
 
 from axon.dicom.ct import read_ct_series, read_ct_series_noted
+from axon.dicom.slices import frames_of_file
 from axon.errors import AxonError
 from axon.geometry.volume import Volume
 from axon.readers.layouts import find_studies
@@ -36,6 +37,34 @@ def test_frames_are_the_slices(tmp_path: Path, shared: bool, parts: int) -> None
     assert len(study.files) == parts
     volume, notes = read_ct_series_noted(list(study.files))
     assert same(volume, plain) and notes == ()
+
+
+def test_the_files_of_a_concatenation_are_one_series(tmp_path: Path) -> None:
+    """One CT in several files (PS3.3 C.7.6.16.2.2.4), each with the number of frames before it, named in any order."""
+    files = write_field(tmp_path / "classic", straight())
+    whole = generate_uid(entropy_srcs=["whole"])
+    for number in (2, 0, 1):
+        path = write_enhanced(tmp_path / "enhanced", files[14 * number : 14 * number + 14])
+        ds = pydicom.dcmread(path)
+        ds.ConcatenationUID = ds.SOPInstanceUIDOfConcatenationSource = whole
+        ds.InConcatenationNumber, ds.InConcatenationTotalNumber = number + 1, 3
+        ds.ConcatenationFrameOffsetNumber, ds.InstanceNumber = 14 * number, 1
+        ds.save_as(path)
+    (study,) = find_studies(tmp_path / "enhanced")
+    volume, notes = read_ct_series_noted(list(study.files))
+    assert len(study.files) == 3 and same(volume, read_ct_series(files)) and notes == ()
+
+
+def test_no_file_of_frames_stays_in_memory_after_an_error(tmp_path: Path) -> None:
+    path = write_enhanced(tmp_path / "enhanced", write_field(tmp_path / "classic", straight(8)))
+    ds = pydicom.dcmread(path)
+    ds.compress(RLELossless)
+    ds.save_as(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) - 600])
+    with pytest.raises(AxonError, match=r"CT_UNREADABLE|CT_SIZE"):
+        read_ct_series([path])
+    assert frames_of_file.cache_info().currsize == 0
 
 
 def test_each_frame_has_its_own_rescale(tmp_path: Path) -> None:

@@ -76,6 +76,52 @@ def test_two_scans_under_one_uid_are_two_cases_of_one_patient(
     assert notes == (f"2 scans under one SeriesInstanceUID, told apart by {by}; number 1 is read",)
 
 
+@pytest.mark.parametrize("breaths", [1, 2])
+def test_kernels_at_places_of_their_own_are_two_scans(tmp_path: Path, breaths: int) -> None:
+    """No slice of one lies where one of the other does; together they would be an even stack of twice as many."""
+    for kernel, offset, field in (("B30f", 0.0, waves), ("B70f", 1.0, brighter)):
+
+        def change(ds: Dataset, number: int, kernel: str = kernel) -> None:
+            ds.SeriesInstanceUID, ds.ConvolutionKernel = "1.2.3", kernel
+            ds.AcquisitionNumber = 1 + number * breaths // 40
+
+        write_field(tmp_path / kernel, straight() + np.array([0, 0, offset]), field, change=change)
+    soft, sharp = find_studies(tmp_path)
+    assert error_of(read_ct_series(list(soft.files))).max() <= 0.51
+    assert error_of(read_ct_series(list(sharp.files)), brighter).max() <= 0.51
+    _, notes = read_ct_series_noted(sorted(tmp_path.rglob("*.dcm")))
+    assert notes == ("2 scans under one SeriesInstanceUID, told apart by ConvolutionKernel; number 1 is read",)
+
+
+def test_a_slice_that_was_sent_again_under_another_uid_leaves_the_scan_whole(tmp_path: Path) -> None:
+    files = write_field(tmp_path, straight())
+    plain = read_ct_series(files)
+    again = pydicom.dcmread(files[19])
+    again.SOPInstanceUID = generate_uid(entropy_srcs=["again"])
+    again.save_as(tmp_path / "again.dcm")
+    (study,) = find_studies(tmp_path)
+    volume, notes = read_ct_series_noted(list(study.files))
+    assert np.array_equal(volume.hu_DHW, plain.hu_DHW)
+    assert notes == ("1 slices are there twice with equal pixels: one of each was kept",)
+    again.PixelData = bytes(len(again.PixelData))
+    again.save_as(tmp_path / "again.dcm")
+    with pytest.raises(AxonError, match="CT_DUPLICATE_SLICE"):
+        read_ct_series(list(study.files))
+
+
+def test_a_secondary_capture_with_a_place_is_no_slice(tmp_path: Path) -> None:
+    files = write_field(tmp_path, straight())
+    plain = read_ct_series(files)
+    capture = pydicom.dcmread(files[5])
+    capture.SOPClassUID, capture.ImageType = SecondaryCaptureImageStorage, ["DERIVED", "SECONDARY"]
+    capture.SOPInstanceUID = generate_uid(entropy_srcs=["capture"])
+    for rows, columns in ((24, 20), (48, 40)):
+        capture.Rows, capture.Columns, capture.PixelData = rows, columns, bytes(2 * rows * columns)
+        capture.save_as(tmp_path / "capture.dcm")
+        volume, notes = read_ct_series_noted([*files, tmp_path / "capture.dcm"])
+        assert np.array_equal(volume.hu_DHW, plain.hu_DHW) and notes == ("1 images are left out: picture",)
+
+
 def test_phases_and_kernels_at_once_are_four_scans(tmp_path: Path) -> None:
     headers = []
     for phase in (1, 2):
@@ -129,7 +175,7 @@ def test_localizers_pictures_and_other_planes_are_left_out_and_counted(tmp_path:
     assert np.array_equal(volume.hu_DHW, plain.hu_DHW) and np.array_equal(volume.affine, plain.affine)
     assert notes == (
         "2 images are left out: localizer",
-        "1 images are left out: picture without a place",
+        "1 images are left out: picture",
         "1 images are left out: slice of another plane",
     )
 

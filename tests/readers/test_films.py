@@ -198,6 +198,13 @@ def test_a_user_who_says_that_it_is_right_is_believed(rendered: dict[str, np.nda
     assert "looks as if it had to be turned by 180 degrees" not in read.notes and read.given_HW is None
 
 
+def test_a_negative_that_the_user_trusts_is_read_as_it_is(rendered: dict[str, np.ndarray], tmp_path: Path) -> None:
+    Image.fromarray(levels(1 - rendered["frontal"])).save(tmp_path / "film.png")
+    read = read_xray(tmp_path / "film.png", trusted=True)
+    assert likeness(read.image_HW, 1 - rendered["frontal"]) > 0.99
+    assert "looks like a negative, used on your word" in read.notes
+
+
 def test_a_digitised_file_must_look_like_a_chest(tmp_path: Path) -> None:
     gradient = np.tile(np.linspace(0, 1, 128), (128, 1))
     assert not read_xray(write_film(tmp_path / "a", gradient)).notes[-1].startswith("looks")

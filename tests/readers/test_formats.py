@@ -151,6 +151,9 @@ def test_what_had_to_be_decided_is_noted(tmp_path: Path, name: str, write: Calla
         ((whd() + 1024) / 4095, "values from 0 to "),
         (np.clip((whd() + 1024) / 8, 0, 255), "values from 0 to 199"),
         (np.clip(whd(), -160, 240), "values from -160 to 240"),
+        (np.clip(whd(), -1000, 150), "are the greatest, 150: windowed"),
+        (np.clip(whd(), -1024, 200), "are the greatest, 200: windowed"),
+        (np.clip(whd(), -1000, 400), "are the greatest, 400: windowed"),
     ],
 )
 def test_values_that_are_scaled_or_windowed_are_refused_with_what_was_seen(
@@ -234,6 +237,27 @@ def test_a_file_that_does_not_say_how_the_patient_lies_is_refused_unless_the_use
     assert volume.notes == ("which way the patient lies is not said: it is taken for LPS",)
     turned = read_ct(study.files, CtConfig(assumed_axes="RIP"))
     assert np.array_equal(turned.hu_DHW, chest().hu_DHW[:, ::-1, ::-1].transpose(1, 0, 2))
+
+
+def turned_without_origin(path: Path) -> None:
+    """The chest turned by half about the head's axis, which the header says; where it begins it does not."""
+    end = b"\nElementDataFile" if path.suffix == ".mha" else b"\n\n"
+    header, _, voxels = itk(path).read_bytes().partition(end)
+    header = b"\n".join(line for line in header.splitlines() if not line.startswith((b"Offset", b"space origin")))
+    header = header.replace(b"TransformMatrix = 1 0 0 0 1 0 0 0 1", b"TransformMatrix = -1 0 0 0 -1 0 0 0 1")
+    path.write_bytes(header.replace(b"left-posterior-superior", b"right-anterior-superior") + end + voxels)
+
+
+@pytest.mark.parametrize("name", ["a.mha", "a.nrrd"])
+@pytest.mark.parametrize("assumed", ["", "LPS"])
+def test_a_file_that_says_its_axes_needs_no_origin(tmp_path: Path, name: str, assumed: str) -> None:
+    """And no axes that the user assumes are taken for those that it says."""
+    turned_without_origin(tmp_path / name)
+    volume = read_ct([tmp_path / name], CtConfig(assumed_axes=assumed))
+    assert np.array_equal(volume.hu_DHW, chest().hu_DHW[:, ::-1, ::-1]) and volume.notes == ()
+    assert np.allclose(volume.affine[:3, :3], np.diag(chest().spacing_mm))
+    steps, counts = np.array(chest().spacing_mm), np.array(volume.hu_DHW.shape[::-1])
+    assert np.allclose(volume.affine[:3, 3], -(counts - 1) * steps * [1, 1, 0])
 
 
 def test_an_mgh_that_distrusts_its_orientation_is_refused(tmp_path: Path) -> None:

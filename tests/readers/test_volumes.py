@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tarfile
 from pathlib import Path
 
@@ -106,14 +107,15 @@ def test_huge_header_is_refused_before_decoding(tmp_path: Path, chest: Volume) -
         read_ct(find_studies(tmp_path)[0].files)
 
 
-def test_empty_and_duplicate(tmp_path: Path, chest: Volume) -> None:
+def test_an_empty_folder_and_names_that_are_one_by_their_paths_too(tmp_path: Path, chest: Volume) -> None:
     with pytest.raises(AxonError, match="NO_CT"):
         find_studies(tmp_path)
     for name in ("a/x", "b/x", "a", "a-x"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write_nifti(tmp_path / f"{name}.nii", chest)
-    with pytest.raises(AxonError, match="DUPLICATE_CASE"):
-        find_studies(tmp_path)
+    ids = {study.files[0].relative_to(tmp_path).as_posix(): study.case_id for study in find_studies(tmp_path)}
+    assert ids["b/x.nii"] == "b" and ids["a.nii"] == "a" and len(set(ids.values())) == 4
+    assert re.fullmatch(r"a-x-[0-9a-f]{8}", ids["a/x.nii"]) and re.fullmatch(r"a-x-[0-9a-f]{8}", ids["a-x.nii"])
 
 
 def test_pseudonym_depends_on_the_key(tmp_path: Path, chest: Volume, monkeypatch: pytest.MonkeyPatch) -> None:

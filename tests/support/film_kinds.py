@@ -147,6 +147,7 @@ KINDS: dict[str, Writer] = {
     "no modality": dicom(Modality=None),
     "RGB": colour_dicom("RGB"),
     "YBR_FULL": colour_dicom("YBR_FULL"),
+    "YBR_FULL_422": colour_dicom("YBR_FULL_422"),
     "PNG": picture("PNG"),
     "PNG of 16 bits": picture("PNG", 65535),
     "TIFF": picture("TIFF"),

@@ -34,6 +34,8 @@ from axon.readers.volumes import ITK, NIFTI, read_ct, read_grid, suffix_of
 T = TypeVar("T")
 _EXAMPLES = 3
 _FILES_A_WORKER, _CHUNK = 5000, 250
+_HEADERS_A_STUDY = 1000
+"""So many headers are read in about the time of a study's voxels."""
 _GUESS = "any folder"
 _INSIDE = ("origin", "print", "tile")
 """What of a study is for the check alone."""
@@ -144,7 +146,8 @@ def check_folder(
     kept, chosen = one_of_each_scan(studies, data.ct) if data.series == "one" else (studies, [])
     ask = _Ask(read, sheet is not None, read and are_several(kept))
     look = functools.partial(_look, ask=ask, rules=data.ct)
-    with run_in_order(len(kept) if read else 0) as run:
+    work = len(kept) if read else sum(len(study.files) for study in kept) // _HEADERS_A_STUDY
+    with run_in_order(work) as run:
         done = tqdm(run(look, kept), "checking", len(kept), unit="study", mininterval=2, disable=None)
         looked = _once(list(done))
     usable, joined = _joined([one for one in looked if not one.code])

@@ -36,7 +36,8 @@ def sets_of(path: Path, rows: list[dict[str, Any]], config: Config) -> dict[str,
     if not path.is_file():
         return split_patients(rows, config)
     sets = _sets_of_file(path, rows)
-    _agree(_told(rows), sets, path.name)
+    _agree("patients.csv", _told(rows), path.name, sets)
+    _agree("data.named_sets", _named_patients(rows, config.data.named_sets), path.name, sets)
     return sets
 
 
@@ -50,7 +51,7 @@ def split_patients(rows: list[dict[str, Any]], config: Config) -> dict[str, str]
     cases = Counter(row["patient_id"] for row in rows)
     named = _named_patients(rows, config.data.named_sets)
     told = _told(rows)
-    _agree(told, named, "data.named_sets")
+    _agree("patients.csv", told, "data.named_sets", named)
     named |= told
     hashed = _hashed_patients(cases.keys() - named.keys(), config)
     _fill_empty_sets(hashed, given=set(named.values()))
@@ -117,10 +118,10 @@ def _told(rows: list[dict[str, Any]]) -> dict[str, str]:
     return dict(pairs)
 
 
-def _agree(told: dict[str, str], other: dict[str, str], name: str) -> None:
+def _agree(name: str, told: dict[str, str], other_name: str, other: dict[str, str]) -> None:
     """See that two who may decide say the same of every patient whom both know."""
     if apart := sorted(patient for patient, chosen in told.items() if other.get(patient, chosen) != chosen):
-        message = f"patients.csv and {name} put patients into different sets: {', '.join(apart)}"
+        message = f"{name} and {other_name} put patients into different sets: {', '.join(apart)}"
         raise AxonError("SPLITS_DISAGREE", message, "correct one of the two")
 
 

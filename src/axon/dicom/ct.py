@@ -6,6 +6,7 @@ Shape legend: D slices, H rows, W columns.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -80,9 +81,9 @@ def read_ct_series_noted(files: list[Path], config: CtConfig | None = None) -> t
     Raises:
         AxonError: With a ``CT_*`` code for each way in which a series is not a stack of slices.
     """
-    slices, grid, notes, vendor = _planned(files, config)
-    hu_DHW = fill(grid, _read(slices))
-    frames_of_file.cache_clear()
+    with _frames_let_go():
+        slices, grid, notes, vendor = _planned(files, config)
+        hu_DHW = fill(grid, _read(slices))
     return replace(canonical(Volume(hu_DHW, grid.affine)), vendor=vendor), notes
 
 
@@ -92,8 +93,18 @@ def plan_ct_series(
     """Shape (D, H, W) and steps in mm (w, h, d) of what `read_ct_series_noted` would read, and the notes, from headers
     alone. Arguments and errors as of it.
     """
-    _, grid, notes, _ = _planned(files, config)
+    with _frames_let_go():
+        _, grid, notes, _ = _planned(files, config)
     return grid.shape, tuple(float(step) for step in np.linalg.norm(grid.affine[:3, :3], axis=0)), notes
+
+
+@contextlib.contextmanager
+def _frames_let_go() -> Iterator[None]:
+    """No file of many frames stays in memory, or is taken for what lies there later, whatever happens."""
+    try:
+        yield
+    finally:
+        frames_of_file.cache_clear()
 
 
 def _planned(files: list[Path], config: CtConfig | None) -> tuple[list[Slice], Grid, tuple[str, ...], str]:

@@ -46,6 +46,8 @@ TRAITS = [
     "ContentTime",
 ]
 """What tells scans of one SeriesInstanceUID apart; the first that leaves no two slices at one place does."""
+_RECONSTRUCTION = ["TemporalPositionIdentifier", "TemporalPositionIndex", "ConvolutionKernel", "SliceThickness", "KVP"]
+"""Those of which a scan has one only: slices of two are two scans, wherever they lie."""
 _ORDER = ["InstanceNumber", "ContentTime", "AcquisitionTime"]
 _PLACE = ["ImagePositionPatient", "ImageOrientationPatient"]
 HEADER = list(dict.fromkeys([*_IDENTITY, *_SCAN, *_PLACE, *TRAITS, *_ORDER, "NumberOfFrames"]))
@@ -67,7 +69,7 @@ class SliceHeader:
         patient_id: As in the file: an identity, to be hashed at once and never stored; empty where it has none.
         series_uid: As in the file, likewise.
         localizer: Whether it is a scout image.
-        picture: Whether it is a secondary capture or another picture without a place: a dose report, a screen.
+        picture: Whether it is a secondary capture, or another picture without a place: a dose report, a screen.
         frame, frames: Index in the file, and how many slices that holds.
         instance_uid: As in the file; copies of a slice share it.
         height: Distance along the slice's normal, None where the header gives no place.
@@ -135,8 +137,8 @@ def header_of(path: Path, frame: int, ds: Dataset) -> SliceHeader:
         small = frames > 1 or bound_of(path) == MAX_FILE_BYTES
         require(small, "CT_TOO_LARGE", f"a file is larger than {MAX_FILE_BYTES} bytes", "export one file an image")
         height, normal = _place(ds)
-        secondary = raw(ds, "SOPClassUID").startswith(_SECONDARY_CAPTURE) or "SECONDARY" in kinds[1:2]
-        picture = secondary and height is None and frames == 1
+        captured = raw(ds, "SOPClassUID").startswith(_SECONDARY_CAPTURE)
+        picture = frames == 1 and (captured or ("SECONDARY" in kinds[1:2] and height is None))
         uid = raw(ds, "SOPInstanceUID")
         instance = f"{uid}/{frame}" if uid else ""
         traits = tuple(raw(ds, key) for key in TRAITS)
@@ -200,7 +202,7 @@ def _kind_of(header: SliceHeader, usual: np.ndarray | None) -> str:
     if header.localizer:
         return "localizer"
     if header.picture:
-        return "picture without a place"
+        return "picture"
     if usual is None or header.normal is None or np.linalg.norm(header.normal) < 0.9:
         # No place, or none that makes sense: for reading to refuse.
         return ""
@@ -212,13 +214,13 @@ def split_series(headers: Sequence[SliceHeader]) -> list[Part]:
     """The scans of one series: phases, kernels or time points whose slices lie at the same places.
 
     Slices are told apart by the first of `TRAITS` that leaves at least three in each part and no two at one place, or
-    by several; else where their numbers or times begin again. Copies of one instance stay together. A series that
-    cannot be told apart is one part, which reading checks.
+    by several; else where their numbers or times begin again. So are phases and reconstructions whose slices lie
+    between one another. Copies of one instance stay together. A series that cannot be told apart is one part, which
+    reading checks.
     """
     kept, _ = set_aside(headers)
-    if not _clash(kept) and len({h.traits[:1] for h in kept}) < 2:
-        return [Part("", tuple(headers))]
-    groups, by = _split(kept)
+    clash = _clash(kept) or len({h.traits[:1] for h in kept}) > 1
+    groups, by = _split(kept) if clash else _disentangled(kept)
     if len(groups) < 2:
         return [Part("", tuple(headers))]
     note = f"{len(groups)} scans under one SeriesInstanceUID, told apart by {' and '.join(by)}"
@@ -242,8 +244,27 @@ def _split(headers: list[SliceHeader]) -> tuple[list[list[SliceHeader]], list[st
             return found, list(dict.fromkeys([trait, *(name for _, names in parts for name in names)]))
     for number, key in enumerate(_ORDER):
         groups = _runs(sorted(headers, key=lambda h: h.order[number]))
-        if len(groups) > 1 and min(map(len, groups)) >= MIN_SLICES:
+        differ = len({h.order[number] for h in headers}) > 1
+        if differ and len(groups) > 1 and min(map(len, groups)) >= MIN_SLICES and _overlap(groups):
             return groups, [key]
+    return [headers], []
+
+
+def _overlap(groups: Sequence[Sequence[SliceHeader]]) -> bool:
+    """Whether all share most of their heights: parts of one scan, one after the other, do not."""
+    heights = [[h.height for h in group if h.height is not None] for group in groups]
+    spans = [(min(found), max(found)) for found in heights if found]
+    shared = min((high for _, high in spans), default=0.0) - max((low for low, _ in spans), default=0.0)
+    return shared > 0.5 * max((high - low for low, high in spans), default=0.0)
+
+
+def _disentangled(headers: list[SliceHeader]) -> tuple[list[list[SliceHeader]], list[str]]:
+    """As `_split`, of phases or reconstructions whose slices lie between one another, at places of their own."""
+    for trait in _RECONSTRUCTION:
+        number = TRAITS.index(trait)
+        groups = _by(headers, lambda h, number=number: h.traits[number])  # type: ignore[misc]
+        if len(groups) > 1 and min(map(len, groups)) >= MIN_SLICES and _overlap(groups):
+            return groups, [trait]
     return [headers], []
 
 

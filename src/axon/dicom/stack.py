@@ -98,7 +98,9 @@ def _heights(heights: np.ndarray, config: CtConfig) -> tuple[np.ndarray, np.ndar
     steps = np.diff(heights)
     usual = float(np.median(steps))
     tolerance = max(_ROUNDED_MM, 0.02 * usual)
-    if np.abs(steps - usual).max() <= tolerance and steps.max() < 1.5 * usual:
+    # Steps that are each almost the usual one may still drift off together.
+    even = np.linspace(heights[0], heights[-1], len(heights))
+    if np.abs(heights - even).max() <= tolerance and steps.max() < 1.5 * usual:
         return np.arange(len(heights)), np.zeros(len(heights)), None, ()
     # Of few steps the mean of the middle two would be no step at all: 12 mm of 8 and 16.
     usual = float(np.sort(steps)[(len(steps) - 1) // 2])
@@ -114,11 +116,9 @@ def _heights(heights: np.ndarray, config: CtConfig) -> tuple[np.ndarray, np.ndar
     message = "the step between slices is not uniform"
     require(close, "CT_SLICE_STEP", message, "reconstruct with one slice increment")
     notes = [f"{missing} of {missing + len(heights)} slices are missing and were interpolated"] if missing else []
-    if np.abs(steps - times_N * usual).max() <= tolerance:
-        # As they are, but for those that are missing.
-        index = np.concatenate([[0], np.cumsum(times_N)])
-        step_mm = float((heights[-1] - heights[0]) / index[-1])
-    else:
+    index = np.concatenate([[0], np.cumsum(times_N)])
+    step_mm = float((heights[-1] - heights[0]) / index[-1])
+    if np.abs(heights - heights[0] - index * step_mm).max() > tolerance:
         notes.append(
             f"steps of {steps.min():.2f} to {steps.max():.2f} mm between slices were resampled to {usual:.2f} mm"
         )

@@ -62,6 +62,7 @@ class Xray:
 
 
 NO_CHEST_TRUSTED = "no chest to be seen, used on your word"
+NEGATIVE_TRUSTED = "looks like a negative, used on your word"
 
 
 def read_xray(path: Path, mend: Mend = Mend(), trusted: bool = False) -> Xray:  # noqa: B008 frozen
@@ -76,7 +77,8 @@ def read_xray(path: Path, mend: Mend = Mend(), trusted: bool = False) -> Xray:  
         path: DICOM, PNG, JPEG, TIFF, WebP, BMP, JPEG 2000, or NIfTI or NRRD of one slice; told apart by content, not
             by name.
         mend: What to do to the film.
-        trusted: Take the caller's word that it is a chest film, and note it: `NO_CHEST_TRUSTED`.
+        trusted: Take the caller's word that it is a chest film and no negative, and note it: `NO_CHEST_TRUSTED`,
+            `NEGATIVE_TRUSTED`.
 
     Raises:
         AxonError: ``XRAY_UNREADABLE``, ``XRAY_SYNTAX``, ``XRAY_MODALITY``, ``XRAY_MULTIFRAME``, ``XRAY_COLOUR``,
@@ -127,13 +129,15 @@ def _judged(raw: RawFilm, mend: Mend, trusted: bool) -> Xray:
     image_HW, mended = _mended(raw, mend)
     notes = raw.notes + mended
     seen = judge(image_HW)
-    _refuse_what_is_wrong(image_HW, raw, mend, seen)
+    _refuse_what_is_wrong(image_HW, raw, mend, seen, trusted)
     if not (raw.is_chest or seen.chest):
         fix = "give an upright chest film, mended with --crop, --rotate or --invert; if you are sure, add --trust-views"
         require(trusted, "XRAY_NOT_CHEST", "the image does not look like a frontal or lateral chest film", fix)
         notes = (*notes, NO_CHEST_TRUSTED)
     if not seen.chest:
         notes = (*notes, "does not look like a chest")
+    if seen.inverted and not mend.invert:
+        notes = (*notes, NEGATIVE_TRUSTED)
     if seen.turn and mend.rotate is None:
         notes = (*notes, f"looks as if it had to be turned by {seen.turn} degrees")
     if _glyphs(image_HW) >= _TEXT:
@@ -181,7 +185,7 @@ def _mended(raw: RawFilm, mend: Mend) -> tuple[np.ndarray, tuple[str, ...]]:
 _SMALLEST_FILM = 0.25
 
 
-def _refuse_what_is_wrong(image_HW: np.ndarray, raw: RawFilm, mend: Mend, seen: Judgement) -> None:
+def _refuse_what_is_wrong(image_HW: np.ndarray, raw: RawFilm, mend: Mend, seen: Judgement, trusted: bool) -> None:
     """Raise AxonError where the image shows what the user can mend and said nothing about."""
     two = mend.crop is None and _two_films(image_HW)
     fix = "keep one with --crop, e.g. --crop left or --crop 0,0,50,100"
@@ -192,8 +196,8 @@ def _refuse_what_is_wrong(image_HW: np.ndarray, raw: RawFilm, mend: Mend, seen: 
     message = "the film looks upside down" if seen.turn == 180 else "the film looks as if it lay on its side"
     fix = f"add --rotate {seen.turn}, or --rotate 0 if it is upright"
     require(not turned, "XRAY_ORIENTATION", message, fix)
-    negative = seen.inverted and not mend.invert
-    fix = "add --invert, or mend its header"
+    negative = seen.inverted and not (mend.invert or trusted)
+    fix = "add --invert, or mend its header; if you are sure, add --trust-views"
     require(not negative, "XRAY_INVERTED", "the film looks like a negative: bone is dark", fix)
 
 

@@ -178,12 +178,12 @@ def _metaimage_stored(fields: dict[str, str], rules: CtConfig) -> Stored:
     require(many in (3, 4), "NOT_A_CT", f"the image has {many} dimensions, a CT has 3", "give one CT a file")
     affine = np.eye(4)
     notes: tuple[str, ...] = ()
-    if rotation is None or position is None:
+    if rotation is None:
         affine[:3, :3], notes = assumed_axes(rules)
     else:
         # A row of the matrix is where one axis of the image points.
         affine[:3, :3] = _floats(rotation, many * many).reshape(many, many)[:3, :3].T
-        affine[:3, 3] = _floats(position, many)[:3]
+        affine[:3, 3] = _floats(position, many)[:3] if position else 0
     require(spacing is not None, "NO_ORIENTATION", "the file does not say its spacing", "export it with its geometry")
     affine[:3, :3] *= _floats(spacing or "", many)[:3]
     affine[:3] *= _UNITS_MM[fields.get("distanceunits", "mm").lower()]
@@ -247,13 +247,13 @@ def _nrrd_affine(fields: dict[str, str], spatial: slice, rules: CtConfig) -> tup
     found = re.findall(r"\(([^()]*)\)", fields.get("space directions", ""))
     to_lps = _TO_LPS.get(fields.get("space", "").lower())
     vectors = [_floats(text.replace(",", " "), 3) for text in found]
-    if to_lps is None or len(vectors) != 3 or "space origin" not in fields:
+    if to_lps is None or len(vectors) != 3:
         directions, notes = assumed_axes(rules)
         spacing = [float(word) for word in fields.get("spacings", "").split()[spatial]]
         affine[:3, :3] = directions * (spacing or np.linalg.norm(vectors, axis=1))
         return affine, notes
     affine[:3, :3] = np.stack(vectors, axis=1)
-    affine[:3, 3] = _floats(fields["space origin"].strip("()").replace(",", " "), 3)
+    affine[:3, 3] = _floats(fields.get("space origin", "(0,0,0)").strip("()").replace(",", " "), 3)
     units = re.findall(r'"([^"]*)"', fields.get("space units", "")) or ["mm"]
     affine[:3] *= np.array(to_lps)[:, None] * np.array([_UNITS_MM[unit or "mm"] for unit in units]).reshape(-1, 1)
     return affine, notes

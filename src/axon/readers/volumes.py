@@ -27,6 +27,7 @@ ITK = (*NRRD, ".mha", ".mhd", *OTHERS)
 _LEAST_SHARE = 0.02
 _SHIFT_HU = 1024
 """Unsigned copies of a CT are HU and this: air is 24, and nothing is negative."""
+_METAL_HU, _MOST_GREATEST, _FEW_VALUES = 2000, 0.002, 256
 _CHEST_SHARE = 0.5
 """Of air and soft tissue together, in a CT that is taken back: values spread evenly have a sixth."""
 
@@ -147,6 +148,7 @@ def _in_hu(volume: Volume) -> Volume:
     """
     air, soft = _shares(volume.hu_DHW, 0)
     if min(air, soft) >= _LEAST_SHARE:
+        _refuse_a_window(volume.hu_DHW)
         return volume
     low, high = int(volume.hu_DHW.min()), int(volume.hu_DHW.max())
     shifted = low >= 0 and high > _SHIFT_HU and _shares(volume.hu_DHW, _SHIFT_HU)
@@ -155,6 +157,18 @@ def _in_hu(volume: Volume) -> Volume:
         return replace(volume, hu_DHW=volume.hu_DHW - np.int16(_SHIFT_HU), notes=(*volume.notes, note))
     seen = f"{air:.1%} air and {soft:.1%} soft tissue, values from {low} to {high}: they are not HU of a chest"
     raise AxonError("NOT_A_CT", seen, "give a chest CT in HU, neither scaled nor windowed")
+
+
+def _refuse_a_window(hu_DHW: np.ndarray) -> None:
+    """Raise AxonError ``NOT_A_CT`` where bone was cut off, which leaves many voxels of one greatest value.
+
+    Scanners cut above `_METAL_HU`; a CT of a few whole values, as phantoms are, is as it is.
+    """
+    high = int(hu_DHW.max())
+    share = np.count_nonzero(hu_DHW == high) / hu_DHW.size
+    cut = high < _METAL_HU and share > _MOST_GREATEST and np.unique(hu_DHW).size > _FEW_VALUES
+    seen = f"{share:.1%} of the values are the greatest, {high}: windowed"
+    require(not cut, "NOT_A_CT", seen, "give HU as the scanner wrote them")
 
 
 def _shares(hu_DHW: np.ndarray, shift: int) -> tuple[float, float]:

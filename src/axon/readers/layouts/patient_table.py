@@ -53,6 +53,8 @@ def _rows(path: Path) -> list[tuple[int, Row]]:
             reader = csv.DictReader(file)
             rows = [(reader.line_num, {k: (v or "").strip() for k, v in row.items() if k}) for row in reader]
             columns = reader.fieldnames or []
+    except OSError as error:
+        raise AxonError("PATIENTS_TABLE", f"{path.name} cannot be read ({type(error).__name__})", _FIX) from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise AxonError("PATIENTS_TABLE", f"{path.name} is no table in UTF-8 ({type(error).__name__})", _FIX) from None
     unknown = sorted(set(columns) - set(COLUMNS))

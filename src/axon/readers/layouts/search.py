@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -217,7 +219,9 @@ def _joined(series: list[tuple[str, Study]], named: list[Study], notes: list[str
 
 
 def _apart(studies: list[Study], folder: Path) -> list[Study]:
-    """Cases of one name, of files in different folders, by their paths; in one folder, by the whole file name."""
+    """Cases of one name, of files in different folders, by their paths; in one folder, by the whole file name; where
+    these are the same (``a/x.nii``, ``a-x.nii``), by a hash of the path too.
+    """
 
     def renamed(studies: list[Study], name: dict[Path, str]) -> list[Study]:
         counts = Counter(study.case_id for study in studies)
@@ -229,4 +233,9 @@ def _apart(studies: list[Study], folder: Path) -> list[Study]:
     files = [study.files[0] for study in studies]
     below = {file: "-".join((*file.parent.relative_to(folder).parts, _stem(file))) for file in files}
     whole = {file: "-".join(file.relative_to(folder).parts) for file in files}
-    return renamed(renamed(studies, below), whole)
+    hashed = {file: f"{name}-{_digest(file.relative_to(folder))}" for file, name in below.items()}
+    return renamed(renamed(renamed(studies, below), whole), hashed)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(path)).hexdigest()[:8]

@@ -47,7 +47,7 @@ def read_nifti(path: Path, rules: CtConfig) -> Volume:
 
 def stored_nifti(path: Path, rules: CtConfig) -> Stored:
     """What a NIfTI file says that it holds, from its header alone. Raises as `read_nifti`."""
-    header = _header(read_start(path, _HEADER))
+    header = header_of(path)
     if _in_pair(header):
         image_of(path)
     return _stored(header, rules)
@@ -57,8 +57,13 @@ def describe_nifti(path: Path) -> tuple[tuple[Path, ...], bool]:
     """The file of the voxels where it is another one, and whether the header's intent is a label map
     (NIFTI_INTENT_LABEL). Raises as `read_nifti`.
     """
-    header = _header(read_start(path, _HEADER))
+    header = header_of(path)
     return (image_of(path),) if _in_pair(header) else (), int(header["intent_code"]) == _LABELS
+
+
+def header_of(path: Path) -> nibabel.Nifti1Header:
+    """The header alone, of a file that may be gzipped. Raises as `read_nifti`."""
+    return _header(read_start(path, _HEADER))
 
 
 def image_of(path: Path) -> Path:

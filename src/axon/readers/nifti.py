@@ -11,7 +11,7 @@ import numpy as np
 from axon.config import CtConfig
 from axon.errors import AxonError, require
 from axon.geometry.volume import Volume, lps_to_ras
-from axon.readers.voxels import Stored, assumed_axes, check, read_start, time_point, unpacked, volume
+from axon.readers.voxels import Stored, assumed_axes, check, may_follow, read_start, time_point, unpacked, volume
 
 _UNITS_MM = {"unknown": 1.0, "meter": 1000.0, "mm": 1.0, "micron": 0.001}
 _PLAUSIBLE_MM = (0.05, 20.0)
@@ -68,7 +68,7 @@ def header_of(path: Path) -> nibabel.Nifti1Header:
 
 def image_of(path: Path) -> Path:
     """The ``.img`` beside a ``.hdr``. Raises AxonError ``CT_DATA_FILE``."""
-    found = [image for end in (".img", ".img.gz", ".IMG") if (image := path.with_suffix(end)).is_file()]
+    found = [image for end in (".img", ".img.gz", ".IMG") if may_follow(path, image := path.with_suffix(end))]
     require(bool(found), "CT_DATA_FILE", "a .hdr has no .img beside it", "add it, under the same name")
     return found[0]
 

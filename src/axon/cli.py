@@ -31,7 +31,7 @@ from axon.commands import (
     reproduce,
     serve,
 )
-from axon.errors import one_line_errors
+from axon.errors import one_line_errors, printable
 from axon.files import own_temporary_folder
 
 COMMANDS = (
@@ -76,7 +76,9 @@ nobody reads the output any more; 143 ended by SIGTERM
 
 def main(argv: list[str] | None = None) -> int:
     """Run a verb; 0 on success, 1 on an error that is explained in one line, 2 on a wrong call."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     arguments = parser().parse_args(argv)
     # Called by a program, its temporary files are its own.
     alone = own_temporary_folder() if argv is None else contextlib.nullcontext()
@@ -99,6 +101,13 @@ def _closed_pipe() -> Iterator[None]:
         # Python flushes once more at the end, which must not fail either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+class _Printable(logging.Formatter):
+    """A name in a line of the log commands no terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 class _Parser(argparse.ArgumentParser):

@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
     """
     out = refuse_unwritable(out)
     part = out.with_name(f".{out.name}.part")
-    with _claimed(part, folder=True):
+    with _claimed(part, folder=True) as part:
         for old in part.iterdir():
             shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
         try:
@@ -55,7 +56,7 @@ def unfinished_folder(out: Path) -> Iterator[Path]:
     """
     out = refuse_unwritable(out)
     part = out.with_name(f".{out.name}.unfinished")
-    with _claimed(part, folder=True):
+    with _claimed(part, folder=True, kept=True):
         yield part
         shutil.rmtree(part)
 
@@ -67,7 +68,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    with _claimed(part, folder=False):
+    with _claimed(part, folder=False) as part:
         try:
             yield part
         except BaseException:
@@ -77,20 +78,37 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _claimed(part: Path, folder: bool) -> Iterator[None]:
-    """Make ``part`` and hold a lock on it, which ends with the process at the latest."""
+def _claimed(part: Path, folder: bool, kept: bool = False) -> Iterator[Path]:
+    """Make ``part`` and hold a lock on it, which ends with the process at the latest. Where the file system has no
+    locks, what is made has a name of its own, unless it is ``kept`` for whoever goes on.
+    """
     while True:
         if folder:
             part.mkdir(parents=True, exist_ok=True)
-        handle = os.open(part, os.O_RDONLY | (os.O_DIRECTORY if folder else os.O_CREAT))
         try:
-            _lock(handle, part, wait=not folder)
+            handle = os.open(part, os.O_RDONLY | (os.O_DIRECTORY if folder else os.O_CREAT))
+        except FileNotFoundError:
+            if not folder:
+                raise
+            continue  # It has become another writer's result.
+        try:
+            if not _lock(handle, part.stem.removeprefix("."), wait=not folder) and not kept:
+                with contextlib.suppress(OSError):
+                    part.rmdir() if folder else part.unlink()
+                yield _own(part, folder)
+                return
             # It may have become another writer's result while we waited.
             if _is_at(handle, part):
-                yield
+                yield part
                 return
         finally:
             os.close(handle)
+
+
+def _own(part: Path, folder: bool) -> Path:
+    own = part.with_name(f"{part.stem}.{uuid.uuid4().hex}{part.suffix}")
+    own.mkdir() if folder else own.touch()
+    return own
 
 
 @contextlib.contextmanager
@@ -100,22 +118,24 @@ def only_writer(folder: Path) -> Iterator[None]:
     """
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        _lock(handle, folder, wait=False)
+        _lock(handle, folder.name, wait=False)
         yield
     finally:
         os.close(handle)
 
 
-def _lock(handle: int, part: Path, wait: bool) -> None:
+def _lock(handle: int, name: str, wait: bool) -> bool:
+    """Lock what ``name`` is written in; whether the file system has locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
-            message = f"another process is writing {part.stem.removeprefix('.')}"
+            message = f"another process is writing {name}"
             raise AxonError("OUT_BUSY", message, "name another folder, or wait until it is done") from None
-        # A file system without locks is written as if nobody else were there.
         if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
             raise
+        return False
+    return True
 
 
 class Scratch:
@@ -143,7 +163,7 @@ class Scratch:
             self.close()
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-            _lock(self._handle, self.path, wait=True)
+            _lock(self._handle, self.path.name, wait=True)
         return self.path
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ from axon.geometry.film import to_detector
 from axon.geometry.projection import normalise_film
 from axon.geometry.volume import Volume, cube_affine
 from axon.models.estimator import Evidence, FilmEstimator
-from axon.models.folders import check_tensors, load_bridge, load_network
+from axon.models.folders import check_configuration, check_tensors, load_bridge, load_network
 from axon.models.intensity import denormalise_hu, normalise_hu
 from axon.models.sampling import sample_bridge
 from axon.models.superres import SuperResolver, upsample
@@ -229,6 +229,8 @@ class AxonPipeline(DiffusionPipeline):
                 raise AxonError(
                     "MODEL_UNTRUSTED", f"{index} loads {name!r} from {entry[0]!r}", "use a model written by AXON"
                 )
+        for part in index.parent.iterdir():
+            check_configuration(part)
         pipeline = super().from_pretrained(
             pretrained_model_name_or_path,
             use_safetensors=True,

@@ -1,5 +1,6 @@
 import io
 import json
+import logging
 import os
 import re
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from axon import cli
 from axon.cli import main
 from axon.commands.progress import told
 from axon.errors import one_line_errors
@@ -137,3 +139,8 @@ def test_many_samples_have_a_bar_on_a_terminal_and_a_line_elsewhere(
         assert len(shares) > 10 and "100" in shares
     else:
         assert screen.getvalue() == "samples: done\n"
+
+
+def test_names_in_the_log_command_no_terminal() -> None:
+    record = logging.LogRecord("axon", logging.INFO, "", 0, "film: %s", ("a\x1b[2Jb",), None)
+    assert cli._Printable("%(message)s").format(record) == "film: a\\x1b[2Jb"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
 import csv
+import errno
+import io
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +22,9 @@ from axon.data.verify import check_dataset
 from axon.errors import AxonError
 from axon.files import read_csv, sha256_file, write_csv, write_json
 from axon.names import checked_name, plain_name
-from tests.support.hostile import nifti
+from axon.readers import volumes
+from axon.readers.layouts import find_studies
+from tests.support.hostile import mha, nifti, voxels
 
 BAD = [
     "",
@@ -148,6 +154,49 @@ def test_a_rejected_file_of_an_odd_name_costs_itself(tmp_path: Path, tiny_config
     assert pack(tmp_path / "src", tmp_path / "packed", "CC0", "x", tiny_config)[:2] == (1, 1)
     with (tmp_path / "packed" / "rejected.csv").open() as file:
         assert all(value.isprintable() for row in csv.DictReader(file) for value in row.values())
+
+
+@pytest.mark.parametrize("name", ["bad_1.nii", "slice.dcm"])
+def test_a_disk_s_error_costs_its_file_in_every_step(
+    tmp_path: Path, tiny_config: Config, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "src"
+    source.mkdir()
+    (source / "good_1.nii").write_bytes(nifti())
+    content = bytearray(nifti())
+    content[-2] ^= 1
+    (source / name).write_bytes(content)
+    whole = io.open
+
+    def broken(file: Any, *rest: Any, **named: Any) -> Any:
+        if not isinstance(file, int) and Path(os.fsdecode(file)) == source / name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(file))
+        return whole(file, *rest, **named)
+
+    monkeypatch.setattr(builtins, "open", broken)
+    monkeypatch.setattr(io, "open", broken)
+    monkeypatch.setattr(volumes, "apart", lambda kind, read, files, rules=None: read(list(files), rules))
+    assert {study.files for study in find_studies(source)} == {(source / "good_1.nii",), (source / name,)}
+    assert pack(source, tmp_path / "packed", "CC0", "x", tiny_config)[:2] == (1, 1)
+    assert [row["code"] for row in read_csv(tmp_path / "packed" / "rejected.csv")] == ["CT_UNREADABLE"]
+    assert fetch(tmp_path / "raw", 1, folder=str(source)) == [0]
+    for raw in (source, tmp_path / "raw"):
+        ingest(raw, 0, 1, tiny_config, tmp_path / "shard")
+        report = json.loads((tmp_path / "shard" / "report.json").read_text())
+        assert [row["case_id"] for row in report["accepted"]] == ["good_1"]
+        assert len(report["rejected"]) == 1 and report["rejected"][0]["code"].startswith("CT_")
+
+
+@pytest.mark.parametrize("table", [b"Series UID,Subject ID\n" + b"a" * 200_000 + b",b\n", None])
+def test_a_table_of_luna_that_cannot_be_read_is_passed_over(tmp_path: Path, table: bytes | None) -> None:
+    for file, content in mha(b"", "x.raw").items():
+        (tmp_path / file).with_name("1.3.6.1.4.1.14519.mhd").write_bytes(content)
+    (tmp_path / "x.raw").write_bytes(voxels())
+    if table is None:
+        (tmp_path / "metadata.csv").symlink_to("/proc/self/mem")
+    else:
+        (tmp_path / "metadata.csv").write_bytes(table)
+    assert [study.rule for study in find_studies(tmp_path)] == ["LUNA16"]
 
 
 def test_a_file_that_cannot_be_read_costs_itself_in_every_step(tmp_path: Path, tiny_config: Config) -> None:

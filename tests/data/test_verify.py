@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +16,12 @@ from safetensors.numpy import load_file, save_file
 
 from axon.cli import main
 from axon.config import Config
+from axon.data.cases import Case
+from axon.data.fetch import fetch
 from axon.data.pack import pack
 from axon.data.packed import COLUMNS
-from axon.data.prepared import read_manifest, write_manifest
+from axon.data.packed_films import load_film
+from axon.data.prepared import PreparedDataset, read_manifest, write_manifest
 from axon.data.verify import check_dataset, verify_dataset
 from axon.errors import AxonError
 from axon.files import read_csv, sha256_file, write_csv
@@ -44,6 +50,24 @@ def not_a_volume(folder: Path) -> None:
     reseal(folder)
 
 
+def huge(**changes: float) -> Spoil:
+    """The case is a little file that unpacks to more than may be read: its header says so, or what follows it."""
+
+    def spoil(folder: Path) -> None:
+        content = bytearray((folder / "cases" / "phantom-0.nii").read_bytes())
+        for name, value in changes.items():
+            offset, form = {"side": (42, "<3h"), "kind": (70, "<hh"), "start": (108, "<f")}[name]
+            struct.pack_into(form, content, offset, *{"side": [value] * 3, "kind": [64, 64], "start": [value]}[name])
+        (folder / "cases" / "phantom-0.nii").unlink()
+        with gzip.open(folder / "cases" / "phantom-0.nii.gz", "wb", 1) as file:
+            file.write(content)
+            file.write(bytes(2**26))
+        replace("manifest.csv", "phantom-0.nii", "phantom-0.nii.gz")(folder)
+        reseal(folder)
+
+    return spoil
+
+
 def replace(name: str, old: str, new: str) -> Spoil:
     return lambda folder: (folder / name).write_text((folder / name).read_text().replace(old, new))
 
@@ -65,6 +89,12 @@ SPOILT: dict[str, tuple[str, Spoil]] = {
     ),
     "no set": ("SPLITS_FORMAT", replace("splits.json", '"phantom-0"', '"somebody"')),
     "no splits": ("SPLITS_FORMAT", lambda folder: (folder / "splits.json").unlink()),
+    "nested splits": ("SPLITS_FORMAT", lambda folder: (folder / "splits.json").write_text("[" * 100_000)),
+    "long field": ("MANIFEST_UNREADABLE", replace("manifest.csv", "phantom-0.nii", "a" * 200_000)),
+    "control characters": ("NAME_UNSAFE", replace("manifest.csv", "cases/phantom-0.nii", "cases/a\x1b[2Jb.nii")),
+    "too many voxels": ("CT_TOO_LARGE", huge(side=32767)),
+    "too many bytes": ("CT_TOO_LARGE", huge(side=600, kind=64)),
+    "voxels beyond the end": ("CT_UNREADABLE", huge(kind=64, start=1e9)),
     "binary manifest": ("MANIFEST_UNREADABLE", lambda folder: (folder / "manifest.csv").write_bytes(b"\xff\xfe\x00")),
 }
 
@@ -81,6 +111,47 @@ def test_every_kind_of_damage_has_its_code(name: str, packed: Path) -> None:
     assert check_dataset(packed)[1] == []
     spoil(packed)
     assert code in {problem.code for problem in check_dataset(packed)[1]}
+
+
+@pytest.mark.parametrize("name", ["too many voxels", "too many bytes"])
+def test_what_says_that_it_is_huge_is_not_unpacked(name: str, packed: Path) -> None:
+    SPOILT[name][1](packed)
+    tracemalloc.start()
+    try:
+        check_dataset(packed)
+        assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_table_that_is_none_is_a_code_where_it_is_fetched(packed: Path, tmp_path: Path) -> None:
+    SPOILT["long field"][1](packed)
+    with pytest.raises(AxonError, match="MANIFEST_UNREADABLE"):
+        fetch(tmp_path / "out", 1, folder=str(packed))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", "[" * 100_000])
+def test_facts_of_a_prepared_dataset_that_are_none_are_damage(text: str, tiny_dataset: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = Path(shutil.copytree(tiny_dataset, tmp_path / "d"))
+    (folder / "dataset.json").write_text(text)
+    with pytest.raises(AxonError, match="DATASET_DAMAGED"):
+        PreparedDataset(folder)
+
+
+FACTS = json.dumps({"case_id": "p0", "patient_id": "p0", "collection": "c", "coverage": 1.0, "spare": 1})
+
+
+@pytest.mark.parametrize("facts", [FACTS, "[" * 100_000, "{}"], ids=["spare", "nested", "none"])
+def test_facts_of_a_case_or_film_that_are_others_are_a_code(facts: str, tmp_path: Path) -> None:
+    shapes = {"hu": (2, 2, 2), "affine": (4, 4), "frontal": (2, 2), "lateral": (2, 2), "image": (2, 2)}
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    save_file(tensors, tmp_path / "x.safetensors", metadata={"axon": facts})
+    with pytest.raises(AxonError, match="CASE_UNREADABLE"):
+        Case.load(tmp_path / "x.safetensors")
+    with pytest.raises(AxonError, match="FILM_UNREADABLE"):
+        load_film(tmp_path / "x.safetensors")
 
 
 def test_all_problems_come_at_once_a_line_each(packed: Path, capsys: pytest.CaptureFixture[str]) -> None:

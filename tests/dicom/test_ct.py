@@ -157,6 +157,7 @@ def put(key: str, value: object) -> Callable[[Dataset], object]:
         ("CT_SPACING", put("PixelSpacing", [0, 0])),
         ("CT_GEOMETRY", drop("ImagePositionPatient")),
         ("CT_GEOMETRY", drop("PixelSpacing")),
+        ("CT_GEOMETRY", put("ImagePositionPatient", [0, 10_001, 0])),
         ("CT_DUPLICATE_SLICE", put("ImagePositionPatient", [0, 0, 0])),
         ("CT_SLICE_STEP", put("ImagePositionPatient", [0, 0, 4.9])),
         ("CT_TILT", put("ImagePositionPatient", [0, 3, 4])),

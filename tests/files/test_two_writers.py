@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
+import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from axon.errors import AxonError
-from axon.files import whole_file, whole_folder
+from axon.files import only_writer, unfinished_folder, whole_file, whole_folder
 
 HOLD = """
 import sys, time
@@ -85,3 +90,61 @@ def test_a_file_of_two_writers_is_one_s_and_whole(tmp_path: Path) -> None:
         thread.join()
     assert (tmp_path / "file").read_text() in ("a" * 50, "b" * 50)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_each_writer_has_a_part_of_its_own(tmp_path: Path) -> None:
+    with whole_file(tmp_path / "a.nii") as one, whole_file(tmp_path / "a.nii") as other:
+        one.write_text("one")
+        other.write_text("other")
+        assert one != other and one.read_text() == "one"
+    assert (tmp_path / "a.nii").read_text() == "one"
+    with whole_folder(tmp_path / "out") as first, whole_folder(tmp_path / "out") as second:
+        (first / "x").write_text("first")
+        assert first != second and not list(second.iterdir())
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["x"]
+    assert {path.name for path in tmp_path.iterdir()} == {"a.nii", "out"}
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_what_is_unfinished_is_still_found(tmp_path: Path) -> None:
+    with contextlib.suppress(KeyError), unfinished_folder(tmp_path / "out") as part:
+        (part / "x").touch()
+        raise KeyError
+    with unfinished_folder(tmp_path / "out") as part:
+        assert (part / "x").is_file()
+
+
+def test_a_part_that_becomes_a_result_while_it_is_opened_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = os.open
+    gone: list[Path] = []
+
+    def racing(path: Any, *rest: Any, **named: Any) -> int:
+        if str(path).endswith(".out.part") and not gone:
+            gone.append(Path(path).rename(tmp_path / "result"))
+        return opened(path, *rest, **named)
+
+    monkeypatch.setattr(os, "open", racing)
+    with whole_folder(tmp_path / "out") as part:
+        (part / "x").touch()
+    assert gone and (tmp_path / "out" / "x").is_file()
+
+
+def test_a_folder_that_is_being_written_is_named_whole(tmp_path: Path) -> None:
+    (tmp_path / "run.v2").mkdir()
+    with (
+        only_writer(tmp_path / "run.v2"),
+        pytest.raises(AxonError, match=r"OUT_BUSY.*writing run\.v2 "),
+        only_writer(tmp_path / "run.v2"),
+    ):
+        pass

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from axon.compute.light import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from axon import pretrained
 from axon.config import Config
 from axon.errors import AxonError
+from axon.models.unet import BridgeUNet
 from tests.support.small_model import small_pipeline
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -33,6 +35,30 @@ def refused(folder: Path) -> str:
 
 def test_an_empty_list_of_checksums_is_damage(folder: Path) -> None:
     (folder / pretrained.SUMS).write_text("")
+    assert refused(folder) == "MODEL_DAMAGED"
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("unet/config.json", {"channels": [1025, 16, 32]}),
+        ("unet/config.json", {"channels": [8] * 101}),
+        ("estimator/config.json", {"network": {"channels": [8, 16, 10**9]}}),
+        ("estimator/config.json", {"xray": {"detector_px": 10_001}}),
+        ("superres/config.json", {"blocks": 10_000}),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 10_001}),
+        ("scheduler/scheduler_config.json", {"m_max": float("nan")}),
+        ("scheduler/scheduler_config.json", None),
+    ],
+)
+def test_a_part_that_would_be_huge_is_never_built(
+    folder: Path, part: str, changes: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BridgeUNet, "__init__", lambda *_, **__: pytest.fail("it is built"))
+    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", lambda *_, **__: pytest.fail("it is built"))
+    (folder / pretrained.SUMS).unlink(missing_ok=True)
+    facts = "{" if changes is None else json.dumps(json.loads((folder / part).read_text()) | changes)
+    (folder / part).write_text(facts)
     assert refused(folder) == "MODEL_DAMAGED"
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -50,8 +52,6 @@ def test_every_common_tar_is_one(mode: str, tmp_path: Path) -> None:
 
 
 def test_other_files_are_no_archives(tmp_path: Path) -> None:
-    import gzip
-
     for content in (b"", b"text", gzip.compress(b"n" * 1000)):
         (tmp_path / "x").write_bytes(content)
         assert not is_archive(tmp_path / "x")
@@ -101,6 +101,65 @@ def test_a_tar_whose_own_header_says_gigabytes_is_refused(tmp_path: Path) -> Non
     (tmp_path / "x").write_bytes(header.tobuf() + bytes(4096))
     with pytest.raises(AxonError, match="ARCHIVE_UNREADABLE"), extracted(tmp_path / "x"):
         pass
+
+
+TELLS = (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.GNUTYPE_SPARSE)
+
+
+@pytest.mark.parametrize("kind", TELLS)
+def test_a_zipped_tar_whose_header_unpacks_to_a_quarter_of_a_gigabyte_costs_nothing(
+    kind: bytes, tmp_path: Path
+) -> None:
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = kind, 2**28
+    block = bytearray(header.tobuf())
+    block[482] = 1  # where a map of holes goes on in the next block
+    block[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(block))[0]
+    with gzip.open(tmp_path / "x", "wb", 1) as file:
+        file.write(block)
+        for _ in range(256):
+            file.write(b"1" * 2**20)
+    tracemalloc.start()
+    try:
+        assert not is_archive(tmp_path / "x")
+        with pytest.raises(AxonError, match="ARCHIVE_UNREADABLE"), extracted(tmp_path / "x"):
+            pass
+        assert tracemalloc.get_traced_memory()[1] < 50 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_names_upon_names_are_refused(tmp_path: Path) -> None:
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 2**13
+    (tmp_path / "x").write_bytes((header.tobuf() + b"n" * 2**13) * 200)
+    with pytest.raises(AxonError, match=r"ARCHIVE_UNREADABLE.*ReadError"), extracted(tmp_path / "x"):
+        pass
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"GNU.sparse.map": "0,1"},
+        {"GNU.sparse.size": "1"},
+        {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"},
+    ],
+)
+def test_a_file_with_holes_is_refused(facts: dict[str, str], tmp_path: Path) -> None:
+    with (
+        pytest.raises(AxonError, match="ARCHIVE_UNREADABLE"),
+        extracted(tarred(tmp_path / "x", {"a": b"1\n"}, pax_headers=facts)),
+    ):
+        pass
+
+
+def test_long_names_are_read(tmp_path: Path) -> None:
+    name = "/".join(["n" * 90] * 5)
+    for number, form in enumerate((tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)):
+        with tarfile.open(tmp_path / f"{number}", "w", format=form) as archive:
+            archive.addfile(tarfile.TarInfo(name))
+        with extracted(tmp_path / f"{number}") as folder:
+            assert (folder / name).is_file()
 
 
 def test_damage_a_password_and_a_name_twice_have_their_code(tmp_path: Path) -> None:

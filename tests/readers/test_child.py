@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import resource
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
@@ -54,6 +57,13 @@ def crash(_: list[Path]) -> None:
 @named
 def leave(_: list[Path]) -> None:
     os._exit(3)
+
+
+@named
+def nonsense(_: list[Path]) -> None:
+    for link in [found for found in gc.get_objects() if isinstance(found, socket.socket)]:
+        link.sendall(child._LENGTH.pack(3, 0, False) + b"{{{")
+    os._exit(4)
 
 
 @named
@@ -127,7 +137,7 @@ def test_the_child_has_no_torch() -> None:
     assert apart("CT", modules, [Path("x")]).hu_DHW.shape == (0, 2, 2)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("read", "said"), [(crash, "SIGSEGV"), (leave, "status 3")])
+@pytest.mark.parametrize(("read", "said"), [(crash, "SIGSEGV"), (leave, "status 3"), (nonsense, "status 4")])
 def test_a_child_that_dies_costs_one_case(read: object, said: str, tmp_path: Path) -> None:
     assert code(read).startswith("CT_DECODER_DIED") and said in code(read)
     (tmp_path / "x.nii").write_bytes(nifti())
@@ -146,6 +156,15 @@ def test_time_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_memory_is_bounded() -> None:
     assert code(grow).startswith("NO_ROOM")
+
+
+@pytest.mark.slow
+def test_a_user_s_own_limits_are_no_fault_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "x.nii").write_bytes(nifti())
+    program = "import sys; from axon.readers.volumes import read_ct; print(read_ct([sys.argv[1]]).hu_DHW.shape)"
+    limited = f"ulimit -t 50; ulimit -v 2800000; exec {sys.executable} -c '{program}' {tmp_path}/x.nii"
+    found = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, check=False)
+    assert found.stdout == "(30, 30, 30)\n", found.stderr
 
 
 def test_no_room_for_the_answer_is_no_fault_of_the_file() -> None:

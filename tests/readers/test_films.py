@@ -107,6 +107,12 @@ def detached(path: Path, film_HW: np.ndarray) -> None:
     path.write_bytes(content.replace(b"\n\n", b"\ndata file: /etc/passwd\n\n", 1))
 
 
+def detached_late(path: Path, film_HW: np.ndarray) -> None:
+    """The same behind more comments than are looked through."""
+    content = nrrd(path, film_HW).read_bytes()
+    path.write_bytes(content.replace(b"\n\n", b"\n" + b"#\n" * 40_000 + b"data file: /etc/passwd\n\n", 1))
+
+
 def save(array: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path, np.ndarray], object]:
     return lambda path, film: Image.fromarray(array(film)).save(path, format="PNG")
 
@@ -131,6 +137,7 @@ REFUSED: dict[str, tuple[str, str, Callable[[Path, np.ndarray], object]]] = {
     "pages": ("XRAY_MULTIFRAME", "one film", pages),
     "volume": ("XRAY_MULTIFRAME", "one film", volume),
     "detached": ("XRAY_UNREADABLE", "one file", detached),
+    "detached behind comments": ("XRAY_UNREADABLE", "one file", detached_late),
 }
 
 

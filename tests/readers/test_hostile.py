@@ -18,6 +18,7 @@ from axon.config import CtConfig
 from axon.errors import AxonError
 from axon.geometry.mend import Mend
 from axon.readers import films, volumes
+from axon.readers.layouts import find_studies
 from tests.support.hostile import HOSTILE, Files, chest, edited, gipl, gz, mgh, mha, nifti, nrrd, put, voxels, vtk
 
 SECONDS, GIB = 60, 3
@@ -104,6 +105,37 @@ def test_what_is_whole_reads(tmp_path: Path, files: Files) -> None:
     volume = volumes.read_here([path], told(path))
     assert np.array_equal(volume.hu_DHW, chest().hu_DHW)
     assert np.allclose(volume.spacing_mm, 12)
+    spare = max(0, len(files.get("x.nii", b"")) - len(nifti()))
+    notes = [f"{spare} bytes after the voxels are passed over"] if spare else []
+    assert [note for note in volume.notes if "passed over" in note] == notes
+
+
+LINKED: dict[str, Files] = {
+    "mha": mha(b"", "link.raw"),
+    "nrrd": nrrd(b"", data_file="link.raw"),
+    "pair": {"x.hdr": nifti()[:344] + b"ni1\0" + nifti()[348:352]},
+}
+
+
+@pytest.mark.parametrize("kind", LINKED)
+def test_a_link_beside_a_header_is_followed_only_from_a_header_that_is_one(tmp_path: Path, kind: str) -> None:
+    ((name, content),) = LINKED[kind].items()
+    for folder in ("blobs", "plain", "cache"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "blobs" / "header").write_bytes(content)
+    (tmp_path / "blobs" / "voxels").write_bytes(voxels() if kind != "pair" else nifti())
+    (tmp_path / "plain" / name).write_bytes(content)
+    (tmp_path / "cache" / name).symlink_to("../blobs/header")
+    for folder in ("plain", "cache"):
+        (tmp_path / folder / ("x.img" if kind == "pair" else "link.raw")).symlink_to("../blobs/voxels")
+    (study,) = find_studies(tmp_path / "plain")
+    assert study.files == (tmp_path / "plain" / name,)
+    with pytest.raises(AxonError, match="CT_DATA_FILE"):
+        volumes.read_here(list(study.files))
+    with pytest.raises(AxonError, match="CT_DATA_FILE"):
+        volumes.read_here([*study.files, tmp_path / "plain" / "link.raw"])
+    (study,) = find_studies(tmp_path / "cache")
+    assert np.array_equal(volumes.read_here(list(study.files)).hu_DHW, chest().hu_DHW)
 
 
 def test_units_of_a_nifti_are_honoured(tmp_path: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load, save
 
-from axon.training.checkpoints import Progress, load_newest, save_checkpoint
+from axon.training.checkpoints import Progress, _sum_of, load_newest, save_checkpoint
 
 IDENTITY: dict[str, Any] = {"stage": "bridge", "seed": 1}
 
@@ -47,10 +50,41 @@ def test_a_state_that_was_changed_is_passed_over_for_the_one_before(
     assert resumed(tmp_path) == 1 and "damaged" in caplog.text
 
 
-@pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"step": 2}', "\x00"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "null", "{}", '{"step": 2}', "\x00", '["state_sha256"]', '"state_sha256"', "[" * 100_000]
+)
 def test_a_state_that_is_none_is_passed_over(tmp_path: Path, text: str) -> None:
     (saved(tmp_path) / "state.json").write_text(text)
     assert resumed(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda payload: b"",
+        lambda payload: save({"module.weight": torch.ones(2, 2)}),
+        lambda payload: save({name: torch.cat([tensor.flatten()] * 2) for name, tensor in load(payload).items()}),
+    ],
+)
+def test_other_tensors_under_right_sums_are_passed_over(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
+    newest = saved(tmp_path)
+    payload = change((newest / "state.safetensors").read_bytes())
+    (newest / "state.safetensors").write_bytes(payload)
+    sealed(newest, sha256=hashlib.sha256(payload).hexdigest())
+    assert resumed(tmp_path) == 1
+
+
+@pytest.mark.parametrize("change", [{"curve": [1]}, {"losses": None}])
+def test_another_state_under_a_right_sum_is_passed_over(tmp_path: Path, change: dict[str, Any]) -> None:
+    sealed(saved(tmp_path), **change)
+    assert resumed(tmp_path) == 1
+
+
+def sealed(checkpoint: Path, **changes: Any) -> None:
+    """The state changed, and its sum made right."""
+    facts = json.loads((checkpoint / "state.json").read_text()) | changes
+    del facts["state_sha256"]
+    (checkpoint / "state.json").write_text(json.dumps(facts | {"state_sha256": _sum_of(facts)}))
 
 
 def test_a_missing_part_is_passed_over(tmp_path: Path) -> None:

@@ -109,16 +109,16 @@ class Case:
                     facts[name] = Film(
                         file.get_tensor(name), tuple(spacing) if spacing else None, facts[name]["confidence"]
                     )
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            return cls(
+                hu_DHW=tensors["hu"],
+                detail_DHW=finer.get("detail"),
+                closer_VUV=finer.get("closer"),
+                affine=tensors["affine"],
+                frontal_HW=tensors["frontal"],
+                lateral_HW=tensors["lateral"],
+                **facts,
+            )
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise AxonError(
                 "CASE_UNREADABLE", f"{path} is not a prepared case: {error}", "run the ingest step again"
             ) from error
-        return cls(
-            hu_DHW=tensors["hu"],
-            detail_DHW=finer.get("detail"),
-            closer_VUV=finer.get("closer"),
-            affine=tensors["affine"],
-            frontal_HW=tensors["frontal"],
-            lateral_HW=tensors["lateral"],
-            **facts,
-        )

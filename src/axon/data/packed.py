@@ -5,13 +5,14 @@ Layout: ``manifest.csv`` (one row per case), ``splits.json``, ``cases/<case_id>.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from axon.errors import require
+from axon.errors import AxonError, require
 from axon.files import read_csv, sha256_file
 from axon.geometry.volume import Volume, lps_to_ras
 from axon.names import checked_name
@@ -24,12 +25,16 @@ def read_rows(table: Path) -> list[dict[str, str]]:
     `axon.data.verify.check_dataset` found whole.
 
     Raises:
-        AxonError: ``NAME_UNSAFE``.
+        AxonError: ``NAME_UNSAFE`` or ``MANIFEST_UNREADABLE``.
     """
-    rows = read_csv(table)
+    try:
+        rows = read_csv(table)
+    except (ValueError, csv.Error) as error:
+        message = f"{table.name} is no CSV: {error}"
+        raise AxonError("MANIFEST_UNREADABLE", message, "bring it back, or pack the dataset again") from None
     for row in rows:
         check_names(row)
-        for part in row["file"].split("/"):
+        for part in (row.get("file") or "").split("/"):
             checked_name(part, "file")
     return rows
 

@@ -126,7 +126,7 @@ def load_film(path: Path) -> tuple[View, Film]:
         )
         grey = image_HW.ndim == 2 and image_HW.dtype == np.float32 and max(image_HW.shape) <= MOST_SIDE
         in_range = grey and image_HW.size > 0 and float(image_HW.min()) >= 0 and float(image_HW.max()) <= 1
-    except (OSError, SafetensorError, KeyError, IndexError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, IndexError, TypeError, ValueError, RecursionError) as error:
         raise AxonError(
             "FILM_UNREADABLE", f"{path.name} is not a packed film: {error}", "pack the films again"
         ) from error

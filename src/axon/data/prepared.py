@@ -135,7 +135,7 @@ class PreparedDataset:
         if not (folder / "dataset.json").is_file():
             raise AxonError("DATASET_MISSING", f"no prepared dataset at {folder}", "run the ingest and assemble steps")
         self.folder = folder
-        self.info: dict[str, Any] = json.loads((folder / "dataset.json").read_text())
+        self.info: dict[str, Any] = _info_of(folder)
         self.split_hash: str = self.info["split_hash"]
         rows = [row for row in read_manifest(folder) if not row["excluded"]]
         _one_set_each((row["patient_id"], row["set"]) for row in rows)
@@ -181,7 +181,7 @@ def with_sets(folders: Sequence[Path], sets: Mapping[str, str], out: Path) -> No
                 require(not twice, "DUPLICATE_CASE", f"{row['case_id']} is in two datasets", "leave one of them out")
                 found[row["case_id"]] = folder, {**row, "set": sets[row["patient_id"]]}
     rows = [row for _, row in found.values()]
-    facts = json.loads((folders[0] / "dataset.json").read_text()) | {"profile": {}}
+    facts = _info_of(folders[0]) | {"profile": {}}
     counts = dict(sorted(Counter(row["set"] for row in rows).items()))
     with whole_folder(out) as part:
         (part / "cases").mkdir()
@@ -225,6 +225,16 @@ def read_manifest(folder: Path) -> list[dict[str, Any]]:
 def case_file(row: dict[str, Any]) -> str:
     """Where a row's case lies, relative to the dataset. Raises AxonError ``NAME_UNSAFE``."""
     return f"cases/{checked_name(row['case_id'], 'case_id')}.safetensors"
+
+
+def _info_of(folder: Path) -> dict[str, Any]:
+    """What ``dataset.json`` holds. Raises AxonError ``DATASET_DAMAGED``."""
+    try:
+        info = dict(json.loads((folder / "dataset.json").read_text()))
+        return {**info, "split_hash": str(info["split_hash"])}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        message = f"dataset.json of {folder} cannot be read ({type(error).__name__})"
+        raise AxonError("DATASET_DAMAGED", message, "run the assemble step again") from None
 
 
 def _geometry(path: Path) -> dict[str, str]:

@@ -144,7 +144,7 @@ def _sets_of_file(path: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
     try:
         pairs = dict(json.loads(path.read_text(), object_pairs_hook=list))["patients"]
         listed = [(str(patient), str(name)) for patient, name in pairs]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise AxonError("SPLITS_FORMAT", f"{path.name} is not a split of patients", fix) from error
     patient_of = {row["case_id"]: row["patient_id"] for row in rows}
     patients = set(patient_of.values())

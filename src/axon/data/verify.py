@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -10,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from axon.config import CtConfig
 from axon.data import packed_films as films
 from axon.data.packed import COLUMNS, check_names
 from axon.errors import AxonError
 from axon.files import read_csv, sha256_file
+from axon.names import checked_name
+from axon.readers.nifti import header_of, read_nifti, stored_nifti
 
 _RESTORE = "bring it back: `axon dataset pull`, or `make data` for the default dataset"
 
@@ -82,7 +86,7 @@ def check_dataset(folder: Path) -> tuple[list[dict[str, Any]], list[AxonError]]:
 def _packed_rows(manifest: Path, known: tuple[str, ...]) -> tuple[list[dict[str, Any]], list[AxonError]]:
     try:
         rows: list[dict[str, Any]] = [dict(row) for row in read_csv(manifest)]
-    except (UnicodeDecodeError, ValueError) as error:
+    except (ValueError, csv.Error) as error:
         return [], [AxonError("MANIFEST_UNREADABLE", f"{manifest.name} is no CSV: {error}", _RESTORE)]
     # What csv puts under None are the fields beyond the header's.
     columns = {str(name) for row in rows for name in row if name is not None}
@@ -110,6 +114,9 @@ def _packed_rows(manifest: Path, known: tuple[str, ...]) -> tuple[list[dict[str,
 def _bad_name(row: dict[str, Any], table: str, number: int) -> AxonError | None:
     try:
         check_names(row)
+        for part in row["file"].split("/"):
+            if part not in ("", ".."):  # of a file outside, which has a code of its own
+                checked_name(part, "file")
     except AxonError as problem:
         return AxonError(problem.code, f"row {number + 1} of {table}: {problem.message}", problem.fix)
     return None
@@ -145,24 +152,23 @@ def _check_file(
 
 def _check_nifti(path: Path, row: dict[str, Any]) -> Iterator[AxonError]:
     """What a checksum cannot tell: that the file is the volume that its row describes."""
-    import nibabel
-    from nibabel.filebasedimages import ImageFileError
-
+    named, kinds = f"{row['case_id']}: {row['file']}", ""
     try:
-        image = nibabel.load(path)
+        stored, steps = stored_nifti(path, CtConfig()), header_of(path).get_zooms()
         # Whole numbers are finite; only another type's voxels need reading.
-        finite = np.issubdtype(image.get_data_dtype(), np.integer) or bool(np.isfinite(np.asarray(image.dataobj)).all())
-    except (ImageFileError, OSError, ValueError) as error:
-        yield AxonError(
-            "CT_UNREADABLE", f"{row['case_id']}: {row['file']} cannot be read: {error}", "pack the case again"
-        )
+        if kinds := stored.dtype.kind.strip("iu"):
+            read_nifti(path, CtConfig())
+    except AxonError as problem:
+        # Once the header has been believed, it is values that are not a CT's.
+        code = "HU_NOT_FINITE" if kinds and problem.code == "NOT_A_CT" else problem.code
+        yield AxonError(code, f"{named}: {problem.message}", "pack the case again")
         return
-    if not finite:
-        yield AxonError(
-            "HU_NOT_FINITE", f"{row['case_id']}: {row['file']} holds HU that are not finite", "pack the case again"
-        )
-    shape = " ".join(map(str, image.shape[::-1]))
-    spacing = " ".join(f"{float(step):g}" for step in image.header.get_zooms())
+    except Exception as error:
+        message = f"{named} cannot be read ({type(error).__name__})"
+        yield AxonError("CT_UNREADABLE", message, "pack the case again")
+        return
+    shape = " ".join(map(str, stored.shape))
+    spacing = " ".join(f"{float(step):g}" for step in steps)
     if (row["shape"], row["spacing_mm"]) != (shape, spacing):
         found = f"{row['case_id']}: {row['file']} has shape {shape} and spacing {spacing}, the manifest says otherwise"
         yield AxonError("GEOMETRY_CHANGED", found, "pack the case again")
@@ -209,7 +215,7 @@ def _check_splits(path: Path, patients: Iterable[str]) -> Iterator[AxonError]:
         sets: dict[str, set[str]] = {}
         for patient, name in pairs:
             sets.setdefault(str(patient), set()).add(str(name))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         yield AxonError("SPLITS_FORMAT", f"{path.name} is missing or no split of patients ({error})", fix)
         return
     for patient, names in sorted(sets.items()):

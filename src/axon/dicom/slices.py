@@ -34,6 +34,7 @@ MAX_FILE_BYTES = 64 * 2**20
 MAX_SLICE_PIXELS = 2**22
 MAX_VOXELS = 2**28
 MAX_FRAMES_FILE_BYTES = 2 * MAX_VOXELS + MAX_FILE_BYTES
+MAX_ORIGIN_MM = 10_000.0
 PADDING_HU = -2000
 SOFT_TISSUE_HU = (-150, 250)
 
@@ -87,6 +88,8 @@ def check_slice(path: Path, frame: int, pixels_at: int | None, ds: Dataset) -> S
         position, orientation, spacing = (
             _numbers(ds, key, count) for key, count in zip(GEOMETRY, (3, 6, 2), strict=True)
         )
+        near = bool((np.abs(position) <= MAX_ORIGIN_MM).all())
+        require(near, "CT_GEOMETRY", "a slice lies more than 10 m from its origin", "export the series again")
         row, column = orientation[:3], orientation[3:]
         products = np.array([row @ row, column @ column, row @ column])
         unit = bool((np.abs(products - [1, 1, 0]) <= 1e-2 + 1e-5).all())

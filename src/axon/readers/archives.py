@@ -21,7 +21,9 @@ MAX_BYTES = 16 * 2**30
 """Of all files together, unpacked: about a hundred CT series."""
 MAX_FILES = 50_000
 _CHUNK = 2**20
-_LARGEST_READ = 64 * _CHUNK
+_MAX_TOLD = 2**15
+"""Bytes that a tar may say of one file beside its header: names, and what systems note of a file."""
+_TELLS = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _log = logging.getLogger(__name__)
 
 
@@ -30,9 +32,10 @@ def is_archive(path: Path) -> bool:
     if zipfile.is_zipfile(path):
         return True
     try:
-        return tarfile.is_tarfile(path)
-    except OSError:
+        tarfile.open(path, tarinfo=_Info).close()
+    except Exception:  # a header of a stranger's, read by Python's library
         return False
+    return True
 
 
 @contextlib.contextmanager
@@ -97,27 +100,25 @@ def _zipped(path: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
 
 
 def _tarred(path: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
-    with tarfile.open(path) as archive:
-        archive.fileobj = _Careful(archive.fileobj)
+    with tarfile.open(path, tarinfo=_Info) as archive:
         for member in archive:
             if not member.isdir():
                 yield member.name, archive.extractfile(member) if member.isreg() else None
 
 
-class _Careful:
-    """A file that gives no huge piece at once: a tar may say that a name of its own has gigabytes."""
+class _Info(tarfile.TarInfo):
+    """A member's header, checked before it is obeyed: it may say that its name has gigabytes, or its map of holes."""
 
-    def __init__(self, file: Any) -> None:
-        self._file = file
+    def _proc_member(self, tar: Any) -> Any:
+        tar.told = getattr(tar, "told", 0) + self.size if self.type in _TELLS else 0
+        if not 0 <= tar.told <= _MAX_TOLD or self.size < 0 or self.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.ReadError("a header of absurd size, or a file with holes")
+        return super()._proc_member(tar)  # type: ignore[misc]
 
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= _LARGEST_READ:
-            raise tarfile.ReadError("a header of absurd size")
-        content: bytes = self._file.read(size)
-        return content
+    def _refuse_holes(self, *_: Any) -> None:
+        raise tarfile.ReadError("a file with holes")
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
+    _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_holes
 
 
 @contextlib.contextmanager

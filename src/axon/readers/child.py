@@ -190,7 +190,7 @@ def serve(handle: int) -> None:
     """The child's life: read what is ordered until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    _limit(resource.RLIMIT_AS, MEMORY_BYTES)
     # Answers are memory; the user's limit is about files.
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
@@ -203,6 +203,12 @@ def serve(handle: int) -> None:
     ):
         while True:
             _hand_back(link, _answer(_receive(link)), kept)
+
+
+def _limit(kind: int, wanted: int) -> None:
+    """Bound a resource of this process, within what the user's own limit leaves."""
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
 def _hand_back(link: socket.socket, answer: dict[str, Any], kept: Any) -> None:
@@ -218,7 +224,7 @@ def _hand_back(link: socket.socket, answer: dict[str, Any], kept: Any) -> None:
 def _answer(order: dict[str, Any]) -> dict[str, Any]:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     spent = int(usage.ru_utime + usage.ru_stime)
-    resource.setrlimit(resource.RLIMIT_CPU, (spent + order["cpu_s"], resource.RLIM_INFINITY))
+    _limit(resource.RLIMIT_CPU, spent + order["cpu_s"])
     module, _, name = order["read"].partition(":")
     with _logged() as log:
         try:
@@ -282,7 +288,10 @@ def _receive(link: socket.socket) -> Any:
             content += part
         given = _copied if small else _mapped
         memory = given(handles[0], size) if size else b""
-    return _unpacked(json.loads(content), memory)
+    try:
+        return _unpacked(json.loads(content), memory)
+    except (ValueError, KeyError, TypeError, AttributeError, ImportError, RecursionError):
+        raise EOFError("the other end talks nonsense") from None
 
 
 def _copied(handle: int, size: int) -> np.ndarray:

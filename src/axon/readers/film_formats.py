@@ -137,7 +137,8 @@ def _read_nrrd(path: Path) -> tuple[np.ndarray, np.ndarray, bool]:
     import SimpleITK
 
     _check_bytes(path.stat().st_size)
-    header = path.read_bytes()[: 2**16].partition(b"\n\n")[0].replace(b"\r", b"").lower()
+    header, end, _ = path.read_bytes()[: 2**16].replace(b"\r\n", b"\n").lower().partition(b"\n\n")
+    require(bool(end), "XRAY_UNREADABLE", "the header has no end within 64 KiB", "export one file")
     detached = b"data file:" in header or b"datafile:" in header
     require(not detached, "XRAY_UNREADABLE", "the header names another file for its pixels", "export one file")
     with _named(path, "film.nrrd") as named:

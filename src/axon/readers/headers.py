@@ -18,7 +18,7 @@ from axon.config import CtConfig
 from axon.errors import AxonError, require
 from axon.geometry.volume import Volume
 from axon.names import checked_name
-from axon.readers.voxels import Coding, Stored, assumed_axes, check, content, plain_file, time_point, volume
+from axon.readers.voxels import Coding, Stored, assumed_axes, check, content, may_follow, plain_file, time_point, volume
 
 _MAX_HEADER = 2**16
 _MET = {"CHAR": "i1", "UCHAR": "u1", "SHORT": "i2", "USHORT": "u2", "INT": "i4", "UINT": "u4", "LONG": "i4"} | {
@@ -111,7 +111,12 @@ def describe_text(path: Path) -> tuple[tuple[Path, ...], bool]:
     if not (where := _named(fields)):
         return (), segments
     data = _beside(path, where, None)
-    require(data.is_file(), "CT_DATA_FILE", "the header's data file is not beside it", "copy it into the same folder")
+    require(
+        may_follow(path, data),
+        "CT_DATA_FILE",
+        "the header's data file is not beside it",
+        "copy it into the same folder",
+    )
     return (data,), segments
 
 
@@ -134,8 +139,8 @@ def _beside(header: Path, name: str, found: Path | None) -> Path:
         checked_name(name, "data file")
     except AxonError:
         raise AxonError("CT_DATA_FILE", "the header names a data file outside its folder", _ELSEWHERE) from None
-    # A link that a person put beside the header is theirs to follow; one that only the header names is not.
-    return found.resolve() if found is not None and found.name == name else header.parent / name
+    listed = found is not None and found.name == name and may_follow(header, found)
+    return found.resolve() if found is not None and listed else header.parent / name
 
 
 def _detached(data: Path, coding: Coding, stored: Stored, skip: int) -> Volume:

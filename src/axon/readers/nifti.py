@@ -11,7 +11,7 @@ import numpy as np
 from axon.config import CtConfig
 from axon.errors import AxonError, require
 from axon.geometry.volume import Volume, lps_to_ras
-from axon.readers.voxels import Stored, assumed_axes, check, read_start, time_point, unpacked, volume
+from axon.readers.voxels import Stored, assumed_axes, check, may_follow, read_start, time_point, unpacked, volume
 
 _UNITS_MM = {"unknown": 1.0, "meter": 1000.0, "mm": 1.0, "micron": 0.001}
 _PLAUSIBLE_MM = (0.05, 20.0)
@@ -47,7 +47,7 @@ def read_nifti(path: Path, rules: CtConfig) -> Volume:
 
 def stored_nifti(path: Path, rules: CtConfig) -> Stored:
     """What a NIfTI file says that it holds, from its header alone. Raises as `read_nifti`."""
-    header = _header(read_start(path, _HEADER))
+    header = header_of(path)
     if _in_pair(header):
         image_of(path)
     return _stored(header, rules)
@@ -57,13 +57,18 @@ def describe_nifti(path: Path) -> tuple[tuple[Path, ...], bool]:
     """The file of the voxels where it is another one, and whether the header's intent is a label map
     (NIFTI_INTENT_LABEL). Raises as `read_nifti`.
     """
-    header = _header(read_start(path, _HEADER))
+    header = header_of(path)
     return (image_of(path),) if _in_pair(header) else (), int(header["intent_code"]) == _LABELS
+
+
+def header_of(path: Path) -> nibabel.Nifti1Header:
+    """The header alone, of a file that may be gzipped. Raises as `read_nifti`."""
+    return _header(read_start(path, _HEADER))
 
 
 def image_of(path: Path) -> Path:
     """The ``.img`` beside a ``.hdr``. Raises AxonError ``CT_DATA_FILE``."""
-    found = [image for end in (".img", ".img.gz", ".IMG") if (image := path.with_suffix(end)).is_file()]
+    found = [image for end in (".img", ".img.gz", ".IMG") if may_follow(path, image := path.with_suffix(end))]
     require(bool(found), "CT_DATA_FILE", "a .hdr has no .img beside it", "add it, under the same name")
     return found[0]
 

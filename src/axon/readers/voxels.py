@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import logging
 import os
 import stat
 import zlib
@@ -20,21 +19,19 @@ import numpy as np
 from nibabel.volumeutils import apply_read_scaling
 
 from axon.config import CtConfig
-from axon.dicom.slices import MAX_VOXELS, to_hu
+from axon.dicom.slices import MAX_ORIGIN_MM, MAX_VOXELS, to_hu
 from axon.errors import AxonError, require
 from axon.geometry.volume import Volume
 
 Coding = Literal["raw", "gzip", "zlib", "bzip2"]
 MAX_BYTES = 2**30
 """Of a volume's voxels as they are stored: a double counts eight."""
-MAX_ORIGIN_MM = 10_000.0
 _MAX_SKEW = 0.02  # cosine between two axes of the grid; headers round to a few digits
 _SURPLUS = 4096
 _MOST_LABELS = 128
 _CHUNK = 2**20
 _SLAB = 2**22  # voxels that are turned to HU at a time
 _GZIP, _ZLIB = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -99,6 +96,13 @@ def check(stored: Stored) -> None:
     axes = stored.affine[:3, :3] / spacing
     skew = float(np.abs(axes.T @ axes - np.eye(3)).max())
     require(skew <= _MAX_SKEW, "CT_GEOMETRY", "the volume's axes are not at right angles", "resample it onto a grid")
+
+
+def may_follow(header: Path, data: Path) -> bool:
+    """Whether the file beside a header is one to read: a link is followed only from a header that is one as well, as in
+    the caches of DVC and Hugging Face.
+    """
+    return data.is_file() and (header.is_symlink() or not data.is_symlink())
 
 
 def plain_file(path: Path) -> BinaryIO:
@@ -187,8 +191,7 @@ def volume(stored: Stored, packed: bytes | bytearray, offset: int = 0) -> Volume
     missing = offset + stored.bytes - len(packed)
     if missing > 0:
         raise AxonError("CT_UNREADABLE", f"the file lacks {missing} bytes of its voxels", "copy it again")
-    if -missing > _SURPLUS:
-        _log.info("%d bytes after the voxels are passed over", -missing)
+    surplus = (f"{-missing} bytes after the voxels are passed over",) if -missing > _SURPLUS else ()
     every = np.frombuffer(packed, stored.dtype, stored.voxels * stored.points, offset)
     first, step = (stored.point, stored.points) if stored.interleaved else (stored.point * stored.voxels, 1)
     flat = every[first::step][: stored.voxels]
@@ -200,7 +203,7 @@ def volume(stored: Stored, packed: bytes | bytearray, offset: int = 0) -> Volume
         hu[first : first + _SLAB] = to_hu(values)
     if hu.size and hu.min() >= -1:
         _refuse_labels(flat, hu, slope, intercept)
-    return Volume(hu.reshape(stored.shape), stored.affine, stored.notes)
+    return Volume(hu.reshape(stored.shape), stored.affine, stored.notes + surplus)
 
 
 def _refuse_labels(flat: np.ndarray, hu: np.ndarray, slope: float, intercept: float) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -100,36 +101,48 @@ def load_newest(
     """
     for candidate in sorted(folder.glob("step-*"), reverse=True):
         try:
-            facts, payload = _read(candidate)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            theirs, progress, tensors = _read(candidate)
+            different = _differences(json.loads(json.dumps(identity)), theirs)
+            if not different:
+                _check_tensors(tensors, module, ema)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
             logger.warning("%s cannot be resumed (%s); trying the checkpoint before it", candidate, error)
             shutil.rmtree(candidate, ignore_errors=True)
             continue
-        if different := _differences(json.loads(json.dumps(identity)), facts["identity"]):
+        if different:
             shown = "; ".join(different[:SHOWN]) + ("; ..." if len(different) > SHOWN else "")
             raise AxonError(
                 "CHECKPOINT_OTHER",
                 f"{candidate} belongs to another run: {shown}",
                 "restore these, or choose another checkpoint folder",
             )
-        _restore(load(payload), module, ema, optimizer)
-        return Progress(facts["step"], [(step, loss, val) for step, loss, val in facts["curve"]], facts["losses"])
+        _restore(tensors, module, ema, optimizer)
+        return progress
     return Progress()
 
 
-def _read(candidate: Path) -> tuple[dict[str, Any], bytes]:
-    """Facts and tensors of a checkpoint. Raises ValueError, or what a damaged file sets off, where they are not
-    whole.
+def _read(candidate: Path) -> tuple[Any, Progress, dict[str, Tensor]]:
+    """Identity, progress and tensors of a checkpoint. Raises ValueError, or what a damaged file sets off, where they
+    are not whole.
     """
     facts = json.loads((candidate / "state.json").read_text())
-    if _SUM not in facts:
+    if not isinstance(facts, dict) or _SUM not in facts:
         raise ValueError("its state is damaged, or of before it was under a checksum")
     if _sum_of({key: value for key, value in facts.items() if key != _SUM}) != facts[_SUM]:
         raise ValueError("its state is damaged")
     payload = (candidate / "state.safetensors").read_bytes()
     if hashlib.sha256(payload).hexdigest() != facts["sha256"] or candidate.name != f"step-{facts['step']:08d}":
         raise ValueError("its tensors are damaged")
-    return facts, payload
+    curve = [(step, loss, val) for step, loss, val in facts["curve"]]
+    return facts["identity"], Progress(facts["step"], curve, list(facts["losses"])), load(payload)
+
+
+def _check_tensors(tensors: dict[str, Tensor], module: nn.Module, ema: nn.Module) -> None:
+    """See that the networks' tensors are those of a checkpoint, before any of them is restored. Raises ValueError."""
+    ours = {f"module.{name}": tensor.shape for name, tensor in module.state_dict().items()}
+    ours |= {f"ema.{name}": tensor.shape for name, tensor in ema.state_dict().items()}
+    if ours != {name: tensor.shape for name, tensor in tensors.items() if not name.startswith("optimizer.")}:
+        raise ValueError("its tensors are not the networks'")
 
 
 def _sum_of(facts: dict[str, Any]) -> str:

@@ -32,8 +32,11 @@ def _patients(tree: Tree, place: PurePath) -> dict[str, str]:
 
 
 def _read(table: Path) -> dict[str, str]:
-    with table.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with table.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, csv.Error):  # as without a table
+        return {}
     columns = rows[0] if rows else {}
     series, patient = (next((c for c in known if c in columns), "") for known in (_SERIES, _PATIENT))
     return {row[series]: row[patient] for row in rows if row[patient]} if series and patient else {}

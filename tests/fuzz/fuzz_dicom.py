@@ -9,7 +9,10 @@ line of the table of hostile inputs is written on the first run. A fixed run: ``
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +23,9 @@ with atheris.instrument_imports(include=["axon", "pydicom"]):
     from axon.data.verify import check_dataset
     from axon.dicom.ct import read_ct_series
     from axon.pretrained import verify
+    from axon.readers.archives import extracted
     from axon.readers.films import read_here as read_film_here
+    from axon.readers.layouts.patient_table import apply_table
     from axon.readers.volumes import read_here
 
 import torch
@@ -76,6 +81,16 @@ def checkpoint(data: bytes) -> None:
     load_newest(SCRATCH / "checkpoint", {}, network, network, torch.optim.AdamW(network.parameters()))
 
 
+def archive(data: bytes) -> None:
+    with extracted(written("case.zip", data), LARGEST, 100) as folder:
+        void(folder)
+
+
+def patients(data: bytes) -> None:
+    """A user's table of patients, of a folder without a CT."""
+    apply_table([], SCRATCH, written("patients.csv", data), True)
+
+
 def void(_: object) -> None:
     """Drops a result."""
 
@@ -89,7 +104,7 @@ def written(name: str, data: bytes) -> Path:
 
 READERS: tuple[Callable[[bytes], None], ...] = (
     film, dicom_slice, volume(".nii"), volume(".nii.gz"), volume(".mha"), volume(".nrrd"), manifest, model, checkpoint,
-    volume(".mgh"), volume(".gipl"), volume(".vtk")
+    volume(".mgh"), volume(".gipl"), volume(".vtk"), archive, patients
 )  # fmt: skip
 OF_SUFFIX = {".jpg": 0, ".dcm": 0, ".nii": 2, ".gz": 3, ".mha": 4, ".nrrd": 5, ".mgh": 9, ".gipl": 10, ".vtk": 11}
 
@@ -111,12 +126,23 @@ def write_corpus(corpus: Path) -> None:
     rows = ",".join(COLUMNS) + "\n" + ",".join("a" for _ in COLUMNS) + "\n"
     whole |= {"manifest-nul": b"\6" + rows.replace("a,a,a,a", "a,a,a,a\0b", 1).encode()}
     whole |= {"manifest": b"\6" + rows.encode(), "sums": b"\7" + b"0" * 64 + b"  x\n", "state": b'\x08{"step": 1}'}
+    whole |= {"patients": b"\x0dfile,patient,split\na.nii,p,train\n"} | archives()
     for name, content in whole.items():
         (corpus / f"whole-{name}").write_bytes(content)
     for number, write in enumerate(HOSTILE.values()):
         name, content = next(iter(write().items()))
         if len(content) <= LARGEST:
             (corpus / f"hostile-{number:03d}").write_bytes(bytes([OF_SUFFIX[Path(name).suffix]]) + content)
+
+
+def archives() -> dict[str, bytes]:
+    """A zip and a tar of one file."""
+    packed, taped = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as zipped:
+        zipped.writestr("a/b.txt", "b")
+    with tarfile.open(fileobj=taped, mode="w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("a/b.txt"))
+    return {"zip": b"\x0c" + packed.getvalue(), "tar": b"\x0c" + taped.getvalue()}
 
 
 def main() -> None:

@@ -169,14 +169,14 @@ def _rejection(study: Study, error: AxonError) -> dict[str, Any]:
 
 
 def workers_for(studies: int) -> int:
-    """How many processes prepare so many studies: no more than there are cores, than fit into memory, and than are
-    worth starting.
+    """How many processes prepare so many studies: no more than there are cores, than fit into memory beside this one,
+    and than are worth starting.
     """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.is_file() and (text := limit.read_text().strip()).isdigit():
         memory = min(memory, int(text))
-    return max(1, min(len(os.sched_getaffinity(0)), memory // WORKER_BYTES, studies // _STUDIES_A_WORKER))
+    return max(1, min(len(os.sched_getaffinity(0)), (memory - 2**30) // WORKER_BYTES, studies // _STUDIES_A_WORKER))
 
 
 @contextlib.contextmanager

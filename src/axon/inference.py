@@ -467,7 +467,8 @@ class AxonPipeline(DiffusionPipeline):
     def steps_for(self, num_samples: int) -> int:
         """Calls of the U-Net for ``num_samples`` samples, the volume's included."""
         return 2 * int(
-            self.config.volume_steps + (-(-num_samples // BATCH) * self.config.sample_steps if num_samples > 1 else 0)
+            self.config.volume_steps
+            + (-(-num_samples // self.together) * self.config.sample_steps if num_samples > 1 else 0)
         )
 
     def baseline_volumes(

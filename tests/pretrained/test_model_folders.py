@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from axon.compute.light import DiffusionPipeline
+from axon.compute.bases import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from axon import pretrained

@@ -253,7 +253,6 @@ HOSTILE: dict[str, Callable[[], Files]] = {
     "mha: two dimensions": lambda: mha(NDims="2", DimSize="30 30"),
     "mha: no orientation": lambda: mha(TransformMatrix=None),
     "mha: no spacing": lambda: mha(ElementSpacing=None),
-    "mha: no position": lambda: mha(Offset=None),
     "mha: spacing of zero": lambda: mha(ElementSpacing="12 0 12"),
     "mha: spacing of NaN": lambda: mha(ElementSpacing="12 nan 12"),
     "mha: spacing of infinity": lambda: mha(ElementSpacing="12 inf 12"),

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from axon.compute.bases import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from axon import pretrained
+from axon.compute.bases import DiffusionPipeline
 from axon.config import Config
 from axon.errors import AxonError
 from axon.models.unet import BridgeUNet

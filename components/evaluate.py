@@ -48,7 +48,7 @@ def evaluate(
     from axon.compute.devices import require_gpu
     from axon.config import Config
     from axon.errors import one_line_errors
-    from axon.evaluation.evaluate import evaluate as run_evaluation
+    from axon.evaluation.evaluate import evaluate as measure
     from axon.metrics.catalogue import Views
     from axon.orchestration.changes import facts_of
     from axon.orchestration.working import working
@@ -66,9 +66,8 @@ def evaluate(
         require_gpu(settings)
         facts = facts_of(run.mlflow.get_run(run_id), settings, revision)
         with fetched_champion(tracking_uri, model_name) as champion:
-            data, asked = Path(dataset.path), cast(Views, views)
-            headline = run_evaluation(settings, data, models, out, asked, facts, champion, tell)
+            headline = measure(settings, Path(dataset.path), models, out, cast(Views, views), facts, champion, tell)
         run.log(0, headline)
     shutil.copyfile(out / "report.html", report.path)
-    for name in headline:
-        metrics.log_metric(name, headline[name])
+    for name, value in headline.items():
+        metrics.log_metric(name, value)

@@ -13,6 +13,7 @@ from axon.data.fetch import fetch
 from axon.data.ingest import ingest, list_studies
 from axon.data.pack import pack
 from axon.data.prepared import PreparedDataset, assemble, read_manifest
+from axon.data.splits import sets_of
 from axon.errors import AxonError
 from axon.files import read_csv, write_json
 from axon.readers.layouts import find_studies
@@ -169,3 +170,15 @@ def test_a_split_and_named_sets_that_disagree_are_an_error_that_names_the_patien
     write_json(folder / "splits.json", {"patients": sets | {"lung_002": "stress"}, "version": 1})
     pack(folder, tmp_path / "packed", "CC0", "x", Config(data=NAMED))
     assert json.loads((tmp_path / "packed/splits.json").read_text())["patients"]["lung_002"] == "stress"
+
+
+def test_a_packed_split_stays_under_a_configuration_that_names_others(tmp_path: Path) -> None:
+    folder = decathlon(tmp_path / "set", 3)
+    write_json(
+        folder / "splits.json",
+        {"patients": {"lung_000": "train", "lung_001": "val", "lung_002": "train"}, "version": 1},
+    )
+    pack(folder, tmp_path / "packed", "CC0", "x", Config(data=DataConfig(min_train_cases=1)))
+    rows = read_csv(tmp_path / "packed/manifest.csv")
+    sets = sets_of(tmp_path / "packed/splits.json", rows, Config(data=NAMED))
+    assert sets == {"lung_000": "train", "lung_001": "val", "lung_002": "train"}

@@ -37,7 +37,9 @@ def sets_of(path: Path, rows: list[dict[str, Any]], config: Config) -> dict[str,
         return split_patients(rows, config)
     sets = _sets_of_file(path, rows)
     _agree("patients.csv", _told(rows), path.name, sets)
-    _agree("data.named_sets", _named_patients(rows, config.data.named_sets), path.name, sets)
+    # Who packed a dataset has decided; a later configuration's names are for data that nobody has split.
+    if not (path.parent / "manifest.csv").is_file():
+        _agree("data.named_sets", _named_patients(rows, config.data.named_sets), path.name, sets)
     return sets
 
 

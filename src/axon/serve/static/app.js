@@ -271,7 +271,8 @@ async function look() {
 }
 
 setInterval(look, LOOK_MS);
-document.addEventListener("visibilitychange", look);
+// A page that is left turns hidden too: to look then would call back what it has just let go.
+document.addEventListener("visibilitychange", () => document.hidden || look());
 
 function expired() {
   shown.gone = true;

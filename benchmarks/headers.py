@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -164,7 +165,7 @@ def simpleitk_read(folder: Path) -> object:
 
 def dcm2niix(folder: Path, what: str) -> None:
     """Print its time where it is installed."""
-    program = shutil.which("dcm2niix")
+    program = shutil.which("dcm2niix", path=os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])))
     if program is None:
         print(f"{what:28} dcm2niix is not installed")
         return

@@ -209,7 +209,7 @@ def test_pack(packed: Path, tmp_path: Path) -> None:
     card = (tmp_path / "one" / "README.md").read_text()
     assert "license: [cc-by-4.0]" in card and "https://doi.org/10.1/x" in card and "| notes | NOT_A_CT |" in card
     assert set(json.loads((tmp_path / "one" / "splits.json").read_text())["patients"]) == {"A0", "A1", "A2"}
-    with pytest.raises(AxonError, match=r"LICENCE_MISSING.*folder, here"):
+    with pytest.raises(AxonError, match=r"LICENCE_MISSING.*2 of 2 collections"):
         pack(folder, tmp_path / "three", "", "", Config())
     for path in (folder / "here").iterdir():
         path.unlink()

@@ -14,7 +14,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 from axon.dicom.ct import read_ct_series, read_ct_series_noted
 from axon.dicom.series import patients_by_folder, read_header, split_series
 from axon.errors import AxonError
-from axon.readers.layouts import find_studies
+from axon.readers.layouts import find_studies, survey
 from tests.support.ct_series import error_of, make_slice, straight, waves, write_field
 
 Change = Callable[[Dataset, int], object]
@@ -135,6 +135,19 @@ def test_phases_and_kernels_at_once_are_four_scans(tmp_path: Path) -> None:
     assert [part.label for part in parts] == ["1", "2", "3", "4"]
     assert [len({h.path.parent for h in part.headers}) for part in parts] == [1] * 4
     assert "AcquisitionNumber and ConvolutionKernel" in parts[0].note
+
+
+def test_the_localizer_of_two_phases_is_passed_over(tmp_path: Path) -> None:
+    for phase in (1, 2):
+
+        def change(ds: Dataset, number: int, phase: int = phase) -> None:
+            ds.SeriesInstanceUID, ds.AcquisitionNumber = "1.2.3", phase
+
+        write_field(tmp_path / str(phase), straight(), change=change)
+    extra("1.2.3", tmp_path, "scout.dcm", put_type("LOCALIZER"))
+    found = survey(tmp_path)
+    assert len(found.studies) == 2
+    assert found.passed_over == [(tmp_path / "scout.dcm", "DICOM, no slice of its series' scans")]
 
 
 def test_breaths_of_one_scan_stay_together(tmp_path: Path) -> None:

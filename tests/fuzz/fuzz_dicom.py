@@ -25,6 +25,7 @@ with atheris.instrument_imports(include=["axon", "pydicom"]):
     from axon.pretrained import verify
     from axon.readers.archives import extracted
     from axon.readers.films import read_here as read_film_here
+    from axon.readers.layouts import survey
     from axon.readers.layouts.patient_table import apply_table
     from axon.readers.volumes import read_here
 
@@ -50,6 +51,23 @@ def film(data: bytes) -> None:
 def dicom_slice(data: bytes) -> None:
     """The third slice of a series that is otherwise whole."""
     read_ct_series([*sorted((BASES / "ct_native").iterdir())[:2], written("case", data)])
+
+
+def enhanced(data: bytes) -> None:
+    """A series in one file of many frames."""
+    read_ct_series([written("case", data)])
+
+
+def header(suffix: str) -> Callable[[bytes], None]:
+    """A header whose voxels would lie beside it."""
+    rules = CtConfig(assumed_axes="LPS")
+    return lambda data: void(read_here([written(f"detached/x{suffix}", data)], rules))
+
+
+def folder(data: bytes) -> None:
+    """What lies in a folder, of which one file is from somebody else."""
+    written("folder/x.bin", data)
+    survey(SCRATCH / "folder")
 
 
 def volume(suffix: str) -> Callable[[bytes], None]:
@@ -104,8 +122,11 @@ def written(name: str, data: bytes) -> Path:
 
 READERS: tuple[Callable[[bytes], None], ...] = (
     film, dicom_slice, volume(".nii"), volume(".nii.gz"), volume(".mha"), volume(".nrrd"), manifest, model, checkpoint,
-    volume(".mgh"), volume(".gipl"), volume(".vtk"), archive, patients
+    volume(".mgh"), volume(".gipl"), volume(".vtk"), archive, patients, enhanced,
+    header(".mhd"), header(".nhdr"), header(".hdr"), folder,
 )  # fmt: skip
+FIRST = {"film": b"\0", "enhanced": b"\x0e"}
+"""Readers of bases that are no slice."""
 OF_SUFFIX = {".jpg": 0, ".dcm": 0, ".nii": 2, ".gz": 3, ".mha": 4, ".nrrd": 5, ".mgh": 9, ".gipl": 10, ".vtk": 11}
 
 
@@ -119,10 +140,11 @@ def write_corpus(corpus: Path) -> None:
     """A whole file of each kind, and what each small line of the table has its reader read."""
     for base in sorted(BASES.iterdir()):
         path = sorted(base.iterdir())[-1]
-        first = b"\0" if base.name.startswith("film") else b"\1"
+        first = FIRST.get(base.name.partition("_")[0], b"\1")
         (corpus / base.name).write_bytes(first + path.read_bytes())
     whole = {"nifti": b"\2" + nifti(), "mha": b"\4" + mha()["x.mha"], "nrrd": b"\5" + nrrd()["x.nrrd"]}
     whole |= {"mgh": b"\x09" + mgh()["x.mgh"], "gipl": b"\x0a" + gipl()["x.gipl"], "vtk": b"\x0b" + vtk()["x.vtk"]}
+    whole |= {"mhd": b"\x0f" + mha()["x.mha"], "nhdr": b"\x10" + nrrd()["x.nrrd"], "hdr": b"\x11" + nifti()[:348]}
     rows = ",".join(COLUMNS) + "\n" + ",".join("a" for _ in COLUMNS) + "\n"
     whole |= {"manifest-nul": b"\6" + rows.replace("a,a,a,a", "a,a,a,a\0b", 1).encode()}
     whole |= {"manifest": b"\6" + rows.encode(), "sums": b"\7" + b"0" * 64 + b"  x\n", "state": b'\x08{"step": 1}'}

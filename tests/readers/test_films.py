@@ -51,6 +51,11 @@ def test_a_rendered_film_of_each_kind_is_the_untouched_film(
     assert likeness(read.image_HW, rendered["frontal"]) > 0.99 and sure_view(read) == "frontal", read.notes
 
 
+def test_a_black_border_is_cut_off_a_film_without_air(rendered: dict[str, np.ndarray], tmp_path: Path) -> None:
+    film_HW = 0.2 + 0.8 * rendered["frontal"]
+    assert likeness(read_xray(framed(0.0)(tmp_path / "film", film_HW)).image_HW, film_HW) > 0.99
+
+
 @pytest.mark.skipif(not REAL, reason=REAL_DATA_UNSET)
 @pytest.mark.parametrize("name", REAL_FILMS)
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,6 +13,7 @@ import pydicom
 import pytest
 
 from axon.errors import AxonError
+from axon.names import plain_name
 from axon.readers.layouts import find_studies, survey
 from axon.readers.pseudonyms import patient_pseudonym, series_pseudonym
 from axon.readers.volumes import read_ct
@@ -289,7 +290,7 @@ def test_links_are_followed_and_what_is_no_image_is_counted(tmp_path: Path) -> N
     (tmp_path / "set/nowhere.nii").symlink_to("gone")
     (tmp_path / "set/empty.nii").touch()
     os.mkfifo(tmp_path / "set/pipe.nii")
-    for name in ("__MACOSX/x.nii", ".cache/x.nii", "Thumbs.db", "README", "scans.zip", "DICOMDIR"):
+    for name in ("__MACOSX/x.nii", ".cache/x.nii", "Thumbs.db", "README", "scans.zip", "DICOMDIR", "deep/dicomdir"):
         words(tmp_path / "set" / name)
     nifti(tmp_path / "elsewhere/B1.nii")
     (tmp_path / "set/linked").symlink_to("../elsewhere")
@@ -306,6 +307,7 @@ def test_links_are_followed_and_what_is_no_image_is_counted(tmp_path: Path) -> N
         "README": "text or a table",
         "scans.zip": "an archive: unpack it, or name it in place of the folder",
         "DICOMDIR": "a DICOMDIR",
+        "dicomdir": "a DICOMDIR",
     }
 
 
@@ -317,7 +319,8 @@ def test_each_file_is_opened_once(tmp_path: Path) -> None:
         nifti(tmp_path / name)
     for name in ("d.nrrd", "e.nhdr", "f.mha", "g.mhd"):
         itk(tmp_path / name)
-    words(tmp_path / "notes.txt")
+    for name in ("notes.txt", "x.bin"):
+        words(tmp_path / name)
     code = (
         "import sys; from collections import Counter; from pathlib import Path;"
         "from axon.readers.layouts import find_studies; root = Path(sys.argv[1]);"
@@ -359,6 +362,17 @@ def test_a_table_decides_over_every_rule(tmp_path: Path) -> None:
     assert studies["lung_004"].patient_id == "lung_004"
     public = find_studies(tmp_path, public_ids=True)
     assert [study.patient_id for study in public if study.case_id == "lung_001"] == ["Doe"]
+
+
+def test_a_table_names_cts_as_the_check_does(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        nifti(tmp_path / folder / "imagesTr/lung_001.nii")
+    itk(tmp_path / "A b.mhd")
+    words(tmp_path / "patients.csv", "case,file,patient\none-imagesTr-lung_001,,Doe\n,A b.raw,Roe\n")
+    found = {study.case_id: study.patient_id for study in find_studies(tmp_path, public_ids=True)}
+    assert found == {"one-imagesTr-lung_001": "Doe", "two-imagesTr-lung_001": "lung_001", "A b": "Roe"}
+    words(tmp_path / "patients.csv", f"case,patient\n{plain_name('A b')},Roe\n")
+    assert {study.patient_id for study in find_studies(tmp_path, public_ids=True)} == {"lung_001", "Roe"}
 
 
 @pytest.mark.parametrize(

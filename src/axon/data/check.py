@@ -153,9 +153,10 @@ def check_folder(
     usable, joined = _joined([one for one in looked if not one.code])
     if sheet is not None:
         write_sheet(sheet, [(one.case_id, one.tile) for one in usable if one.tile is not None])
-    return Checked(
-        read, usable, [one for one in looked if one.code], _shown(found, folder), [*found.notes, *chosen, *joined]
-    )
+    notes = [*found.notes, *chosen, *joined]
+    if (folder / "manifest.csv").is_file():
+        notes.append("it has a manifest.csv, and other verbs take it for a packed dataset: call your table else")
+    return Checked(read, usable, [one for one in looked if one.code], _shown(found, folder), notes)
 
 
 def _headers(read: Callable[[Path], T], files: list[Path]) -> Iterator[T]:
@@ -234,6 +235,7 @@ def _shown(found: Found, folder: Path) -> list[tuple[str, str]]:
         for parent in (file, *file.parents)
     }
     private |= {parent for path, why in found.passed_over if "DICOM" in why for parent in (path, *path.parents)}
+    private |= {path for path, why in found.passed_over if why.startswith("an archive")}
     return [(_name(path, folder, private), why) for path, why in found.passed_over]
 
 

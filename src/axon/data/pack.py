@@ -178,7 +178,7 @@ def _known_terms(folder: Path, files: set[Path]) -> Terms:
     series = Cohort.load(cohort).series if cohort.is_file() else []
     known = {s.collection: (s.licence, f"doi:{s.doi}") for s in series}
     if unknown := sorted(set(collection.values()) - set(known)):
-        message = f"nobody says under which licence the images of {', '.join(unknown)} are, or where they come from"
+        message = f"nobody says under which licence {len(unknown)} of {len(set(collection.values()))} collections are"
         raise AxonError(
             "LICENCE_MISSING", message, "give --licence and --source, or add a folder that `axon cohort fetch` wrote"
         )

@@ -94,7 +94,7 @@ def _packed_rows(manifest: Path, known: tuple[str, ...]) -> tuple[list[dict[str,
         AxonError(
             "MANIFEST_COLUMNS",
             f"{manifest.name} has the unknown column {name!r}",
-            f"its columns are: {', '.join(known)}",
+            f"its columns are: {', '.join(known)}; a table of your own goes by another name",
         )
         for name in sorted(columns - set(known))
     ]

@@ -135,9 +135,12 @@ def _heights(heights: np.ndarray, config: CtConfig) -> tuple[np.ndarray, np.ndar
 
 def _anchor(heights: np.ndarray, step: float, tolerance: float) -> float:
     """The slice on whose even grid most others lie, which then stay as they are."""
-    off = (heights[:, None] - heights) / step
-    on = np.abs(off - np.rint(off)) * step <= tolerance
-    return float(heights[on.sum(axis=1).argmax()])
+
+    def on(height: float) -> int:
+        off = (height - heights) / step
+        return int(np.count_nonzero(np.abs(off - np.rint(off)) * step <= tolerance))
+
+    return float(max(heights, key=on))
 
 
 def _shear(first: Slice, sideways: np.ndarray, heights: np.ndarray, config: CtConfig) -> tuple[np.ndarray, float]:

@@ -66,13 +66,20 @@ def _telling_part(place: PurePath, alike: Sequence[PurePath]) -> str:
 
 
 def _by_number(image: Image) -> Named | None:
-    pairs = [stem.rpartition("_") for stem in image.beside]
-    numbers = [number for _, _, number in pairs]
-    names = {name for name, _, _ in pairs}
-    numbered = len(names) == 1 and all(name and number.isdecimal() for name, _, number in pairs)
-    if len(pairs) < 2 or not numbered or len(set(map(int, numbers))) < len(numbers):
-        return None
-    return Named(image.stem, image.stem)
+    return Named(image.stem, image.stem) if image.place in _numbered(image.tree) else None
+
+
+@functools.lru_cache(maxsize=1)
+def _numbered(tree: Tree) -> frozenset[PurePath]:
+    """Folders of two files or more that share a name and differ in a last number, each once."""
+    found = set()
+    for folder, stems in tree.stems.items():
+        pairs = [stem.rpartition("_") for stem in stems]
+        numbers = [number for name, _, number in pairs if name and number.isdecimal()]
+        shared = len({name for name, _, _ in pairs}) == 1
+        if len(pairs) > 1 and shared and len(set(map(int, numbers))) == len(pairs):
+            found.add(folder)
+    return frozenset(found)
 
 
 def _by_name(image: Image) -> Named:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from collections import defaultdict
+from pathlib import PurePath
 
-from axon.readers.layouts.rule import Image, Layout, Named, Skip
+from axon.readers.layouts.rule import Image, Layout, Named, Skip, Tree
 
 _STEM = re.compile(r"(.+)_(\d{4})")
 _MOST_CHANNELS = 8
@@ -15,10 +18,20 @@ def _name(image: Image) -> Named | Skip | None:
     if not found or image.place.name not in ("imagesTr", "imagesTs", "imagesVal"):
         return None
     case, channel = found.groups()
-    others = [stem for stem in image.beside if stem.startswith(f"{case}_") and _STEM.fullmatch(stem)]
-    if f"{case}_0000" not in others or len(others) > _MOST_CHANNELS:
+    channels = _channels(image.tree)[image.place][case]
+    if "0000" not in channels or len(channels) > _MOST_CHANNELS:
         return None
     return Named(case, case) if channel == "0000" else Skip("another channel of a case")
+
+
+@functools.lru_cache(maxsize=1)
+def _channels(tree: Tree) -> dict[PurePath, dict[str, set[str]]]:
+    """Numbers that follow each case, by folder."""
+    found: dict[PurePath, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for folder, stems in tree.stems.items():
+        for case, channel in (match.groups() for match in map(_STEM.fullmatch, stems) if match):
+            found[folder][case].add(channel)
+    return found
 
 
 LAYOUT = Layout("nnU-Net", _name)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from axon.errors import AxonError, require
+from axon.names import plain_name
 from axon.readers.layouts.rule import Study
 from axon.readers.pseudonyms import patient_pseudonym
 
@@ -33,12 +34,14 @@ def apply_table(studies: list[Study], folder: Path, table: Path | None, public_i
     path = table or folder / TABLE
     if table is None and not path.is_file():
         return studies
+    named_by = _named(studies, folder)
     said: dict[int, Row] = {}
     for line, row in _rows(path):
-        found = [number for number, study in enumerate(studies) if _means(row, study, folder)]
+        found = named_by.get(_column(row), set())
         what = row.get("file") or row.get("case")
-        require(bool(found), "PATIENTS_TABLE", f"line {line} of {path.name}: no CT is {what!r}", "correct or remove it")
-        twice = any(number in said for number in found)
+        fix = "name it as `axon dataset check` does, or remove the line"
+        require(bool(found), "PATIENTS_TABLE", f"line {line} of {path.name}: no CT is {what!r}", fix)
+        twice = bool(found & said.keys())
         require(not twice, "PATIENTS_TABLE", f"line {line} of {path.name}: {what!r} was named before", "name it once")
         said |= dict.fromkeys(found, row)
     named = [_told(study, said[n], public_ids) if n in said else study for n, study in enumerate(studies)]
@@ -67,12 +70,22 @@ def _rows(path: Path) -> list[tuple[int, Row]]:
     return rows
 
 
-def _means(row: Row, study: Study, folder: Path) -> bool:
-    if not row.get("file"):
-        return row["case"] == study.case_id
-    named = PurePosixPath(row["file"])
-    below = PurePosixPath(study.files[0].relative_to(folder).as_posix())
-    return named == below or named in below.parents
+def _named(studies: list[Study], folder: Path) -> dict[tuple[str, str], set[int]]:
+    """The studies that each case id, and each path below ``folder`` of a file or of a folder of files, means."""
+    found: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for number, study in enumerate(studies):
+        for name in (study.case_id, plain_name(study.case_id)):
+            found["case", name].add(number)
+        for file in study.files:
+            below = PurePosixPath(file.relative_to(folder).as_posix())
+            for place in (below, *below.parents):
+                found["file", str(place)].add(number)
+    return found
+
+
+def _column(row: Row) -> tuple[str, str]:
+    """Which column names the CT, and what it says."""
+    return ("file", str(PurePosixPath(row["file"]))) if row.get("file") else ("case", row["case"])
 
 
 def _told(study: Study, row: Row, public_ids: bool) -> Study:

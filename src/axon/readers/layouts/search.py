@@ -79,11 +79,11 @@ def survey(
     files, passed = walk(folder)
     volumes = [path for path in files if is_volume(path)]
     named, data = _name_volumes(folder, volumes, passed)
-    others = [path for path in files if path not in data.union(volumes)]
+    known = data.union(volumes)
+    others = [path for path in files if path not in known]
     notes: list[str] = []
     series = _group_dicom(folder, zip(others, each(_header_of, others), strict=True), passed, notes)
-    studies = _joined(series, named, notes)
-    studies = _apart(apply_table(studies, folder, patients, public_ids), folder)
+    studies = apply_table(_apart(_joined(series, named, notes), folder), folder, patients, public_ids)
     for name, count in Counter(study.case_id for study in studies).items():
         if count > 1:
             message = f"two studies would be called {name!r}"
@@ -111,10 +111,10 @@ def _name_volumes(folder: Path, volumes: list[Path], passed: list[PassedOver]) -
             passed += [PassedOver(file, why) for file in (path, *data[path])]
         else:
             kept.append(path)
-    by_place: dict[PurePath, tuple[str, ...]] = defaultdict(tuple)
+    by_place: dict[PurePath, list[str]] = defaultdict(list)
     for path in kept:
-        by_place[path.parent.relative_to(folder)] += (_stem(path),)
-    tree = Tree(folder, dict(by_place))
+        by_place[path.parent.relative_to(folder)].append(_stem(path))
+    tree = Tree(folder, {place: tuple(stems) for place, stems in by_place.items()})
     studies = []
     for path in kept:
         answer, rule = _ask(Image(path.parent.relative_to(folder), _stem(path), suffix_of(path, NIFTI + ITK), tree))
@@ -174,7 +174,10 @@ def _group_dicom(
         hashed = patient_pseudonym(patient or by_folder[headers[0].path])
         case_id, own = series_pseudonym(hashed, uid), tuple(films.get(patient, ()))
         scan = series_pseudonym(hashed, headers[0].scan) if headers[0].scan else ""
-        for part in split_series(headers):
+        parts = split_series(headers)
+        kept = {header.path for part in parts for header in part.headers}
+        passed += [PassedOver(h.path, "DICOM, no slice of its series' scans") for h in headers if h.path not in kept]
+        for part in parts:
             name = f"{case_id}-{part.label}" if part.label else case_id
             paths = tuple(header.path for header in part.headers)
             found.append((uid, Study(name, hashed, collection_of(paths[0], folder), paths, own, DICOM, scan=scan)))
@@ -193,8 +196,9 @@ def _header_of(path: Path) -> SliceHeader | str:
         return "text or a table" if text else "a picture, no DICOM"
     try:
         return read_header(path)
-    except AxonError:
-        return "" if name.endswith(".dcm") or _may_be_dicom(path) else "no image that can be read"
+    except AxonError as error:
+        foreign = "InvalidDicomError" in error.message
+        return "no image that can be read" if foreign and not name.endswith(".dcm") else ""
 
 
 def _may_be_dicom(path: Path) -> bool:

@@ -12,7 +12,7 @@ from axon.readers.archives import extracted
 from axon.readers.layouts.rule import PassedOver
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
-_SYSTEM = ("__MACOSX", "Thumbs.db", "desktop.ini")
+_SYSTEM = ("__macosx", "thumbs.db", "desktop.ini")
 
 
 @contextlib.contextmanager
@@ -75,7 +75,7 @@ def _below(top: Path, seen: set[tuple[int, int]], links: list[Path]) -> Iterator
 def _passed_by_name(name: str) -> str:
     if name.startswith("."):
         return "a hidden"
-    return "a system" if name in _SYSTEM else ""
+    return "a system" if name.lower() in _SYSTEM else ""
 
 
 def _why_not(path: Path) -> str:
@@ -93,4 +93,4 @@ def _why_not(path: Path) -> str:
         return "an empty file"
     if path.name.lower().endswith(ARCHIVES):
         return "an archive: unpack it, or name it in place of the folder"
-    return "a DICOMDIR" if path.name == "DICOMDIR" else ""
+    return "a DICOMDIR" if path.name.upper() == "DICOMDIR" else ""

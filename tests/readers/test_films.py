@@ -56,6 +56,18 @@ def test_a_black_border_is_cut_off_a_film_without_air(rendered: dict[str, np.nda
     assert likeness(read_xray(framed(0.0)(tmp_path / "film", film_HW)).image_HW, film_HW) > 0.99
 
 
+def test_jpeg_xl_is_read_where_its_decoder_is_at_hand(rendered: dict[str, np.ndarray], tmp_path: Path) -> None:
+    pytest.importorskip("pillow_jxl", reason="pillow-jxl-plugin, which is under the GPL, is not installed")
+    Image.fromarray(levels(rendered["frontal"])).save(tmp_path / "film.jxl", lossless=True)
+    assert likeness(read_xray(tmp_path / "film.jxl").image_HW, rendered["frontal"]) > 0.99
+
+
+def test_what_only_says_that_it_is_jpeg_xl_is_a_code(tmp_path: Path) -> None:
+    (tmp_path / "film.jxl").write_bytes(b"\xff\x0a" + bytes(2000))
+    with pytest.raises(AxonError, match="XRAY_UNREADABLE"):
+        read_xray(tmp_path / "film.jxl")
+
+
 @pytest.mark.skipif(not REAL, reason=REAL_DATA_UNSET)
 @pytest.mark.parametrize("name", REAL_FILMS)
 @pytest.mark.parametrize("kind", KINDS)

@@ -36,6 +36,7 @@ from axon.errors import AxonError
 from axon.files import Scratch
 from axon.geometry.mend import Mend
 from axon.training.checkpoints import load_newest
+from tests.support.ct_series import write_enhanced
 from tests.support.hostile import HOSTILE, gipl, mgh, mha, nifti, nrrd, vtk
 from tests.support.mutations import write_bases
 
@@ -171,6 +172,7 @@ def main() -> None:
     corpus = next((Path(argument) for argument in sys.argv[1:] if not argument.startswith("-")), None)
     BASES.mkdir()
     write_bases(BASES)
+    write_enhanced(BASES / "enhanced", sorted((BASES / "ct_native").iterdir()))
     if corpus and not any(corpus.iterdir()):
         write_corpus(corpus)
     atheris.Setup(sys.argv, one)

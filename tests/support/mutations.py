@@ -32,7 +32,7 @@ from axon.errors import AxonError
 from axon.geometry.volume import Volume
 from axon.readers.films import read_xray
 from axon.readers.layouts import find_studies
-from tests.support.ct_series import write_enhanced, write_series
+from tests.support.ct_series import write_series
 from tests.support.films import chest_like, write_film
 
 MEMORY_BYTES = 3 * 2**30
@@ -412,8 +412,6 @@ def write_bases(folder: Path) -> None:
             elif name != "ct_native":
                 ds.compress(RLELossless if name == "ct_rle" else JPEG2000Lossless)
             ds.save_as(path)
-    (folder / "enhanced_native").mkdir()
-    write_enhanced(folder / "enhanced_native", sorted((folder / "ct_native").iterdir()))
     for name in ("film_native", "film_j2k", "film_png", "film_jpeg"):
         (folder / name).mkdir()
     write_film(folder / "film_native" / "a.dcm", photometric="MONOCHROME1")

@@ -42,6 +42,7 @@ REGISTERED = tuple(
             "evaluation",
             "inference.py",
             "metrics",
+            "orchestration/launch.py",
             "orchestration/parent.py",
             "orchestration/steps.py",
             "pictures.py",
@@ -81,11 +82,15 @@ _CODE = (".py", ".j2", ".js")
 
 
 def code_digest(rooms: Sequence[str]) -> str:
-    """SHA-256 of the code in these rooms (files and folders of the package), hexadecimal: what a result depends on."""
+    """SHA-256 of the code in these rooms (files and folders of the package), hexadecimal: what a result depends on.
+
+    Raises:
+        FileNotFoundError: For a room that is not there, whose absence nobody would see in the digest.
+    """
     package, digest = Path(axon.__file__).parent, hashlib.sha256()
     for room in rooms:
         path = package / room
         inside = [file for file in path.rglob("*") if file.suffix in _CODE]
-        for file in [path] if path.is_file() else sorted(inside):
+        for file in sorted(inside) if path.is_dir() else [path]:
             digest.update(f"{file.relative_to(package).as_posix()}\0".encode() + file.read_bytes())
     return digest.hexdigest()

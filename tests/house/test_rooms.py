@@ -166,6 +166,7 @@ def test_training_loads_no_other_room_than_those_that_its_checkpoints_name(modul
         ("evaluation/report.html.j2", {"registered"}),
         ("evaluation/page.js", {"registered"}),
         ("orchestration/steps.py", {"registered"}),
+        ("orchestration/launch.py", {"registered"}),
         ("readers/volumes.py", {"prepared", "registered"}),
         ("baselines/regression.py", {"baseline", "registered"}),
         ("models/unet.py", {"trained", "baseline", "registered"}),
@@ -181,3 +182,9 @@ def test_an_edit_changes_the_digests_of_what_depends_on_it_alone(
     before = {use: code_digest(rooms) for use, rooms in uses.items()}
     (copy / edited).write_text((copy / edited).read_text() + "\n# Another comment.\n")
     assert {use for use, rooms in uses.items() if code_digest(rooms) != before[use]} == changed
+
+
+def test_a_room_that_is_not_there_has_no_digest() -> None:
+    assert all((PACKAGE / room).exists() for room in (*PREPARING, *BASELINES, *REGISTERED))
+    with pytest.raises(FileNotFoundError, match="no_such_room"):
+        code_digest(("no_such_room",))

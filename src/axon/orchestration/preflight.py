@@ -228,7 +228,8 @@ def work_key(data: str, config: Config, views: str, promote: str) -> str:
     """What a run would do, as one SHA-256: two runs with one key do the same.
 
     It holds the code that a registered model and its evaluation depend on, and on a cluster the digests of the images,
-    which ``AXON_IMAGES`` names: libraries count, too. A change of the page or of the docs is no new work.
+    which ``AXON_IMAGES`` names: libraries and the bodies of the steps (``components/``) count there, too, and on one
+    machine do not. A change of the page or of the docs is no new work.
 
     Args:
         data: DVC's hash of the dataset; empty for a folder, which nothing identifies.

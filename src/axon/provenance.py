@@ -31,13 +31,13 @@ TRAINING = (
 """What a trained weight depends on. A resumed run of other code would mix the two. A test sees that training loads no
 other room than these and those that write no weight."""
 
-BASELINES = (*TRAINING, "baselines")
+TRAINING_BASELINES = (*TRAINING, "baselines")
 """What a baseline's weight depends on. Another baseline leaves the checkpoints of AXON's own stages as they are."""
 
 REGISTERED = tuple(
     dict.fromkeys(
         (
-            *(room for room in BASELINES if not room.startswith("data/")),
+            *(room for room in TRAINING_BASELINES if not room.startswith("data/")),
             *PREPARING,
             "evaluation",
             "inference.py",

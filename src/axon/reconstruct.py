@@ -325,11 +325,8 @@ def _read_study(study: Path, mends: Mapping[str, Mend], view: View | None) -> Fi
             _log.info("%s film: %s, by its %s", film.view, film.name, film.xray.view_source)
         if view is None and len(chosen) == 1:
             _log.info("no lateral film of the same study")
-        return Films(
-            {film.view: study for film in chosen},
-            {film.view: film.xray for film in chosen},
-            {film.view: sha256_file(film.path) for film in chosen},
-        )
+        sums: dict[str, str] = {film.view: sha256_file(film.path) for film in chosen}
+        return Films(dict.fromkeys(sums, study), {film.view: film.xray for film in chosen}, sums)
 
 
 def _read_given(

@@ -24,7 +24,7 @@ from axon.errors import one_line_errors
 from axon.evaluation.measures import on_grid
 from axon.files import write_whole
 from axon.inference import AxonPipeline
-from axon.pictures import PLANES, WINDOWS, slice_plane, window_bounds
+from axon.pictures import WINDOWS, three_planes, window_bounds
 
 TILE, GAP, HEAD = 96, 2, 14
 
@@ -49,10 +49,10 @@ def patient(name: str, shown: dict[str, np.ndarray]) -> Image.Image:
     for column, (title, hu_DHW) in enumerate(shown.items()):
         draw.text((column * step + 2, 1), f"{title}, {name}" if column == 0 else title, fill=255)
         for row, (level, width) in enumerate(WINDOWS.values()):
-            low, high = window_bounds(level, width)
-            for place, plane in enumerate(PLANES):
-                grey = np.clip((slice_plane(hu_DHW, plane) - low) / (high - low), 0, 1)
-                tile = Image.fromarray((255 * grey).astype(np.uint8)).resize((TILE, TILE), Image.Resampling.BILINEAR)
+            for place, (_, grey) in enumerate(three_planes(hu_DHW, *window_bounds(level, width))):
+                tile = Image.fromarray((255 * grey.clip(0, 1)).astype(np.uint8)).resize(
+                    (TILE, TILE), Image.Resampling.BILINEAR
+                )
                 sheet.paste(tile, (column * step + place * (TILE + GAP), HEAD + row * (TILE + GAP)))
     return sheet
 

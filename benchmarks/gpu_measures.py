@@ -44,7 +44,7 @@ from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 from axon.training import loop
 from benchmarks.ablations import overridden
 from benchmarks.contestants import device
-from benchmarks.contestants.step import STAGES, plain_steps, source_of, stage_of
+from benchmarks.contestants.step import STEPPED, plain_steps, source_of, stage_of
 from benchmarks.speed import machine
 
 WARM = 2
@@ -102,7 +102,7 @@ def sized(base: Config, size: int, batch: int) -> Config:
     """The configuration on another coarse grid, with films as fine beside it, and another batch in every stage."""
     scale = size / base.grid.coarse_size
     film = {"detector_px": round(base.xray.detector_px * scale), "pixel_pitch_mm": base.xray.pixel_pitch_mm / scale}
-    batches = {name: asdict(getattr(base.training, name)) | {"batch_size": batch, "accumulate": 1} for name in STAGES}
+    batches = {name: asdict(getattr(base.training, name)) | {"batch_size": batch, "accumulate": 1} for name in STEPPED}
     return overridden(base, {"grid": {"coarse_size": size, "output_size": 0}, "xray": film, "training": batches})
 
 
@@ -229,7 +229,7 @@ def speed(given: argparse.Namespace) -> None:
     base, table = Config.load(given.config), Table(given.out / "speed.json", peak_tflops_data_sheet=given.peak_tflops)
     for size, batch in itertools.product(given.sizes, given.batches):
         source = source_of(sized(base, size, batch))
-        for name, way in itertools.product(STAGES, ("ours", "plain")):
+        for name, way in itertools.product(STEPPED, ("ours", "plain")):
 
             def row(name: str = name, way: str = way, source: Any = source) -> dict[str, Any]:
                 return speed_row(stage_of(name, source), way, given)

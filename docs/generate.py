@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from docs.generators import ROOT, api, cli, configuration, errors, rooms
+from docs.generators.text import reflowed
 
 REFERENCE = ROOT / "docs" / "reference"
 NOTE = "<!-- Made from the code by `make reference`; changes here are lost. -->\n"
@@ -34,6 +35,7 @@ def main() -> int:
         "rooms.svg": rooms,
     }
     pages = {name: f"{NOTE}\n{generator.page()}" for name, generator in generators.items()}
+    pages = {name: reflowed(page) if name.endswith(".md") else page for name, page in pages.items()}
     stale = [
         name
         for name, text in pages.items()

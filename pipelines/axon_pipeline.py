@@ -30,7 +30,7 @@ from pipelines import resources
 from pipelines.site import Site
 
 ROOT = Path(__file__).parents[1]
-TRAINING = [
+TRAINING_STEPS = [
     getattr(importlib.import_module(f"components.{path.stem}"), path.stem)
     for path in sorted((ROOT / "components").glob("train_*.py"))
 ]
@@ -79,10 +79,13 @@ def inputs_of(step: Any) -> list[str]:
 
 
 def in_order(steps: list[Any], known: Iterable[str]) -> list[Any]:
-    """Steps, each after those whose outputs it takes."""
+    """Steps, each after those whose outputs it takes. Raises ValueError where nobody gives what they take."""
     left, given, order = list(steps), set(known), []
     while left:
-        step = next(one for one in left if given.issuperset(inputs_of(one)))
+        step = next((one for one in left if given.issuperset(inputs_of(one))), None)
+        if step is None:
+            wanting = [f"{one.name} lacks {sorted(set(inputs_of(one)) - given)}" for one in left]
+            raise ValueError(f"no step that is left has its inputs: {'; '.join(wanting)}")
         left.remove(step)
         order.append(step)
         given |= set(step.component_spec.outputs or ())
@@ -154,8 +157,10 @@ def _axon(
             }
             known |= {"views": views, "revision": revision, "model_name": model_name, "promote": promote}
             known |= {"dataset": dataset}
-            for step in in_order([*TRAINING, sample_coarse, evaluate, gate, register], known):
-                done = on(step(**{name: known[name] for name in inputs_of(step)}), gpus if step in TRAINING else None)
+            for step in in_order([*TRAINING_STEPS, sample_coarse, evaluate, gate, register], known):
+                done = on(
+                    step(**{name: known[name] for name in inputs_of(step)}), gpus if step in TRAINING_STEPS else None
+                )
                 known |= done.outputs
         # On a cluster a condition that is skipped does not close the DAG around it, which then seems to run on when
         # `finish` asks how the run ended; a step that has succeeded closes it.

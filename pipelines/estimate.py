@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
-from axon.config import Config, StageConfig
+from axon.config import Config, StageConfig, TrainingConfig
 
 SMOKE_S: dict[str, float] = {
     "preflight": 10.0,
@@ -28,21 +28,34 @@ STARTS_S, SAMPLE_S = 8.0, 0.27
 _COMPONENTS = (Path(__file__).parents[1] / "components").glob("[!_]*.py")
 """Not `pipelines.resources.NEEDS`, which would load KFP into the process that only waits for the run."""
 _STEPS = [file.stem.replace("_", "-") for file in _COMPONENTS if file.stem not in ("nothing_new", "reconstruct_batch")]
-_SECTIONS = {"train-bridge": ("estimator", "bridge"), "train-baselines": ("regression", "gan")}
-TRAINED = {step: _SECTIONS.get(step, (step.removeprefix("train-"),)) for step in _STEPS if step.startswith("train-")}
-"""Sections of ``training:`` by step: that of its own name unless another is said."""
+
+
+def _sections() -> dict[str, list[str]]:
+    """Sections of ``training:`` by the step that trains them: that of a section's name, else that of the next section
+    that has one; what comes after the last stage are the baselines, and what is published is counted by its methods.
+    """
+    found: dict[str, list[str]] = {step: [] for step in _STEPS if step.startswith("train-")}
+    step = "train-baselines"
+    for each in reversed(fields(TrainingConfig)):
+        if each.default_factory is not MISSING and each.name != "published":
+            step = f"train-{each.name}" if f"train-{each.name}" in found else step
+            found[step].append(each.name)
+    return found
+
+
+SECTIONS = _sections()
 
 
 def plan(config: Config) -> dict[str, float]:
     """Seconds to expect of each step on two CPU cores; a guess, from one run of one configuration."""
     larger = (config.grid.coarse_size / 32) ** 3
-    others = {step: SMOKE_S.get(step, OTHER_S) for step in _STEPS if step not in TRAINED}
-    return others | {step: STARTS_S + SAMPLE_S * larger * _samples(config, step) for step in TRAINED}
+    others = {step: SMOKE_S.get(step, OTHER_S) for step in _STEPS if step not in SECTIONS}
+    return others | {step: STARTS_S + SAMPLE_S * larger * _samples(config, step) for step in SECTIONS}
 
 
 def _samples(config: Config, step: str) -> int:
     training = config.training
-    sections = [getattr(training, name) for name in TRAINED[step]]
+    sections = [getattr(training, name) for name in SECTIONS[step]]
     if step == "train-baselines":
         sections += [training.published] * len(training.methods)
     share = training.warm_share if training.init_from and step != "train-baselines" else 1.0

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.contestants import Result, Setting, config_of, device
 
-STAGES = ("bridge", "estimator", "superres", "refiner")
+STEPPED = ("bridge", "estimator", "superres", "refiner")
 
 
 def source_of(config: Any) -> Any:

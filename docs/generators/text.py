@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 
 
 def docstring(text: str) -> tuple[str, dict[str, list[tuple[str, str]]]]:
@@ -24,6 +25,22 @@ def _named(entry: str) -> tuple[str, str]:
 
 def _markdown(text: str) -> str:
     return text.replace("``", "`")
+
+
+_FENCED = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
+_PROSE = re.compile(r"^(?![|#<\s]).+(?:\n(?![|#<\s-]).+)*", re.MULTILINE)
+"""A paragraph, or an item of a list."""
+
+
+def reflowed(page: str) -> str:
+    """The page with its prose in lines of at most 120 characters; tables, headings and what is fenced stay."""
+    parts = _FENCED.split(page)
+    return "".join(part if part.startswith("```") else _PROSE.sub(_filled, part) for part in parts)
+
+
+def _filled(prose: re.Match[str]) -> str:
+    item = "  " if prose[0].startswith("- ") else ""
+    return textwrap.fill(prose[0], 120, subsequent_indent=item, break_long_words=False, break_on_hyphens=False)
 
 
 def cell(text: str) -> str:

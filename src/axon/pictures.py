@@ -42,6 +42,11 @@ def slice_plane(volume_DHW: np.ndarray, plane: str, fraction: float = 0.5) -> np
     return hang(volume_DHW.take(index, axis=axis), plane)
 
 
+def three_planes(volume_DHW: np.ndarray, low: float, high: float) -> list[tuple[str, np.ndarray]]:
+    """Each plane's name with the middle slice, where 0 stands for ``low`` HU and 1 for ``high``; nothing is cut off."""
+    return [(plane, (slice_plane(volume_DHW, plane) - low) / (high - low)) for plane in PLANES]
+
+
 def maximum_intensity(volume_DHW: np.ndarray, plane: str) -> np.ndarray:
     """Maximum-intensity projection perpendicular to ``plane``."""
     return hang(volume_DHW.max(axis=PLANES.index(plane)), plane)

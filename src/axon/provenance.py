@@ -31,17 +31,18 @@ TRAINING = (
 """What a trained weight depends on. A resumed run of other code would mix the two. A test sees that training loads no
 other room than these and those that write no weight."""
 
-BASELINES = (*TRAINING, "baselines")
+TRAINING_BASELINES = (*TRAINING, "baselines")
 """What a baseline's weight depends on. Another baseline leaves the checkpoints of AXON's own stages as they are."""
 
 REGISTERED = tuple(
     dict.fromkeys(
         (
-            *(room for room in BASELINES if not room.startswith("data/")),
+            *(room for room in TRAINING_BASELINES if not room.startswith("data/")),
             *PREPARING,
             "evaluation",
             "inference.py",
             "metrics",
+            "orchestration/launch.py",
             "orchestration/parent.py",
             "orchestration/steps.py",
             "pictures.py",
@@ -81,11 +82,15 @@ _CODE = (".py", ".j2", ".js")
 
 
 def code_digest(rooms: Sequence[str]) -> str:
-    """SHA-256 of the code in these rooms (files and folders of the package), hexadecimal: what a result depends on."""
+    """SHA-256 of the code in these rooms (files and folders of the package), hexadecimal: what a result depends on.
+
+    Raises:
+        FileNotFoundError: For a room that is not there, whose absence nobody would see in the digest.
+    """
     package, digest = Path(axon.__file__).parent, hashlib.sha256()
     for room in rooms:
         path = package / room
         inside = [file for file in path.rglob("*") if file.suffix in _CODE]
-        for file in [path] if path.is_file() else sorted(inside):
+        for file in sorted(inside) if path.is_dir() else [path]:
             digest.update(f"{file.relative_to(package).as_posix()}\0".encode() + file.read_bytes())
     return digest.hexdigest()

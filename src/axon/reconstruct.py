@@ -325,11 +325,8 @@ def _read_study(study: Path, mends: Mapping[str, Mend], view: View | None) -> Fi
             _log.info("%s film: %s, by its %s", film.view, film.name, film.xray.view_source)
         if view is None and len(chosen) == 1:
             _log.info("no lateral film of the same study")
-        return Films(
-            {film.view: study for film in chosen},
-            {film.view: film.xray for film in chosen},
-            {film.view: sha256_file(film.path) for film in chosen},
-        )
+        sums: dict[str, str] = {film.view: sha256_file(film.path) for film in chosen}
+        return Films(dict.fromkeys(sums, study), {film.view: film.xray for film in chosen}, sums)
 
 
 def _read_given(
@@ -494,13 +491,11 @@ def _preview_row(
     made: Reconstruction, name: str, volume: Volume, reprojected: Mapping[str, np.ndarray]
 ) -> list[tuple[str, np.ndarray, str, float]]:
     """Title, image in [0, 1], what is at its left and right, and how much of its width are 10 cm (0: no scale)."""
-    from axon.pictures import OVERVIEW_WINDOW, PLANES, slice_plane, window_bounds
+    from axon.pictures import OVERVIEW_WINDOW, three_planes, window_bounds
 
-    low, high = window_bounds(*OVERVIEW_WINDOW)
     pictures = []
-    for plane in PLANES:
+    for plane, image in three_planes(volume.hu_DHW, *window_bounds(*OVERVIEW_WINDOW)):
         width_mm = volume.hu_DHW.shape[2 if plane != "sagittal" else 1] * volume.spacing_mm[0]
-        image = (slice_plane(volume.hu_DHW, plane) - low) / (high - low)
         pictures.append((f"{name}, {plane}", image, _SIDES.get(plane, "RL"), 100 / width_mm))
     for view, film_UV in made.films.items():
         sides = _SIDES.get(view, "RL")

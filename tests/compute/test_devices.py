@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from axon.compute import devices as gpu
+from axon.compute import distributed
 from axon.config import Config
 from axon.errors import AxonError
 
@@ -122,6 +123,22 @@ def test_a_number_names_a_gpu_but_not_of_processes_that_train_together(monkeypat
         gpu.choose_device("cuda:2")
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert gpu.choose_device("cuda:1") == torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize(("computes", "backend"), [("cpu", "gloo"), ("cuda:0", "cpu:gloo,cuda:nccl")])
+def test_processes_talk_as_the_device_that_was_chosen_can(
+    computes: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "0")
+    has_gpu(monkeypatch, count=1)
+    joined: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: None)
+    monkeypatch.setattr(distributed.dist, "init_process_group", joined.append)
+    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(distributed, "choose_device", lambda: torch.device(computes))
+    with distributed.process_group():
+        assert joined == [backend]
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:-1", "CUDA", "cpu:0", "x" * 99])

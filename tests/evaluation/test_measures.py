@@ -69,6 +69,13 @@ def test_a_key_that_nobody_knows_is_an_error() -> None:
         refuse_bad_values(Evaluation({}, rows, [], {}, 10, 0.95, 0))
 
 
+@pytest.mark.parametrize("key", ["anatomy/dice_lung", "realism/patch_distance_0"])
+def test_a_value_without_a_line_in_the_catalogue_is_an_error(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(METRICS, key)
+    with pytest.raises(AxonError, match=rf"METRIC_UNKNOWN.*{key}"):
+        measured_of(16)
+
+
 def test_a_ct_is_its_own_likeness_and_a_coarser_volume_is_interpolated() -> None:
     one = case(0, 32)
     reference = reference_of(one, config(32))

@@ -16,7 +16,7 @@ import pytest
 from axon.cli import main
 from axon.config import Config
 from axon.orchestration import checks
-from axon.orchestration.checks import CHECKS, Check, Finding, Needs, examine, problems
+from axon.orchestration.checks import CHECKS, Check, Finding, Wanted, examine, problems
 
 SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "canary-of-s3",
@@ -70,7 +70,7 @@ def test_who_never_answers_costs_the_network_s_time_once(silent: str, monkeypatc
     monkeypatch.setenv(checks.KUBEFLOW, silent)
     keep(monkeypatch, "MLflow", "Kubeflow", "clock", "alerts")
     start = time.monotonic()
-    findings = examine(Needs(tracking_uri=silent))
+    findings = examine(Wanted(tracking_uri=silent))
     assert time.monotonic() - start < 5
     assert [finding.name for finding in findings] == ["MLflow", "Kubeflow", "alerts", "clock"]
     assert state(findings, "MLflow") == state(findings, "Kubeflow") == ("error", "NO_ANSWER")
@@ -123,11 +123,11 @@ def test_warnings_alone_are_no_failure(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 def test_a_check_that_breaks_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(needs: Needs) -> str:
+    def broken(needs: Wanted) -> str:
         raise KeyError("canary")
 
     monkeypatch.setattr(checks, "CHECKS", (Check("broken", broken, asks=True), Check("whole", lambda needs: "yes")))
-    first, second = examine(Needs())
+    first, second = examine(Wanted())
     assert (first.state, first.code) == ("error", "CHECK_FAILED") and "canary" not in first.found
     assert second == Finding("whole", "fine", "yes")
 
@@ -136,9 +136,9 @@ def test_a_check_that_breaks_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_store_that_was_not_migrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keep(monkeypatch, "MLflow")
     database = tmp_path / "mlflow.db"
-    needs = Needs(tracking_uri=f"sqlite:///{database}")
+    needs = Wanted(tracking_uri=f"sqlite:///{database}")
     assert state(examine(needs), "MLflow") == ("fine", "") and not database.exists()
-    assert list(problems(Needs(tracking_uri=needs.tracking_uri, folder=str(tmp_path)))) == []
+    assert list(problems(Wanted(tracking_uri=needs.tracking_uri, folder=str(tmp_path)))) == []
     from axon.tracking.client import client
 
     client(f"sqlite:///{database}").search_experiments()
@@ -147,7 +147,7 @@ def test_a_store_that_was_not_migrated(tmp_path: Path, monkeypatch: pytest.Monke
     old.write_bytes(database.read_bytes())
     with sqlite3.connect(old) as opened:
         opened.execute("update alembic_version set version_num = '451aebb31d03'")
-    found = examine(Needs(tracking_uri=f"sqlite:///{old}"))[0]
+    found = examine(Wanted(tracking_uri=f"sqlite:///{old}"))[0]
     assert (found.state, found.code) == ("error", "TRACKING_FAILED") and "mlflow db upgrade" in found.found
 
 
@@ -155,5 +155,5 @@ def test_a_run_is_stopped_by_the_same_list(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("AXON_ALERT_URL", "nonsense")
     full = tmp_path / "file"
     full.write_text("no folder")
-    needs = Needs("ftp://x", versioned=False, folder=str(full), config=Config())
+    needs = Wanted("ftp://x", versioned=False, folder=str(full), config=Config())
     assert [problem.code for problem in problems(needs)] == ["CHECKPOINT_ROOT", "TRACKING_URI", "ALERT_URL"]

@@ -73,6 +73,18 @@ def test_the_state_is_written_again_and_again(tmp_path: Path, monkeypatch: pytes
     with beating(run, tmp_path, warm, "superres") as log:
         log(3, {"loss": 1.0})
     assert mlflow.tags[-1]["of"] == 30
+    method = replace(Config(), training=replace(Config().training, methods=("x2ct_cnn",)))
+    with beating(run, tmp_path, method, "baselines") as log:
+        log(3, {"x2ct_cnn/loss": 1.0})
+    assert (mlflow.tags[-1]["part"], mlflow.tags[-1]["of"]) == ("x2ct_cnn", 100)
+
+
+def test_a_step_whose_end_nobody_knows_is_not_of_zero() -> None:
+    step = {"state": "RUNNING", "seconds": None, "name": "train", "error": "", "silent_s": 0.0}
+    found = {"name": "r", "state": "RUNNING", "error": "", "link": ""}
+    for of, said in ((0, "toy step 50"), (60, "toy step 50 of 60")):
+        progress = {"part": "toy", "step": 50, "of": of}
+        assert state_lines({**found, "steps": [{**step, "progress": progress}]})[-1].endswith(said)
 
 
 @pytest.mark.slow

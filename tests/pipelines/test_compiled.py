@@ -23,11 +23,11 @@ from axon.orchestration.changes import IMAGES
 from axon.orchestration.preflight import NEW, Asked
 from axon.orchestration.trainjob import NODE
 from pipelines import resources
-from pipelines.axon_pipeline import COMPILED, axon_pipeline, committed
+from pipelines.axon_pipeline import COMPILED, TRAINING_STEPS, axon_pipeline, committed, in_order, inputs_of
 from pipelines.submit import PINNED, Package
 
 GPU_STEPS = {"train-bridge", "sample-coarse", "train-refiner", "train-superres", "train-baselines", "evaluate"}
-TRAINING_STEPS = {step for step in GPU_STEPS if step.startswith("train-")}
+TRAINED = {step for step in GPU_STEPS if step.startswith("train-")}
 NOWHERE = "0" * 64
 PIPELINE, PLATFORM = yaml.safe_load_all(COMPILED.read_text())
 EXECUTORS: dict[str, Any] = {
@@ -48,6 +48,12 @@ TASKS: dict[str, Any] = {name: task for dag in DAGS for name, task in dag["tasks
 def test_committed_file_is_what_the_code_compiles_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler.Compiler().compile(axon_pipeline, str(tmp_path / "fresh.yaml"))
     assert committed((tmp_path / "fresh.yaml").read_text()) == COMPILED.read_text(), "run: python -m pipelines compile"
+
+
+def test_a_step_whose_input_nobody_gives_is_named_with_it() -> None:
+    names = [name for name in inputs_of(TRAINING_STEPS[0]) if name != "dataset"]
+    with pytest.raises(ValueError, match=r"train-baselines lacks \['dataset'\]"):
+        in_order([TRAINING_STEPS[0]], names)
 
 
 def test_the_committed_file_names_no_image_that_could_run() -> None:
@@ -80,7 +86,7 @@ def test_steps_are_those_of_the_policy_table() -> None:
 @pytest.mark.parametrize("step", sorted(GPU_STEPS))
 def test_gpu_steps(step: str) -> None:
     wanted = EXECUTORS[step]["resources"]
-    counted = "{{$.inputs.parameters['pipelinechannel--preflight-gpus']}}" if step in TRAINING_STEPS else "1"
+    counted = "{{$.inputs.parameters['pipelinechannel--preflight-gpus']}}" if step in TRAINED else "1"
     assert (
         wanted["accelerator"]["resourceType"] == "nvidia.com/gpu" and wanted["accelerator"]["resourceCount"] == counted
     )
@@ -141,7 +147,7 @@ def test_secrets_are_names_only() -> None:
 def test_nodes_of_a_trainjob_get_the_image_and_the_share_of_the_step_that_starts_it() -> None:
     for step, container in EXECUTORS.items():
         told = [json.loads(variable["value"]) for variable in container.get("env", []) if variable["name"] == NODE]
-        assert len(told) == (step in TRAINING_STEPS)
+        assert len(told) == (step in TRAINED)
         for node in told:
             wanted = container["resources"]
             assert node["image"] == container["image"]

@@ -18,6 +18,15 @@ def test_every_step_of_the_pipeline_has_its_seconds() -> None:
     )
 
 
+def test_every_section_is_trained_in_one_step() -> None:
+    assert {step: sorted(sections) for step, sections in estimate.SECTIONS.items()} == {
+        "train-bridge": ["bridge", "estimator"],
+        "train-refiner": ["refiner"],
+        "train-superres": ["superres"],
+        "train-baselines": ["gan", "regression"],
+    }
+
+
 def test_twice_the_steps_take_longer_and_a_finer_grid_longer_still() -> None:
     usual = plan(Config())
     more = plan(Config.from_yaml("training: {bridge: {steps: 200}}"))

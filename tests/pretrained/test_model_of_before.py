@@ -26,7 +26,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def same(one: np.ndarray, made_before: np.ndarray, within_hu: float = 0.02) -> bool:
+def same(one: np.ndarray, made_before: np.ndarray, within_hu: float = 0.01) -> bool:
     """Not to the last bit: threads, processors and the corrections by the films, which are matrix products now, add in
     another order. On the processor of then that is 0.002 HU.
     """

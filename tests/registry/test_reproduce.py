@@ -1,16 +1,19 @@
-"""A registered model says how it was made, in a real MLflow store."""
+"""A registered model says how it was made, in a real MLflow store; the packaged one says so without."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from axon import DISCLAIMER, pretrained
 from axon.cli import main
 from axon.config import Config
 from axon.errors import AxonError
 from axon.registry.register import CHAMPION
-from axon.registry.reproduce import check_reproducible, python_command, read_recipe
+from axon.registry.reproduce import Record, check_reproducible, makings, python_command, read_recipe
 from axon.tracking.client import client, default_tracking_uri
 from axon.tracking.runs import CONFIG, start_parent
 
@@ -90,4 +93,38 @@ def test_a_folder_that_nobody_named_is_asked_for(tmp_path: Path, capsys: pytest.
     uri = registered(tmp_path, code_revision=COMMIT, data_revision="folder@key", split_hash="5117")
     with pytest.raises(SystemExit):
         main(["reproduce", "models:/axon@champion", "--tracking-uri", uri, "--output", str(tmp_path / "again")])
-    assert capsys.readouterr().out.splitlines()[-1].startswith("[DATA_NOT_VERSIONED]")
+    said = capsys.readouterr().out
+    assert said.splitlines()[-1].startswith("[DATA_NOT_VERSIONED]") and f"code     {COMMIT}" in said
+
+
+@pytest.mark.parametrize("code", ["axon-ct 0.2.0", f"{COMMIT}-dirty", f"{COMMIT}\nls"])
+def test_of_code_that_is_no_commit_there_is_no_command(code: str) -> None:
+    record = Record("axon", "1", code, "d" * 40, "", "", "", "5117", "bi", "never", "")
+    said = record.commands(Path("c.yaml"), Path("o"))
+    assert said == f"no command makes it again: its code is {code!r}, no commit"
+    assert "git worktree add" in replace(record, code=COMMIT).commands(Path("c.yaml"), Path("o"))
+
+
+def test_the_packaged_model_says_how_it_was_made(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", "axon-small", "--folder", "/scans/my cts"]) == 0
+    said = capsys.readouterr().out
+    networks, model = makings(pretrained.path())
+    for made in (networks, model):
+        assert f"code     {made.code}" in said and f"git worktree add axon-{made.code[:12]} {made.code} &&" in said
+    assert (
+        json.loads(networks.data)["sha256"] in said
+        and "data     split 0136" in said
+        and "make pretrained DATA='/scans/my cts'" in said
+    )
+    assert ".venv/bin/python -m benchmarks.repack DATASET --config" in said and DISCLAIMER in said
+    with pytest.raises(AxonError, match="MODEL_URI"):
+        main(["--debug", "reproduce", "axon-small", "--run"])
+
+
+@pytest.mark.parametrize("provenance", ['{"code_revision": "x"}', "[]", "no JSON"])
+def test_a_folder_that_does_not_say_how_it_was_made(provenance: str, tmp_path: Path) -> None:
+    with pytest.raises(AxonError, match="NOT_RECORDED"):
+        makings(tmp_path)
+    (tmp_path / "provenance.json").write_text(provenance)
+    with pytest.raises(AxonError, match="NOT_RECORDED"):
+        makings(tmp_path)

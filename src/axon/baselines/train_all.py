@@ -12,7 +12,7 @@ from axon.compute.devices import choose_device
 from axon.config import Config
 from axon.data.prepared import PreparedDataset
 from axon.files import whole_folder
-from axon.provenance import BASELINES
+from axon.provenance import TRAINING_BASELINES
 from axon.training.checkpoints import Curve
 from axon.training.loop import Log
 from axon.training.train import fit_lift, fit_stage, named, samples_of, save_network, write_curves
@@ -37,7 +37,7 @@ def train_baselines(
         stage = method.stage(source, estimator, device)
         # The regression logs under the step's own names, by which runs are compared across versions.
         logged = log if name == "regression" else named(log, name)
-        trained, curves[name] = fit_stage(stage, config, data, checkpoints, logged, BASELINES)
+        trained, curves[name] = fit_stage(stage, config, data, checkpoints, logged, TRAINING_BASELINES)
         networks[name] = method.network_of(trained)
     with whole_folder(out) as part:
         for name, network in networks.items():

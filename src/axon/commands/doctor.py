@@ -35,9 +35,9 @@ def _doctor(arguments: argparse.Namespace) -> None:
     import json
     from dataclasses import asdict
 
-    from axon.orchestration.checks import Needs, examine
+    from axon.orchestration.checks import Wanted, examine
 
-    findings = examine(Needs(tracking_uri=arguments.tracking_uri))
+    findings = examine(Wanted(tracking_uri=arguments.tracking_uri))
     wrong = [finding.name for finding in findings if finding.state == "error"]
     if arguments.json:
         told = {"disclaimer": DISCLAIMER, "software": f"axon-ct {__version__}", "checks": list(map(asdict, findings))}

@@ -11,6 +11,7 @@ from axon.commands import Verbs, verb
 _EXAMPLES = """examples:
   axon reproduce models:/axon@champion --tracking-uri sqlite:///runs/mlflow.db          say how it was made
   axon reproduce models:/axon/3 --tracking-uri http://mlflow:5000 --run                      make it again
+  axon reproduce axon-small --folder CTS                                        the same of the packaged model
 
 With --run the last line says what of the new model equals the recorded one. On one machine, with as many threads, every
 metric does.
@@ -18,11 +19,9 @@ metric does.
 
 
 def add(verbs: Verbs) -> None:
-    about = (
-        "Print the data revision, configuration and code of a registered model, and the commands that make it again."
-    )
-    reproduce = verb(verbs, "reproduce", "say how a registered model was made, or make it again", about, _EXAMPLES)
-    reproduce.add_argument("model", help="models:/NAME@ALIAS or models:/NAME/VERSION")
+    about = "Print the data, configuration and code of a model, and the commands that make it again."
+    reproduce = verb(verbs, "reproduce", "say how a model was made, or make it again", about, _EXAMPLES)
+    reproduce.add_argument("model", help="models:/NAME@ALIAS, models:/NAME/VERSION, or axon-small")
     where = "MLflow server, or sqlite:///path/to/mlflow.db (default: $MLFLOW_TRACKING_URI)"
     reproduce.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help=where)
     reproduce.add_argument(
@@ -45,8 +44,11 @@ def _reproduce(arguments: argparse.Namespace) -> None:
     from axon.errors import AxonError
     from axon.provenance import code_revision
     from axon.registry.reproduce import check_reproducible, compared, python_command, read_recipe
-    from axon.tracking.client import refuse_missing_store
+    from axon.tracking.client import REGISTRY, refuse_missing_store
 
+    if not arguments.model.startswith(REGISTRY):
+        _say_of_folder(arguments.model, arguments.folder, arguments.run)
+        return
     if not arguments.tracking_uri:
         raise AxonError("TRACKING_URI", "no MLflow is named", "give --tracking-uri, or set MLFLOW_TRACKING_URI")
     refuse_missing_store(arguments.tracking_uri)
@@ -54,16 +56,32 @@ def _reproduce(arguments: argparse.Namespace) -> None:
     if arguments.folder:
         recipe = replace(recipe, data_folder=str(arguments.folder.resolve()))
     config = recipe.write_config(arguments.output)
-    checkout, run = recipe.commands(config, arguments.output)
     print(f"model    {recipe.name} version {recipe.version}")
     print(f"code     {recipe.code}")
     print(f"data     {recipe.data_revision} {recipe.data_md5}{recipe.data_folder} {recipe.data_repo}".rstrip())
     print(f"split    {recipe.split_hash}")
     print(f"config   {config}")
-    print(f"\n{checkout}\n{run}", flush=True)
+    print(f"\n{recipe.commands(config, arguments.output)}", flush=True)
     if arguments.run:
         check_reproducible(recipe, code_revision())
         status = subprocess.run(python_command(recipe, config, arguments.output), cwd=code_checkout()).returncode
         if status:
             raise SystemExit(status)
         print(f"\nmade again: {compared(recipe, arguments.output)}. {DISCLAIMER}")
+
+
+def _say_of_folder(source: str, cts: Path | None, run: bool) -> None:
+    """Print how a model folder was made: the packaged one's networks and then what was added to them."""
+    from axon import DISCLAIMER
+    from axon.errors import require
+    from axon.pretrained import folder_of, verify
+    from axon.registry.reproduce import makings
+
+    fix = "leave --run out, and run the commands that are printed"
+    require(not run, "MODEL_URI", f"{source!r} names no registered version, and --run makes only those again", fix)
+    with folder_of(source) as (folder, name, _):
+        print(f"model    {name} {verify(folder)[:12]}")
+        for made in makings(folder):
+            print(f"\n{made.part}\ncode     {made.code}\ndata     {made.data}\n\n{made.commands(cts)}")
+    print("\nFOLDER are the CTs (--folder), DATASET what was prepared of them: runs/quality/data-*/dataset.")
+    print(DISCLAIMER)

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from axon.compute.devices import device_name
+from axon.compute.devices import choose_device, device_name
 from axon.errors import AxonError
 
 
@@ -37,13 +37,13 @@ def process_group() -> Iterator[None]:
     if "WORLD_SIZE" not in os.environ:
         yield
         return
-    cuda = torch.cuda.is_available() and device_name().startswith(("auto", "cuda"))
-    if cuda:
+    if torch.cuda.is_available() and device_name().startswith(("auto", "cuda")):
         local, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= count:
             problem = f"{os.environ['LOCAL_WORLD_SIZE']} processes on a node with {count} GPUs"
             raise AxonError("GPU_MISSING", problem, "lower training.processes, or ask for more GPUs")
         torch.cuda.set_device(local)
+    cuda = choose_device().type == "cuda"
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     yield
     # Not after an error: the others may be waiting in a collective that would never end.

@@ -11,7 +11,7 @@ from axon import DISCLAIMER
 from axon.data.cases import Case
 from axon.files import whole_file
 from axon.geometry.volume import Volume
-from axon.pictures import PLANES, slice_plane
+from axon.pictures import slice_plane, three_planes
 
 TILE = 192
 _WINDOW_HU = (-1000.0, 500.0)
@@ -26,7 +26,7 @@ def write_picture(path: Path, case: Case, codes: list[str]) -> None:
         case: The case.
         codes: Codes of the patient's films that were left out.
     """
-    pictures = [(plane, _tile(_between(slice_plane(case.hu_DHW, plane), *_WINDOW_HU))) for plane in PLANES]
+    pictures = [(plane, _tile(grey.clip(0, 1))) for plane, grey in three_planes(case.hu_DHW, *_WINDOW_HU)]
     pictures += [
         (name, _tile(_stretched(image)))
         for name, image in (("DRR frontal", case.frontal_HW), ("DRR lateral", case.lateral_HW))

@@ -393,6 +393,7 @@ def _picture(evaluation: Evaluation, picture: Picture, title: str) -> dict[str, 
         each: evaluation.values(picture.set_name, view, "axon", each.key).get(picture.case_id)
         for each in shown_in("report")
     }
+    windows = [_window(picture, name, *window) for name, window in show.WINDOWS.items()]
     return {
         "title": title,
         "case": picture.case_id,
@@ -400,7 +401,7 @@ def _picture(evaluation: Evaluation, picture: Picture, title: str) -> dict[str, 
         "view": VIEW_LABELS[view],
         "spacing": f"{picture.spacing_mm:.2f}",
         "values": [_with_unit(of, value) for of, value in ours.items() if value is not None],
-        "windows": [_window(picture, name, *window) for name, window in show.WINDOWS.items()],
+        "windows": windows,
         "frames": _frames(picture),
         "projection": _projection(picture),
         "films": [film_pictures(view, film, picture.reprojected[view]) for view, film in picture.films.items()],

@@ -16,7 +16,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from axon.geometry.volume import LUNG_HU, body_mask
-from axon.metrics.catalogue import METRICS
+from axon.metrics.catalogue import in_order
 from axon.metrics.protocols import Array, checked
 
 PROTOCOL_VERSION = "1"
@@ -35,7 +35,7 @@ def measure(volume_DHW: Array, reference_DHW: Array, affine: np.ndarray) -> dict
         affine: 4x4, voxel (w, h, d) to millimetres.
 
     Raises:
-        AxonError: ``METRIC_SHAPE`` or ``METRIC_NOT_FINITE``.
+        AxonError: ``METRIC_SHAPE``, ``METRIC_NOT_FINITE``, or ``METRIC_UNKNOWN`` for a value without a line there.
     """
     volume, reference = (each.numpy() for each in checked(volume_DHW, reference_DHW))
     spacing = spacing_dhw(affine)
@@ -54,7 +54,7 @@ def measure(volume_DHW: Array, reference_DHW: Array, affine: np.ndarray) -> dict
     if body_ref.any():
         values["anatomy/dice_body"] = dice(body, body_ref)
         values["anatomy/surface_body_mm"] = surface_distance_mm(body, body_ref, spacing)
-    return {key: values[key] for key in METRICS if key in values}
+    return in_order(values)
 
 
 def spacing_dhw(affine: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ that only reads figures starts at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -177,6 +177,17 @@ def metric(key: str) -> Metric:
             "METRIC_UNKNOWN", f"no metric is called {key!r}", "give it a line in axon.metrics.catalogue.METRICS"
         )
     return METRICS[key]
+
+
+def in_order(values: Mapping[str, float]) -> dict[str, float]:
+    """What a measure made, in the order of the catalogue.
+
+    Raises:
+        AxonError: ``METRIC_UNKNOWN`` for the first key without a line.
+    """
+    for key in values:
+        metric(key)
+    return {key: values[key] for key in METRICS if key in values}
 
 
 def metrics_of(names: Iterable[str]) -> list[str]:

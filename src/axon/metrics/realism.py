@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from axon.geometry.volume import body_mask
 from axon.metrics.anatomy import spacing_dhw
-from axon.metrics.catalogue import BANDS, LEVELS, METRICS
+from axon.metrics.catalogue import BANDS, LEVELS, METRICS, in_order
 from axon.metrics.protocols import Array, checked
 
 PROTOCOL_VERSION = "1"
@@ -65,7 +65,7 @@ def measure(volume_DHW: Array, reference_DHW: Array, affine: np.ndarray) -> dict
         affine: 4x4, voxel (w, h, d) to millimetres.
 
     Raises:
-        AxonError: ``METRIC_SHAPE`` or ``METRIC_NOT_FINITE``.
+        AxonError: ``METRIC_SHAPE``, ``METRIC_NOT_FINITE``, or ``METRIC_UNKNOWN`` for a value without a line there.
     """
     volume, reference = checked(volume_DHW, reference_DHW)
     return compare(describe(volume, affine), describe(reference, affine))
@@ -114,7 +114,8 @@ def describe(hu_DHW: Tensor, affine: np.ndarray) -> Appearance:
 
 
 def compare(volume: Appearance, reference: Appearance) -> dict[str, float]:
-    """The values of two volumes on one grid; those that need another grid are left out."""
+    """The values of two volumes on one grid; those that need another grid are left out. Raises AxonError
+    ``METRIC_UNKNOWN``."""
     by_level = [wasserstein(a, b) for a, b in zip(volume.patches_RQ, reference.patches_RQ, strict=True)]
     values = {f"realism/patch_distance_{level}": value for level, value in enumerate(by_level)}
     values["realism/patch_distance"] = sum(by_level) / len(by_level)
@@ -123,7 +124,7 @@ def compare(volume: Appearance, reference: Appearance) -> dict[str, float]:
     for band, p, r, s in zip(bands_of(reference.spacing), power, power_ref, shared, strict=True):
         values[f"realism/spectrum_{band}_db"] = _decibel(p, r)
         values[f"realism/coherence_{band}"] = s / math.sqrt(p * r) if p * r > 0 else 0.0
-    return {key: values[key] for key in METRICS if key in values}
+    return in_order(values)
 
 
 def bands_of(spacing: Sequence[float]) -> list[str]:

@@ -44,7 +44,7 @@ State = Literal["fine", "warning", "error"]
 
 
 @dataclass(frozen=True)
-class Needs:
+class Wanted:
     """What somebody wants of this machine.
 
     Attributes:
@@ -76,7 +76,7 @@ class Check:
     """
 
     name: str
-    look: Callable[[Needs], str | AxonError]
+    look: Callable[[Wanted], str | AxonError]
     run: bool = False
     asks: bool = False
 
@@ -92,7 +92,7 @@ class Finding:
     fix: str = ""
 
 
-def problems(needs: Needs) -> Iterator[AxonError]:
+def problems(needs: Wanted) -> Iterator[AxonError]:
     """What of the list stops a run of the pipeline."""
     for check in CHECKS:
         if check.run:
@@ -102,7 +102,7 @@ def problems(needs: Needs) -> Iterator[AxonError]:
                 yield problem
 
 
-def examine(needs: Needs) -> list[Finding]:
+def examine(needs: Wanted) -> list[Finding]:
     """Every check of the list; those that ask somebody have `NETWORK_S` together. No finding holds a secret or a
     folder's name, which may be a person's.
     """
@@ -124,7 +124,7 @@ def examine(needs: Needs) -> list[Finding]:
     return [findings[check.name] for check in CHECKS]
 
 
-def _finding(check: Check, needs: Needs) -> Finding:
+def _finding(check: Check, needs: Wanted) -> Finding:
     try:
         with missing_extras():
             found = check.look(needs)
@@ -154,14 +154,14 @@ def _shown(text: str) -> str:
     return re.sub(r"(?<![\w:/.])(sqlite:///)?/?(?:[^/\s'\"]*/){2,}", r"\1.../", text)
 
 
-def _python(_needs: Needs) -> str | AxonError:
+def _python(_needs: Wanted) -> str | AxonError:
     found = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     if sys.version_info[:2] in ((3, 11), (3, 12)):
         return found
     return AxonError("PYTHON_UNTESTED", f"{found}, which is not tested", "use Python 3.11 or 3.12")
 
 
-def _torch(_needs: Needs) -> str | AxonError:
+def _torch(_needs: Wanted) -> str | AxonError:
     try:
         import torch
     except (ImportError, OSError) as error:
@@ -175,13 +175,13 @@ def _torch(_needs: Needs) -> str | AxonError:
     return f"torch {torch.__version__} on the CPU, {os.cpu_count()} cores"
 
 
-def _gpu(needs: Needs) -> str:
+def _gpu(needs: Wanted) -> str:
     require_gpu(needs.config)
     gpus = ", ".join(f"{size / 1024**3:.0f} GiB" for size in gpu_memory())
     return gpus or "none, and none is asked for"
 
 
-def _memory(_needs: Needs) -> str | AxonError:
+def _memory(_needs: Wanted) -> str | AxonError:
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with contextlib.suppress(OSError, ValueError):
         # What a container may take; "max" where there is no limit.
@@ -192,7 +192,7 @@ def _memory(_needs: Needs) -> str | AxonError:
     return AxonError("MEMORY_LITTLE", found, f"training and evaluation want {MIN_MEMORY_BYTES / 1024**3:.0f} GiB")
 
 
-def _storage(needs: Needs) -> str:
+def _storage(needs: Wanted) -> str:
     root, folder = needs.folder, Path(needs.folder)
     if not root or not _writable(folder):
         raise AxonError(
@@ -203,7 +203,7 @@ def _storage(needs: Needs) -> str:
     return _free(folder, root)
 
 
-def _temporary(_needs: Needs) -> str:
+def _temporary(_needs: Wanted) -> str:
     folder = Path(tempfile.gettempdir())
     if not _writable(folder):
         raise AxonError("CANNOT_WRITE", f"{folder} cannot be written", "set TMPDIR to a folder that you may write")
@@ -229,14 +229,14 @@ def _writable(folder: Path) -> bool:
         return False
 
 
-def _model(_needs: Needs) -> str:
+def _model(_needs: Wanted) -> str:
     from axon import pretrained
 
     pretrained.path()
     return f"{pretrained.SHIPPED}: every file is as its list says"
 
 
-def _mlflow(needs: Needs) -> str:
+def _mlflow(needs: Wanted) -> str:
     uri = needs.tracking_uri
     if uri is None:
         return "not asked for: MLFLOW_TRACKING_URI is not set"
@@ -286,18 +286,18 @@ def check_tracking(tracking_uri: str, timeout_s: float = 5.0) -> None:
         ) from error
 
 
-def _dvc(needs: Needs) -> str:
+def _dvc(needs: Wanted) -> str:
     return check_dvc_remote(needs.dataset_repo) if needs.versioned else "not asked for: the data are in a folder"
 
 
-def _nodes(needs: Needs) -> str:
+def _nodes(needs: Wanted) -> str:
     if needs.config.training.nodes == 1:
         return "not asked for: one machine trains"
     TrainJobs()
     return "TrainJobs may be made"
 
 
-def _kubeflow(_needs: Needs) -> str:
+def _kubeflow(_needs: Wanted) -> str:
     host = os.environ.get(KUBEFLOW, "").rstrip("/")
     if not host:
         return f"not asked for: {KUBEFLOW} is not set"
@@ -316,7 +316,7 @@ def _kubeflow(_needs: Needs) -> str:
         raise AxonError("CLUSTER_UNREACHABLE", f"no answer: {getattr(error, 'reason', error)}", fix) from error
 
 
-def _engine(_needs: Needs) -> str | AxonError:
+def _engine(_needs: Wanted) -> str | AxonError:
     engine = os.environ.get("DOCKER", "docker")
     fix = "start a Docker-compatible engine, or set DOCKER=podman: only `axon pipeline run --containers` needs one"
     command = [engine, "version", "--format", "{{.Server.Version}}"]
@@ -329,13 +329,13 @@ def _engine(_needs: Needs) -> str | AxonError:
     return f"version {done.stdout.strip()}"
 
 
-def _alerts(_needs: Needs) -> str:
+def _alerts(_needs: Wanted) -> str:
     url = os.environ.get(ALERT_URL, "")
     check_url(url)
     return f"{ALERT_URL} is an address" if url else f"not asked for: {ALERT_URL} is not set"
 
 
-def _clock(needs: Needs) -> str | AxonError:
+def _clock(needs: Wanted) -> str | AxonError:
     for url in (needs.tracking_uri or "", os.environ.get(KUBEFLOW, ""), os.environ.get("AWS_ENDPOINT_URL", "")):
         if (there := _date_of(url)) is not None:
             off = time.time() - there

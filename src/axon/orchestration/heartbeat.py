@@ -22,7 +22,7 @@ from axon.orchestration.alert import ALERT_URL, Alert, send
 from axon.orchestration.working import FILE, State, beats, device, utc
 from axon.pictures import loss_curves_png
 from axon.tracking.client import client, refuse_missing_store, sqlite_path, tracking_errors, without_credentials
-from axon.tracking.runs import HEARTBEAT, PARENT, RUN_KEY, STAGE, WORK_KEY, StageRun
+from axon.tracking.runs import HEARTBEAT, PARENT_RUN, RUN_KEY, STAGE, WORK_KEY, StageRun
 from axon.training.loop import Log
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ class _Heart:
             self.told = True
 
     def _total(self, part: str) -> int:
-        section = getattr(self.config.training, part, None)
+        published = part in self.config.training.methods
+        section = getattr(self.config.training, "published" if published else part, None)
         steps = section.steps if isinstance(section, StageConfig) else 0
         shorter = bool(self.config.training.init_from) and self.stage != "baselines"
         return max(1, round(steps * self.config.training.warm_share)) if shorter and steps else steps
@@ -109,7 +110,7 @@ def run_state(tracking_uri: str, run: str = "") -> dict[str, Any]:
     mlflow = client(tracking_uri)
     with tracking_errors(tracking_uri):
         found = _find_run(mlflow, run)
-        steps = mlflow.search_runs([found.info.experiment_id], f"tags.`{PARENT}` = '{found.info.run_id}'")
+        steps = mlflow.search_runs([found.info.experiment_id], f"tags.`{PARENT_RUN}` = '{found.info.run_id}'")
     link = ""
     if sqlite_path(tracking_uri) is None:
         page = f"experiments/{found.info.experiment_id}/runs/{found.info.run_id}"
@@ -218,7 +219,8 @@ def state_lines(found: dict[str, Any]) -> list[str]:
 
 def _progress(step: dict[str, Any]) -> str:
     state, silent = step["progress"] or {}, step["silent_s"]
-    said = [f"{state['part']} step {state['step']} of {state['of']}"] if "step" in state else []
+    said = [f"{state['part']} step {state['step']}"] if "step" in state else []
+    said = [f"{said[0]} of {state['of']}"] if state.get("of") else said
     if silent is not None:
         said += [f"{state['steps_per_second']:.2f} steps/s, ends {state['ends']}"] if "ends" in state else []
         said += [f"SILENT for {silent / 60:.0f} minutes"] if silent > SILENT_S else []

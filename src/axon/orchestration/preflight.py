@@ -30,7 +30,7 @@ from axon.orchestration.changes import (
     image_digests,
     same_work,
 )
-from axon.orchestration.checks import Needs
+from axon.orchestration.checks import Wanted
 from axon.orchestration.parent import PARENT, PARENT_DATA, data_of, pinned
 from axon.provenance import REGISTERED, code_digest, code_revision
 from axon.registry.gate import POLICIES
@@ -157,7 +157,7 @@ def preflight(asked: Asked, run_key: str, out_config: Path) -> Resolved:
         else:
             revision, data = _resolve_data(asked.dataset_repo, asked.dataset_revision)
     repo, versioned = asked.dataset_repo, not asked.dataset_folder
-    needs = Needs(asked.tracking_uri, asked.model_name, repo, versioned, asked.checkpoint_root, config)
+    needs = Wanted(asked.tracking_uri, asked.model_name, repo, versioned, asked.checkpoint_root, config)
     problems += checks.problems(needs)
     raise_all(problems)
     # Of what was asked for: the alias that a run itself moves makes nothing new.
@@ -228,7 +228,8 @@ def work_key(data: str, config: Config, views: str, promote: str) -> str:
     """What a run would do, as one SHA-256: two runs with one key do the same.
 
     It holds the code that a registered model and its evaluation depend on, and on a cluster the digests of the images,
-    which ``AXON_IMAGES`` names: libraries count, too. A change of the page or of the docs is no new work.
+    which ``AXON_IMAGES`` names: libraries and the bodies of the steps (``components/``) count there, too, and on one
+    machine do not. A change of the page or of the docs is no new work.
 
     Args:
         data: DVC's hash of the dataset; empty for a folder, which nothing identifies.

@@ -127,6 +127,9 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
+        cases = [
+            {"set_name": key[0], "case_id": key[1], "a": a, "b": b, "difference": b - a} for key, a, b in self.cases
+        ]
         return {
             "disclaimer": DISCLAIMER,
             "a": self.a.named,
@@ -134,9 +137,7 @@ class Comparison:
             "verdict": self.verdict,
             "primary": {"metric": METRIC, **asdict(self.primary), "p": self.p, "finding": self.finding},
             "rows": [asdict(row) for row in self.rows],
-            "cases": [
-                {"set_name": key[0], "case_id": key[1], "a": a, "b": b, "difference": b - a} for key, a, b in self.cases
-            ],
+            "cases": cases,
             "differences": {key: {"a": a, "b": b} for key, (a, b) in self.differences.items()},
         }
 
@@ -360,6 +361,7 @@ def _context(found: Comparison, pictures: list[dict[str, Any]]) -> dict[str, Any
             "finding": row.finding,
         }
         tables.setdefault((row.set_name, row.view), []).append(cell)
+    shown = [{"set": name, "view": VIEW_LABELS[view], "rows": rows} for (name, view), rows in tables.items()]
     return {
         "disclaimer": DISCLAIMER,
         "sides": [("A", _title(found.a), found.a.run_id), ("B", _title(found.b), found.b.run_id)],
@@ -368,7 +370,7 @@ def _context(found: Comparison, pictures: list[dict[str, Any]]) -> dict[str, Any
         "confidence": f"{found.a.settings['confidence']:.0%}".replace("%", " %"),
         "bootstrap": found.a.settings["bootstrap"],
         "facts": {key: _plain(found.a.facts[key]) for key in COMPARABLE_KEYS if key in found.a.facts},
-        "tables": [{"set": name, "view": VIEW_LABELS[view], "rows": rows} for (name, view), rows in tables.items()],
+        "tables": shown,
         "cases": _case_rows(found),
         "differences": {key: (_shown(a), _shown(b)) for key, (a, b) in found.differences.items()},
         "pictures": pictures,

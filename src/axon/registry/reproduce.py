@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -9,9 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from axon.errors import AxonError, require
+from axon.errors import AxonError, printable, require
 from axon.tracking.client import client, default_tracking_uri, parse_uri, resolve, tracking_errors
 from axon.tracking.runs import CONFIG, FOLDER, REPO
+
+PROVENANCE = "provenance.json"
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,9 @@ class Record:
         path.write_text(self.config_yaml)
         return path
 
-    def commands(self, config: Path, output: Path) -> tuple[str, str]:
-        """The commands that check out the code and that run the pipeline there, fit for a shell."""
-        folder = f"axon-{self.code[:12]}"
-        checkout = f"git worktree add {folder} {self.code} && cd {folder} && make install"
-        return checkout, shlex.join([".venv/bin/python", *self.arguments(config, output)])
+    def commands(self, config: Path, output: Path) -> str:
+        """What makes it again, as `shell_lines`. Raises AxonError ``DATA_NOT_VERSIONED`` as `arguments`."""
+        return shell_lines(self.code, shlex.join(["python", *self.arguments(config, output)]))
 
     def arguments(self, config: Path, output: Path) -> list[str]:
         """Python's arguments that run the pipeline again, into a folder and a registry of its own. Raises AxonError
@@ -75,6 +76,64 @@ class Record:
     def of_folder(self) -> bool:
         """Whether the data were a plain folder, which only the split's hash identifies."""
         return self.data_revision.startswith("folder@")
+
+
+@dataclass(frozen=True)
+class Making:
+    """What the ``provenance.json`` of a model folder says of one training or evaluation that made it.
+
+    Attributes:
+        part: ``"networks"`` where a later making took them as they were, else ``"model"``.
+        code: As of `Record`.
+        data: The source of the data with its hash, as JSON, or the hash of their split, which names every case.
+        command: As it was called, with the words FOLDER for the CTs and DATASET for what was prepared of them.
+    """
+
+    part: str
+    code: str
+    data: str
+    command: str
+
+    def commands(self, folder: Path | None) -> str:
+        """What makes it again of the CTs in a folder, as `shell_lines`."""
+        return shell_lines(self.code, self.command.replace("FOLDER", shlex.quote(str(folder)) if folder else "FOLDER"))
+
+
+def makings(model: Path) -> list[Making]:
+    """What made a model folder that comes without a registry, the first making first.
+
+    Raises:
+        AxonError: ``NOT_RECORDED`` where its ``provenance.json`` is not there or does not say so.
+    """
+    try:
+        said = json.loads((model / PROVENANCE).read_text())
+        parts = {"networks": said["networks"]} if "networks" in said else {}
+        return [_making(part, facts) for part, facts in (parts | {"model": said}).items()]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        fix = "name a registered version, models:/NAME@ALIAS or models:/NAME/VERSION, or the packaged model"
+        raise AxonError("NOT_RECORDED", f"{model} has no {PROVENANCE} that says how it was made", fix) from error
+
+
+def _making(part: str, facts: Mapping[str, str]) -> Making:
+    source = facts["data_source"]
+    data = source if json.loads(source) else f"split {facts['split_hash']}"
+    return Making(part, facts["code_revision"], data, facts["command"])
+
+
+def shell_lines(code: str, run: str) -> str:
+    """The lines for a shell that check out the code and run a command there with its Python; where the code is no
+    commit, one line that says that there are none.
+    """
+    if not is_commit(code):
+        return f"no command makes it again: its code is {printable(code)!r}, no commit"
+    folder = f"axon-{code[:12]}"
+    checkout = f"git worktree add {folder} {code} && cd {folder} && make install"
+    return f"{checkout}\n{re.sub('^python ', '.venv/bin/python ', printable(run))}"
+
+
+def is_commit(code: str) -> bool:
+    """Whether it is a git commit and nothing else: no ``-dirty``, no version."""
+    return re.fullmatch(r"[0-9a-f]{40}", code) is not None
 
 
 def read_recipe(uri: str, tracking_uri: str) -> Record:
@@ -121,7 +180,7 @@ def read_recipe(uri: str, tracking_uri: str) -> Record:
 
 def check_reproducible(recipe: Record, running_code: str) -> None:
     """See that the running code can make the model again. Raises AxonError ``CODE_NOT_RECORDED``, ``CODE_DIFFERS``."""
-    if not re.fullmatch(r"[0-9a-f]{40}", recipe.code):
+    if not is_commit(recipe.code):
         fix = "commit every change before a run whose model is to be made again"
         raise AxonError("CODE_NOT_RECORDED", f"the model's code is {recipe.code!r}, no commit", fix)
     if running_code != recipe.code:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 RUN_KEY = "axon.run_key"
 STAGE = "axon.stage"
-PARENT = "mlflow.parentRunId"
+PARENT_RUN = "mlflow.parentRunId"
 CONFIG = "config.yaml"
 """Artifact of the pipeline run: its resolved configuration."""
 WORK_KEY, ERROR = "axon.work_key", "axon.error"
@@ -168,7 +168,7 @@ def stage_run(tracking_uri: str, parent_run_id: str, stage: str, params: Mapping
     mlflow = client(tracking_uri)
     with tracking_errors(tracking_uri):
         experiment_id = mlflow.get_run(parent_run_id).info.experiment_id
-        tags = {PARENT: parent_run_id, STAGE: stage}
+        tags = {PARENT_RUN: parent_run_id, STAGE: stage}
         run_id = _find(mlflow, experiment_id, tags)
         if run_id is None:
             made_by = _origin(f"axon pipeline, {stage}")
@@ -206,7 +206,7 @@ def finish_parent(tracking_uri: str, experiment: str, run_key: str, succeeded: b
             mlflow.set_terminated(run_id, "FINISHED")
             return ""
         experiment_id = mlflow.get_run(run_id).info.experiment_id
-        children = mlflow.search_runs([experiment_id], f"tags.`{PARENT}` = '{run_id}'")
+        children = mlflow.search_runs([experiment_id], f"tags.`{PARENT_RUN}` = '{run_id}'")
         said = [f"{run.data.tags[STAGE]}: {run.data.tags[ERROR]}" for run in children if run.data.tags.get(ERROR)]
         for run in children:
             if run.info.status == "RUNNING":

@@ -1,4 +1,4 @@
-"""Every stage and every baseline: its network, its data and its loss."""
+"""Every stage: its data and its loss."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from axon.models.folders import load_bridge, load_network
 from axon.models.sampling import sample_bridge
 from axon.models.superres import SuperResolver
 from axon.models.unet import BridgeUNet, RefinerControlNet
-from axon.provenance import BASELINES, TRAINING, code_digest
+from axon.provenance import TRAINING, TRAINING_BASELINES, code_digest
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 from axon.training.checkpoints import Curve
 from axon.training.loop import Log, fit
@@ -50,7 +50,7 @@ def checkpoint_dir(root: str | Path, stage: str, config: Config, dataset: Path) 
     """Where a stage keeps its checkpoints: the same for the same configuration, data and code, so that a repeated run
     resumes.
     """
-    rooms = BASELINES if stage == "baselines" else TRAINING
+    rooms = TRAINING_BASELINES if stage == "baselines" else TRAINING
     return Path(root) / f"{stage}-{_fingerprint(config, PreparedDataset(dataset), rooms)[:16]}"
 
 

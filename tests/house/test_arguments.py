@@ -13,7 +13,7 @@ import torch
 
 import axon
 from axon.config import Config, PhysicsConfig, XrayConfig
-from axon.geometry import consistency, deformation, projection
+from axon.geometry import consistency, deformation, film, mend, projection, volume
 from axon.geometry.volume import body_mask, cube_affine
 from axon.metrics import anatomy, protocols, realism, statistics
 from axon.models import intensity, superres, unet
@@ -50,6 +50,15 @@ def correct(volume: torch.Tensor, film: torch.Tensor, trust: torch.Tensor, sprea
 def lattice(dtype: torch.dtype, side: int = 12) -> torch.Tensor:
     """A small smooth displacement, in half sides of the cube."""
     return 0.02 * torch.randn(1, 3, side, side, side, generator=torch.Generator().manual_seed(5), dtype=dtype)
+
+
+def masks(dtype: torch.dtype) -> list[torch.Tensor]:
+    return [hu(dtype) > 0, hu(dtype, 1) > 0]
+
+
+def arrays(function: Callable[..., Any], *others: Any) -> Callable[..., Any]:
+    """The function, called with arrays that share the tensors' memory."""
+    return lambda *tensors: function(*(tensor.numpy() for tensor in tensors), *others)
 
 
 BATCH: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
@@ -128,6 +137,20 @@ BATCH: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         lambda v, e, k: stages.bridge_terms(BrownianBridgeScheduler(), v, e, k),
         lambda d: [hu(d)[None, None], hu(d, 1)[None, None], torch.arange(1)],
     ),
+    "film.to_detector": (arrays(film.to_detector, 20, (1.5, 1.2), 30.0), lambda d: [films(d)[0, 0]]),
+    "mend.without_frame": (arrays(mend.without_frame), lambda d: [films(d)[0, 0]]),
+    "volume.lps_to_ras": (arrays(volume.lps_to_ras), lambda d: [torch.from_numpy(AFFINE)]),
+    "volume.cube_affine": (arrays(cube_affine, SIDE, 360.0), lambda d: [torch.ones(3)]),
+    "volume.resample_to_cube": (
+        lambda v, c: volume.resample_to_cube(volume.Volume(v.numpy(), AFFINE), c.numpy(), 12, 360.0),
+        lambda d: [hu(d), torch.ones(3)],
+    ),
+    "anatomy.spacing_dhw": (arrays(anatomy.spacing_dhw), lambda d: [torch.from_numpy(AFFINE)]),
+    "anatomy.lung_mask": (arrays(anatomy.lung_mask), lambda d: [hu(d), hu(d, 1) > 0]),
+    "anatomy.densest": (arrays(anatomy.densest, 99), lambda d: [hu(d)]),
+    "anatomy.dice": (arrays(anatomy.dice), masks),
+    "anatomy.volume_error_ml": (arrays(anatomy.volume_error_ml), lambda d: [*masks(d), torch.ones(3)]),
+    "anatomy.surface_distance_mm": (arrays(anatomy.surface_distance_mm), lambda d: [*masks(d), torch.ones(3)]),
 }
 
 
@@ -163,6 +186,8 @@ def same(one: Any, two: Any) -> bool:
     """Equal to the last bit, tensors inside of tuples and records too."""
     if isinstance(one, torch.Tensor):
         return torch.equal(one, two)
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, two)
     if dataclasses.is_dataclass(one):
         return all(same(getattr(one, f.name), getattr(two, f.name)) for f in dataclasses.fields(one))
     if isinstance(one, tuple):
@@ -170,7 +195,7 @@ def same(one: Any, two: Any) -> bool:
     return bool(one == two)
 
 
-def test_every_public_function_of_tensors_is_called_here() -> None:
+def test_every_public_function_of_tensors_and_arrays_is_called_here() -> None:
     source = Path(axon.__file__).parent
     functions = {
         f"{path.stem}.{node.name}"
@@ -179,6 +204,6 @@ def test_every_public_function_of_tensors_is_called_here() -> None:
         for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
         for argument in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-        if argument.annotation and re.search(r"\b(Tensor|Array)\b", ast.unparse(argument.annotation))
+        if argument.annotation and re.search(r"\b(Tensor|Array|ndarray)\b", ast.unparse(argument.annotation))
     }
     assert functions - BATCH.keys() == EXEMPT.keys()

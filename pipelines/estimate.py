@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from axon.config import Config, StageConfig, TrainingConfig
@@ -35,9 +35,9 @@ def _sections() -> dict[str, list[str]]:
     that has one; what comes after the last stage are the baselines, and what is published is counted by its methods.
     """
     found: dict[str, list[str]] = {step: [] for step in _STEPS if step.startswith("train-")}
-    step = "train-baselines"
+    step, training = "train-baselines", TrainingConfig()
     for each in reversed(fields(TrainingConfig)):
-        if each.default_factory is not MISSING and each.name != "published":
+        if isinstance(getattr(training, each.name), StageConfig) and each.name != "published":
             step = f"train-{each.name}" if f"train-{each.name}" in found else step
             found[step].append(each.name)
     return found

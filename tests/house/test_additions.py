@@ -1,4 +1,4 @@
-"""Adding a metric, a layout or a baseline touches the files that CONTRIBUTING.md names alone, and the rest follows.
+"""A new metric, layout, baseline or stage touches the files that CONTRIBUTING.md names alone, and the rest follows.
 
 The additions are made in a copy of the package, which a process of its own trains, evaluates and reports with.
 """
@@ -49,6 +49,45 @@ def _name(image):
 
 LAYOUT = Layout("Toy", _name)
 '''
+TOY_NETWORK = """"Its only weight is a factor."
+
+import torch
+from torch import nn
+
+from axon.compute.bases import ConfigMixin, ModelMixin, register_to_config
+
+
+class ToyNetwork(ModelMixin, ConfigMixin):
+    @register_to_config
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(1))
+
+    def forward(self, volume_B1DHW):
+        print(f"toy network: {volume_B1DHW.shape[-1]} voxels a side")
+        return self.factor * volume_B1DHW
+"""
+TOY_STAGE = """class ToyStage(BatchStage):
+    name = "toy"
+
+    def loss(self, module, draw):
+        return F.l1_loss(module(draw.batch.coarse_B1dhw), draw.batch.coarse_B1dhw)
+
+
+class EstimatorStage("""
+TOY_TRAINING = """    stage = ToyStage(source, ToyNetwork().to(device))
+    toy, toy_curve = fit_stage(stage, config, data, checkpoints, named(log, "toy"), parent=parent)
+    with whole_folder(out) as part:
+        save_network(toy, part / "toy")
+        save_network(ema, part / "superres")
+        write_curves(part, {"toy": toy_curve, "superres": curve})
+"""
+SUPERRES = """    with whole_folder(out) as part:
+        save_network(ema, part / "superres")
+        write_curves(part, {"superres": curve})
+"""
+LOADED = '            superres=load_network(SuperResolver, models["superres"] / "superres"),\n'
+IMPORTED = "from axon.models.toy import ToyNetwork\nfrom axon.models.unet import"
 # File, what is replaced in it, and by what; a new file has nothing to replace.
 ADDED = {
     "a metric": [
@@ -69,6 +108,31 @@ ADDED = {
         ("src/axon/baselines/NAME.py", "", TOY_BASELINE),
         ("src/axon/baselines/methods.py", "import diffusion, gan,", "import diffusion, gan, toy,"),
         ("src/axon/baselines/methods.py", '    "gan": gan.METHOD,', '    "gan": gan.METHOD,\n    "toy": toy.METHOD,'),
+    ],
+    "a stage": [
+        (
+            "src/axon/config.py",
+            "    superres: StageConfig",
+            "    toy: StageConfig = StageConfig(3)\n    superres: StageConfig",
+        ),
+        ("src/axon/models/NAME.py", "", TOY_NETWORK),
+        ("src/axon/training/stages.py", "class EstimatorStage(", TOY_STAGE),
+        ("src/axon/training/train.py", "from axon.models.unet import", IMPORTED),
+        ("src/axon/training/train.py", "    SuperResStage,\n", "    SuperResStage,\n    ToyStage,\n"),
+        ("src/axon/training/train.py", SUPERRES, TOY_TRAINING),
+        ("src/axon/inference.py", "from axon.models.unet import", IMPORTED),
+        ("src/axon/inference.py", "superres: SuperResolver,\n", "superres: SuperResolver,\n        toy: ToyNetwork,\n"),
+        ("src/axon/inference.py", "superres=superres\n", "superres=superres, toy=toy\n"),
+        (
+            "src/axon/inference.py",
+            LOADED,
+            LOADED + '            toy=load_network(ToyNetwork, models["superres"] / "toy"),\n',
+        ),
+        (
+            "src/axon/inference.py",
+            "[seed], weights)\n        progress(",
+            "[seed], weights)\n        fine = self.toy(fine)\n        progress(",
+        ),
     ],
 }
 RUN = """
@@ -103,7 +167,7 @@ for study in find_studies(Path(sys.argv[1])):
 
 def files_named(what: str) -> set[str]:
     """The files of a row of CONTRIBUTING.md's table, which says how many there are."""
-    row = re.search(rf"^\| {what} \| (\d+) \| (.*) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    row = re.search(rf"^\| {what} \| (\d+)[^|]* \| (.*) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
     assert row is not None
     named = set(re.findall(r"`([^`]+)`", row[2]))
     assert len(named) == int(row[1])
@@ -156,18 +220,21 @@ def test_an_addition_touches_the_files_that_the_guide_names(what: str) -> None:
     assert {file for file, _, _ in ADDED[what]} == files_named(what)
 
 
-def test_a_metric_and_a_baseline_are_trained_evaluated_and_reported(
+def test_a_metric_a_baseline_and_a_stage_are_trained_evaluated_and_reported(
     tree: Path, tiny_config: Config, tiny_dataset: Path, tmp_path: Path
 ) -> None:
-    add("a metric", tree)
-    add("a baseline", tree)
+    for what in ("a metric", "a baseline", "a stage"):
+        add(what, tree)
     (tmp_path / "config.yaml").write_text(tiny_config.to_yaml())
     said = run(tree, RUN, tmp_path / "config.yaml", tiny_dataset, tmp_path / "out")
-    assert "toy: " in said
+    assert "toy: " in said and "toy network: 8 voxels" in said and "toy network: 16 voxels" in said
     report = (tmp_path / "out/evaluation/report.html").read_text()
     assert "Toy baseline" in report and "Toy metric [HU]" in report and "42.0" in report
     assert "Toy baseline" in (tmp_path / "out/evaluation/summary.txt").read_text()
-    assert (tmp_path / "out/baselines/curves/toy.csv").is_file()
+    assert (tmp_path / "out/baselines/curves/toy.csv").is_file() and (
+        tmp_path / "out/superres/curves/toy.csv"
+    ).is_file()
+    assert "ToyNetwork" in (tmp_path / "out/evaluation/model/model_index.json").read_text()
 
 
 def test_studies_of_a_new_layout_are_found(tree: Path, tmp_path: Path) -> None:

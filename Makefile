@@ -19,7 +19,7 @@ DATA ?=
 OUT ?= runs/demo
 CONFIG ?= configs/smoke.yaml
 
-.PHONY: help install data demo test test-fast bench-speed lint format compile lock clean fuzz fuzz-again pretrained serve-assets bench-quality bench-folds bench-patients reference tour screenshots test-containers images lock-images release
+.PHONY: help install data demo test test-fast bench-speed lint format compile lock clean fuzz fuzz-again pretrained serve-assets bench-quality bench-folds bench-patients reference tour screenshots test-containers test-cluster images lock-images release
 SECONDS_TO_FUZZ ?= 300
 # Tests run in processes side by side, a thread each.
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 4 ? 4 : n )))
@@ -55,7 +55,7 @@ test: install $(if $(ROOM),,lint) ## lint, then all tests; ROOM=geometry for the
 	$(PYTEST) $(if $(ROOM),tests/$(ROOM))
 
 test-fast: install ## the tests that start no server and no process beyond the reader's own child: about a minute
-	$(PYTEST) -m 'not slow and not containers'
+	$(PYTEST) -m 'not slow and not containers and not cluster'
 
 fuzz-again: install ## as many inputs from the same seed, over the corpus alone: about a minute; needs atheris
 	rm -rf runs/fuzz-again && mkdir -p runs/fuzz-again
@@ -63,6 +63,9 @@ fuzz-again: install ## as many inputs from the same seed, over the corpus alone:
 
 test-containers: install ## the pipeline in its images on a real engine, with S3 and MLflow servers: 10 to 20 minutes
 	$(BIN)/python -m pytest -q --durations=0 -m containers tests/containers
+
+test-cluster: install ## deploy/ on a real Kubernetes control plane, built from Debian's source the first time
+	$(BIN)/python -m pytest -q --durations=10 -m cluster tests/cluster
 
 bench-speed: install ## time the parts beside other libraries, all in one run (benchmarks/README.md)
 	@mkdir -p runs

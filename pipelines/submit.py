@@ -35,6 +35,9 @@ TYPES: dict[str, tuple[type, ...]] = {
     "STRUCT": (dict,),
     "LIST": (list,),
 }
+NO_KIND = re.compile(r"could not find the requested resource|no matches for kind")
+NO_NAMESPACE = re.compile(r'namespaces "[^"]*" not found|single-user mode')
+"""How Kubernetes, and Kubeflow Pipelines after it, put what a cluster has not."""
 PAGE = 100
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """In a tenth of the time, where PyYAML was built with libyaml."""
@@ -150,7 +153,8 @@ class Cluster:
         namespace: The user's namespace on a multi-user cluster, else empty.
 
     Raises:
-        AxonError: ``CLUSTER_HOST`` without an address; later ``CLUSTER_UNREACHABLE`` or ``CLUSTER_REFUSED``.
+        AxonError: ``CLUSTER_HOST`` without an address, ``CLUSTER_LOGIN`` where something else answers there; later
+            ``CLUSTER_UNREACHABLE``, or as `refused`.
     """
 
     def __init__(self, host: str = "", namespace: str = "") -> None:
@@ -181,7 +185,13 @@ class Cluster:
         if token:
             configuration.api_key, configuration.api_key_prefix = {"authorization": token}, {"authorization": "Bearer"}
         configuration.ssl_ca_cert = authority
-        health = kfp_server_api.HealthzServiceApi(kfp_server_api.ApiClient(configuration)).healthz_service_get_healthz()
+        service = kfp_server_api.HealthzServiceApi(kfp_server_api.ApiClient(configuration))
+        health, _, headers = service.healthz_service_get_healthz_with_http_info()
+        kind = headers.get("Content-Type", "")
+        if "json" not in kind:  # The client takes a page, of whatever words, for an empty answer.
+            problem = f"{self.host} answers with {kind or 'nothing'}, as a page to log in does"
+            fix = f"set {TOKEN} to a token that has not expired; without a log-in, check the address"
+            raise AxonError("CLUSTER_LOGIN", problem, fix)
         return bool(health.multi_user)
 
     @contextlib.contextmanager
@@ -191,13 +201,7 @@ class Cluster:
             with contextlib.redirect_stdout(io.StringIO()):
                 yield
         except kfp_server_api.ApiException as error:
-            said = _server_message(error.body) or str(error.reason)
-            fix = (
-                f"check {TOKEN} and your rights in the namespace"
-                if error.status in (401, 403)
-                else "see the server's log"
-            )
-            raise AxonError("CLUSTER_REFUSED", f"{self.host} answered {error.status}: {said}", fix) from error
+            raise refused(self.host, error) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             reason = getattr(error, "reason", error)
             fix = "check the address and that the port-forward runs"
@@ -261,6 +265,24 @@ class Cluster:
     def link(self, run_id: str) -> str:
         """The run's page."""
         return f"{self.host}/#/runs/details/{run_id}"
+
+
+def refused(host: str, error: kfp_server_api.ApiException) -> AxonError:
+    """An answer other than success, by what there is to do about it: ``CLUSTER_INCOMPLETE``, ``CLUSTER_NAMESPACE`` or
+    ``CLUSTER_REFUSED``.
+    """
+    said = _server_message(error.body) or str(error.reason)
+    problem = f"{host} answered {error.status}: {said}"
+    if NO_KIND.search(said):
+        whole = "install all of Kubeflow Pipelines: the cluster lacks a definition (CRD) that it brings"
+        return AxonError("CLUSTER_INCOMPLETE", problem, whole)
+    if NO_NAMESPACE.search(said):
+        right = "give --namespace, your profile's namespace; on a server of one user, leave it out"
+        return AxonError("CLUSTER_NAMESPACE", problem, right)
+    if error.status == 401:
+        return AxonError("CLUSTER_REFUSED", problem, f"set {TOKEN} to a token that has not expired")
+    todo = "check your rights in the namespace, and its name" if error.status == 403 else "see the server's log"
+    return AxonError("CLUSTER_REFUSED", problem, todo)
 
 
 def _server_message(body: Any) -> str:

@@ -17,6 +17,7 @@ from axon.cli import main
 from axon.config import Config
 from axon.orchestration import checks
 from axon.orchestration.checks import CHECKS, Check, Finding, Wanted, examine, problems
+from tests.support.kfp_server import serving
 
 SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "canary-of-s3",
@@ -113,6 +114,19 @@ def test_a_clock_that_is_off_and_a_token_that_is_refused(
     shown = capsys.readouterr().out
     assert ended.value.code == 1 and "[CLUSTER_REFUSED]" in shown and "[CLOCK_SKEW]" in shown
     assert shown.splitlines()[-1].startswith("[DOCTOR] 2 checks found an error: Kubeflow, clock")
+
+
+@pytest.mark.slow
+def test_a_page_to_log_in_is_no_kubeflow(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    keep(monkeypatch, "Kubeflow")
+    with serving() as server:
+        monkeypatch.setenv(checks.KUBEFLOW, server.url)
+        main(["doctor"])
+        server.login = True
+        with pytest.raises(SystemExit):
+            main(["doctor"])
+    shown = capsys.readouterr().out
+    assert "answers" in shown.splitlines()[0] and "[CLUSTER_LOGIN]" in shown and "with text/html" in shown
 
 
 def test_warnings_alone_are_no_failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -165,6 +165,15 @@ def test_a_cluster_without_the_runtime_is_refused(server: Cluster, jobs: TrainJo
         TrainJobs(jobs.client)
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_an_account_that_may_not_is_not_taken_for_a_missing_runtime(
+    server: Cluster, jobs: TrainJobs, status: int
+) -> None:
+    server.broken = status
+    with pytest.raises(AxonError, match=r"TRAINJOB_RUNTIME.*(Unauthorized|Forbidden).*run the step as axon-pipeline"):
+        TrainJobs(jobs.client)
+
+
 def test_outside_of_a_cluster_there_are_no_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(AxonError, match=r"TRAINJOB_CLUSTER.*set training.nodes to 1"):

@@ -410,6 +410,47 @@ def test_address_token_and_namespace(monkeypatch: pytest.MonkeyPatch, server: Se
         assert guarded.experiments[0]["namespace"] == "mine" and len(guarded.runs) == 1
 
 
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (
+            (401, "Unauthorized"),
+            r"CLUSTER_REFUSED.*401: Unauthorized -> set AXON_KFP_TOKEN to a token that has not exp",
+        ),
+        ((403, "User 'x' is not authorized"), r"CLUSTER_REFUSED.*check your rights in the namespace, and its name"),
+        ((404, 'namespaces "mien" not found'), r"CLUSTER_NAMESPACE.*\"mien\" not found -> give --namespace"),
+        ((400, "In single-user mode, it cannot filter by namespace."), r"CLUSTER_NAMESPACE.*leave it out"),
+        (
+            (500, "the server could not find the requested resource (post scheduledworkflows.kubeflow.org)"),
+            r"CLUSTER_INCOMPLETE.*scheduledworkflows.kubeflow.org\) -> install all of Kubeflow Pipelines",
+        ),
+    ],
+)
+def test_what_is_refused_says_what_to_do(
+    server: Server, package: Package, tmp_path: Path, failure: tuple[int, str], said: str
+) -> None:
+    """By `submit`, `schedule` and `status` alike."""
+    cluster = Cluster(server.url)
+    run = submit(cluster, package, {}, "axon", "one")
+    server.failure = failure
+    for fail_on, ask in (
+        ("POST /runs", lambda: submit(cluster, package, {}, "axon", "one")),
+        ("POST /recurringruns", lambda: reconcile(server, schedules(tmp_path), package)),
+        ("GET /runs/", lambda: status(cluster, run)),
+    ):
+        server.fail_on = fail_on
+        with pytest.raises(AxonError, match=said):
+            ask()
+    assert len(server.runs) == 1 and server.recurring == []
+
+
+def test_a_page_to_log_in_is_no_answer(server: Server) -> None:
+    """The client itself takes it for a run that is pending."""
+    server.login = True
+    with pytest.raises(AxonError, match=r"CLUSTER_LOGIN.*text/html.*AXON_KFP_TOKEN"):
+        Cluster(server.url)
+
+
 def test_command_line(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """``axon pipeline``, without images of its own, ends in one line; `submit` is the verb that needs them first."""
     with pytest.raises(SystemExit) as ended:

@@ -53,6 +53,8 @@ class Server:
     multi_user: bool = False
     token: str = ""
     fail_on: str = ""
+    failure: tuple[int, str] = (500, "the database is away")
+    login: bool = False
     experiments: list[dict[str, Any]] = field(default_factory=list)
     pipelines: list[dict[str, Any]] = field(default_factory=list)
     versions: list[dict[str, Any]] = field(default_factory=list)
@@ -166,16 +168,16 @@ def _handler(state: Server) -> type[BaseHTTPRequestHandler]:
                 if state.token and self.headers.get("Authorization") != f"Bearer {state.token}":
                     status, answer = 401, {"message": "no valid token"}
                 elif state.fail_on and f"{self.command} {path}".startswith(state.fail_on):
-                    status, answer = 500, {"message": "the database is away"}
+                    status, answer = state.failure[0], {"message": state.failure[1]}
                 else:
                     status, answer = 200, _route(state, self.command, path, query, self.headers, body)
             except LookupError as error:
                 status, answer = 404, {"message": f"not found: {error}"}
             except AssertionError as error:
                 status, answer = 400, {"message": str(error)}
-            text = json.dumps(answer).encode()
+            text = b"<html>" if state.login else json.dumps(answer).encode()
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", "text/html" if state.login else "application/json")
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
             self.wfile.write(text)

@@ -306,14 +306,18 @@ def _kubeflow(_needs: Wanted) -> str:
     try:
         trusted = ssl.create_default_context(cafile=os.environ.get(KUBEFLOW_CA))
         request = urllib.request.Request(f"{host}/apis/v2beta1/healthz", headers=headers)  # noqa: S310
-        with urllib.request.urlopen(request, timeout=5, context=trusted):  # noqa: S310
-            return "answers"
+        with urllib.request.urlopen(request, timeout=5, context=trusted) as answer:  # noqa: S310
+            kind = answer.headers.get_content_type()
     except urllib.error.HTTPError as error:
         fix = f"check {KUBEFLOW_TOKEN}, which may have expired" if error.code in (401, 403) else "see the server's log"
         raise AxonError("CLUSTER_REFUSED", f"it answered {error.code}", fix) from error
     except (OSError, ValueError) as error:
         fix = f"check {KUBEFLOW}, {KUBEFLOW_CA} and that the port-forward runs"
         raise AxonError("CLUSTER_UNREACHABLE", f"no answer: {getattr(error, 'reason', error)}", fix) from error
+    if kind != "application/json":
+        todo = f"set {KUBEFLOW_TOKEN} to a token that has not expired; without a log-in, check {KUBEFLOW}"
+        raise AxonError("CLUSTER_LOGIN", f"it answers with {kind}, as a page to log in does", todo)
+    return "answers"
 
 
 def _engine(_needs: Wanted) -> str | AxonError:

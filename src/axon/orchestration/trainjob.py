@@ -48,9 +48,10 @@ class TrainJobs:
             self.runtime = self.client.get_runtime(RUNTIME)
         except Exception as error:
             problem = f"the cluster gives no training runtime {RUNTIME}: {_reason(error)}"
-            raise AxonError(
-                "TRAINJOB_RUNTIME", problem, "install Kubeflow Trainer v2 and apply deploy/overlays/gpu-cluster"
-            ) from error
+            denied = getattr(error.__cause__, "status", None) in (401, 403)
+            account = "run the step as axon-pipeline, an account with the rights of deploy/base/rbac.yaml"
+            fix = account if denied else "install Kubeflow Trainer v2 and apply deploy/overlays/gpu-cluster"
+            raise AxonError("TRAINJOB_RUNTIME", problem, fix) from error
 
     def find(self, name: str) -> TrainJob | None:
         """The job of this name, where it still runs; one that has ended is removed: its result is on the volume, or it

@@ -29,7 +29,7 @@ WORK_KEY, ERROR = "axon.work_key", "axon.error"
 UNKNOWN_WORK = "none"
 """The work key of a pipeline run whose data nothing identifies; it equals no other's."""
 REPO, DATA_REVISION, FOLDER = "axon.data_repo", "axon.data_revision", "axon.data_folder"
-"""Tags of a pipeline run: where its data set is from. A folder of CTs is named as the first step saw it."""
+"""Tags of a pipeline run: where its data set is from. A folder of CTs by `axon.names.folder_name`."""
 HEARTBEAT = "axon.heartbeat"
 """Tag of a training's run, and with a step's name behind it of the pipeline run: what it does at the moment."""
 COMMIT = re.compile("[0-9a-f]{40}")

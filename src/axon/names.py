@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from pathlib import PurePath
 
 from axon.errors import AxonError
 
@@ -27,6 +28,14 @@ def checked_name(name: str, what: str) -> str:
         message = f"the {what} {name[:100]!r} cannot be the name of a file"
         raise AxonError("NAME_UNSAFE", message, "give it a plain name: letters, digits, '.', '_' and '-'")
     return name
+
+
+def folder_name(path: str) -> str:
+    """What others may read of a folder of a user's: its name, and a hash that tells it from another of that name. Not
+    where it is, which names a home. Empty for no folder.
+    """
+    digest = hashlib.sha256(path.encode(errors="surrogatepass")).hexdigest()[:12]
+    return f"{PurePath(path).name}@{digest}" if path else ""
 
 
 def plain_name(name: str) -> str:

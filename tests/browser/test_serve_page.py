@@ -20,6 +20,7 @@ from PIL import Image
 from selenium.webdriver.chrome.webdriver import WebDriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from axon import DISCLAIMER, pretrained
@@ -64,7 +65,7 @@ def address(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         yield next(word for line in server.stdout for word in line.split() if word.startswith("http://"))
     finally:
         server.send_signal(signal.SIGTERM)
-        server.wait(30)
+        server.wait(60)  # a second on an idle machine
     assert list(scratch.iterdir()) == []
 
 
@@ -80,14 +81,17 @@ def choose(page: WebDriver, *films: Path, samples: int = 1) -> None:
     for name, film in zip(("frontal", "lateral"), films, strict=False):
         page.find_element(By.NAME, name).send_keys(str(film))
     if samples > 1:
-        page.find_element(By.CSS_SELECTOR, "#more summary").click()
+        click(page, page.find_element(By.CSS_SELECTOR, "#more summary"))
         page.find_element(By.CSS_SELECTOR, f"select[name=samples] option[value='{samples}']").click()
 
 
 def submit(page: WebDriver) -> None:
-    button = page.find_element(By.CSS_SELECTOR, "button.main")
-    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)  # not below the banner
-    button.click()
+    click(page, page.find_element(By.CSS_SELECTOR, "button.main"))
+
+
+def click(page: WebDriver, element: WebElement) -> None:
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)  # not below the banner
+    element.click()
 
 
 def visit(page: WebDriver, address: str) -> None:
@@ -292,6 +296,34 @@ def test_a_refused_film_has_its_way_out(
     assert turned.get_property("value") == "180", "a lateral film more leaves the frontal one as it was turned"
     submit(sized)
     assert answered(sized) == "failed" and "the lateral film is empty" in text(sized, "error")
+
+
+def test_a_cancelled_reconstruction_leaves_what_was_there(
+    sized: WebDriver, address: str, films: tuple[Path, Path]
+) -> None:
+    """The page shows the volume of before, the server drops the job, and the next order is answered."""
+    give(sized, address, films[0])
+    title = text(sized, "title")
+    choose(sized, *films, samples=8)
+    submit(sized)
+    cancel = sized.find_element(By.ID, "cancel")
+    WebDriverWait(sized, 20, 0.02).until(lambda _: running(sized))
+    job = running(sized)
+    click(sized, cancel)
+    assert sized.find_element(By.TAG_NAME, "body").get_attribute("data-state") == "done"
+    assert text(sized, "title") == title and stale(sized) and not cancel.is_displayed()
+    assert not sized.find_element(By.ID, "working").is_displayed() and text(sized, "say") == "Cancelled"
+    gone = f"return fetch('{address}/api/jobs/{job}').then(answer => answer.status)"
+    WebDriverWait(sized, 20).until(lambda _: sized.execute_script(gone) == 404)
+    sized.get_log("browser")  # which notes the 404 as an error
+    submit(sized)
+    assert answered(sized) == "done" and text(sized, "title") == "Volume of frontal.png and lateral.png"
+
+
+def running(page: WebDriver) -> str:
+    """The job that the page waits for; empty without one."""
+    kept = json.loads(page.execute_script("return sessionStorage.getItem('axon')") or "{}")
+    return str((kept.get("running") or {}).get("id", ""))
 
 
 DROP = """

@@ -54,6 +54,7 @@ def test_resolves_and_opens_the_run_once(tmp_path: Path) -> None:
     ]
     run = client(default_tracking_uri(tmp_path / "store")).get_run(resolved.run_id)
     assert run.data.params["data.shards"] == "3" and run.data.tags["axon.data_revision"] == "folder@key"
+    assert run.data.tags["axon.data_folder"].startswith("cts@") and str(tmp_path) not in str(run.data)
     assert start(tmp_path) == resolved
 
 

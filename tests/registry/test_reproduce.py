@@ -78,15 +78,24 @@ def test_a_model_that_cannot_be_made_again(tmp_path: Path, code: str, data: str,
 
 def test_a_model_of_a_folder_is_made_again_from_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     uri = registered(
-        tmp_path, code_revision=COMMIT, data_revision="folder@key", data_folder="/scans/my cts", split_hash="5117"
+        tmp_path, code_revision=COMMIT, data_revision="folder@key", data_folder="cts@ab12", split_hash="5117"
     )
     again = ["reproduce", "models:/axon@champion", "--tracking-uri", uri, "--output", str(tmp_path / "again")]
-    assert main(again) == 0
+    with pytest.raises(SystemExit):
+        main(again)
+    asked = capsys.readouterr().out.splitlines()[-1]
+    assert asked.startswith("[DATA_NOT_VERSIONED]") and "cts@ab12" in asked and "--folder" in asked
+    assert main([*again, "--folder", str(tmp_path / "my cts")]) == 0
     said = capsys.readouterr().out
-    assert "--folder '/scans/my cts'" in said and "--revision" not in said
-    assert main([*again, "--folder", str(tmp_path / "moved")]) == 0
-    assert f"--folder {tmp_path / 'moved'} " in capsys.readouterr().out
+    assert f"--folder '{tmp_path / 'my cts'}' " in said and "--revision" not in said
     check_reproducible(read_recipe("models:/axon@champion", uri), COMMIT)
+
+
+def test_a_path_that_an_earlier_version_recorded_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = {"code_revision": COMMIT, "data_revision": "folder@key", "data_folder": "/cts", "split_hash": "5117"}
+    again = ["reproduce", "models:/axon/1", "--tracking-uri", registered(tmp_path, **facts)]
+    assert main([*again, "--output", str(tmp_path / "again")]) == 0
+    assert "--folder /cts " in capsys.readouterr().out
 
 
 def test_a_folder_that_nobody_named_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from axon import DISCLAIMER
 from axon.registry.register import DESCRIPTION, SHORT, register, rollback, versions
@@ -24,8 +25,8 @@ SUMMARY = {"mean": 20.5, "low": 20.0, "high": 21.0, "n": 2, "few": ""}
 def shown(uri: str, tmp_path: Path) -> tuple[str, str]:
     """The run and the version of a model that was trained from a folder, with a picture."""
     run_id, evaluation, decision = gated(uri, tmp_path, "one", PSNR)
-    start_parent(uri, "axon", "one", {}, {FOLDER: "/scans/cts", "axon.parent": ""})
-    (evaluation / "hero.png").write_bytes(b"picture")
+    start_parent(uri, "axon", "one", {}, {FOLDER: "cts@ab12", "axon.parent": ""})
+    Image.new("L", (1584, 564)).save(evaluation / "hero.png")
     metrics = {"facts": FACTS, "summary": {"internal": {"bi": {"axon": {"axon/psnr": SUMMARY}}}}}
     (evaluation / "metrics.json").write_text(json.dumps(metrics))
     version = register(uri, run_id, "axon", evaluation, decision, {"data_revision": "abc", "parent": ""}).version
@@ -36,9 +37,11 @@ def test_a_run_says_what_became_of_it_in_figures_and_a_picture(uri: str, tmp_pat
     run_id, version = shown(uri, tmp_path)
     told = client(uri).get_run(run_id).data.tags[DESCRIPTION]
     assert told.startswith(f"**axon version {version}, champion: there is no champion yet; this is the first**")
-    assert "| internal | frontal and lateral view | 20.50 (20.00 to 21.00) |" in told and DISCLAIMER in told
-    assert f"](get-artifact?path=evaluation/hero.png&run_uuid={run_id})" in told
-    assert "hero.png" in [Path(item.path).name for item in client(uri).list_artifacts(run_id, "evaluation")]
+    row = "| internal&emsp; | frontal and lateral&emsp; | 20.50 (20.00 to 21.00)"
+    assert row in told and DISCLAIMER in told
+    assert f"](get-artifact?path=evaluation/hero-small.png&run_uuid={run_id})" in told
+    small = client(uri).download_artifacts(run_id, "evaluation/hero-small.png", str(tmp_path))
+    assert Image.open(small).width == 720, "MLflow's column is narrower than the picture, which it does not shrink"
 
 
 def test_a_run_has_its_data_its_source_and_its_user_and_no_empty_tag(uri: str, tmp_path: Path) -> None:
@@ -48,7 +51,7 @@ def test_a_run_has_its_data_its_source_and_its_user_and_no_empty_tag(uri: str, t
     run, below = client(uri).get_run(run_id), client(uri).get_run(stage.run_id)
     read = {(each.dataset.name, each.dataset.digest, each.tags[0].value) for each in run.inputs.dataset_inputs}
     assert read == {("dataset", "aaa", "training"), ("test sets", "aaa", "testing")}
-    assert {each.dataset.source for each in run.inputs.dataset_inputs} == {'{"uri": "/scans/cts"}'}
+    assert {each.dataset.source for each in run.inputs.dataset_inputs} == {'{"uri": "cts@ab12"}'}
     for made in (run, below):
         assert made.info.user_id not in ("", "unknown")
         assert made.data.tags["mlflow.source.name"].startswith("axon pipeline")

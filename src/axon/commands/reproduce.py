@@ -27,7 +27,7 @@ def add(verbs: Verbs) -> None:
     reproduce.add_argument(
         "--output", type=Path, default=Path("runs/reproduced"), help="folder of the new run (default: %(default)s)"
     )
-    again = "the CTs, for a model that was trained from a folder (default: where they were then)"
+    again = "the CTs, for a model that was trained from a folder, of which its name is recorded, not its place"
     reproduce.add_argument("--folder", type=Path, help=again)
     reproduce.add_argument(
         "--run", action="store_true", help="run the pipeline, where the running code is the recorded one"

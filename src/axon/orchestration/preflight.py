@@ -18,6 +18,7 @@ from axon.config import Config
 from axon.errors import AxonError, require
 from axon.files import write_whole
 from axon.metrics.catalogue import VIEW_SETS, metric, metrics_of
+from axon.names import folder_name
 from axon.orchestration import checks
 from axon.orchestration.changes import (
     CHANGED,
@@ -177,7 +178,7 @@ def preflight(asked: Asked, run_key: str, out_config: Path) -> Resolved:
         DATA_REVISION: revision,
         DATA_MD5: data,
         REPO: without_credentials(asked.dataset_repo),
-        FOLDER: asked.dataset_folder,
+        FOLDER: folder_name(asked.dataset_folder),
         CODE_REVISION: code_revision(),
         CODE: code_identity(),
         "axon.config_fingerprint": config.fingerprint(),

@@ -16,6 +16,8 @@ from axon.data.prepared import PreparedDataset
 from axon.geometry.volume import Volume, cube_affine
 from axon.references.library import Candidate, Library, build_library
 
+_WAYS = {"REFERENCE_LICENCE": ": say licence and source in patients.csv, or set references.allow_unlicensed"}
+
 
 def library_of(data: PreparedDataset, config: Config) -> tuple[Library, str]:
     """A library of the training patients, and how many are not in it for which reason; empty where all are.
@@ -36,7 +38,8 @@ def library_of(data: PreparedDataset, config: Config) -> tuple[Library, str]:
             held_out=held_out(data, config) if settings.count else (),
         )
         codes = Counter(code for _, code, _ in built.left_out)
-        return Library.load(Path(scratch)), ", ".join(f"{count} {code}" for code, count in sorted(codes.items()))
+        reasons = [f"{count} {code}{_WAYS.get(code, '')}" for code, count in sorted(codes.items())]
+        return Library.load(Path(scratch)), ", ".join(reasons)
 
 
 def trained_on(data: PreparedDataset, config: Config) -> list[Patient]:

@@ -35,7 +35,8 @@ PREVIOUS = "axon.previous_champion"
 NO_ALIAS = "none"
 """Outcome of a version that got no alias."""
 DESCRIPTION = "mlflow.note.content"
-HERO = "hero.png"
+HERO, SMALL = "hero.png", ("hero-small.png", 720)
+"""The evaluation's picture, and the copy for MLflow's page, which cuts what is wider than its column, in pixels."""
 SHORT = 5000
 """Characters of a description that every database behind MLflow holds."""
 STALE_S = 60.0
@@ -310,7 +311,7 @@ def _describe_version(mlflow: MlflowClient, model_name: str, version: str, card:
 def _picture(evaluation: Path, run_id: str) -> str:
     """Where MLflow's page finds the evaluation's picture, relative to itself; empty without one."""
     there = (evaluation / HERO).is_file()
-    return f"get-artifact?path={EVALUATION}/{HERO}&run_uuid={run_id}" if there else ""
+    return f"get-artifact?path={EVALUATION}/{SMALL[0]}&run_uuid={run_id}" if there else ""
 
 
 def _log_model(mlflow: MlflowClient, run_id: str, evaluation: Path, card: str) -> None:
@@ -336,8 +337,15 @@ def _log_model(mlflow: MlflowClient, run_id: str, evaluation: Path, card: str) -
 
 
 def _log_evaluation(run: StageRun, evaluation: Path) -> None:
+    from PIL import Image
+
     with TemporaryDirectory() as scratch:
         kept = shutil.copytree(evaluation, Path(scratch) / EVALUATION, ignore=shutil.ignore_patterns("model"))
+        if (kept / HERO).is_file():
+            name, width = SMALL
+            with Image.open(kept / HERO) as picture:
+                picture.thumbnail((width, width))
+                picture.save(kept / name)
         run.mlflow.log_artifacts(run.run_id, str(kept), EVALUATION)
     run.log(0, headline(evaluation))
     facts = json.loads((evaluation / "metrics.json").read_text())["facts"]

@@ -27,7 +27,8 @@ class Record:
         data_revision: The dataset's commit, or ``folder@...`` where it was a plain folder.
         data_md5: DVC's hash of the dataset.
         data_repo: Repository of the dataset; empty for that of the code.
-        data_folder: The plain folder of CTs that it was trained from, where it was one, as the run named it.
+        data_folder: The plain folder of CTs that it was trained from, where it was one: its path where somebody said it
+            or an earlier version recorded it, else `axon.names.folder_name`.
         split_hash: Names the split and every case's content.
         views, promote: Parameters of the pipeline.
         config_yaml: The resolved configuration, every key, the seed among them.
@@ -60,14 +61,13 @@ class Record:
 
     def arguments(self, config: Path, output: Path) -> list[str]:
         """Python's arguments that run the pipeline again, into a folder and a registry of its own. Raises AxonError
-        ``DATA_NOT_VERSIONED`` where nobody says which folder the data were.
+        ``DATA_NOT_VERSIONED`` where nobody says where the folder of the data is.
         """
         data = ["--revision", self.data_revision, *(["--repo", self.data_repo] if self.data_repo else [])]
         if self.of_folder:
-            fix = "name the folder with the same CTs: --folder FOLDER"
-            require(
-                bool(self.data_folder), "DATA_NOT_VERSIONED", "the model's data were a plain folder, not named", fix
-            )
+            message = f"the model's data were a plain folder, {self.data_folder or 'not named'}"
+            fix = "name the same CTs: --folder FOLDER"
+            require(Path(self.data_folder).is_absolute(), "DATA_NOT_VERSIONED", message, fix)
             data = ["--folder", self.data_folder]
         run = ["-m", "pipelines", "run", "--config", str(config), *data, "--output", str(output.resolve())]
         return [*run, "--views", self.views, "--promote", self.promote, "--model-name", self.name]

@@ -29,12 +29,12 @@ WORK_KEY, ERROR = "axon.work_key", "axon.error"
 UNKNOWN_WORK = "none"
 """The work key of a pipeline run whose data nothing identifies; it equals no other's."""
 REPO, DATA_REVISION, FOLDER = "axon.data_repo", "axon.data_revision", "axon.data_folder"
-"""Tags of a pipeline run: where its data set is from. A folder of CTs is named as the first step saw it."""
+"""Tags of a pipeline run: where its data set is from. A folder of CTs by `axon.names.folder_name`."""
 HEARTBEAT = "axon.heartbeat"
 """Tag of a training's run, and with a step's name behind it of the pipeline run: what it does at the moment."""
 COMMIT = re.compile("[0-9a-f]{40}")
-TRAINING_VIEW = {"mlflow.experimentKind": "custom_model_development"}
-"""Makes MLflow's page show an experiment's runs first; without, it looks for traces of language models."""
+TRAINING_VIEW, TRAINING_PAGE = {"mlflow.experimentKind": "custom_model_development"}, "?workflowType=machine_learning"
+"""Tag and query that make MLflow's page show an experiment's runs; without, it looks for traces of language models."""
 
 
 def start_parent(
@@ -86,7 +86,7 @@ def run_link(tracking_uri: str, experiment: str, run_key: str) -> str:
         if run_id is None or sqlite_path(tracking_uri):
             return ""
         of = mlflow.get_run(run_id).info.experiment_id
-    return f"{without_credentials(tracking_uri).rstrip('/')}/#/experiments/{of}/runs/{run_id}"
+    return f"{without_credentials(tracking_uri).rstrip('/')}/#/experiments/{of}/runs/{run_id}{TRAINING_PAGE}"
 
 
 def experiment_link(tracking_uri: str, experiment: str, server: str) -> str:
@@ -101,7 +101,7 @@ def experiment_link(tracking_uri: str, experiment: str, server: str) -> str:
     if found is None:
         raise AxonError("REGISTRY_NO_MODEL", f"no runs of {experiment!r} are recorded", "check its name")
     page = f"{without_credentials(server).rstrip('/')}/#/experiments/{found.experiment_id}"
-    return f"{page}/runs?workflowType=machine_learning"
+    return f"{page}/runs{TRAINING_PAGE}"
 
 
 def last_success(tracking_uri: str, experiment: str, work_key: str) -> str | None:

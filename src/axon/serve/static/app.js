@@ -500,7 +500,7 @@ function applyWindow() {
 }
 
 function bounds(low, high) {
-  $("overlay").textContent = `black ${low.toFixed(0)} HU, white ${high.toFixed(0)} HU`.replaceAll("-", "−");
+  $("overlay").textContent = `black ${low.toFixed(0)}, white ${high.toFixed(0)} HU`.replaceAll("-", "−");
   viewer.volumes[0].cal_min = low;
   viewer.volumes[0].cal_max = high;
   viewer.updateGLVolume();

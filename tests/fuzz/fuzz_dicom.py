@@ -107,6 +107,7 @@ READERS: tuple[Callable[[bytes], None], ...] = (
     volume(".mgh"), volume(".gipl"), volume(".vtk"), archive, patients
 )  # fmt: skip
 OF_SUFFIX = {".jpg": 0, ".dcm": 0, ".nii": 2, ".gz": 3, ".mha": 4, ".nrrd": 5, ".mgh": 9, ".gipl": 10, ".vtk": 11}
+OF_SUFFIX |= {".csv": 6, "": 7, ".zip": 12, ".tar": 12}
 
 
 def one(data: bytes) -> None:
@@ -131,7 +132,7 @@ def write_corpus(corpus: Path) -> None:
         (corpus / f"whole-{name}").write_bytes(content)
     for number, write in enumerate(HOSTILE.values()):
         name, content = next(iter(write().items()))
-        if len(content) <= LARGEST:
+        if len(content) <= LARGEST and Path(name).suffix in OF_SUFFIX:
             (corpus / f"hostile-{number:03d}").write_bytes(bytes([OF_SUFFIX[Path(name).suffix]]) + content)
 
 

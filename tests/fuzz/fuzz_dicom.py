@@ -129,6 +129,7 @@ READERS: tuple[Callable[[bytes], None], ...] = (
 FIRST = {"film": b"\0", "enhanced": b"\x0e"}
 """Readers of bases that are no slice."""
 OF_SUFFIX = {".jpg": 0, ".dcm": 0, ".nii": 2, ".gz": 3, ".mha": 4, ".nrrd": 5, ".mgh": 9, ".gipl": 10, ".vtk": 11}
+OF_SUFFIX |= {".csv": 6, "": 7, ".zip": 12, ".tar": 12}
 
 
 def one(data: bytes) -> None:
@@ -154,7 +155,7 @@ def write_corpus(corpus: Path) -> None:
         (corpus / f"whole-{name}").write_bytes(content)
     for number, write in enumerate(HOSTILE.values()):
         name, content = next(iter(write().items()))
-        if len(content) <= LARGEST:
+        if len(content) <= LARGEST and Path(name).suffix in OF_SUFFIX:
             (corpus / f"hostile-{number:03d}").write_bytes(bytes([OF_SUFFIX[Path(name).suffix]]) + content)
 
 

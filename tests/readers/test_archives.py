@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import tarfile
@@ -135,6 +136,46 @@ def test_names_upon_names_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes((header.tobuf() + b"n" * 2**13) * 200)
     with pytest.raises(AxonError, match=r"ARCHIVE_UNREADABLE.*ReadError"), extracted(tmp_path / "x"):
         pass
+
+
+@pytest.mark.parametrize("fact", ["uid", "comment"])
+def test_a_number_without_end_is_refused_before_it_is_parsed(fact: str, tmp_path: Path) -> None:
+    with (
+        pytest.raises(AxonError, match=r"ARCHIVE_UNREADABLE.*ReadError"),
+        extracted(tarred(tmp_path / "x", {"a": b""}, pax_headers={fact: "9" * 30_000})),
+    ):
+        pass
+
+
+def test_what_a_tar_tells_of_each_file_is_not_kept(tmp_path: Path) -> None:
+    facts = {f"{number:04}": "b" for number in range(300)}
+    path = tarred(tmp_path / "x", {f"{number}": b"" for number in range(40)}, "w", pax_headers=facts)
+    tracemalloc.start()
+    try:
+        with extracted(path) as folder:
+            assert len(list(folder.iterdir())) == 40
+        assert tracemalloc.get_traced_memory()[1] < 3 * 2**19
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("count", [100, 1000])
+def test_what_a_tar_tells_of_all_files_at_once_is_bounded(count: int, tmp_path: Path) -> None:
+    facts = {f"{number:04}": "b" for number in range(count)}
+    with tarfile.open(tmp_path / "x", "w", pax_headers=facts) as archive:
+        archive.addfile(tarfile.TarInfo("a"))
+    with (
+        contextlib.nullcontext() if count == 100 else pytest.raises(AxonError, match="ARCHIVE_UNREADABLE"),
+        extracted(tmp_path / "x") as folder,
+    ):
+        assert [path.name for path in folder.iterdir()] == ["a"]
+
+
+def test_a_file_larger_than_a_header_can_say_is_read(tmp_path: Path) -> None:
+    """Its size and its name are in records, and the compressed file is read on behind them."""
+    files = {"n" * 200: b"1" * 1000, "m" * 200: b"2" * 1000}
+    with extracted(tarred(tmp_path / "x", files, pax_headers={"size": "1000", "mtime": "1.25"})) as folder:
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
 
 
 @pytest.mark.parametrize(

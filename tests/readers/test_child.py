@@ -92,6 +92,12 @@ def modules(_: list[Path]) -> Volume:
 
 
 @named
+def ahead(_: list[Path]) -> Volume:
+    assert "json.tool" in sys.modules and not any(name.startswith("requests.") for name in sys.modules)
+    return Volume(np.zeros((0, 2, 2), np.int16), np.eye(4))
+
+
+@named
 def full(_: list[Path]) -> Volume:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
     return Volume(np.zeros((10, 10, 10), np.int16), np.eye(4))
@@ -135,6 +141,12 @@ def test_every_field_of_a_film_comes_back_and_what_was_logged(caplog: pytest.Log
 
 def test_the_child_has_no_torch() -> None:
     assert apart("CT", modules, [Path("x")]).hu_DHW.shape == (0, 2, 2)  # type: ignore[arg-type]
+
+
+def test_a_child_that_is_started_ahead_imports_what_it_is_told_and_serves_the_first_file() -> None:
+    child.start("json.tool")
+    (first,) = child._idle
+    assert apart("CT", ahead, [Path("x")]).hu_DHW.shape == (0, 2, 2) and child._idle == [first]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("read", "said"), [(crash, "SIGSEGV"), (leave, "status 3"), (nonsense, "status 4")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import multiprocessing
 import resource
 import time
@@ -14,12 +15,32 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from axon import pretrained
 from axon.config import CtConfig
+from axon.data.verify import verify_dataset
 from axon.errors import AxonError
 from axon.geometry.mend import Mend
 from axon.readers import films, volumes
+from axon.readers.archives import extracted
 from axon.readers.layouts import find_studies
-from tests.support.hostile import HOSTILE, Files, chest, edited, gipl, gz, mgh, mha, nifti, nrrd, put, voxels, vtk
+from tests.support.hostile import (
+    HOSTILE,
+    Files,
+    chest,
+    edited,
+    gipl,
+    gz,
+    manifest,
+    mgh,
+    mha,
+    nifti,
+    nrrd,
+    put,
+    taped,
+    voxels,
+    vtk,
+    zipped,
+)
 
 SECONDS, GIB = 60, 3
 
@@ -29,15 +50,27 @@ def told(path: Path) -> CtConfig:
     return CtConfig(assumed_axes="LPS" if path.suffix in (".gipl", ".vtk") else "")
 
 
+def opened(path: Path) -> None:
+    """Read by whoever reads what is called so."""
+    if path.suffix in (".jpg", ".png", ".dcm"):
+        films.read_here([path], Mend())
+    elif path.suffix in (".zip", ".tar"):
+        with extracted(path, 2**22, 100):
+            pass
+    elif path.name == "manifest.csv":
+        verify_dataset(path.parent)
+    elif path.name in ("SHA256SUMS", "model_index.json"):
+        pretrained.load(str(path.parent))
+    else:
+        volumes.read_here([path], told(path))
+
+
 def read(path: Path, answer: Connection) -> None:
     """In a process of its own: the outcome, and how much more memory it took than there was."""
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
-        if path.suffix in (".jpg", ".png", ".dcm"):
-            films.read_here([path], Mend())
-        else:
-            volumes.read_here([path], told(path))
+        opened(path)
         outcome = "read"
     except AxonError as error:
         outcome = error.code
@@ -51,6 +84,8 @@ def read(path: Path, answer: Connection) -> None:
 def test_a_hostile_input_is_a_code(tmp_path: Path, name: str) -> None:
     (tmp_path / "in").mkdir()
     path = put(tmp_path / "in", HOSTILE[name]())
+    if name.startswith("model"):
+        importlib.import_module("axon.inference")  # once, and not in each process
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(False)
     process = context.Process(target=read, args=(path, theirs))
@@ -108,6 +143,13 @@ def test_what_is_whole_reads(tmp_path: Path, files: Files) -> None:
     spare = max(0, len(files.get("x.nii", b"")) - len(nifti()))
     notes = [f"{spare} bytes after the voxels are passed over"] if spare else []
     assert [note for note in volume.notes if "passed over" in note] == notes
+
+
+@pytest.mark.parametrize(
+    "files", [zipped({"a/b": b"1"}), taped({"a/b": b"1"}, uid="1"), manifest()], ids=["zip", "tar", "manifest"]
+)
+def test_what_is_whole_opens(tmp_path: Path, files: Files) -> None:
+    opened(put(tmp_path, files))
 
 
 LINKED: dict[str, Files] = {

@@ -6,10 +6,15 @@ Sources of the layouts: NIfTI-1 (nifti1.h), MetaIO and NRRD as in `axon.readers.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
+import json
 import os
+import pickle
 import struct
+import tarfile
 import tempfile
+import zipfile
 import zlib
 from collections.abc import Callable
 from functools import cache
@@ -21,7 +26,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless
 
-from axon.data.packed import write_nifti
+from axon.data.packed import COLUMNS, write_nifti
 from axon.data.phantoms import make_phantom
 from axon.geometry.volume import Volume
 from tests.support.films import chest_like
@@ -196,6 +201,56 @@ def film_of(code: bytes, side: int) -> bytes:
     return out.getvalue()
 
 
+def zipped(files: Files, edit: Callable[[bytes], bytes] = bytes) -> Files:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return {"x.zip": edit(out.getvalue())}
+
+
+def taped(files: Files, edit: Callable[[bytes], bytes] = bytes, of_all: Files | None = None, **facts: str) -> Files:
+    """A tar with records ``facts`` for each file, and others for all of them."""
+    out = io.BytesIO()
+    whole = {name: value.decode() for name, value in (of_all or {}).items()}
+    with tarfile.open(fileobj=out, mode="w", pax_headers=whole) as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.pax_headers = len(content), {key.replace("_", "."): fact for key, fact in facts.items()}
+            archive.addfile(member, io.BytesIO(content))
+    return {"x.tar": edit(out.getvalue())}
+
+
+def manifest(
+    edit: Callable[[bytes], bytes] = bytes, splits: bytes = b'{"patients": {"p": "train"}, "version": 1}', **fields: str
+) -> Files:
+    """The table of a packed dataset of one case, which is there, beside its splits."""
+    row = dict.fromkeys(COLUMNS, "a") | {"case_id": "c", "patient_id": "p", "file": "cases/x.nii"}
+    row |= {"spacing_mm": "12 12 12", "shape": "30 30 30", "sha256": hashlib.sha256(nifti()).hexdigest()} | fields
+    table = ",".join(COLUMNS) + "\n" + ",".join(row[name] for name in COLUMNS) + "\n"
+    return {"manifest.csv": edit(table.encode()), "splits.json": splits, "cases/x.nii": nifti()}
+
+
+def model(index: object, **parts: bytes) -> Files:
+    """A model folder without a list: its index, and files by name with two underscores for a slash."""
+    content = index if isinstance(index, bytes) else json.dumps({"_class_name": "AxonPipeline"} | index).encode()  # type: ignore[operator]
+    named = {name.replace("__", "/").replace("_dot_", "."): part for name, part in parts.items()}
+    return {"model_index.json": content} | named
+
+
+def listed(sums: bytes) -> Files:
+    """A model folder's list of checksums."""
+    return {"SHA256SUMS": sums, "model_index.json": b"{}"}
+
+
+class Kill:
+    """What unpickles it ends."""
+
+    def __reduce__(self) -> tuple[Callable[[int], None], tuple[int]]:
+        return os._exit, (9,)
+
+
+UNET = {"unet": ["axon.models.unet", "BridgeUNet"]}
 SFORM, QFORM, SPACING, TYPE = 254, 252, 80, 70
 HOSTILE: dict[str, Callable[[], Files]] = {
     "nifti: voxels begin in the header": lambda: edited((108, "f", 0)),
@@ -348,6 +403,62 @@ HOSTILE: dict[str, Callable[[], Files]] = {
         for lost in (1, 2, 20)
     },
     "film: a flat JPEG": lambda: jpeg(lambda b: b, kind="flat"),
+    "archive: a zip that names a place outside": lambda: zipped({"../x": b"1"}),
+    "archive: a zip that names a root": lambda: zipped({"/tmp/x": b"1"}),
+    "archive: a zip of one name below another": lambda: zipped({"a": b"1", "a/b": b"2"}),
+    "archive: a zip's name without end": lambda: zipped({"a" * 300: b"1"}),
+    "archive: a zip of too many bytes": lambda: zipped({"a": bytes(2**22 + 1)}),
+    "archive: a zip of too many files": lambda: zipped({f"{number}": b"" for number in range(101)}),
+    "archive: a zip that is cut": lambda: zipped({"a": b"1" * 999}, lambda b: b[: len(b) // 2]),
+    "archive: a zip with another checksum": lambda: zipped(
+        {"a": b"1"}, lambda b: b.replace(b"\xb7\xef\xdc\x83", b"1234")
+    ),
+    "archive: a tar that names a place outside": lambda: taped({"a/../../x": b"1"}),
+    "archive: a tar of too many bytes": lambda: taped({"a": bytes(2**22 + 1)}),
+    "archive: a tar of too many files": lambda: taped({f"{number}": b"" for number in range(101)}),
+    "archive: a tar that is cut": lambda: taped({"a": bytes(2**15)}, lambda b: b[:2000]),
+    "archive: a tar with another checksum": lambda: taped({"a": b"1"}, lambda b: b"b" + b[1:]),
+    "archive: a tar with holes": lambda: taped({"a": b"1"}, GNU_sparse_size="1"),
+    "archive: a tar's number without end": lambda: taped({"a": b"1"}, uid="9" * 30_000),
+    "archive: a tar's records without end": lambda: taped({"a": b"1"}, comment="b" * 40_000),
+    "archive: a tar's records for all without end": lambda: taped({"a": b"1"}, of_all={"comment": b"b" * 5000}),
+    "manifest: a case that is a path": lambda: manifest(case_id="../../x"),
+    "manifest: a patient that is a path": lambda: manifest(patient_id="/x"),
+    "manifest: a name of control characters": lambda: manifest(case_id="a\x1b[2Jb"),
+    "manifest: a name without end": lambda: manifest(case_id="a" * 256),
+    "manifest: a NUL in a file's name": lambda: manifest(file="cases/a\0b"),
+    "manifest: a file outside": lambda: manifest(file="../x.nii"),
+    "manifest: a file that is a device": lambda: manifest(file="/dev/zero"),
+    "manifest: a file that is not there": lambda: manifest(file="cases/y.nii"),
+    "manifest: another checksum": lambda: manifest(sha256="0" * 64),
+    "manifest: another shape": lambda: manifest(shape="30 30 31"),
+    "manifest: a field without end": lambda: manifest(source="a" * 200_000),
+    "manifest: a quote without end": lambda: manifest(source='"'),
+    "manifest: no UTF-8": lambda: manifest(lambda b: b"\xff\xfe" + b),
+    "manifest: nothing": lambda: manifest(lambda _: b""),
+    "manifest: fields beyond the columns": lambda: manifest(lambda b: b[:-1] + b",a,a\n"),
+    "manifest: splits without end": lambda: manifest(splits=b"[" * 100_000),
+    "manifest: splits that are a number": lambda: manifest(splits=b"1" * 10_000),
+    "model: an empty list": lambda: listed(b""),
+    "model: a list of no text": lambda: listed(bytes(range(256))),
+    "model: a list that names a place outside": lambda: listed(b"0" * 64 + b"  ../../etc/passwd\n"),
+    "model: a list with another checksum": lambda: listed(b"0" * 64 + b"  model_index.json\n"),
+    "model: an index of no JSON": lambda: model(b"{"),
+    "model: an index without end": lambda: model(b"[" * 100_000),
+    "model: an index that is a list": lambda: model(b"[]"),
+    "model: an index of no text": lambda: model(b"\xff\xfe"),
+    "model: a number without end": lambda: model(b'{"volume_steps": ' + b"9" * 10_000 + b"}"),
+    "model: steps without end": lambda: model({"volume_steps": 10**9}),
+    "model: a class of somebody else": lambda: model({"unet": ["subprocess", "Popen"]}),
+    "model: a class that is none": lambda: model({"unet": ["axon.files", "sha256_file"]}, unet__config_dot_json=b"{}"),
+    "model: a network without end": lambda: model(UNET, unet__config_dot_json=b'{"channels": [1000000000]}'),
+    "model: a network that is not there": lambda: model(UNET),
+    "model: a pickle": lambda: model(
+        UNET, unet__config_dot_json=b"{}", unet__diffusion_pytorch_model_dot_bin=pickle.dumps(Kill())
+    ),
+    "model: tensors whose header is without end": lambda: model(
+        UNET, unet__config_dot_json=b"{}", unet__diffusion_pytorch_model_dot_safetensors=b"\xff" * 16
+    ),
 }
 
 
@@ -357,6 +468,7 @@ def put(folder: Path, files: Files) -> Path:
         if name.endswith(" |"):
             os.mkfifo(folder / name.removesuffix(" |"))
             continue
+        (folder / name).parent.mkdir(exist_ok=True)
         link, arrow, target = name.partition(" -> ")
         (folder / (target if arrow else name)).write_bytes(content)
         if arrow:

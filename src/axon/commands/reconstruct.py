@@ -152,7 +152,7 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
     from axon.readers import child
 
     # Starts while torch is imported.
-    child.start()
+    child.start("axon.readers.films")
     from axon import pretrained
     from axon.compute.devices import choose_device
     from axon.reconstruct import (

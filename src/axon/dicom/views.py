@@ -98,7 +98,7 @@ def judge(image_HW: np.ndarray) -> Judgement:
     small = shrink(image_HW)
     if small is None:
         return Judgement("other", 0.0, False, False)
-    signs = _signs(small)
+    (signs,) = _signs(small)
     view, confidence = _view(*signs)
     turn = _turn(small, signs)
     if view != "other":
@@ -121,8 +121,8 @@ def _turn(small: np.ndarray, now: tuple[float, float, float]) -> tuple[int, View
     shows the signs ``now``; and that view.
     """
     best, found = 0.0, (0, _view(*now)[0])
-    for quarters in (1, 2, 3):
-        signs = _signs(np.rot90(small, -quarters))
+    quarters = (1, 2, 3)
+    for quarter, signs in zip(quarters, _signs(*(np.rot90(small, -turns) for turns in quarters)), strict=True):
         view, _ = _view(*signs)
         gain = {
             "frontal": signs[0] - max(now[0] + _TURN_FRONTAL, now[1]),
@@ -131,7 +131,7 @@ def _turn(small: np.ndarray, now: tuple[float, float, float]) -> tuple[int, View
             "other": 0.0,
         }[view]
         if gain > best:
-            best, found = gain, (90 * quarters, view)
+            best, found = gain, (90 * quarter, view)
     return found
 
 
@@ -140,7 +140,7 @@ def judge_negative(image_HW: np.ndarray) -> bool:
     small = shrink(-image_HW)
     if small is None:
         return False
-    frontal, _, mediastinum = _signs(small)
+    ((frontal, _, mediastinum),) = _signs(small)
     return frontal >= _MIN_FRONTAL and mediastinum >= _MIN_MEDIASTINUM
 
 
@@ -164,17 +164,20 @@ def template_text(films: list[np.ndarray]) -> str:
     return "\n".join("".join(f"{round(15 * value):x}" for value in row) for row in _scaled(mean))
 
 
-def _signs(small: np.ndarray) -> tuple[float, float, float]:
-    """Correlation with the frontal template, with the lateral one either way round, and the mediastinum's step in
-    brightness.
+def _signs(*films: np.ndarray) -> list[tuple[float, float, float]]:
+    """Of each film, as `shrink` gives it: correlation with the frontal template, with the lateral one either way round,
+    and the mediastinum's step in brightness.
     """
     frontal, lateral = _template(FRONTAL), _template(LATERAL)
     # Pearson's, without the outermost row and column, where films are cut differently.
-    compared = [part[1:-1, 1:-1].ravel() for part in (_blocks(small), frontal, lateral, lateral[:, ::-1])]
-    like_frontal, *like_lateral = np.corrcoef(compared)[0, 1:]
+    compared = [part[1:-1, 1:-1].ravel() for part in (*map(_blocks, films), frontal, lateral, lateral[:, ::-1])]
+    likes = np.corrcoef(compared)[: len(films), -3:].tolist()
+    return [(like, max(sides), _mediastinum(film)) for film, (like, *sides) in zip(films, likes, strict=True)]
+
+
+def _mediastinum(small: np.ndarray) -> float:
     across = small[16:44].mean(axis=0)
-    step = across[28:37].max() - max(across[8:27].min(), across[38:56].min())
-    return float(like_frontal), float(max(like_lateral)), float(step)
+    return float(across[28:37].max() - max(across[8:27].min(), across[38:56].min()))
 
 
 @functools.cache

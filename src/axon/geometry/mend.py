@@ -97,7 +97,9 @@ def _frame(image_HW: np.ndarray, dark: bool) -> list[int]:
 def _frame_lines(lines_NM: np.ndarray, dark: bool) -> int:
     """How many of the first lines are a frame, dark or not; a frame takes at most 45 % from each side."""
     few_NM = lines_NM[: max(1, int(0.45 * len(lines_NM))) + _NEXT_TO_EDGE, :: max(1, lines_NM.shape[1] // 512)]
-    grey = np.median(few_NM[0])
+    # The median, of which numpy's own function takes most of the time that a film without a frame takes here.
+    width = few_NM.shape[1]
+    grey = np.sort(few_NM[0])[(width - 1) // 2 : width // 2 + 1].mean()
     if (grey <= _DARK) != dark:
         return 0
     # Most films have no frame, which the first lines tell.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -23,6 +24,10 @@ MAX_FILES = 50_000
 _CHUNK = 2**20
 _MAX_TOLD = 2**15
 """Bytes that a tar may say of one file beside its header: names, and what systems note of a file."""
+_MAX_TOLD_IN_ALL, _MAX_TOLD_OF_ALL = 2**27, 2**12
+"""The same of all files together; and what it may say once for every file after it, which is gone through for each."""
+_DIGITS = re.compile(rb"\d{300}")
+"""More than a name of a file can have in a row; to look for a keyword in them takes Python's library the square."""
 _TELLS = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _log = logging.getLogger(__name__)
 
@@ -102,6 +107,8 @@ def _zipped(path: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
 def _tarred(path: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
     with tarfile.open(path, tarinfo=_Info) as archive:
         for member in archive:
+            # Each keeps a copy of all that was told of it.
+            archive.members.clear()  # type: ignore[attr-defined]
             if not member.isdir():
                 yield member.name, archive.extractfile(member) if member.isreg() else None
 
@@ -110,15 +117,40 @@ class _Info(tarfile.TarInfo):
     """A member's header, checked before it is obeyed: it may say that its name has gigabytes, or its map of holes."""
 
     def _proc_member(self, tar: Any) -> Any:
-        tar.told = getattr(tar, "told", 0) + self.size if self.type in _TELLS else 0
-        if not 0 <= tar.told <= _MAX_TOLD or self.size < 0 or self.type == tarfile.GNUTYPE_SPARSE:
+        told = self.size if self.type in _TELLS else 0
+        tar.told = getattr(tar, "told", 0) + told if told else 0
+        tar.told_in_all = getattr(tar, "told_in_all", 0) + told
+        tar.told_of_all = getattr(tar, "told_of_all", 0) + told * (self.type == tarfile.XGLTYPE)
+        bounds = ((tar.told, _MAX_TOLD), (tar.told_in_all, _MAX_TOLD_IN_ALL), (tar.told_of_all, _MAX_TOLD_OF_ALL))
+        absurd = self.size < 0 or any(found > most for found, most in bounds)
+        if absurd or self.type == tarfile.GNUTYPE_SPARSE:
             raise tarfile.ReadError("a header of absurd size, or a file with holes")
         return super()._proc_member(tar)  # type: ignore[misc]
+
+    def _proc_pax(self, tar: Any) -> Any:
+        records = tar.fileobj.read(self._block(self.size))  # type: ignore[attr-defined]
+        if _DIGITS.search(records):
+            raise tarfile.ReadError("a number of absurd length")
+        tar.fileobj = _ReadAhead(tar, records)
+        return super()._proc_pax(tar)  # type: ignore[misc]
 
     def _refuse_holes(self, *_: Any) -> None:
         raise tarfile.ReadError("a file with holes")
 
     _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_holes
+
+
+class _ReadAhead:
+    """Gives what was read from a tar already to whoever reads next, then is the tar's own file again: to go back in one
+    that is compressed is to unpack it anew.
+    """
+
+    def __init__(self, tar: Any, content: bytes) -> None:
+        self.tar, self.file, self.content = tar, tar.fileobj, content
+
+    def read(self, _: int) -> bytes:
+        self.tar.fileobj = self.file
+        return self.content
 
 
 @contextlib.contextmanager

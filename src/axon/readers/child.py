@@ -50,20 +50,20 @@ processes takes longer, and of a CT it is what saves memory."""
 _LENGTH = struct.Struct(">QQ?")
 """Of a message's text and of its arrays, and whether they are in a file that is kept."""
 _ALIGN = 64
-_PROGRAM = "import sys; from axon.readers.child import serve; serve(int(sys.argv[1]))"
+_PROGRAM = "import sys; from axon.readers.child import serve; serve(int(sys.argv[1]), sys.argv[2:])"
 _log = logging.getLogger(__name__)
 
 
 class _Child:
-    """One child and the parent's end of the socket."""
+    """One child and the parent's end of the socket; what its first order needs may be imported ahead of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *ahead: str) -> None:
         self.socket, theirs = socket.socketpair()
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         # One thread, and no room for the stacks of others: they count as memory.
         environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | _KEPT
         # -P: what lies in the current folder is data, not code.
-        command = [sys.executable, "-P", "-c", _PROGRAM, str(theirs.fileno())]
+        command = [sys.executable, "-P", "-c", _PROGRAM, str(theirs.fileno()), *ahead]
         quiet = subprocess.DEVNULL  # decoders write what they think of a header, and it may name a patient
         with theirs:
             self.process = subprocess.Popen(
@@ -105,11 +105,11 @@ _idle: list[_Child] = []
 _lock = threading.Lock()
 
 
-def start() -> None:
-    """Start a child ahead of the first file, while the parent has other things to do."""
+def start(module: str) -> None:
+    """Start a child, which imports ``module`` to read the first file by, while the parent has other things to do."""
     with _lock:
         if not _mine():
-            _idle.append(_Child())
+            _idle.append(_Child(module))
 
 
 @contextlib.contextmanager
@@ -186,16 +186,18 @@ def _end_all() -> None:
         child.end()
 
 
-def serve(handle: int) -> None:
+def serve(handle: int, ahead: Sequence[str]) -> None:
     """The child's life: read what is ordered until the parent is gone."""
+    # Where it is installed pydicom imports it, to download examples: a sixth of all modules.
+    sys.modules["requests"] = None  # type: ignore[assignment]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _limit(resource.RLIMIT_AS, MEMORY_BYTES)
     # Answers are memory; the user's limit is about files.
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-    importlib.import_module("axon.readers.volumes")
-    importlib.import_module("axon.dicom.xray")
+    for module in ahead:
+        importlib.import_module(module)
     with (
         socket.socket(fileno=handle) as link,
         _anonymous_file() as kept,
@@ -266,8 +268,10 @@ def _send(link: socket.socket, message: dict[str, Any], kept: Any = None) -> Non
             file.write(bytes(-file.tell() % _ALIGN))
             file.write(np.ascontiguousarray(array).data if array.size else b"")
         file.flush()
-        socket.send_fds(link, [_LENGTH.pack(len(content), file.tell(), small)], [file.fileno()])
-    link.sendall(content)
+        head = _LENGTH.pack(len(content), file.tell(), small)
+        # Together: what comes in two parts wakes the other end twice.
+        sent = socket.send_fds(link, [head, content], [file.fileno()])
+    link.sendall((head + content)[sent:])
 
 
 def _receive(link: socket.socket) -> Any:

@@ -48,12 +48,12 @@ def read_picture(path: Path) -> RawFilm | None:
         single = getattr(picture, "n_frames", 1) == 1
         require(single, "XRAY_MULTIFRAME", "the picture is animated or has several pages", "give one film")
         white_is_zero = picture.format == "TIFF" and picture.mode.startswith("I") and _says_white_is_zero(picture)
-        upright = ImageOps.exif_transpose(picture)
+        ImageOps.exif_transpose(picture, in_place=True)
         notes: tuple[str, ...] = ("grey levels and orientation as in the picture",)
-        if upright.mode in ("L", "1") or upright.mode.startswith(("I", "F")):
-            grey_HW = np.asarray(upright, dtype=np.float32)
+        if picture.mode in ("L", "1") or picture.mode.startswith(("I", "F")):
+            grey_HW = np.asarray(picture, dtype=np.float32)
         else:
-            grey_HW, tinted = grey_of(np.asarray(upright.convert("RGB")))
+            grey_HW, tinted = grey_of(np.asarray(picture.convert("RGB")))
             notes += tinted
     return RawFilm(1 - unit_range(grey_HW) if white_is_zero else unit_range(grey_HW), "picture", notes)
 

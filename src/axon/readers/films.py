@@ -232,8 +232,9 @@ def _glyphs(image_HW: np.ndarray) -> int:
     marks together are fewer than `_TEXT`, their number.
     """
     bright_HW = image_HW >= 0.95
-    rows, columns = (np.flatnonzero(bright_HW.any(axis=axis)) for axis in (1, 0))
-    labels, count = ndimage.label(bright_HW[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+    # Of empty lines the first after a mark is kept, so that marks stay apart: most of a film is not bright.
+    rows, columns = (np.convolve(bright_HW.any(axis=axis), [1, 1])[:-1] > 0 for axis in (1, 0))
+    labels, count = ndimage.label(bright_HW[np.ix_(rows, columns)])
     if count < _TEXT:
         return count
     # A film of specks has millions of them; to list only the first keeps it to a second.

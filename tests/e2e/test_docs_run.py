@@ -31,14 +31,18 @@ from typing import NamedTuple
 
 import nibabel as nib
 import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from axon.data.phantoms import make_phantom
 from axon.geometry.volume import lps_to_ras
 from tests.support.films import dicom_film
+from tests.support.referenced import referenced_model
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
+STEPS = 13
 RUN = ("tutorial", "own-data", "compare", "reconstruct", "serve")
 LATER = {
     "cluster": "tests/pipelines/test_guide.py",
@@ -62,8 +66,8 @@ def blocks(page: str) -> list[Block]:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkout's files as they are now, committed, with a tiny configuration for the demo's and five phantoms for
-    its data.
+    """The checkout's files as they are now, committed, with a tiny configuration for the demo's, and a folder with five
+    phantoms as CTs of one's own.
     """
     folder = tmp_path_factory.mktemp("docs") / "axon"
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
@@ -87,15 +91,20 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
             nib.Nifti1Image(volume.hu_DHW.transpose(2, 1, 0), lps_to_ras(volume.affine)),
             folder / "cts" / f"{name}.nii.gz",
         )
-    (folder / "data.dvc").unlink()
     set_up = """
         git init --quiet && git config user.email test@example.org && git config user.name test && git add --all
         git commit --quiet --message "as it is"
-        axon dataset add cts --licence "CC BY 4.0" --source "doi:10.1234/test"
-        git add data.dvc && git commit --quiet --message data && axon dataset push
     """
     bash(set_up, folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def small_package(checkout: Path, walked: str) -> None:
+    """A small model in place of the package's, which the default dataset and the README's film have seen by then."""
+    folder = checkout / "src/axon/pretrained/axon-small"
+    shutil.rmtree(folder)
+    shutil.move(referenced_model(checkout.parent / "small"), folder)
 
 
 def bash(script: str, folder: Path) -> str:
@@ -112,6 +121,7 @@ def environment(folder: Path) -> dict[str, str]:
         name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "AXON_CODE_REVISION")
     }
     path = f"{folder}/.venv/bin:{Path(sys.executable).parent}:{kept['PATH']}"
+    kept |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_WORKERS": "1"}  # No more processes than are asked.
     return {**kept, "PATH": path, "PYTHONPATH": f"{folder}/src:{folder}"}
 
 
@@ -187,6 +197,55 @@ def test_the_tutorial_from_the_first_command_to_the_last(checkout: Path, walked:
     assert "python -m pipelines run" in walked.rpartition("is the champion again")[2]
 
 
+def test_the_demo_s_model_says_where_it_comes_from(checkout: Path, walked: str) -> None:
+    """`make demo` on the versioned dataset: report, registered champion, nested runs, the data's commit on the run."""
+    assert f"[{STEPS}/{STEPS}] finish" in walked and "AXON, mean of samples" in walked
+    report = (checkout / "runs/demo/report.html").read_text()
+    assert "LIDC-IDRI-0001" in report and "Not a medical device" in report and "<img" in report
+
+    client = tracked(checkout)
+    version = client.get_model_version_by_alias("axon", "champion")
+    assert int(version.version) == 1
+    parent = client.get_run(version.run_id)
+    commit = bash("git rev-parse HEAD", checkout).strip()
+    assert parent.info.status == "FINISHED" and parent.data.tags["axon.data_revision"] == commit
+    assert parent.data.params["grid.coarse_size"] == "8"
+    assert parent.data.tags["axon.split_hash"] and parent.data.tags["axon.code_revision"].startswith(commit)
+    children = {
+        run.data.tags["axon.stage"]: run
+        for run in all_runs(checkout)
+        if run.data.tags.get("mlflow.parentRunId") == version.run_id
+    }
+    assert set(children) >= {"bridge", "refiner", "superres", "baselines", "evaluate"}
+    assert len(client.get_metric_history(children["bridge"].info.run_id, "loss")) == 3
+    kinds = {path.suffix for path in (checkout / "runs/demo").rglob("*")}
+    assert not kinds & {".pkl", ".pickle", ".pt", ".pth"}
+
+
+def test_a_demo_that_was_run_has_nothing_to_do(checkout: Path, walked: str) -> None:
+    before = {run.info.run_id for run in all_runs(checkout)}
+    said = bash("make demo", checkout)
+    assert "nothing new" in said and "nothing-new" in said and "finish" in said and "fetch" not in said
+    assert str(tracked(checkout).get_model_version("axon", "1").run_id) in said
+    assert {run.info.run_id for run in all_runs(checkout)} == before
+
+
+def tracked(checkout: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{checkout}/runs/demo/mlflow.db")
+
+
+def all_runs(checkout: Path) -> list[Run]:
+    client = tracked(checkout)
+    return client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+
+
+def test_the_readmes_film(checkout: Path, walked: str) -> None:
+    """The first thing that a new user does. The README's other commands are run by tests/e2e/test_readme.py."""
+    shutil.rmtree(checkout / "out")
+    said = run_page("../README", checkout, how="film")
+    assert "model axon-small" in said and (checkout / "out/preview.png").is_file()
+
+
 def test_a_folder_of_cts_is_checked(checkout: Path) -> None:
     said = run_page("own-data", checkout)
     assert said.count("5 CTs of 5 patients can be trained on") == 2 and '"patients": 5' in said
@@ -199,7 +258,7 @@ def test_two_models_are_compared(checkout: Path, walked: str) -> None:
     assert json.loads((checkout / "compare.json").read_text())["primary"]["metric"] == "axon/psnr"
 
 
-def test_a_film_is_reconstructed_exported_and_served(checkout: Path, walked: str) -> None:
+def test_a_film_is_reconstructed_exported_and_served(checkout: Path, small_package: None) -> None:
     import numpy as np
     from PIL import Image
 
@@ -211,17 +270,10 @@ def test_a_film_is_reconstructed_exported_and_served(checkout: Path, walked: str
     assert answer["ct_nifti_gz"] and answer["error"] == ""
 
 
-def test_the_page_is_asked_without_a_browser(checkout: Path, walked: str) -> None:
+def test_the_page_is_asked_without_a_browser(checkout: Path, small_package: None) -> None:
     (checkout / "ct.nii.gz").unlink(missing_ok=True)
     run_page("serve", checkout)
     assert len(set(nib.load(checkout / "ct.nii.gz").shape)) == 1
-
-
-def test_the_readmes_film(checkout: Path, walked: str) -> None:
-    """The first thing that a new user does. The README's other commands are run by tests/e2e/test_readme.py."""
-    shutil.rmtree(checkout / "out")
-    said = run_page("../README", checkout, how="film")
-    assert "model axon-small" in said and (checkout / "out/preview.png").is_file()
 
 
 def test_every_page_with_commands_is_run_here_or_elsewhere() -> None:

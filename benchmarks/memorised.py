@@ -18,18 +18,17 @@ Research only: anatomy may be hallucinated.
 from __future__ import annotations
 
 import functools
-import json
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from axon.errors import one_line_errors
-from axon.files import write_json, write_whole
+from axon.files import write_whole
 from axon.geometry.volume import body_mask
 from axon.readers.layouts import Study
 from benchmarks.quality import markdown, page_head
-from benchmarks.references import FINE, SIZE, Bench, bench_of, bench_parser, rendered
+from benchmarks.references import FINE, SIZE, Bench, bench_of, bench_parser, measured, rendered
 
 PATCH, STEP, BANK_STEP = 9, 8, 4
 """Voxels a side of a patch, and between those of a sample and those of training CTs."""
@@ -125,14 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     given = bench_parser(__doc__ or "", "runs/memorised").parse_args(argv)
     with one_line_errors():
         bench, chosen = bench_of(given)
-        memory, rows = Memory(bench), {}
-        for study in chosen:
-            file = given.out / "pieces" / f"{study.case_id}.json"
-            file.parent.mkdir(exist_ok=True)
-            if not file.is_file():
-                write_json(file, memory.measure(study))
-            rows[study.case_id] = json.loads(file.read_text())
-            print(study.case_id, rows[study.case_id], flush=True)
+        rows = measured(given.out, chosen, Memory(bench).measure)
         text = f"{page_head('How much of a sample is another patient')}\n\n{table(rows)}\n"
         write_whole(given.out / "memorised.md", text.encode())
     print(text)

@@ -333,6 +333,19 @@ def bench_of(arguments: argparse.Namespace) -> tuple[Bench, list[Study]]:
     return bench, chosen
 
 
+def measured(out: Path, chosen: Iterable[Study], measure: Callable[[Study], dict[str, Any]]) -> dict[str, Any]:
+    """Each patient's figures by case, measured once: ``out``/pieces keeps them for the next call."""
+    (out / "pieces").mkdir(exist_ok=True)
+    rows = {}
+    for study in chosen:
+        file = out / "pieces" / f"{study.case_id}.json"
+        if not file.is_file():
+            write_json(file, measure(study))
+        rows[study.case_id] = json.loads(file.read_text())
+        print(study.case_id, rows[study.case_id], flush=True)
+    return rows
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = bench_parser(__doc__ or "", "runs/references")
     parser.add_argument("--only", nargs="+", choices=list(PIECES), default=list(PIECES), help="(default: every piece)")

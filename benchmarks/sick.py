@@ -17,20 +17,18 @@ Research only: anatomy may be hallucinated.
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
 
 from axon.errors import one_line_errors
-from axon.files import write_json, write_whole
+from axon.files import write_whole
 from axon.geometry.volume import body_mask
 from axon.metrics.anatomy import lung_mask
 from axon.readers.layouts import Study
 from benchmarks.quality import markdown, page_head
-from benchmarks.references import FINE, SIZE, Bench, bench_of, bench_parser, rendered
+from benchmarks.references import FINE, SIZE, Bench, bench_of, bench_parser, measured, rendered
 
 NODULE_MM, NODULE_HU, EFFUSION_HU, EFFUSION_SHARE = 15.0, 40.0, 10.0, 0.2
 DENSE_HU, THIN_HU, RIM_MM = -400.0, -700.0, 10.0
@@ -142,14 +140,7 @@ def main(argv: list[str] | None = None) -> int:
     given = bench_parser(__doc__ or "", "runs/sick").parse_args(argv)
     with one_line_errors():
         bench, chosen = bench_of(given)
-        clinic, rows = Clinic(bench), []
-        for study in chosen:
-            file = given.out / "pieces" / f"{study.case_id}.json"
-            file.parent.mkdir(exist_ok=True)
-            if not file.is_file():
-                write_json(file, clinic.measure(study))
-            rows.append(json.loads(file.read_text()))
-            print(study.case_id, rows[-1], flush=True)
+        rows = list(measured(given.out, chosen, Clinic(bench).measure).values())
         text = f"{page_head('Does a reference heal the sick?')}\n\n{len(rows)} patients.\n\n{table(rows)}\n"
         write_whole(given.out / "sick.md", text.encode())
     print(text)

@@ -192,7 +192,7 @@ def _header_of(path: Path) -> SliceHeader | str:
     """The header of a DICOM file, which is opened once; or why a file is none. Empty for one that cannot be read."""
     name = path.name.lower()
     text = name.endswith(_TEXT) or name.startswith(("readme", "license", "licence"))
-    if (text or name.endswith(_PICTURES)) and not _may_be_dicom(path):
+    if name.endswith(".csv") or ((text or name.endswith(_PICTURES)) and not _may_be_dicom(path)):
         return "text or a table" if text else "a picture, no DICOM"
     try:
         return read_header(path)

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
-from axon.tracking.client import client, default_tracking_uri
+from axon.tracking.client import client
 from axon.tracking.runs import start_parent
 from components import IMAGES_FILE, image
 from components.finish import finish
 from components.gate import gate
 from components.preflight import preflight
 from components.register import register
+from tests.support.stores import new_store
 
 FOLDER = IMAGES_FILE.parents[1] / "components"
 STEPS = sorted(path for path in FOLDER.glob("*.py") if path.stem != "__init__")
@@ -53,7 +54,7 @@ def test_images_are_named_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_gate_register_finish(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    uri = default_tracking_uri(tmp_path)
+    uri = new_store(tmp_path)
     run_id = start_parent(uri, "axon", "key", {}, {})
     evaluation, decision, registered = tmp_path / "evaluation", tmp_path / "out" / "decision", tmp_path / "registered"
     (evaluation / "model").mkdir(parents=True)

@@ -5,6 +5,7 @@ disk.
 from __future__ import annotations
 
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,14 +27,24 @@ with one_line_errors():
 """
 
 
+@pytest.fixture(scope="module")
+def versioned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DVC repository with a packed dataset that is not in it; not to be changed."""
+    folder = tmp_path_factory.mktemp("versioned")
+    pack(folder / "packed")
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=folder, check=True)
+    shutil.copy(ROOT / "tests/tiny.yaml", folder)
+    return folder
+
+
 @pytest.mark.parametrize(
     "command", [("-m", "axon.cli", "dataset", "add", "packed"), ("-c", INGEST)], ids=["add", "ingest"]
 )
 @pytest.mark.parametrize("most", [0, 6000, 40_000])
-def test_a_full_disk_has_a_code_and_leaves_nothing(command: tuple[str, ...], most: int, tmp_path: Path) -> None:
-    pack(tmp_path / "packed")
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=tmp_path, check=True)
-    (tmp_path / "tiny.yaml").write_text((ROOT / "tests/tiny.yaml").read_text())
+def test_a_full_disk_has_a_code_and_leaves_nothing(
+    command: tuple[str, ...], most: int, versioned: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(versioned, tmp_path, dirs_exist_ok=True)
 
     def limited() -> None:
         # The soft limit: the reader's child, which writes no file, lifts it.

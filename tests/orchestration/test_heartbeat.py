@@ -29,6 +29,7 @@ from axon.tracking.runs import (
     stage_run,
     start_parent,
 )
+from tests.support.stores import new_store
 
 COSTS = {"steps_per_second": 2.0, "peak_memory_gib": 1.5}
 
@@ -91,7 +92,7 @@ def test_a_step_whose_end_nobody_knows_is_not_of_zero() -> None:
 def test_a_step_that_does_not_train_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that knows the run, one that finds it by the data's revision, one that fails, and one without MLflow."""
     monkeypatch.setattr(working, "BEAT_S", 0.05)
-    uri = default_tracking_uri(tmp_path)
+    uri = new_store(tmp_path)
     start_parent(uri, "axon", "other", {}, {WORK_KEY: UNKNOWN_WORK, DATA_REVISION: "cba"})
     run_id = start_parent(uri, "axon", "key", {}, {WORK_KEY: UNKNOWN_WORK, DATA_REVISION: "abc"})
     with working.working("ingest-1", tmp_path / "1/cases", uri, model_name="axon", revision="abc") as tell:
@@ -135,7 +136,7 @@ def test_status_by_mlflow_alone(
     uri = default_tracking_uri(tmp_path)
     with pytest.raises(AxonError, match="TRACKING_MISSING"):
         run_state(uri)
-    client(uri).search_experiments()
+    new_store(tmp_path)
     with pytest.raises(AxonError, match="RUN_MISSING"):
         run_state(uri)
     start_parent(uri, "axon", "old", {}, {WORK_KEY: "x"})

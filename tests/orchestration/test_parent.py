@@ -17,10 +17,11 @@ from axon.models.unet import BridgeUNet
 from axon.orchestration.parent import PARENT, ancestors, parent_folder, pinned
 from axon.orchestration.steps import refuse_seen_test_patients
 from axon.references.candidates import trained_on
-from axon.tracking.client import client, default_tracking_uri
+from axon.tracking.client import client
 from axon.training.train import ANCESTORS, checkpoint_dir, train_bridge, train_superres
 from axon.training.warm import begun
 from tests.support.small_model import small_pipeline
+from tests.support.stores import new_store
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +116,8 @@ def test_a_folder_is_pinned_by_its_content(parent: Path, tiny_config: Config, tm
 
 @pytest.mark.slow
 def test_an_alias_is_pinned_to_its_version_and_every_nth_of_a_line_starts_anew(tmp_path: Path) -> None:
-    uri, config = default_tracking_uri(tmp_path), Config()
+    uri, config = new_store(tmp_path), Config()
     mlflow = client(uri)
-    mlflow.search_experiments()
     asked = asking(config, "models:/axon@champion")
     assert pinned(config, uri) == "" and pinned(asked, uri) == "", "nobody has the alias yet"
     mlflow.create_registered_model("axon")

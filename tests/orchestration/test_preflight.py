@@ -17,6 +17,7 @@ from axon.orchestration.preflight import NEW, NOTHING_NEW, Asked, Resolved, pref
 from axon.provenance import code_revision
 from axon.tracking.client import client, default_tracking_uri, without_credentials
 from axon.tracking.runs import finish_parent
+from tests.support.stores import new_store
 
 pytestmark = pytest.mark.slow
 
@@ -27,6 +28,8 @@ def start(tmp_path: Path, run_key: str = "key", **changes: str | bool) -> Resolv
     folder = tmp_path / "cts"
     folder.mkdir(exist_ok=True)
     nibabel.save(nibabel.Nifti1Image(np.zeros((8, 8, 8), np.int16), np.eye(4)), folder / "p1_a.nii.gz")
+    if not (tmp_path / "store").is_dir():
+        new_store(tmp_path / "store")
     given = Asked(
         config_yaml="data: {shards: 3}",
         seed=7,

@@ -20,10 +20,11 @@ from axon.evaluation.results import STRIPS, strip_name
 from axon.evaluation.strips import strip
 from axon.registry.compare import TOO_FEW, Side, compare_sides
 from axon.registry.register import register
-from axon.tracking.client import client, default_tracking_uri
+from axon.tracking.client import client
 from axon.tracking.runs import start_parent
 from tests.support.gate import CASES as FOUR
 from tests.support.gate import FACTS, gated
+from tests.support.stores import new_store
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +40,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str]
     their run ids.
     """
     folder = tmp_path_factory.mktemp("store")
-    uri = default_tracking_uri(folder)
+    uri = new_store(folder)
     runs = {
         "1": add(uri, folder, "one", [20.0, 21.0, 22.0, 23.0, *REST], lr="0.1"),
         "2": add(uri, folder, "two", [20.5, 21.6, 22.4, 23.5, *[value + 0.5 for value in REST]], lr="0.2"),

@@ -17,11 +17,11 @@ from axon.registry.model_card import model_card
 from axon.registry.register import headline, promote, register, rollback
 from axon.tracking.client import client
 from axon.tracking.runs import finish_parent, stage_run, start_parent
-from tests.support.gate import CASES, CONFIG, FACTS, champion, empty_store, gated, registered, uri, write_evaluation
+from tests.support.gate import CASES, CONFIG, FACTS, champion, gated, registered, uri, write_evaluation
 
 pytestmark = pytest.mark.slow
 
-__all__ = ["empty_store", "uri"]  # fixtures
+__all__ = ["uri"]  # fixture
 
 
 def test_first_better_worse(uri: str, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from mlflow import MlflowClient
 
 from axon.cli import main
+from tests.support.stores import new_store
 
 pytestmark = pytest.mark.slow
 
@@ -16,7 +17,7 @@ REASONS = {"1": "there is no champion yet; this is the first", "2": "a person de
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("registry")
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    uri = new_store(folder)
     mlflow = MlflowClient(uri, uri)
     mlflow.create_registered_model("axon")
     run = mlflow.create_run(mlflow.create_experiment("axon", str(folder / "artifacts")))

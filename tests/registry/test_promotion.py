@@ -22,11 +22,12 @@ from axon.registry import register as room
 from axon.registry.register import promote, register, rollback
 from axon.tracking.client import client
 from tests.support.forks import Fork
-from tests.support.gate import champion, empty_store, gated, registered, uri
+from tests.support.gate import champion, gated, registered, uri
+from tests.support.stores import new_store
 
 pytestmark = pytest.mark.slow
 
-__all__ = ["empty_store", "uri"]  # fixtures
+__all__ = ["uri"]  # fixture
 
 
 def register_when_told(uri: str, run_id: str, evaluation: Path, decision: Path, folder: Path) -> None:
@@ -141,17 +142,14 @@ def kill(server: subprocess.Popen[bytes]) -> None:
 
 
 def test_a_registry_that_dies_in_the_middle_promotes_nothing_by_half(
-    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
-
     from mlflow import MlflowClient
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     monkeypatch.setattr(room, "STALE_S", 1.0)
     store = tmp_path / "store"
-    store.mkdir()
-    shutil.copy(empty_store, store)
+    new_store(store)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -30,8 +30,9 @@ from axon.cli import main
 from axon.reconstruct import read_films, sample
 from axon.registry.gate import Decision
 from axon.registry.register import register
-from axon.tracking.client import client, default_tracking_uri
+from axon.tracking.client import client
 from axon.tracking.runs import start_parent
+from tests.support.stores import new_store
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +51,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory, model: Path) -> tuple[str
     (evaluation / "metrics.json").write_text(json.dumps({"facts": facts, "summary": SUMMARY}))
     (evaluation / "cases.csv").write_text("set_name,view,case_id,method,axon/psnr\ninternal,bi,a,axon,20.5\n")
     Decision("accepted", "the first").save(root / "decision.json")
-    uri = default_tracking_uri(root)
+    uri = new_store(root)
     run_id = start_parent(uri, "axon", "key", {"seed": 0}, {})
     register(uri, run_id, "axon", evaluation, root / "decision.json", {"data_revision": "abc"})
     return uri, evaluation / "model"

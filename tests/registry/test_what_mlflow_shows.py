@@ -12,11 +12,11 @@ from axon import DISCLAIMER
 from axon.registry.register import DESCRIPTION, SHORT, register, rollback, versions
 from axon.tracking.client import client
 from axon.tracking.runs import FOLDER, stage_run, start_parent
-from tests.support.gate import FACTS, empty_store, gated, registered, uri
+from tests.support.gate import FACTS, gated, registered, uri
 
 pytestmark = pytest.mark.slow
 
-__all__ = ["empty_store", "uri"]  # fixtures
+__all__ = ["uri"]  # fixture
 
 PSNR = [20.0, 21.0, 22.0, 23.0]
 SUMMARY = {"mean": 20.5, "low": 20.0, "high": 21.0, "n": 2, "few": ""}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,9 @@ import pytest
 from axon.config import Config
 from axon.registry.gate import decide
 from axon.registry.register import register
-from axon.tracking.client import client, default_tracking_uri
+from axon.tracking.client import client
 from axon.tracking.runs import start_parent
+from tests.support.stores import new_store
 
 CONFIG = Config.from_yaml("evaluation: {bootstrap: 200, gate_metrics: []}")
 
@@ -52,18 +52,9 @@ def write_evaluation(
     return folder
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database with its tables, copied for every test: making them takes seconds."""
-    folder = tmp_path_factory.mktemp("store")
-    client(default_tracking_uri(folder)).search_experiments()
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
-def uri(tmp_path: Path, empty_store: Path) -> str:
-    shutil.copy(empty_store, tmp_path)
-    return default_tracking_uri(tmp_path)
+def uri(tmp_path: Path) -> str:
+    return new_store(tmp_path)
 
 
 def gated(

@@ -427,10 +427,10 @@ def keep_schedules(arguments: argparse.Namespace) -> None:
                 print(f"{one.schedule.name}: {times if one.schedule.enabled else 'switched off'}")
             return
         cluster = Cluster(arguments.host, arguments.namespace)
-        steps = plan(cluster, experiment, desired)
-        print("\n".join(describe(steps, desired, datetime.now(UTC))))
+        changes = plan(cluster, experiment, desired)
+        print("\n".join(describe(changes, desired, datetime.now(UTC))))
         if not arguments.dry_run:
-            apply(cluster, experiment, steps)
+            apply(cluster, experiment, changes)
 
 
 if __name__ == "__main__":

@@ -82,11 +82,11 @@ class Desired:
 
 
 @dataclass(frozen=True)
-class Step:
-    """One step of a plan.
+class Change:
+    """One change of a plan.
 
     Attributes:
-        action: What happens. A replacement is three steps: create (off), retire, enable.
+        action: What happens. A replacement is three changes: create (off), retire, enable.
         name: The recurring run's name.
         why: For people.
         recurring_run_id: The one on the cluster, where there is one already.
@@ -242,7 +242,7 @@ def _names_only(word: str) -> bool:
     return all(len(part) == 3 and part.isalpha() for part in re.split("[,-]", word))
 
 
-def plan(cluster: Cluster, experiment: str, desired: list[Desired]) -> list[Step]:
+def plan(cluster: Cluster, experiment: str, desired: list[Desired]) -> list[Change]:
     """What to do so that the cluster is as ``desired``; recurring runs with other names are not looked at.
 
     Ours are found in every experiment of the namespace: in one that the file named before, they would fire on beside
@@ -259,27 +259,27 @@ def plan(cluster: Cluster, experiment: str, desired: list[Desired]) -> list[Step
         desired: From `load`.
 
     Returns:
-        The steps in their order.
+        The changes in their order.
     """
     experiment_id = cluster.find_experiment(experiment)
     here = cluster.pages(cluster.kfp.list_recurring_runs, "recurring_runs", namespace=cluster.namespace)
     ours = [one for one in here if one.display_name.startswith(PREFIX) and MARK.search(one.description or "")]
     busy = {identity for each in {str(one.experiment_id) for one in ours} for identity in _busy(cluster, each)}
-    steps: list[Step] = []
+    changes: list[Change] = []
     for wanted in desired:
         same_name = [one for one in ours if one.display_name == wanted.name]
         fitting = [one for one in same_name if _digest(one) == wanted.digest and one.experiment_id == experiment_id]
         current, others = (fitting[0] if fitting else None), [one for one in same_name if one not in fitting[:1]]
         if current is None:
-            steps.append(Step("create", wanted.name, "changed" if same_name else "new", desired=wanted))
+            changes.append(Change("create", wanted.name, "changed" if same_name else "new", desired=wanted))
         for old in others:
-            steps += _retire(old, "replaced", busy)
+            changes += _retire(old, "replaced", busy)
         if current is None:
-            steps += [Step("enable", wanted.name, "created", desired=wanted)] if wanted.schedule.enabled else []
+            changes += [Change("enable", wanted.name, "created", desired=wanted)] if wanted.schedule.enabled else []
         else:
-            steps.append(_switch(current, wanted))
+            changes.append(_switch(current, wanted))
     gone = [one for one in ours if one.display_name not in {wanted.name for wanted in desired}]
-    return steps + [step for old in gone for step in _retire(old, "no longer in the file", busy)]
+    return changes + [change for old in gone for change in _retire(old, "no longer in the file", busy)]
 
 
 def _digest(recurring: Any) -> str:
@@ -291,19 +291,19 @@ def _is_on(recurring: Any) -> bool:
     return str(recurring.mode) == "ENABLE"
 
 
-def _switch(current: Any, wanted: Desired) -> Step:
+def _switch(current: Any, wanted: Desired) -> Change:
     identity, on = str(current.recurring_run_id), wanted.schedule.enabled
     if _is_on(current) == on:
-        return Step("keep", wanted.name, "as the file says" if on else "off, as the file says", identity)
-    return Step("enable" if on else "disable", wanted.name, "as the file says", identity)
+        return Change("keep", wanted.name, "as the file says" if on else "off, as the file says", identity)
+    return Change("enable" if on else "disable", wanted.name, "as the file says", identity)
 
 
-def _retire(old: Any, why: str, busy: set[str]) -> list[Step]:
+def _retire(old: Any, why: str, busy: set[str]) -> list[Change]:
     identity, name = str(old.recurring_run_id), str(old.display_name)
-    off = [Step("disable", name, why, identity)] if _is_on(old) else []
+    off = [Change("disable", name, why, identity)] if _is_on(old) else []
     if identity in busy:
-        return off or [Step("keep", name, f"{why}; off, deleted once its run has ended", identity)]
-    return [*off, Step("delete", name, why, identity)]
+        return off or [Change("keep", name, f"{why}; off, deleted once its run has ended", identity)]
+    return [*off, Change("delete", name, why, identity)]
 
 
 def _busy(cluster: Cluster, experiment_id: str) -> set[str]:
@@ -312,22 +312,22 @@ def _busy(cluster: Cluster, experiment_id: str) -> set[str]:
     return {str(run.recurring_run_id) for run in runs if run.recurring_run_id and run.state not in ENDED}
 
 
-def apply(cluster: Cluster, experiment: str, steps: list[Step]) -> None:
+def apply(cluster: Cluster, experiment: str, changes: list[Change]) -> None:
     """Carry out a plan; stopped in the middle, `plan` and `apply` again finish it.
 
     Raises:
         AxonError: As `Cluster`.
     """
     created: dict[str, str] = {}
-    for step in steps:
-        identity = step.recurring_run_id or created.get(step.name, "")
-        if step.action == "create" and step.desired:
-            created[step.name] = _create(cluster, experiment, step.desired)
-        elif step.action == "enable":
+    for change in changes:
+        identity = change.recurring_run_id or created.get(change.name, "")
+        if change.action == "create" and change.desired:
+            created[change.name] = _create(cluster, experiment, change.desired)
+        elif change.action == "enable":
             cluster.call(cluster.kfp.enable_recurring_run, identity)
-        elif step.action == "disable":
+        elif change.action == "disable":
             cluster.call(cluster.kfp.disable_recurring_run, identity)
-        elif step.action == "delete":
+        elif change.action == "delete":
             cluster.call(cluster.kfp.delete_recurring_run, identity)
 
 
@@ -351,13 +351,13 @@ def _create(cluster: Cluster, experiment: str, wanted: Desired) -> str:
     return str(made.recurring_run_id)
 
 
-def describe(steps: list[Step], desired: list[Desired], now: datetime) -> list[str]:
+def describe(changes: list[Change], desired: list[Desired], now: datetime) -> list[str]:
     """The plan for people, with the next three runs of every schedule that is on."""
-    lines = [f"{SIGNS[step.action]} {step.action:<8} {step.name}  ({step.why})" for step in steps]
+    lines = [f"{SIGNS[change.action]} {change.action:<8} {change.name}  ({change.why})" for change in changes]
     for wanted in desired:
         times = ", ".join(f"{time:%Y-%m-%d %H:%M:%S}" for time in wanted.schedule.next_runs(now))
         lines.append(
             f"{wanted.schedule.name}: next {times} UTC" if wanted.schedule.enabled else f"{wanted.schedule.name}: off"
         )
-    changes = sum(step.action != "keep" for step in steps)
-    return [*lines, f"{changes} changes" if changes else "nothing to change"]
+    count = sum(change.action != "keep" for change in changes)
+    return [*lines, f"{count} changes" if count else "nothing to change"]

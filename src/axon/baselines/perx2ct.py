@@ -35,8 +35,8 @@ SLICES = 8
 
 def position_code(size: int) -> Tensor:
     """Sines and cosines of the place in the cube, shape (63, size, size, size), after NeRF (arXiv 2003.08934)."""
-    steps = torch.linspace(-1, 1, size)
-    place = torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij"))
+    axis = torch.linspace(-1, 1, size)
+    place = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"))
     waves = [wave(place * math.pi * 2**octave) for octave in range(OCTAVES) for wave in (torch.sin, torch.cos)]
     return torch.cat([place, *waves])
 

@@ -185,9 +185,9 @@ def _look(study: Study, ask: _Ask, rules: CtConfig) -> Looked:
             volume = read_ct(study.files, rules)
             check_chest(volume, rules)
             return _seen(one, volume, ask)
-        shape, steps, notes = read_grid(study.files, rules)
-        extent = tuple(n * step for n, step in zip(shape[::-1], steps, strict=True))
-        return one(spacing_mm=steps, extent_mm=extent, notes=notes)
+        shape, spacing, notes = read_grid(study.files, rules)
+        extent = tuple(n * mm for n, mm in zip(shape[::-1], spacing, strict=True))
+        return one(spacing_mm=spacing, extent_mm=extent, notes=notes)
     except AxonError as error:
         return one(error.code, error.message, error.fix)
 
@@ -195,10 +195,10 @@ def _look(study: Study, ask: _Ask, rules: CtConfig) -> Looked:
 def _seen(one: functools.partial[Looked], volume: Volume, ask: _Ask) -> Looked:
     digest = hashlib.sha256(str(volume.hu_DHW.shape).encode())
     digest.update(volume.hu_DHW.data)
-    steps = volume.spacing_mm
+    spacing = volume.spacing_mm
     return one(
-        spacing_mm=steps,
-        extent_mm=tuple(n * step for n, step in zip(volume.hu_DHW.shape[::-1], steps, strict=True)),
+        spacing_mm=spacing,
+        extent_mm=tuple(n * mm for n, mm in zip(volume.hu_DHW.shape[::-1], spacing, strict=True)),
         content=digest.hexdigest(),
         print=print_of(volume) if ask.printed else "",
         notes=volume.notes,

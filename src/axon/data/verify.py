@@ -154,7 +154,7 @@ def _check_nifti(path: Path, row: dict[str, Any]) -> Iterator[AxonError]:
     """What a checksum cannot tell: that the file is the volume that its row describes."""
     named, kinds = f"{row['case_id']}: {row['file']}", ""
     try:
-        stored, steps = stored_nifti(path, CtConfig()), header_of(path).get_zooms()
+        stored, zooms = stored_nifti(path, CtConfig()), header_of(path).get_zooms()
         # Whole numbers are finite; only another type's voxels need reading.
         if kinds := stored.dtype.kind.strip("iu"):
             read_nifti(path, CtConfig())
@@ -168,7 +168,7 @@ def _check_nifti(path: Path, row: dict[str, Any]) -> Iterator[AxonError]:
         yield AxonError("CT_UNREADABLE", message, "pack the case again")
         return
     shape = " ".join(map(str, stored.shape))
-    spacing = " ".join(f"{float(step):g}" for step in steps)
+    spacing = " ".join(f"{float(mm):g}" for mm in zooms)
     if (row["shape"], row["spacing_mm"]) != (shape, spacing):
         found = f"{row['case_id']}: {row['file']} has shape {shape} and spacing {spacing}, the manifest says otherwise"
         yield AxonError("GEOMETRY_CHANGED", found, "pack the case again")

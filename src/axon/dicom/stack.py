@@ -95,24 +95,24 @@ def _heights(heights: np.ndarray, config: CtConfig) -> tuple[np.ndarray, np.ndar
     """Where the grid's slices lie between those at ``heights``: index below, share of the next, step in mm (None where
     the slices are even as they are), notes.
     """
-    steps = np.diff(heights)
-    usual = float(np.median(steps))
+    gaps = np.diff(heights)
+    usual = float(np.median(gaps))
     tolerance = max(_ROUNDED_MM, 0.02 * usual)
     # Steps that are each almost the usual one may still drift off together.
     even = np.linspace(heights[0], heights[-1], len(heights))
-    if np.abs(heights - even).max() <= tolerance and steps.max() < 1.5 * usual:
+    if np.abs(heights - even).max() <= tolerance and gaps.max() < 1.5 * usual:
         return np.arange(len(heights)), np.zeros(len(heights)), None, ()
     # Of few steps the mean of the middle two would be no step at all: 12 mm of 8 and 16.
-    usual = float(np.sort(steps)[(len(steps) - 1) // 2])
-    wide = steps >= config.max_step_ratio * usual
-    times_N = np.where(wide, np.rint(steps / usual), 1)
-    missing = int(times_N.sum()) - len(steps)
-    filled = steps.max() <= config.max_gap_mm + _ROUNDED_MM and missing <= config.max_missing_share * (
+    usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])
+    wide = gaps >= config.max_step_ratio * usual
+    times_N = np.where(wide, np.rint(gaps / usual), 1)
+    missing = int(times_N.sum()) - len(gaps)
+    filled = gaps.max() <= config.max_gap_mm + _ROUNDED_MM and missing <= config.max_missing_share * (
         missing + len(heights)
     )
-    message = f"a gap of {steps.max():.2f} mm at a step of {usual:.2f} mm"
+    message = f"a gap of {gaps.max():.2f} mm at a step of {usual:.2f} mm"
     require(bool(filled or not wide.any()), "CT_SLICE_GAP", message, "add the slices")
-    close = bool((steps >= usual / config.max_step_ratio).all())
+    close = bool((gaps >= usual / config.max_step_ratio).all())
     message = "the step between slices is not uniform"
     require(close, "CT_SLICE_STEP", message, "reconstruct with one slice increment")
     notes = [f"{missing} of {missing + len(heights)} slices are missing and were interpolated"] if missing else []
@@ -120,7 +120,7 @@ def _heights(heights: np.ndarray, config: CtConfig) -> tuple[np.ndarray, np.ndar
     step_mm = float((heights[-1] - heights[0]) / index[-1])
     if np.abs(heights - heights[0] - index * step_mm).max() > tolerance:
         notes.append(
-            f"steps of {steps.min():.2f} to {steps.max():.2f} mm between slices were resampled to {usual:.2f} mm"
+            f"steps of {gaps.min():.2f} to {gaps.max():.2f} mm between slices were resampled to {usual:.2f} mm"
         )
         step_mm = usual
         index = (heights - _anchor(heights, usual, tolerance)) / usual

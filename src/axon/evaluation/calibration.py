@@ -19,14 +19,14 @@ import numpy as np
 KNOTS = 16
 
 
-def step_share(steps: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> float:
+def step_share(cases: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> float:
     """How far to go from before a stage to after it, from 0 to 1, so that the squared error is least.
 
     Args:
-        steps: Before, after and truth of each case in HU, equal shapes.
+        cases: Before, after and truth of each case in HU, equal shapes.
     """
     along = whole = 0.0
-    for before, after, truth in steps:
+    for before, after, truth in cases:
         step = (after - before).astype(np.float64)
         along += float((step * (truth - before)).sum())
         whole += float((step * step).sum())

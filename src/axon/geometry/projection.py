@@ -108,8 +108,8 @@ def _places(size: int, extent_mm: float, xray: XrayConfig, device: torch.device)
     """Where the ray of each voxel meets the detector of either view, in half sides of it, shape (2, size, size * size,
     2); kept, so nobody may write into it.
     """
-    steps = (torch.arange(size, device=device) - (size - 1) / 2) * (extent_mm / size)
-    up, back, left = torch.meshgrid(steps, steps, steps, indexing="ij")
+    axis = (torch.arange(size, device=device) - (size - 1) / 2) * (extent_mm / size)
+    up, back, left = torch.meshgrid(axis, axis, axis, indexing="ij")
     half_width, places = xray.detector_px * xray.pixel_pitch_mm / 2, []
     for across, depth in ((left, -back), (back, left)):
         magnification = xray.source_detector_mm / (xray.source_object_mm + depth)

@@ -110,9 +110,9 @@ def resample_to_cube(volume: Volume, center_mm: np.ndarray, size: int, extent_mm
     to_source = np.linalg.inv(volume.affine) @ affine
     # scipy indexes (d, h, w); the affine speaks (w, h, d).
     matrix, offset = to_source[:3, :3][::-1, ::-1], to_source[:3, 3][::-1]
-    steps = np.diag(matrix)
-    if np.abs(matrix - np.diag(steps)).max() * size < _STRAIGHT:
-        out = _resample_straight(volume.hu_DHW, steps, offset, sigma_dhw, size)
+    scale = np.diag(matrix)
+    if np.abs(matrix - np.diag(scale)).max() * size < _STRAIGHT:
+        out = _resample_straight(volume.hu_DHW, scale, offset, sigma_dhw, size)
     else:
         smooth_DHW = ndimage.gaussian_filter(volume.hu_DHW.astype(np.float32), sigma_dhw, mode="nearest")
         out = ndimage.affine_transform(smooth_DHW, matrix, offset, (size,) * 3, order=1, mode="constant", cval=AIR_HU)
@@ -120,13 +120,13 @@ def resample_to_cube(volume: Volume, center_mm: np.ndarray, size: int, extent_mm
 
 
 def _resample_straight(
-    hu_DHW: np.ndarray, steps: np.ndarray, offset: np.ndarray, sigma_dhw: np.ndarray, size: int
+    hu_DHW: np.ndarray, scale: np.ndarray, offset: np.ndarray, sigma_dhw: np.ndarray, size: int
 ) -> np.ndarray:
     """The same where the volume's axes are the cube's: Gaussian and interpolation are then one sparse matrix an axis.
 
     It is what `ndimage` computes, at a tenth of the time, as nothing is smoothed that no voxel of the cube needs.
     """
-    axes = [_weights(*facts, size) for facts in zip(hu_DHW.shape, steps, offset, sigma_dhw, strict=True)]
+    axes = [_weights(*facts, size) for facts in zip(hu_DHW.shape, scale, offset, sigma_dhw, strict=True)]
     (along_d, inside_d), (along_h, inside_h), (along_w, inside_w) = axes
     used = np.unique(along_d.indices)
     planes_NWH = np.empty((len(used), size, size), np.float32)

@@ -160,8 +160,8 @@ def _blur(films_BVUV: Tensor, sigma: float) -> Tensor:
 @lru_cache(maxsize=8)
 def _gauss(sigma: float, device: torch.device) -> Tensor:
     radius = round(2 * sigma)
-    steps = torch.arange(-radius, radius + 1, device=device, dtype=torch.float32)
-    return torch.softmax(-(steps**2) / (2 * sigma**2), dim=0)
+    offsets = torch.arange(-radius, radius + 1, device=device, dtype=torch.float32)
+    return torch.softmax(-(offsets**2) / (2 * sigma**2), dim=0)
 
 
 def augmented(hu_B1DHW: Tensor, chance_BN: Tensor, config: Config) -> Tensor:

@@ -19,11 +19,14 @@ DATA ?=
 OUT ?= runs/demo
 CONFIG ?= configs/smoke.yaml
 
-.PHONY: help install data demo test test-fast bench-speed lint format compile lock clean fuzz fuzz-again pretrained serve-assets bench-quality bench-folds bench-patients reference tour screenshots test-containers test-cluster images lock-images release
+.PHONY: help install data demo test test-fast test-containers test-cluster lint format compile lock lock-images images clean fuzz \
+  fuzz-again pretrained bench-speed bench-quality bench-folds bench-patients reference tour screenshots serve-assets \
+  release
 SECONDS_TO_FUZZ ?= 300
 # Tests run in processes side by side, a thread each.
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 4 ? 4 : n )))
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=30 --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=30 --numprocesses $(WORKERS) --dist loadfile \
+  --no-loadscope-reorder
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -31,7 +34,8 @@ help: ## list the verbs
 install: $(VENV)/.installed ## make .venv with everything, from the hash-locked list
 
 $(VENV)/.installed: pyproject.toml requirements.lock
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12)) else "AXON needs Python 3.11 or 3.12, this is %d.%d; try: make PYTHON=python3.11" % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12)) else \
+	  "AXON needs Python 3.11 or 3.12, this is %d.%d; try: make PYTHON=python3.11" % v)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.8,<1'
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --compile-bytecode '$(TORCH)'
@@ -82,7 +86,8 @@ bench-folds bench-patients: CONFIG = configs/bench.yaml
 bench-folds: install ## AXON beside published methods over folds and seeds, job by job: ARGS="--list", ARGS="--jobs 1"
 bench-patients: install ## the same by the number of training patients; MORE=folder-of-CTs that only train
 bench-folds bench-patients:
-	$(BIN)/python -m benchmarks.folds $(@:bench-%=%) --config $(CONFIG) $(if $(DATA),--data "$(DATA)") $(if $(MORE),--more "$(MORE)") --out $(OUT) $(ARGS)
+	$(BIN)/python -m benchmarks.folds $(@:bench-%=%) --config $(CONFIG) $(if $(DATA),--data "$(DATA)") \
+	  $(if $(MORE),--more "$(MORE)") --out $(OUT) $(ARGS)
 
 fuzz: install ## let atheris look for inputs that crash a reader, SECONDS_TO_FUZZ=300; needs atheris
 	mkdir -p runs/fuzz
@@ -91,7 +96,8 @@ fuzz: install ## let atheris look for inputs that crash a reader, SECONDS_TO_FUZ
 lint: install ## ruff, mypy, the import contract, and whether the compiled pipeline is up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
-	@$(BIN)/mypy & typed=$$!; $(BIN)/lint-imports && $(BIN)/python -m pipelines compile --check; others=$$?; wait $$typed && exit $$others
+	@$(BIN)/mypy & typed=$$!; $(BIN)/lint-imports && $(BIN)/python -m pipelines compile --check; others=$$?; \
+	  wait $$typed && exit $$others
 
 format: install ## let ruff lay out the code
 	$(BIN)/ruff check --fix --quiet .
@@ -116,14 +122,14 @@ images: install ## build the images of containers/images.yaml; TARGETS=cpu for o
 	$(BIN)/python containers/build.py $(TARGETS)
 
 # torch and what only its CUDA build needs are installed apart: which build fits depends on the machine.
-TORCH_PACKAGES := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
-  nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
-  nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
+TORCH_PACKAGES := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti \
+  nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver \
+  nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
 
 lock: ## resolve requirements.lock again
-	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-annotate --quiet \
-	  $(addprefix --no-emit-package ,$(TORCH_PACKAGES)) --custom-compile-command 'make lock' --constraint constraints.txt \
-	  --output-file requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+	  --no-annotate --quiet $(addprefix --no-emit-package ,$(TORCH_PACKAGES)) \
+	  --custom-compile-command 'make lock' --constraint constraints.txt --output-file requirements.lock
 
 # A user of the package needs no node: what this makes is in git. The licence of NiiVue itself is not in its npm
 # package.
@@ -133,28 +139,31 @@ serve-assets: ## take the page's viewer from npm again, at the version of src/ax
 	cd src/axon/serve && for file in $$(find node_modules -iname 'license*' -not -path '*/@rollup/*' | sort); do \
 	  printf '\n=== %s\n\n' "$${file#node_modules/}"; cat "$$file"; done > static/vendor/LICENSES-bundled.txt
 
-IMAGE_LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
-  --python-version 3.11 --python-platform x86_64-manylinux_2_28
+IMAGE_LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no-header --no-emit-index-url \
+  --no-emit-find-links --python-version 3.11 --python-platform x86_64-manylinux_2_28
 NOT_TORCH := $$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' containers/requirements.lock)
 
 lock-images: ## resolve the images' lock files again, with the versions of constraints.txt
 	$(IMAGE_LOCK) pyproject.toml --extra pipeline --extra serve --constraint constraints.txt \
 	  $(addprefix --no-emit-package ,$(TORCH_PACKAGES)) --output-file containers/requirements.lock
 	echo '$(TORCH)+cpu' | $(IMAGE_LOCK) - $(NOT_TORCH) --constraint containers/requirements.lock \
-	  --find-links "$(or $(UV_FIND_LINKS),https://download.pytorch.org/whl/cpu/torch/)" --output-file containers/requirements-cpu.lock
+	  --find-links "$(or $(UV_FIND_LINKS),https://download.pytorch.org/whl/cpu/torch/)" \
+	  --output-file containers/requirements-cpu.lock
 	echo '$(TORCH)' | UV_FIND_LINKS= $(IMAGE_LOCK) - $(NOT_TORCH) \
 	  --constraint containers/requirements.lock --output-file containers/requirements-cuda.lock
 	printf 'cyclonedx-bom\nhatchling\nuv\n' | $(IMAGE_LOCK) - --output-file containers/requirements-build.lock
 
 release: install ## wheel, sdist, MONAI bundle, packages (CycloneDX) and checksums into dist, at a tag vVERSION
-	@test "v$$($(BIN)/python -c 'import axon; print(axon.__version__)')" = "$$(git describe --exact-match --tags 2>/dev/null)" \
+	@version="v$$($(BIN)/python -c 'import axon; print(axon.__version__)')"; \
+	  test "$$version" = "$$(git describe --exact-match --tags 2>/dev/null)" \
 	  || { echo "the checkout is not at the tag of its version" >&2; exit 1; }
 	@test -z "$$(git status --porcelain)" || { echo "the checkout has changes" >&2; exit 1; }
 	rm -rf dist
 	$(BIN)/python -m hatchling build -d dist
 	$(BIN)/axon model export axon-small dist/axon-small-monai --format monai
 	cd dist && $(CURDIR)/$(BIN)/python -m zipfile -c axon-small-monai.zip axon-small-monai && rm -r axon-small-monai
-	$(BIN)/uv tool run --from cyclonedx-bom cyclonedx-py environment $(BIN)/python --output-reproducible --output-file dist/sbom.cdx.json
+	$(BIN)/uv tool run --from cyclonedx-bom cyclonedx-py environment $(BIN)/python --output-reproducible \
+	  --output-file dist/sbom.cdx.json
 	cd dist && sha256sum * > SHA256SUMS
 
 clean: ## remove .venv and every run

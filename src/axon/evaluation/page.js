@@ -16,7 +16,8 @@ for (const table of document.querySelectorAll("table")) {
         const text = row.cells[column].textContent.trim().replace("−", "-");
         return row.cells[column].dataset.value ?? text;
       };
-      const numbers = [...body.rows].every((row) => !(key(row) && Number.isNaN(parseFloat(key(row)))) || key(row) === "–");
+      const numbers = [...body.rows].every((row) => !(key(row) && Number.isNaN(parseFloat(key(row)))) ||
+        key(row) === "–");
       const order = (x, y) => (numbers ? (parseFloat(x) || 0) - (parseFloat(y) || 0) : x.localeCompare(y));
       body.append(...[...body.rows].sort((x, y) => (down ? 1 : -1) * order(key(x), key(y))));
     });
@@ -27,7 +28,8 @@ for (const scroller of document.querySelectorAll(".scroller")) {
   const count = Number(input.max) + 1;
   input.parentElement.hidden = false;
   input.addEventListener("input", () => {
-    for (const image of scroller.querySelectorAll(".frames img")) image.style.transform = `translateX(${(-100 * input.value) / count}%)`;
+    for (const image of scroller.querySelectorAll(".frames img")) image.style.transform =
+      `translateX(${(-100 * input.value) / count}%)`;
     scroller.querySelector("output").textContent = `${Number(input.value) + 1} of ${count}`;
   });
 }

@@ -18,8 +18,10 @@ class Explained extends Error {
     super(message);
     const words = { crop: "“Keep”", rotate: "“Rotate”", mirror: "“Mirror”", invert: "“Invert”" };
     const onPage = fix.replace("add --trust-views", "tick “Do not check the views”")
-      .replace(/--(lateral-)?(crop|rotate|mirror|invert)/g, (_, lateral, name) => `${words[name]}${lateral ? " of the lateral film" : ""}`);
-    Object.assign(this, { code, fix: onPage, asked: fix, mends: onPage !== fix && /--(lateral-)?(crop|rotate|mirror|invert)/.test(fix) });
+      .replace(/--(lateral-)?(crop|rotate|mirror|invert)/g, (_, lateral, name) =>
+        `${words[name]}${lateral ? " of the lateral film" : ""}`);
+    Object.assign(this, { code, fix: onPage, asked: fix, mends: onPage !== fix &&
+      /--(lateral-)?(crop|rotate|mirror|invert)/.test(fix) });
   }
 }
 
@@ -32,7 +34,8 @@ async function api(path, options) {
   }
   if (answer.status === 204) return null;
   const body = await answer.json().catch(() => null);
-  if (!answer.ok) throw new Explained(body ?? { code: `HTTP_${answer.status}`, message: "the server refused", fix: "reload the page" });
+  if (!answer.ok) throw new Explained(body ?? { code: `HTTP_${answer.status}`, message: "the server refused",
+    fix: "reload the page" });
   return body;
 }
 
@@ -44,14 +47,16 @@ function setState(state) {
   form.querySelector(".main").disabled = state === "working";
   if (state !== "failed") $("error").hidden = true;
   // What a reload needs; the result itself stays on the server.
-  const [job, old] = [running, shown].map((kept) => kept?.id && { id: kept.id, names: kept.names, started: kept.started });
+  const [job, old] = [running, shown].map((kept) => kept?.id &&
+    { id: kept.id, names: kept.names, started: kept.started });
   sessionStorage.setItem("axon", JSON.stringify({ running: job, shown: old }));
 }
 
 function showError(error) {
   if (!(error instanceof Explained)) console.error(error);
   const fix = error instanceof Explained ? error.fix : "reload the page";
-  $("error").replaceChildren(element("b", `${error.message}`), `${fix} `, element("small", `[${error.code ?? "PAGE"}]`), waysOut(error));
+  $("error").replaceChildren(element("b", `${error.message}`), `${fix} `, element("small", `[${error.code ?? "PAGE"}]`),
+    waysOut(error));
   $("error").hidden = false;
   if (error.mends) $("mends").open = true;
   setState("failed");
@@ -62,7 +67,7 @@ function element(tag, text = "", properties = {}) {
   return Object.assign(document.createElement(tag), { textContent: text }, properties);
 }
 
-// --- ways out of an error -----------------------------------------------------------------------------------------------
+// --- ways out of an error --------------------------------------------------------------------------------------------
 
 let offered = []; // controls that a button of an error set, for the film of that error alone
 
@@ -70,13 +75,17 @@ function waysOut(error) {
   const row = element("p", "", { className: "row" });
   const [, lateral, turn] = error.asked?.match(/--(lateral-)?rotate (90|180|270)/) ?? [];
   const [, negative] = error.asked?.match(/--((?:lateral-)?invert)/) ?? [];
-  const way = (label, act) => row.append(element("button", label, { type: "button", onclick: () => { act(); form.requestSubmit(); } }));
+  const way = (label, act) => row.append(element("button", label,
+    { type: "button", onclick: () => { act(); form.requestSubmit(); } }));
   if (turn) {
     const film = document.querySelector(`.drop[data-view=${lateral ? "lateral" : "frontal"}] .thumb`);
-    if (!film.hidden) row.append(element("img", "", { src: film.src, className: "thumb", alt: "The film as you gave it" }));
-    way(turn === "180" ? "Turn it by 180°" : `Turn it by 90° ${turn === "90" ? "clockwise" : "anticlockwise"}`, () => offer(lateral ? "lateral_rotate" : "rotate", "value", turn));
+    if (!film.hidden) row.append(element("img", "", { src: film.src, className: "thumb",
+      alt: "The film as you gave it" }));
+    way(turn === "180" ? "Turn it by 180°" : `Turn it by 90° ${turn === "90" ? "clockwise" : "anticlockwise"}`, () =>
+      offer(lateral ? "lateral_rotate" : "rotate", "value", turn));
   }
-  if (error.code === "XRAY_INVERTED" && negative) way("Invert it", () => offer(negative.replace("-", "_"), "checked", true));
+  if (error.code === "XRAY_INVERTED" && negative) way("Invert it", () =>
+    offer(negative.replace("-", "_"), "checked", true));
   if (error.code === "XRAY_VIEW" && VIEWS.every((view) => form[view].files.length)) way("Swap the two films", swap);
   if (TRUSTED.includes(error.code)) way("Use it anyway", () => offer("trust_views", "checked", true));
   return row.childElementCount ? row : "";
@@ -100,7 +109,7 @@ function swap() {
   choose("lateral", frontal);
 }
 
-// --- giving films -----------------------------------------------------------------------------------------------------
+// --- giving films ----------------------------------------------------------------------------------------------------
 
 function choose(view, file) {
   const held = new DataTransfer();
@@ -131,7 +140,8 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
     event.preventDefault();
     const over = event.target.closest?.(".drop");
     document.body.classList.toggle("dragging", kind === "dragenter" || kind === "dragover");
-    for (const drop of document.querySelectorAll(".drop")) drop.classList.toggle("over", drop === over && kind !== "drop");
+    for (const drop of document.querySelectorAll(".drop")) drop.classList.toggle("over", drop === over &&
+      kind !== "drop");
     if (kind === "drop") place([...event.dataTransfer.files], over?.dataset.view);
   });
 }
@@ -141,7 +151,8 @@ function place(files, view) {
     const [first, second] = /lat/i.test(files[0].name) && !/lat/i.test(files[1].name) ? [files[1], files[0]] : files;
     choose("frontal", first);
     choose("lateral", second);
-  } else if (files.length) choose(view ?? (form.frontal.files.length && !form.lateral.files.length ? "lateral" : "frontal"), files[0]);
+  } else if (files.length) choose(view ?? (form.frontal.files.length && !form.lateral.files.length ? "lateral"
+    : "frontal"), files[0]);
 }
 
 $("example").addEventListener("click", async () => {
@@ -177,10 +188,12 @@ form.addEventListener("submit", async (event) => {
 });
 
 function checkSize(view, size) {
-  if (!size) throw new Explained({ code: "XRAY_UNREADABLE", message: `the ${view} film is empty: its file has 0 bytes`, fix: "choose the file again, or export it again" });
+  if (!size) throw new Explained({ code: "XRAY_UNREADABLE", message: `the ${view} film is empty: its file has 0 bytes`,
+    fix: "choose the file again, or export it again" });
   if (size > about.max_film_bytes) {
     const most = `${about.max_film_bytes / 2 ** 20} MiB`;
-    throw new Explained({ code: "SERVE_TOO_LARGE", message: `the ${view} film has more than ${most}`, fix: "shrink it" });
+    throw new Explained({ code: "SERVE_TOO_LARGE", message: `the ${view} film has more than ${most}`,
+      fix: "shrink it" });
   }
 }
 
@@ -206,9 +219,10 @@ function abandon() {
   running = null;
 }
 
-// --- waiting ----------------------------------------------------------------------------------------------------------
+// --- waiting ---------------------------------------------------------------------------------------------------------
 
-const PARTS = { networks: "Drawing the coarse volume", references: "Warping CTs of other patients to the films", volume: "Putting the volume together", samples: "Drawing samples" };
+const PARTS = { networks: "Drawing the coarse volume", references: "Warping CTs of other patients to the films",
+  volume: "Putting the volume together", samples: "Drawing samples" };
 
 async function watch(id) {
   try {
@@ -232,7 +246,8 @@ function working({ part, step, steps }) {
     setState("working"); // which is kept over a reload
   }
   const share = step / steps, passed = (Date.now() - running.started) / 1000;
-  const left = share > 0.05 && share < 1 ? `, about ${Math.max(1, Math.round(passed * (1 - share) / share))} s left` : "";
+  const left = share > 0.05 && share < 1 ? `, about ${Math.max(1, Math.round(passed * (1 - share) / share))} s left`
+    : "";
   const doing = share < 1 ? `${PARTS[part]}, ${Math.round(100 * share)} % done` : "Writing the files";
   progress(share, `${doing}; ${Math.round(passed)} s so far${left}`);
   say(share < 1 ? PARTS[part] : "Writing the files");
@@ -259,7 +274,7 @@ function say(text) {
   if ($("say").textContent !== text) $("say").textContent = text;
 }
 
-// --- keeping ----------------------------------------------------------------------------------------------------------
+// --- keeping ---------------------------------------------------------------------------------------------------------
 
 /** Tell the server that somebody still looks, and the reader when the result is gone. */
 async function look() {
@@ -277,7 +292,8 @@ document.addEventListener("visibilitychange", () => document.hidden || look());
 function expired() {
   shown.gone = true;
   for (const link of $("downloads").children) link.removeAttribute("href");
-  stale(`This result is no longer on the server, which keeps it for ${about.keep_minutes} minutes after the page was last seen. Press Reconstruct to make it again.`);
+  stale(`This result is no longer on the server, which keeps it for ${about.keep_minutes} minutes after the page was ` +
+    "last seen. Press Reconstruct to make it again.");
 }
 
 function stale(text) {
@@ -296,8 +312,10 @@ async function restore() {
       if (document.body.dataset.state === "start") setState("done");
     } catch (error) {
       if (error.code !== "SERVE_GONE") throw error;
-      const fix = `it is kept for ${about.keep_minutes} minutes, and a few seconds once its page is closed; choose the films again and press Reconstruct`;
-      showError(new Explained({ code: error.code, message: `the volume of ${named(kept.shown.names)} is no longer on the server`, fix }));
+      const fix = `it is kept for ${about.keep_minutes} minutes, and a few seconds once its page is closed; ` +
+        "choose the films again and press Reconstruct";
+      showError(new Explained({ code: error.code,
+        message: `the volume of ${named(kept.shown.names)} is no longer on the server`, fix }));
     }
   }
   if (kept.running) {
@@ -307,7 +325,7 @@ async function restore() {
   }
 }
 
-// --- looking ----------------------------------------------------------------------------------------------------------
+// --- looking ---------------------------------------------------------------------------------------------------------
 
 function named(names) {
   return Object.values(names).join(" and ");
@@ -320,7 +338,8 @@ function old(names) {
 /** How downloads are called: after the film, unless its name may be a patient's. */
 function prefixOf(names, record) {
   const name = Object.values(names)[0];
-  if (Object.values(record.inputs).some(({ kind }) => kind === "dicom") || /\.(zip|tar|tgz|dcm)$/i.test(name) || !name.includes(".")) {
+  if (Object.values(record.inputs).some(({ kind }) => kind === "dicom") || /\.(zip|tar|tgz|dcm)$/i.test(name) ||
+    !name.includes(".")) {
     const now = new Date(Date.now() - 60000 * new Date().getTimezoneOffset());
     return `axon-${now.toISOString().slice(0, 19).replace(/[-:]/g, "").replace("T", "-")}`;
   }
@@ -336,19 +355,25 @@ async function show(job) {
   $("result").hidden = false;
   const several = record.samples > 1 ? ` of ${record.samples}` : "";
   const images = { "Volume, the best guess": ["ct.nii.gz", "the best guess"] };
-  if (record.files?.["sample.nii.gz"]) images["Sample, plausible, not measured"] = ["sample.nii.gz", `sample 1${several}: a plausible patient, not measured`];
-  if (std_top_hu !== null) Object.assign(images, { "Mean of samples": ["mean.nii.gz", `mean${several} samples`], "Error to expect": ["std.nii.gz", `error to expect, from${several.replace(" of", "")} samples`] });
+  if (record.files?.["sample.nii.gz"]) images["Sample, plausible, not measured"] = ["sample.nii.gz",
+    `sample 1${several}: a plausible patient, not measured`];
+  if (std_top_hu !== null) Object.assign(images, { "Mean of samples": ["mean.nii.gz", `mean${several} samples`],
+    "Error to expect": ["std.nii.gz", `error to expect, from${several.replace(" of", "")} samples`] });
   choice("images", Object.keys(images), (name) => load(name, ...images[name]));
   $("images").hidden = Object.keys(images).length < 2;
   choice("planes", ["All planes", ...PLANES], setPlane);
   choice("windows", Object.keys(about.windows), (name) => setWindow(...about.windows[name]));
   const prefix = prefixOf(job.names, record);
-  const labels = { "ct.nii.gz": "NIfTI volume", "dicom.zip": "DICOM series (zip)", "sample.nii.gz": "Sample", "dicom-sample.zip": "Sample as DICOM (zip)", "mean.nii.gz": "Mean", "std.nii.gz": "Error to expect", "preview.png": "Picture", "reconstruction.json": "Record" };
-  const held = new Set(Object.values(images).map(([file]) => file)).add("dicom.zip").add("preview.png").add("reconstruction.json");
+  const labels = { "ct.nii.gz": "NIfTI volume", "dicom.zip": "DICOM series (zip)", "sample.nii.gz": "Sample",
+    "dicom-sample.zip": "Sample as DICOM (zip)", "mean.nii.gz": "Mean", "std.nii.gz": "Error to expect",
+    "preview.png": "Picture", "reconstruction.json": "Record" };
+  const held = new Set(Object.values(images).map(([file]) => file)).add("dicom.zip").add("preview.png")
+    .add("reconstruction.json");
   if (held.has("sample.nii.gz")) held.add("dicom-sample.zip");
   const offeredFiles = Object.entries(labels).filter(([file]) => held.has(file));
   $("downloads").replaceChildren(...offeredFiles.map(([file, label]) => element("a", label, {
-    href: `/api/jobs/${job.id}/${file}?prefix=${encodeURIComponent(prefix)}`, className: "button", download: `${prefix}-${file}`,
+    href: `/api/jobs/${job.id}/${file}?prefix=${encodeURIComponent(prefix)}`, className: "button",
+      download: `${prefix}-${file}`,
   })));
   $("films").replaceChildren(...films.map(filmRow));
   $("record").textContent = JSON.stringify(record, null, 1);
@@ -358,7 +383,8 @@ async function show(job) {
 
 function filmRow(film) {
   const row = element("div", "", { className: "films" });
-  const titles = { given: `${film.view} film, as given`, film: `${film.view} film, as the model sees it`, reprojected: "from the volume", difference: `difference, mean ${film.mae}` };
+  const titles = { given: `${film.view} film, as given`, film: `${film.view} film, as the model sees it`,
+    reprojected: "from the volume", difference: `difference, mean ${film.mae}` };
   for (const [key, title] of Object.entries(titles)) {
     const figure = element("figure");
     figure.append(element("img", "", { src: film[key], alt: `${film.view}: ${title}` }), element("figcaption", title));
@@ -391,7 +417,9 @@ async function load(name, file, what) {
   const views = Object.keys(result.record.inputs), overruled = result.record.overruled;
   const onWord = overruled ? `; refused as ${overruled.join(", ")}, and made on your word` : "";
   $("title").textContent = `${name.split(",")[0]} of ${named(names)}`;
-  $("facts").textContent = `${what}; ${views.length > 1 ? "two views" : `${views[0]} view`}; model ${result.record.model.name} ${result.record.model.version}; research only${onWord}`;
+  const { name: model, version } = result.record.model;
+  const seen = views.length > 1 ? "two views" : `${views[0]} view`;
+  $("facts").textContent = `${what}; ${seen}; model ${model} ${version}; research only${onWord}`;
   $("canvas").dataset.loaded = "";
   const place = viewer?.volumes.length ? [...viewer.scene.crosshairPos] : [0.5, 0.5, 0.5];
   viewer ??= await makeViewer();
@@ -402,7 +430,8 @@ async function load(name, file, what) {
   $("legend").hidden = !std;
   if (std) {
     $("top").textContent = `${result.std_top_hu.toFixed(0)} HU`;
-    $("doubt").textContent = "Error to expect of the mean, as a standard deviation in HU. A low value means that the samples agree, not that they are right.";
+    $("doubt").textContent = "Error to expect of the mean, as a standard deviation in HU. A low value means that the " +
+      "samples agree, not that they are right.";
     bounds(0, result.std_top_hu);
     $("overlay").textContent = "";
   } else pick("windows", Object.keys(about.windows)[0]);
@@ -411,9 +440,11 @@ async function load(name, file, what) {
 
 async function makeViewer() {
   const made = new niivue.Niivue({
-    isRadiologicalConvention: true, sagittalNoseLeft: true, dragAndDropEnabled: false, backColor: [0, 0, 0, 1], crosshairWidth: 1,
+    isRadiologicalConvention: true, sagittalNoseLeft: true, dragAndDropEnabled: false, backColor: [0, 0, 0, 1],
+      crosshairWidth: 1,
     crosshairWidthUnit: "mm", crosshairColor: [1, 0.7, 0, 0.8], fontColor: [1, 0.8, 0.3, 1], fontMinPx: 15,
-    showAllOrientationMarkers: true, multiplanarShowRender: niivue.SHOW_RENDER.NEVER, multiplanarLayout: niivue.MULTIPLANAR_TYPE.ROW,
+    showAllOrientationMarkers: true, multiplanarShowRender: niivue.SHOW_RENDER.NEVER,
+      multiplanarLayout: niivue.MULTIPLANAR_TYPE.ROW,
     multiplanarEqualSize: true, tileMargin: 2, logLevel: "error",
   });
   made.onLocationChange = moved;
@@ -437,7 +468,8 @@ function scale() {
 
 addEventListener("resize", () => viewer && requestAnimationFrame(scale));
 
-// Sliders: one a plane; level and width of the window, where there is one. NiiVue's axes are right to left, back to front, feet to head.
+// Sliders: one a plane; level and width of the window, where there is one. NiiVue's axes are right to left, back to
+// front, feet to head.
 const AXIS = { Axial: 2, Coronal: 1, Sagittal: 0 };
 
 function sliders(std) {
@@ -449,7 +481,8 @@ function sliders(std) {
     viewer.drawScene();
     viewer.createOnLocationChange();
   }));
-  if (!std) rows.push(...["Level", "Width"].map((name) => slider(name, name === "Level" ? -1000 : 50, name === "Level" ? 1500 : 3000, 10, () => {
+  if (!std) rows.push(...["Level", "Width"].map((name) =>
+    slider(name, name === "Level" ? -1000 : 50, name === "Level" ? 1500 : 3000, 10, () => {
     for (const button of $("windows").children) button.setAttribute("aria-pressed", "false");
     applyWindow();
   }, " HU")));
@@ -475,7 +508,8 @@ function slider(name, min, max, step, act, unit = "") {
 
 function moved(location) {
   const dims = viewer.volumes[0].dimsRAS.slice(1, 4);
-  for (const plane of PLANES) $(`slider-${plane}`)?.write(Math.min(dims[AXIS[plane]], Math.floor(viewer.scene.crosshairPos[AXIS[plane]] * dims[AXIS[plane]]) + 1));
+  for (const plane of PLANES) $(`slider-${plane}`)?.write(Math.min(dims[AXIS[plane]],
+    Math.floor(viewer.scene.crosshairPos[AXIS[plane]] * dims[AXIS[plane]]) + 1));
   const value = location.values[0].value;
   $("readout").textContent = `At the crosshair: ${value.toFixed(0).replace("-", "−")} HU`;
 }
@@ -506,7 +540,7 @@ function bounds(low, high) {
   viewer.updateGLVolume();
 }
 
-// --- keys -------------------------------------------------------------------------------------------------------------
+// --- keys ------------------------------------------------------------------------------------------------------------
 
 // Before NiiVue, which gives letters meanings of its own.
 addEventListener("keydown", (event) => {
@@ -520,7 +554,8 @@ addEventListener("keydown", (event) => {
     step(slices);
     return;
   }
-  const keys = { m: ["planes", 0], a: ["planes", 1], c: ["planes", 2], s: ["planes", 3], 1: ["windows", 0], 2: ["windows", 1], 3: ["windows", 2] };
+  const keys = { m: ["planes", 0], a: ["planes", 1], c: ["planes", 2], s: ["planes", 3], 1: ["windows", 0],
+    2: ["windows", 1], 3: ["windows", 2] };
   const [id, index] = keys[event.key.toLowerCase()] ?? [];
   if (id === undefined || $(id).hidden) return;
   event.stopPropagation();
@@ -533,6 +568,7 @@ api("about").then((facts) => {
   $("model").textContent = `Model ${facts.model.name} ${facts.model.version}.`;
   $("software").textContent = facts.software;
   const from = facts.patients ? `, detail from CTs of ${facts.patients} patients that are warped to your films` : "";
-  $("promise").textContent = `Voxels of ${facts.voxel_mm} mm${from}: shapes, not vessels. What your films do not show is made up.`;
+  $("promise").textContent =
+    `Voxels of ${facts.voxel_mm} mm${from}: shapes, not vessels. What your films do not show is made up.`;
   return restore();
 }).catch(showError);

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from axon import pretrained
 from axon.config import Config
 from axon.data.cases import Case
 from axon.data.patients import Patient, patient_hash, print_of, write_patients
@@ -22,6 +21,7 @@ from axon.evaluation.measures import VERSIONS, measured, on_grid, reference_of
 from axon.geometry.volume import Volume, cube_affine
 from axon.inference import AxonPipeline
 from axon.references.candidates import volume_of
+from tests.support.referenced import referenced_model
 from tests.support.small_model import small_pipeline
 
 FACTS = {
@@ -127,13 +127,15 @@ def test_a_new_grid_is_measured_on_the_finer_of_the_two(
     assert len(found["cases"]) == 1 and found["problem"] == ""
 
 
-def test_the_packaged_model_of_before_is_measured_beside_a_new_one(
+def test_a_model_with_references_and_no_evaluation_is_measured_on_its_grid(
     tmp_path: Path, candidate: AxonPipeline, tested: list[tuple[str, Case]], tiny_config: Config
 ) -> None:
-    found = again(Champion("1", pretrained.path(), tmp_path), candidate, tested[:1], tiny_config)
+    theirs = Champion("1", referenced_model(tmp_path / "theirs"), tmp_path)
+    found = again(theirs, candidate, tested[:1], tiny_config)
     assert found["problem"] == "" and "missing or damaged" in found["because"]
+    assert (found["spacing_mm"], found["interpolated"]) == (10.0, True)
     (row,) = found["cases"]
-    assert row["candidate"]["axon/psnr"] < row["champion"]["axon/psnr"], "random weights are worse"
+    assert row["candidate"]["axon/psnr"] != row["champion"]["axon/psnr"]
 
 
 def test_films_of_another_geometry_are_rendered_for_the_champion(

@@ -103,7 +103,7 @@ def test_every_real_ct_is_a_chest() -> None:
     files = [*(Path(REAL) / "ct").iterdir(), *(Path(REAL) / "ct_more").iterdir()]
     cts = [path for path in files if path.name.endswith((".nii.gz", ".nrrd"))]
     assert len(cts) == 17
-    for path in cts:
+    for number, path in enumerate(cts):
         volume = read_ct([path])
-        for one in (volume, one_lung(volume, True), one_lung(volume, False)):
+        for one in (volume, one_lung(volume, left=bool(number % 2))):
             check_chest(one, CtConfig())

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.support.stores import new_store
 
 from axon.tracking.client import client
 from axon.tracking.runs import start_parent
@@ -19,6 +18,7 @@ from components.finish import finish
 from components.gate import gate
 from components.preflight import preflight
 from components.register import register
+from tests.support.stores import new_store
 
 FOLDER = IMAGES_FILE.parents[1] / "components"
 STEPS = sorted(path for path in FOLDER.glob("*.py") if path.stem != "__init__")

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tests.support.stores import new_store
 
 from axon.cli import main
 from axon.config import Config
@@ -30,6 +29,7 @@ from axon.tracking.runs import (
     stage_run,
     start_parent,
 )
+from tests.support.stores import new_store
 
 COSTS = {"steps_per_second": 2.0, "peak_memory_gib": 1.5}
 

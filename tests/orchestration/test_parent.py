@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.support.stores import new_store
 
 from axon import pretrained
 from axon.config import Config
@@ -22,6 +21,7 @@ from axon.tracking.client import client
 from axon.training.train import ANCESTORS, checkpoint_dir, train_bridge, train_superres
 from axon.training.warm import begun
 from tests.support.small_model import small_pipeline
+from tests.support.stores import new_store
 
 
 @pytest.fixture(scope="module")

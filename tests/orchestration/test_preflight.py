@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support.stores import new_store
 
 from axon.config import Config
 from axon.errors import AxonError
@@ -18,6 +17,7 @@ from axon.orchestration.preflight import NEW, NOTHING_NEW, Asked, Resolved, pref
 from axon.provenance import code_revision
 from axon.tracking.client import client, default_tracking_uri, without_credentials
 from axon.tracking.runs import finish_parent
+from tests.support.stores import new_store
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support.stores import new_store
 
 from axon import DISCLAIMER
 from axon.cli import main
@@ -25,6 +24,7 @@ from axon.tracking.client import client
 from axon.tracking.runs import start_parent
 from tests.support.gate import CASES as FOUR
 from tests.support.gate import FACTS, gated
+from tests.support.stores import new_store
 
 pytestmark = pytest.mark.slow
 

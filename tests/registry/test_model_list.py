@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from tests.support.stores import new_store
 
 from axon.cli import main
+from tests.support.stores import new_store
 
 pytestmark = pytest.mark.slow
 

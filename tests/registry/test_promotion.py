@@ -15,7 +15,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from tests.support.stores import new_store
 
 from axon.errors import AxonError
 from axon.files import write_json
@@ -24,6 +23,7 @@ from axon.registry.register import promote, register, rollback
 from axon.tracking.client import client
 from tests.support.forks import Fork
 from tests.support.gate import champion, gated, registered, uri
+from tests.support.stores import new_store
 
 pytestmark = pytest.mark.slow
 

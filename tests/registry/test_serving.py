@@ -24,7 +24,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, ImageOps
-from tests.support.stores import new_store
 
 from axon import DISCLAIMER, pretrained
 from axon.cli import main
@@ -33,6 +32,7 @@ from axon.registry.gate import Decision
 from axon.registry.register import register
 from axon.tracking.client import client
 from axon.tracking.runs import start_parent
+from tests.support.stores import new_store
 
 pytestmark = pytest.mark.slow
 

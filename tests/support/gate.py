@@ -7,13 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.support.stores import new_store
 
 from axon.config import Config
 from axon.registry.gate import decide
 from axon.registry.register import register
 from axon.tracking.client import client
 from axon.tracking.runs import start_parent
+from tests.support.stores import new_store
 
 CONFIG = Config.from_yaml("evaluation: {bootstrap: 200, gate_metrics: []}")
 

@@ -21,16 +21,18 @@ from benchmarks.pretrain import ship
 
 NETWORKS = ("code_revision", "command", "config_fingerprint", "data_source")
 """What stays known of the networks' own training."""
-COMMAND = "python -m benchmarks.repack DATASET --config configs/bench.yaml"
+COMMAND = "python -m benchmarks.repack DATASET --config {}"
+"""For the record, with the configuration's file; `axon reproduce` says how DATASET is prepared."""
 
 
-def repack(dataset: Path, config: Config, out: Path) -> None:
+def repack(dataset: Path, config: Config, out: Path, command: str) -> None:
     """Evaluate the packaged networks with a library into ``out``, and replace the packaged model by what came of it.
 
     Args:
         dataset: A prepared dataset.
         config: Its ``references`` and ``evaluation`` count; the networks' own settings stay.
         out: Folder of the evaluation; one that is there already is taken as it is.
+        command: What made it, for the record.
 
     Raises:
         AxonError: As `axon.evaluation.evaluate.evaluate` and `benchmarks.pretrain.ship`.
@@ -42,7 +44,7 @@ def repack(dataset: Path, config: Config, out: Path) -> None:
         # Stage by stage a model folder is laid out as what trained each stage wrote.
         stages = dict.fromkeys(("bridge", "refiner", "superres"), model)
         evaluate(config, dataset, stages | {"baselines": out / "no-baselines"}, out, "bi", facts)
-    ship(out, model, COMMAND)
+    ship(out, model, command)
     now = json.loads((model / "provenance.json").read_text())
     networks = before.get("networks") or {key: before[key] for key in NETWORKS}
     write_json(model / "provenance.json", now | {"networks": networks})
@@ -59,7 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/repack"), help="evaluation (default: %(default)s)")
     arguments = parser.parse_args(argv)
     with one_line_errors():
-        repack(arguments.dataset, Config.load(arguments.config), arguments.out)
+        command = COMMAND.format(arguments.config)
+        repack(arguments.dataset, Config.load(arguments.config), arguments.out, command)
     print(f"{pretrained.path()} is written; commit it")
     return 0
 

@@ -19,7 +19,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from axon.errors import AxonError, one_line_errors
 from tests.browser.conftest import DESK, PHONE, chromium, resize, screenshot
-from tests.browser.test_serve_page import answered, choose, give, loaded, press, submit, theme, visit
+from tests.browser.test_serve_page import answered, choose, loaded, press, submit, theme, visit
 from tests.support.small_model import write_films
 
 FOLDER = Path(__file__).with_name("screenshots")
@@ -67,7 +67,8 @@ def take(films: list[Path], out: Path) -> None:
         answered(page, PATIENCE_S)
         save(page, out / "serve-refused.webp")
         resize(page, PHONE)
-        give(page, address, *films, seconds=PATIENCE_S)
+        page.refresh()  # Which brings back the volume.
+        answered(page)
         look(page, out / "serve-phone.webp")
         theme(page, "dark")
         look(page, out / "serve-phone-dark.webp")

@@ -2,6 +2,8 @@
 
 import gc
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,28 @@ REAL_DATA_UNSET = "AXON_TEST_DATA names no folder of real data"
 TINY = Path(__file__).with_name("tiny.yaml")
 USUAL = gc.get_threshold()
 gc.set_threshold(100_000)
+STARTS = ("subprocess.Popen", "os.fork", "os.posix_spawn", "os.system")
+MAY_START = ("axon.readers.child", "'git'")
+STARTERS = ("slow", "containers", "cluster")
+started: list[str] = []
+"""What the test that runs has started."""
+
+
+def watch(event: str, arguments: tuple[object, ...]) -> None:
+    if event in STARTS and not any(name in str(arguments[:2]) for name in MAY_START):
+        started.append(f"{event} {arguments[:2]}")
+
+
+sys.addaudithook(watch)
+
+
+@pytest.fixture(autouse=True)
+def slow_where_it_starts_a_process(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that starts a process other than git and the reader's child has the marker ``slow``."""
+    started.clear()
+    yield
+    marked = any(request.node.get_closest_marker(name) for name in STARTERS)
+    assert marked or not started, f"not marked slow: {started}"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -28,6 +52,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def pytest_collection_finish() -> None:
     """What is imported by now stays: the collector, a sixth of the time before, looks at it no more."""
+    started.clear()
     gc.freeze()
     gc.set_threshold(*USUAL)
 

@@ -129,6 +129,7 @@ def test_a_page_to_log_in_is_no_kubeflow(monkeypatch: pytest.MonkeyPatch, capsys
     assert "answers" in shown.splitlines()[0] and "[CLUSTER_LOGIN]" in shown and "with text/html" in shown
 
 
+@pytest.mark.slow
 def test_warnings_alone_are_no_failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("DOCKER", "no-such-engine")
     keep(monkeypatch, "image engine", "Python")

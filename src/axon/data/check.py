@@ -265,7 +265,8 @@ def _ranges(usable: Iterable[Looked]) -> list[str]:
     for name, many in (("spacing", "spacing_mm"), ("extent", "extent_mm")):
         values = [value for one in usable for value in getattr(one, many)]
         if values:
-            lines.append(f"{name} from {min(values):.3g} to {max(values):.3g} mm")
+            least, most = f"{min(values):.3g}", f"{max(values):.3g}"
+            lines.append(f"{name} {least} mm" if least == most else f"{name} from {least} to {most} mm")
     return lines
 
 

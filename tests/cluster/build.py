@@ -1,4 +1,4 @@
-"""A Kubernetes of Debian's packages: etcd as it is, the servers built from their source, once, into a cache.
+"""A Kubernetes of Debian's packages: etcd and containerd as they are, the rest built from source, once, into a cache.
 
 Nothing is installed: compiler and tools are unpacked into the cache. Debian 12's source package is the newest that
 holds the servers. Also a program: ``python -m tests.cluster.build`` prints the folder with the programs.
@@ -17,11 +17,15 @@ import time
 from pathlib import Path
 
 RELEASE, SOURCE = "bookworm", "kubernetes"
-RECIPE = 1
+RECIPE = 2
 """Another number builds again; for a change of how it is built."""
 
-SERVERS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
-PACKAGES = ("etcd-server", "golang-1.19-go", "golang-1.19-src", "golang-github-modern-go-reflect2-dev")
+SERVERS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet")
+COMPILER = ("golang-1.19-go", "golang-1.19-src", "golang-github-modern-go-reflect2-dev")
+PACKAGES = ("busybox-static", "containerd", "containernetworking-plugins", "etcd-server", "runc")
+CONTAINERD = ("usr/bin/containerd", "usr/bin/containerd-shim-runc-v2", "usr/bin/ctr", "usr/sbin/runc")
+NETWORKS = ("usr/lib/cni/bridge", "usr/lib/cni/host-local", "usr/lib/cni/loopback")
+AS_THEY_ARE = ("bin/busybox", "usr/bin/etcd", *CONTAINERD, *NETWORKS)
 REFLECT = Path("github.com/modern-go/reflect2")
 VERSIONS = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
 OTHER_SERVERS = ("code-generator/", "sample-apiserver/")
@@ -34,7 +38,7 @@ def cache() -> Path:
 
 
 def programs() -> Path:
-    """The folder with etcd and the servers, built where the cache has none.
+    """The folder with all programs, built where the cache has none.
 
     Its name holds the version and checksum of the source; what is in it is checked against its own checksums.
 
@@ -75,12 +79,14 @@ class Builder:
         version, checksum = self.download()
         made = self.work / "made"
         made.mkdir()
-        shutil.copy(self.tools / "usr/bin/etcd", made)
+        for program in AS_THEY_ARE:
+            shutil.copy(self.tools / program, made)
         self.compile(version, made)
         sums = self.run("sha256sum", *sorted(path.name for path in made.iterdir()), within=made)
         (made / SUMS).write_text(sums)
         target = self.folder / f"{SOURCE}-{version}-{checksum[:12]}-{RECIPE}"
-        shutil.rmtree(target, ignore_errors=True)
+        for old in self.folder.glob(f"{SOURCE}-*"):
+            shutil.rmtree(old)
         made.rename(target)
         shutil.rmtree(self.work)
         shutil.rmtree(self.environment["GOCACHE"])
@@ -91,7 +97,7 @@ class Builder:
         """Unpack the source and the tools; gives the source's version and the checksum of its description."""
         (self.work / "sources.list").write_text(sources())
         self.run("apt-get", *self.apt, "update", "-qq")
-        self.run("apt-get", *self.apt, "download", "-qq", *PACKAGES)
+        self.run("apt-get", *self.apt, "download", "-qq", *COMPILER, *PACKAGES)
         for package in self.work.glob("*.deb"):
             self.run("dpkg-deb", "--extract", str(package), str(self.tools))
         self.run("apt-get", *self.apt, "source", "-qq", "--only-source", "--download-only", SOURCE)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 import yaml
@@ -24,6 +25,7 @@ from tests.cluster.server import Cluster, Json, control_plane, until
 OVERLAYS = ("small-cluster", "gpu-cluster")
 NAMESPACE = "kubeflow"
 IN = f"/namespaces/{NAMESPACE}"
+PODS = f"/api/v1{IN}/pods"
 STAND_INS = {
     "trainer.kubeflow.org/v1alpha1": ("ClusterTrainingRuntime", "TrainingRuntime", "TrainJob"),
     "argoproj.io/v1alpha1": ("WorkflowTaskResult",),
@@ -105,6 +107,29 @@ def rendered(overlay: str) -> list[Json]:
     return list(yaml.safe_load_all(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
 
+def templates(overlay: str) -> dict[str, Json]:
+    """Pod templates of ``deploy/`` by name, that of the training runtime and of the batch job too."""
+    found = {one["metadata"]["name"]: one["spec"]["template"] for one in rendered(overlay) if "template" in spec(one)}
+    (node,) = found.pop("axon-torch")["spec"]["replicatedJobs"]
+    job = yaml.safe_load((ROOT / "deploy/batch/job.yaml").read_text())
+    return {**found, "axon-torch": node["template"]["spec"]["template"], "axon-batch": job["spec"]["template"]}
+
+
+def spec(one: Json) -> Json:
+    return dict(one.get("spec", {}))
+
+
+def ended(cluster: Cluster, path: str, how: str) -> Json:
+    """The job, as soon as it has ended that way."""
+
+    def condition() -> Any:
+        job = cluster.done("GET", path)
+        return {one["type"] for one in job["status"].get("conditions", []) if one["status"] == "True"} == {how} and job
+
+    job: Json = until(condition, f"{path} is {how}", 120)
+    return job
+
+
 def define(cluster: Cluster, version: str, kind: str) -> None:
     """A definition that keeps every field, and its kind is served."""
     group, _, number = version.partition("/")
@@ -145,7 +170,9 @@ def volumes(overlay: str) -> list[tuple[str, str, str, str]]:
 
 
 def add_volume(cluster: Cluster, name: str, size: str, mode: str, its_class: str) -> None:
-    spec = {"capacity": {"storage": size}, "accessModes": [mode], "hostPath": {"path": f"/nowhere/{name}"}}
+    where = cluster.folder / "volumes" / name
+    where.mkdir(parents=True)
+    spec = {"capacity": {"storage": size}, "accessModes": [mode], "hostPath": {"path": str(where)}}
     spec |= {"storageClassName": its_class} if its_class else {}
     cluster.done("POST", "/api/v1/persistentvolumes", {"metadata": {"name": name}, "spec": spec})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import os
 import secrets
 import signal
 import subprocess
@@ -186,12 +187,17 @@ def is_ready(cluster: Cluster) -> bool:
 
 
 @contextlib.contextmanager
-def running(command: list[str], log: Path) -> Iterator[None]:
+def running(command: list[str], log: Path, **environment: str) -> Iterator[None]:
     """A server that ends with the context; the kernel ends it where this process is killed."""
     ends_with_us = ctypes.CDLL(None).prctl
     with log.open("w") as said:
         server = subprocess.Popen(
-            command, stdout=said, stderr=said, preexec_fn=lambda: ends_with_us(1, signal.SIGTERM), process_group=0
+            command,
+            stdout=said,
+            stderr=said,
+            env={**os.environ, **environment},
+            preexec_fn=lambda: ends_with_us(1, signal.SIGTERM),
+            process_group=0,
         )
     try:
         yield

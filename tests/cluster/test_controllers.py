@@ -11,10 +11,9 @@ import yaml
 
 from pipelines import resources
 from pipelines.local import ROOT
-from tests.cluster.conftest import IN, NAMESPACE, now, rendered
+from tests.cluster.conftest import IN, NAMESPACE, PODS, ended, now, rendered, templates
 from tests.cluster.server import Cluster, Json, until
 
-PODS = f"/api/v1{IN}/pods"
 OWNER = f"/apis/batch/v1{IN}/jobs/axon-storage-owner"
 NAME, PART_OF = "app.kubernetes.io/name", "app.kubernetes.io/part-of"
 AXON = {PART_OF: "axon"}
@@ -43,17 +42,6 @@ def running(cluster: Cluster, job: str, number: int, seconds: float = 60.0) -> J
     return pod
 
 
-def ended(cluster: Cluster, path: str, how: str) -> Json:
-    """The job, as soon as it has ended that way."""
-
-    def condition() -> Any:
-        job = cluster.done("GET", path)
-        return {one["type"] for one in job["status"].get("conditions", []) if one["status"] == "True"} == {how} and job
-
-    job: Json = until(condition, f"{path} is {how}", 120)
-    return job
-
-
 def again(cluster: Cluster, overlay: str) -> None:
     """Apply the owner's job once more."""
     (job,) = [one for one in rendered(overlay) if one["kind"] == "Job"]
@@ -72,18 +60,6 @@ def test_claims_are_bound_and_pods_have_a_node_without_gpus(cluster: Cluster, ov
         return len(found) == 3 and all(found) and found
 
     assert until(nodes, "three pods have a node") == ["plain"] * 3
-
-
-def templates(overlay: str) -> dict[str, Json]:
-    """Pod templates of ``deploy/`` by name, that of the training runtime and of the batch job too."""
-    found = {one["metadata"]["name"]: one["spec"]["template"] for one in rendered(overlay) if "template" in spec(one)}
-    (node,) = found.pop("axon-torch")["spec"]["replicatedJobs"]
-    job = yaml.safe_load((ROOT / "deploy/batch/job.yaml").read_text())
-    return {**found, "axon-torch": node["template"]["spec"]["template"], "axon-batch": job["spec"]["template"]}
-
-
-def spec(one: Json) -> Json:
-    return dict(one.get("spec", {}))
 
 
 @pytest.fixture(scope="module")

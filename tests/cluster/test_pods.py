@@ -16,11 +16,10 @@ import yaml
 
 from pipelines.axon_pipeline import COMPILED
 from pipelines.local import ROOT
-from tests.cluster.conftest import IN
+from tests.cluster.conftest import PODS
 from tests.cluster.server import Cluster, Json, until
 from tests.support.pods import pods
 
-PODS = f"/api/v1{IN}/pods"
 PINNED = f"registry.example/axon@sha256:{'1' * 64}"
 COMPILE = {"batch": ["--batch", "FILE"], "site": ["--site", "docs/site.yaml", "-o", "FILE"]}
 

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from axon.commands import add_device, whole_number
 from axon.compute.devices import DEVICE, device_name
 from axon.config import Config
-from axon.errors import AxonError, one_line_errors, require
+from axon.errors import AxonError, collected, one_line_errors, raise_all, require
 from axon.files import own_temporary_folder
 
 if TYPE_CHECKING:
@@ -302,10 +302,10 @@ def _compiled(site: Site) -> Iterator[Path]:
 
 
 @contextmanager
-def _package(site: Path | None, pinned: bool = True) -> Iterator[Package]:
+def _package(site: Site, pinned: bool = True) -> Iterator[Package]:
     from pipelines.submit import Package
 
-    with _compiled(_site(site)) as fresh:
+    with _compiled(site) as fresh:
         yield Package.read(fresh, pinned)
 
 
@@ -345,7 +345,7 @@ def submit_run(arguments: argparse.Namespace) -> None:
     if arguments.config:
         parameters["config_yaml"] = config_parameter(arguments.config)
         parameters.setdefault("seed", Config.load(arguments.config).seed)
-    with _package(arguments.site) as package:
+    with _package(_site(arguments.site)) as package:
         package.check(parameters)
         cluster = Cluster(arguments.host, arguments.namespace)
         name = arguments.name or f"{package.name} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
@@ -370,26 +370,23 @@ def check_submission(arguments: argparse.Namespace) -> None:
     """Check all that a submission is made of, without a cluster and images. Raises AxonError, ``SUBMISSION`` with all
     that is wrong.
     """
-    from axon.orchestration.preflight import raise_all
     from pipelines.site import Site
     from pipelines.submit import Package, config_parameter, parse_settings
 
     problems: list[AxonError] = []
-
-    def tried(what: Callable[[], Any], otherwise: Any) -> Any:
-        try:
-            return what()
-        except AxonError as error:
-            problems.append(error)
-            return otherwise
-
-    site = tried(lambda: _site(arguments.site), Site())
-    parameters = tried(lambda: parse_settings(arguments.settings), {})
-    if arguments.config and (config := tried(lambda: config_parameter(arguments.config), "")):
-        parameters["config_yaml"] = config
+    site, parameters = Site(), dict[str, Any]()
+    with collected(problems):
+        site = _site(arguments.site)
+    for setting in arguments.settings:
+        with collected(problems):
+            parameters |= parse_settings([setting])
+    if arguments.config:
+        with collected(problems):
+            parameters["config_yaml"] = config_parameter(arguments.config)
     with _compiled(site) as fresh:
         package = Package.read(fresh, pinned=False)
-    tried(lambda: package.check(parameters), None)
+    with collected(problems):
+        package.check(parameters)
     raise_all(problems, "SUBMISSION")
     print(f"nothing is wrong with it; version {package.version}, which was not submitted")
 
@@ -417,10 +414,18 @@ def show_status(arguments: argparse.Namespace) -> None:
 def keep_schedules(arguments: argparse.Namespace) -> None:
     """Make the cluster's recurring runs as the file says, or show what would change."""
     from pipelines.schedules import apply, describe, load, plan
+    from pipelines.site import Site
     from pipelines.submit import Cluster
 
-    with _package(arguments.site, pinned=not arguments.check) as package:
-        experiment, desired = load(arguments.file, package)
+    problems: list[AxonError] = []
+    site = Site()
+    with collected(problems):
+        site = _site(arguments.site)
+    # Of images nothing is said while the site that names them is wrong.
+    with _package(site, pinned=not (arguments.check or problems)) as package:
+        with collected(problems):
+            experiment, desired = load(arguments.file, package)
+        raise_all(problems, "SCHEDULES")
         if arguments.check:
             for one in desired:
                 times = ", ".join(f"{time:%Y-%m-%d %H:%M}" for time in one.schedule.next_runs(datetime.now(UTC)))

@@ -13,8 +13,7 @@ from typing import Any
 
 import yaml
 
-from axon.errors import AxonError
-from axon.orchestration.preflight import raise_all
+from axon.errors import AxonError, raise_all
 
 QUANTITY = re.compile(r"\d+(Mi|Gi|Ti)")
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
@@ -76,9 +75,10 @@ def load(path: Path, steps: Iterable[str]) -> Site:
     for key, value in raw.items():
         if key in CHECKS and not CHECKS[key](value):
             problems.append(AxonError("SITE_VALUE", f"{key} is {value!r}", "see docs/site.yaml"))
-    if not str(raw.get("gpu", "nvidia.com/gpu")).startswith("nvidia.com/") and "gpu_nodes" not in raw:
+    gpu = raw.get("gpu", "nvidia.com/gpu")
+    if CHECKS["gpu"](gpu) and not gpu.startswith("nvidia.com/") and "gpu_nodes" not in raw:
         fix = "name the labels of its nodes: the default is NVIDIA's"
-        problems.append(AxonError("SITE_VALUE", f"gpu is {raw['gpu']!r} and gpu_nodes is missing", fix))
+        problems.append(AxonError("SITE_VALUE", f"gpu is {gpu!r} and gpu_nodes is missing", fix))
     if CHECKS["steps"](found := raw.get("steps", {})):
         problems += _step_problems(found, {*steps, "train"})
     if _labels(found := raw.get("images", {})):

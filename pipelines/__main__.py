@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from axon.commands import add_device, whole_number
+from axon.commands import Parser, add_device, whole_number
 from axon.compute.devices import DEVICE, device_name
 from axon.config import Config
 from axon.errors import AxonError, collected, one_line_errors, raise_all, require
@@ -64,7 +64,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     """The whole command line."""
     shape = argparse.RawDescriptionHelpFormatter
     about = "Compile AXON's pipeline, run it here or on a Kubeflow cluster, and keep its schedules."
-    top = argparse.ArgumentParser(prog=prog, description=about, epilog=EPILOG.format(prog=prog), formatter_class=shape)
+    top = Parser(prog=prog, description=about, epilog=EPILOG.format(prog=prog), formatter_class=shape)
     verbs = top.add_subparsers(required=True, metavar="compile|run|submit|status|schedule")
     compiling = verbs.add_parser(
         "compile", help="write pipelines/axon_pipeline.yaml", description="Compile the pipeline for Kubeflow."
@@ -150,7 +150,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     return top
 
 
-def _add_run(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_run(verbs: argparse._SubParsersAction[Parser]) -> None:
     about = (
         "Run the whole pipeline on this machine, every step in a process of its own. The same command again goes "
         "on from checkpoints."

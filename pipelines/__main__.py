@@ -146,7 +146,9 @@ def parser(prog: str) -> argparse.ArgumentParser:
         clustered.add_argument(
             "--host", default="", help="address of Kubeflow Pipelines (default: KF_PIPELINES_ENDPOINT)"
         )
-        clustered.add_argument("--namespace", default="", help="your namespace, on a cluster with several users")
+        about = "your namespace, on a cluster with several users"
+        about += "" if clustered is looking else " (default: the site's)"
+        clustered.add_argument("--namespace", default="", help=about)
     return top
 
 
@@ -198,7 +200,7 @@ def compile_pipeline(arguments: argparse.Namespace) -> None:
         print(f"images come from the environment: {', '.join(named)}", file=sys.stderr)
     with _compiled(site) as fresh:
         if arguments.resources:
-            _write_resources(fresh, arguments.resources, arguments.namespace or site.namespace, site)
+            _write_resources(fresh, arguments.resources, arguments.namespace or site.namespace or "kubeflow", site)
         elif not arguments.check:
             target = arguments.output or COMPILED
             try:
@@ -345,9 +347,10 @@ def submit_run(arguments: argparse.Namespace) -> None:
     if arguments.config:
         parameters["config_yaml"] = config_parameter(arguments.config)
         parameters.setdefault("seed", Config.load(arguments.config).seed)
-    with _package(_site(arguments.site)) as package:
+    site = _site(arguments.site)
+    with _package(site) as package:
         package.check(parameters)
-        cluster = Cluster(arguments.host, arguments.namespace)
+        cluster = Cluster(arguments.host, arguments.namespace or site.namespace)
         name = arguments.name or f"{package.name} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
         run_id = submit(cluster, package, parameters, arguments.experiment, name, arguments.service_account)
         config = Config.from_yaml(parameters.get("config_yaml", package.parameters["config_yaml"].get("defaultValue")))
@@ -431,7 +434,7 @@ def keep_schedules(arguments: argparse.Namespace) -> None:
                 times = ", ".join(f"{time:%Y-%m-%d %H:%M}" for time in one.schedule.next_runs(datetime.now(UTC)))
                 print(f"{one.schedule.name}: {times if one.schedule.enabled else 'switched off'}")
             return
-        cluster = Cluster(arguments.host, arguments.namespace)
+        cluster = Cluster(arguments.host, arguments.namespace or site.namespace)
         changes = plan(cluster, experiment, desired)
         print("\n".join(describe(changes, desired, datetime.now(UTC))))
         if not arguments.dry_run:

@@ -35,8 +35,8 @@ class Site:
         shared_memory: Of GPU steps.
         volume: The PersistentVolumeClaim for what outlives a run.
         mount: Where the steps see it.
-        namespace: Of the resources that ``compile --resources`` writes; to ``submit`` and ``schedule`` it is given by
-            ``--namespace``.
+        namespace: Where ``compile --resources`` puts what it writes (default: kubeflow), and that of ``submit`` and
+            ``schedule`` on a cluster with several users. ``--namespace`` wins over it.
         steps: By step, or ``train`` for all that train: ``cpu``, ``memory``, ``retries``, ``hours``.
     """
 
@@ -49,7 +49,7 @@ class Site:
     shared_memory: str = "8Gi"
     volume: str = "axon-storage"
     mount: str = "/mnt/axon"
-    namespace: str = "kubeflow"
+    namespace: str = ""
     steps: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 

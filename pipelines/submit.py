@@ -276,7 +276,7 @@ def refused(host: str, error: kfp_server_api.ApiException) -> AxonError:
         whole = "install all of Kubeflow Pipelines: the cluster lacks a definition (CRD) that it brings"
         return AxonError("CLUSTER_INCOMPLETE", problem, whole)
     if NO_NAMESPACE.search(said):
-        right = "give --namespace, your profile's namespace; on a server of one user, leave it out"
+        right = "give --namespace, your profile's namespace; on a server of one user, leave it out, of the site, too"
         return AxonError("CLUSTER_NAMESPACE", problem, right)
     if error.status == 401:
         return AxonError("CLUSTER_REFUSED", problem, f"set {TOKEN} to a token that has not expired")

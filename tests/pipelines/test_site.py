@@ -114,6 +114,23 @@ def test_a_wrong_call_is_explained(words: list[str], said: str, capsys: pytest.C
     assert re.search(said, capsys.readouterr().out)
 
 
+@pytest.mark.slow
+def test_the_site_names_the_namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def cluster(host: str, namespace: str) -> None:
+        asked.append(namespace)
+        raise AxonError("CLUSTER_HOST", host, namespace)
+
+    monkeypatch.setattr("pipelines.submit.Cluster", cluster)
+    pinned = "".join(f"  {target}: mine@{DIGEST}\n" for target in ("cpu", "cuda"))
+    (tmp_path / "site.yaml").write_text(f"namespace: mine\nimages:\n{pinned}")
+    for words in (["submit"], ["schedule"], ["submit", "--namespace", "other"]):
+        with pytest.raises(SystemExit):
+            main([*words, "--site", str(tmp_path / "site.yaml")])
+    assert asked == ["mine", "mine", "other"]
+
+
 def test_a_check_needs_neither_cluster_nor_images(capsys: pytest.CaptureFixture[str]) -> None:
     main(["submit", "--dry-run", "--site", str(EXAMPLE), "--set", "promote=never"])
     main(["schedule", "--check", "--file", str(ROOT / "schedules.yaml")])

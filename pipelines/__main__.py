@@ -9,16 +9,16 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from axon.commands import add_device, whole_number
+from axon.commands import Parser, add_device, whole_number
 from axon.compute.devices import DEVICE, device_name
 from axon.config import Config
-from axon.errors import AxonError, one_line_errors, require
+from axon.errors import AxonError, collected, one_line_errors, raise_all, require
 from axon.files import own_temporary_folder
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     """The whole command line."""
     shape = argparse.RawDescriptionHelpFormatter
     about = "Compile AXON's pipeline, run it here or on a Kubeflow cluster, and keep its schedules."
-    top = argparse.ArgumentParser(prog=prog, description=about, epilog=EPILOG.format(prog=prog), formatter_class=shape)
+    top = Parser(prog=prog, description=about, epilog=EPILOG.format(prog=prog), formatter_class=shape)
     verbs = top.add_subparsers(required=True, metavar="compile|run|submit|status|schedule")
     compiling = verbs.add_parser(
         "compile", help="write pipelines/axon_pipeline.yaml", description="Compile the pipeline for Kubeflow."
@@ -146,11 +146,13 @@ def parser(prog: str) -> argparse.ArgumentParser:
         clustered.add_argument(
             "--host", default="", help="address of Kubeflow Pipelines (default: KF_PIPELINES_ENDPOINT)"
         )
-        clustered.add_argument("--namespace", default="", help="your namespace, on a cluster with several users")
+        about = "your namespace, on a cluster with several users"
+        about += "" if clustered is looking else " (default: the site's)"
+        clustered.add_argument("--namespace", default="", help=about)
     return top
 
 
-def _add_run(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_run(verbs: argparse._SubParsersAction[Parser]) -> None:
     about = (
         "Run the whole pipeline on this machine, every step in a process of its own. The same command again goes "
         "on from checkpoints."
@@ -198,7 +200,7 @@ def compile_pipeline(arguments: argparse.Namespace) -> None:
         print(f"images come from the environment: {', '.join(named)}", file=sys.stderr)
     with _compiled(site) as fresh:
         if arguments.resources:
-            _write_resources(fresh, arguments.resources, arguments.namespace or site.namespace, site)
+            _write_resources(fresh, arguments.resources, arguments.namespace or site.namespace or "kubeflow", site)
         elif not arguments.check:
             target = arguments.output or COMPILED
             try:
@@ -302,10 +304,10 @@ def _compiled(site: Site) -> Iterator[Path]:
 
 
 @contextmanager
-def _package(site: Path | None, pinned: bool = True) -> Iterator[Package]:
+def _package(site: Site, pinned: bool = True) -> Iterator[Package]:
     from pipelines.submit import Package
 
-    with _compiled(_site(site)) as fresh:
+    with _compiled(site) as fresh:
         yield Package.read(fresh, pinned)
 
 
@@ -345,9 +347,10 @@ def submit_run(arguments: argparse.Namespace) -> None:
     if arguments.config:
         parameters["config_yaml"] = config_parameter(arguments.config)
         parameters.setdefault("seed", Config.load(arguments.config).seed)
-    with _package(arguments.site) as package:
+    site = _site(arguments.site)
+    with _package(site) as package:
         package.check(parameters)
-        cluster = Cluster(arguments.host, arguments.namespace)
+        cluster = Cluster(arguments.host, arguments.namespace or site.namespace)
         name = arguments.name or f"{package.name} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
         run_id = submit(cluster, package, parameters, arguments.experiment, name, arguments.service_account)
         config = Config.from_yaml(parameters.get("config_yaml", package.parameters["config_yaml"].get("defaultValue")))
@@ -370,26 +373,23 @@ def check_submission(arguments: argparse.Namespace) -> None:
     """Check all that a submission is made of, without a cluster and images. Raises AxonError, ``SUBMISSION`` with all
     that is wrong.
     """
-    from axon.orchestration.preflight import raise_all
     from pipelines.site import Site
     from pipelines.submit import Package, config_parameter, parse_settings
 
     problems: list[AxonError] = []
-
-    def tried(what: Callable[[], Any], otherwise: Any) -> Any:
-        try:
-            return what()
-        except AxonError as error:
-            problems.append(error)
-            return otherwise
-
-    site = tried(lambda: _site(arguments.site), Site())
-    parameters = tried(lambda: parse_settings(arguments.settings), {})
-    if arguments.config and (config := tried(lambda: config_parameter(arguments.config), "")):
-        parameters["config_yaml"] = config
+    site, parameters = Site(), dict[str, Any]()
+    with collected(problems):
+        site = _site(arguments.site)
+    for setting in arguments.settings:
+        with collected(problems):
+            parameters |= parse_settings([setting])
+    if arguments.config:
+        with collected(problems):
+            parameters["config_yaml"] = config_parameter(arguments.config)
     with _compiled(site) as fresh:
         package = Package.read(fresh, pinned=False)
-    tried(lambda: package.check(parameters), None)
+    with collected(problems):
+        package.check(parameters)
     raise_all(problems, "SUBMISSION")
     print(f"nothing is wrong with it; version {package.version}, which was not submitted")
 
@@ -417,16 +417,24 @@ def show_status(arguments: argparse.Namespace) -> None:
 def keep_schedules(arguments: argparse.Namespace) -> None:
     """Make the cluster's recurring runs as the file says, or show what would change."""
     from pipelines.schedules import apply, describe, load, plan
+    from pipelines.site import Site
     from pipelines.submit import Cluster
 
-    with _package(arguments.site, pinned=not arguments.check) as package:
-        experiment, desired = load(arguments.file, package)
+    problems: list[AxonError] = []
+    site = Site()
+    with collected(problems):
+        site = _site(arguments.site)
+    # Of images nothing is said while the site that names them is wrong.
+    with _package(site, pinned=not (arguments.check or problems)) as package:
+        with collected(problems):
+            experiment, desired = load(arguments.file, package)
+        raise_all(problems, "SCHEDULES")
         if arguments.check:
             for one in desired:
                 times = ", ".join(f"{time:%Y-%m-%d %H:%M}" for time in one.schedule.next_runs(datetime.now(UTC)))
                 print(f"{one.schedule.name}: {times if one.schedule.enabled else 'switched off'}")
             return
-        cluster = Cluster(arguments.host, arguments.namespace)
+        cluster = Cluster(arguments.host, arguments.namespace or site.namespace)
         changes = plan(cluster, experiment, desired)
         print("\n".join(describe(changes, desired, datetime.now(UTC))))
         if not arguments.dry_run:

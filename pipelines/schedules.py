@@ -20,8 +20,7 @@ from croniter import croniter
 from croniter.croniter import CroniterError
 
 from axon.config import Config
-from axon.errors import AxonError
-from axon.orchestration.preflight import raise_all
+from axon.errors import AxonError, collected, raise_all
 from pipelines.submit import Cluster, Package, config_parameter
 
 PREFIX = "axon-schedule-"
@@ -122,26 +121,26 @@ def load(path: Path, package: Package) -> tuple[str, list[Desired]]:
     found: list[Desired] = []
     seen: set[str] = set()
     for entry in entries:
-        try:
-            schedule = _schedule(entry)
-            if schedule.name in seen:
-                raise AxonError(
-                    "SCHEDULE_TWICE", f"two schedules are called {schedule.name!r}", "give each a name of its own"
-                )
-            seen.add(schedule.name)
+        schedule = _schedule(entry, problems)
+        if schedule is None:
+            continue
+        if schedule.name in seen:
+            fix = "give each a name of its own"
+            problems.append(AxonError("SCHEDULE_TWICE", f"two schedules are called {schedule.name!r}", fix))
+        seen.add(schedule.name)
+        with collected(problems):
             check_cron(schedule)
-            if schedule.pipeline != PIPELINE:
-                raise AxonError(
-                    "SCHEDULE_PIPELINE", f"{schedule.name}: no pipeline {schedule.pipeline!r}", f"write {PIPELINE}"
-                )
-            parameters = dict(schedule.parameters)
-            if schedule.config:
+        if schedule.pipeline != PIPELINE:
+            message = f"{schedule.name}: no pipeline {schedule.pipeline!r}"
+            problems.append(AxonError("SCHEDULE_PIPELINE", message, f"write {PIPELINE}"))
+        parameters = dict(schedule.parameters)
+        if schedule.config:
+            with collected(problems):
                 parameters["config_yaml"] = config_parameter(path.parent / schedule.config)
                 parameters.setdefault("seed", Config.load(path.parent / schedule.config).seed)
+        with collected(problems):
             package.check(parameters)
-            found.append(Desired(schedule, parameters, package, service_account))
-        except AxonError as problem:
-            problems.append(problem)
+        found.append(Desired(schedule, parameters, package, service_account))
     raise_all(problems, "SCHEDULES")
     return experiment, found
 
@@ -167,28 +166,38 @@ def _read(path: Path) -> tuple[str, list[Any], str]:
     return experiment, entries, account
 
 
-def _schedule(entry: Any) -> Schedule:
-    known = {one.name: one.type for one in fields(Schedule)}
-    if not isinstance(entry, dict) or not {"name", "cron"} <= set(entry):
-        raise AxonError("SCHEDULES_YAML", f"{entry!r} is no schedule", "give it at least a name and a cron")
-    for key in entry:
+def _schedule(entry: Any, problems: list[AxonError]) -> Schedule | None:
+    """The schedule of what is good in ``entry``, None without a name or a cron; ``problems`` gets the rest."""
+
+    def told(message: str, fix: str) -> None:
+        problems.append(AxonError("SCHEDULES_YAML", message, fix))
+
+    if not isinstance(entry, dict) or not {"name", "cron"} & set(entry):
+        told(f"{entry!r} is no schedule", "give it at least a name and a cron")
+        return None
+    known = [one.name for one in fields(Schedule)]
+    types = {"parameters": dict, "enabled": bool}
+    good: dict[str, Any] = {}
+    for key in ("name", "cron"):
+        if key not in entry:
+            told(f"{entry!r} has no {key}", f"give it a {key}")
+    for key, value in entry.items():
+        kind = types.get(key, str)
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             fix = f"did you mean {near[0]!r}?" if near else f"keys: {', '.join(known)}"
-            raise AxonError("SCHEDULES_YAML", f"unknown key {key!r} in {entry['name']!r}", fix)
-    types = {"parameters": dict, "enabled": bool}
-    for key, value in entry.items():
-        if not isinstance(value, types.get(key, str)):
-            raise AxonError(
-                "SCHEDULES_YAML",
-                f"{key} of {entry['name']!r} is {value!r}",
-                f"give it a {types.get(key, str).__name__}",
-            )
-    if not NAME.fullmatch(entry["name"]):
-        raise AxonError(
-            "SCHEDULE_NAME", f"the name {entry['name']!r} is no good", "at most 40 lower-case letters, digits and '-'"
-        )
-    return Schedule(**entry)
+            told(f"unknown key {key!r} in {entry.get('name')!r}", fix)
+        elif not isinstance(value, kind):
+            told(f"{key} of {entry.get('name')!r} is {value!r}", f"give it a {kind.__name__}")
+        else:
+            good[key] = value
+    if not {"name", "cron"} <= set(good):
+        return None
+    schedule = Schedule(**good)
+    if not NAME.fullmatch(schedule.name):
+        fix = "at most 40 lower-case letters, digits and '-'"
+        problems.append(AxonError("SCHEDULE_NAME", f"the name {schedule.name!r} is no good", fix))
+    return schedule
 
 
 def check_cron(schedule: Schedule) -> None:

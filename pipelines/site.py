@@ -13,8 +13,7 @@ from typing import Any
 
 import yaml
 
-from axon.errors import AxonError
-from axon.orchestration.preflight import raise_all
+from axon.errors import AxonError, raise_all
 
 QUANTITY = re.compile(r"\d+(Mi|Gi|Ti)")
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
@@ -36,8 +35,8 @@ class Site:
         shared_memory: Of GPU steps.
         volume: The PersistentVolumeClaim for what outlives a run.
         mount: Where the steps see it.
-        namespace: Of the resources that ``compile --resources`` writes; to ``submit`` and ``schedule`` it is given by
-            ``--namespace``.
+        namespace: Where ``compile --resources`` puts what it writes (default: kubeflow), and that of ``submit`` and
+            ``schedule`` on a cluster with several users. ``--namespace`` wins over it.
         steps: By step, or ``train`` for all that train: ``cpu``, ``memory``, ``retries``, ``hours``.
     """
 
@@ -50,7 +49,7 @@ class Site:
     shared_memory: str = "8Gi"
     volume: str = "axon-storage"
     mount: str = "/mnt/axon"
-    namespace: str = "kubeflow"
+    namespace: str = ""
     steps: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -76,9 +75,10 @@ def load(path: Path, steps: Iterable[str]) -> Site:
     for key, value in raw.items():
         if key in CHECKS and not CHECKS[key](value):
             problems.append(AxonError("SITE_VALUE", f"{key} is {value!r}", "see docs/site.yaml"))
-    if not str(raw.get("gpu", "nvidia.com/gpu")).startswith("nvidia.com/") and "gpu_nodes" not in raw:
+    gpu = raw.get("gpu", "nvidia.com/gpu")
+    if CHECKS["gpu"](gpu) and not gpu.startswith("nvidia.com/") and "gpu_nodes" not in raw:
         fix = "name the labels of its nodes: the default is NVIDIA's"
-        problems.append(AxonError("SITE_VALUE", f"gpu is {raw['gpu']!r} and gpu_nodes is missing", fix))
+        problems.append(AxonError("SITE_VALUE", f"gpu is {gpu!r} and gpu_nodes is missing", fix))
     if CHECKS["steps"](found := raw.get("steps", {})):
         problems += _step_problems(found, {*steps, "train"})
     if _labels(found := raw.get("images", {})):

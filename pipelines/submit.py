@@ -21,8 +21,8 @@ import urllib3
 import yaml
 
 from axon.config import Config
-from axon.errors import AxonError
-from axon.orchestration.preflight import parameter_problems, raise_all
+from axon.errors import AxonError, collected, raise_all
+from axon.orchestration.preflight import parameter_problems
 
 HOST, TOKEN, CA_CERT = "KF_PIPELINES_ENDPOINT", "AXON_KFP_TOKEN", "AXON_KFP_CA"
 PINNED = re.compile(r"(?!axon\.invalid/)(?!.*@sha256:0{64}$).+@sha256:[0-9a-f]{64}$")
@@ -91,6 +91,7 @@ class Package:
                 them.
         """
         problems: list[AxonError] = []
+        of = {name: declared.get("defaultValue") for name, declared in self.parameters.items()}
         for name, value in given.items():
             if name not in self.parameters:
                 near = difflib.get_close_matches(name, self.parameters, n=1)
@@ -98,12 +99,10 @@ class Package:
                 problems.append(AxonError("PARAMETER_UNKNOWN", f"the pipeline has no parameter {name!r}", fix))
             elif not _has_type(value, kind := self.parameters[name]["parameterType"]):
                 problems.append(AxonError("PARAMETER", f"{name} is {value!r}", f"give it a {kind.lower()}"))
-        raise_all(problems, "PARAMETERS")
-        of = {name: given.get(name, declared.get("defaultValue")) for name, declared in self.parameters.items()}
-        try:
+            else:
+                of[name] = value
+        with collected(problems):
             Config.from_yaml(of["config_yaml"], seed=int(of["seed"]))
-        except AxonError as error:
-            problems.append(error)
         if not of["dataset_revision"] and not of["dataset_folder"]:
             problems.append(
                 AxonError("DATA_SOURCE", "neither dataset_folder nor dataset_revision is given", "name one, e.g. HEAD")
@@ -277,7 +276,7 @@ def refused(host: str, error: kfp_server_api.ApiException) -> AxonError:
         whole = "install all of Kubeflow Pipelines: the cluster lacks a definition (CRD) that it brings"
         return AxonError("CLUSTER_INCOMPLETE", problem, whole)
     if NO_NAMESPACE.search(said):
-        right = "give --namespace, your profile's namespace; on a server of one user, leave it out"
+        right = "give --namespace, your profile's namespace; on a server of one user, leave it out, of the site, too"
         return AxonError("CLUSTER_NAMESPACE", problem, right)
     if error.status == 401:
         return AxonError("CLUSTER_REFUSED", problem, f"set {TOKEN} to a token that has not expired")

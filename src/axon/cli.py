@@ -6,18 +6,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import logging
 import os
-import re
 import select
 import signal
 import sys
 from collections.abc import Iterator
-from typing import NoReturn
 
 from axon import DISCLAIMER, __version__
 from axon.commands import (
+    Parser,
     cohort,
     compare,
     completion,
@@ -111,21 +109,11 @@ class _Printable(logging.Formatter):
         return printable(super().format(record))
 
 
-class _Parser(argparse.ArgumentParser):
-    """Names the word that a wrong one is near to; every verb's parser is of this class, too."""
-
-    def error(self, message: str) -> NoReturn:
-        if found := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
-            near = difflib.get_close_matches(found[1], re.findall(r"[\w-]+", found[2]), n=1)
-            message += f"; did you mean {near[0]!r}?" if near else ""
-        super().error(message)
-
-
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     shape = argparse.RawDescriptionHelpFormatter
     about = f"3D chest CT from one or two chest X-rays. {DISCLAIMER}"
-    top = _Parser(prog="axon", description=about, epilog=EPILOG, formatter_class=shape)
+    top = Parser(prog="axon", description=about, epilog=EPILOG, formatter_class=shape)
     top.add_argument("--version", action="version", version=f"axon {__version__}")
     top.add_argument("--debug", action="store_true", help="show the whole traceback of an error")
     top.set_defaults(parser=parser)  # for the shell's completion

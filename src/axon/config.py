@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
-from axon.errors import AxonError
+from axon.errors import AxonError, collected, raise_all
 
 Objective = Literal["grad", "noise", "ysubx"]
 Endpoint = Literal["learned", "calibrated", "back_projection"]
@@ -447,7 +447,8 @@ class Config:
         """Parse YAML text; ``overrides`` replace top-level keys.
 
         Raises:
-            AxonError: ``CONFIG_YAML``, ``CONFIG_KEY``, ``CONFIG_TYPE`` or ``CONFIG_VALUE``, naming the key.
+            AxonError: ``CONFIG_YAML``, ``CONFIG_KEY``, ``CONFIG_TYPE`` or ``CONFIG_VALUE``, naming the key; ``CONFIG``
+                with all keys and types that are wrong.
         """
         try:
             raw = yaml.safe_load(text) or {}
@@ -490,12 +491,17 @@ def _build(cls: type, raw: Any, where: str) -> Any:
             "CONFIG_TYPE", f"{where or 'the configuration'} must be a mapping, not {raw!r}", "indent its keys under it"
         )
     hints = typing.get_type_hints(cls)
-    for key in raw:
-        if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, n=1)
-            guess = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(hints)}"
-            raise AxonError("CONFIG_KEY", f"unknown configuration key {_join(where, str(key))!r}", guess)
-    return cls(**{key: _coerce(hints[key], value, _join(where, key)) for key, value in raw.items()})
+    problems: list[AxonError] = []
+    made: dict[str, Any] = {}
+    for key, value in raw.items():
+        with collected(problems):
+            if key not in hints:
+                near = difflib.get_close_matches(str(key), hints, n=1)
+                guess = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(hints)}"
+                raise AxonError("CONFIG_KEY", f"unknown configuration key {_join(where, str(key))!r}", guess)
+            made[key] = _coerce(hints[key], value, _join(where, key))
+    raise_all(problems, "CONFIG")
+    return cls(**made)
 
 
 def _coerce(hint: Any, value: Any, where: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 
 class AxonError(Exception):
@@ -16,7 +16,12 @@ class AxonError(Exception):
         code: Stable identifier in capitals, for scripts and for counting rejections, e.g. ``"CT_SLICE_GAP"``.
         message: What is wrong, naming the file, key or value.
         fix: What to do about it, as an instruction.
+
+    Attributes:
+        several: The problems that it tells all of; none for one of its own.
     """
+
+    several: tuple[AxonError, ...] = ()
 
     def __init__(self, code: str, message: str, fix: str) -> None:
         self.code = code
@@ -32,6 +37,27 @@ def printable(text: str) -> str:
     """The text with everything escaped that would move a terminal's cursor, or be no text at all."""
     shown = (letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
     return text if text.isprintable() else "".join(shown)
+
+
+@contextlib.contextmanager
+def collected(problems: list[AxonError]) -> Iterator[None]:
+    """Append an `AxonError` to ``problems`` instead of raising it."""
+    try:
+        yield
+    except AxonError as problem:
+        problems.append(problem)
+
+
+def raise_all(problems: Iterable[AxonError], code: str = "PREFLIGHT") -> None:
+    """Raise the problem, or one with ``code`` that tells all of them, each once; nothing without a problem."""
+    each = [one for problem in problems for one in problem.several or (problem,)]
+    if len(each) == 1:
+        raise each[0]
+    if each:
+        found = "; ".join(f"({n}) {problem}" for n, problem in enumerate(each, 1))
+        whole = AxonError(code, f"{len(each)} problems: {found}", "mend them all, then start again")
+        whole.several = tuple(each)
+        raise whole
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

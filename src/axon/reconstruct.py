@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -158,7 +159,7 @@ def from_films(
         lateral: The lateral film's file.
         samples, seed: As of `reconstruct`.
         model: A loaded one, or what `axon.pretrained.load` takes (default: the one of the package).
-        tracking_uri: Where the registry is, for ``models:/``.
+        tracking_uri: Where the registry is, for ``models:/`` (default: $MLFLOW_TRACKING_URI).
         trust_views: As of `read_films`.
         use_references: As of `reconstruct`.
 
@@ -167,7 +168,9 @@ def from_films(
     """
     films = read_films(Path(frontal), None if lateral is None else Path(lateral), trust_views)
     if not isinstance(model, Model):
-        model = pretrained.load(None if model is None else str(model), tracking_uri)
+        model = pretrained.load(
+            None if model is None else str(model), tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+        )
     return Result(films, model, sample(films, model.pipeline, samples, seed, use_references), seed)
 
 

@@ -114,7 +114,12 @@ def test_every_step_of_a_pipeline_is_told_the_device(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     ("words", "near"),
-    [(["reconstrct"], "reconstruct"), (["model", "rolback"], "rollback"), (["model", "lisst"], "list")],
+    [
+        (["reconstrct"], "reconstruct"),
+        (["model", "rolback"], "rollback"),
+        (["model", "lisst"], "list"),
+        (["pipeline", "complie"], "compile"),
+    ],
 )
 def test_a_wrong_verb_names_the_one_that_is_near(
     words: list[str], near: str, capsys: pytest.CaptureFixture[str]

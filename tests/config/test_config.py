@@ -40,6 +40,11 @@ def test_a_bad_configuration_is_refused_by_name(text: str, code: str, names: str
     assert names.split(".")[-1] in str(caught.value)
 
 
+def test_every_wrong_key_and_type_is_named_at_once() -> None:
+    with pytest.raises(AxonError, match=r"CONFIG\] 3 problems: .*'sede'.*'grid.coarse_sise'.*'grid.upscale' is 'two'"):
+        Config.from_yaml("sede: 1\ngrid: {coarse_sise: 32, upscale: two}")
+
+
 def test_every_key_changes_the_fingerprint() -> None:
     base = Config()
     assert Config.from_yaml("data: {film_noise: 0.02}").fingerprint() != base.fingerprint()

@@ -10,6 +10,7 @@ from unittest import mock
 
 import pytest
 
+from axon import __version__
 from axon.cli import parser
 from axon.commands.pipeline import unfold
 
@@ -128,6 +129,17 @@ def inline_fault(axon: argparse.ArgumentParser, code: str) -> str:
             # "axon pipeline submit, status": what follows a comma is a verb beside, not below.
             at = at if f"{word}," in code else verbs[word]
     return ""
+
+
+@pytest.mark.parametrize("name", ["CITATION.cff", "README.md", "containers/images.yaml", "docs/serve.md"])
+def test_the_version_is_the_package_s(name: str) -> None:
+    found = re.findall(r"(?:axon_ct-|axon/[\w-]+:|^version: )(\d[\d.]*\d)", (ROOT / name).read_text(), re.MULTILINE)
+    assert found and set(found) == {__version__}
+
+
+def test_no_other_page_names_a_version_of_wheel_or_image() -> None:
+    named = {page for page in pages() if re.search(r"axon_ct-\d|axon/[\w-]+:\d", page.read_text())}
+    assert named == {ROOT / "README.md", ROOT / "docs/serve.md"}
 
 
 def test_there_are_pages_and_commands() -> None:

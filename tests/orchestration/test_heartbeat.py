@@ -173,3 +173,10 @@ def test_status_by_mlflow_alone(
     monkeypatch.undo()
     assert run_state(uri, "new")["state"] == "SUCCEEDED" and run_state(uri, "old")["state"] == "RUNNING"
     assert state_lines(run_state(uri, "old"))[0].endswith("RUNNING")
+
+
+def test_the_link_opens_a_run_among_trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = new_store(tmp_path)
+    start_parent(uri, "axon", "linked", {}, {})
+    monkeypatch.setattr(heartbeat, "sqlite_path", lambda _: None)
+    assert run_state(uri, "linked")["link"].endswith("?workflowType=machine_learning")

@@ -57,6 +57,42 @@ def test_everything_that_is_wrong_is_named_at_once(tmp_path: Path) -> None:
         site.load(tmp_path / "site.yaml", resources.NEEDS)
     for word in ("'imagez'", "did you mean 'images'", "gpu is 3", "steps.trian", "steps.ingest.memory", "ingest.cpus"):
         assert word in str(caught.value)
+    assert len(caught.value.several) == 5, "gpu: 3 is one mistake"
+
+
+def test_a_dry_run_names_every_mistake_of_site_configuration_and_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "site.yaml").write_text("imagez: {}\n")
+    (tmp_path / "config.yaml").write_text("sede: 1\nnaem: x\ngrid: {coarse_sise: 32, upscale: two}\n")
+    words = ["submit", "--dry-run", "--site", str(tmp_path / "site.yaml"), "--config", str(tmp_path / "config.yaml")]
+    settings = ["promot=never", "seed=soon", "views=tri", "force", "gpu_nodes={a: ["]
+    with pytest.raises(SystemExit):
+        main([*words, *(word for setting in settings for word in ("--set", setting))])
+    said = capsys.readouterr().out
+    assert said.startswith("[SUBMISSION] 10 problems: ")
+    for word in ("'imagez'", "'sede'", "'naem'", "'grid.coarse_sise'", "'grid.upscale'", "'promot'", "'soon'", "'tri'"):
+        assert word in said
+    assert "'force' is no setting" in said and "gpu_nodes is '{a: ['" in said
+
+
+def test_a_check_of_schedules_names_every_mistake_of_site_and_entries(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "site.yaml").write_text("imagez: {}\n")
+    entries = (
+        "{name: Nightly!, cron: '0 3 * * *', enable: true, pipeline: other, config: none.yaml, parameters: {promot: x}}"
+    )
+    (tmp_path / "schedules.yaml").write_text(f"experiment: axon\nschedules: [{entries}, {{name: 3, corn: '0'}}]\n")
+    words = ["--file", str(tmp_path / "schedules.yaml"), "--site", str(tmp_path / "site.yaml")]
+    with pytest.raises(SystemExit):
+        main(["schedule", "--check", *words])
+    said = capsys.readouterr().out
+    assert said.startswith("[SCHEDULES] 10 problems: ")
+    for code in ("SITE_KEY", "SCHEDULE_NAME", "SCHEDULE_CRON", "SCHEDULE_PIPELINE", "CONFIG_MISSING", "'promot'"):
+        assert code in said
+    for word in ("did you mean 'enabled'", "did you mean 'cron'", "name of 3 is 3", "has no cron"):
+        assert word in said
 
 
 @pytest.mark.parametrize(
@@ -76,6 +112,23 @@ def test_a_wrong_call_is_explained(words: list[str], said: str, capsys: pytest.C
     with pytest.raises(SystemExit):
         main(words)
     assert re.search(said, capsys.readouterr().out)
+
+
+@pytest.mark.slow
+def test_the_site_names_the_namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def cluster(host: str, namespace: str) -> None:
+        asked.append(namespace)
+        raise AxonError("CLUSTER_HOST", host, namespace)
+
+    monkeypatch.setattr("pipelines.submit.Cluster", cluster)
+    pinned = "".join(f"  {target}: mine@{DIGEST}\n" for target in ("cpu", "cuda"))
+    (tmp_path / "site.yaml").write_text(f"namespace: mine\nimages:\n{pinned}")
+    for words in (["submit"], ["schedule"], ["submit", "--namespace", "other"]):
+        with pytest.raises(SystemExit):
+            main([*words, "--site", str(tmp_path / "site.yaml")])
+    assert asked == ["mine", "mine", "other"]
 
 
 def test_a_check_needs_neither_cluster_nor_images(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from pydicom.uid import CTImageStorage
 from axon import DISCLAIMER, pretrained
 from axon.cli import main
 from axon.dicom.ct import read_ct_series
+from axon.errors import AxonError
 from axon.geometry.film import believable_spacing, to_detector
 from axon.geometry.volume import Volume, cube_affine, lps_to_ras
 from axon.reconstruct import RECORD, on_detector, read_films, sample, write
@@ -403,6 +404,16 @@ def test_a_line_of_python_does_what_the_command_does(model: Path, films: tuple[P
     pipeline = axon.load(model)
     assert pipeline.size == made.volume.hu_DHW.shape[0] and type(pipeline) is type(made.model.pipeline)
     assert not callable(axon.reconstruct), "it stays the module that saved models import"
+
+
+def test_a_line_of_python_finds_the_registry_by_the_environment(
+    films: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import axon
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none.db")
+    with pytest.raises(AxonError, match=r"TRACKING_MISSING.*none.db"):
+        axon.from_films(films[0], model="models:/axon@champion")
 
 
 def test_the_readmes_python_runs_as_it_stands(

@@ -77,6 +77,7 @@ def test_the_page_of_a_models_runs_is_that_of_a_training(
     from axon.tracking.client import client
     from axon.tracking.runs import start_parent
 
+    client(uri).create_experiment("axon-page")
     start_parent(uri, "axon-page", "k" * 8, {}, {})
     called = []
     monkeypatch.setattr("os.execv", lambda _, words: called.append(words))

@@ -99,6 +99,9 @@ def test_every_outcome_and_reason_is_on_the_version(uri: str, tmp_path: Path) ->
     ) == waiting.version
     assert rollback(uri, "axon") == first.version
     assert client(uri).get_model_version("axon", waiting.version).tags["axon.rolled_back_to"] == first.version
+    again = registered(uri, tmp_path / "again", "two", [21.0, 22.0, 23.0, 24.0], policy="manual")
+    assert (again.version, again.alias, again.accepted) == (waiting.version, "", False), "told as it is now"
+    assert again.reason.startswith("rolled back")
 
 
 def start_server(folder: Path, port: int) -> subprocess.Popen[bytes]:

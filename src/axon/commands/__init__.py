@@ -7,14 +7,26 @@ how an error ends the process, are in ``cli``.
 from __future__ import annotations
 
 import argparse
+import difflib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from axon.config import Config
 
 Verbs = Any  # argparse._SubParsersAction, which argparse does not make public
+
+
+class Parser(argparse.ArgumentParser):
+    """Names the word that a wrong one is near to; the parsers of its verbs are of this class, too."""
+
+    def error(self, message: str) -> NoReturn:
+        if found := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            near = difflib.get_close_matches(found[1], re.findall(r"[\w-]+", found[2]), n=1)
+            message += f"; did you mean {near[0]!r}?" if near else ""
+        super().error(message)
 
 
 def group(verbs: Verbs, name: str, help_: str) -> Verbs:

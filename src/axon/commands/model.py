@@ -32,7 +32,7 @@ EXPORTS = """examples:
 """
 IMPORT = """examples:
   axon model import runs/gpu/pretrain --dataset runs/gpu-work/dataset -o runs/imported
-  axon model import runs/gpu/pretrain --dataset DATASET -o OUT --name axon --tracking-uri sqlite:///runs/demo/mlflow.db
+  axon model import runs/gpu/pretrain --dataset DATASET -o OUT --name axon --tracking-uri sqlite:///runs/mlflow.db
   python benchmarks/pretrain.py runs/imported --command '...'   make it the packaged model
 
 OUT is an evaluation as the pipeline's; OUT/model is the model, for --model.

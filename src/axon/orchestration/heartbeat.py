@@ -22,7 +22,7 @@ from axon.orchestration.alert import ALERT_URL, Alert, send
 from axon.orchestration.working import FILE, State, beats, device, utc
 from axon.pictures import loss_curves_png
 from axon.tracking.client import client, refuse_missing_store, sqlite_path, tracking_errors, without_credentials
-from axon.tracking.runs import HEARTBEAT, PARENT_RUN, RUN_KEY, STAGE, WORK_KEY, StageRun
+from axon.tracking.runs import HEARTBEAT, PARENT_RUN, RUN_KEY, STAGE, TRAINING_PAGE, WORK_KEY, StageRun
 from axon.training.loop import Log
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def run_state(tracking_uri: str, run: str = "") -> dict[str, Any]:
     link = ""
     if sqlite_path(tracking_uri) is None:
         page = f"experiments/{found.info.experiment_id}/runs/{found.info.run_id}"
-        link = f"{without_credentials(tracking_uri).rstrip('/')}/#/{page}"
+        link = f"{without_credentials(tracking_uri).rstrip('/')}/#/{page}{TRAINING_PAGE}"
     return {
         "run_id": found.info.run_id,
         "link": link,

@@ -4,18 +4,17 @@ anything new.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from axon import DISCLAIMER
 from axon.config import Config
-from axon.errors import AxonError, require
+from axon.errors import AxonError, collected, raise_all, require
 from axon.files import write_whole
 from axon.metrics.catalogue import VIEW_SETS, metric, metrics_of
 from axon.names import folder_name
@@ -138,19 +137,19 @@ def preflight(asked: Asked, run_key: str, out_config: Path) -> Resolved:
     """
     problems: list[AxonError] = []
     config, revision, data = Config(), "", ""
-    with _collected(problems):
+    with collected(problems):
         config = Config.from_yaml(asked.config_yaml, seed=asked.seed)
     problems += parameter_problems(asked.views, asked.promote, asked.model_name)
     for key in config.evaluation.gate_metrics:
-        with _collected(problems):
+        with collected(problems):
             refuse_undecided(key)
     if config.training.methods:
         # Only here: it imports torch.
         from axon.baselines.methods import asked as methods_of
 
-        with _collected(problems):
+        with collected(problems):
             methods_of(config)
-    with _collected(problems):
+    with collected(problems):
         if asked.dataset_folder:
             _announce(Path(asked.dataset_folder), config)
             # Nothing identifies a folder.
@@ -216,15 +215,6 @@ def refuse_undecided(key: str) -> None:
         )
 
 
-def raise_all(problems: list[AxonError], code: str = "PREFLIGHT") -> None:
-    """Raise the problem, or one with ``code`` that tells all of them; nothing without a problem."""
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        found = "; ".join(f"({n}) {problem}" for n, problem in enumerate(problems, 1))
-        raise AxonError(code, f"{len(problems)} problems: {found}", "mend them all, then start again")
-
-
 def work_key(data: str, config: Config, views: str, promote: str) -> str:
     """What a run would do, as one SHA-256: two runs with one key do the same.
 
@@ -275,14 +265,6 @@ def _resolve_data(repo: str, revision: str) -> tuple[str, str]:
 
     found = resolve(repo, revision)
     return found.commit, found.md5
-
-
-@contextlib.contextmanager
-def _collected(problems: list[AxonError]) -> Iterator[None]:
-    try:
-        yield
-    except AxonError as problem:
-        problems.append(problem)
 
 
 def _flat(tree: dict[str, Any], where: str) -> dict[str, Any]:

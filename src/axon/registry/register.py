@@ -197,6 +197,7 @@ def rollback(tracking_uri: str, model_name: str) -> str:
         mlflow.set_registered_model_alias(model_name, CHAMPION, previous)
         mlflow.set_model_version_tag(model_name, current, ROLLED_BACK, previous)
         mlflow.set_model_version_tag(model_name, current, REASON, f"rolled back: version {previous} is the champion")
+        mlflow.set_model_version_tag(model_name, current, OUTCOME, NO_ALIAS)
         _clear(mlflow, model_name, previous, ROLLED_BACK)
         back = f"the champion again: version {current} was rolled back"
         mlflow.set_model_version_tag(model_name, previous, REASON, back)

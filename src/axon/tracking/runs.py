@@ -234,6 +234,9 @@ def _experiment_id(mlflow: MlflowClient, tracking_uri: str, name: str) -> str:
     from mlflow.exceptions import MlflowException
 
     if found := mlflow.get_experiment_by_name(name):
+        for key, value in TRAINING_VIEW.items():
+            if key not in found.tags:  # an older version's
+                mlflow.set_experiment_tag(found.experiment_id, key, value)
         return str(found.experiment_id)
     database = sqlite_path(tracking_uri)
     artifacts = (database.resolve().parent / "mlartifacts").as_uri() if database else None

@@ -9,7 +9,7 @@ import gzip
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -61,6 +61,11 @@ class Films:
     xrays: dict[str, Xray]
     digests: dict[str, str]
     overruled: tuple[str, ...] = ()
+
+    def turned(self) -> set[str]:
+        """The views whose film was turned or mirrored as asked: of what was given, nobody knows left and right."""
+        asked = ("rotated by", "mirrored as")
+        return {view for view, xray in self.xrays.items() if any(note.startswith(asked) for note in xray.notes)}
 
 
 @dataclass(frozen=True)
@@ -236,7 +241,7 @@ def write(
                 (part / "samples").mkdir()
                 for number, hu_DHW in enumerate(output.samples_KDHW, 1):
                     (part / "samples" / f"{number:03d}.nii.gz").write_bytes(nifti_bytes(Volume(hu_DHW, affine)))
-        write_preview(part / "preview.png", made, on_your_word(films.overruled))
+        write_preview(part / "preview.png", made, on_your_word(films.overruled), films.turned())
         write_json(part / RECORD, record)
     return record
 
@@ -463,9 +468,10 @@ def nifti_bytes(volume: Volume) -> bytes:
     return gzip.compress(image.to_bytes(), mtime=0)
 
 
-def write_preview(path: Path, made: Reconstruction, remark: str = "") -> None:
+def write_preview(path: Path, made: Reconstruction, remark: str = "", turned: Collection[str] = frozenset()) -> None:
     """One PNG: the three middle planes of the volume, and each film, as given and as the model sees it, beside the same
     view of the volume; the sample's below. Left and right, the window and a bar of 10 cm are on it; ``remark`` too.
+    The films of ``turned`` views have no left and right as given.
     """
     from matplotlib.figure import Figure
 
@@ -474,7 +480,7 @@ def write_preview(path: Path, made: Reconstruction, remark: str = "") -> None:
     products = [("volume", made.output.volume, made.reprojected)]
     if made.output.sample is not None:
         products.append(("sample", made.output.sample, made.sample_reprojected))
-    rows = [_preview_row(made, *product) for product in products]
+    rows = [_preview_row(made, *product, turned) for product in products]
     figure = Figure(figsize=(3 * len(rows[0]), 0.25 + 3.15 * len(rows)), facecolor="white")
     grid = figure.subplots(len(rows), len(rows[0]), squeeze=False)
     for axes_row, pictures in zip(grid, rows, strict=True):
@@ -488,9 +494,9 @@ def write_preview(path: Path, made: Reconstruction, remark: str = "") -> None:
 
 
 def _preview_row(
-    made: Reconstruction, name: str, volume: Volume, reprojected: Mapping[str, np.ndarray]
+    made: Reconstruction, name: str, volume: Volume, reprojected: Mapping[str, np.ndarray], turned: Collection[str]
 ) -> list[tuple[str, np.ndarray, str, float]]:
-    """Title, image in [0, 1], what is at its left and right, and how much of its width are 10 cm (0: no scale)."""
+    """Title, image in [0, 1], what is at its left and right, and how much of its width are 10 cm; "" and 0 for none."""
     from axon.pictures import OVERVIEW_WINDOW, three_planes, window_bounds
 
     pictures = []
@@ -500,7 +506,7 @@ def _preview_row(
     for view, film_UV in made.films.items():
         sides = _SIDES.get(view, "RL")
         pictures += [
-            (f"{view} film, as given", made.given[view], sides, 0),
+            (f"{view} film, as given", made.given[view], "" if view in turned else sides, 0),
             (f"{view} film, as the model sees it", film_UV, sides, 0),
             (f"{view}, from the {name}", reprojected[view], sides, 0),
         ]
@@ -516,7 +522,7 @@ def _draw(axes: Axes, title: str, image: np.ndarray, sides: str, ten_cm: float) 
     axes.set(xticks=[], yticks=[])
     axes.set_title(title, fontsize=9)
     style: dict[str, Any] = {"transform": axes.transAxes, "color": "#ffcc4d"}
-    for x, side, alignment in ((0.02, sides[0], "left"), (0.98, sides[1], "right")):
+    for x, side, alignment in zip((0.02, 0.98), sides, ("left", "right"), strict=False):
         axes.text(x, 0.5, side, ha=alignment, va="center", fontsize=9, **style)
     if ten_cm:
         axes.plot((0.04, 0.04 + ten_cm), (0.04, 0.04), linewidth=2, scalex=False, scaley=False, **style)

@@ -484,3 +484,17 @@ def test_one_view_may_be_asked_for(model: Path, films: tuple[Path, Path], tmp_pa
     assert set(read_films(*films, view="frontal").xrays) == {"frontal"}
     # A single film is taken to show what the user says.
     assert read_films(films[1], None, view="frontal").xrays["frontal"].view == "lateral"
+
+
+def test_a_film_that_was_turned_has_no_left_and_right_as_given(
+    model: Path, films: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[str, str] = {}
+    monkeypatch.setattr("axon.reconstruct._draw", lambda axes, title, image, sides, scale: drawn.update({title: sides}))
+    Image.open(films[0]).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png")
+    words = (tmp_path / "turned.png", films[1], "--model", model)
+    assert run(*words, "-o", tmp_path / "turned", "--rotate", "90") == 0
+    assert drawn["frontal film, as given"] == "" and drawn["lateral film, as given"] == "AP"
+    assert drawn["frontal film, as the model sees it"] == drawn["frontal, from the volume"] == "RL"
+    assert run(*films, "--model", model, "-o", tmp_path / "mirrored", "--lateral-mirror", "--trust-views") == 0
+    assert drawn["frontal film, as given"] == "RL" and drawn["lateral film, as given"] == ""

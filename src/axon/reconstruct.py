@@ -30,7 +30,7 @@ from axon.geometry.projection import VIEWS, normalise_film, render_both
 from axon.geometry.volume import Volume, lps_to_ras
 from axon.pretrained import Model
 from axon.readers.film_studies import choose_views, is_study, study_folder
-from axon.readers.films import NO_CHEST_TRUSTED, Xray, read_xray, shrunk, sure_view
+from axon.readers.films import Xray, overruled_by, read_xray, shrunk, sure_view
 from axon.references.registration import Progress, silent
 
 if TYPE_CHECKING:
@@ -300,7 +300,7 @@ def read_films(
         frontal: A film's file, see `axon.readers.films.read_xray`; or a patient's study as a folder, a zip or tar
             archive or a DICOMDIR, of which the frontal and the lateral film are chosen by tag, then by image.
         lateral: A film's file.
-        trust_views: Take the caller's word for the views, and that they are of a chest.
+        trust_views: Take the caller's word for the views, and that the films are of a chest and no negatives.
         mends: What to do to the film by view, as `asked_mends` gives it; to all films of a study what is asked for the
             frontal one.
         view: Reconstruct from this view only: a single film is taken to show it, and of a study it is chosen.
@@ -311,7 +311,7 @@ def read_films(
     """
     mends = {"frontal": Mend(), "lateral": Mend(), **(mends or {})}
     if lateral is None and is_study(frontal):
-        films = _read_study(frontal, mends, view)
+        films = _read_study(frontal, mends, trust_views, view)
     else:
         films = _read_given(frontal, lateral, mends, trust_views, view)
     for name, xray in films.xrays.items():
@@ -320,18 +320,20 @@ def read_films(
     return films
 
 
-def _read_study(study: Path, mends: Mapping[str, Mend], view: View | None) -> Films:
+def _read_study(study: Path, mends: Mapping[str, Mend], trust_views: bool, view: View | None) -> Films:
     """The films of a study, chosen."""
     alike = mends["lateral"] == Mend()
     require(alike, "XRAY_OPTION", "the films of a study are mended alike", "name the two films' files instead")
     with study_folder(study) as folder:
-        chosen = choose_views(folder, mends["frontal"], (view,) if view else ("frontal", "lateral"))
+        chosen = choose_views(folder, mends["frontal"], (view,) if view else ("frontal", "lateral"), trust_views)
         for film in chosen:
             _log.info("%s film: %s, by its %s", film.view, film.name, film.xray.view_source)
         if view is None and len(chosen) == 1:
             _log.info("no lateral film of the same study")
         sums: dict[str, str] = {film.view: sha256_file(film.path) for film in chosen}
-        return Films(dict.fromkeys(sums, study), {film.view: film.xray for film in chosen}, sums)
+        xrays: dict[str, Xray] = {film.view: film.xray for film in chosen}
+        unsure = ["XRAY_VIEW_UNSURE"] if any(sure_view(xray) is None for xray in xrays.values()) else []
+        return Films(dict.fromkeys(sums, study), xrays, sums, (*overruled_by(xrays.values()), *unsure))
 
 
 def _read_given(
@@ -349,7 +351,7 @@ def _read_given(
         view: _read_one(path, mends["frontal" if view == first else view], view == first, trust_views)
         for view, path in paths.items()
     }
-    overruled = ["XRAY_NOT_CHEST"] if any(NO_CHEST_TRUSTED in xray.notes for xray in xrays.values()) else []
+    overruled = overruled_by(xrays.values())
     try:
         if only is None or lateral:
             _check_views(xrays)

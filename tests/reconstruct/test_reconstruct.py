@@ -20,6 +20,7 @@ from pydicom.uid import CTImageStorage
 from axon import DISCLAIMER, pretrained
 from axon.cli import main
 from axon.dicom.ct import read_ct_series
+from axon.errors import AxonError
 from axon.geometry.film import believable_spacing, to_detector
 from axon.geometry.volume import Volume, cube_affine, lps_to_ras
 from axon.reconstruct import RECORD, on_detector, read_films, sample, write
@@ -498,3 +499,16 @@ def test_a_film_that_was_turned_has_no_left_and_right_as_given(
     assert drawn["frontal film, as the model sees it"] == drawn["frontal, from the volume"] == "RL"
     assert run(*films, "--model", model, "-o", tmp_path / "mirrored", "--lateral-mirror", "--trust-views") == 0
     assert drawn["frontal film, as given"] == "RL" and drawn["lateral film, as given"] == ""
+
+
+def test_of_a_study_too_the_user_is_taken_at_his_word(films: tuple[Path, Path], tmp_path: Path) -> None:
+    """Where there is no film that needs no such word."""
+    noise(256).convert("L").save(tmp_path / "noise.png")
+    with pytest.raises(AxonError, match=r"XRAY_MISSING.*1 XRAY_NOT_CHEST"):
+        read_films(tmp_path, None)
+    assert read_films(tmp_path, None, trust_views=True).overruled == ("XRAY_NOT_CHEST", "XRAY_VIEW_UNSURE")
+    Image.open(films[0]).convert("L").point(lambda value: 255 - value).save(tmp_path / "negative.png")
+    assert "XRAY_INVERTED" in read_films(tmp_path / "negative.png", None, trust_views=True).overruled
+    shutil.copy(films[0], tmp_path / "sure.png")
+    read = read_films(tmp_path, None, trust_views=True)
+    assert read.overruled == () and read.digests["frontal"] == hashlib.sha256(films[0].read_bytes()).hexdigest()

@@ -231,7 +231,8 @@ def write(
         (part / "ct.nii.gz").write_bytes(nifti_bytes(output.volume))
         for name, hu_DHW in (("mean", output.mean_DHW), ("std", output.std_DHW)):
             if hu_DHW is not None:
-                (part / f"{name}.nii.gz").write_bytes(nifti_bytes(Volume(hu_DHW, affine)))
+                what = "error to expect in HU" if name == "std" else SYNTHETIC
+                (part / f"{name}.nii.gz").write_bytes(nifti_bytes(Volume(hu_DHW, affine), what))
         write_ct_series(output.volume, part / "dicom", identity)
         if output.sample is not None:
             digest = sha256(stored_hu(output.sample.hu_DHW).tobytes()).hexdigest()
@@ -458,12 +459,15 @@ def on_detector(films: Films, pipeline: AxonPipeline) -> dict[str, np.ndarray]:
     return films_UV
 
 
-def nifti_bytes(volume: Volume) -> bytes:
-    """A gzipped NIfTI file's content; equal volumes give equal bytes."""
+SYNTHETIC = "synthetic CT from X-ray"
+
+
+def nifti_bytes(volume: Volume, what: str = SYNTHETIC) -> bytes:
+    """A gzipped NIfTI file's content; equal volumes give equal bytes. Its header says ``what`` they show."""
     import nibabel as nib
 
     image = nib.Nifti1Image(stored_hu(volume.hu_DHW).transpose(2, 1, 0), lps_to_ras(volume.affine))
-    image.header["descrip"] = b"AXON: synthetic CT from X-ray, research only"
+    image.header["descrip"] = f"AXON: {what}, research only".encode()
     image.header.set_xyzt_units("mm")
     for set_form in (image.set_qform, image.set_sform):
         set_form(image.affine, code="scanner")

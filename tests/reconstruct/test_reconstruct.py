@@ -59,6 +59,7 @@ def test_two_films_give_every_file_and_all_agree(model: Path, films: tuple[Path,
         expected.mean_DHW is not None and np.abs(mean.get_fdata().transpose(2, 1, 0) - expected.mean_DHW).max() <= 0.51
     )
     assert np.abs(std.get_fdata().transpose(2, 1, 0) - expected.std_DHW).max() <= 0.51
+    assert b"error to expect in HU" in std.header["descrip"].item() and b"CT" in ct.header["descrip"].item()
     np.testing.assert_allclose(ct.affine, lps_to_ras(cube_affine(np.zeros(3), 16, 320.0)), atol=1e-5)
     read = read_ct_series(sorted((out / "dicom").iterdir()))
     np.testing.assert_array_equal(read.hu_DHW, ct.get_fdata().transpose(2, 1, 0))

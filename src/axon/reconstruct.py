@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -31,7 +31,7 @@ from axon.geometry.projection import VIEWS, normalise_film, render_both
 from axon.geometry.volume import Volume, lps_to_ras
 from axon.pretrained import Model
 from axon.readers.film_studies import choose_views, is_study, study_folder
-from axon.readers.films import NO_CHEST_TRUSTED, Xray, read_xray, shrunk, sure_view
+from axon.readers.films import Xray, overruled_by, read_xray, shrunk, sure_view
 from axon.references.registration import Progress, silent
 
 if TYPE_CHECKING:
@@ -62,6 +62,11 @@ class Films:
     xrays: dict[str, Xray]
     digests: dict[str, str]
     overruled: tuple[str, ...] = ()
+
+    def turned(self) -> set[str]:
+        """The views whose film was turned or mirrored as asked: of what was given, nobody knows left and right."""
+        asked = ("rotated by", "mirrored as")
+        return {view for view, xray in self.xrays.items() if any(note.startswith(asked) for note in xray.notes)}
 
 
 @dataclass(frozen=True)
@@ -229,7 +234,8 @@ def write(
         (part / "ct.nii.gz").write_bytes(nifti_bytes(output.volume))
         for name, hu_DHW in (("mean", output.mean_DHW), ("std", output.std_DHW)):
             if hu_DHW is not None:
-                (part / f"{name}.nii.gz").write_bytes(nifti_bytes(Volume(hu_DHW, affine)))
+                what = "error to expect in HU" if name == "std" else SYNTHETIC
+                (part / f"{name}.nii.gz").write_bytes(nifti_bytes(Volume(hu_DHW, affine), what))
         write_ct_series(output.volume, part / "dicom", identity)
         if output.sample is not None:
             digest = sha256(stored_hu(output.sample.hu_DHW).tobytes()).hexdigest()
@@ -239,7 +245,7 @@ def write(
                 (part / "samples").mkdir()
                 for number, hu_DHW in enumerate(output.samples_KDHW, 1):
                     (part / "samples" / f"{number:03d}.nii.gz").write_bytes(nifti_bytes(Volume(hu_DHW, affine)))
-        write_preview(part / "preview.png", made, on_your_word(films.overruled))
+        write_preview(part / "preview.png", made, on_your_word(films.overruled), films.turned())
         write_json(part / RECORD, record)
     return record
 
@@ -298,7 +304,7 @@ def read_films(
         frontal: A film's file, see `axon.readers.films.read_xray`; or a patient's study as a folder, a zip or tar
             archive or a DICOMDIR, of which the frontal and the lateral film are chosen by tag, then by image.
         lateral: A film's file.
-        trust_views: Take the caller's word for the views, and that they are of a chest.
+        trust_views: Take the caller's word for the views, and that the films are of a chest and no negatives.
         mends: What to do to the film by view, as `asked_mends` gives it; to all films of a study what is asked for the
             frontal one.
         view: Reconstruct from this view only: a single film is taken to show it, and of a study it is chosen.
@@ -309,7 +315,7 @@ def read_films(
     """
     mends = {"frontal": Mend(), "lateral": Mend(), **(mends or {})}
     if lateral is None and is_study(frontal):
-        films = _read_study(frontal, mends, view)
+        films = _read_study(frontal, mends, trust_views, view)
     else:
         films = _read_given(frontal, lateral, mends, trust_views, view)
     for name, xray in films.xrays.items():
@@ -318,18 +324,20 @@ def read_films(
     return films
 
 
-def _read_study(study: Path, mends: Mapping[str, Mend], view: View | None) -> Films:
+def _read_study(study: Path, mends: Mapping[str, Mend], trust_views: bool, view: View | None) -> Films:
     """The films of a study, chosen."""
     alike = mends["lateral"] == Mend()
     require(alike, "XRAY_OPTION", "the films of a study are mended alike", "name the two films' files instead")
     with study_folder(study) as folder:
-        chosen = choose_views(folder, mends["frontal"], (view,) if view else ("frontal", "lateral"))
+        chosen = choose_views(folder, mends["frontal"], (view,) if view else ("frontal", "lateral"), trust_views)
         for film in chosen:
             _log.info("%s film: %s, by its %s", film.view, film.name, film.xray.view_source)
         if view is None and len(chosen) == 1:
             _log.info("no lateral film of the same study")
         sums: dict[str, str] = {film.view: sha256_file(film.path) for film in chosen}
-        return Films(dict.fromkeys(sums, study), {film.view: film.xray for film in chosen}, sums)
+        xrays: dict[str, Xray] = {film.view: film.xray for film in chosen}
+        unsure = ["XRAY_VIEW_UNSURE"] if any(sure_view(xray) is None for xray in xrays.values()) else []
+        return Films(dict.fromkeys(sums, study), xrays, sums, (*overruled_by(xrays.values()), *unsure))
 
 
 def _read_given(
@@ -347,7 +355,7 @@ def _read_given(
         view: _read_one(path, mends["frontal" if view == first else view], view == first, trust_views)
         for view, path in paths.items()
     }
-    overruled = ["XRAY_NOT_CHEST"] if any(NO_CHEST_TRUSTED in xray.notes for xray in xrays.values()) else []
+    overruled = overruled_by(xrays.values())
     try:
         if only is None or lateral:
             _check_views(xrays)
@@ -454,21 +462,25 @@ def on_detector(films: Films, pipeline: AxonPipeline) -> dict[str, np.ndarray]:
     return films_UV
 
 
-def nifti_bytes(volume: Volume) -> bytes:
-    """A gzipped NIfTI file's content; equal volumes give equal bytes."""
+SYNTHETIC = "synthetic CT from X-ray"
+
+
+def nifti_bytes(volume: Volume, what: str = SYNTHETIC) -> bytes:
+    """A gzipped NIfTI file's content; equal volumes give equal bytes. Its header says ``what`` they show."""
     import nibabel as nib
 
     image = nib.Nifti1Image(stored_hu(volume.hu_DHW).transpose(2, 1, 0), lps_to_ras(volume.affine))
-    image.header["descrip"] = b"AXON: synthetic CT from X-ray, research only"
+    image.header["descrip"] = f"AXON: {what}, research only".encode()
     image.header.set_xyzt_units("mm")
     for set_form in (image.set_qform, image.set_sform):
         set_form(image.affine, code="scanner")
     return gzip.compress(image.to_bytes(), mtime=0)
 
 
-def write_preview(path: Path, made: Reconstruction, remark: str = "") -> None:
+def write_preview(path: Path, made: Reconstruction, remark: str = "", turned: Collection[str] = frozenset()) -> None:
     """One PNG: the three middle planes of the volume, and each film, as given and as the model sees it, beside the same
     view of the volume; the sample's below. Left and right, the window and a bar of 10 cm are on it; ``remark`` too.
+    The films of ``turned`` views have no left and right as given.
     """
     from matplotlib.figure import Figure
 
@@ -477,7 +489,7 @@ def write_preview(path: Path, made: Reconstruction, remark: str = "") -> None:
     products = [("volume", made.output.volume, made.reprojected)]
     if made.output.sample is not None:
         products.append(("sample", made.output.sample, made.sample_reprojected))
-    rows = [_preview_row(made, *product) for product in products]
+    rows = [_preview_row(made, *product, turned) for product in products]
     figure = Figure(figsize=(3 * len(rows[0]), 0.25 + 3.15 * len(rows)), facecolor="white")
     grid = figure.subplots(len(rows), len(rows[0]), squeeze=False)
     for axes_row, pictures in zip(grid, rows, strict=True):
@@ -491,9 +503,9 @@ def write_preview(path: Path, made: Reconstruction, remark: str = "") -> None:
 
 
 def _preview_row(
-    made: Reconstruction, name: str, volume: Volume, reprojected: Mapping[str, np.ndarray]
+    made: Reconstruction, name: str, volume: Volume, reprojected: Mapping[str, np.ndarray], turned: Collection[str]
 ) -> list[tuple[str, np.ndarray, str, float]]:
-    """Title, image in [0, 1], what is at its left and right, and how much of its width are 10 cm (0: no scale)."""
+    """Title, image in [0, 1], what is at its left and right, and how much of its width are 10 cm; "" and 0 for none."""
     from axon.pictures import OVERVIEW_WINDOW, three_planes, window_bounds
 
     pictures = []
@@ -503,7 +515,7 @@ def _preview_row(
     for view, film_UV in made.films.items():
         sides = _SIDES.get(view, "RL")
         pictures += [
-            (f"{view} film, as given", made.given[view], sides, 0),
+            (f"{view} film, as given", made.given[view], "" if view in turned else sides, 0),
             (f"{view} film, as the model sees it", film_UV, sides, 0),
             (f"{view}, from the {name}", reprojected[view], sides, 0),
         ]
@@ -519,7 +531,7 @@ def _draw(axes: Axes, title: str, image: np.ndarray, sides: str, ten_cm: float) 
     axes.set(xticks=[], yticks=[])
     axes.set_title(title, fontsize=9)
     style: dict[str, Any] = {"transform": axes.transAxes, "color": "#ffcc4d"}
-    for x, side, alignment in ((0.02, sides[0], "left"), (0.98, sides[1], "right")):
+    for x, side, alignment in zip((0.02, 0.98), sides, ("left", "right"), strict=False):
         axes.text(x, 0.5, side, ha=alignment, va="center", fontsize=9, **style)
     if ten_cm:
         axes.plot((0.04, 0.04 + ten_cm), (0.04, 0.04), linewidth=2, scalex=False, scaley=False, **style)

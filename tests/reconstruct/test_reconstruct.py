@@ -59,6 +59,7 @@ def test_two_films_give_every_file_and_all_agree(model: Path, films: tuple[Path,
         expected.mean_DHW is not None and np.abs(mean.get_fdata().transpose(2, 1, 0) - expected.mean_DHW).max() <= 0.51
     )
     assert np.abs(std.get_fdata().transpose(2, 1, 0) - expected.std_DHW).max() <= 0.51
+    assert b"error to expect in HU" in std.header["descrip"].item() and b"CT" in ct.header["descrip"].item()
     np.testing.assert_allclose(ct.affine, lps_to_ras(cube_affine(np.zeros(3), 16, 320.0)), atol=1e-5)
     read = read_ct_series(sorted((out / "dicom").iterdir()))
     np.testing.assert_array_equal(read.hu_DHW, ct.get_fdata().transpose(2, 1, 0))
@@ -495,3 +496,30 @@ def test_one_view_may_be_asked_for(model: Path, films: tuple[Path, Path], tmp_pa
     assert set(read_films(*films, view="frontal").xrays) == {"frontal"}
     # A single film is taken to show what the user says.
     assert read_films(films[1], None, view="frontal").xrays["frontal"].view == "lateral"
+
+
+def test_a_film_that_was_turned_has_no_left_and_right_as_given(
+    model: Path, films: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[str, str] = {}
+    monkeypatch.setattr("axon.reconstruct._draw", lambda axes, title, image, sides, scale: drawn.update({title: sides}))
+    Image.open(films[0]).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png")
+    words = (tmp_path / "turned.png", films[1], "--model", model)
+    assert run(*words, "-o", tmp_path / "turned", "--rotate", "90") == 0
+    assert drawn["frontal film, as given"] == "" and drawn["lateral film, as given"] == "AP"
+    assert drawn["frontal film, as the model sees it"] == drawn["frontal, from the volume"] == "RL"
+    assert run(*films, "--model", model, "-o", tmp_path / "mirrored", "--lateral-mirror", "--trust-views") == 0
+    assert drawn["frontal film, as given"] == "RL" and drawn["lateral film, as given"] == ""
+
+
+def test_of_a_study_too_the_user_is_taken_at_his_word(films: tuple[Path, Path], tmp_path: Path) -> None:
+    """Where there is no film that needs no such word."""
+    noise(256).convert("L").save(tmp_path / "noise.png")
+    with pytest.raises(AxonError, match=r"XRAY_MISSING.*1 XRAY_NOT_CHEST"):
+        read_films(tmp_path, None)
+    assert read_films(tmp_path, None, trust_views=True).overruled == ("XRAY_NOT_CHEST", "XRAY_VIEW_UNSURE")
+    Image.open(films[0]).convert("L").point(lambda value: 255 - value).save(tmp_path / "negative.png")
+    assert "XRAY_INVERTED" in read_films(tmp_path / "negative.png", None, trust_views=True).overruled
+    shutil.copy(films[0], tmp_path / "sure.png")
+    read = read_films(tmp_path, None, trust_views=True)
+    assert read.overruled == () and read.digests["frontal"] == hashlib.sha256(films[0].read_bytes()).hexdigest()

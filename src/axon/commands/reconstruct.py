@@ -82,7 +82,10 @@ def add(verbs: Verbs) -> None:
         help="MLflow, for --model models:/... (default: $MLFLOW_TRACKING_URI)",
     )
     parser.add_argument(
-        "--trust-views", action="store_true", help="do not check that the films show the views they are given as"
+        "--trust-views",
+        action="store_true",
+        help="take your word that the films show the views they are given as (XRAY_VIEW, XRAY_VIEW_UNSURE), a chest "
+        "(XRAY_NOT_CHEST) and no negative (XRAY_INVERTED); of a study, that a film without headers is frontal",
     )
     parser.add_argument(
         "--view",

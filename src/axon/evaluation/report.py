@@ -46,8 +46,8 @@ MAX_PAGE_BYTES = 15_000_000
 AXES: tuple[tuple[str, str, frozenset[Axis]], ...] = (
     (
         "Likeness to the patient's own CT",
-        "Voxel by voxel; a blurred mean scores well. Then how the volume explains the films, and how often two "
-        "standard deviations hold the truth.",
+        "Voxel by voxel; a blurred mean scores well. Then how the volume explains the films, and how often twice "
+        "the error to expect holds the truth.",
         frozenset({"distortion", "films", "calibration"}),
     ),
     (

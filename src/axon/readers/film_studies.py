@@ -12,7 +12,7 @@ from axon.dicom.views import View
 from axon.errors import AxonError, require
 from axon.geometry.mend import Mend
 from axon.readers.archives import extracted, is_archive
-from axon.readers.films import Xray, read_xray, sure_view
+from axon.readers.films import Xray, overruled_by, read_xray, sure_view
 
 MAX_BYTES, MAX_FILES = 4 * 2**30, 5000
 _DIRECTORY = "DICOMDIR"
@@ -26,7 +26,7 @@ class FoundFilm:
         name: Of its file, below the study's folder.
         path: Its file; of an archive, where it was while the archive was open.
         xray: The film.
-        view: What it surely shows.
+        view: What it surely shows, or is trusted to show.
     """
 
     name: str
@@ -52,20 +52,23 @@ def study_folder(path: Path) -> Iterator[Path]:
             yield folder
 
 
-def choose_views(folder: Path, mend: Mend, views: tuple[View, ...] = ("frontal", "lateral")) -> list[FoundFilm]:
+def choose_views(
+    folder: Path, mend: Mend, views: tuple[View, ...] = ("frontal", "lateral"), trusted: bool = False
+) -> list[FoundFilm]:
     """The best frontal film and, where there is one of the same study, the best lateral one: one whose tag names the
-    view before one that only looks like it.
+    view before one that only looks like it, and that before one that is trusted.
 
     Args:
         folder: With films and anything else below it.
         mend: What to do to each film.
         views: Which views to take, the first of which there has to be.
+        trusted: As of `axon.readers.films.read_xray`; also, a film of no study that shows no view surely is frontal.
 
     Raises:
         AxonError: ``XRAY_MISSING``, where codes say what became of the files; ``XRAY_PATIENTS``; or
             ``ARCHIVE_TOO_LARGE`` of a folder with too many files.
     """
-    found, refused = _films(folder, mend)
+    found, refused = _films(folder, mend, trusted)
     patients = len({film.xray.patient for film in found} - {""})
     fix = "give the folder of one patient"
     require(patients <= 1, "XRAY_PATIENTS", f"the films are of {patients} patients", fix)
@@ -74,15 +77,20 @@ def choose_views(folder: Path, mend: Mend, views: tuple[View, ...] = ("frontal",
     message = f"none of the files is surely a {views[0]} chest film ({len(found)} of another view; {codes})"
     require(bool(first), "XRAY_MISSING", message, f"name the {views[0]} film's file")
     paired = {film.xray.study for film in found if film.view in views[1:]}
-    chosen = [max(first, key=lambda film: (film.xray.study in paired, *_rank(film)))]
+    chosen = [max(first, key=lambda film: (not _doubted(film.xray), film.xray.study in paired, *_rank(film)))]
     for view in views[1:]:
         of_study = [film for film in found if film.view == view and film.xray.study == chosen[0].xray.study]
         chosen += [max(of_study, key=_rank)] if of_study else []
     return chosen
 
 
-def _rank(film: FoundFilm) -> tuple[bool, float]:
-    return film.xray.view_source == "tag", film.xray.view_confidence
+def _rank(film: FoundFilm) -> tuple[bool, bool, float]:
+    return not _doubted(film.xray), film.xray.view_source == "tag", film.xray.view_confidence
+
+
+def _doubted(xray: Xray) -> bool:
+    """Whether it is used on the user's word alone."""
+    return sure_view(xray) is None or bool(overruled_by([xray]))
 
 
 def best_of(films: list[FoundFilm], view: View) -> FoundFilm | None:
@@ -95,19 +103,19 @@ def film_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if _may_be_film(path.relative_to(folder), path))
 
 
-def _films(folder: Path, mend: Mend) -> tuple[list[FoundFilm], Counter[str]]:
-    """All films below a folder whose view is sure, and how many files were refused, by code."""
+def _films(folder: Path, mend: Mend, trusted: bool) -> tuple[list[FoundFilm], Counter[str]]:
+    """All films below a folder whose view is sure or trusted, and how many files were refused, by code."""
     found, refused = [], Counter[str]()
     paths = film_files(folder)
     message = f"the folder holds more than {MAX_FILES} files"
     require(len(paths) <= MAX_FILES, "ARCHIVE_TOO_LARGE", message, "name the films' files")
     for path in paths:
         try:
-            xray = read_xray(path, mend)
+            xray = read_xray(path, mend, trusted)
         except AxonError as error:
             refused[error.code] += 1
             continue
-        if (view := sure_view(xray)) is None:
+        if (view := sure_view(xray) or ("frontal" if trusted and not xray.study else None)) is None:
             refused["XRAY_VIEW_UNSURE"] += 1
         else:
             found.append(FoundFilm(path.relative_to(folder).as_posix(), path, xray, view))

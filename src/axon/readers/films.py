@@ -5,6 +5,7 @@ Messages carry no file name and no header value: either may name a patient.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -63,6 +64,13 @@ class Xray:
 
 NO_CHEST_TRUSTED = "no chest to be seen, used on your word"
 NEGATIVE_TRUSTED = "looks like a negative, used on your word"
+_OVERRULED = {NO_CHEST_TRUSTED: "XRAY_NOT_CHEST", NEGATIVE_TRUSTED: "XRAY_INVERTED"}
+
+
+def overruled_by(xrays: Iterable[Xray]) -> list[str]:
+    """Codes of the refusals that films were read in spite of, as their notes say."""
+    notes = {note for xray in xrays for note in xray.notes}
+    return [code for note, code in _OVERRULED.items() if note in notes]
 
 
 def read_xray(path: Path, mend: Mend = Mend(), trusted: bool = False) -> Xray:  # noqa: B008 frozen

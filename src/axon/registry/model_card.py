@@ -39,8 +39,8 @@ invented or left out.
 - HU outside the model's window are never reconstructed; contrast medium is not modelled.
 - What is finer than the films fix comes from references, where a model carries some: a rib or a vessel may be another
   patient's, and contrast agent in a reference brightens vessels.
-- The standard deviation is calibrated on validation patients and rendered films; the report shows how often two of it
-  hold the truth.
+- The error to expect is calibrated on validation patients and rendered films; the report shows how often twice of it
+  holds the truth.
 
 ## How to get started
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import traceback
 from collections.abc import Iterable, Iterator
 
 
@@ -121,6 +122,22 @@ def disk_full(error: OSError) -> AxonError:
     """What to tell of an error whose number is one of `FULL`."""
     fix = "free some space, or raise the limit, and run it again: what was there before is as it was"
     return AxonError("DISK_FULL", f"no more can be written: {error.strerror}", fix)
+
+
+def reason_of(error: BaseException) -> str:
+    """What to keep of an error after the process: its code, and of one that nobody foresaw the last places it came
+    through, without their variables.
+    """
+    if isinstance(error, OSError) and error.errno in FULL:
+        error = disk_full(error)
+    if isinstance(error, AxonError):
+        return str(error)
+    told = f"{type(error).__name__}: {printable(str(error))}"
+    if not isinstance(error, Exception):  # A signal is no bug.
+        return told
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    lines = [f"{frame.filename}:{frame.lineno} {frame.name}: {frame.line}" for frame in frames]
+    return "\n  ".join([f"[UNEXPECTED] {told}", *lines])
 
 
 def require(ok: bool, code: str, message: str, fix: str) -> None:

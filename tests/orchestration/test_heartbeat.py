@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from axon.tracking.runs import (
     WORK_KEY,
     StageRun,
     finish_parent,
+    losing_no_work,
     stage_run,
     start_parent,
 )
@@ -48,7 +50,11 @@ class Tags:
 
 class Broken(StageRun):
     def log(self, step: int, metrics: dict[str, float]) -> None:
+        asked.append(step)
         raise AxonError("TRACKING_FAILED", "down", "wait")
+
+
+asked: list[int] = []
 
 
 def test_the_state_is_written_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,6 +63,7 @@ def test_the_state_is_written_again_and_again(tmp_path: Path, monkeypatch: pytes
     run = StageRun(mlflow, "", "r")
     monkeypatch.setattr(StageRun, "log", lambda self, step, metrics: None)
     (tmp_path / "bridge" / "step-00000040").mkdir(parents=True)
+    (tmp_path / "estimator" / "step-00000090").mkdir(parents=True)
     with beating(run, tmp_path, Config(), "bridge") as log:
         log(10, {"estimator/loss": 1.0})
         deadline = time.monotonic() + 60  # The first picture takes a while.
@@ -120,13 +127,47 @@ def test_a_step_that_does_not_train_says_how_far_it_is(tmp_path: Path, monkeypat
     assert json.loads((tmp_path / "4" / FILE).read_text())["state"] == "SUCCEEDED"
 
 
-def test_an_mlflow_that_fails_stops_no_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_mlflow_that_fails_stops_no_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked.clear()
     mlflow: Any = Tags(fails=True)
-    with beating(Broken(mlflow, "", "r"), tmp_path, Config(), "bridge") as log:
+    broken = Broken(mlflow, "", "r")
+    with beating(broken, tmp_path, Config(), "bridge") as log:
+        assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
         log(1, {"loss": 1.0})
         log(2, {"loss": 1.0})
-    assert capsys.readouterr().out.count("[TRACKING_FAILED]") == 1
-    assert json.loads((tmp_path / FILE).read_text())["step"] == 2
+        assert len(asked) == 1, "it is left alone for a while"
+        later = time.monotonic() + heartbeat.QUIET_S + 1
+        monkeypatch.setattr(heartbeat.time, "monotonic", lambda: later)
+        log(3, {"loss": 1.0})
+        monkeypatch.undo()
+    assert len(asked) == 2 and "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+    assert capsys.readouterr().out.count("[TRACKING_FAILED]") == 2
+    assert json.loads((tmp_path / FILE).read_text())["step"] == 3
+
+
+def test_a_state_that_cannot_be_told_stops_no_step(tmp_path: Path) -> None:
+    with working.beats(lambda: {}["x"], tmp_path / FILE, lambda text: None):
+        time.sleep(0.01)
+    assert not (tmp_path / FILE).exists()
+
+
+def test_what_mlflow_cannot_take_at_the_end_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with losing_no_work():
+        raise AxonError("TRACKING_FAILED", "down", "wait")
+    assert "[TRACKING_FAILED] down -> wait" in capsys.readouterr().out
+
+
+def test_a_loop_that_hangs_is_silent_though_its_thread_beats() -> None:
+    long_ago, now = "2020-01-01T00:00:00+00:00", working.utc(time.time())
+    beat = {"at": now, "since": long_ago, "state": "RUNNING"}
+    in_loop = {**beat, "told": long_ago, "step": 3, "of": 8}
+    silent = [
+        heartbeat._light_step("evaluate", state, True)["silent_s"] > heartbeat.SILENT_S
+        for state in (beat, in_loop, {**in_loop, "step": 8}, {**in_loop, "told": now})
+    ]
+    assert silent == [False, True, False, False]
 
 
 @pytest.mark.slow

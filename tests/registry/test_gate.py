@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 import shutil
@@ -156,17 +157,19 @@ def test_runs_are_made_once(uri: str) -> None:
     assert start_parent(uri, "axon", "key", {"a": 1, "b": 2}, {"t": "2"}) == parent
     with stage_run(uri, parent, "bridge", {"steps": 2}) as again:
         assert again.run_id == stage.run_id
+    with pytest.raises(OSError), stage_run(uri, parent, "superres", {}):
+        raise OSError(errno.ENOSPC, "No space left on device")
     mlflow = client(uri)
-    assert (
-        finish_parent(uri, "axon", "key", False, "the pipeline failed")
-        == "refiner: RuntimeError: no memory; the pipeline failed"
-    )
+    told = finish_parent(uri, "axon", "key", False, "the pipeline failed")
+    assert "refiner: [UNEXPECTED] RuntimeError: no memory\n" in told and "superres: [DISK_FULL]" in told
+    assert 'raise RuntimeError("no memory")' in told, "the last places that it came through"
     assert mlflow.get_run(parent).info.status == "FAILED"
     runs = mlflow.search_runs([mlflow.get_run(parent).info.experiment_id])
     assert {run.info.run_name: run.info.status for run in runs} == {
         "axon, seed -, key": "FAILED",
         "bridge": "FINISHED",
         "refiner": "FAILED",
+        "superres": "FAILED",
     }
     assert mlflow.get_metric_history(stage.run_id, "loss")[0].value == 0.5
 

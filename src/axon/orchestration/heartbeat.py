@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 SILENT_S, PICTURE = 600.0, "progress.png"
+QUIET_S = 600.0
+"""For so long MLflow is asked nothing after it failed: its own retries would hold the training."""
+HASTY = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+"""How long a training waits for MLflow, in its variables; MLflow's own are 120 s, 7 times."""
 STATES = {"FINISHED": "SUCCEEDED", "SCHEDULED": "PENDING", "KILLED": "CANCELED"}
 """MLflow's words as Kubeflow says them."""
 
@@ -40,15 +44,27 @@ def beating(run: StageRun, folder: Path, config: Config, stage: str) -> Iterator
     the run, with the losses in ``folder/progress.png``. An MLflow that fails costs metrics, never the training.
     """
     heart = _Heart(run, folder, config, stage)
-    with beats(heart.now, folder / FILE, lambda text: run.mlflow.set_tag(run.run_id, HEARTBEAT, text)):
+    tag = lambda text: run.mlflow.set_tag(run.run_id, HEARTBEAT, text)  # noqa: E731
+    with _hasty(), beats(heart.now, folder / FILE, tag):
         yield heart.log
+
+
+@contextlib.contextmanager
+def _hasty() -> Iterator[None]:
+    added = HASTY.keys() - os.environ.keys()
+    os.environ.update({name: HASTY[name] for name in added})
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 class _Heart:
     def __init__(self, run: StageRun, folder: Path, config: Config, stage: str) -> None:
         self.run, self.folder, self.config, self.stage = run, folder, config, stage
         self.state: State = {"stage": stage, **device()}
-        self.told = False
+        self.quiet = -math.inf
         self.losses: dict[str, dict[int, tuple[int, float, float]]] = {}
         self.drawn, self.drawing = 0, threading.Lock()
 
@@ -61,16 +77,17 @@ class _Heart:
             known["memory_gib"] = round(values["peak_memory_gib"], 2)
         if rate and total:
             known |= {"steps_per_second": round(rate, 3), "ends": utc(time.time() + (total - step) / rate)}
-        self.state = {**self.state, "part": part, "step": step, "of": total, **known}
+        self.state = {**self.state, "part": part, "step": step, "of": total, "told": utc(time.time()), **known}
         if "loss" in values:
             row = (step, values["loss"], values.get("val_loss", math.nan))
             self.losses = {**self.losses, part: {**self.losses.get(part, {}), step: row}}
+        if time.monotonic() < self.quiet:
+            return
         try:
             self.run.log(step, metrics)
         except AxonError as error:
-            if not self.told:
-                print(f"{error}; the training goes on, and its curves are in its result", flush=True)
-            self.told = True
+            print(f"{error}; the training goes on, and its curves are in its result", flush=True)
+            self.quiet = time.monotonic() + QUIET_S
 
     def _total(self, part: str) -> int:
         published = part in self.config.training.methods
@@ -80,7 +97,8 @@ class _Heart:
         return max(1, round(steps * self.config.training.warm_share)) if shorter and steps else steps
 
     def now(self) -> State:
-        saved = sorted(self.folder.glob("*/step-*"), key=lambda path: path.name)
+        part = self.state.get("part", self.stage)
+        saved = sorted(self.folder.glob("*/step-*"), key=lambda path: (path.parent.name == part, path.name))
         self._draw()
         return {**self.state, "checkpoint": saved[-1].name if saved else ""}
 
@@ -89,7 +107,7 @@ class _Heart:
         rows = sum(map(len, curves.values()))
         # Where the thread is at it still, its picture is the last one.
         if rows > self.drawn and self.drawing.acquire(blocking=False):
-            with contextlib.suppress(OSError), contextlib.ExitStack() as drawn:
+            with contextlib.suppress(Exception), contextlib.ExitStack() as drawn:
                 drawn.callback(self.drawing.release)
                 write_whole(self.folder / PICTURE, loss_curves_png(curves))
                 self.drawn = rows
@@ -97,7 +115,7 @@ class _Heart:
 
 def run_state(tracking_uri: str, run: str = "") -> dict[str, Any]:
     """How a pipeline run is doing, by MLflow: the same keys as of one on a cluster, and of each step ``progress`` (its
-    last heartbeat, or None) and ``silent_s`` (seconds since; None where it has ended).
+    last heartbeat, or None) and ``silent_s`` (seconds since, in a loop since its last round; None where it has ended).
 
     Args:
         tracking_uri: MLflow.
@@ -179,7 +197,7 @@ def _steps(found: Run, trained: Iterable[Run]) -> list[dict[str, Any]]:
 def _light_step(name: str, state: dict[str, Any], open_: bool) -> dict[str, Any]:
     """A step that does not train, as its last heartbeat tells it; in a run that has ended none is running."""
     running = state["state"] == "RUNNING"
-    last = datetime.fromisoformat(state["at"]).timestamp()
+    last = _last_sign(state)
     return {
         "name": name,
         "state": "CANCELED" if running and not open_ else state["state"],
@@ -191,10 +209,18 @@ def _light_step(name: str, state: dict[str, Any], open_: bool) -> dict[str, Any]
     }
 
 
+def _last_sign(state: State) -> float:
+    """When a step was last heard of, in seconds: the thread that beats lives on where a loop hangs, so in a loop its
+    last round counts.
+    """
+    in_loop = "told" in state and state["step"] < state["of"]
+    return datetime.fromisoformat(state["told" if in_loop else "at"]).timestamp()
+
+
 def _step(run: Run) -> dict[str, Any]:
     ended = run.info.end_time if run.info.status != "RUNNING" else None
     progress = json.loads(run.data.tags.get(HEARTBEAT, "null"))
-    last = datetime.fromisoformat(progress["at"]).timestamp() if progress else run.info.start_time / 1000
+    last = _last_sign(progress) if progress else run.info.start_time / 1000
     return {
         "name": run.data.tags.get(STAGE, run.info.run_name),
         "state": STATES.get(run.info.status, run.info.status),

@@ -13,7 +13,7 @@ from axon.orchestration.launch import train
 from axon.orchestration.parent import parent_folder
 from axon.orchestration.trainjob import TrainJobs
 from axon.references.candidates import held_out
-from axon.tracking.runs import stage_run
+from axon.tracking.runs import losing_no_work, stage_run
 from axon.training.train import TRAINED_STAGES, checkpoint_dir
 
 
@@ -47,7 +47,8 @@ def train_step(
             inputs["parent"] = parent
         with beating(run, checkpoints, settings, stage) as log:
             train(stage, settings, checkpoints, out, log, TrainJobs, **inputs)
-        run.artifact(out / "curves")
+        with losing_no_work():
+            run.artifact(out / "curves")
 
 
 def refuse_seen_test_patients(parent: Path, dataset: Path, config: Config) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from axon.compute.devices import device_name, gpu_memory
-from axon.errors import AxonError
+from axon.errors import reason_of
 from axon.files import json_text, write_whole
 from axon.tracking.client import client
 from axon.tracking.runs import DATA_REVISION, HEARTBEAT, WORK_KEY
@@ -30,16 +30,16 @@ Tell = Callable[[int, int], object]
 
 @contextlib.contextmanager
 def beats(state: Callable[[], State], file: Path, tag: Callable[[str], object]) -> Iterator[None]:
-    """Write ``state()`` to ``file`` and hand it to ``tag`` as long as the block runs, and once at its end. Neither of
-    them can stop the block by failing.
+    """Write ``state()`` to ``file`` and hand it to ``tag`` as long as the block runs, and once at its end. None of the
+    three can stop the block by failing.
     """
     ended = threading.Event()
 
     def beat(tagged: bool = True) -> None:
-        now = {**state(), "at": utc(time.time())}
-        with contextlib.suppress(OSError):
-            write_whole(file, json_text(now).encode())
         with contextlib.suppress(Exception):
+            now = {**state(), "at": utc(time.time())}
+            with contextlib.suppress(OSError):
+                write_whole(file, json_text(now).encode())
             if tagged:
                 tag(json.dumps(now))
 
@@ -82,8 +82,7 @@ def working(
         try:
             yield work.tell
         except BaseException as error:
-            reason = str(error) if isinstance(error, AxonError) else f"{type(error).__name__}: {error}"
-            work.state |= {"state": "FAILED", "error": reason[:500]}
+            work.state |= {"state": "FAILED", "error": reason_of(error)[:2000]}
             raise
         work.state["state"] = "SUCCEEDED"
 
@@ -96,7 +95,7 @@ class _Work:
     def tell(self, done: int, of: int) -> None:
         rate = done / max(time.time() - self.began, 1e-3)
         ends = {"steps_per_second": round(rate, 3), "ends": utc(time.time() + (of - done) / rate)} if done else {}
-        self.state = {**self.state, "step": done, "of": of, **ends}
+        self.state = {**self.state, "step": done, "of": of, "told": utc(time.time()), **ends}
 
     def now(self) -> State:
         peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from axon.errors import AxonError
+from axon.errors import AxonError, printable, reason_of
 from axon.provenance import code_revision
 from axon.tracking.client import client, sqlite_path, tracking_errors, without_credentials
 
@@ -160,7 +160,7 @@ class StageRun:
 @contextlib.contextmanager
 def stage_run(tracking_uri: str, parent_run_id: str, stage: str, params: Mapping[str, Any]) -> Iterator[StageRun]:
     """The nested run of ``stage``, made once for a parent; FINISHED on leaving, FAILED (KILLED on a signal) with the
-    reason on an error.
+    reason on an error. Once the stage is done, an MLflow that fails is said, not raised.
 
     Raises:
         AxonError: ``TRACKING_FAILED``.
@@ -178,14 +178,23 @@ def stage_run(tracking_uri: str, parent_run_id: str, stage: str, params: Mapping
     try:
         yield StageRun(mlflow, tracking_uri, run_id)
     except BaseException as error:
-        reason = str(error) if isinstance(error, AxonError) else f"{type(error).__name__}: {error}"
         # The first error is the one to show, also when MLflow is what failed.
         with contextlib.suppress(Exception):
-            mlflow.set_tag(run_id, ERROR, reason[:5000])
+            mlflow.set_tag(run_id, ERROR, reason_of(error)[:5000])
             mlflow.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
         raise
-    with tracking_errors(tracking_uri):
+    with losing_no_work():
         mlflow.set_terminated(run_id, "FINISHED")
+
+
+@contextlib.contextmanager
+def losing_no_work() -> Iterator[None]:
+    """Say it where MLflow, or the store behind it, cannot take what is done already, and go on."""
+    try:
+        yield
+    except Exception as error:
+        said = printable(str(error)) or type(error).__name__
+        print(f"MLflow could not be told all of it ({said.splitlines()[0]}); the result is whole", flush=True)
 
 
 def finish_parent(tracking_uri: str, experiment: str, run_key: str, succeeded: bool, reason: str) -> str:

@@ -19,9 +19,9 @@ DATA ?=
 OUT ?= runs/demo
 CONFIG ?= configs/smoke.yaml
 
-.PHONY: help install data demo test test-fast test-containers test-cluster lint format compile lock lock-images images clean \
-  fuzz fuzz-again pretrained bench-speed bench-quality bench-folds bench-patients reference tour screenshots serve-assets \
-  release
+.PHONY: help install data demo test test-fast test-containers test-cluster lint format compile lock lock-images \
+  images clean fuzz fuzz-again pretrained bench-speed bench-quality bench-folds bench-patients reference tour \
+  screenshots serve-assets release
 SECONDS_TO_FUZZ ?= 300
 # Tests run in processes side by side, a thread each.
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 4 ? 4 : n )))

@@ -5,7 +5,7 @@ const POLL_MS = 700;
 const LOOK_MS = 30000; // between the signs that somebody still looks at a result
 const PLANES = ["Axial", "Coronal", "Sagittal"];
 const VIEWS = ["frontal", "lateral"];
-const TRUSTED = ["XRAY_NOT_CHEST", "XRAY_INVERTED", "XRAY_VIEW", "XRAY_VIEW_UNSURE"]; // refusals that "Do not check the views" overrules
+const TRUSTED = ["XRAY_NOT_CHEST", "XRAY_INVERTED", "XRAY_VIEW", "XRAY_VIEW_UNSURE"]; // "Do not check" overrules them
 const $ = (id) => document.getElementById(id);
 const form = $("form");
 let about, viewer, poll;

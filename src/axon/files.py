@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import csv
 import errno
@@ -198,6 +199,8 @@ def own_temporary_folder() -> Iterator[None]:
         os.environ |= {"TMPDIR": before[1]} if before[1] is not None else {}
         signal.signal(signal.SIGTERM, before[2])
         scratch.remove()
+        # Where no home can be written to, matplotlib registers its folder in there, and would miss it at exit.
+        atexit.unregister(shutil.rmtree)
 
 
 def _end(number: int, _: object) -> None:

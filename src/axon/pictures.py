@@ -10,7 +10,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -60,6 +60,13 @@ def hang(image: np.ndarray, plane: str) -> np.ndarray:
 def window_bounds(level: float, width: float) -> tuple[float, float]:
     """Lowest and highest HU of a display window."""
     return level - width / 2, level + width / 2
+
+
+def sides(of: str) -> str:
+    """What is at the left and the right of a plane or a view, as DICOM's letters: front and back of a sagittal or a
+    lateral picture, the patient's right and left of any other.
+    """
+    return "AP" if of in ("sagittal", "lateral") else "RL"
 
 
 def gray_uri(image: np.ndarray, low: float, high: float) -> str:
@@ -216,6 +223,22 @@ def _draw_losses(axes: Axes, points: Losses) -> None:
         axes.legend(frameon=False, fontsize=8)
     axes.grid(which="both", color="#e4e7eb", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def mark(axes: Axes, letters: str, ten_cm: float = 0) -> None:
+    """Write what is at a picture's left and right, and draw a bar of 10 cm, which are ``ten_cm`` of its width; neither
+    where there is none.
+    """
+    from matplotlib.patheffects import withStroke
+
+    outline = [withStroke(linewidth=1.8, foreground="black")]
+    style: dict[str, Any] = {"transform": axes.transAxes, "color": "#ffcc4d", "path_effects": outline}
+    for x, side, alignment in zip((0.02, 0.98), letters, ("left", "right"), strict=False):
+        axes.text(x, 0.5, side, ha=alignment, va="center", fontsize=9, **style)
+    if ten_cm:
+        axes.plot(
+            (0.96 - ten_cm, 0.96), (0.04, 0.04), linewidth=2, solid_capstyle="butt", scalex=False, scaley=False, **style
+        )
 
 
 def show_image(axes: Axes, image: np.ndarray, low: float, high: float, colours: str, label: str) -> AxesImage:

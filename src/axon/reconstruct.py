@@ -506,35 +506,29 @@ def _preview_row(
     made: Reconstruction, name: str, volume: Volume, reprojected: Mapping[str, np.ndarray], turned: Collection[str]
 ) -> list[tuple[str, np.ndarray, str, float]]:
     """Title, image in [0, 1], what is at its left and right, and how much of its width are 10 cm; "" and 0 for none."""
-    from axon.pictures import OVERVIEW_WINDOW, three_planes, window_bounds
+    from axon.pictures import OVERVIEW_WINDOW, sides, three_planes, window_bounds
 
     pictures = []
     for plane, image in three_planes(volume.hu_DHW, *window_bounds(*OVERVIEW_WINDOW)):
         width_mm = volume.hu_DHW.shape[2 if plane != "sagittal" else 1] * volume.spacing_mm[0]
-        pictures.append((f"{name}, {plane}", image, _SIDES.get(plane, "RL"), 100 / width_mm))
+        pictures.append((f"{name}, {plane}", image, sides(plane), 100 / width_mm))
     for view, film_UV in made.films.items():
-        sides = _SIDES.get(view, "RL")
+        letters = sides(view)
         pictures += [
-            (f"{view} film, as given", made.given[view], "" if view in turned else sides, 0),
-            (f"{view} film, as the model sees it", film_UV, sides, 0),
-            (f"{view}, from the {name}", reprojected[view], sides, 0),
+            (f"{view} film, as given", made.given[view], "" if view in turned else letters, 0),
+            (f"{view} film, as the model sees it", film_UV, letters, 0),
+            (f"{view}, from the {name}", reprojected[view], letters, 0),
         ]
     return pictures
 
 
-_SIDES = {"sagittal": "AP", "lateral": "AP"}
-"""Front and back, as DICOM's letters; all other pictures have the patient's right at the left."""
+def _draw(axes: Axes, title: str, image: np.ndarray, letters: str, ten_cm: float) -> None:
+    from axon.pictures import mark
 
-
-def _draw(axes: Axes, title: str, image: np.ndarray, sides: str, ten_cm: float) -> None:
     axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="bilinear")
     axes.set(xticks=[], yticks=[])
     axes.set_title(title, fontsize=9)
-    style: dict[str, Any] = {"transform": axes.transAxes, "color": "#ffcc4d"}
-    for x, side, alignment in zip((0.02, 0.98), sides, ("left", "right"), strict=False):
-        axes.text(x, 0.5, side, ha=alignment, va="center", fontsize=9, **style)
-    if ten_cm:
-        axes.plot((0.04, 0.04 + ten_cm), (0.04, 0.04), linewidth=2, scalex=False, scaley=False, **style)
+    mark(axes, letters, ten_cm)
 
 
 def refuse_foreign_folder(out: Path, *inputs: Path) -> None:

@@ -81,7 +81,7 @@ def comparison(evaluation: Evaluation, tmp_path_factory: pytest.TempPathFactory)
         a, name="models:/axon/2", run_id="b" * 32, version="2", primary=better, record={"config": "long " * 60}
     )
     picture = evaluation.pictures[0]
-    content = strip(picture.volumes["axon"], picture.reference_DHW)
+    content = strip(picture.volumes["axon"], picture.reference_DHW, 352.0)
     import base64
 
     uri = f"data:image/webp;base64,{base64.b64encode(content).decode()}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from axon.geometry.volume import resample_to_cube
 from axon.serve.jobs import GRACE_S
 from tests.browser.conftest import PHONE, fits, keep, pixels, resize
 from tests.conftest import REAL_DATA_UNSET
+from tests.support.films import dicom_film
 from tests.support.small_model import small_pipeline
 
 pytestmark = pytest.mark.slow
@@ -140,6 +142,16 @@ def settled(page: WebDriver) -> np.ndarray:
     raise AssertionError("the viewer does not come to rest")
 
 
+def captions(page: WebDriver) -> list[str]:
+    return [caption.text for caption in page.find_elements(By.CSS_SELECTOR, "#films figcaption")]
+
+
+def letters(page: WebDriver) -> list[str]:
+    """What is at the left and the right of each film."""
+    films = page.find_elements(By.CSS_SELECTOR, "#films .film")
+    return ["".join(side.text for side in film.find_elements(By.TAG_NAME, "b")) for film in films]
+
+
 def press(page: WebDriver, label: str) -> None:
     page.find_element(By.XPATH, f"//button[.='{label}']").click()
 
@@ -173,6 +185,8 @@ def test_two_films_are_reconstructed_looked_at_and_downloaded(
     keep(sized, "serve-uncertainty")
     images = sized.find_elements(By.CSS_SELECTOR, "#films img")
     assert len(images) == 8 and all(pixels(image).std() > 2 for image in images)
+    assert captions(sized)[:2] == ["frontal film, as given", "frontal film, as the model sees it"]
+    assert letters(sized) == [*["RL"] * 4, *["AP"] * 4]
     ct = nib.load(download(sized, "NIfTI volume", "frontal-axon-ct.nii.gz"))
     assert ct.shape == (32, 32, 32)
     with zipfile.ZipFile(download(sized, "DICOM series (zip)", "frontal-axon-dicom.zip")) as archive:
@@ -186,9 +200,25 @@ def test_two_films_are_reconstructed_looked_at_and_downloaded(
     )
 
 
-def test_sliders_and_keys_move_slices_and_windows(sized: WebDriver, address: str, films: tuple[Path, Path]) -> None:
-    give(sized, address, films[0])
+SEE_CANCEL = """
+const real = show;
+show = (job) => { window.cancelled = !document.getElementById("cancel").hidden; return real(job); };
+"""
+
+
+def test_sliders_and_keys_move_slices_and_windows(
+    sized: WebDriver, address: str, films: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Of a DICOM film, whose file's name no download has; once there is a result, it cannot be cancelled."""
+    visit(sized, address)
+    sized.execute_script(SEE_CANCEL)
+    choose(sized, dicom_film(tmp_path / "JANE_DOE.dcm", np.asarray(Image.open(films[0]))))
+    submit(sized)
+    assert answered(sized) == "done", text(sized, "error")
     loaded(sized, "ct.nii.gz")
+    assert sized.execute_script("return window.cancelled") is False
+    name = str(sized.find_element(By.LINK_TEXT, "NIfTI volume").get_attribute("download"))
+    assert re.fullmatch(r"axon-\d{8}-\d{6}-ct\.nii\.gz", name)
     body = sized.find_element(By.TAG_NAME, "body")
     for key, plane in (("a", "Axial"), ("c", "Coronal"), ("s", "Sagittal")):
         body.send_keys(key)
@@ -290,6 +320,7 @@ def test_a_refused_film_has_its_way_out(
     keep(sized, "serve-upside-down")
     press(sized, "Turn it by 180°")
     assert answered(sized) == "done", text(sized, "error")
+    assert letters(sized) == ["", "RL", "RL", "RL"], "of what was given upside down, nobody knows left and right"
     (tmp_path / "empty.png").touch()
     sized.find_element(By.NAME, "lateral").send_keys(str(tmp_path / "empty.png"))
     turned = sized.find_element(By.NAME, "rotate")

@@ -181,6 +181,8 @@ def test_the_first_screen_has_verdict_picture_and_headline_and_the_facts_come_la
     assert gain is not None and f"AXON is above the best control, {METHODS['gan']}: {gain.mean:+.1f} %" in first
     assert "cannot be told apart" not in first and first.count("<p>On ") == 4
     assert first.count('<figure class="tile">') == 2 + 4 and first.index("<figure") < first.index("<table")
+    assert first.count("<i>R</i><i>L</i>") == 5 and first.count("<i>A</i><i>P</i>") == 1, "left and right of each"
+    assert first.count("<u style=") == 4, "a bar of 10 cm on slices, none on films, whose scale nobody knows"
     assert "split hash" not in first and text.index("split hash") > text.index("<h2>Limits")
 
 

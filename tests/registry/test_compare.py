@@ -66,7 +66,7 @@ def add(uri: str, folder: Path, key: str, psnr: list[float], facts: dict | None 
     rng = np.random.default_rng(0)
     for name, case in CASES:
         (evaluation / strip_name(name, case)).write_bytes(
-            strip(rng.normal(size=(16,) * 3) * 500, rng.normal(size=(16,) * 3) * 500)
+            strip(rng.normal(size=(16,) * 3) * 500, rng.normal(size=(16,) * 3) * 500, 320.0)
         )
     client(uri).log_param(run_id, "training.lr", lr)
     client(uri).set_tag(run_id, "axon.heartbeat.gate", key)

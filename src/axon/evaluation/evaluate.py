@@ -121,7 +121,9 @@ def evaluate(
             if view == "bi" and len(cases) <= FEW_CASES:
                 kept[name, case.case_id] = result
             if view == views:
-                strips[strip_name(name, case.case_id)] = strip(result.volumes["axon"], reference.hu_DHW)
+                strips[strip_name(name, case.case_id)] = strip(
+                    result.volumes["axon"], reference.hu_DHW, config.grid.extent_mm
+                )
         print(f"evaluated {number}/{len(cases)}: {case.case_id} ({name})", flush=True)
         if tell:
             tell(number, len(cases))

@@ -352,7 +352,7 @@ class _Run:
         result = self._volumes(case, view)
         shown = result.volumes.get(self.asked.baseline or "axon")
         rows = rows_of(entry.set_name, case, result, reference, view, self.config)
-        return rows, None if shown is None else strip(shown, reference.hu_DHW)
+        return rows, None if shown is None else strip(shown, reference.hu_DHW, self.config.grid.extent_mm)
 
     def _volumes(self, case: Case, view: Views) -> MethodVolumes:
         pipeline, baseline = self.model.pipeline, self.asked.baseline

@@ -137,6 +137,7 @@ def _context(evaluation: Evaluation) -> dict[str, Any]:
         "drift": _drift(evaluation),
         "pictures": _ranked(evaluation),
         "frame_count": show.FRAMES,
+        "sides": show.sides,
         "overview": "level {:.0f} HU, width {:.0f} HU".format(*show.OVERVIEW_WINDOW).replace("-", "−"),
         "diverging_bar": show.bar_uri(show.DIVERGING),
         "sequential_bar": show.bar_uri(show.SEQUENTIAL),
@@ -236,11 +237,17 @@ def _lead(pictures: Sequence[Picture]) -> dict[str, Any] | None:
         return None
     best = leading(pictures)
     low, high = show.window_bounds(*show.OVERVIEW_WINDOW)
-    tiles = [(show.gray_uri(film, 0, 1), f"{view} film") for view, film in best.films.items()]
+    tiles = [(show.gray_uri(film, 0, 1), f"{view} film", view, 0.0) for view, film in best.films.items()]
     for plane in ("coronal", "axial"):
         for label, volume in (("AXON", best.volumes["axon"]), ("CT", best.reference_DHW)):
-            tiles.append((show.gray_uri(show.slice_plane(volume, plane), low, high), f"{label}, {plane}"))
+            image = show.gray_uri(show.slice_plane(volume, plane), low, high)
+            tiles.append((image, f"{label}, {plane}", plane, _ten_cm(best)))
     return {"case": best.case_id, "set": best.set_name, "tiles": tiles}
+
+
+def _ten_cm(picture: Picture) -> float:
+    """How much of a slice's width 10 cm are, in percent."""
+    return round(10_000 / (picture.reference_DHW.shape[2] * picture.spacing_mm), 2)
 
 
 def _headline_gains(evaluation: Evaluation, set_name: str, view: str, method: str, of: Metric) -> list[str]:
@@ -400,6 +407,7 @@ def _picture(evaluation: Evaluation, picture: Picture, title: str) -> dict[str, 
         "set": picture.set_name,
         "view": VIEW_LABELS[view],
         "spacing": f"{picture.spacing_mm:.2f}",
+        "ten_cm": _ten_cm(picture),
         "values": [_with_unit(of, value) for of, value in ours.items() if value is not None],
         "windows": windows,
         "frames": _frames(picture),

@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from axon import DISCLAIMER
 from axon.evaluation.results import Picture
 from axon.files import whole_file
-from axon.pictures import DIVERGING, OVERVIEW_WINDOW, PLANES, gray_levels, show_image, slice_plane, window_bounds
+from axon.pictures import (
+    DIVERGING,
+    OVERVIEW_WINDOW,
+    PLANES,
+    gray_levels,
+    mark,
+    show_image,
+    sides,
+    slice_plane,
+    window_bounds,
+)
 
 HERO_ERROR_HU = 500
 
 
-def strip(ours_DHW: np.ndarray, reference_DHW: np.ndarray) -> bytes:
-    """One small WebP for one case: rows are the middle planes, columns reconstruction, reference and error."""
+def strip(ours_DHW: np.ndarray, reference_DHW: np.ndarray, width_mm: float) -> bytes:
+    """One small WebP for one case: rows are the middle planes, columns reconstruction, reference and error.
+
+    Args:
+        ours_DHW, reference_DHW: HU of one cube.
+        width_mm: Its edge; left and right and a bar of 10 cm are on the reconstruction.
+    """
     from matplotlib import colormaps
     from PIL import Image
 
@@ -28,10 +44,28 @@ def strip(ours_DHW: np.ndarray, reference_DHW: np.ndarray) -> bytes:
         )
         gray = [gray_levels(image, low, high)[..., None].repeat(3, axis=-1) for image in (ours, reference)]
         error = colormaps[DIVERGING](gray_levels(ours - reference, -HERO_ERROR_HU, HERO_ERROR_HU), bytes=True)[..., :3]
-        rows.append(np.concatenate([*gray, error], axis=1))
+        rows.append(np.concatenate([_marked(gray[0], sides(plane), 100 / width_mm), gray[1], error], axis=1))
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(rows)).save(buffer, format="WEBP", quality=80, method=4)
     return buffer.getvalue()
+
+
+def _marked(pixels: np.ndarray, letters: str, ten_cm: float) -> np.ndarray:
+    """A small picture with `axon.pictures.mark` drawn on its pixels."""
+    from PIL import Image, ImageDraw
+
+    image = Image.fromarray(pixels)
+    draw, (width, height) = ImageDraw.Draw(image), image.size
+    style: dict[str, Any] = {
+        "fill": "#ffcc4d",
+        "font_size": max(9, height // 12),
+        "stroke_width": 1,
+        "stroke_fill": "black",
+    }
+    for x, side, anchor in ((2, letters[0], "lm"), (width - 2, letters[1], "rm")):
+        draw.text((x, height / 2), side, anchor=anchor, **style)
+    draw.line((width - 4 - ten_cm * width, height - 4, width - 4, height - 4), fill="#ffcc4d", width=2)
+    return np.asarray(image)
 
 
 def write_hero(path: Path, picture: Picture) -> None:
@@ -50,23 +84,21 @@ def write_hero(path: Path, picture: Picture) -> None:
         **{title: picture.volumes[method] for title, method in volumes.items()},
         "Reference CT": picture.reference_DHW,
     }
+    ten_cm = 100 / (picture.reference_DHW.shape[2] * picture.spacing_mm)
     error_DHW = picture.volumes["axon"].clip(low, high) - picture.reference_DHW.clip(low, high)
     with rc_context({"font.family": "sans-serif", "font.size": 11}):
         figure = Figure(figsize=(13.2, 4.7), facecolor="white")
         places = {"left": 0.004, "right": 0.948, "top": 0.92, "bottom": 0.07, "wspace": 0.03, "hspace": 0.03}
         grid = figure.add_gridspec(2, 7, width_ratios=(1, 0.12, 1, 1, 1, 1, 1), **places)
         for row, (view, film_UV) in enumerate(picture.films.items()):
-            show_image(figure.add_subplot(grid[row, 0]), film_UV, 0, 1, "gray", view)
+            axes = figure.add_subplot(grid[row, 0])
+            show_image(axes, film_UV, 0, 1, "gray", view)
+            mark(axes, sides(view))
         for row, plane in enumerate(("coronal", "axial")):
             for column, volume_DHW in enumerate(shown.values(), start=2):
-                show_image(
-                    figure.add_subplot(grid[row, column]),
-                    slice_plane(volume_DHW, plane),
-                    low,
-                    high,
-                    "gray",
-                    plane if column == 2 else "",
-                )
+                axes, label = figure.add_subplot(grid[row, column]), plane if column == 2 else ""
+                show_image(axes, slice_plane(volume_DHW, plane), low, high, "gray", label)
+                mark(axes, sides(plane), ten_cm)
             error_DH = slice_plane(error_DHW, plane)
             mapped = show_image(
                 figure.add_subplot(grid[row, 6]), error_DH, -HERO_ERROR_HU, HERO_ERROR_HU, DIVERGING, ""
@@ -82,6 +114,6 @@ def write_hero(path: Path, picture: Picture) -> None:
             mapped, cax=figure.add_axes((0.954, 0.07, 0.007, 0.85)), ticks=[-HERO_ERROR_HU, 0, HERO_ERROR_HU]
         )
         bar.ax.set_yticklabels([f"−{HERO_ERROR_HU}", "0 HU", f"+{HERO_ERROR_HU}"])
-        figure.text(0.004, 0.02, DISCLAIMER, fontsize=9, color="#444444")
+        figure.text(0.004, 0.02, f"{DISCLAIMER} The bars are 10 cm.", fontsize=9, color="#444444")
         with whole_file(path) as part:
             figure.savefig(part, format="png", dpi=120, metadata={"Software": None})

@@ -377,19 +377,26 @@ async function show(job) {
     href: `/api/jobs/${job.id}/${file}?prefix=${encodeURIComponent(prefix)}`, className: "button",
       download: `${prefix}-${file}`,
   })));
-  $("films").replaceChildren(...films.map(filmRow));
+  $("films").replaceChildren(...films.map((film) => filmRow(film, record.inputs[film.view].notes)));
   $("record").textContent = JSON.stringify(record, null, 1);
   await pick("images", Object.keys(images)[0]);
   pick("planes", matchMedia("(max-width: 640px)").matches ? "Axial" : "All planes");
 }
 
-function filmRow(film) {
+function filmRow(film, notes) {
   const row = element("div", "", { className: "films" });
-  const titles = { given: `${film.view} film, as given`, film: `${film.view} film, as the model sees it`,
+  const cut = notes.includes("a frame around the film cut off") ? "; a frame was cut off" : "";
+  // Then nobody knows left and right of what was given.
+  const turned = notes.some((note) => /^(rotated by|mirrored as)/.test(note));
+  const sides = film.view === "lateral" ? ["A", "P"] : ["R", "L"];
+  const titles = { given: `${film.view} film, as given${cut}`, film: `${film.view} film, as the model sees it`,
     reprojected: "from the volume", difference: `difference, mean ${film.mae}` };
   for (const [key, title] of Object.entries(titles)) {
     const figure = element("figure");
-    figure.append(element("img", "", { src: film[key], alt: `${film.view}: ${title}` }), element("figcaption", title));
+    const picture = element("div", "", { className: "film" });
+    picture.append(element("img", "", { src: film[key], alt: `${film.view}: ${title}` }));
+    if (key !== "given" || !turned) picture.append(...sides.map((side) => element("b", side)));
+    figure.append(picture, element("figcaption", title));
     row.append(figure);
   }
   return row;

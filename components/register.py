@@ -35,12 +35,13 @@ def register(
 
     from axon.config import Config
     from axon.errors import one_line_errors
+    from axon.orchestration.parent import parent_name
     from axon.orchestration.working import working
     from axon.registry.register import register as register_model
 
     settings = Config.from_yaml(config)
     tags = {"data_revision": revision, "config_fingerprint": settings.fingerprint()}
-    tags["parent"] = settings.training.init_from
+    tags["parent"] = parent_name(settings.training.init_from)
     with one_line_errors(), working("register", Path(registered.path), tracking_uri, run_id):
         result = register_model(tracking_uri, run_id, model_name, Path(evaluation.path), Path(decision.path), tags)
     registered.metadata.update(asdict(result))

@@ -155,7 +155,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
 def _add_run(verbs: argparse._SubParsersAction[Parser]) -> None:
     about = (
         "Run the whole pipeline on this machine, every step in a process of its own. The same command again goes "
-        "on from checkpoints."
+        "on from checkpoints. With training.init_from: models:/axon@champion in the configuration, training goes on "
+        "from the champion (warm start)."
     )
     running = verbs.add_parser("run", help="run the pipeline on this machine", description=about)
     running.add_argument(
@@ -410,7 +411,13 @@ def show_status(arguments: argparse.Namespace) -> None:
         told = run_state(arguments.tracking_uri, arguments.run)
         print(json.dumps(told, indent=1) if arguments.json else "\n".join(state_lines(told)))
         return
-    found = status(Cluster(arguments.host, arguments.namespace), arguments.run)
+    try:
+        found = status(Cluster(arguments.host, arguments.namespace), arguments.run)
+    except AxonError as error:
+        if error.code != "CLUSTER_HOST":
+            raise
+        local = f"{error.fix}; of a run on this machine, --tracking-uri sqlite:///runs/mlflow.db"
+        raise AxonError(error.code, error.message, local) from error
     print(json.dumps(found, indent=1) if arguments.json else "\n".join(status_lines(found)))
 
 

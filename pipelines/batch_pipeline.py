@@ -11,7 +11,7 @@ from pipelines import resources
 @dsl.pipeline(name="axon-batch", description="CT volumes of many films. Research only, not a medical device.")
 def batch_pipeline(
     films: str,
-    model: str = "models:/axon@champion",
+    model: str,
     tracking_uri: str = "http://mlflow:5000",
     samples: int = 1,
     shards: list = [{"index": 0, "count": 2}, {"index": 1, "count": 2}],  # noqa: B006  KFP reads it, nobody changes it
@@ -22,7 +22,8 @@ def batch_pipeline(
 
     Args:
         films: Address of the folder, e.g. s3://bucket/films.
-        model: Registered model; empty for the one in the package.
+        model: Registered version, e.g. models:/axon/3, as the alias may move between two shards; empty for the one in
+            the package.
         tracking_uri: MLflow's registry.
         samples: Plausible patients to draw of each study; 0 for none.
         shards: Index and count of each shard.

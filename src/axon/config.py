@@ -202,7 +202,7 @@ class TrainingConfig:
             scratch as long as nothing has the alias) or ``models:/NAME/VERSION``; empty to start from scratch. It must
             have the same shape, grid and window, and not know today's test patients.
         warm_share: Share of each stage's steps that such a training takes.
-        scratch_every: Every so many-th model of a line starts from scratch; 0 for none.
+        scratch_every: Every so many-th run that succeeds starts from scratch, promoted or not; 0 for none.
         estimator: The network that estimates stage 1's end-point.
         bridge, refiner, superres: The three stages.
         regression, gan: The baselines.

@@ -597,6 +597,7 @@ def _record(films: Films, model: Model, made: Reconstruction, seed: int) -> dict
         "model": {"name": model.name, "version": model.version, "sha256": model.sha256},
         "seed": seed,
         "samples": _samples(made.output),
+        "precision": str(model.pipeline.half or torch.float32).removeprefix("torch."),
         "inputs": inputs,
         "volume": {
             "shape_DHW": list(made.output.volume.hu_DHW.shape),

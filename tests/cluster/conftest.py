@@ -185,3 +185,9 @@ def make_secrets(cluster: Cluster) -> None:
     for command in commands:
         done = cluster.kubectl(*shlex.split(command.replace("$(openssl rand -hex 24)", os.urandom(24).hex())))
         assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+def ways_closed(policies: list[Json], labels: Json) -> set[str]:
+    """In which directions some policy closes pods of these labels."""
+    chosen = [one["spec"] for one in policies if one["spec"]["podSelector"]["matchLabels"].items() <= labels.items()]
+    return {way for one in chosen for way in one["policyTypes"]}

@@ -11,7 +11,7 @@ import yaml
 
 from pipelines import resources
 from pipelines.local import ROOT
-from tests.cluster.conftest import IN, NAMESPACE, PODS, ended, now, rendered, templates
+from tests.cluster.conftest import IN, NAMESPACE, PODS, ended, now, rendered, templates, ways_closed
 from tests.cluster.server import Cluster, Json, until
 
 OWNER = f"/apis/batch/v1{IN}/jobs/axon-storage-owner"
@@ -107,11 +107,6 @@ def test_a_network_policy_selects_every_pod(cluster: Cluster, admitted: dict[str
     ways = {name: ways_closed(policies, pod["metadata"]["labels"]) for name, pod in admitted.items()}
     assert all("Ingress" in closed for closed in ways.values()), ways
     assert {name for name, closed in ways.items() if "Egress" in closed} == {"axon-postgres", "axon-storage-owner"}
-
-
-def ways_closed(policies: list[Json], labels: Json) -> set[str]:
-    chosen = [one["spec"] for one in policies if one["spec"]["podSelector"]["matchLabels"].items() <= labels.items()]
-    return {way for one in chosen for way in one["policyTypes"]}
 
 
 def test_the_rollout_of_the_guide_ends_and_lost_pods_are_replaced(cluster: Cluster) -> None:

@@ -16,7 +16,7 @@ import yaml
 
 from pipelines.axon_pipeline import COMPILED
 from pipelines.local import ROOT
-from tests.cluster.conftest import PODS
+from tests.cluster.conftest import IN, PODS, ways_closed
 from tests.cluster.server import Cluster, Json, until
 from tests.support.pods import pods
 
@@ -59,6 +59,13 @@ def test_pods_of_the_pipeline_are_admitted_and_find_their_nodes(cluster: Cluster
     finally:
         for pod in made.values():
             cluster.ask("DELETE", f"{PODS}/{pod['metadata']['name']}", gracePeriodSeconds=0)
+
+
+def test_a_network_policy_selects_every_step(cluster: Cluster, steps: dict[str, Json]) -> None:
+    """Nobody enters one uninvited."""
+    policies = cluster.listed(f"/apis/networking.k8s.io/v1{IN}/networkpolicies")
+    open_ = [step for step, pod in steps.items() if "Ingress" not in ways_closed(policies, pod["metadata"]["labels"])]
+    assert steps and not open_
 
 
 def accelerator(pod: Json) -> str:

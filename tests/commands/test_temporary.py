@@ -65,6 +65,7 @@ def test_nothing_is_left_by_any_verb(tiny: Path, tmp_path: Path) -> None:
         ["model", "list", "axon", *store],
         ["reproduce", "models:/axon/1", *store],
         ["pipeline", "status", *store],
+        ["pipeline", "compile", "-o", "p.yaml"],
         ["dataset", "check", "cts", "--read"],
         ["dataset", "verify", "cts"],
         ["cohort", "fetch", "none.csv", "fetched"],

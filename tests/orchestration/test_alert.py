@@ -87,14 +87,15 @@ def test_only_a_failure_is_told_with_steps_and_codes_but_no_messages(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], broken: bool
 ) -> None:
     """Also where MLflow is what failed; that error still ends the step."""
-    reason = "bridge: [LOSS_NOT_FINITE] case patient-7 is nan -> mend; evaluate: KeyError: 'x'; Task run failed."
+    said = {"bridge": "[LOSS_NOT_FINITE] case patient-7 is nan; patient-8: too -> mend", "evaluate": "KeyError: 'x'"}
 
-    def close(*_: object) -> str:
+    def stages(*_: object) -> dict[str, str]:
         if broken:
             raise AxonError("TRACKING_FAILED", "MLflow at s3cret failed", "start it")
-        return reason
+        return said
 
-    monkeypatch.setattr(finish, "finish_parent", close)
+    monkeypatch.setattr(finish, "failed_stages", stages)
+    monkeypatch.setattr(finish, "finish_parent", lambda *_: "")
     monkeypatch.setattr(finish, "run_link", lambda *_: "http://mlflow/#/1")
     with webhook() as (url, got):
         monkeypatch.setenv(alert.ALERT_URL, url)
@@ -132,6 +133,7 @@ def test_success_has_a_name_of_its_own_on_a_cluster(
     recorded: list[bool] = []
     monkeypatch.delenv(alert.ALERT_URL, raising=False)
     monkeypatch.setattr(finish, "finish_parent", lambda *given: str(recorded.append(given[3]) or ""))
+    monkeypatch.setattr(finish, "failed_stages", lambda *_: {})
     monkeypatch.setattr(finish, "run_link", lambda *_: "")
     finish.finish("sqlite:///x", "axon", "key", state, "")
     assert recorded == [succeeded]
@@ -140,6 +142,7 @@ def test_success_has_a_name_of_its_own_on_a_cluster(
 def test_an_undelivered_alert_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(finish, "failed_stages", lambda *_: {})
     monkeypatch.setattr(finish, "finish_parent", lambda *_: "")
     monkeypatch.setattr(finish, "run_link", lambda *_: "")
     monkeypatch.setenv(alert.ALERT_URL, "http://127.0.0.1:9/s3cret")

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from axon.cli import main
+from axon.compute.devices import Computing
 from axon.errors import AxonError
 from axon.files import only_writer, read_csv, sha256_file
 from axon.orchestration import batch
@@ -110,6 +111,9 @@ def test_a_batch_goes_on_where_it_stopped_and_bad_ones_cost_themselves(
     assert json.loads((out / "batch.json").read_text())["disclaimer"].startswith("Research only")
     with pytest.raises(AxonError, match="BATCH_OTHER"):
         run_batch(films, out, str(model), options=Options(seed=4))
+    with pytest.raises(AxonError, match="BATCH_OTHER"):
+        run_batch(films, out, str(model), options=Options(seed=3), compute=Computing(precision="full"))
+    assert json.loads((out / calls[0] / RECORD).read_text())["precision"] == "float32", "of auto, on a CPU"
     # Another film under the same study is another study's worth of work.
     record = out / calls[0] / RECORD
     record.write_text(record.read_text().replace('"sha256": "', '"sha256": "0', 1))
@@ -165,6 +169,12 @@ def test_a_table_names_pairs_and_patients(films: Path, tmp_path: Path) -> None:
     studies = of_table(table)
     assert [study.problem.code if study.problem else len(study.films) for study in studies[-1:]] == ["XRAY_MISSING"]
     assert len(studies) == 4 and len({study.id.partition("-")[0] for study in studies[:3]}) == 2
+    (tmp_path / "JANE-3.dcm").write_bytes((films / "JANE-3.dcm").read_bytes())
+    pair = "JANE-1.dcm,JANE-3.dcm"
+    table.write_text("\n".join(["frontal,lateral,study", f"{pair},", f"{pair},one visit", f"{'n' * 300}.png,,"]))
+    studies = of_table(table)
+    codes = sorted(study.problem.code if study.problem else "" for study in studies)
+    assert codes == ["", "XRAY_STUDIES", "XRAY_UNREADABLE"]
     table.write_text("film\nfrontal.png\n")
     with pytest.raises(AxonError, match="BATCH_TABLE"):
         of_table(table)

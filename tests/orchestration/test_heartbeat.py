@@ -210,7 +210,9 @@ def test_status_by_mlflow_alone(
     with pytest.raises(SystemExit):
         main(["pipeline", "status", "--overdue", "7", "--tracking-uri", uri])
     assert "[RETRAINING_OVERDUE] no training has succeeded for 7 days" in capsys.readouterr().out
-    assert [alert.state for alert in sent] == ["OVERDUE"]
+    with pytest.raises(AxonError, match="TRACKING_MISSING"):
+        refuse_overdue(default_tracking_uri(tmp_path / "gone"), 7)
+    assert [alert.state for alert in sent] == ["OVERDUE", "OVERDUE"] and "[TRACKING_MISSING]" in sent[1].text
     monkeypatch.undo()
     assert run_state(uri, "new")["state"] == "SUCCEEDED" and run_state(uri, "old")["state"] == "RUNNING"
     assert state_lines(run_state(uri, "old"))[0].endswith("RUNNING")
@@ -221,3 +223,14 @@ def test_the_link_opens_a_run_among_trainings(tmp_path: Path, monkeypatch: pytes
     start_parent(uri, "axon", "linked", {}, {})
     monkeypatch.setattr(heartbeat, "sqlite_path", lambda _: None)
     assert run_state(uri, "linked")["link"].endswith("?workflowType=machine_learning")
+
+
+def test_without_a_cluster_and_a_store_status_names_both_ways(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "KF_PIPELINES_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SystemExit):
+        main(["pipeline", "status"])
+    told = capsys.readouterr().out
+    assert "[CLUSTER_HOST]" in told and "--host" in told and "--tracking-uri sqlite:///runs/mlflow.db" in told

@@ -14,10 +14,11 @@ from axon.data.patients import Patient, patient_hash, read_patients, write_patie
 from axon.data.prepared import PreparedDataset
 from axon.errors import AxonError
 from axon.models.unet import BridgeUNet
-from axon.orchestration.parent import PARENT, ancestors, parent_folder, pinned
+from axon.orchestration.parent import PARENT, parent_folder, parent_name, pinned
 from axon.orchestration.steps import refuse_seen_test_patients
 from axon.references.candidates import trained_on
 from axon.tracking.client import client
+from axon.tracking.runs import WORK_KEY, finish_parent, start_parent
 from axon.training.train import ANCESTORS, checkpoint_dir, train_bridge, train_superres
 from axon.training.warm import begun
 from tests.support.small_model import small_pipeline
@@ -102,12 +103,15 @@ def test_a_folder_is_pinned_by_its_content(parent: Path, tiny_config: Config, tm
 
     copy = tmp_path / "copy"
     shutil.copytree(parent, copy)
-    known = pinned(asking(tiny_config, str(copy)), "sqlite:///nowhere.db")
-    assert known.startswith(f"{copy}#")
+    known = pinned(asking(tiny_config, str(copy)), "sqlite:///nowhere.db", "axon")
+    assert known.startswith(f"{copy}#") and parent_name(known) == f"copy#{known[-64:]}"
     with parent_folder(asking(tiny_config, known), "") as folder:
         assert folder == copy
     (copy / "patients.json").write_text("{}")
     pretrained.seal(copy)
+    with pytest.raises(AxonError, match="PARENT_MISSING"), parent_folder(asking(tiny_config, known), ""):
+        pass
+    shutil.rmtree(copy)
     with pytest.raises(AxonError, match="PARENT_MISSING"), parent_folder(asking(tiny_config, known), ""):
         pass
     with parent_folder(tiny_config, "") as folder:
@@ -115,22 +119,27 @@ def test_a_folder_is_pinned_by_its_content(parent: Path, tiny_config: Config, tm
 
 
 @pytest.mark.slow
-def test_an_alias_is_pinned_to_its_version_and_every_nth_of_a_line_starts_anew(tmp_path: Path) -> None:
+def test_an_alias_is_pinned_to_its_version_and_every_nth_run_starts_anew(tmp_path: Path) -> None:
     uri, config = new_store(tmp_path), Config()
     mlflow = client(uri)
     asked = asking(config, "models:/axon@champion")
-    assert pinned(config, uri) == "" and pinned(asked, uri) == "", "nobody has the alias yet"
+    assert pinned(config, uri, "axon") == "" and pinned(asked, uri, "axon") == "", "nobody has the alias yet"
     mlflow.create_registered_model("axon")
-    assert pinned(asked, uri) == ""
-    for version in (1, 2, 3):
-        tags = {PARENT: f"models:/axon/{version - 1}" if version > 1 else ""}
-        mlflow.create_model_version("axon", str(tmp_path), tags=tags)
-    mlflow.set_registered_model_alias("axon", "champion", "3")
-    assert pinned(asked, uri) == "models:/axon/3"
-    assert ancestors("models:/axon/3", uri) == ["models:/axon/3", "models:/axon/2", "models:/axon/1"]
-    wanted = [pinned(asking(config, "models:/axon@champion", every), uri) for every in (1, 3, 4)]
-    assert wanted == ["", "", "models:/axon/3"]
+    assert pinned(asked, uri, "axon") == ""
+    for _ in range(2):
+        mlflow.create_model_version("axon", str(tmp_path))
+    mlflow.set_registered_model_alias("axon", "champion", "1")
+    assert pinned(asked, uri, "axon") == "models:/axon/1"
+    # Nothing was promoted since: the runs count, not the champion's line.
+    for key, parent in (("1", ""), ("2", "models:/axon/1"), ("3", "models:/axon/1")):
+        start_parent(uri, "axon", key, {}, {WORK_KEY: key, PARENT: parent})
+        finish_parent(uri, "axon", key, True, "")
+    start_parent(uri, "axon", "4", {}, {WORK_KEY: "4"})  # is not ended
+    wanted = [pinned(asking(config, "models:/axon@champion", every), uri, "axon") for every in (1, 3, 4)]
+    assert wanted == ["", "", "models:/axon/1"]
     mlflow.delete_model_version("axon", "2")
-    assert ancestors("models:/axon/3", uri)[0] == "models:/axon/3"
+    deleted = asking(config, "models:/axon/2")
     with pytest.raises(AxonError, match="PARENT_MISSING"):
-        pinned(asking(config, "models:/axon/2"), uri)
+        pinned(deleted, uri, "axon")
+    with pytest.raises(AxonError, match="PARENT_MISSING"), parent_folder(deleted, uri):
+        pass

@@ -192,6 +192,10 @@ def test_a_run_ends_early_only_where_nothing_is_new(tmp_path: Path, monkeypatch:
     pinned = run("forced warm", force=True, **warm)
     assert Config.from_yaml(pinned.config_yaml).training.init_from == "models:/axon/1"
     assert mlflow.get_run(pinned.run_id).data.tags["axon.parent"] == "models:/axon/1"
+    hashes, of_folder = iter(("a", "a", "b")), {"config_yaml": "training: {init_from: model}"}
+    monkeypatch.setattr("axon.pretrained.verify", lambda folder: next(hashes) * 64)
+    said = [run(f"folder {n}", "SUCCEEDED", **of_folder).outputs[-1] for n in range(3)]
+    assert said == [NEW, NOTHING_NEW, NEW], "another model in the same folder is new"
 
 
 def test_a_run_says_what_is_not_the_champions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def test_the_job_is_valid_unprivileged_and_calls_a_verb_that_there_is(tmp_path: 
     from axon.cli import parser
 
     job = yaml.safe_load(JOB.read_text())
-    kubernetes_validate.validate(job, "1.32", strict=True)
+    kubernetes_validate.validate(job, "1.37", strict=True)
     spec = job["spec"]["template"]["spec"]
     (container,) = spec["containers"]
     assert spec["securityContext"]["runAsUser"] == resources.USER_ID and spec["automountServiceAccountToken"] is False

@@ -25,7 +25,7 @@ from pipelines.local import ROOT
 pytestmark = pytest.mark.slow
 
 OVERLAYS = ("small-cluster", "gpu-cluster")
-KUBERNETES = "1.32"
+KUBERNETES = "1.37"
 CORE = {"apps/v1", "batch/v1", "networking.k8s.io/v1", "rbac.authorization.k8s.io/v1", "v1"}
 
 

@@ -24,7 +24,7 @@ def container(step: str) -> Any:
 def test_every_step_becomes_a_pod_that_kubernetes_would_take() -> None:
     assert set(PODS) == {name.replace("_", "-") for name in resources.NEEDS}
     for made in PODS.values():
-        kubernetes_validate.validate({**made, "metadata": {**made["metadata"], "name": "x"}}, "1.32", strict=True)
+        kubernetes_validate.validate({**made, "metadata": {**made["metadata"], "name": "x"}}, "1.37", strict=True)
 
 
 def test_a_training_pod_is_all_that_the_specification_says() -> None:

@@ -17,7 +17,7 @@ from axon.registry.gate import Decision, decide, fetched_champion
 from axon.registry.model_card import model_card
 from axon.registry.register import headline, promote, register, rollback
 from axon.tracking.client import client
-from axon.tracking.runs import finish_parent, stage_run, start_parent
+from axon.tracking.runs import failed_stages, finish_parent, stage_run, start_parent
 from tests.support.gate import CASES, CONFIG, FACTS, champion, gated, registered, uri, write_evaluation
 
 pytestmark = pytest.mark.slow
@@ -160,6 +160,7 @@ def test_runs_are_made_once(uri: str) -> None:
     with pytest.raises(OSError), stage_run(uri, parent, "superres", {}):
         raise OSError(errno.ENOSPC, "No space left on device")
     mlflow = client(uri)
+    assert failed_stages(uri, "axon", "key").keys() == {"refiner", "superres"}
     told = finish_parent(uri, "axon", "key", False, "the pipeline failed")
     assert "refiner: [UNEXPECTED] RuntimeError: no memory\n" in told and "superres: [DISK_FULL]" in told
     assert 'raise RuntimeError("no memory")' in told, "the last places that it came through"

@@ -111,7 +111,8 @@ def run_batch(
         folder, name, version = stack.enter_context(pretrained.folder_of(model, tracking_uri))
         sha256 = pretrained.verify(folder)
         named = (folder, name, version or sha256[:12], compute)
-        _claim(out, {"model": sha256, "options": asdict(options), "software": f"axon-ct {__version__}"})
+        chosen = {**asdict(options), "precision": compute.precision}
+        _claim(out, {"model": sha256, "options": chosen, "software": f"axon-ct {__version__}"})
         stack.enter_context(only_writer(out))
         _log.info("reading the films")
         studies = of_folder(source, options.trust_views) if source.is_dir() else of_table(source, options.trust_views)
@@ -178,12 +179,15 @@ def of_table(table: Path, trust_views: bool = False) -> list[FilmStudy]:
 def _of_row(folder: Path, number: int, row: Mapping[str, str], trust_views: bool) -> FilmStudy:
     films = {view: folder / name for view in VIEWS if (name := (row.get(view) or "").strip())}
     try:
-        missing = [view for view, path in films.items() if not path.is_file()]
+        missing = [view for view, path in films.items() if not _is_file(path)]
         fix = "correct the table"
         require("frontal" in films and not missing, "XRAY_MISSING", f"row {number} names no file that is there", fix)
         xrays = {view: read_xray(path, trusted=trust_views) for view, path in films.items()}
         patients = {xray.patient for xray in xrays.values()} - {""}
         require(len(patients) <= 1, "XRAY_PATIENTS", "the films are of two patients", fix)
+        one = bool(row.get("study")) or len({xray.study for xray in xrays.values()} - {""}) <= 1
+        or_say = "correct the table, or say in its column study that they are of one"
+        require(one, "XRAY_STUDIES", "the films are of two studies of a patient", or_say)
         digests = {view: _digest(path) for view, path in films.items()}
     except AxonError as error:
         return FilmStudy(f"row-{number}", problem=error)
@@ -222,13 +226,24 @@ def _id(patient: str, study: str, digest: str) -> str:
     return pseudonym("s", study, 16) if study else _named_by_film(digest)
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:  # A name longer than the system takes.
+        raise _unreadable(error) from error
+
+
 def _digest(film: Path) -> str:
     """Its SHA-256. Raises AxonError ``XRAY_UNREADABLE``: an unreadable film costs its study alone."""
     try:
         return sha256_file(film)
     except OSError as error:
-        message = f"the file cannot be read ({error.strerror})"
-        raise AxonError("XRAY_UNREADABLE", message, "copy it again, or let it be read") from error
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: OSError) -> AxonError:
+    message = f"the file cannot be read ({error.strerror})"
+    return AxonError("XRAY_UNREADABLE", message, "copy it again, or let it be read")
 
 
 def _named_by_film(digest: str) -> str:

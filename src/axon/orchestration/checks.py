@@ -381,5 +381,5 @@ CHECKS = (
     Check("Kubeflow", _kubeflow, asks=True),
     Check("image engine", _engine, asks=True),
     Check("alerts", _alerts, run=True),
-    Check("clock", _clock, asks=True),
+    Check("clock", _clock, run=True, asks=True),
 )

@@ -7,13 +7,13 @@ import re
 
 from axon.errors import AxonError
 from axon.orchestration.alert import ALERT_URL, Alert, send
-from axon.tracking.runs import finish_parent, run_link
+from axon.tracking.runs import failed_stages, finish_parent, run_link
 
 SUCCESSES = ("SUCCEEDED", "COMPLETE", "CACHED")
 """The local runner says the first; a cluster hands on what its metadata store knows of the steps, a killed one's
 RUNNING included.
 """
-FAILED_STEP = re.compile(r"(?:^|; )([\w-]+): (?:\[([A-Z][A-Z0-9_]+)\])?")
+CODE = re.compile(r"\[[A-Z][A-Z0-9_]+\]")
 
 
 def finish(tracking_uri: str, model_name: str, run_key: str, state: str, message: str) -> str:
@@ -34,13 +34,15 @@ def finish(tracking_uri: str, model_name: str, run_key: str, state: str, message
     """
     succeeded, problem = state in SUCCESSES, None
     reason, link = message, ""
+    failed: list[str] = []
     try:
+        said = {} if succeeded else failed_stages(tracking_uri, model_name, run_key)
+        failed = [f"{stage} {code[0]}" if (code := CODE.match(error)) else stage for stage, error in said.items()]
         reason = finish_parent(tracking_uri, model_name, run_key, succeeded, message)
         link = run_link(tracking_uri, model_name, run_key)
     except AxonError as error:
         problem = error
     if not succeeded and (url := os.environ.get(ALERT_URL)):
-        failed = [f"{step} [{code}]" if code else step for step, code in FAILED_STEP.findall(reason)]
         where = f" in {', '.join(failed)}" if failed else ""
         text = f"AXON run {run_key} of model {model_name} ended {state}{where}. {link}".rstrip()
         trouble = send(url, Alert(text, run_key, model_name, state, failed, link))

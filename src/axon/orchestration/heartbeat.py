@@ -144,24 +144,33 @@ def run_state(tracking_uri: str, run: str = "") -> dict[str, Any]:
 
 
 def refuse_overdue(tracking_uri: str, days: int) -> None:
-    """See that a training has succeeded in the last ``days``; where none has, an alert is posted if ``AXON_ALERT_URL``
-    is set. For a timer of its own: a schedule that never fires cannot say so itself.
+    """See that a training has succeeded in the last ``days``; where none has, or MLflow cannot say, an alert is posted
+    if ``AXON_ALERT_URL`` is set. For a timer of its own: a schedule that never fires cannot say so itself.
 
     Raises:
         AxonError: ``RETRAINING_OVERDUE``, ``TRACKING_MISSING`` or ``TRACKING_FAILED``.
     """
+    try:
+        if _succeeded(tracking_uri, days):
+            return
+        overdue = f"no training has succeeded for {days} days"
+        fix = "see axon pipeline status, and whether the schedule is on"
+        problem, told = AxonError("RETRAINING_OVERDUE", overdue, fix), overdue
+    except AxonError as error:
+        problem, told = error, f"nobody knows whether a training has succeeded for {days} days [{error.code}]"
+    if url := os.environ.get(ALERT_URL):
+        trouble = send(url, Alert(f"AXON: {told}", "", "", "OVERDUE", [], without_credentials(tracking_uri)))
+        print(f"the alert was not delivered: {trouble}" if trouble else "the alert was delivered")
+    raise problem
+
+
+def _succeeded(tracking_uri: str, days: int) -> bool:
     refuse_missing_store(tracking_uri)
     mlflow, since = client(tracking_uri), int((time.time() - days * 86400) * 1000)
     query = f"attributes.status = 'FINISHED' and tags.`{WORK_KEY}` LIKE '%' and attributes.end_time > {since}"
     with tracking_errors(tracking_uri):
         experiments = [found.experiment_id for found in mlflow.search_experiments()]
-        if mlflow.search_runs(experiments, query, max_results=1):
-            return
-    text = f"no training has succeeded for {days} days"
-    if url := os.environ.get(ALERT_URL):
-        trouble = send(url, Alert(f"AXON: {text}", "", "", "OVERDUE", [], without_credentials(tracking_uri)))
-        print(f"the alert was not delivered: {trouble}" if trouble else "the alert was delivered")
-    raise AxonError("RETRAINING_OVERDUE", text, "see axon pipeline status, and whether the schedule is on")
+        return bool(mlflow.search_runs(experiments, query, max_results=1))
 
 
 def _find_run(mlflow: MlflowClient, run: str) -> Run:

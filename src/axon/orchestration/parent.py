@@ -1,16 +1,17 @@
-"""The model that a training goes on from: which one, and its line of ancestors."""
+"""The model that a training goes on from: which one, and whether it is there still."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 from axon import pretrained
 from axon.config import Config
 from axon.errors import AxonError, require
 from axon.tracking.client import REGISTRY, client, parse_uri, refuse_missing_store, resolve, tracking_errors
-from axon.tracking.runs import DATA_REVISION
+from axon.tracking.runs import DATA_REVISION, WORK_KEY
 
 PARENT = "axon.parent"
 """Tag of a registered version and of a pipeline run: the model that its training went on from; empty for none."""
@@ -19,10 +20,15 @@ PARENT_DATA = "axon.parent_data_revision"
 _FIX = "correct training.init_from, or start from scratch: init_from: ''"
 
 
-def pinned(config: Config, tracking_uri: str) -> str:
+def pinned(config: Config, tracking_uri: str, experiment: str) -> str:
     """What ``training.init_from`` names now, so that every step of a run means the same: ``models:/NAME/VERSION``, or a
     folder with its hash; empty where this run starts from scratch, which it does where an alias names nothing yet, and
-    every ``training.scratch_every``-th time in a line.
+    every ``training.scratch_every``-th time.
+
+    Args:
+        config: As it was asked for.
+        tracking_uri: MLflow tracking and registry.
+        experiment: MLflow experiment of the runs that are counted.
 
     Raises:
         AxonError: ``PARENT_MISSING`` or those of `axon.pretrained.verify` and of the registry.
@@ -39,8 +45,23 @@ def pinned(config: Config, tracking_uri: str) -> str:
     if not version:
         return ""
     name = parse_uri(asked)[0]
-    line = ancestors(f"{REGISTRY}{name}/{version}", tracking_uri)
-    return "" if every and len(line) >= every else line[0]
+    anew = every and _warm_runs(tracking_uri, experiment, every) >= every - 1
+    return "" if anew else f"{REGISTRY}{name}/{version}"
+
+
+def _warm_runs(tracking_uri: str, experiment: str, most: int) -> int:
+    """How many of the last runs that succeeded went on from a model, since one that did not; at most ``most``. Whether
+    their models were promoted does not matter.
+    """
+    mlflow = client(tracking_uri)
+    with tracking_errors(tracking_uri):
+        found = mlflow.get_experiment_by_name(experiment)
+        if found is None:
+            return 0
+        query = f"attributes.status = 'FINISHED' and tags.`{WORK_KEY}` LIKE '%'"
+        order = ["attributes.end_time DESC"]
+        runs = mlflow.search_runs([found.experiment_id], query, max_results=most, order_by=order)
+    return len(list(takewhile(lambda run: run.data.tags.get(PARENT), runs)))
 
 
 def _version(uri: str, tracking_uri: str) -> str:
@@ -63,6 +84,12 @@ def _version(uri: str, tracking_uri: str) -> str:
             raise
 
 
+def parent_name(uri: str) -> str:
+    """What may be told of a parent that `pinned` chose: of a folder its name and hash, not where it lies."""
+    folder, hashed, sha256 = uri.partition("#")
+    return uri if uri.startswith(REGISTRY) else f"{Path(folder).name}{hashed}{sha256}"
+
+
 def data_of(uri: str, tracking_uri: str) -> str:
     """The revision of the data that a registered version was trained on; empty where nobody says."""
     if not uri.startswith(REGISTRY):
@@ -70,25 +97,6 @@ def data_of(uri: str, tracking_uri: str) -> str:
     mlflow = client(tracking_uri)
     with tracking_errors(tracking_uri):
         return str(resolve(mlflow, uri).tags.get(DATA_REVISION, ""))
-
-
-def ancestors(uri: str, tracking_uri: str) -> list[str]:
-    """A registered version and those that it goes back to, the youngest first; of one that was deleted no further."""
-    from mlflow.exceptions import MlflowException
-
-    mlflow, line = client(tracking_uri), [uri]
-    with tracking_errors(tracking_uri):
-        while line[-1].startswith(REGISTRY):
-            try:
-                parent = resolve(mlflow, line[-1]).tags.get(PARENT, "")
-            except MlflowException as error:
-                if error.error_code not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
-                    raise
-                break
-            if not parent or parent in line:
-                break
-            line.append(parent)
-    return line
 
 
 @contextmanager
@@ -102,7 +110,15 @@ def parent_folder(config: Config, tracking_uri: str) -> Iterator[Path | None]:
     if not source:
         yield None
         return
-    with pretrained.folder_of(source, tracking_uri) as (folder, _, _):
-        found = pretrained.verify(folder)
+    with ExitStack() as stack:
+        try:
+            if source.startswith(REGISTRY):
+                _version(source, tracking_uri)  # A deleted one is told from a registry that does not answer.
+            folder, _, _ = stack.enter_context(pretrained.folder_of(source, tracking_uri))
+            found = pretrained.verify(folder)
+        except AxonError as error:
+            if error.code != "MODEL_MISSING":
+                raise
+            raise AxonError("PARENT_MISSING", f"training.init_from is gone: {error.message}", _FIX) from error
         require(sha256 in ("", found), "PARENT_MISSING", "training.init_from names a folder that was changed", _FIX)
         yield folder

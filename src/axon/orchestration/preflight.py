@@ -31,10 +31,10 @@ from axon.orchestration.changes import (
     same_work,
 )
 from axon.orchestration.checks import Wanted
-from axon.orchestration.parent import PARENT, PARENT_DATA, data_of, pinned
+from axon.orchestration.parent import PARENT, PARENT_DATA, data_of, parent_name, pinned
 from axon.provenance import REGISTERED, code_digest, code_revision
 from axon.registry.gate import POLICIES
-from axon.tracking.client import client, tracking_errors, without_credentials
+from axon.tracking.client import REGISTRY, client, tracking_errors, without_credentials
 from axon.tracking.runs import CONFIG, DATA_REVISION, FOLDER, REPO, UNKNOWN_WORK, WORK_KEY, last_success, start_parent
 
 NEW, NOTHING_NEW = "new", "nothing new"
@@ -160,10 +160,11 @@ def preflight(asked: Asked, run_key: str, out_config: Path) -> Resolved:
     needs = Wanted(asked.tracking_uri, asked.model_name, repo, versioned, asked.checkpoint_root, config)
     problems += checks.problems(needs)
     raise_all(problems)
-    # Of what was asked for: the alias that a run itself moves makes nothing new.
-    key = work_key(data, config, asked.views, asked.promote)
-    parent = pinned(config, asked.tracking_uri)
+    wanted, parent = config, pinned(config, asked.tracking_uri, asked.model_name)
     config = replace(config, training=replace(config.training, init_from=parent))
+    # Of what was asked for: the alias that a run itself moves makes nothing new. Another model in the same folder does.
+    named = wanted.training.init_from.startswith(REGISTRY)
+    key = work_key(data, wanted if named else config, asked.views, asked.promote)
     write_whole(out_config, config.to_yaml().encode())
     gpus = config.training.processes if config.training.nodes == 1 else 0
     version, champion = champions_run(asked.tracking_uri, asked.model_name)
@@ -181,7 +182,7 @@ def preflight(asked: Asked, run_key: str, out_config: Path) -> Resolved:
         CODE_REVISION: code_revision(),
         CODE: code_identity(),
         "axon.config_fingerprint": config.fingerprint(),
-        PARENT: parent,
+        PARENT: parent_name(parent),
         PARENT_DATA: data_of(parent, asked.tracking_uri),
         "axon.disclaimer": DISCLAIMER,
     }

@@ -19,6 +19,7 @@ from axon.tracking.client import client, sqlite_path, tracking_errors, without_c
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 RUN_KEY = "axon.run_key"
 STAGE = "axon.stage"
@@ -214,8 +215,7 @@ def finish_parent(tracking_uri: str, experiment: str, run_key: str, succeeded: b
         if succeeded:
             mlflow.set_terminated(run_id, "FINISHED")
             return ""
-        experiment_id = mlflow.get_run(run_id).info.experiment_id
-        children = mlflow.search_runs([experiment_id], f"tags.`{PARENT_RUN}` = '{run_id}'")
+        children = _stages(mlflow, run_id)
         said = [f"{run.data.tags[STAGE]}: {run.data.tags[ERROR]}" for run in children if run.data.tags.get(ERROR)]
         for run in children:
             if run.info.status == "RUNNING":
@@ -224,6 +224,20 @@ def finish_parent(tracking_uri: str, experiment: str, run_key: str, succeeded: b
         mlflow.set_tag(run_id, ERROR, reason[:5000])
         mlflow.set_terminated(run_id, "FAILED")
     return reason
+
+
+def failed_stages(tracking_uri: str, experiment: str, run_key: str) -> dict[str, str]:
+    """What each failed stage of the run of ``run_key`` said, by its name. Raises AxonError ``TRACKING_FAILED``."""
+    mlflow = client(tracking_uri)
+    with tracking_errors(tracking_uri):
+        run_id = find_parent(mlflow, experiment, run_key)
+        tags = [run.data.tags for run in _stages(mlflow, run_id)] if run_id else []
+    return {found[STAGE]: found[ERROR] for found in tags if found.get(ERROR)}
+
+
+def _stages(mlflow: MlflowClient, run_id: str) -> list[Run]:
+    experiment_id = mlflow.get_run(run_id).info.experiment_id
+    return list(mlflow.search_runs([experiment_id], f"tags.`{PARENT_RUN}` = '{run_id}'"))
 
 
 def close_interrupted(tracking_uri: str) -> None:

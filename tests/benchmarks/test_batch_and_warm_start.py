@@ -14,6 +14,7 @@ from benchmarks import batch, folds, warm_start
 from benchmarks.batch import Took, fastest, measured, table
 
 
+@pytest.mark.slow
 def test_a_call_is_measured_by_its_childs_cpu_and_shared_among_its_studies() -> None:
     busy = ["python3", "-c", "import time\nwhile time.process_time() < 0.2: pass"]
     alone, shared = measured([busy]), measured([busy], studies=4)

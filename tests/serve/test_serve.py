@@ -51,7 +51,8 @@ def asked(jobs: Jobs, tmp_path: Path) -> Iterator[TestClient]:
     """A client of the running application. Once that has ended, nothing is left in the temporary folder."""
     with TestClient(web.make_app(jobs), base_url=HOME) as client:
         yield client
-    assert list(tmp_path.iterdir()) == []
+    # Torch has a folder of its own there where an earlier test of this process compiled.
+    assert [path for path in tmp_path.iterdir() if not path.name.startswith("torchinductor_")] == []
 
 
 @pytest.fixture

@@ -15,16 +15,19 @@ REAL_DATA_UNSET = "AXON_TEST_DATA names no folder of real data"
 TINY = Path(__file__).with_name("tiny.yaml")
 USUAL = gc.get_threshold()
 gc.set_threshold(100_000)
-STARTS = ("subprocess.Popen", "os.fork", "os.posix_spawn", "os.system")
-MAY_START = ("axon.readers.child", "'git'")
+PROGRAMS = ("python", "axon", "bash", "sh", "make", "mlflow", "chrom")
+"""What takes seconds: libraries ask ``uname``, ``file`` and the like once in a while."""
+CHILD = "axon.readers.child"
 STARTERS = ("slow", "containers", "cluster")
 started: list[str] = []
 """What the test that runs has started."""
 
 
 def watch(event: str, arguments: tuple[object, ...]) -> None:
-    if event in STARTS and not any(name in str(arguments[:2]) for name in MAY_START):
-        started.append(f"{event} {arguments[:2]}")
+    if event == "os.fork":
+        started.append(event)
+    if event == "subprocess.Popen" and Path(str(arguments[0])).name.startswith(PROGRAMS):
+        started.extend([str(arguments[1])] if CHILD not in str(arguments[1]) else [])
 
 
 sys.addaudithook(watch)
@@ -32,7 +35,7 @@ sys.addaudithook(watch)
 
 @pytest.fixture(autouse=True)
 def slow_where_it_starts_a_process(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A test that starts a process other than git and the reader's child has the marker ``slow``."""
+    """A test that forks, or starts one of `PROGRAMS` other than the reader's child, has the marker ``slow``."""
     started.clear()
     yield
     marked = any(request.node.get_closest_marker(name) for name in STARTERS)

@@ -10,14 +10,14 @@ from pathlib import Path
 from axon.config import Config, StageConfig, TrainingConfig
 
 SMOKE_S: dict[str, float] = {
-    "preflight": 10.0,
+    "preflight": 7.0,
     "fetch": 8.0,
-    "ingest": 48.0,
+    "ingest": 40.0,
     "validate": 3.0,
     "sample-coarse": 12.0,
-    "evaluate": 340.0,
+    "evaluate": 255.0,
     "gate": 2.0,
-    "register": 12.0,
+    "register": 4.0,
 }
 """Seconds of the steps that do not train, on two CPU cores with ``configs/smoke.yaml`` and its twelve CTs; another
 takes `OTHER_S`.

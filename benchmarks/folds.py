@@ -12,9 +12,10 @@ Examples:
         python -m benchmarks.folds patients --data FOLDER --out runs/patients --methods x2ct_cnn
 
 A job is a training (method, split, seed) or its evaluation, which `axon evaluate` does and which goes on case by case.
-AXON trains a ``--share`` of its configured steps; every other method gets as many seconds as AXON's training took, or
-with ``--steps`` as many steps as are named. OUT/folds.md or OUT/patients.md is written anew after each job, with its
-picture: both axes, or the learning curve. OUT belongs to the data, configuration and budget that bench.json names.
+AXON trains a ``--share`` of its configured steps; every other method gets as many seconds as AXON's training took (of
+the processor, with a GPU of the wall), or with ``--steps`` as many steps as are named. OUT/folds.md or OUT/patients.md
+is written anew after each job, with its picture: both axes, or the learning curve. OUT belongs to the data,
+configuration and budget that bench.json names.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from axon.evaluation.results import METHODS, RIVALS
 from axon.files import json_text, write_json, write_whole
 from axon.metrics.catalogue import PRIMARY, SECOND, metric, shown_in
 from axon.metrics.statistics import Summary, paired_difference, summarise
+from axon.provenance import code_revision
 from benchmarks import folds_plots
 from benchmarks.quality import HEADLINE, data_folder, markdown, page_head, prepare
 
@@ -134,14 +136,14 @@ class Bench:
         """Run a job, or go on with it; its seconds add up over every process that worked on it."""
         folder = self.out / "jobs" / job.name
         folder.mkdir(parents=True, exist_ok=True)
-        spent, began = folder / "seconds.json", time.monotonic()
+        spent, began = folder / "seconds.json", clock()
         before = float(json.loads(spent.read_text())) if spent.is_file() else 0.0
         try:
             facts = self._train(job, folder) if job.kind == "train" else self._evaluate(job, folder)
         finally:
-            seconds = before + time.monotonic() - began
+            seconds = before + clock() - began
             write_json(spent, seconds)
-        write_json(folder / "job.json", {"seconds": seconds, **facts})
+        write_json(folder / "job.json", {"seconds": seconds, "code": code_revision(), **facts})
 
     def dataset(self, split: str) -> Path:
         """The prepared dataset of a split."""
@@ -174,9 +176,9 @@ class Bench:
         # The first call of a process pays for imports and for the GPU's start; what a killed one left would be resumed.
         for steps in (1, 1, 1 + TRIAL):
             shutil.rmtree(where, ignore_errors=True)
-            config, began = self._config(job, job.method, steps), time.monotonic()
+            config, began = self._config(job, job.method, steps), clock()
             train_baselines(config, dataset, where / "checkpoints", where / "out", _silent, [job.method])
-            spans.append(time.monotonic() - began)
+            spans.append(clock() - began)
         once, step = spans[1], (spans[2] - spans[1]) / TRIAL
         fix = "run it again with nothing beside it, or say --steps"
         require(step > 0, "TRIAL_TIMES", f"{TRIAL} steps of {job.method} took no time", fix)
@@ -213,6 +215,13 @@ class Bench:
         else:
             training = shared(training, self.share)
         return replace(self.config, seed=job.seed, training=training)
+
+
+def clock() -> float:
+    """Seconds of the processor, which work beside this process does not lengthen; those of the wall with a GPU."""
+    import torch
+
+    return time.monotonic() if torch.cuda.is_available() else time.process_time()
 
 
 def train_axon(config: Config, dataset: Path, folder: Path, parent: Path | None = None) -> None:
@@ -396,7 +405,9 @@ def text(bench: Bench, title: str, curve: bool) -> str:
     jobs = bench.jobs()
     finished = [job for job in jobs if bench.done(job)]
     hours = sum(float(bench.done(job)["seconds"]) for job in finished) / 3600
-    said = f"{len(finished)} of {len(jobs)} jobs are done, in {hours:.2f} hours. {_SEEN}"
+    codes = sorted({bench.done(job).get("code", "unknown") for job in finished})
+    code = f", by the code of {', '.join(codes)}" if codes else ""
+    said = f"{len(finished)} of {len(jobs)} jobs are done, in {hours:.2f} hours{code}. {_SEEN}"
     parts, values = [page_head(title), said], list(values_of(bench))
     groups = sorted({(each.set_name, each.view) for each in values})
     for set_name, view in groups:
@@ -525,7 +536,6 @@ def _slope(method: str, key: str, points: list[tuple[int, float]]) -> str:
 
 def record(bench: Bench, job: Job, tracking_uri: str, title: str) -> None:
     """A finished job as a run under the benchmark's own: its metrics by set, table of cases, curves and pictures."""
-    from axon.provenance import code_revision
     from axon.tracking.runs import stage_run, start_parent
 
     run_key = hashlib.sha256(str(bench.out.resolve()).encode()).hexdigest()[:16]

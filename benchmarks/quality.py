@@ -8,9 +8,8 @@ Examples:
         python -m benchmarks.quality --dataset runs/demo/dataset --out runs/quality
 
 Writes OUT/quality.md and OUT/stages/evaluation-*, the pipeline's own report. What is finished lies under OUT/stages in
-folders named
-after configuration, data and code: change one of them and the training starts anew. What each part of stage 1 is worth
-is the question of `benchmarks.ablations`.
+folders named after configuration, data and code: change one of them and the training starts anew. What each part of
+stage 1 is worth is the question of `benchmarks.ablations`.
 """
 
 from __future__ import annotations

@@ -25,6 +25,8 @@ from axon.models.estimator import FilmEstimator
 from axon.training.stages import BatchStage
 from axon.training.train import fit_lift, samples_of
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -76,6 +76,7 @@ def prepared(tmp_path: Path, folder: Path, config: Config) -> list[dict]:
     return read_manifest(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_ct_that_is_there_twice_is_kept_once_and_masks_are_no_fault(tmp_path: Path, tiny_config: Config) -> None:
     folder = decathlon(tmp_path / "set", 4)
     for name in ("copy", "again"):

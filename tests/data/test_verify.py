@@ -27,6 +27,7 @@ from axon.errors import AxonError
 from axon.files import read_csv, sha256_file, write_csv
 from tests.support import packing
 
+pytestmark = pytest.mark.slow
 Spoil = Callable[[Path], object]
 
 

@@ -24,6 +24,7 @@ from axon.references.candidates import volume_of
 from tests.support.referenced import referenced_model
 from tests.support.small_model import small_pipeline
 
+pytestmark = pytest.mark.slow
 FACTS = {
     "views": "bi",
     "split_hash": "s",

@@ -27,6 +27,8 @@ from axon.files import unfinished_folder
 from axon.references.candidates import trained_on
 from tests.support.small_model import small_pipeline
 
+pytestmark = pytest.mark.slow
+
 QUICK = ["--views", "mono", "--samples", "2"]
 
 

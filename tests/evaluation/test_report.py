@@ -31,6 +31,7 @@ from axon.evaluation.strips import write_hero
 from axon.metrics.protocols import PROTOCOLS, measure
 from axon.metrics.statistics import comparable
 
+pytestmark = pytest.mark.slow
 WINDOW = (-1024.0, 1476.0)
 SIZE = 24
 CASES = [

@@ -13,6 +13,8 @@ from pipelines import resources, site
 from pipelines.__main__ import main
 from pipelines.axon_pipeline import COMPILED
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs/site.yaml"
 DIGEST = "sha256:" + "1" * 64
@@ -114,7 +116,6 @@ def test_a_wrong_call_is_explained(words: list[str], said: str, capsys: pytest.C
     assert re.search(said, capsys.readouterr().out)
 
 
-@pytest.mark.slow
 def test_the_site_names_the_namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 

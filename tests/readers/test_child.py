@@ -26,6 +26,8 @@ from axon.readers.films import Xray
 from axon.readers.volumes import read_ct, read_here
 from tests.support.hostile import nifti
 
+pytestmark = pytest.mark.slow
+
 # These run in the child, which finds them by name.
 FILM = Xray(np.eye(3, dtype=np.float32), "frontal", 0.1 + 0.2, "image", (0.25, 0.5), "picture", ("é", "b"))
 
@@ -170,7 +172,6 @@ def test_memory_is_bounded() -> None:
     assert code(grow).startswith("NO_ROOM")
 
 
-@pytest.mark.slow
 def test_a_user_s_own_limits_are_no_fault_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "x.nii").write_bytes(nifti())
     program = "import sys; from axon.readers.volumes import read_ct; print(read_ct([sys.argv[1]]).hu_DHW.shape)"

@@ -31,6 +31,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     assert "not a database" in refused(f"sqlite:///{tmp_path / 'x.db'}").message
 
 
+@pytest.mark.slow
 def test_a_locked_database_is_refused_in_time_and_an_unknown_alias_says_so(tmp_path: Path) -> None:
     address = f"sqlite:///{tmp_path / 'mlflow.db'}"
     answered = refused(address)

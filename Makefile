@@ -23,8 +23,8 @@ CONFIG ?= configs/smoke.yaml
   images clean fuzz fuzz-again pretrained bench-speed bench-quality bench-folds bench-patients reference tour \
   screenshots serve-assets release
 SECONDS_TO_FUZZ ?= 300
-# Tests run in processes side by side, a thread each.
-WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 4 ? 4 : n )))
+# Tests run in processes side by side, a thread each, one more than cores: some wait for servers.
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 3 ? 4 : n + 1 )))
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=30 --numprocesses $(WORKERS) --dist loadfile \
   --no-loadscope-reorder
 

@@ -139,15 +139,14 @@ def parser(prog: str) -> argparse.ArgumentParser:
     about = "check the file alone, and say when each would run; needs neither a cluster nor images"
     scheduling.add_argument("--check", action="store_true", help=about)
     scheduling.set_defaults(verb=keep_schedules)
-    for compiled in (compiling, submitting, scheduling):
+    for compiled in (compiling, submitting, looking, scheduling):
         about = "what the cluster has of its own: images, GPUs, nodes, storage; docs/site.yaml is an example"
         compiled.add_argument("--site", type=Path, metavar="FILE", help=about)
     for clustered in (submitting, looking, scheduling):
         clustered.add_argument(
             "--host", default="", help="address of Kubeflow Pipelines (default: KF_PIPELINES_ENDPOINT)"
         )
-        about = "your namespace, on a cluster with several users"
-        about += "" if clustered is looking else " (default: the site's)"
+        about = "your namespace, on a cluster with several users (default: the site's)"
         clustered.add_argument("--namespace", default="", help=about)
     return top
 
@@ -412,7 +411,8 @@ def show_status(arguments: argparse.Namespace) -> None:
         print(json.dumps(told, indent=1) if arguments.json else "\n".join(state_lines(told)))
         return
     try:
-        found = status(Cluster(arguments.host, arguments.namespace), arguments.run)
+        cluster = Cluster(arguments.host, arguments.namespace or _site(arguments.site).namespace)
+        found = status(cluster, arguments.run)
     except AxonError as error:
         if error.code != "CLUSTER_HOST":
             raise

@@ -102,9 +102,12 @@ def test_a_batch_goes_on_where_it_stopped_and_bad_ones_cost_themselves(
     with pytest.raises(OSError, match="No space"):
         run_batch(films, out, str(model), options=Options(seed=3))
     assert states(out) == ["", "", "done", "failed", "failed"]
+    assert json.loads((out / "heartbeat.json").read_text())["state"] == "FAILED"
     first = (out / calls[0] / "ct.nii.gz").stat().st_mtime_ns
     made = run_batch(films, out, str(model), options=Options(seed=3))
     assert (made.done, made.kept, made.failed) == (2, 1, 2) and states(out) == ["done", "done", *["failed"] * 2, "kept"]
+    beat = json.loads((out / "heartbeat.json").read_text())
+    assert (beat["stage"], beat["state"], beat["step"], beat["of"]) == ("reconstruct-batch", "SUCCEEDED", 2, 2)
     assert calls[2:] == calls[1:2] + calls[3:] and (out / calls[0] / "ct.nii.gz").stat().st_mtime_ns == first
     codes = {row["code"] for row in read_csv(out / "index.csv")}
     assert len(codes) == 3 and all(code.startswith("XRAY_") for code in codes - {""})

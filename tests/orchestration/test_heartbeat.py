@@ -212,7 +212,9 @@ def test_status_by_mlflow_alone(
     assert "[RETRAINING_OVERDUE] no training has succeeded for 7 days" in capsys.readouterr().out
     with pytest.raises(AxonError, match="TRACKING_MISSING"):
         refuse_overdue(default_tracking_uri(tmp_path / "gone"), 7)
-    assert [alert.state for alert in sent] == ["OVERDUE", "OVERDUE"] and "[TRACKING_MISSING]" in sent[1].text
+    with pytest.raises(AxonError, match="TRACKING_FAILED"):
+        refuse_overdue("http://[odd", 7)
+    assert [alert.state for alert in sent] == ["OVERDUE"] * 3 and "[TRACKING_MISSING]" in sent[1].text
     monkeypatch.undo()
     assert run_state(uri, "new")["state"] == "SUCCEEDED" and run_state(uri, "old")["state"] == "RUNNING"
     assert state_lines(run_state(uri, "old"))[0].endswith("RUNNING")

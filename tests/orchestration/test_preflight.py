@@ -132,6 +132,7 @@ def test_code_revision_and_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AXON_CODE_REVISION")
     assert code_revision().startswith("axon-ct ") or len(code_revision().removesuffix("-dirty")) == 40
     assert without_credentials("https://me:secret@host:1/x") == "https://host:1/x"
+    assert without_credentials("http://me:secret@[bad") == "[bad"
 
 
 def versioned(tmp_path: Path, content: str = "one") -> Path:

@@ -137,3 +137,19 @@ def test_a_check_needs_neither_cluster_nor_images(capsys: pytest.CaptureFixture[
     main(["schedule", "--check", "--file", str(ROOT / "schedules.yaml")])
     said = capsys.readouterr().out
     assert "nothing is wrong with it" in said and "weekly: 20" in said
+
+
+def test_a_status_is_of_the_sites_namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "site.yaml").write_text("namespace: team-chest\n")
+    asked: list[str] = []
+
+    def cluster(host: str, namespace: str) -> str:
+        asked.append(namespace)
+        return host
+
+    monkeypatch.setattr("pipelines.submit.Cluster", cluster)
+    monkeypatch.setattr("pipelines.submit.status", lambda cluster, run: {})
+    monkeypatch.setattr("pipelines.submit.status_lines", lambda found: [])
+    for words in ([], ["--namespace", "mine"]):
+        main(["status", "run-1", "--host", "http://kfp", "--site", str(tmp_path / "site.yaml"), *words])
+    assert asked == ["team-chest", "mine"]

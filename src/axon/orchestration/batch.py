@@ -28,6 +28,7 @@ from axon.compute.devices import AS_IT_IS, Computing, choose_device, device_name
 from axon.dicom.views import View
 from axon.errors import AxonError, require
 from axon.files import json_text, only_writer, read_csv, sha256_file, whole_file, write_csv, write_json
+from axon.orchestration.working import working
 from axon.readers.film_studies import FoundFilm, best_of, film_files
 from axon.readers.films import read_xray, sure_view
 from axon.readers.pseudonyms import patient_pseudonym, pseudonym, series_pseudonym
@@ -89,7 +90,7 @@ def run_batch(
     compute: Computing = AS_IT_IS,
     shard: tuple[int, int] = (0, 1),
 ) -> BatchSummary:
-    """Reconstruct every study of a folder or a table.
+    """Reconstruct every study of a folder or a table; ``out/heartbeat.json`` says how far it is.
 
     Args:
         source: Folder with films, see `of_folder`, or a CSV, see `of_table`.
@@ -121,9 +122,11 @@ def run_batch(
         todo = _sorted_out(mine, rows, out)
         _write_index(out, rows)
         started, todo_rows = time.monotonic(), {study.id: row for study, row in zip(mine, rows, strict=True)}
+        tell = stack.enter_context(working("reconstruct-batch", out / INDEX))
         for number, (study, result) in enumerate(_reconstructed(todo, named, out, options, workers), 1):
             todo_rows[study.id].update(result)
             _write_index(out, rows)
+            tell(number, len(todo))
             _log.info("%s: %s %s; %s", study.id, result["state"], result["code"], _rate(number, len(todo), started))
     done, kept, failed = (sum(row["state"] == state for row in rows) for state in (DONE, KEPT, FAILED))
     summary = BatchSummary(done, kept, failed, out / INDEX)

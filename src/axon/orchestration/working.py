@@ -61,14 +61,14 @@ def beats(state: Callable[[], State], file: Path, tag: Callable[[str], object]) 
 
 @contextlib.contextmanager
 def working(
-    step: str, out: Path, tracking_uri: str, run_id: str = "", model_name: str = "", revision: str = ""
+    step: str, out: Path, tracking_uri: str = "", run_id: str = "", model_name: str = "", revision: str = ""
 ) -> Iterator[Tell]:
     """`beats` of a step that does not train: beside ``out``, and as a tag of the pipeline run.
 
     Args:
         step: Its name; a task of a loop has its number behind it.
         out: What the step writes.
-        tracking_uri: MLflow.
+        tracking_uri: MLflow; empty for work that is no part of a training, which has a file alone.
         run_id: The pipeline run's MLflow run. A step that may be served from a cache is not told it, as that would make
             each call another one; it finds the newest open run of
         model_name: this experiment
@@ -108,6 +108,8 @@ class _Tag:
         self.model_name, self.revision = model_name, revision
 
     def __call__(self, text: str) -> None:
+        if not self.uri:
+            return
         mlflow = client(self.uri)
         self.run_id = self.run_id or _open_run(mlflow, self.model_name, self.revision)
         if self.run_id:

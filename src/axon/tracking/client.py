@@ -46,19 +46,15 @@ def tracking_errors(tracking_uri: str) -> Iterator[None]:
 
 def _failed(tracking_uri: str, error: Exception, fix: str) -> AxonError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return AxonError("TRACKING_FAILED", f"MLflow at {_shown(tracking_uri)} failed: {reason}", fix)
-
-
-def _shown(uri: str) -> str:
-    try:
-        return without_credentials(uri)
-    except ValueError:  # It is no address; what is typed before an @ may be a password all the same.
-        return uri.rpartition("@")[2]
+    return AxonError("TRACKING_FAILED", f"MLflow at {without_credentials(tracking_uri)} failed: {reason}", fix)
 
 
 def without_credentials(uri: str) -> str:
     """``uri`` without user name and password, fit for a log."""
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # It is no address; what is typed before an @ may be a password all the same.
+        return uri.rpartition("@")[2]
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
 
 

@@ -27,7 +27,7 @@ from axon.compute.devices import choose_device
 from axon.config import Config
 from axon.errors import one_line_errors
 from axon.files import write_whole
-from benchmarks.quality import Run, markdown, page_head, run_of, run_parser
+from benchmarks.quality import SCORES, Run, markdown, page_head, run_of, run_parser, scores_text
 
 Overrides = dict[str, Any]
 
@@ -221,7 +221,7 @@ def ablations_text(run: Run, budget: float) -> str:
     """The contents of ``ablations.md``: a table for each ablation that has rows."""
     parts = [
         page_head("Ablations of stage 1"),
-        f"Configuration {run.config.name}. PSNR [dB] / SSIM of protocol axon, mean over cases, one volume of stage 1 "
+        f"Configuration {run.config.name}. {SCORES} of protocol axon, mean over cases, one volume of stage 1 "
         "interpolated to the "
         f"fine grid. Trained rows: {budget:g} of the configured steps of estimator and bridge. Other rows sample the "
         "model of the full "
@@ -235,7 +235,7 @@ def ablations_text(run: Run, budget: float) -> str:
             rows = [
                 [
                     value,
-                    *(f"{row['sets'][key]['psnr']:.2f} / {row['sets'][key]['ssim']:.3f}" for key in sets),
+                    *(scores_text(row["sets"][key]) for key in sets),
                     f"{row['seconds']:.2f}",
                 ]
                 for value, row in measured.items()

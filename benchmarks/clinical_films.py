@@ -31,7 +31,7 @@ from axon.errors import AxonError, one_line_errors
 from axon.geometry.projection import render_both
 from axon.inference import AxonPipeline
 from axon.metrics.protocols import axon as protocol
-from benchmarks.quality import markdown, page_head
+from benchmarks.quality import SCORES, markdown, page_head, scores_text
 
 LOOKS = ("rendered", "collimated, another look-up table", "the same, local contrast evened out")
 FINER = 4
@@ -74,8 +74,7 @@ def measure(pipeline: AxonPipeline, cases: list[Case], look: str, rendered: bool
             output = pipeline(frontal, lateral if two else None, rendered=rendered, num_samples=0)
             volume, truth = torch.from_numpy(output.volume.hu_DHW), torch.from_numpy(case.truth_DHW).float()
             measured.append(protocol(volume, truth, tuple(pipeline.config.hu_window)))
-        psnr, ssim = (float(np.mean([row[name] for row in measured])) for name in ("psnr", "ssim"))
-        cells.append(f"{psnr:.2f} / {ssim:.3f}")
+        cells.append(scores_text({name: float(np.mean([row[name] for row in measured])) for name in ("psnr", "ssim")}))
     return cells
 
 
@@ -103,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
             for handling, rendered in (("every grey value believed", True), ("trusted as a clinic's film", False)):
                 rows.append([look, handling, *measure(model.pipeline, cases, look, rendered)])
                 print(" | ".join(rows[-1]), flush=True)
-        note = f"Model {model.name} {model.version}; {len(cases)} test cases, means of PSNR [dB] / SSIM, protocol axon."
+        note = f"Model {model.name} {model.version}; {len(cases)} test cases, means of {SCORES}, protocol axon."
         table = markdown(["films", "taken as", "one view", "two views"], rows)
         arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / "clinical.md").write_text(f"{page_head('Films that look clinical')}\n\n{note}\n\n{table}\n")

@@ -59,7 +59,7 @@ AXON_STAGES = ("estimator", "bridge", "refiner", "superres")
 
 
 @dataclass(frozen=True)
-class Job:
+class FoldJob:
     """One training or one evaluation."""
 
     kind: str
@@ -71,7 +71,7 @@ class Job:
     def name(self) -> str:
         return f"{self.kind}-{self.method}-{self.split}-seed{self.seed}"
 
-    def training(self, method: str = "") -> Job:
+    def training(self, method: str = "") -> FoldJob:
         """The job that this one needs: its own training, or ``method``'s on the same patients with the same seed."""
         return replace(self, kind="train", method=method or self.method)
 
@@ -100,10 +100,10 @@ class Bench:
     steps: int
     out: Path
 
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[FoldJob]:
         """In the order in which they are run: a split and seed at a time, AXON first, whose time is the budget."""
         return [
-            Job(kind, method, split, seed)
+            FoldJob(kind, method, split, seed)
             for split, seed in itertools.product(self.splits, self.seeds)
             for method, kind in itertools.product((OURS, *self.methods), ("train", "evaluate"))
         ]
@@ -126,13 +126,13 @@ class Bench:
         fix = "name another folder with --out, or give what was given before"
         require(not different, "BENCH_OTHER", f"{self.out} was begun with other: {different}", fix)
 
-    def done(self, job: Job) -> dict[str, Any]:
+    def done(self, job: FoldJob) -> dict[str, Any]:
         """What a finished job says of itself; empty where it is not finished."""
         file = self.out / "jobs" / job.name / "job.json"
         found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
         return found
 
-    def run(self, job: Job) -> None:
+    def run(self, job: FoldJob) -> None:
         """Run a job, or go on with it; its seconds add up over every process that worked on it."""
         folder = self.out / "jobs" / job.name
         folder.mkdir(parents=True, exist_ok=True)
@@ -154,7 +154,7 @@ class Bench:
             with_sets(self.datasets, self.splits[split], out)
         return out
 
-    def _train(self, job: Job, folder: Path) -> dict[str, Any]:
+    def _train(self, job: FoldJob, folder: Path) -> dict[str, Any]:
         from axon.baselines.train_all import train_baselines
 
         dataset = self.dataset(job.split)
@@ -168,7 +168,7 @@ class Bench:
         train_baselines(config, dataset, folder / "checkpoints", folder / "baselines", _silent, [job.method])
         return {"steps": steps}
 
-    def _steps(self, job: Job, folder: Path, dataset: Path) -> int:
+    def _steps(self, job: FoldJob, folder: Path, dataset: Path) -> int:
         """As many steps as fit into the seconds that AXON's training took."""
         from axon.baselines.train_all import train_baselines
 
@@ -185,12 +185,12 @@ class Bench:
         budget = float(self.done(job.training(OURS))["seconds"])
         return max(1, math.floor((budget - once) / step))
 
-    def _train_axon(self, job: Job, folder: Path, dataset: Path) -> dict[str, Any]:
+    def _train_axon(self, job: FoldJob, folder: Path, dataset: Path) -> dict[str, Any]:
         config = self._config(job, "", 0)
         train_axon(config, dataset, folder)
         return {"steps": {name: getattr(config.training, name).steps for name in AXON_STAGES}}
 
-    def _evaluate(self, job: Job, folder: Path) -> dict[str, Any]:
+    def _evaluate(self, job: FoldJob, folder: Path) -> dict[str, Any]:
         from axon import pretrained
         from axon.compute.devices import choose_device
         from axon.evaluation.folder import EvaluationAsked, evaluate_folder
@@ -206,7 +206,7 @@ class Bench:
         outcome = evaluate_folder(model, files, self.dataset(job.split), folder / "scores", asked)
         return {"cases": len(outcome.studies), "exit_status": outcome.exit_status}
 
-    def _config(self, job: Job, method: str, steps: int) -> Config:
+    def _config(self, job: FoldJob, method: str, steps: int) -> Config:
         training = self.config.training
         if method:
             section = "published" if TRAINED[method].published else method
@@ -534,7 +534,7 @@ def _slope(method: str, key: str, points: list[tuple[int, float]]) -> str:
     return f"{shown}. An extrapolation of these {len(points)} points, and no measurement, would give {far} patients."
 
 
-def record(bench: Bench, job: Job, tracking_uri: str, title: str) -> None:
+def record(bench: Bench, job: FoldJob, tracking_uri: str, title: str) -> None:
     """A finished job as a run under the benchmark's own: its metrics by set, table of cases, curves and pictures."""
     from axon.tracking.runs import stage_run, start_parent
 
@@ -554,7 +554,7 @@ def record(bench: Bench, job: Job, tracking_uri: str, title: str) -> None:
                 run.artifact(file)
 
 
-def _metrics_of(bench: Bench, job: Job) -> dict[str, float]:
+def _metrics_of(bench: Bench, job: FoldJob) -> dict[str, float]:
     """Means over patients by set, view, method and metric."""
     found: dict[str, list[Value]] = defaultdict(list)
     for each in values_of(replace(bench, splits={job.split: bench.splits[job.split]}, seeds=(job.seed,))):

@@ -28,7 +28,7 @@ from axon.files import write_whole
 from axon.geometry.volume import body_mask
 from axon.readers.layouts import Study
 from benchmarks.quality import markdown, page_head
-from benchmarks.references import FINE, SIZE, Bench, bench_of, bench_parser, measured, rendered
+from benchmarks.references import FINE, SIZE, ReferenceBench, bench_of, bench_parser, measured, rendered
 
 PATCH, STEP, BANK_STEP = 9, 8, 4
 """Voxels a side of a patch, and between those of a sample and those of training CTs."""
@@ -72,7 +72,7 @@ def nearest_distance(query_NV: Tensor, bank_MV: Tensor) -> float:
 class Memory:
     """Measures one patient after another."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: ReferenceBench) -> None:
         self.bench = bench
 
     @functools.cached_property

@@ -40,6 +40,8 @@ from axon.metrics.catalogue import metric as known
 from axon.metrics.statistics import Summary, paired_difference
 
 HEADLINE = [each.key for each in shown_in("headline")]
+SCORES = " / ".join(known(key).title for key in HEADLINE)
+"""Head of a column of `scores_text`."""
 PAPER = {"axon/psnr": 11.9, "axon/ssim": 11.0}
 """Per cent by which the paper says that AXON exceeds the best baseline."""
 
@@ -115,6 +117,11 @@ class Run:
 
 def _beside(folder: Path) -> Path:
     return folder.with_name(folder.name + ".json")
+
+
+def scores_text(values: Mapping[str, float]) -> str:
+    """The headline metrics of a volume side by side; ``values`` by name without the protocol."""
+    return " / ".join(known(key).text(values[key.rpartition("/")[2]]) for key in HEADLINE)
 
 
 def prepare(config: Config, data: Path, out: Path) -> Path:

@@ -161,7 +161,7 @@ def detector(pixels: int) -> XrayConfig:
     return XrayConfig(detector_px=pixels, pixel_pitch_mm=448 / pixels)
 
 
-class Bench:
+class ReferenceBench:
     """A model, its training patients as references, and the settings."""
 
     def __init__(self, pipeline: AxonPipeline, library: Iterable[Study], config: ReferencesConfig) -> None:
@@ -313,7 +313,7 @@ def bench_parser(about: str, default_out: str) -> argparse.ArgumentParser:
     return parser
 
 
-def bench_of(arguments: argparse.Namespace) -> tuple[Bench, list[Study]]:
+def bench_of(arguments: argparse.Namespace) -> tuple[ReferenceBench, list[Study]]:
     """The bench, and the patients to measure on. Raises AxonError ``NO_TEST_CASES``, and what reading CTs raises."""
     model, studies = (
         pretrained.load(arguments.model, arguments.tracking_uri),
@@ -322,7 +322,7 @@ def bench_of(arguments: argparse.Namespace) -> tuple[Bench, list[Study]]:
     rows: list[dict[str, Any]] = [{"patient_id": s.patient_id, "collection": s.collection} for s in studies]
     config = Config.load(arguments.config)
     sets = split_patients(rows, config)
-    bench = Bench(model.pipeline, [s for s in studies if sets[s.patient_id] == "train"], config.references)
+    bench = ReferenceBench(model.pipeline, [s for s in studies if sets[s.patient_id] == "train"], config.references)
     chosen = [s for s in studies if sets[s.patient_id] in arguments.sets]
     chosen += find_studies(arguments.also) if arguments.also else []
     if not chosen or not bench.library:

@@ -14,6 +14,7 @@ The rows, each a ControlNet of the same size, trained with the refiner's steps o
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -40,7 +41,7 @@ from axon.training.loop import Stage, fit
 from axon.training.samples import Sampler
 from axon.training.stages import BridgeStage, Draw, RefinerDraw, RefinerStage, bridge_terms
 from axon.training.train import sample_coarse, samples_of
-from benchmarks.quality import Run, markdown, page_head, run_of, run_parser
+from benchmarks.quality import SCORES, Run, markdown, page_head, run_of, run_parser, scores_text
 
 
 class FilmBlindUNet(BridgeUNet):
@@ -114,14 +115,14 @@ def compare(run: Run) -> str:
         bases = {"from coarse": unet, "prior": prior}
         controls = {"bridge": load_network(RefinerControlNet, refiner / "controlnet")}
         for name, base in bases.items():
-            folder = trained(f"control-{name.replace(' ', '-')}", lambda base=base: control_stage(base))  # type: ignore[misc]
+            folder = trained(f"control-{name.replace(' ', '-')}", functools.partial(control_stage, base))
             controls[name] = load_network(RefinerControlNet, folder)
     rows = measure(config, data, estimator, unet, scheduler, {"bridge": unet, **bases}, controls)
     groups = list(next(iter(rows.values())))
-    cells = [[name, *(f"{row[group][0]:.2f} / {row[group][1]:.3f}" for group in groups)] for name, row in rows.items()]
+    cells = [[name, *(scores_text(row[group]) for group in groups)] for name, row in rows.items()]
     about = (
-        "PSNR [dB] / SSIM of protocol axon after stage 2, mean over cases, one volume without noise, interpolated "
-        "to the fine grid."
+        f"{SCORES} of protocol axon after stage 2, mean over cases, one volume without noise, interpolated to the "
+        "fine grid."
     )
     text = "\n\n".join([page_head("What stage 2 is built on"), about, markdown(["base", *groups], cells)]) + "\n"
     write_whole(run.out / "refiner_base.md", text.encode())
@@ -138,7 +139,7 @@ def measure(
     scheduler: BrownianBridgeScheduler,
     bases: dict[str, BridgeUNet],
     controls: dict[str, RefinerControlNet],
-) -> dict[str, dict[str, tuple[float, float]]]:
+) -> dict[str, dict[str, dict[str, float]]]:
     """Mean PSNR and SSIM by row and by ``"set, view"``."""
     window, steps = config.model.hu_window, config.bridge.volume_steps
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
@@ -161,14 +162,11 @@ def measure(
                     found.setdefault(row, {}).setdefault(f"{name}, {view}", []).append(
                         protocol(denormalise_hu(fine, window), truth, window)
                     )
-    return {
-        row: {group: (_mean(cases, "psnr"), _mean(cases, "ssim")) for group, cases in groups.items()}
-        for row, groups in found.items()
-    }
+    return {row: {group: _means(cases) for group, cases in groups.items()} for row, groups in found.items()}
 
 
-def _mean(cases: list[dict[str, float]], key: str) -> float:
-    return sum(case[key] for case in cases) / len(cases)
+def _means(cases: list[dict[str, float]]) -> dict[str, float]:
+    return {key: sum(case[key] for case in cases) / len(cases) for key in cases[0]}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -28,7 +28,7 @@ from axon.geometry.volume import body_mask
 from axon.metrics.anatomy import lung_mask
 from axon.readers.layouts import Study
 from benchmarks.quality import markdown, page_head
-from benchmarks.references import FINE, SIZE, Bench, bench_of, bench_parser, measured, rendered
+from benchmarks.references import FINE, SIZE, ReferenceBench, bench_of, bench_parser, measured, rendered
 
 NODULE_MM, NODULE_HU, EFFUSION_HU, EFFUSION_SHARE = 15.0, 40.0, 10.0, 0.2
 DENSE_HU, THIN_HU, RIM_MM = -400.0, -700.0, 10.0
@@ -95,7 +95,7 @@ def invented_ml(made_DHW: np.ndarray, truth_DHW: np.ndarray, extent_mm: float) -
 class Clinic:
     """Measures one patient after another."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: ReferenceBench) -> None:
         self.bench = bench
 
     def made(self, hu_DHW: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,9 +1,12 @@
 """Fixtures that tests share: a tiny configuration, a tiny prepared dataset, a model with random weights, films."""
 
+import functools
 import gc
+import multiprocessing.process
 import os
+import socketserver
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ REAL_DATA_UNSET = "AXON_TEST_DATA names no folder of real data"
 TINY = Path(__file__).with_name("tiny.yaml")
 USUAL = gc.get_threshold()
 gc.set_threshold(100_000)
-PROGRAMS = ("python", "axon", "bash", "sh", "make", "mlflow", "chrom")
+PROGRAMS = ("python", "axon", "bash", "sh", "make", "mlflow", "chrom", "rclone")
 """What takes seconds: libraries ask ``uname``, ``file`` and the like once in a while."""
 CHILD = "axon.readers.child"
 STARTERS = ("slow", "containers", "cluster")
@@ -33,10 +36,32 @@ def watch(event: str, arguments: tuple[object, ...]) -> None:
 sys.addaudithook(watch)
 
 
+def noted(method: Callable[..., object], what: str) -> Callable[..., object]:
+    """A method whose calls are seen: an audit hook hears neither `multiprocessing` nor a server in a thread."""
+
+    @functools.wraps(method)
+    def noting(*arguments: object, **named: object) -> object:
+        started.append(what)
+        return method(*arguments, **named)
+
+    return noting
+
+
+BEGINNINGS = ((multiprocessing.process.BaseProcess, "start"), (socketserver.BaseServer, "serve_forever"))
+for owner, method in BEGINNINGS:
+    setattr(owner, method, noted(getattr(owner, method), f"{owner.__name__}.{method}"))
+
+
+def pytest_runtest_logstart() -> None:
+    """Before the fixtures: what those start counts for the first test that wants them."""
+    started.clear()
+
+
 @pytest.fixture(autouse=True)
 def slow_where_it_starts_a_process(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A test that forks, or starts one of `PROGRAMS` other than the reader's child, has the marker ``slow``."""
-    started.clear()
+    """A test that forks, or starts a server, a process or one of `PROGRAMS` other than the reader's child, has the
+    marker ``slow``.
+    """
     yield
     marked = any(request.node.get_closest_marker(name) for name in STARTERS)
     assert marked or not started, f"not marked slow: {started}"

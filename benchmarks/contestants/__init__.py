@@ -54,9 +54,9 @@ def repeat(run: Callable[[], Any], repeats: int) -> tuple[list[float], Any]:
 
 
 def device() -> Any:
-    import torch
+    from axon.compute.devices import choose_device
 
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return choose_device()
 
 
 def config_of(setting: Setting) -> Any:

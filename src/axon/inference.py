@@ -326,7 +326,8 @@ class AxonPipeline(DiffusionPipeline):
             evidence, config = self.estimator(films_1VUV, trust_1V), self.config
         views = "mono" if frontal is None or lateral is None else "bi"
         weights = config.stage_weights.get(views, [1.0, 1.0, 1.0])
-        coarse, refined, fine = self._draw(evidence, num_inference_steps or config.volume_steps, 0.0, [seed], weights)
+        steps = num_inference_steps or config.volume_steps
+        coarse, refined, fine = self._volumes(evidence, steps, 0.0, [seed], weights)
         progress("networks", 1.0)
         stages = {
             "networks_DHW": self._hu(fine)[0],
@@ -435,7 +436,7 @@ class AxonPipeline(DiffusionPipeline):
         while first < len(seeds):
             batch = seeds[first : first + self.together]
             try:
-                fine = self._draw(evidence.expand(len(batch)), steps, None, batch, weights)[-1]
+                fine = self._volumes(evidence.expand(len(batch)), steps, None, batch, weights)[-1]
             except (MemoryError, RuntimeError) as error:
                 if len(batch) == 1 or not is_out_of_memory(error):
                     raise
@@ -448,7 +449,7 @@ class AxonPipeline(DiffusionPipeline):
             _log.warning("memory ran out: at most %d samples are drawn together, not %d", self.together, before)
         return np.concatenate(drawn)
 
-    def _draw(
+    def _volumes(
         self, evidence: Evidence, steps: int, eta: float | None, seeds: Sequence[int], weights: Sequence[float]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """A normalised volume for each seed after stage 1, after stage 2 and after stage 3, each stage by its

@@ -39,17 +39,21 @@ REGISTERED = tuple(
         (
             *(room for room in TRAINING_BASELINES if not room.startswith("data/")),
             *PREPARING,
+            "__init__.py",
             "evaluation",
             "inference.py",
             "metrics",
+            "orchestration/changes.py",
             "orchestration/launch.py",
             "orchestration/parent.py",
             "orchestration/steps.py",
             "pictures.py",
             "pretrained/__init__.py",
+            "provenance.py",
             "references",
             "reconstruct.py",
             "registry",
+            "tracking",
         )
     )
 )

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 RECORD = "reconstruction.json"
 _WRITTEN = re.compile(
-    rf"(ct|sample|mean|std)\.nii\.gz|dicom(-sample)?(/\d{{4,}}\.dcm)?|samples(/\d{{3}}\.nii\.gz)?|preview\.png|{re.escape(RECORD)}"
+    r"(ct|sample|mean|std)\.nii\.gz|dicom(-sample)?(/\d{4,}\.dcm)?|samples(/\d{3}\.nii\.gz)?|preview\.png|"
+    + re.escape(RECORD)
 )
 """Everything in the folder of a reconstruction."""
 _log = logging.getLogger(__name__)
@@ -494,7 +495,7 @@ def write_preview(path: Path, made: Reconstruction, remark: str = "", turned: Co
     grid = figure.subplots(len(rows), len(rows[0]), squeeze=False)
     for axes_row, pictures in zip(grid, rows, strict=True):
         for axes, picture in zip(axes_row, pictures, strict=True):
-            _draw(axes, *picture)
+            _show(axes, *picture)
     figure.subplots_adjust(left=0.005, right=0.995, top=1 - 0.1 / len(rows), bottom=0.09 / len(rows), wspace=0.02)
     low, high = window_bounds(*OVERVIEW_WINDOW)
     shown = f"Slices: black {low:.0f} HU, white {high:.0f} HU, the bar is 10 cm. {remark}"
@@ -522,7 +523,7 @@ def _preview_row(
     return pictures
 
 
-def _draw(axes: Axes, title: str, image: np.ndarray, letters: str, ten_cm: float) -> None:
+def _show(axes: Axes, title: str, image: np.ndarray, letters: str, ten_cm: float) -> None:
     from axon.pictures import mark
 
     axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="bilinear")

@@ -13,7 +13,7 @@ from axon.data.phantoms import make_phantom
 from axon.geometry.volume import lps_to_ras
 from axon.readers.layouts import Study, find_studies
 from axon.training.randomness import generator_for
-from benchmarks import intensity, memorised, references, sick
+from benchmarks import local_intensity, memorised, references, sick
 from tests.support.referenced import SETTINGS
 from tests.support.small_model import small_pipeline
 
@@ -32,17 +32,17 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> list[Study]:
 
 
 @pytest.fixture
-def chosen(studies: list[Study], monkeypatch: pytest.MonkeyPatch) -> tuple[references.Bench, list[Study]]:
+def chosen(studies: list[Study], monkeypatch: pytest.MonkeyPatch) -> tuple[references.ReferenceBench, list[Study]]:
     """Three of them as references, and the fourth to measure on, at a size that shows nothing."""
-    for module in (references, intensity, sick, memorised):
+    for module in (references, local_intensity, sick, memorised):
         monkeypatch.setattr(module, "SIZE", 32)
         monkeypatch.setattr(module, "FINE", 64)
-    return references.Bench(small_pipeline(Config.load(TINY)), studies[:3], SETTINGS), studies[3:]
+    return references.ReferenceBench(small_pipeline(Config.load(TINY)), studies[:3], SETTINGS), studies[3:]
 
 
 def test_a_network_that_was_not_trained_leaves_the_volume_and_references_enter_by_a_gate_that_is_shut() -> None:
     torch.manual_seed(0)
-    network = intensity.Corrector(8)
+    network = local_intensity.Corrector(8)
     base, control = torch.randn(1, 6, 16, 16, 16), torch.randn(1, 5, 16, 16, 16)
     assert not network(base, control).any()
     torch.nn.init.normal_(network.tail.weight)
@@ -54,18 +54,19 @@ def test_a_network_that_was_not_trained_leaves_the_volume_and_references_enter_b
 
 def test_voxels_that_became_channels_come_back_where_they_were() -> None:
     volume = torch.arange(6.0**3).view(1, 1, 6, 6, 6)
-    assert torch.equal(intensity._unpacked(intensity._packed(volume)), volume)
-    assert intensity._packed(volume)[0, :, 0, 0, 0].tolist() == volume[0, 0, :2, :2, :2].flatten().tolist()
+    assert torch.equal(local_intensity._unpacked(local_intensity._packed(volume)), volume)
+    assert local_intensity._packed(volume)[0, :, 0, 0, 0].tolist() == volume[0, 0, :2, :2, :2].flatten().tolist()
 
 
 def test_the_distance_of_patches_is_none_of_a_copy_and_grows_with_blur() -> None:
     truth = torch.randn(1, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0))
     blurred = torch.nn.functional.avg_pool3d(truth, 3, 1, 1)
     found = [
-        float(intensity.patch_distance(x, truth, generator_for(0))) for x in (truth, (truth + blurred) / 2, blurred)
+        float(local_intensity.patch_distance(x, truth, generator_for(0)))
+        for x in (truth, (truth + blurred) / 2, blurred)
     ]
     assert found[0] == 0 < found[1] < found[2]
-    assert float(intensity.amplitudes(truth, truth)) == 0 < float(intensity.amplitudes(blurred, truth))
+    assert float(local_intensity.amplitudes(truth, truth)) == 0 < float(local_intensity.amplitudes(blurred, truth))
 
 
 def test_what_a_change_shows_of_a_disease() -> None:
@@ -91,7 +92,10 @@ def test_a_copied_patch_is_told_from_one_that_is_ones_own() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("module", [sick, memorised])
 def test_a_benchmark_measures_each_patient_once(
-    module: object, chosen: tuple[references.Bench, list[Study]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: object,
+    chosen: tuple[references.ReferenceBench, list[Study]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "bench_of", lambda arguments: arguments.out.mkdir(exist_ok=True) or chosen)
     arguments = ["--out", str(tmp_path / "out")]
@@ -107,20 +111,20 @@ def test_a_benchmark_measures_each_patient_once(
 
 @pytest.mark.slow
 def test_the_networks_are_trained_once_and_measured_beside_the_closed_form(
-    chosen: tuple[references.Bench, list[Study]],
+    chosen: tuple[references.ReferenceBench, list[Study]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(intensity, "bench_of", lambda arguments: arguments.out.mkdir(exist_ok=True) or chosen)
+    monkeypatch.setattr(local_intensity, "bench_of", lambda arguments: arguments.out.mkdir(exist_ok=True) or chosen)
     arguments = ["--config", str(TINY), "--out", str(tmp_path / "out"), "--steps", "2", "--estimator-steps", "2"]
-    assert intensity.main(arguments) == 0
+    assert local_intensity.main(arguments) == 0
     assert capfd.readouterr().out.count(": begins") == 9
-    written = tmp_path / "out" / "intensity.json"
+    written = tmp_path / "out" / "local_intensity.json"
     (row,) = json.loads(written.read_text())
-    assert set(row) == {"volume", "sample", "films again", *intensity.KINDS}
+    assert set(row) == {"volume", "sample", "films again", *local_intensity.KINDS}
     assert len({figures["PSNR"] for figures in row.values()}) == len(row)
-    assert intensity.main(arguments) == 0
+    assert local_intensity.main(arguments) == 0
     assert "begins" not in capfd.readouterr().out
     (again,) = json.loads(written.read_text())  # Weights that were loaded lie otherwise in memory, and round otherwise.
     assert {name: figures["PSNR"] for name, figures in again.items()} == pytest.approx(

@@ -15,7 +15,20 @@ from axon.data.prepared import PreparedDataset, read_manifest, with_sets
 from axon.errors import AxonError
 from axon.metrics.statistics import Summary
 from benchmarks import folds_plots
-from benchmarks.folds import OURS, Bench, Job, Value, curve_of, folds_of, main, means, picture, spread, text, verdict
+from benchmarks.folds import (
+    OURS,
+    Bench,
+    FoldJob,
+    Value,
+    curve_of,
+    folds_of,
+    main,
+    means,
+    picture,
+    spread,
+    text,
+    verdict,
+)
 
 LIDC = {f"LIDC-IDRI-{number:04d}": "train" for number in range(1, 10)}
 PATIENTS = {**LIDC, "Lung_Dx-1": "external", "cip-1": "tiny"}
@@ -137,5 +150,5 @@ def test_both_axes_and_the_curve_are_drawn_with_what_is_known(tiny_config: Confi
 
 def test_a_page_without_a_finished_job_has_no_figures(tmp_path: Path, tiny_config: Config) -> None:
     bench = Bench(tiny_config, (), {"fold1": {}}, (), (0,), 1.0, 0, tmp_path)
-    assert bench.jobs() == [Job("train", OURS, "fold1", 0), Job("evaluate", OURS, "fold1", 0)]
+    assert bench.jobs() == [FoldJob("train", OURS, "fold1", 0), FoldJob("evaluate", OURS, "fold1", 0)]
     assert "0 of 2 jobs are done" in text(bench, "Folds", curve=False) and "##" not in text(bench, "F", curve=True)

@@ -175,6 +175,8 @@ def test_lines_keep_to_120_characters_where_ruff_does_not_look() -> None:
         each for each in listed("*.yaml", "*.yml", "*.toml", "*.sh", "*Containerfile*", ".ci/*") if "#" in each[1]
     ]
     made = "pipelines/axon_pipeline.yaml"
+    # Ruff passes over a comment for it and a line without blanks; the recipe's text is in the data that it names.
+    lines += [each for each in listed("*.py") if each[0] != "src/axon/data/default_recipe.py"]
     assert [(name, line) for name, line in lines if len(line) > 120 and name != made] == []
 
 
@@ -239,6 +241,7 @@ def test_a_long_line_is_found() -> None:
 def test_a_broken_link_is_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
-        "# A title\n[a](#a-title) [b](#b-title) [c](page.md#a-title) [d](gone.md) [e](https://example.org)\n```\n[f](gone.md)\n```\n"
+        "# A title\n[a](#a-title) [b](#b-title) [c](page.md#a-title) [d](gone.md) [e](https://example.org)\n"
+        "```\n[f](gone.md)\n```\n"
     )
     assert broken_links(page) == ["#b-title", "gone.md"]

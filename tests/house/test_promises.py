@@ -20,6 +20,8 @@ SAVED = (
     "axon.reconstruct.sample",
     "axon.reconstruct.nifti_bytes",
     "axon.reconstruct.Films",
+    "axon.reconstruct.asked_mends",
+    "axon.reconstruct.asked_view",
     "axon.inference.AxonPipeline",
     "axon.errors.AxonError",
     "axon.DISCLAIMER",

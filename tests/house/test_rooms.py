@@ -24,7 +24,7 @@ NO_WEIGHT = ("__init__.py", "data/__init__.py", "data/dataset_card.py", "provena
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_says_in_a_few_lines_what_lives_there(room: str) -> None:
     text = importlib.import_module(f"axon.{room}").__doc__
-    assert text is not None and 3 <= len(text.strip().splitlines()) <= 8
+    assert text is not None and 3 <= len([line for line in text.splitlines() if line]) <= 8
 
 
 def test_every_room_has_its_tests() -> None:
@@ -40,7 +40,7 @@ def test_no_two_modules_have_one_name() -> None:
 def test_no_two_classes_have_one_name() -> None:
     names = [
         node.name
-        for room in (PACKAGE, ROOT / "pipelines", ROOT / "components")
+        for room in (PACKAGE, ROOT / "pipelines", ROOT / "components", ROOT / "benchmarks")
         for path in room.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ClassDef)
@@ -172,6 +172,10 @@ def test_training_loads_no_other_room_than_those_that_its_checkpoints_name(modul
         ("evaluation/page.js", {"registered"}),
         ("orchestration/steps.py", {"registered"}),
         ("orchestration/launch.py", {"registered"}),
+        ("orchestration/changes.py", {"registered"}),
+        ("tracking/runs.py", {"registered"}),
+        ("provenance.py", {"registered"}),
+        ("__init__.py", {"registered"}),
         ("readers/volumes.py", {"prepared", "registered"}),
         ("baselines/regression.py", {"baseline", "registered"}),
         ("models/unet.py", {"trained", "baseline", "registered"}),

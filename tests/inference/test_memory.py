@@ -1,6 +1,7 @@
 """Samples that do not fit in memory together are drawn in halves, and it is said."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +20,11 @@ def samples(limit: int, count: int, error: Exception) -> tuple[np.ndarray, list[
         drawn.append(len(seeds))
         return [torch.tensor(seeds).view(-1, 1, 1, 1, 1).float()]
 
-    stand_in = SimpleNamespace(together=8, _draw=draw, _hu=lambda x: x[:, 0].numpy(), _on_result_grid=lambda x: x)
+    stand_in = SimpleNamespace(together=8, _volumes=draw, _hu=lambda x: x[:, 0].numpy(), _on_result_grid=lambda x: x)
     evidence = SimpleNamespace(expand=lambda number: number)
     told: list[float] = []
-    values = AxonPipeline._samples(stand_in, evidence, 2, range(count), (), lambda _, share: told.append(share))  # type: ignore[arg-type]
+    samples: Any = AxonPipeline._samples
+    values = samples(stand_in, evidence, 2, range(count), (), lambda _, share: told.append(share))
     assert len(told) == len(drawn) and told[-1] == 1
     return values.ravel(), drawn
 

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,7 +149,8 @@ def test_the_child_has_no_torch() -> None:
 def test_a_child_that_is_started_ahead_imports_what_it_is_told_and_serves_the_first_file() -> None:
     child.start("json.tool")
     (first,) = child._idle
-    assert apart("CT", ahead, [Path("x")]).hu_DHW.shape == (0, 2, 2) and child._idle == [first]  # type: ignore[arg-type]
+    read: Any = ahead
+    assert apart("CT", read, [Path("x")]).hu_DHW.shape == (0, 2, 2) and child._idle == [first]
 
 
 @pytest.mark.parametrize(("read", "said"), [(crash, "SIGSEGV"), (leave, "status 3"), (nonsense, "status 4")])

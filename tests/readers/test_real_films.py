@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -17,7 +19,7 @@ def test_air_alone_encloses_nothing() -> None:
     assert not enclosed(np.full((2, 5, 5), -1000.0)).any()
 
 
-def test_a_folder_without_films_is_refused(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+def test_a_folder_without_films_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from benchmarks.real_films import main
 
     with pytest.raises(SystemExit):

@@ -502,7 +502,7 @@ def test_a_film_that_was_turned_has_no_left_and_right_as_given(
     model: Path, films: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: dict[str, str] = {}
-    monkeypatch.setattr("axon.reconstruct._draw", lambda axes, title, image, sides, scale: drawn.update({title: sides}))
+    monkeypatch.setattr("axon.reconstruct._show", lambda axes, title, image, sides, scale: drawn.update({title: sides}))
     Image.open(films[0]).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png")
     words = (tmp_path / "turned.png", films[1], "--model", model)
     assert run(*words, "-o", tmp_path / "turned", "--rotate", "90") == 0

@@ -102,7 +102,8 @@ class Case:
         try:
             with safe_open(path, framework="numpy") as file:
                 tensors = {name: file.get_tensor(name) for name in ("hu", "affine", "frontal", "lateral")}
-                finer = {name: file.get_tensor(name) for name in ("detail", "closer") if name in file.keys()}  # noqa: SIM118
+                held = set(file.keys())
+                finer = {name: file.get_tensor(name) for name in ("detail", "closer") if name in held}
                 facts = json.loads((file.metadata() or {})["axon"])
                 for name in set(_FILMS) & set(facts):
                     spacing = facts[name]["pixel_spacing_mm"]

@@ -333,7 +333,8 @@ class _Run:
     def _measure(self, entry: Listed) -> Measured:
         case = entry.load()
         one = Patient(patient_hash(case.patient_id), print_of(volume_of(case, self.config)))
-        status: Status = {True: "trained_on", False: "measured", None: "unknown"}[seen_by_model(self.patients, one)]  # type: ignore[assignment]
+        statuses: dict[bool | None, Status] = {True: "trained_on", False: "measured", None: "unknown"}
+        status = statuses[seen_by_model(self.patients, one)]
         reference = reference_of(case, self.config)
         if status != "trained_on" and len(self.seen) < FLOOR_CTS:
             self.seen.setdefault(case.patient_id, reference.appearance)

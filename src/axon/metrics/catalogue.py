@@ -128,9 +128,19 @@ _FILMS = frozenset[Place]({*_HARDLY, "overview"})
 _RUN = frozenset[Place]({"report", "run", "benchmark"})
 _BENCHMARK = frozenset[Place]({"benchmark"})
 
-METRICS: dict[str, Metric] = {
-    metric.key: metric
-    for metric in (
+
+def by_key(metrics: Iterable[Metric]) -> dict[str, Metric]:
+    """Metrics by key, in their order. Raises ValueError where two have one key."""
+    found: dict[str, Metric] = {}
+    for each in metrics:
+        if each.key in found:
+            raise ValueError(f"two metrics are called {each.key}")
+        found[each.key] = each
+    return found
+
+
+METRICS = by_key(
+    (
         Metric("axon/psnr", "PSNR", "dB", 2, "more", "distortion", _HEADLINE),
         Metric("axon/ssim", "SSIM", "", 3, "more", "distortion", _HEADLINE),
         Metric("axon/mae_hu", "MAE", "HU", 1, "less", "distortion", _EVERYWHERE),
@@ -162,7 +172,7 @@ METRICS: dict[str, Metric] = {
         Metric("reprojection/mae", "MAE of the films", "", 4, "less", "films", _FILMS),
         Metric("calibration/within_2_std", "Truth within 2 std", "", 3, "neither", "calibration", _RUN),
     )
-}
+)
 """Every metric by key, in the order in which tables show them."""
 
 

@@ -60,7 +60,8 @@ def send(url: str, alert: Alert, timeout_s: float = TIMEOUT_S) -> str:
     try:
         check_url(url)
         body = json.dumps(asdict(alert)).encode()
-        request = urllib.request.Request(url, body, {"Content-Type": "application/json", "User-Agent": "axon"})  # noqa: S310
+        headers = {"Content-Type": "application/json", "User-Agent": "axon"}
+        request = urllib.request.Request(url, body, headers)  # noqa: S310
         with urllib.request.urlopen(request, timeout=timeout_s):  # noqa: S310
             return ""
     except Exception as error:

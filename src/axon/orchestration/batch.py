@@ -30,7 +30,7 @@ from axon.errors import AxonError, require
 from axon.files import json_text, only_writer, read_csv, sha256_file, whole_file, write_csv, write_json
 from axon.orchestration.working import working
 from axon.readers.film_studies import FoundFilm, best_of, film_files
-from axon.readers.films import read_xray, sure_view
+from axon.readers.films import read_xray, taken_view
 from axon.readers.pseudonyms import patient_pseudonym, pseudonym, series_pseudonym
 from axon.reconstruct import RECORD, read_films, reconstruct
 
@@ -150,7 +150,7 @@ def of_folder(folder: Path, trust_views: bool = False) -> list[FilmStudy]:
             continue
         try:
             xray = read_xray(path, trusted=trust_views)
-            view = sure_view(xray) or ("frontal" if trust_views and not xray.study else None)
+            view = taken_view(xray, trust_views)
             fix = "look at the film; if you are sure, add --trust-views"
             require(view is not None, "XRAY_VIEW_UNSURE", "neither header nor image says which view it is", fix)
         except AxonError as error:

@@ -15,7 +15,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from axon.config import Config, StageConfig
 from axon.errors import AxonError
 from axon.files import write_whole
 from axon.orchestration.alert import ALERT_URL, Alert, send
@@ -39,11 +38,11 @@ STATES = {"FINISHED": "SUCCEEDED", "SCHEDULED": "PENDING", "KILLED": "CANCELED"}
 
 
 @contextlib.contextmanager
-def beating(run: StageRun, folder: Path, config: Config, stage: str) -> Iterator[Log]:
+def beating(run: StageRun, folder: Path, stage: str) -> Iterator[Log]:
     """A log that passes metrics on to ``run``, and `beats` of a training to ``folder/heartbeat.json`` and to one tag of
     the run, with the losses in ``folder/progress.png``. An MLflow that fails costs metrics, never the training.
     """
-    heart = _Heart(run, folder, config, stage)
+    heart = _Heart(run, folder, stage)
     tag = lambda text: run.mlflow.set_tag(run.run_id, HEARTBEAT, text)  # noqa: E731
     with _hasty(), beats(heart.now, folder / FILE, tag):
         yield heart.log
@@ -61,8 +60,8 @@ def _hasty() -> Iterator[None]:
 
 
 class _Heart:
-    def __init__(self, run: StageRun, folder: Path, config: Config, stage: str) -> None:
-        self.run, self.folder, self.config, self.stage = run, folder, config, stage
+    def __init__(self, run: StageRun, folder: Path, stage: str) -> None:
+        self.run, self.folder, self.stage = run, folder, stage
         self.state: State = {"stage": stage, **device()}
         self.quiet = -math.inf
         self.losses: dict[str, dict[int, tuple[int, float, float]]] = {}
@@ -71,12 +70,14 @@ class _Heart:
     def log(self, step: int, metrics: dict[str, float]) -> None:
         part = next((name.partition("/")[0] for name in metrics if "/" in name), self.stage)
         values = {name.rpartition("/")[2]: value for name, value in metrics.items()}
-        total, rate = self._total(part), values.get("steps_per_second", 0.0)
+        rate, left = values.get("steps_per_second", 0.0), values.get("seconds_left", 0.0)
         known: State = {}
         if "peak_memory_gib" in values:
             known["memory_gib"] = round(values["peak_memory_gib"], 2)
-        if rate and total:
-            known |= {"steps_per_second": round(rate, 3), "ends": utc(time.time() + (total - step) / rate)}
+        if rate:
+            known |= {"steps_per_second": round(rate, 3), "ends": utc(time.time() + left)}
+        # The loop's own count: a warm start, and a baseline with another's budget, have steps of their own.
+        total = step + round(left * rate) if rate else 0
         self.state = {**self.state, "part": part, "step": step, "of": total, "told": utc(time.time()), **known}
         if "loss" in values:
             row = (step, values["loss"], values.get("val_loss", math.nan))
@@ -89,20 +90,13 @@ class _Heart:
             print(f"{error}; the training goes on, and its curves are in its result", flush=True)
             self.quiet = time.monotonic() + QUIET_S
 
-    def _total(self, part: str) -> int:
-        published = part in self.config.training.methods
-        section = getattr(self.config.training, "published" if published else part, None)
-        steps = section.steps if isinstance(section, StageConfig) else 0
-        shorter = bool(self.config.training.init_from) and self.stage != "baselines"
-        return max(1, round(steps * self.config.training.warm_share)) if shorter and steps else steps
-
     def now(self) -> State:
         part = self.state.get("part", self.stage)
         saved = sorted(self.folder.glob("*/step-*"), key=lambda path: (path.parent.name == part, path.name))
-        self._draw()
+        self._show()
         return {**self.state, "checkpoint": saved[-1].name if saved else ""}
 
-    def _draw(self) -> None:
+    def _show(self) -> None:
         curves = {part: list(rows.values()) for part, rows in self.losses.items()}
         rows = sum(map(len, curves.values()))
         # Where the thread is at it still, its picture is the last one.
@@ -128,7 +122,7 @@ def run_state(tracking_uri: str, run: str = "") -> dict[str, Any]:
     mlflow = client(tracking_uri)
     with tracking_errors(tracking_uri):
         found = _find_run(mlflow, run)
-        steps = mlflow.search_runs([found.info.experiment_id], f"tags.`{PARENT_RUN}` = '{found.info.run_id}'")
+        stages = mlflow.search_runs([found.info.experiment_id], f"tags.`{PARENT_RUN}` = '{found.info.run_id}'")
     link = ""
     if sqlite_path(tracking_uri) is None:
         page = f"experiments/{found.info.experiment_id}/runs/{found.info.run_id}"
@@ -139,7 +133,7 @@ def run_state(tracking_uri: str, run: str = "") -> dict[str, Any]:
         "name": found.info.run_name,
         "state": STATES.get(found.info.status, found.info.status),
         "error": found.data.tags.get("axon.error", ""),
-        "steps": _steps(found, steps),
+        "steps": _steps(found, stages),
     }
 
 

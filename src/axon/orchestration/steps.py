@@ -45,7 +45,7 @@ def train_step(
         if parent is not None and stage in TRAINED_STAGES:
             refuse_seen_test_patients(parent, inputs["dataset"], settings)
             inputs["parent"] = parent
-        with beating(run, checkpoints, settings, stage) as log:
+        with beating(run, checkpoints, stage) as log:
             train(stage, settings, checkpoints, out, log, TrainJobs, **inputs)
         with losing_no_work():
             run.artifact(out / "curves")

@@ -241,8 +241,12 @@ def _answer(order: dict[str, Any]) -> dict[str, Any]:
 def _logged() -> Iterator[list[tuple[str, int, str]]]:
     """What AXON's own modules log, for the parent to repeat."""
     lines: list[tuple[str, int, str]] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append((record.name, record.levelno, record.getMessage()))  # type: ignore[method-assign]
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append((record.name, record.levelno, record.getMessage()))
+
+    handler = Kept()
     logger = logging.getLogger("axon")
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)

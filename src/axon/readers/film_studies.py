@@ -12,7 +12,7 @@ from axon.dicom.views import View
 from axon.errors import AxonError, require
 from axon.geometry.mend import Mend
 from axon.readers.archives import extracted, is_archive
-from axon.readers.films import Xray, overruled_by, read_xray, sure_view
+from axon.readers.films import Xray, overruled_by, read_xray, sure_view, taken_view
 
 MAX_BYTES, MAX_FILES = 4 * 2**30, 5000
 _DIRECTORY = "DICOMDIR"
@@ -115,7 +115,7 @@ def _films(folder: Path, mend: Mend, trusted: bool) -> tuple[list[FoundFilm], Co
         except AxonError as error:
             refused[error.code] += 1
             continue
-        if (view := sure_view(xray) or ("frontal" if trusted and not xray.study else None)) is None:
+        if (view := taken_view(xray, trusted)) is None:
             refused["XRAY_VIEW_UNSURE"] += 1
         else:
             found.append(FoundFilm(path.relative_to(folder).as_posix(), path, xray, view))

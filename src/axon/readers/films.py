@@ -132,6 +132,11 @@ def sure_view(xray: Xray, said: View | None = None) -> View | None:
     return xray.view if xray.view_confidence >= _SURE or xray.view == said else None
 
 
+def taken_view(xray: Xray, trusted: bool) -> View | None:
+    """The view of a film among others: the sure one; frontal where it is trusted and belongs to no study; else None."""
+    return sure_view(xray) or ("frontal" if trusted and not xray.study else None)
+
+
 def _judged(raw: RawFilm, mend: Mend, trusted: bool) -> Xray:
     """Mend the film, look at it, and decide on the view: the tag where there is one, else the image."""
     image_HW, mended = _mended(raw, mend)

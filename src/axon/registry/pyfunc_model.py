@@ -26,7 +26,9 @@ class AxonModel(mlflow.pyfunc.PythonModel):
         self.model = load(context.artifacts["model"])
 
     # MLflow would read a type hint of model_input as a signature, in place of the one that is logged with it.
-    def predict(self, context: Any, model_input, params: dict[str, Any] | None = None) -> pd.DataFrame:  # type: ignore[no-untyped-def]
+    def predict(  # type: ignore[no-untyped-def]
+        self, context: Any, model_input, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
         """Reconstruct each row.
 
         Args:

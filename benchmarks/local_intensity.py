@@ -12,10 +12,10 @@ What they make is corrected by the films, as the fusion is, and measured on vali
 networks' estimate, beside `volume` and `sample` of the closed form, and a `volume` that films correct once more.
 
 Examples:
-    python -m benchmarks.intensity --data FOLDER         everything; the same command again goes on where it stopped
-    python -m benchmarks.intensity --also FOLDER_2       measured on every CT of another folder, too
+    python -m benchmarks.local_intensity --data FOLDER       everything; the same command again goes on
+    python -m benchmarks.local_intensity --also FOLDER_2     measured on every CT of another folder, too
 
-Writes OUT/intensity.md. Choose on validation patients alone. Research only: anatomy may be hallucinated.
+Writes OUT/local_intensity.md. Choose on validation patients alone. Research only: anatomy may be hallucinated.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from axon.training.samples import Sampler
 from axon.training.stages import EstimatorStage, Source
 from axon.training.train import fit_lift
 from benchmarks.quality import markdown, page_head
-from benchmarks.references import COLUMNS, FINE, SIZE, Bench, bench_of, bench_parser, detector, rendered
+from benchmarks.references import COLUMNS, FINE, SIZE, ReferenceBench, bench_of, bench_parser, detector, rendered
 
 KINDS = ("regression", "patches", "bridge")
 COPIES = 4
@@ -181,7 +181,7 @@ class PatchStage:
     """Trains a `Corrector`; see `axon.training.loop.Stage`."""
 
     def __init__(self, kind: str, module: Corrector, pairs: list[Seen], seed: int) -> None:
-        self.name, self.pairs, self.seed, self.kind = f"intensity-{kind}", pairs, seed, kind
+        self.name, self.pairs, self.seed, self.kind = f"local-intensity-{kind}", pairs, seed, kind
         self.module: nn.Module = module
         self.place_3DHW, self.scheduler = place(pairs[0].truth_1DHW.shape[-1]), bridge()
 
@@ -269,7 +269,7 @@ class Intensity:
         estimator_steps: Of each half's estimator.
     """
 
-    def __init__(self, bench: Bench, config: Config, out: Path, steps: int, estimator_steps: int) -> None:
+    def __init__(self, bench: ReferenceBench, config: Config, out: Path, steps: int, estimator_steps: int) -> None:
         self.bench, self.config, self.out, self.steps = bench, config, out, steps
         estimator = replace(config.training.estimator, steps=estimator_steps)
         self.training = replace(config, training=replace(config.training, estimator=estimator))
@@ -455,7 +455,7 @@ def _paired(rows: list[dict[str, dict[str, float]]], method: str, column: str) -
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = bench_parser(__doc__ or "", "runs/intensity")
+    parser = bench_parser(__doc__ or "", "runs/local_intensity")
     parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS, help="(default: every one)")
     parser.add_argument("--steps", type=int, default=1000, help="of each network (default: %(default)s)")
     parser.add_argument("--estimator-steps", type=int, default=400, help="of each half (default: %(default)s)")
@@ -472,8 +472,8 @@ def main(argv: list[str] | None = None) -> int:
             print(study.case_id, json.dumps(rows[-1]), flush=True)
         about = f"{len(rows)} patients, {given.steps} steps a network, {given.estimator_steps} an estimator."
         text = "\n\n".join([page_head("Local intensity after the fusion"), about, table(rows)]) + "\n"
-        write_whole(given.out / "intensity.md", text.encode())
-        write_json(given.out / "intensity.json", rows)
+        write_whole(given.out / "local_intensity.md", text.encode())
+        write_json(given.out / "local_intensity.json", rows)
     print(text)
     return 0
 

@@ -179,9 +179,8 @@ class Bench:
             config, began = self._config(job, job.method, steps), clock()
             train_baselines(config, dataset, where / "checkpoints", where / "out", _silent, [job.method])
             spans.append(clock() - began)
-        once, step = spans[1], (spans[2] - spans[1]) / TRIAL
-        fix = "run it again with nothing beside it, or say --steps"
-        require(step > 0, "TRIAL_TIMES", f"{TRIAL} steps of {job.method} took no time", fix)
+        # The difference of two short spans is mostly noise where a step is short beside what is done once.
+        once, step = spans[1], max((spans[2] - spans[1]) / TRIAL, spans[2] / (10 * TRIAL))
         budget = float(self.done(job.training(OURS))["seconds"])
         return max(1, math.floor((budget - once) / step))
 

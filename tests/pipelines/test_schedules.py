@@ -400,10 +400,18 @@ def test_address_token_and_namespace(monkeypatch: pytest.MonkeyPatch, server: Se
             Cluster(host)
     with pytest.raises(AxonError, match=r"CLUSTER_UNREACHABLE"):
         Cluster("http://127.0.0.1:9")
+    for host in ("jane:canary@kubeflow", "http://jane:canary@127.0.0.1:9"):
+        with pytest.raises(AxonError) as caught:
+            Cluster(host)
+        assert "canary" not in str(caught.value) and caught.value.code.startswith("CLUSTER_")
     with serving(multi_user=True, token="t0ken") as guarded:
         with pytest.raises(AxonError, match=r"CLUSTER_REFUSED.*401.*AXON_KFP_TOKEN"):
             Cluster(guarded.url)
-        monkeypatch.setenv("AXON_KFP_TOKEN", "t0ken")
+        monkeypatch.setenv("AXON_KFP_TOKEN", "t0\nken")
+        with pytest.raises(AxonError, match=r"CLUSTER_UNREACHABLE.*cannot be asked.*AXON_KFP_TOKEN") as caught:
+            Cluster(guarded.url, "mine")
+        assert "ken" not in caught.value.message
+        monkeypatch.setenv("AXON_KFP_TOKEN", "t0ken\n")
         with pytest.raises(AxonError, match="CLUSTER_NAMESPACE"):
             Cluster(guarded.url)
         submit(Cluster(guarded.url, "mine"), package, {}, "axon", "one")

@@ -301,7 +301,7 @@ def _kubeflow(_needs: Wanted) -> str:
     host = os.environ.get(KUBEFLOW, "").rstrip("/")
     if not host:
         return f"not asked for: {KUBEFLOW} is not set"
-    token = os.environ.get(KUBEFLOW_TOKEN)
+    token = os.environ.get(KUBEFLOW_TOKEN, "").strip()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         trusted = ssl.create_default_context(cafile=os.environ.get(KUBEFLOW_CA))
@@ -311,9 +311,12 @@ def _kubeflow(_needs: Wanted) -> str:
     except urllib.error.HTTPError as error:
         fix = f"check {KUBEFLOW_TOKEN}, which may have expired" if error.code in (401, 403) else "see the server's log"
         raise AxonError("CLUSTER_REFUSED", f"it answered {error.code}", fix) from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         fix = f"check {KUBEFLOW}, {KUBEFLOW_CA} and that the port-forward runs"
         raise AxonError("CLUSTER_UNREACHABLE", f"no answer: {getattr(error, 'reason', error)}", fix) from error
+    except ValueError as error:  # Its text repeats the header.
+        malformed = f"{KUBEFLOW} is no address, or {KUBEFLOW_TOKEN} no token"
+        raise AxonError("CLUSTER_UNREACHABLE", malformed, "correct them") from error
     if kind != "application/json":
         todo = f"set {KUBEFLOW_TOKEN} to a token that has not expired; without a log-in, check {KUBEFLOW}"
         raise AxonError("CLUSTER_LOGIN", f"it answers with {kind}, as a page to log in does", todo)

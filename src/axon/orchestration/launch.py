@@ -17,12 +17,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import inspect
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -43,7 +41,6 @@ from axon.training.train import TRAINED_STAGES
 
 TRAININGS: dict[str, Callable[..., None]] = {**TRAINED_STAGES, "baselines": train_baselines}
 METRICS, ERROR = "metrics.jsonl", "error.json"
-PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 
 class Running(Protocol):
@@ -115,7 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of ``python -m axon.orchestration.launch``; see the module's text."""
     given = _parser().parse_args(arguments)
     if "WORLD_SIZE" in os.environ:
-        end_with_parent()
+        distributed.end_with_parent()
     config, leader = Config.load(given.config), os.environ.get("RANK", "0") == "0"
     inputs = {name: folder for name in _inputs() if (folder := getattr(given, name))}
     errors = _relayed_errors(given.relay) if given.relay else one_line_errors()
@@ -217,7 +214,7 @@ def _torchrun(processes: int, arguments: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [*torchrun, "-m", "axon.orchestration.launch", *arguments],
         env={"OMP_NUM_THREADS": threads, **os.environ},
-        preexec_fn=end_with_parent,
+        preexec_fn=distributed.end_with_parent,
     )
 
 
@@ -245,12 +242,6 @@ def _watch(running: Running, relay: Path, log: Log) -> None:
     if status:
         problem = f"the training processes ended with status {status}"
         raise AxonError("TRAINING_PROCESS", problem, "read the lines above; one killed by signal 9 was out of memory")
-
-
-def end_with_parent() -> None:
-    """Ask Linux to terminate this process when the one that started it is killed."""
-    if prctl := getattr(ctypes.CDLL(None), "prctl", None):
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _pass_on(metrics: TextIO, log: Log) -> None:

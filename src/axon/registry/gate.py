@@ -221,9 +221,10 @@ def _outage(tracking_uri: str) -> Iterator[None]:
     except AxonError:
         raise
     except Exception as error:
+        reason = masked(_first_line(error), tracking_uri)
         raise AxonError(
             "CHAMPION_UNREADABLE",
-            f"MLflow at {without_credentials(tracking_uri)} does not give the champion: {masked(_first_line(error), tracking_uri)}",
+            f"MLflow at {without_credentials(tracking_uri)} does not give the champion: {reason}",
             "check that the server and its storage can be reached, then start the run again",
         ) from error
 

@@ -118,6 +118,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     )
     about = "by MLflow alone: fail, and alert, where no training has succeeded for so many days; for a timer"
     looking.add_argument("--overdue", type=whole_number(1, 3650), metavar="DAYS", help=about)
+    looking.add_argument("--model-name", default="axon", help="registered model of --overdue (default: %(default)s)")
     for scripted in (submitting, looking):
         scripted.add_argument("--json", action="store_true", help="print an object instead of lines")
     looking.set_defaults(verb=show_status)
@@ -403,8 +404,8 @@ def show_status(arguments: argparse.Namespace) -> None:
         if not arguments.tracking_uri:
             fix = "give --tracking-uri, or set MLFLOW_TRACKING_URI"
             raise AxonError("TRACKING_URI", "--overdue asks MLflow, and none is named", fix)
-        refuse_overdue(arguments.tracking_uri, arguments.overdue)
-        print(f"a training has succeeded in the last {arguments.overdue} days")
+        refuse_overdue(arguments.tracking_uri, arguments.overdue, arguments.model_name)
+        print(f"a training of {arguments.model_name} has succeeded in the last {arguments.overdue} days")
         return
     if arguments.tracking_uri and not (arguments.host or os.environ.get(HOST)):
         told = run_state(arguments.tracking_uri, arguments.run)

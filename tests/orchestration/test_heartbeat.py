@@ -202,6 +202,9 @@ def test_status_by_mlflow_alone(
         refuse_overdue(uri, 7)
     finish_parent(uri, "axon", "new", True, "")
     assert main(["pipeline", "status", "--overdue", "7", "--tracking-uri", uri]) == 0
+    with pytest.raises(SystemExit):
+        main(["pipeline", "status", "--overdue", "7", "--tracking-uri", uri, "--model-name", "other"])
+    assert "[RETRAINING_OVERDUE] no training of other has" in capsys.readouterr().out
     monkeypatch.setenv("AXON_ALERT_URL", "http://alerts.invalid/x")
     sent: list[Alert] = []
     monkeypatch.setattr(heartbeat, "send", lambda url, alert: sent.append(alert) or "")
@@ -209,7 +212,7 @@ def test_status_by_mlflow_alone(
     monkeypatch.setattr(heartbeat.time, "time", lambda: week_on)
     with pytest.raises(SystemExit):
         main(["pipeline", "status", "--overdue", "7", "--tracking-uri", uri])
-    assert "[RETRAINING_OVERDUE] no training has succeeded for 7 days" in capsys.readouterr().out
+    assert "[RETRAINING_OVERDUE] no training of axon has succeeded for 7 days" in capsys.readouterr().out
     with pytest.raises(AxonError, match="TRACKING_MISSING"):
         refuse_overdue(default_tracking_uri(tmp_path / "gone"), 7)
     with pytest.raises(AxonError, match="TRACKING_FAILED"):

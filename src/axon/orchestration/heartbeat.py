@@ -143,34 +143,34 @@ def run_state(tracking_uri: str, run: str = "") -> dict[str, Any]:
     }
 
 
-def refuse_overdue(tracking_uri: str, days: int) -> None:
-    """See that a training has succeeded in the last ``days``; where none has, or MLflow cannot say, an alert is posted
-    if ``AXON_ALERT_URL`` is set. For a timer of its own: a schedule that never fires cannot say so itself.
+def refuse_overdue(tracking_uri: str, days: int, model_name: str = "axon") -> None:
+    """See that a training of the model has succeeded in the last ``days``; where none has, or MLflow cannot say, an
+    alert is posted if ``AXON_ALERT_URL`` is set. For a timer of its own: a schedule that never fires cannot say so.
 
     Raises:
         AxonError: ``RETRAINING_OVERDUE``, ``TRACKING_MISSING`` or ``TRACKING_FAILED``.
     """
     try:
-        if _succeeded(tracking_uri, days):
+        if _succeeded(tracking_uri, days, model_name):
             return
-        overdue = f"no training has succeeded for {days} days"
+        overdue = f"no training of {model_name} has succeeded for {days} days"
         fix = "see axon pipeline status, and whether the schedule is on"
         problem, told = AxonError("RETRAINING_OVERDUE", overdue, fix), overdue
     except AxonError as error:
-        problem, told = error, f"nobody knows whether a training has succeeded for {days} days [{error.code}]"
+        problem, told = error, f"nobody knows whether one of {model_name} has succeeded for {days} days [{error.code}]"
     if url := os.environ.get(ALERT_URL):
         trouble = send(url, Alert(f"AXON: {told}", "", "", "OVERDUE", [], without_credentials(tracking_uri)))
         print(f"the alert was not delivered: {trouble}" if trouble else "the alert was delivered")
     raise problem
 
 
-def _succeeded(tracking_uri: str, days: int) -> bool:
+def _succeeded(tracking_uri: str, days: int, model_name: str) -> bool:
     refuse_missing_store(tracking_uri)
     mlflow, since = client(tracking_uri), int((time.time() - days * 86400) * 1000)
     query = f"attributes.status = 'FINISHED' and tags.`{WORK_KEY}` LIKE '%' and attributes.end_time > {since}"
     with tracking_errors(tracking_uri):
-        experiments = [found.experiment_id for found in mlflow.search_experiments()]
-        return bool(mlflow.search_runs(experiments, query, max_results=1))
+        found = mlflow.get_experiment_by_name(model_name)
+        return found is not None and bool(mlflow.search_runs([found.experiment_id], query, max_results=1))
 
 
 def _find_run(mlflow: MlflowClient, run: str) -> Run:

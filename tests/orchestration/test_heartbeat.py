@@ -17,7 +17,7 @@ from axon.config import Config
 from axon.errors import AxonError
 from axon.orchestration import heartbeat, working
 from axon.orchestration.alert import Alert
-from axon.orchestration.heartbeat import PICTURE, beating, refuse_overdue, run_state, state_lines
+from axon.orchestration.heartbeat import PICTURE, beating, hasty, refuse_overdue, run_state, state_lines
 from axon.orchestration.working import FILE
 from axon.tracking.client import client, default_tracking_uri
 from axon.tracking.runs import (
@@ -43,6 +43,7 @@ class Tags:
         self.fails, self.tags = fails, []  # type: ignore[var-annotated]
 
     def set_tag(self, run_id: str, key: str, value: str) -> None:
+        self.patience = os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
         if self.fails:
             raise ConnectionError("down")
         self.tags.append(json.loads(value))
@@ -81,6 +82,11 @@ def test_the_state_is_written_again_and_again(tmp_path: Path, monkeypatch: pytes
     with beating(run, tmp_path, warm, "superres") as log:
         log(3, {"loss": 1.0})
     assert mlflow.tags[-1]["of"] == 30
+    assert mlflow.tags[-1]["device"] in ("cpu", "cuda")
+    several = replace(Config(), training=replace(Config().training, nodes=2))
+    with beating(run, tmp_path, several, "superres"):
+        pass
+    assert "device" not in mlflow.tags[-1], "of the nodes this machine knows nothing"
     method = replace(Config(), training=replace(Config().training, methods=("x2ct_cnn",)))
     with beating(run, tmp_path, method, "baselines") as log:
         log(3, {"x2ct_cnn/loss": 1.0})
@@ -133,7 +139,7 @@ def test_an_mlflow_that_fails_stops_no_training(
     asked.clear()
     mlflow: Any = Tags(fails=True)
     broken = Broken(mlflow, "", "r")
-    with beating(broken, tmp_path, Config(), "bridge") as log:
+    with beating(broken, tmp_path, Config(), "bridge") as log, hasty():
         assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
         log(1, {"loss": 1.0})
         log(2, {"loss": 1.0})
@@ -143,6 +149,7 @@ def test_an_mlflow_that_fails_stops_no_training(
         log(3, {"loss": 1.0})
         monkeypatch.undo()
     assert len(asked) == 2 and "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+    assert mlflow.patience == "1", "of the last word too"
     assert capsys.readouterr().out.count("[TRACKING_FAILED]") == 2
     assert json.loads((tmp_path / FILE).read_text())["step"] == 3
 

@@ -29,6 +29,7 @@ from axon.compute.devices import gpu_memory, require_gpu
 from axon.config import Config
 from axon.errors import AxonError, missing_extras
 from axon.orchestration.alert import ALERT_URL, check_url
+from axon.orchestration.lines import without_secrets
 from axon.orchestration.probes import check_dvc_remote, check_mlflow_artifacts
 from axon.orchestration.trainjob import TrainJobs
 from axon.tracking.client import client, sqlite_path, tracking_errors, without_credentials
@@ -145,12 +146,9 @@ def _told(name: str, state: State, problem: AxonError) -> Finding:
 
 def _shown(text: str) -> str:
     """``text`` without the values of secret variables, credentials in addresses and folders."""
-    for name, value in os.environ.items():
-        if re.search("SECRET|TOKEN|PASSWORD|KEY|USERNAME|ALERT_URL", name) and len(value) > 3:
-            text = text.replace(value, "***")
+    text = without_secrets(text)
     for folder in sorted((str(Path.cwd()), tempfile.gettempdir(), str(Path.home())), key=len, reverse=True):
         text = text.replace(folder, "...") if len(folder) > 1 else text
-    text = re.sub(r"//[^/\s]+@", "//", text)
     return re.sub(r"(?<![\w:/.])(sqlite:///)?/?(?:[^/\s'\"]*/){2,}", r"\1.../", text)
 
 

@@ -44,13 +44,16 @@ def beating(run: StageRun, folder: Path, config: Config, stage: str) -> Iterator
     the run, with the losses in ``folder/progress.png``. An MLflow that fails costs metrics, never the training.
     """
     heart = _Heart(run, folder, config, stage)
-    tag = lambda text: run.mlflow.set_tag(run.run_id, HEARTBEAT, text)  # noqa: E731
-    with _hasty(), beats(heart.now, folder / FILE, tag):
-        yield heart.log
+    with contextlib.ExitStack() as end, beats(heart.now, folder / FILE, lambda text: run.tag(HEARTBEAT, text)):
+        try:
+            yield heart.log
+        finally:
+            end.enter_context(hasty())  # The last word must not hold the end of the step.
 
 
 @contextlib.contextmanager
-def _hasty() -> Iterator[None]:
+def hasty() -> Iterator[None]:
+    """Let nothing wait long for MLflow while the block runs."""
     added = HASTY.keys() - os.environ.keys()
     os.environ.update({name: HASTY[name] for name in added})
     try:
@@ -63,7 +66,8 @@ def _hasty() -> Iterator[None]:
 class _Heart:
     def __init__(self, run: StageRun, folder: Path, config: Config, stage: str) -> None:
         self.run, self.folder, self.config, self.stage = run, folder, config, stage
-        self.state: State = {"stage": stage, **device()}
+        # Of other machines this one knows nothing.
+        self.state: State = {"stage": stage, **(device() if config.training.nodes == 1 else {})}
         self.quiet = -math.inf
         self.losses: dict[str, dict[int, tuple[int, float, float]]] = {}
         self.drawn, self.drawing = 0, threading.Lock()

@@ -113,8 +113,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
     )
     looking.add_argument(
         "--tracking-uri",
-        default=os.environ.get("MLFLOW_TRACKING_URI", ""),
-        help="MLflow, where no cluster is named (default: $MLFLOW_TRACKING_URI)",
+        metavar="URI",
+        help="MLflow, where no cluster is named (default: $MLFLOW_TRACKING_URI); of a cluster's steps how far they are",
     )
     about = "by MLflow alone: fail, and alert, where no training has succeeded for so many days; for a timer"
     looking.add_argument("--overdue", type=whole_number(1, 3650), metavar="DAYS", help=about)
@@ -397,18 +397,19 @@ def check_submission(arguments: argparse.Namespace) -> None:
 
 def show_status(arguments: argparse.Namespace) -> None:
     """Show a run's steps."""
-    from axon.orchestration.heartbeat import refuse_overdue, run_state, state_lines
+    from axon.orchestration.heartbeat import add_progress, refuse_overdue, run_state, state_lines
     from pipelines.submit import HOST, Cluster, status, status_lines
 
+    tracking_uri = arguments.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     if arguments.overdue:
-        if not arguments.tracking_uri:
+        if not tracking_uri:
             fix = "give --tracking-uri, or set MLFLOW_TRACKING_URI"
             raise AxonError("TRACKING_URI", "--overdue asks MLflow, and none is named", fix)
-        refuse_overdue(arguments.tracking_uri, arguments.overdue, arguments.model_name)
+        refuse_overdue(tracking_uri, arguments.overdue, arguments.model_name)
         print(f"a training of {arguments.model_name} has succeeded in the last {arguments.overdue} days")
         return
-    if arguments.tracking_uri and not (arguments.host or os.environ.get(HOST)):
-        told = run_state(arguments.tracking_uri, arguments.run)
+    if tracking_uri and not (arguments.host or os.environ.get(HOST)):
+        told = run_state(tracking_uri, arguments.run)
         print(json.dumps(told, indent=1) if arguments.json else "\n".join(state_lines(told)))
         return
     try:
@@ -419,6 +420,8 @@ def show_status(arguments: argparse.Namespace) -> None:
             raise
         local = f"{error.fix}; of a run on this machine, --tracking-uri sqlite:///runs/mlflow.db"
         raise AxonError(error.code, error.message, local) from error
+    if arguments.tracking_uri:
+        add_progress(found, tracking_uri)
     print(json.dumps(found, indent=1) if arguments.json else "\n".join(status_lines(found)))
 
 

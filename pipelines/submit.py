@@ -22,6 +22,7 @@ import yaml
 
 from axon.config import Config
 from axon.errors import AxonError, collected, raise_all
+from axon.orchestration.heartbeat import progress
 from axon.orchestration.preflight import parameter_problems
 from axon.tracking.client import without_credentials
 
@@ -369,7 +370,8 @@ def status_lines(found: dict[str, Any]) -> list[str]:
     for step in found["steps"]:
         took = "" if step["seconds"] is None else f"{step['seconds']:.0f} s"
         pod = f"  pod {step['pod']}" if step["pod"] else ""
-        lines.append(f"  {step['state']:<10} {took:>8}  {step['name']}{pod}  {step['error']}".rstrip())
+        said = f"{step['name']}{pod}  {progress(step)}  {step['error']}"
+        lines.append(f"  {step['state']:<10} {took:>8}  {said}".rstrip())
     if found["error"]:
         lines.append(f"  error: {found['error']}")
     return [*lines, f"look at {found['link']}, or at a step: kubectl logs POD -c main"]

@@ -147,6 +147,22 @@ def run_state(tracking_uri: str, run: str = "") -> dict[str, Any]:
     }
 
 
+def add_progress(found: dict[str, Any], tracking_uri: str) -> None:
+    """Give the steps of a run on a cluster ``progress`` and ``silent_s`` as in `run_state`, where MLflow knows one by
+    that name. Raises AxonError as `run_state`, but not for a run that MLflow has not heard of yet.
+    """
+    known: dict[str, dict[str, Any]] = {}
+    try:
+        known = {step["name"].replace("_", "-"): step for step in run_state(tracking_uri, found["run_id"])["steps"]}
+    except AxonError as error:
+        if error.code != "RUN_MISSING":
+            raise
+    for step in found["steps"]:
+        of = known.get(step["name"].removeprefix("train-"), {})
+        silent_s = of.get("silent_s") if step["seconds"] is None else None
+        step.update(progress=of.get("progress"), silent_s=silent_s)
+
+
 def refuse_overdue(tracking_uri: str, days: int, model_name: str = "axon") -> None:
     """See that a training of the model has succeeded in the last ``days``; where none has, or MLflow cannot say, an
     alert is posted if ``AXON_ALERT_URL`` is set. For a timer of its own: a schedule that never fires cannot say so.
@@ -250,14 +266,15 @@ def state_lines(found: dict[str, Any]) -> list[str]:
     lines = [f"{found['name']}: {found['state']}"]
     for step in found["steps"]:
         took = "" if step["seconds"] is None else f"{step['seconds']:.0f} s"
-        lines.append(f"  {step['state']:<10} {took:>8}  {step['name']}  {_progress(step)}  {step['error']}".rstrip())
+        lines.append(f"  {step['state']:<10} {took:>8}  {step['name']}  {progress(step)}  {step['error']}".rstrip())
     if found["error"]:
         lines.append(f"  error: {found['error']}")
     return [*lines, *([f"look at {found['link']}"] if found["link"] else [])]
 
 
-def _progress(step: dict[str, Any]) -> str:
-    state, silent = step["progress"] or {}, step["silent_s"]
+def progress(step: dict[str, Any]) -> str:
+    """How far a step is, for a person; empty where nobody knows."""
+    state, silent = step.get("progress") or {}, step.get("silent_s")
     said = [f"{state['part']} step {state['step']}"] if "step" in state else []
     said = [f"{said[0]} of {state['of']}"] if state.get("of") else said
     if silent is not None:

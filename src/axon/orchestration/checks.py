@@ -284,7 +284,7 @@ def check_tracking(tracking_uri: str, timeout_s: float = 5.0) -> None:
         ) from error
 
 
-def _dvc(needs: Wanted) -> str:
+def _dvc(needs: Wanted) -> str | AxonError:
     return check_dvc_remote(needs.dataset_repo) if needs.versioned else "not asked for: the data are in a folder"
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -193,10 +193,10 @@ def compile_pipeline(arguments: argparse.Namespace) -> None:
     from pipelines.axon_pipeline import COMPILED, committed
 
     _refuse_ignored(arguments)
-    if arguments.batch:
-        _write_batch(arguments.batch)
-        return
     site = _site(arguments.site)
+    if arguments.batch:
+        _write_batch(arguments.batch, site)
+        return
     if named := [name for name in ("AXON_IMAGE_CPU", "AXON_IMAGE_CUDA") if os.environ.get(name)]:
         print(f"images come from the environment: {', '.join(named)}", file=sys.stderr)
     with _compiled(site) as fresh:
@@ -225,7 +225,6 @@ def _refuse_ignored(arguments: argparse.Namespace) -> None:
             "several of -o, --resources and --batch are given",
             "give one of them",
         ),
-        (arguments.site and arguments.batch, "--batch knows no --site", "leave one out"),
         (
             arguments.check and (elsewhere or arguments.site),
             "--check compares the committed file, which is of no site and is not written",
@@ -235,17 +234,17 @@ def _refuse_ignored(arguments: argparse.Namespace) -> None:
         (
             arguments.site and not elsewhere,
             "a pipeline for a site does not belong into pipelines/axon_pipeline.yaml",
-            "add -o FILE or --resources FILE",
+            "add -o FILE, --resources FILE or --batch FILE",
         ),
     ):
         require(not wrong, "COMPILE_OPTIONS", message, fix)
 
 
 def _site(path: Path | None) -> Site:
-    from pipelines.resources import NEEDS
+    from pipelines.resources import BATCH_NEEDS, NEEDS
     from pipelines.site import Site, load
 
-    return Site() if path is None else load(path, NEEDS)
+    return Site() if path is None else load(path, {**NEEDS, **BATCH_NEEDS})
 
 
 def _write_resources(fresh: Path, target: Path, namespace: str, site: Site) -> None:
@@ -277,30 +276,28 @@ def _write_resources(fresh: Path, target: Path, namespace: str, site: Site) -> N
     print(f"wrote {target}: kubectl apply -f {target}")
 
 
-def _write_batch(target: Path) -> None:
-    from kfp import compiler
-
-    from pipelines.batch_pipeline import batch_pipeline
+def _write_batch(target: Path, site: Site) -> None:
+    from pipelines.batch_pipeline import build
     from pipelines.submit import Package
 
-    with tempfile.TemporaryDirectory() as scratch:
-        fresh = Path(scratch) / "batch.yaml"
-        compiler.Compiler().compile(batch_pipeline, str(fresh))
+    with _compiled(site, build) as fresh:
         Package.read(fresh)
         target.write_text(fresh.read_text())
     print(f"wrote {target}, to upload to Kubeflow")
 
 
 @contextmanager
-def _compiled(site: Site) -> Iterator[Path]:
-    """The pipeline, compiled for a site to a file that goes away again."""
+def _compiled(site: Site, build: Callable[[Site], Any] | None = None) -> Iterator[Path]:
+    """The pipeline, or the one that ``build`` gives, compiled for a site to a file that goes away again."""
     from kfp import compiler
 
-    from pipelines.axon_pipeline import build, defaults
+    from pipelines import axon_pipeline
 
+    made = (build or axon_pipeline.build)(site)
+    known = {key: value for key, value in axon_pipeline.defaults(site).items() if key in made.component_spec.inputs}
     with tempfile.TemporaryDirectory() as scratch:
         fresh = Path(scratch) / "axon_pipeline.yaml"
-        compiler.Compiler().compile(build(site), str(fresh), pipeline_parameters=defaults(site))
+        compiler.Compiler().compile(made, str(fresh), pipeline_parameters=known)
         yield fresh
 
 

@@ -10,7 +10,8 @@ from components import image
 def reconstruct_batch(
     films: Input[Dataset], model: str, tracking_uri: str, samples: int, shard: dict, volumes: Output[Artifact]
 ) -> None:
-    """Reconstruct the studies of one shard; a bad study costs itself, and a shard without any is none.
+    """Reconstruct the studies of one shard; a bad study costs itself, and a shard without any is none. A folder without
+    a usable study fails.
 
     Args:
         films: Folder with films, the same for every shard.
@@ -22,17 +23,11 @@ def reconstruct_batch(
     """
     from pathlib import Path
 
-    from axon.errors import AxonError, one_line_errors
+    from axon.errors import one_line_errors
     from axon.orchestration.batch import Options, run_batch
 
     index, count = int(shard["index"]), int(shard["count"])
     with one_line_errors():
         given = Path(films.path), Path(volumes.path), model or None, tracking_uri, Options(samples=samples)
-        try:
-            made = run_batch(*given, shard=(index, count))
-        except AxonError as error:
-            if error.code != "BATCH_EMPTY" or count == 1:
-                raise
-            print(f"shard {index + 1} of {count}: {error}")
-            return
+        made = run_batch(*given, shard=(index, count))
     print(f"shard {index + 1} of {count}: {made.done + made.kept} studies reconstructed, {made.failed} failed")

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -113,11 +113,12 @@ def parser(prog: str) -> argparse.ArgumentParser:
     )
     looking.add_argument(
         "--tracking-uri",
-        default=os.environ.get("MLFLOW_TRACKING_URI", ""),
-        help="MLflow, where no cluster is named (default: $MLFLOW_TRACKING_URI)",
+        metavar="URI",
+        help="MLflow, where no cluster is named (default: $MLFLOW_TRACKING_URI); of a cluster's steps how far they are",
     )
     about = "by MLflow alone: fail, and alert, where no training has succeeded for so many days; for a timer"
     looking.add_argument("--overdue", type=whole_number(1, 3650), metavar="DAYS", help=about)
+    looking.add_argument("--model-name", default="axon", help="registered model of --overdue (default: %(default)s)")
     for scripted in (submitting, looking):
         scripted.add_argument("--json", action="store_true", help="print an object instead of lines")
     looking.set_defaults(verb=show_status)
@@ -192,10 +193,10 @@ def compile_pipeline(arguments: argparse.Namespace) -> None:
     from pipelines.axon_pipeline import COMPILED, committed
 
     _refuse_ignored(arguments)
-    if arguments.batch:
-        _write_batch(arguments.batch)
-        return
     site = _site(arguments.site)
+    if arguments.batch:
+        _write_batch(arguments.batch, site)
+        return
     if named := [name for name in ("AXON_IMAGE_CPU", "AXON_IMAGE_CUDA") if os.environ.get(name)]:
         print(f"images come from the environment: {', '.join(named)}", file=sys.stderr)
     with _compiled(site) as fresh:
@@ -224,7 +225,6 @@ def _refuse_ignored(arguments: argparse.Namespace) -> None:
             "several of -o, --resources and --batch are given",
             "give one of them",
         ),
-        (arguments.site and arguments.batch, "--batch knows no --site", "leave one out"),
         (
             arguments.check and (elsewhere or arguments.site),
             "--check compares the committed file, which is of no site and is not written",
@@ -234,17 +234,17 @@ def _refuse_ignored(arguments: argparse.Namespace) -> None:
         (
             arguments.site and not elsewhere,
             "a pipeline for a site does not belong into pipelines/axon_pipeline.yaml",
-            "add -o FILE or --resources FILE",
+            "add -o FILE, --resources FILE or --batch FILE",
         ),
     ):
         require(not wrong, "COMPILE_OPTIONS", message, fix)
 
 
 def _site(path: Path | None) -> Site:
-    from pipelines.resources import NEEDS
+    from pipelines.resources import BATCH_NEEDS, NEEDS
     from pipelines.site import Site, load
 
-    return Site() if path is None else load(path, NEEDS)
+    return Site() if path is None else load(path, {**NEEDS, **BATCH_NEEDS})
 
 
 def _write_resources(fresh: Path, target: Path, namespace: str, site: Site) -> None:
@@ -276,30 +276,28 @@ def _write_resources(fresh: Path, target: Path, namespace: str, site: Site) -> N
     print(f"wrote {target}: kubectl apply -f {target}")
 
 
-def _write_batch(target: Path) -> None:
-    from kfp import compiler
-
-    from pipelines.batch_pipeline import batch_pipeline
+def _write_batch(target: Path, site: Site) -> None:
+    from pipelines.batch_pipeline import build
     from pipelines.submit import Package
 
-    with tempfile.TemporaryDirectory() as scratch:
-        fresh = Path(scratch) / "batch.yaml"
-        compiler.Compiler().compile(batch_pipeline, str(fresh))
+    with _compiled(site, build) as fresh:
         Package.read(fresh)
         target.write_text(fresh.read_text())
     print(f"wrote {target}, to upload to Kubeflow")
 
 
 @contextmanager
-def _compiled(site: Site) -> Iterator[Path]:
-    """The pipeline, compiled for a site to a file that goes away again."""
+def _compiled(site: Site, build: Callable[[Site], Any] | None = None) -> Iterator[Path]:
+    """The pipeline, or the one that ``build`` gives, compiled for a site to a file that goes away again."""
     from kfp import compiler
 
-    from pipelines.axon_pipeline import build, defaults
+    from pipelines import axon_pipeline
 
+    made = (build or axon_pipeline.build)(site)
+    known = {key: value for key, value in axon_pipeline.defaults(site).items() if key in made.component_spec.inputs}
     with tempfile.TemporaryDirectory() as scratch:
         fresh = Path(scratch) / "axon_pipeline.yaml"
-        compiler.Compiler().compile(build(site), str(fresh), pipeline_parameters=defaults(site))
+        compiler.Compiler().compile(made, str(fresh), pipeline_parameters=known)
         yield fresh
 
 
@@ -396,18 +394,19 @@ def check_submission(arguments: argparse.Namespace) -> None:
 
 def show_status(arguments: argparse.Namespace) -> None:
     """Show a run's steps."""
-    from axon.orchestration.heartbeat import refuse_overdue, run_state, state_lines
+    from axon.orchestration.heartbeat import add_progress, refuse_overdue, run_state, state_lines
     from pipelines.submit import HOST, Cluster, status, status_lines
 
+    tracking_uri = arguments.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     if arguments.overdue:
-        if not arguments.tracking_uri:
+        if not tracking_uri:
             fix = "give --tracking-uri, or set MLFLOW_TRACKING_URI"
             raise AxonError("TRACKING_URI", "--overdue asks MLflow, and none is named", fix)
-        refuse_overdue(arguments.tracking_uri, arguments.overdue)
-        print(f"a training has succeeded in the last {arguments.overdue} days")
+        refuse_overdue(tracking_uri, arguments.overdue, arguments.model_name)
+        print(f"a training of {arguments.model_name} has succeeded in the last {arguments.overdue} days")
         return
-    if arguments.tracking_uri and not (arguments.host or os.environ.get(HOST)):
-        told = run_state(arguments.tracking_uri, arguments.run)
+    if tracking_uri and not (arguments.host or os.environ.get(HOST)):
+        told = run_state(tracking_uri, arguments.run)
         print(json.dumps(told, indent=1) if arguments.json else "\n".join(state_lines(told)))
         return
     try:
@@ -418,6 +417,8 @@ def show_status(arguments: argparse.Namespace) -> None:
             raise
         local = f"{error.fix}; of a run on this machine, --tracking-uri sqlite:///runs/mlflow.db"
         raise AxonError(error.code, error.message, local) from error
+    if arguments.tracking_uri:
+        add_progress(found, tracking_uri)
     print(json.dumps(found, indent=1) if arguments.json else "\n".join(status_lines(found)))
 
 

@@ -2,14 +2,24 @@
 share.
 """
 
+from typing import Any
+
 from kfp import dsl
 
 from components.reconstruct_batch import reconstruct_batch
 from pipelines import resources
+from pipelines.site import Site
+
+DESCRIPTION = "CT volumes of many films. Research only, not a medical device."
 
 
-@dsl.pipeline(name="axon-batch", description="CT volumes of many films. Research only, not a medical device.")
-def batch_pipeline(
+def build(site: Site | None = None) -> Any:
+    """The pipeline as a cluster with ``site`` wants it; the usual one without."""
+    resources.SITE = site or Site()
+    return dsl.pipeline(name="axon-batch", description=DESCRIPTION)(_batch)
+
+
+def _batch(
     films: str,
     model: str,
     tracking_uri: str = "http://mlflow:5000",
@@ -34,3 +44,6 @@ def batch_pipeline(
     with dsl.ParallelFor(shards, name="shards") as shard:
         task = reconstruct_batch(films=folder, model=model, tracking_uri=tracking_uri, samples=samples, shard=shard)
         resources.apply(task, "reconstruct_batch", secret_name, gpu_nodes)
+
+
+batch_pipeline = build()

@@ -116,8 +116,7 @@ def apply(
         gpus: For a training step: its number of GPUs, found out in the run; 0 where it has a TrainJob's nodes train.
     """
     needs = needs_of(step)
-    if SITE.images:
-        task.set_container_image(image_of("cuda" if needs.gpus else "cpu"))
+    task.set_container_image(image_of("cuda" if needs.gpus else "cpu"))
     task.set_cpu_request(needs.cpu).set_memory_request(needs.memory).set_memory_limit(needs.memory)
     task.set_caching_options(needs.cached)
     if needs.retries:

@@ -37,7 +37,8 @@ class Site:
         mount: Where the steps see it.
         namespace: Where ``compile --resources`` puts what it writes (default: kubeflow), and that of ``submit`` and
             ``schedule`` on a cluster with several users. ``--namespace`` wins over it.
-        steps: By step, or ``train`` for all that train: ``cpu``, ``memory``, ``retries``, ``hours``.
+        steps: By step, or ``train`` for all that train: ``cpu``, ``memory``, ``retries``, ``hours``; and ``gpus``, 0
+            for a step that is to do without.
     """
 
     images: dict[str, str] = field(default_factory=dict)
@@ -138,6 +139,7 @@ STEP_CHECKS: dict[str, Callable[[Any], bool]] = {
     "memory": _matches(r"\d+Gi"),
     "retries": _whole(0, 100),
     "hours": _whole(1, 10_000),
+    "gpus": _whole(0, 1),
 }
 CHECKS: dict[str, Callable[[Any], bool]] = {
     "images": _labels,

@@ -22,7 +22,9 @@ import yaml
 
 from axon.config import Config
 from axon.errors import AxonError, collected, raise_all
+from axon.orchestration.heartbeat import progress
 from axon.orchestration.preflight import parameter_problems
+from axon.tracking.client import without_credentials
 
 HOST, TOKEN, CA_CERT = "KF_PIPELINES_ENDPOINT", "AXON_KFP_TOKEN", "AXON_KFP_CA"
 PINNED = re.compile(r"(?!axon\.invalid/)(?!.*@sha256:0{64}$).+@sha256:[0-9a-f]{64}$")
@@ -158,20 +160,21 @@ class Cluster:
 
     def __init__(self, host: str = "", namespace: str = "") -> None:
         self.host = (host or os.environ.get(HOST, "")).rstrip("/")
+        self.shown = without_credentials(self.host)
         self.namespace = namespace or None
         if not self.host.startswith(("http://", "https://")):
             fix = (
                 f"give --host or set {HOST}, e.g. http://localhost:8080 after: kubectl -n kubeflow port-forward "
                 "svc/ml-pipeline-ui 8080:80"
             )
-            raise AxonError("CLUSTER_HOST", f"the cluster's address is {self.host or '(none)'!r}, not http(s)", fix)
-        token, authority = os.environ.get(TOKEN), os.environ.get(CA_CERT)
+            raise AxonError("CLUSTER_HOST", f"the cluster's address is {self.shown or '(none)'!r}, not http(s)", fix)
+        token, authority = os.environ.get(TOKEN, "").strip() or None, os.environ.get(CA_CERT)
         with self._errors(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # That it wants Kubeflow Pipelines 2.
             if self._multi_user(token, authority) and not namespace:
                 raise AxonError(
                     "CLUSTER_NAMESPACE",
-                    f"{self.host} serves several users",
+                    f"{self.shown} serves several users",
                     "give --namespace, your profile's namespace",
                 )
             self.kfp = kfp.Client(
@@ -188,7 +191,7 @@ class Cluster:
         health, _, headers = service.healthz_service_get_healthz_with_http_info()
         kind = headers.get("Content-Type", "")
         if "json" not in kind:  # The client takes a page, of whatever words, for an empty answer.
-            problem = f"{self.host} answers with {kind or 'nothing'}, as a page to log in does"
+            problem = f"{self.shown} answers with {kind or 'nothing'}, as a page to log in does"
             fix = f"set {TOKEN} to a token that has not expired; without a log-in, check the address"
             raise AxonError("CLUSTER_LOGIN", problem, fix)
         return bool(health.multi_user)
@@ -200,11 +203,14 @@ class Cluster:
             with contextlib.redirect_stdout(io.StringIO()):
                 yield
         except kfp_server_api.ApiException as error:
-            raise refused(self.host, error) from error
+            raise refused(self.shown, error) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             reason = getattr(error, "reason", error)
             fix = "check the address and that the port-forward runs"
-            raise AxonError("CLUSTER_UNREACHABLE", f"{self.host} does not answer: {reason}", fix) from error
+            raise AxonError("CLUSTER_UNREACHABLE", f"{self.shown} does not answer: {reason}", fix) from error
+        except ValueError as error:  # Its text may hold the token.
+            fix = f"check the address and {TOKEN}, a single line"
+            raise AxonError("CLUSTER_UNREACHABLE", f"{self.shown} cannot be asked", fix) from error
 
     def pages(self, listing: Callable[..., Any], field: str, **options: Any) -> Iterator[Any]:
         """Every item of a paginated listing."""
@@ -258,12 +264,12 @@ class Cluster:
         listing = {"page_size": 1, "sort_by": "created_at desc", "namespace": self.namespace}
         found = self.call(self.kfp.list_runs, **listing).runs
         if not found:
-            raise AxonError("RUN_MISSING", f"{self.host} has no run", "start one: axon pipeline submit")
+            raise AxonError("RUN_MISSING", f"{self.shown} has no run", "start one: axon pipeline submit")
         return str(found[0].run_id)
 
     def link(self, run_id: str) -> str:
         """The run's page."""
-        return f"{self.host}/#/runs/details/{run_id}"
+        return f"{self.shown}/#/runs/details/{run_id}"
 
 
 def refused(host: str, error: kfp_server_api.ApiException) -> AxonError:
@@ -364,7 +370,8 @@ def status_lines(found: dict[str, Any]) -> list[str]:
     for step in found["steps"]:
         took = "" if step["seconds"] is None else f"{step['seconds']:.0f} s"
         pod = f"  pod {step['pod']}" if step["pod"] else ""
-        lines.append(f"  {step['state']:<10} {took:>8}  {step['name']}{pod}  {step['error']}".rstrip())
+        said = f"{step['name']}{pod}  {progress(step)}  {step['error']}"
+        lines.append(f"  {step['state']:<10} {took:>8}  {said}".rstrip())
     if found["error"]:
         lines.append(f"  error: {found['error']}")
     return [*lines, f"look at {found['link']}, or at a step: kubectl logs POD -c main"]

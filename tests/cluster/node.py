@@ -11,7 +11,7 @@ import io
 import json
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.cluster.server import Cluster, Json, running, until
@@ -40,6 +40,16 @@ restrict_oom_score_adj = true
 bin_dir = "{programs}"
 conf_dir = "{folder}/networks"
 """
+
+
+@contextlib.contextmanager
+def where_allowed(leave: Callable[[str], object]) -> Iterator[None]:
+    """Hand the reason on where a machine refuses a node: by a program that ends, waits or is not let start."""
+    try:
+        yield
+    except (AssertionError, OSError, subprocess.CalledProcessError) as error:
+        said = (getattr(error, "stderr", None) or b"").decode(errors="replace")
+        leave(f"no pod runs on this machine: {error} {said}".strip())
 
 
 @contextlib.contextmanager

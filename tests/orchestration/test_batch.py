@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -155,11 +158,79 @@ def test_shards_share_the_studies(films: Path, model: Path, tmp_path: Path) -> N
     for index in range(2):
         out = SimpleNamespace(path=str(tmp_path / str(index)))
         shard = {"index": index, "count": 2}
-        with contextlib.suppress(SystemExit):  # of a shard without a usable study
-            reconstruct_batch.python_func(SimpleNamespace(path=str(films)), str(model), "", 0, shard, out)
+        reconstruct_batch.python_func(SimpleNamespace(path=str(films)), str(model), "", 0, shard, out)
     rows = [row for index in range(2) for row in read_csv(tmp_path / str(index) / "index.csv")]
     assert len(rows) == len({row["study"] for row in rows}) == 5
     assert [row["state"] for row in rows].count("done") == 3
+
+
+def test_shards_of_a_folder_without_a_usable_film_fail_and_an_idle_one_of_another_does_not(
+    films: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shards(folder: Path, count: int) -> list[int]:
+        failed = []
+        for index in range(count):
+            out = SimpleNamespace(path=str(tmp_path / f"{len(list(tmp_path.iterdir()))}"))
+            try:
+                shard = {"index": index, "count": count}
+                reconstruct_batch.python_func(SimpleNamespace(path=str(folder)), str(model), "", 0, shard, out)
+            except SystemExit:
+                failed.append(index)
+        return failed
+
+    (tmp_path / "none").mkdir()
+    assert shards(tmp_path / "none", 2) == [0, 1]
+    (tmp_path / "none/broken.dcm").write_bytes((films / "broken.dcm").read_bytes())
+    assert shards(tmp_path / "none", 2) == [0, 1]
+    (tmp_path / "none/frontal.png").write_bytes((films / "frontal.png").read_bytes())
+    assert shards(tmp_path / "none", 2) == []
+    monkeypatch.setattr(batch, "reconstruct", lambda *given, **options: {}["x"])
+    assert len(shards(tmp_path / "none", 2)) == 1, "the one that tried"
+
+
+def family(parent: int) -> list[int]:
+    """The living processes below one."""
+    children = [int(path.name) for path in Path("/proc").glob("[0-9]*") if parent_of(path) == parent]
+    return children + [grandchild for child in children for grandchild in family(child)]
+
+
+def parent_of(process: Path) -> int:
+    with contextlib.suppress(OSError):
+        return int((process / "stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+WORKERS = """
+import sys
+from pathlib import Path
+from axon.orchestration import batch
+if __name__ == "__main__":
+    batch.run_batch(*map(Path, sys.argv[1:3]), sys.argv[3], workers=2)
+"""
+
+
+@pytest.mark.slow
+def test_a_batch_that_is_killed_takes_its_workers_along(films: Path, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "films").mkdir()
+    for number in range(40):
+        image = np.asarray(Image.open(films / "frontal.png"))
+        dicom_film(tmp_path / f"films/{number}.dcm", image, StudyInstanceUID=f"1.2.3.4.7.{number}")
+    program = tmp_path / "program.py"
+    program.write_text(WORKERS)
+    batch_ = subprocess.Popen(
+        [sys.executable, str(program), str(tmp_path / "films"), str(tmp_path / "out"), str(model)]
+    )
+    index, deadline = tmp_path / "out/index.csv", time.monotonic() + 120
+    while not (index.is_file() and "done" in index.read_text()) and time.monotonic() < deadline:
+        assert batch_.poll() is None
+        time.sleep(0.1)
+    children = family(batch_.pid)
+    assert len(children) >= 2
+    batch_.kill()
+    batch_.wait()
+    while alive := [child for child in children if parent_of(Path("/proc", str(child)))]:
+        assert time.monotonic() < deadline, f"still there: {alive}"
+        time.sleep(0.1)
 
 
 def test_a_table_names_pairs_and_patients(films: Path, tmp_path: Path) -> None:
@@ -196,6 +267,10 @@ def test_what_a_batch_refuses(films: Path, model: Path, tmp_path: Path, capsys: 
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("mine")
     assert "[OUT_EXISTS]" in said("--batch", films, "-o", tmp_path / "mine", "--model", model)
+    assert "[OUT_EXISTS]" in said("--batch", films, "-o", films / "deep/out", "--model", model)
+    (tmp_path / "link").symlink_to(films)
+    assert "[OUT_EXISTS]" in said("--batch", films, "-o", tmp_path / "link/out", "--model", model)
+    assert not (films / "out").exists() and not (films / "deep/out").exists()
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/a.png").write_text("no picture")
     assert "[BATCH_EMPTY]" in said("--batch", tmp_path / "bad", "-o", tmp_path / "y", "--model", model)

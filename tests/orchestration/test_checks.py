@@ -15,13 +15,15 @@ import pytest
 
 from axon.cli import main
 from axon.config import Config
+from axon.errors import AxonError
 from axon.orchestration import checks
 from axon.orchestration.checks import CHECKS, Check, Finding, Wanted, examine, problems
+from axon.tracking.client import client, tracking_errors
 from tests.support.kfp_server import serving
 
 SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "canary-of-s3",
-    "AXON_KFP_TOKEN": "canary-of-kubeflow",
+    "AXON_KFP_TOKEN": "canary-of-\nkubeflow\n",
     "MLFLOW_TRACKING_PASSWORD": "canary-of-mlflow",
     "AXON_ALERT_URL": "ftp://canary-of-alerts/x",
 }
@@ -82,6 +84,7 @@ def test_who_never_answers_costs_the_network_s_time_once(silent: str, monkeypatc
 def test_no_secret_and_no_folder_is_told(
     late: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     home = tmp_path / "jane doe"
@@ -101,6 +104,24 @@ def test_no_secret_and_no_folder_is_told(
     assert found["alerts"]["code"] == "ALERT_URL" and found["told"]["state"] == "fine"
     assert found["Kubeflow"]["state"] == "error"
     assert "canary" not in shown and "jane" not in shown and str(tmp_path) not in shown
+    for address in ("jane:canary@mlflow:5000", "http://127.0.0.1:9/?token=canary", "http://jane:canary@127.0.0.1:9"):
+        keep(monkeypatch, "MLflow", "Kubeflow")
+        with pytest.raises(SystemExit):
+            main(["doctor", "--tracking-uri", address])
+        shown = capsys.readouterr().out
+        assert "canary" not in shown and "jane" not in shown
+        with pytest.raises(AxonError) as caught, tracking_errors(address):
+            client(address).search_experiments()
+        assert "canary" not in str(caught.value) and "jane" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_token_may_end_in_a_line_break(monkeypatch: pytest.MonkeyPatch) -> None:
+    keep(monkeypatch, "Kubeflow")
+    monkeypatch.setenv(checks.KUBEFLOW_TOKEN, "t0ken\n")
+    with serving(token="t0ken") as server:
+        monkeypatch.setenv(checks.KUBEFLOW, server.url)
+        assert state(examine(Wanted()), "Kubeflow") == ("fine", "")
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import pytest
 from PIL import Image
 
 from axon.cli import main
+from axon.config import Config
 from axon.errors import AxonError
 from axon.orchestration import heartbeat, working
 from axon.orchestration.alert import Alert
-from axon.orchestration.heartbeat import PICTURE, beating, refuse_overdue, run_state, state_lines
+from axon.orchestration.heartbeat import PICTURE, beating, hasty, refuse_overdue, run_state, state_lines
 from axon.orchestration.working import FILE
 from axon.tracking.client import client, default_tracking_uri
 from axon.tracking.runs import (
@@ -41,6 +43,7 @@ class Tags:
         self.fails, self.tags = fails, []  # type: ignore[var-annotated]
 
     def set_tag(self, run_id: str, key: str, value: str) -> None:
+        self.patience = os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
         if self.fails:
             raise ConnectionError("down")
         self.tags.append(json.loads(value))
@@ -62,7 +65,7 @@ def test_the_state_is_written_again_and_again(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(StageRun, "log", lambda self, step, metrics: None)
     (tmp_path / "bridge" / "step-00000040").mkdir(parents=True)
     (tmp_path / "estimator" / "step-00000090").mkdir(parents=True)
-    with beating(run, tmp_path, "bridge") as log:
+    with beating(run, tmp_path, Config(), "bridge") as log:
         log(10, {"estimator/loss": 1.0})
         deadline = time.monotonic() + 60  # The first picture takes a while.
         while len(mlflow.tags) < 4 and time.monotonic() < deadline:
@@ -75,9 +78,14 @@ def test_the_state_is_written_again_and_again(tmp_path: Path, monkeypatch: pytes
     assert json.loads((tmp_path / FILE).read_text()) == last
     # Two networks, so two plots: the losses of both are in one picture.
     assert Image.open(tmp_path / PICTURE).size == (960, 320)
-    with beating(run, tmp_path, "baselines") as log:
+    with beating(run, tmp_path, Config(), "baselines") as log:
         log(3, {"x2ct_cnn/loss": 1.0, "x2ct_cnn/steps_per_second": 3.0, "x2ct_cnn/seconds_left": 97 / 3})
     assert (mlflow.tags[-1]["part"], mlflow.tags[-1]["of"]) == ("x2ct_cnn", 100)
+    assert mlflow.tags[-1]["device"] in ("cpu", "cuda")
+    several = replace(Config(), training=replace(Config().training, nodes=2))
+    with beating(run, tmp_path, several, "superres"):
+        pass
+    assert "device" not in mlflow.tags[-1], "of the nodes this machine knows nothing"
 
 
 def test_a_step_whose_end_nobody_knows_is_not_of_zero() -> None:
@@ -126,7 +134,7 @@ def test_an_mlflow_that_fails_stops_no_training(
     asked.clear()
     mlflow: Any = Tags(fails=True)
     broken = Broken(mlflow, "", "r")
-    with beating(broken, tmp_path, "bridge") as log:
+    with beating(broken, tmp_path, Config(), "bridge") as log, hasty():
         assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "1"
         log(1, {"loss": 1.0})
         log(2, {"loss": 1.0})
@@ -136,6 +144,7 @@ def test_an_mlflow_that_fails_stops_no_training(
         log(3, {"loss": 1.0})
         monkeypatch.undo()
     assert len(asked) == 2 and "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+    assert mlflow.patience == "1", "of the last word too"
     assert capsys.readouterr().out.count("[TRACKING_FAILED]") == 2
     assert json.loads((tmp_path / FILE).read_text())["step"] == 3
 
@@ -175,7 +184,7 @@ def test_status_by_mlflow_alone(
         run_state(uri)
     start_parent(uri, "axon", "old", {}, {WORK_KEY: "x"})
     parent = start_parent(uri, "axon", "new", {}, {WORK_KEY: UNKNOWN_WORK})
-    with stage_run(uri, parent, "bridge", {}) as run, beating(run, tmp_path / "ck", "bridge") as log:
+    with stage_run(uri, parent, "bridge", {}) as run, beating(run, tmp_path / "ck", Config(), "bridge") as log:
         log(20, {"loss": 1.0, **COSTS})
     with pytest.raises(RuntimeError), stage_run(uri, parent, "refiner", {}) as run:
         raise RuntimeError("broke")
@@ -195,6 +204,9 @@ def test_status_by_mlflow_alone(
         refuse_overdue(uri, 7)
     finish_parent(uri, "axon", "new", True, "")
     assert main(["pipeline", "status", "--overdue", "7", "--tracking-uri", uri]) == 0
+    with pytest.raises(SystemExit):
+        main(["pipeline", "status", "--overdue", "7", "--tracking-uri", uri, "--model-name", "other"])
+    assert "[RETRAINING_OVERDUE] no training of other has" in capsys.readouterr().out
     monkeypatch.setenv("AXON_ALERT_URL", "http://alerts.invalid/x")
     sent: list[Alert] = []
     monkeypatch.setattr(heartbeat, "send", lambda url, alert: sent.append(alert) or "")
@@ -202,7 +214,7 @@ def test_status_by_mlflow_alone(
     monkeypatch.setattr(heartbeat.time, "time", lambda: week_on)
     with pytest.raises(SystemExit):
         main(["pipeline", "status", "--overdue", "7", "--tracking-uri", uri])
-    assert "[RETRAINING_OVERDUE] no training has succeeded for 7 days" in capsys.readouterr().out
+    assert "[RETRAINING_OVERDUE] no training of axon has succeeded for 7 days" in capsys.readouterr().out
     with pytest.raises(AxonError, match="TRACKING_MISSING"):
         refuse_overdue(default_tracking_uri(tmp_path / "gone"), 7)
     with pytest.raises(AxonError, match="TRACKING_FAILED"):

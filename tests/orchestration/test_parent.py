@@ -119,7 +119,7 @@ def test_a_folder_is_pinned_by_its_content(parent: Path, tiny_config: Config, tm
 
 
 @pytest.mark.slow
-def test_an_alias_is_pinned_to_its_version_and_every_nth_run_starts_anew(tmp_path: Path) -> None:
+def test_an_alias_is_pinned_to_its_version_and_every_nth_run_starts_anew(parent: Path, tmp_path: Path) -> None:
     uri, config = new_store(tmp_path), Config()
     mlflow = client(uri)
     asked = asking(config, "models:/axon@champion")
@@ -131,12 +131,14 @@ def test_an_alias_is_pinned_to_its_version_and_every_nth_run_starts_anew(tmp_pat
     mlflow.set_registered_model_alias("axon", "champion", "1")
     assert pinned(asked, uri, "axon") == "models:/axon/1"
     # Nothing was promoted since: the runs count, not the champion's line.
-    for key, parent in (("1", ""), ("2", "models:/axon/1"), ("3", "models:/axon/1")):
-        start_parent(uri, "axon", key, {}, {WORK_KEY: key, PARENT: parent})
+    for key, line in (("1", ""), ("2", "models:/axon/1"), ("3", "models:/axon/1")):
+        start_parent(uri, "axon", key, {}, {WORK_KEY: key, PARENT: line})
         finish_parent(uri, "axon", key, True, "")
     start_parent(uri, "axon", "4", {}, {WORK_KEY: "4"})  # is not ended
     wanted = [pinned(asking(config, "models:/axon@champion", every), uri, "axon") for every in (1, 3, 4)]
     assert wanted == ["", "", "models:/axon/1"]
+    wanted = [pinned(asking(config, str(parent), every), uri, "axon") for every in (0, 1, 3, 4)]
+    assert [bool(one) for one in wanted] == [True, False, False, True], "of a folder, too"
     mlflow.delete_model_version("axon", "2")
     deleted = asking(config, "models:/axon/2")
     with pytest.raises(AxonError, match="PARENT_MISSING"):

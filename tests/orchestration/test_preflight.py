@@ -133,6 +133,16 @@ def test_code_revision_and_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     assert code_revision().startswith("axon-ct ") or len(code_revision().removesuffix("-dirty")) == 40
     assert without_credentials("https://me:secret@host:1/x") == "https://host:1/x"
     assert without_credentials("http://me:secret@[bad") == "[bad"
+    for secret in (
+        "my_self:se/cret@host:1",
+        "http:/me:secret@host:1",
+        "host:1?token=secret",
+        "me:x@host:1?token=a@b#c",
+    ):
+        assert without_credentials(secret) == "host:1"
+    assert without_credentials("https://host:1/x?token=sec@ret#ret") == "https://host:1/x"
+    for path in ("/data/of@site?", "sqlite:////data/of@site/mlflow.db", "git@host:group/repository", "data"):
+        assert without_credentials(path) == path
 
 
 def versioned(tmp_path: Path, content: str = "one") -> Path:

@@ -85,6 +85,24 @@ def test_wrong_credentials_and_no_server(bucket: Path, monkeypatch: pytest.Monke
         check_s3("s3://bucket", write=False, endpoint="http://127.0.0.1:9")
 
 
+def test_a_dvc_remote_that_is_a_folder_is_looked_for_and_others_are_said_to_be_untried(tmp_path: Path) -> None:
+    def found(url: str) -> str:
+        text = f"[core]\n    remote = there\n['remote \"there\"']\n    url = {url}\n"
+        (tmp_path / "repo/.dvc/config").write_text(text)
+        said = check_dvc_remote(str(tmp_path / "repo"))
+        return said.code if isinstance(said, AxonError) else said
+
+    (tmp_path / "repo/.dvc/remote").mkdir(parents=True)
+    (tmp_path / "beside").mkdir()
+    for there in ("remote", "../../beside", tmp_path / "beside"):
+        assert found(str(there)) == "a folder of this machine"
+    for gone in ("beside", "../remote", tmp_path / "gone"):
+        assert found(str(gone)) == "DVC_REMOTE_MISSING"
+    assert found("ssh://jane@host/data") == "DVC_REMOTE_UNTRIED"
+    (tmp_path / "repo/.dvc/config").write_text("")
+    assert check_dvc_remote(str(tmp_path / "repo")) == "no default remote"
+
+
 def test_the_dvc_remote_of_a_checkout(bucket: Path, tmp_path: Path) -> None:
     repo = tmp_path / "repo"
     check_dvc_remote(str(repo))

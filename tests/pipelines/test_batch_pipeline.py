@@ -15,7 +15,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from axon.errors import AxonError
 from pipelines import resources
 from pipelines.__main__ import dispatch
-from pipelines.batch_pipeline import batch_pipeline
+from pipelines.batch_pipeline import batch_pipeline, build
 from pipelines.runner import for_this_machine
 
 JOB = resources.ROOT / "deploy/batch/job.yaml"
@@ -44,6 +44,38 @@ def test_it_is_not_written_with_images_that_no_cluster_has(tmp_path: Path) -> No
     with pytest.raises(AxonError, match="IMAGE_NOT_PINNED"):
         dispatch(["compile", "--batch", str(tmp_path / "batch.yaml")], "axon pipeline")
     assert not (tmp_path / "batch.yaml").exists()
+
+
+SITE = """
+images: {{cpu: registry/cpu@sha256:{digest}, cuda: registry/cuda@sha256:{digest}}}
+pull_secrets: [login]
+gpu: amd.com/gpu
+gpu_nodes: {{amd.com/gpu.present: "true"}}
+node_selector: {{pool: research}}
+tolerations: [{{key: dedicated, value: research, effect: NoSchedule}}]
+mount: /mnt/elsewhere
+steps: {{reconstruct_batch: {{hours: 9, gpus: {gpus}}}}}
+"""
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_a_site_has_it_as_its_training_and_without_gpus_on_cpus(tmp_path: Path, gpus: int) -> None:
+    (tmp_path / "site.yaml").write_text(SITE.format(digest="a" * 64, gpus=gpus))
+    dispatch(
+        ["compile", "--batch", str(tmp_path / "batch.yaml"), "--site", str(tmp_path / "site.yaml")], "axon pipeline"
+    )
+    pipeline, platform = yaml.safe_load_all((tmp_path / "batch.yaml").read_text())
+    config = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-reconstruct-batch"]
+    container = pipeline["deploymentSpec"]["executors"]["exec-reconstruct-batch"]["container"]
+    assert container["image"].startswith("registry/cuda@" if gpus else "registry/cpu@")
+    assert ("accelerator" in container["resources"]) == bool(gpus)
+    assert "AXON_REQUIRE_GPU" in str(container) if gpus else "AXON_REQUIRE_GPU" not in str(container)
+    assert int(config["activeDeadlineSeconds"]) == 9 * 3600 and "login" in str(config["imagePullSecret"])
+    assert {one["key"] for one in config["tolerations"]} == {"dedicated", *(["amd.com/gpu"] if gpus else [])}
+    default = pipeline["root"]["inputDefinitions"]["parameters"]["gpu_nodes"]["defaultValue"]
+    assert default == {"pool": "research", "amd.com/gpu.present": "true"}
+    build()  # The usual site is everybody's again.
+    assert resources.SITE.gpu == resources.ACCELERATOR
 
 
 def test_the_job_is_valid_unprivileged_and_calls_a_verb_that_there_is(tmp_path: Path) -> None:

@@ -21,12 +21,27 @@ from kubeflow_trainer_api.models import TrainerV1alpha1ClusterTrainingRuntime
 from axon.orchestration.trainjob import RUNTIME
 from pipelines import resources
 from pipelines.local import ROOT
+from tests.cluster.node import where_allowed
 
 pytestmark = pytest.mark.slow
 
 OVERLAYS = ("small-cluster", "gpu-cluster")
 KUBERNETES = "1.37"
 CORE = {"apps/v1", "batch/v1", "networking.k8s.io/v1", "rbac.authorization.k8s.io/v1", "v1"}
+
+
+def test_a_machine_that_forbids_a_node_costs_its_tests_alone() -> None:
+    """However it refuses; what else goes wrong is an error still."""
+    for refused in (
+        AssertionError("waits"),
+        PermissionError(1, "not permitted"),
+        subprocess.CalledProcessError(1, ["ctr"], stderr=b"mount: denied"),
+    ):
+        said = r"no pod runs.*(waits|not permitted|mount: denied)"
+        with pytest.raises(pytest.skip.Exception, match=said), where_allowed(pytest.skip):
+            raise refused
+    with pytest.raises(KeyError), where_allowed(pytest.skip):
+        raise KeyError("ours")
 
 
 @cache

@@ -20,10 +20,13 @@ import pytest
 from axon import cli
 from axon.commands import pipeline as command
 from axon.errors import AxonError
+from axon.tracking.client import client
+from axon.tracking.runs import HEARTBEAT, WORK_KEY, stage_run, start_parent
 from pipelines.axon_pipeline import COMPILED
 from pipelines.schedules import PREFIX, Schedule, apply, check_cron, describe, load, plan
 from pipelines.submit import Cluster, Package, config_parameter, parse_settings, status, status_lines, submit
 from tests.support.kfp_server import Server, serving, strictly
+from tests.support.stores import new_store
 
 pytestmark = pytest.mark.slow
 
@@ -386,6 +389,31 @@ def test_submit_and_status(server: Server, package: Package, tmp_path: Path) -> 
         status(cluster, "")
 
 
+def test_status_says_what_a_cluster_s_steps_told_mlflow(
+    server: Server, package: Package, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, uri = submit(Cluster(server.url), package, {}, "mine", "one"), new_store(tmp_path)
+    steps = ("train-bridge", "sample-coarse", "preflight")
+    server.runs[0]["run_details"] = {"task_details": [{"display_name": step, "state": "RUNNING"} for step in steps]}
+    asked = ["pipeline", "status", run, "--host", server.url]
+
+    def told(*words: str) -> list[dict[str, object]]:
+        cli.main([*asked, "--json", *words])
+        return list(json.loads(capsys.readouterr().out)["steps"])
+
+    assert "progress" not in told()[0] and told("--tracking-uri", uri)[0]["progress"] is None, "not heard of yet"
+    parent = start_parent(uri, "axon", run, {}, {WORK_KEY: "x"})
+    beat = {"part": "x", "step": 3, "of": 60, "at": "2020-01-01T00:00:00+00:00", "since": "2020-01-01T00:00:00+00:00"}
+    client(uri).set_tag(parent, f"{HEARTBEAT}.sample_coarse", json.dumps({**beat, "state": "RUNNING"}))
+    with stage_run(uri, parent, "bridge", {}) as training:
+        training.tag(HEARTBEAT, json.dumps(beat))
+        found = {step["name"]: step for step in told("--tracking-uri", uri)}
+        cli.main([*asked, "--tracking-uri", uri])
+    assert found["train-bridge"]["progress"] == beat and found["preflight"]["progress"] is None
+    assert all(float(str(found[step]["silent_s"])) > 600 for step in steps[:2])
+    assert capsys.readouterr().out.count("x step 3 of 60, SILENT for") == 2
+
+
 def test_a_bad_parameter_reaches_no_cluster(server: Server, package: Package) -> None:
     cluster = Cluster(server.url)
     asked = len(server.asked)
@@ -400,10 +428,18 @@ def test_address_token_and_namespace(monkeypatch: pytest.MonkeyPatch, server: Se
             Cluster(host)
     with pytest.raises(AxonError, match=r"CLUSTER_UNREACHABLE"):
         Cluster("http://127.0.0.1:9")
+    for host in ("jane:canary@kubeflow", "http://jane:canary@127.0.0.1:9"):
+        with pytest.raises(AxonError) as caught:
+            Cluster(host)
+        assert "canary" not in str(caught.value) and caught.value.code.startswith("CLUSTER_")
     with serving(multi_user=True, token="t0ken") as guarded:
         with pytest.raises(AxonError, match=r"CLUSTER_REFUSED.*401.*AXON_KFP_TOKEN"):
             Cluster(guarded.url)
-        monkeypatch.setenv("AXON_KFP_TOKEN", "t0ken")
+        monkeypatch.setenv("AXON_KFP_TOKEN", "t0\nken")
+        with pytest.raises(AxonError, match=r"CLUSTER_UNREACHABLE.*cannot be asked.*AXON_KFP_TOKEN") as caught:
+            Cluster(guarded.url, "mine")
+        assert "ken" not in caught.value.message
+        monkeypatch.setenv("AXON_KFP_TOKEN", "t0ken\n")
         with pytest.raises(AxonError, match="CLUSTER_NAMESPACE"):
             Cluster(guarded.url)
         submit(Cluster(guarded.url, "mine"), package, {}, "axon", "one")

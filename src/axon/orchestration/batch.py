@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from axon import DISCLAIMER, __version__, pretrained
+from axon.compute import distributed
 from axon.compute.devices import AS_IT_IS, Computing, choose_device, device_name
 from axon.dicom.views import View
 from axon.errors import AxonError, require
@@ -38,6 +39,7 @@ BATCH, INDEX = "batch.json", "index.csv"
 COLUMNS = ("study", "state", "code", "message", "frontal_sha256", "lateral_sha256", "films", "reprojection_mae")
 VIEWS: tuple[View, ...] = ("frontal", "lateral")
 DONE, KEPT, FAILED = "done", "kept", "failed"
+_NEW = "name a new folder with -o"
 _log = logging.getLogger(__name__)
 
 
@@ -104,9 +106,13 @@ def run_batch(
 
     Raises:
         AxonError: ``BATCH_SOURCE``, ``BATCH_TABLE``, ``BATCH_OTHER``, ``OUT_EXISTS``, ``OUT_BUSY``, ``BATCH_WORKER``,
-            ``BATCH_EMPTY`` where nothing could be reconstructed, or those of `axon.pretrained.load`.
+            ``BATCH_EMPTY`` where of all studies, or of those that the shard tried, none could be used, or those of
+            `axon.pretrained.load`.
     """
     require(source.exists(), "BATCH_SOURCE", f"nothing is at {source}", "name a folder with films, or a CSV")
+    # The next call would take its volumes and pictures for films.
+    inside = out.resolve().is_relative_to(source.resolve())
+    require(not inside, "OUT_EXISTS", f"{out} lies in {source}, whose films it would be among", _NEW)
     device_name(compute.device)
     with ExitStack() as stack:
         folder, name, version = stack.enter_context(pretrained.folder_of(model, tracking_uri))
@@ -130,7 +136,9 @@ def run_batch(
             _log.info("%s: %s %s; %s", study.id, result["state"], result["code"], _rate(number, len(todo), started))
     done, kept, failed = (sum(row["state"] == state for row in rows) for state in (DONE, KEPT, FAILED))
     summary = BatchSummary(done, kept, failed, out / INDEX)
-    if not studies or (rows and failed == len(rows)):
+    # A shard whose own films are all bad is none; the others have what can be used.
+    usable = [study for study in studies if not study.problem]
+    if not usable or (failed == len(rows) and any(study in usable for study in mine)):
         raise AxonError("BATCH_EMPTY", f"none of {len(rows)} studies could be used", f"see {summary.index}")
     return summary
 
@@ -274,8 +282,7 @@ def _claim(out: Path, identity: dict[str, Any]) -> None:
         same = held.read_text() == json_text(told)
         require(same, "BATCH_OTHER", f"{out} was made by another model, other options or another version", fix)
         return
-    fix = "name a new folder with -o"
-    require(not out.exists() or (out.is_dir() and not any(out.iterdir())), "OUT_EXISTS", f"{out} holds no batch", fix)
+    require(not out.exists() or (out.is_dir() and not any(out.iterdir())), "OUT_EXISTS", f"{out} holds no batch", _NEW)
     out.mkdir(parents=True, exist_ok=True)
     with whole_file(held) as part:
         write_json(part, told)
@@ -365,6 +372,10 @@ _loaded: list[pretrained.Model] = []
 
 def _load(model: Named, threads: int) -> None:
     if threads:
+        distributed.end_with_parent()
+        parent = multiprocessing.parent_process()
+        if parent is not None and not parent.is_alive():  # It ended before it could be asked for.
+            raise SystemExit(1)
         torch.set_num_threads(threads)
         logging.basicConfig(level=logging.WARNING)
     folder, name, version, asked = model

@@ -29,6 +29,7 @@ from axon.compute.devices import gpu_memory, require_gpu
 from axon.config import Config
 from axon.errors import AxonError, missing_extras
 from axon.orchestration.alert import ALERT_URL, check_url
+from axon.orchestration.lines import without_secrets
 from axon.orchestration.probes import check_dvc_remote, check_mlflow_artifacts
 from axon.orchestration.trainjob import TrainJobs
 from axon.tracking.client import client, sqlite_path, tracking_errors, without_credentials
@@ -145,12 +146,9 @@ def _told(name: str, state: State, problem: AxonError) -> Finding:
 
 def _shown(text: str) -> str:
     """``text`` without the values of secret variables, credentials in addresses and folders."""
-    for name, value in os.environ.items():
-        if re.search("SECRET|TOKEN|PASSWORD|KEY|USERNAME|ALERT_URL", name) and len(value) > 3:
-            text = text.replace(value, "***")
+    text = without_secrets(text)
     for folder in sorted((str(Path.cwd()), tempfile.gettempdir(), str(Path.home())), key=len, reverse=True):
         text = text.replace(folder, "...") if len(folder) > 1 else text
-    text = re.sub(r"//[^/\s]+@", "//", text)
     return re.sub(r"(?<![\w:/.])(sqlite:///)?/?(?:[^/\s'\"]*/){2,}", r"\1.../", text)
 
 
@@ -286,7 +284,7 @@ def check_tracking(tracking_uri: str, timeout_s: float = 5.0) -> None:
         ) from error
 
 
-def _dvc(needs: Wanted) -> str:
+def _dvc(needs: Wanted) -> str | AxonError:
     return check_dvc_remote(needs.dataset_repo) if needs.versioned else "not asked for: the data are in a folder"
 
 
@@ -301,7 +299,7 @@ def _kubeflow(_needs: Wanted) -> str:
     host = os.environ.get(KUBEFLOW, "").rstrip("/")
     if not host:
         return f"not asked for: {KUBEFLOW} is not set"
-    token = os.environ.get(KUBEFLOW_TOKEN)
+    token = os.environ.get(KUBEFLOW_TOKEN, "").strip()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         trusted = ssl.create_default_context(cafile=os.environ.get(KUBEFLOW_CA))
@@ -311,9 +309,12 @@ def _kubeflow(_needs: Wanted) -> str:
     except urllib.error.HTTPError as error:
         fix = f"check {KUBEFLOW_TOKEN}, which may have expired" if error.code in (401, 403) else "see the server's log"
         raise AxonError("CLUSTER_REFUSED", f"it answered {error.code}", fix) from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         fix = f"check {KUBEFLOW}, {KUBEFLOW_CA} and that the port-forward runs"
         raise AxonError("CLUSTER_UNREACHABLE", f"no answer: {getattr(error, 'reason', error)}", fix) from error
+    except ValueError as error:  # Its text repeats the header.
+        malformed = f"{KUBEFLOW} is no address, or {KUBEFLOW_TOKEN} no token"
+        raise AxonError("CLUSTER_UNREACHABLE", malformed, "correct them") from error
     if kind != "application/json":
         todo = f"set {KUBEFLOW_TOKEN} to a token that has not expired; without a log-in, check {KUBEFLOW}"
         raise AxonError("CLUSTER_LOGIN", f"it answers with {kind}, as a page to log in does", todo)

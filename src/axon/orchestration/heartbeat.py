@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from axon.config import Config
 from axon.errors import AxonError
 from axon.files import write_whole
 from axon.orchestration.alert import ALERT_URL, Alert, send
@@ -42,14 +43,17 @@ def beating(run: StageRun, folder: Path, stage: str) -> Iterator[Log]:
     """A log that passes metrics on to ``run``, and `beats` of a training to ``folder/heartbeat.json`` and to one tag of
     the run, with the losses in ``folder/progress.png``. An MLflow that fails costs metrics, never the training.
     """
-    heart = _Heart(run, folder, stage)
-    tag = lambda text: run.mlflow.set_tag(run.run_id, HEARTBEAT, text)  # noqa: E731
-    with _hasty(), beats(heart.now, folder / FILE, tag):
-        yield heart.log
+    heart = _Heart(run, folder, config, stage)
+    with contextlib.ExitStack() as end, beats(heart.now, folder / FILE, lambda text: run.tag(HEARTBEAT, text)):
+        try:
+            yield heart.log
+        finally:
+            end.enter_context(hasty())  # The last word must not hold the end of the step.
 
 
 @contextlib.contextmanager
-def _hasty() -> Iterator[None]:
+def hasty() -> Iterator[None]:
+    """Let nothing wait long for MLflow while the block runs."""
     added = HASTY.keys() - os.environ.keys()
     os.environ.update({name: HASTY[name] for name in added})
     try:
@@ -60,9 +64,10 @@ def _hasty() -> Iterator[None]:
 
 
 class _Heart:
-    def __init__(self, run: StageRun, folder: Path, stage: str) -> None:
+    def __init__(self, run: StageRun, folder: Path, config: Config, stage: str) -> None:
         self.run, self.folder, self.stage = run, folder, stage
-        self.state: State = {"stage": stage, **device()}
+        # Of other machines this one knows nothing.
+        self.state: State = {"stage": stage, **(device() if config.training.nodes == 1 else {})}
         self.quiet = -math.inf
         self.losses: dict[str, dict[int, tuple[int, float, float]]] = {}
         self.drawn, self.drawing = 0, threading.Lock()
@@ -137,34 +142,50 @@ def run_state(tracking_uri: str, run: str = "") -> dict[str, Any]:
     }
 
 
-def refuse_overdue(tracking_uri: str, days: int) -> None:
-    """See that a training has succeeded in the last ``days``; where none has, or MLflow cannot say, an alert is posted
-    if ``AXON_ALERT_URL`` is set. For a timer of its own: a schedule that never fires cannot say so itself.
+def add_progress(found: dict[str, Any], tracking_uri: str) -> None:
+    """Give the steps of a run on a cluster ``progress`` and ``silent_s`` as in `run_state`, where MLflow knows one by
+    that name. Raises AxonError as `run_state`, but not for a run that MLflow has not heard of yet.
+    """
+    known: dict[str, dict[str, Any]] = {}
+    try:
+        known = {step["name"].replace("_", "-"): step for step in run_state(tracking_uri, found["run_id"])["steps"]}
+    except AxonError as error:
+        if error.code != "RUN_MISSING":
+            raise
+    for step in found["steps"]:
+        of = known.get(step["name"].removeprefix("train-"), {})
+        silent_s = of.get("silent_s") if step["seconds"] is None else None
+        step.update(progress=of.get("progress"), silent_s=silent_s)
+
+
+def refuse_overdue(tracking_uri: str, days: int, model_name: str = "axon") -> None:
+    """See that a training of the model has succeeded in the last ``days``; where none has, or MLflow cannot say, an
+    alert is posted if ``AXON_ALERT_URL`` is set. For a timer of its own: a schedule that never fires cannot say so.
 
     Raises:
         AxonError: ``RETRAINING_OVERDUE``, ``TRACKING_MISSING`` or ``TRACKING_FAILED``.
     """
     try:
-        if _succeeded(tracking_uri, days):
+        if _succeeded(tracking_uri, days, model_name):
             return
-        overdue = f"no training has succeeded for {days} days"
+        overdue = f"no training of {model_name} has succeeded for {days} days"
         fix = "see axon pipeline status, and whether the schedule is on"
         problem, told = AxonError("RETRAINING_OVERDUE", overdue, fix), overdue
     except AxonError as error:
-        problem, told = error, f"nobody knows whether a training has succeeded for {days} days [{error.code}]"
+        problem, told = error, f"nobody knows whether one of {model_name} has succeeded for {days} days [{error.code}]"
     if url := os.environ.get(ALERT_URL):
         trouble = send(url, Alert(f"AXON: {told}", "", "", "OVERDUE", [], without_credentials(tracking_uri)))
         print(f"the alert was not delivered: {trouble}" if trouble else "the alert was delivered")
     raise problem
 
 
-def _succeeded(tracking_uri: str, days: int) -> bool:
+def _succeeded(tracking_uri: str, days: int, model_name: str) -> bool:
     refuse_missing_store(tracking_uri)
     mlflow, since = client(tracking_uri), int((time.time() - days * 86400) * 1000)
     query = f"attributes.status = 'FINISHED' and tags.`{WORK_KEY}` LIKE '%' and attributes.end_time > {since}"
     with tracking_errors(tracking_uri):
-        experiments = [found.experiment_id for found in mlflow.search_experiments()]
-        return bool(mlflow.search_runs(experiments, query, max_results=1))
+        found = mlflow.get_experiment_by_name(model_name)
+        return found is not None and bool(mlflow.search_runs([found.experiment_id], query, max_results=1))
 
 
 def _find_run(mlflow: MlflowClient, run: str) -> Run:
@@ -240,14 +261,15 @@ def state_lines(found: dict[str, Any]) -> list[str]:
     lines = [f"{found['name']}: {found['state']}"]
     for step in found["steps"]:
         took = "" if step["seconds"] is None else f"{step['seconds']:.0f} s"
-        lines.append(f"  {step['state']:<10} {took:>8}  {step['name']}  {_progress(step)}  {step['error']}".rstrip())
+        lines.append(f"  {step['state']:<10} {took:>8}  {step['name']}  {progress(step)}  {step['error']}".rstrip())
     if found["error"]:
         lines.append(f"  error: {found['error']}")
     return [*lines, *([f"look at {found['link']}"] if found["link"] else [])]
 
 
-def _progress(step: dict[str, Any]) -> str:
-    state, silent = step["progress"] or {}, step["silent_s"]
+def progress(step: dict[str, Any]) -> str:
+    """How far a step is, for a person; empty where nobody knows."""
+    state, silent = step.get("progress") or {}, step.get("silent_s")
     said = [f"{state['part']} step {state['step']}"] if "step" in state else []
     said = [f"{said[0]} of {state['of']}"] if state.get("of") else said
     if silent is not None:

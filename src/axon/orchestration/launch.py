@@ -17,15 +17,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import inspect
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,14 +35,14 @@ from axon.baselines.train_all import train_baselines
 from axon.compute import distributed
 from axon.compute.devices import require_gpu
 from axon.config import Config
-from axon.errors import AxonError, one_line_errors
+from axon.errors import AxonError, one_line_errors, reason_of
 from axon.files import whole_folder
 from axon.training.loop import Log, terminated
 from axon.training.train import TRAINED_STAGES
 
 TRAININGS: dict[str, Callable[..., None]] = {**TRAINED_STAGES, "baselines": train_baselines}
 METRICS, ERROR = "metrics.jsonl", "error.json"
-PR_SET_PDEATHSIG = 1  # from linux/prctl.h
+READ = "read the lines above; one killed by signal 9 was out of memory"
 
 
 class Running(Protocol):
@@ -108,14 +107,19 @@ def train(
         relay = Path(folder)
         arguments = _prepare(relay, stage, config, checkpoints, out, inputs)
         child = _torchrun(training.processes, arguments)
-        _watch(child, relay, log)
+        shown = threading.Thread(target=_show, args=(child,), daemon=True)
+        shown.start()
+        try:
+            _watch(child, relay, log)
+        finally:
+            shown.join(5.0)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of ``python -m axon.orchestration.launch``; see the module's text."""
     given = _parser().parse_args(arguments)
     if "WORLD_SIZE" in os.environ:
-        end_with_parent()
+        distributed.end_with_parent()
     config, leader = Config.load(given.config), os.environ.get("RANK", "0") == "0"
     inputs = {name: folder for name in _inputs() if (folder := getattr(given, name))}
     errors = _relayed_errors(given.relay) if given.relay else one_line_errors()
@@ -210,15 +214,27 @@ def _prepare(
     return [stage, *(text for name, path in folders.items() for text in (f"--{name}", str(path)))]
 
 
-def _torchrun(processes: int, arguments: list[str]) -> subprocess.Popen[bytes]:
+def _torchrun(processes: int, arguments: list[str]) -> subprocess.Popen[str]:
     """This module with ``arguments``, under torchrun."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     threads = str(max(1, (os.cpu_count() or 1) // processes))
     return subprocess.Popen(
         [*torchrun, "-m", "axon.orchestration.launch", *arguments],
         env={"OMP_NUM_THREADS": threads, **os.environ},
-        preexec_fn=end_with_parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        preexec_fn=distributed.end_with_parent,
     )
+
+
+def _show(child: subprocess.Popen[str]) -> None:
+    """Print what it prints: this process may keep its last lines."""
+    assert child.stdout is not None
+    with child.stdout as lines:
+        for line in lines:
+            print(line, end="", flush=True)
 
 
 def _watch(running: Running, relay: Path, log: Log) -> None:
@@ -244,13 +260,7 @@ def _watch(running: Running, relay: Path, log: Log) -> None:
         raise AxonError(**json.loads((relay / ERROR).read_text()))
     if status:
         problem = f"the training processes ended with status {status}"
-        raise AxonError("TRAINING_PROCESS", problem, "read the lines above; one killed by signal 9 was out of memory")
-
-
-def end_with_parent() -> None:
-    """Ask Linux to terminate this process when the one that started it is killed."""
-    if prctl := getattr(ctypes.CDLL(None), "prctl", None):
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        raise AxonError("TRAINING_PROCESS", problem, READ)
 
 
 def _pass_on(metrics: TextIO, log: Log) -> None:
@@ -278,13 +288,22 @@ def _ignore(step: int, metrics: dict[str, Any]) -> None: ...
 
 @contextlib.contextmanager
 def _relayed_errors(relay: Path) -> Iterator[None]:
-    """Leave an `AxonError` in ``relay`` for the process that started this one; the first one counts."""
+    """Leave an error in ``relay`` for the process that started this one; the first one counts. One that nobody foresaw
+    is a ``TRAINING_PROCESS`` there, and a traceback here.
+    """
     try:
         yield
     except AxonError as error:
-        with contextlib.suppress(FileExistsError), (relay / ERROR).open("x") as file:
-            json.dump({"code": error.code, "message": error.message, "fix": error.fix}, file)
+        _relay(relay, error)
         raise SystemExit(1) from None
+    except Exception as error:
+        _relay(relay, AxonError("TRAINING_PROCESS", f"a training process failed: {reason_of(error)}", READ))
+        raise
+
+
+def _relay(relay: Path, error: AxonError) -> None:
+    with contextlib.suppress(FileExistsError), (relay / ERROR).open("x") as file:
+        json.dump({"code": error.code, "message": error.message, "fix": error.fix}, file)
 
 
 if __name__ == "__main__":

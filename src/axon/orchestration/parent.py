@@ -34,7 +34,7 @@ def pinned(config: Config, tracking_uri: str, experiment: str) -> str:
         AxonError: ``PARENT_MISSING`` or those of `axon.pretrained.verify` and of the registry.
     """
     asked, every = config.training.init_from, config.training.scratch_every
-    if not asked:
+    if not asked or (every and _warm_runs(tracking_uri, experiment, every) >= every - 1):
         return ""
     if not asked.startswith(REGISTRY):
         folder, _, sha256 = asked.partition("#")
@@ -42,11 +42,7 @@ def pinned(config: Config, tracking_uri: str, experiment: str) -> str:
         require(sha256 in ("", found), "PARENT_MISSING", "training.init_from names a folder that was changed", _FIX)
         return f"{folder}#{found}"
     version = _version(asked, tracking_uri)
-    if not version:
-        return ""
-    name = parse_uri(asked)[0]
-    anew = every and _warm_runs(tracking_uri, experiment, every) >= every - 1
-    return "" if anew else f"{REGISTRY}{name}/{version}"
+    return f"{REGISTRY}{parse_uri(asked)[0]}/{version}" if version else ""
 
 
 def _warm_runs(tracking_uri: str, experiment: str, most: int) -> int:

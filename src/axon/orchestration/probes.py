@@ -12,8 +12,9 @@ from axon.errors import AxonError
 from axon.tracking.client import client, tracking_errors
 
 
-def check_dvc_remote(repo: str) -> str:
-    """See that the default DVC remote of the checkout ``repo`` can be read, where it is on S3; returns what it is.
+def check_dvc_remote(repo: str) -> str | AxonError:
+    """See that the default DVC remote of the checkout ``repo`` can be read, where it is a folder or on S3; returns what
+    it is, or a warning: without it DVC's cache may still have the data.
 
     Raises:
         AxonError: ``S3_UNREADABLE``.
@@ -26,11 +27,19 @@ def check_dvc_remote(repo: str) -> str:
 
     config = Config(str(dvc_dir))
     remote = config.get("remote", {}).get(config.get("core", {}).get("remote"), {})
-    url = str(remote.get("url", ""))
+    url = str(remote.get("url", ""))  # Of a folder the path, as DVC takes it from the folder of its configuration.
     if url.startswith("s3://"):
         check_s3(url, write=False, endpoint=remote.get("endpointurl"))
         return "on S3, can be read"
-    return f"{url.partition('://')[0]}://..., not tried" if "://" in url else "a folder of this machine"
+    if not url:
+        return "no default remote"
+    if "://" in url:
+        kind = f"the default DVC remote is {url.partition('://')[0]}://..., which is not tried"
+        return AxonError("DVC_REMOTE_UNTRIED", kind, "see that `dvc status --cloud` answers")
+    if not Path(url).is_dir():
+        fix = "make or mount it (`make data` and `dvc push` make it), or correct the remote"
+        return AxonError("DVC_REMOTE_MISSING", "the folder of the default DVC remote is not there", fix)
+    return "a folder of this machine"
 
 
 def check_mlflow_artifacts(tracking_uri: str, experiment: str) -> None:

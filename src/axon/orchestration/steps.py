@@ -8,8 +8,9 @@ from axon.config import Config
 from axon.data.patients import read_patients, seen_by_model
 from axon.data.prepared import PreparedDataset
 from axon.errors import one_line_errors, require
-from axon.orchestration.heartbeat import beating
+from axon.orchestration.heartbeat import beating, hasty
 from axon.orchestration.launch import train
+from axon.orchestration.lines import LastLines
 from axon.orchestration.parent import parent_folder
 from axon.orchestration.trainjob import TrainJobs
 from axon.references.candidates import held_out
@@ -35,18 +36,23 @@ def train_step(
     Raises:
         SystemExit: 1 on an error, explained in the last line; 143 after SIGTERM, with the state saved.
     """
-    settings = Config.from_yaml(config)
-    with (
-        one_line_errors(),
-        stage_run(tracking_uri, run_id, stage, {}) as run,
-        parent_folder(settings, tracking_uri) as parent,
-    ):
+    settings, lines = Config.from_yaml(config), LastLines()
+
+    def begun() -> bool:
+        return any(checkpoint_dir(checkpoint_root, stage, settings, inputs["dataset"]).glob("*/step-*"))
+
+    with one_line_errors(), stage_run(tracking_uri, run_id, stage, {}, begun, lines.told) as run:
         checkpoints = checkpoint_dir(checkpoint_root, stage, settings, inputs["dataset"])
-        if parent is not None and stage in TRAINED_STAGES:
-            refuse_seen_test_patients(parent, inputs["dataset"], settings)
-            inputs["parent"] = parent
-        with beating(run, checkpoints, stage) as log:
-            train(stage, settings, checkpoints, out, log, TrainJobs, **inputs)
+        with (
+            lines.kept(),
+            beating(run, checkpoints, settings, stage) as log,
+            parent_folder(settings, tracking_uri) as parent,
+        ):
+            if parent is not None and stage in TRAINED_STAGES:
+                refuse_seen_test_patients(parent, inputs["dataset"], settings)
+                inputs["parent"] = parent
+            with hasty():
+                train(stage, settings, checkpoints, out, log, TrainJobs, **inputs)
         with losing_no_work():
             run.artifact(out / "curves")
 

@@ -16,7 +16,7 @@ from axon.config import Config
 from axon.errors import AxonError
 from axon.files import write_whole
 from axon.metrics.catalogue import MEASURED_AGAIN, PRIMARY, PRIMARY_METHOD, metric, metrics_of
-from axon.tracking.client import client, without_credentials
+from axon.tracking.client import client, masked, without_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -221,9 +221,10 @@ def _outage(tracking_uri: str) -> Iterator[None]:
     except AxonError:
         raise
     except Exception as error:
+        reason = masked(_first_line(error), tracking_uri)
         raise AxonError(
             "CHAMPION_UNREADABLE",
-            f"MLflow at {without_credentials(tracking_uri)} does not give the champion: {_first_line(error)}",
+            f"MLflow at {without_credentials(tracking_uri)} does not give the champion: {reason}",
             "check that the server and its storage can be reached, then start the run again",
         ) from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,17 +46,29 @@ def tracking_errors(tracking_uri: str) -> Iterator[None]:
 
 
 def _failed(tracking_uri: str, error: Exception, fix: str) -> AxonError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    reason = masked((str(error).splitlines() or [type(error).__name__])[0], tracking_uri)
     return AxonError("TRACKING_FAILED", f"MLflow at {without_credentials(tracking_uri)} failed: {reason}", fix)
 
 
+def masked(text: str, uri: str) -> str:
+    """``text`` of an error of MLflow, which repeats the address ``uri``, and its query alone, without credentials."""
+    shown = without_credentials(uri)
+    for secret in (uri.rstrip("/"), uri.partition("?")[2]):
+        text = text.replace(secret, shown) if secret and shown != uri else text
+    return text
+
+
 def without_credentials(uri: str) -> str:
-    """``uri`` without user name and password, fit for a log."""
-    try:
+    """``uri`` without user name, password and query, fit for a log; a path, that of a SQLite file too, is whole."""
+    with contextlib.suppress(ValueError):
         parts = urlsplit(uri)
-    except ValueError:  # It is no address; what is typed before an @ may be a password all the same.
-        return uri.rpartition("@")[2]
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
+        if parts.netloc:
+            return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+    if uri.startswith(("/", ".", "sqlite:///", "file:///")):
+        return uri
+    # It is no address; what is typed before an @ may be a password all the same, but in git@host:path it is none.
+    bare = re.split("[?#]", uri)[0]
+    return bare.rpartition("@")[2] if re.match("[^/@]*:", uri) else bare
 
 
 def client(tracking_uri: str) -> MlflowClient:

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ PARENT_RUN = "mlflow.parentRunId"
 CONFIG = "config.yaml"
 """Artifact of the pipeline run: its resolved configuration."""
 WORK_KEY, ERROR = "axon.work_key", "axon.error"
+LAST_LINES = "\nlast lines:\n"
+"""In the tag of an error, before what was printed last."""
 UNKNOWN_WORK = "none"
 """The work key of a pipeline run whose data nothing identifies; it equals no other's."""
 REPO, DATA_REVISION, FOLDER = "axon.data_repo", "axon.data_revision", "axon.data_folder"
@@ -157,15 +159,68 @@ class StageRun:
         with tracking_errors(self.tracking_uri):
             self.mlflow.log_artifact(self.run_id, str(path))
 
+    def tag(self, key: str, text: str) -> None:
+        """Set a tag. Raises what MLflow raises."""
+        self.mlflow.set_tag(self.run_id, key, text)
+
+
+class MutedRun(StageRun):
+    """A stage's run while MLflow is away: it is told nothing."""
+
+    def log(self, step: int, metrics: dict[str, float]) -> None: ...
+
+    def data(self, name: str, digest: str, source: Mapping[str, str], use: str) -> None: ...
+
+    def artifact(self, path: Path) -> None: ...
+
+    def tag(self, key: str, text: str) -> None: ...
+
 
 @contextlib.contextmanager
-def stage_run(tracking_uri: str, parent_run_id: str, stage: str, params: Mapping[str, Any]) -> Iterator[StageRun]:
+def stage_run(
+    tracking_uri: str,
+    parent_run_id: str,
+    stage: str,
+    params: Mapping[str, Any],
+    begun: Callable[[], bool] = lambda: False,
+    last_lines: Callable[[], str] = str,
+) -> Iterator[StageRun]:
     """The nested run of ``stage``, made once for a parent; FINISHED on leaving, FAILED (KILLED on a signal) with the
     reason on an error. Once the stage is done, an MLflow that fails is said, not raised.
+
+    Args:
+        tracking_uri: MLflow tracking.
+        parent_run_id: The pipeline run's MLflow run.
+        stage: Name of the run.
+        params: Its parameters.
+        begun: Whether there is work that an MLflow that fails must not stop: it then gets a `MutedRun`.
+        last_lines: What the stage printed last, to be kept with its error.
 
     Raises:
         AxonError: ``TRACKING_FAILED``.
     """
+    try:
+        run = _open_stage(tracking_uri, parent_run_id, stage, params)
+    except AxonError as error:
+        if error.code != "TRACKING_FAILED" or not begun():
+            raise
+        print(f"{error}; what has begun goes on, and MLflow is told nothing of it", flush=True)
+        yield MutedRun(None, tracking_uri, "")
+        return
+    try:
+        yield run
+    except BaseException as error:
+        # The first error is the one to show, also when MLflow is what failed.
+        with contextlib.suppress(Exception):
+            said = last_lines()[-2500:]
+            run.tag(ERROR, reason_of(error)[:2400] + (f"{LAST_LINES}{said}" if said else ""))
+            run.mlflow.set_terminated(run.run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
+    with losing_no_work():
+        run.mlflow.set_terminated(run.run_id, "FINISHED")
+
+
+def _open_stage(tracking_uri: str, parent_run_id: str, stage: str, params: Mapping[str, Any]) -> StageRun:
     mlflow = client(tracking_uri)
     with tracking_errors(tracking_uri):
         experiment_id = mlflow.get_run(parent_run_id).info.experiment_id
@@ -176,16 +231,7 @@ def stage_run(tracking_uri: str, parent_run_id: str, stage: str, params: Mapping
             run_id = str(mlflow.create_run(experiment_id, run_name=stage, tags=tags | made_by).info.run_id)
         mlflow.update_run(run_id, status="RUNNING")
         _record(mlflow, run_id, params, {ERROR: ""})
-    try:
-        yield StageRun(mlflow, tracking_uri, run_id)
-    except BaseException as error:
-        # The first error is the one to show, also when MLflow is what failed.
-        with contextlib.suppress(Exception):
-            mlflow.set_tag(run_id, ERROR, reason_of(error)[:5000])
-            mlflow.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
-        raise
-    with losing_no_work():
-        mlflow.set_terminated(run_id, "FINISHED")
+    return StageRun(mlflow, tracking_uri, run_id)
 
 
 @contextlib.contextmanager
@@ -216,7 +262,8 @@ def finish_parent(tracking_uri: str, experiment: str, run_key: str, succeeded: b
             mlflow.set_terminated(run_id, "FINISHED")
             return ""
         children = _stages(mlflow, run_id)
-        said = [f"{run.data.tags[STAGE]}: {run.data.tags[ERROR]}" for run in children if run.data.tags.get(ERROR)]
+        errors = {run.data.tags[STAGE]: run.data.tags.get(ERROR, "") for run in children}
+        said = [f"{stage}: {error.partition(LAST_LINES)[0]}" for stage, error in errors.items() if error]
         for run in children:
             if run.info.status == "RUNNING":
                 mlflow.set_terminated(run.info.run_id, "KILLED")

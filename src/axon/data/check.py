@@ -23,6 +23,7 @@ from tqdm import tqdm
 from axon.config import Config, CtConfig
 from axon.data.ingest import plainly_named, run_in_order
 from axon.data.origins import are_several, join_patients, origin_of, told
+from axon.data.packed import digest_of
 from axon.data.patients import print_of
 from axon.data.qa import coronal_tile, write_sheet
 from axon.errors import AxonError
@@ -149,8 +150,8 @@ def check_folder(
     work = len(kept) if read else sum(len(study.files) for study in kept) // _HEADERS_A_STUDY
     with run_in_order(work) as run:
         done = tqdm(run(look, kept), "checking", len(kept), unit="study", mininterval=2, disable=None)
-        looked = _once(list(done))
-    usable, joined = _joined([one for one in looked if not one.code])
+        looked, same = _once(list(done))
+    usable, joined = _joined([one for one in looked if not one.code], same)
     if sheet is not None:
         write_sheet(sheet, [(one.case_id, one.tile) for one in usable if one.tile is not None])
     notes = [*found.notes, *chosen, *joined]
@@ -193,36 +194,36 @@ def _look(study: Study, ask: _Ask, rules: CtConfig) -> Looked:
 
 
 def _seen(one: functools.partial[Looked], volume: Volume, ask: _Ask) -> Looked:
-    digest = hashlib.sha256(str(volume.hu_DHW.shape).encode())
-    digest.update(volume.hu_DHW.data)
     spacing = volume.spacing_mm
     return one(
         spacing_mm=spacing,
         extent_mm=tuple(n * mm for n, mm in zip(volume.hu_DHW.shape[::-1], spacing, strict=True)),
-        content=digest.hexdigest(),
+        content=digest_of(volume),
         print=print_of(volume) if ask.printed else "",
         notes=volume.notes,
         tile=coronal_tile(volume) if ask.picture else None,
     )
 
 
-def _once(looked: list[Looked]) -> list[Looked]:
-    """A CT whose voxels were there before is rejected."""
-    first: dict[str, str] = {}
-    out = []
+def _once(looked: list[Looked]) -> tuple[list[Looked], list[tuple[str, str]]]:
+    """A CT whose voxels were there before is rejected; and whose each such copy and its first are."""
+    first: dict[str, Looked] = {}
+    out, same = [], []
     for one in looked:
-        other = first.setdefault(one.content or one.case_id, one.case_id)
-        error = AxonError("CT_DUPLICATE", f"the same CT as {other}", "nothing: it is kept once")
-        facts = {"code": error.code, "message": error.message, "fix": error.fix} if other != one.case_id else {}
-        out.append(Looked(**{**vars(one), **facts}))
-    return out
+        other = first.setdefault(one.content or one.case_id, one)
+        if other is not one:
+            same.append((one.patient_id, other.patient_id))
+            message = f"the same CT as {other.case_id}"
+            one = replace(one, code="CT_DUPLICATE", message=message, fix="nothing: it is kept once")
+        out.append(one)
+    return out, same
 
 
-def _joined(usable: list[Looked]) -> tuple[list[Looked], list[str]]:
-    """The studies with one id for patients of two data sets who share a CT, and what is said of them."""
+def _joined(usable: list[Looked], same: list[tuple[str, str]]) -> tuple[list[Looked], list[str]]:
+    """The studies with one id for patients who share a CT, and what is said of them."""
     rows = [dict(vars(one)) for one in usable]
-    notes = [told(patient, now) for patient, now in sorted(join_patients(rows).items())]
-    return [replace(one, patient_id=row["patient_id"]) for one, row in zip(usable, rows, strict=True)], notes
+    join_patients(rows, same)
+    return [replace(one, patient_id=row["patient_id"]) for one, row in zip(usable, rows, strict=True)], told(rows)
 
 
 def _shown(found: Found, folder: Path) -> list[tuple[str, str]]:

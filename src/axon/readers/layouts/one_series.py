@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from axon.config import CtConfig
-from axon.dicom.series import read_header
+from axon.dicom.ct import first_header
 from axon.errors import AxonError
 from axon.readers.layouts.rule import Study
 from axon.readers.volumes import ITK, NIFTI, read_grid, suffix_of
@@ -56,7 +56,7 @@ def one_of_each_scan(studies: list[Study], rules: CtConfig) -> tuple[list[Study]
 def _series(study: Study, rules: CtConfig) -> _Series | None:
     try:
         shape, spacing, _ = read_grid(study.files, rules)
-        sharp = not suffix_of(study.files[0], NIFTI + ITK) and read_header(study.files[0]).sharp
+        sharp = not suffix_of(study.files[0], NIFTI + ITK) and first_header(study.files[0]).sharp
     except AxonError:
         return None
     return _Series(study, shape[0] * spacing[2], spacing[2], sharp)

@@ -76,6 +76,11 @@ def _read_volume(files: list[Path], rules: CtConfig) -> Volume:
     return read(path, rules, files[1] if len(files) > 1 else None)
 
 
+def read_stored(path: Path) -> Stored:
+    """What the header of a volume file says of its voxels; errors as of `read_ct`."""
+    return _guard(lambda: _stored(path, CtConfig()), path)
+
+
 def _stored(path: Path, rules: CtConfig) -> Stored:
     if suffix_of(path, NIFTI):
         return stored_nifti(path, rules)

@@ -1,6 +1,7 @@
 """Will these data work? What a folder holds, by rule, and what is wrong with it; nothing in it is changed.
 
-No identity is printed: values of DICOM headers never are, nor the names of folders and files that hold DICOM.
+No identity is printed: values of DICOM headers never are, nor the names of folders and files that hold DICOM or lie
+beside such.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ from axon.readers.layouts import Found, Study, one_of_each_scan, survey
 from axon.readers.volumes import ITK, NIFTI, read_ct, read_grid, suffix_of
 
 T = TypeVar("T")
-_EXAMPLES = 3
+_EXAMPLES, _NAMES = 3, 10
 _FILES_A_WORKER, _CHUNK = 5000, 250
 _HEADERS_A_STUDY = 1000
 """So many headers are read in about the time of a study's voxels."""
 _GUESS = "any folder"
+_PLAIN = {"readme", "license", "licence", "notes", "metadata", "meta", "dataset", "manifest", "patients", "dicomdir"}
+"""What files that are nobody's are called, without suffix."""
 _INSIDE = ("origin", "print", "tile")
 """What of a study is for the check alone."""
 
@@ -95,8 +98,8 @@ class Checked:
             *_rules(self.usable),
             *_ranges(self.usable),
             *_refused(self.rejected),
-            *_counted("passed over", [why for _, why in self.passed_over]),
-            *_counted("noted", [*self.notes, *(note for one in self.usable for note in one.notes)]),
+            *_passed(self.passed_over),
+            *_noted([*self.notes, *(note for one in self.usable for note in one.notes)]),
         ]
         if guessed := sum(one.rule.startswith(_GUESS) for one in self.usable):
             lines.append(f"whose {guessed} CTs are is guessed by their names: if a guess is wrong, write patients.csv")
@@ -227,27 +230,45 @@ def _joined(usable: list[Looked], same: list[tuple[str, str]]) -> tuple[list[Loo
 
 
 def _shown(found: Found, folder: Path) -> list[tuple[str, str]]:
-    """Each file that was passed over by a name that may be shown."""
-    private = {
-        parent
-        for study in found.studies
-        if not suffix_of(study.files[0], NIFTI + ITK)
-        for file in study.files
-        for parent in (file, *file.parents)
-    }
-    private |= {parent for path, why in found.passed_over if "DICOM" in why for parent in (path, *path.parents)}
-    private |= {path for path, why in found.passed_over if why.startswith("an archive")}
-    return [(_name(path, folder, private), why) for path, why in found.passed_over]
+    """Each file that was passed over by a name that may be shown.
+
+    Where there is DICOM, folders and files may be called after patients: of those that lie in the folder itself, names
+    are shown of volumes, whose cases are called so anyway, of folders that hold volumes alone, and of what is nobody's.
+    """
+    files = {file for study in found.studies for file in study.files}
+    passed = {path for path, _ in found.passed_over}
+    dicom = {file for study in found.studies if not _is_volume(study.files[0]) for file in study.files}
+    dicom |= {path for path, why in found.passed_over if "DICOM" in why or path.suffix.lower() == ".dcm"}
+    volumes = {_first(path, folder) for path in files | passed if _is_volume(path)}
+    private = {_first(path, folder) for path in dicom}
+    if private:
+        private |= {first for path in passed if (first := _first(path, folder)) not in volumes and not _is_plain(first)}
+    return [(_name(path, folder, private, why.startswith("an archive")), why) for path, why in found.passed_over]
 
 
-def _name(path: Path, folder: Path, private: set[Path]) -> str:
-    parts = []
-    for place in (path, *path.parents):
-        if place == folder:
-            break
-        hidden = hashlib.sha256(str(place).encode(errors="surrogatepass")).hexdigest()[:8]
-        parts.append(f"({hidden})" if place in private else place.name)
-    return "/".join(parts[::-1])
+def _is_volume(path: Path) -> bool:
+    return bool(suffix_of(path, NIFTI + ITK))
+
+
+def _is_plain(path: Path) -> bool:
+    return path.name.startswith(".") or path.stem.lower() in _PLAIN
+
+
+def _first(path: Path, folder: Path) -> Path:
+    """What lies in ``folder`` itself on the way to ``path``."""
+    return folder.joinpath(*path.relative_to(folder).parts[:1])
+
+
+def _name(path: Path, folder: Path, private: set[Path], itself: bool) -> str:
+    """A file below ``folder``: every part of its name hashed where the first is ``private``, or the file ``itself``."""
+    parts = path.relative_to(folder).parts
+    hidden = _first(path, folder) in private
+    places = [folder.joinpath(*parts[: number + 1]) for number in range(len(parts))]
+    hashed = [hashlib.sha256(str(place).encode(errors="surrogatepass")).hexdigest()[:8] for place in places]
+    return "/".join(
+        f"({code})" if hidden or (itself and place == path) else place.name
+        for code, place in zip(hashed, places, strict=True)
+    )
 
 
 def _rules(usable: Iterable[Looked]) -> list[str]:
@@ -289,6 +310,18 @@ def _printable(line: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
-def _counted(title: str, what: list[str]) -> list[str]:
-    counts = sorted(Counter(what).items(), key=lambda item: (-item[1], item[0]))
-    return [f"{title}:", *(f"{count:6d}  {words}" for words, count in counts)] if counts else []
+def _passed(passed: list[tuple[str, str]]) -> list[str]:
+    """By reason: how many, and which."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for shown, why in passed:
+        names[why].append(shown)
+    lines = ["passed over:"] if names else []
+    for why, found in sorted(names.items(), key=lambda item: (-len(item[1]), item[0])):
+        more = ", ...: --json has all" if len(found) > _NAMES else ""
+        lines.append(f"{len(found):6d}  {why} ({', '.join(found[:_NAMES])}{more})")
+    return lines
+
+
+def _noted(notes: list[str]) -> list[str]:
+    counts = sorted(Counter(notes).items(), key=lambda item: (-item[1], item[0]))
+    return ["noted:", *(f"{count:6d}  {words}" for words, count in counts)] if counts else []

@@ -56,6 +56,11 @@ def test_the_thinnest_soft_tissue_series_of_a_scan_is_taken(scan: Path) -> None:
     }
 
 
+def test_how_much_of_a_scan_a_series_must_cover_is_configuration(scan: Path) -> None:
+    kept, _ = one_of_each_scan(find_studies(scan), CtConfig(min_series_share=0.05))
+    assert folders(kept) == {"a part", "another", "says nothing"}
+
+
 def test_the_kernel_of_an_enhanced_ct_lies_in_its_groups(tmp_path: Path) -> None:
     for name, count, step, kernel in (("sharp", 80, 1.0, "LUNG"), ("soft", 40, 2.0, "STANDARD")):
         classic = write_field(tmp_path / "classic" / name, straight(count, step), change=of_scan("STANDARD"))

@@ -11,9 +11,6 @@ from axon.errors import AxonError
 from axon.readers.layouts.rule import Study
 from axon.readers.volumes import ITK, NIFTI, read_grid, suffix_of
 
-_WHOLE = 0.8
-"""Least height of a series relative to its scan's highest: a thin one of a part of the chest is not the scan."""
-
 
 @dataclass(frozen=True)
 class _Series:
@@ -46,7 +43,7 @@ def one_of_each_scan(studies: list[Study], rules: CtConfig) -> tuple[list[Study]
         if len(known) < 2:
             continue
         highest = max(series.height_mm for series in known)
-        whole = [series for series in known if series.height_mm >= _WHOLE * highest]
+        whole = [series for series in known if series.height_mm >= rules.min_series_share * highest]
         best = min(whole, key=lambda series: (series.sharp, round(series.step_mm, 2), series.study.case_id))
         left_out |= {series.study.case_id for series in known} - {best.study.case_id}
         notes.append(f"{best.study.case_id} is taken of {len(known)} series of a scan: {best.step_mm:.3g} mm a slice")

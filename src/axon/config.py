@@ -242,8 +242,13 @@ class CtConfig:
             lung, least width of the body.
         max_side_cut_share: There, too: largest area of the body at the scan's left or right side, relative to its
             largest in a sagittal plane: beyond it the scan holds half a chest.
+        min_area_share: Least area of lungs or body in a plane, relative to their largest, that counts towards their
+            height and width: below it are the lungs' tips, and gas of the bowel.
+        gas_hu: Below it are few voxels of a lung, and most of those of the bowel's gas.
         max_cut_share: Largest area of the lungs in the scan's first or last slice, relative to their largest: beyond
             it the scan ends in the middle of the chest.
+        min_series_share: With ``data.series: one``, least height of a series relative to its scan's highest: one of a
+            part of the chest is not taken for the scan.
         time_point: Which volume of a NIfTI, NRRD, MetaImage, GIPL or MGH file of several time points is read, from 1.
         assumed_axes: How the patient lies in a file that does not say it: where its first, second and third axis run
             to, such as ``"LPS"`` (left or right, posterior or anterior, superior or inferior). Empty: it is refused.
@@ -259,7 +264,10 @@ class CtConfig:
     min_lung_width_mm: float = 150.0
     min_body_width_mm: float = 200.0
     max_side_cut_share: float = 0.6
+    min_area_share: float = 0.05
+    gas_hu: float = -950.0
     max_cut_share: float = 0.8
+    min_series_share: float = 0.8
     time_point: int = 1
     assumed_axes: str = ""
 

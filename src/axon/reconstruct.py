@@ -351,10 +351,10 @@ def _read_given(
     for view, path in paths.items():
         if not path.is_file():
             raise AxonError("XRAY_MISSING", f"no file at {path}", f"name the {view} film's file")
-    first = next(iter(paths))
+    # A single film has the options without a view in their names, whatever it shows.
+    own = {view: view if lateral else "frontal" for view in paths}
     xrays = {
-        view: _read_one(path, mends["frontal" if view == first else view], view == first, trust_views)
-        for view, path in paths.items()
+        view: _read_one(path, mends[own[view]], own[view] == "frontal", trust_views) for view, path in paths.items()
     }
     overruled = overruled_by(xrays.values())
     try:

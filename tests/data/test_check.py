@@ -73,6 +73,32 @@ def test_headers_alone_say_what_comes_in_and_that_nothing_was_read(folder: Path)
     assert contents(folder) == before
 
 
+def test_no_name_beside_dicom_is_shown_that_may_be_a_patients(tmp_path: Path) -> None:
+    write_series(tmp_path / "DOE_JOHN/ct", chest(5))
+    words(tmp_path / "DOE_JOHN/DOE_JOHN_report.pdf")
+    words(tmp_path / "DOE_JOHN/ct/DOE_JOHN_0099.dcm", "")
+    words(tmp_path / "DOE_JOHN/old/DOE_JOHN_notes.txt")
+    (tmp_path / "DOE_JOHN_link").symlink_to(tmp_path / "gone")
+    words(tmp_path / "ROE_JANE/ROE_1", "neither DICOM nor words" * 20)
+    words(tmp_path / "ROE_JANE.pdf")
+    words(tmp_path / "README.md")
+    nifti(tmp_path / "challenge/scan_1.nii.gz")
+    labels(tmp_path / "challenge/labels/scan_1.nii.gz")
+    words(tmp_path / "challenge/words.txt")
+    told = check_folder(tmp_path).facts()
+    shown = [entry["file"] for entry in told["passed_over"]]
+    assert len(shown) == 9 and not [name for name in shown if "DOE" in name or "ROE" in name]
+    text = check_folder(tmp_path).text()
+    assert "     1  a mask, by its folder labels (challenge/labels/scan_1.nii.gz)" in text and "--json" not in text
+    assert {"README.md", "challenge/labels/scan_1.nii.gz", "challenge/words.txt"} < set(shown)
+    for number in range(10):
+        words(tmp_path / f"challenge/{number}.txt")
+    (line,) = [line for line in check_folder(tmp_path).text().splitlines() if "text or a table" in line]
+    assert line.count(", ") == 10 and line.endswith(", ...: --json has all)")
+    words(tmp_path / "alone/DOE_JOHN_0099.dcm", "")
+    assert "DOE" not in str(check_folder(tmp_path / "alone").facts())
+
+
 def test_reading_finds_masks_windows_and_copies(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

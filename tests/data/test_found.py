@@ -47,6 +47,18 @@ def test_header_and_voxels_travel_together_and_names_stay(tmp_path: Path) -> Non
     assert json.loads((tmp_path / "raw/source.json").read_text())["sha256"] != one
 
 
+def test_a_table_for_a_dataset_that_names_its_patients_is_refused(tmp_path: Path) -> None:
+    table = words(tmp_path / "who.csv", "case,patient\nlung_001,A\n")
+    folder = decathlon(tmp_path / "cts", 2)
+    pack(folder, tmp_path / "packed", "CC0 1.0", "made up", Config(), table)
+    fetch(tmp_path / "raw", 1, folder=str(folder))
+    for raw in (tmp_path / "packed", tmp_path / "raw"):
+        with pytest.raises(AxonError, match="PATIENTS_TABLE"):
+            list_studies(raw, table)
+    with pytest.raises(AxonError, match="PATIENTS_TABLE"):
+        pack(tmp_path / "packed", tmp_path / "again", "", "", Config(), table)
+
+
 def test_an_archive_is_fetched_like_its_folder(tmp_path: Path) -> None:
     import shutil
 

@@ -1,4 +1,4 @@
-"""The same CT in two data sets under two patients' names: the two are one patient, in one set of the split."""
+"""The same CT under two patients' names: the two are one patient, in one set of the split."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def folder(chests: list[Volume], again: Volume, tmp_path_factory: pytest.TempPat
     return root
 
 
-SAID = "lung_001 is taken for A18: the same CT is in two data sets"
+SAID = "lung_001 is taken for A18: one CT is of both"
 
 
 def test_pairs_of_one_ct_are_found_and_nothing_has_no_pair(chests: list[Volume], again: Volume) -> None:
@@ -86,6 +86,33 @@ def test_so_it_is_in_the_check_and_in_a_packed_dataset(folder: Path, tmp_path: P
     assert [row["patient_id"] for row in rows] == ["A18", "A18", "A18", "lung_002"]
 
 
+@pytest.fixture(scope="module")
+def copied(chests: list[Volume], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A patient of two scans, the first of which is in another data set, byte for byte, beside one more of hers."""
+    root = tmp_path_factory.mktemp("copies")
+    nifti(root / "archive/A18_early.nii.gz", chests[0])
+    nifti(root / "archive/A18_late.nii.gz", chests[1])
+    nifti(root / "bids/sub-7/ses-1/ct/sub-7_ses-1_ct.nii.gz", chests[0])
+    nifti(root / "bids/sub-7/ses-2/ct/sub-7_ses-2_ct.nii.gz", chests[2])
+    return root
+
+
+def test_an_exact_copy_joins_its_patients_before_it_is_left_out(copied: Path, tmp_path: Path) -> None:
+    config = Config.from_yaml(
+        "{grid: {coarse_size: 8}, model: {channels: [8, 16], attention: [false, true]}, "
+        "data: {min_train_cases: 1, named_sets: {train: [A18]}}}"
+    )
+    fetch(tmp_path / "raw", 1, folder=str(copied))
+    ingest(tmp_path / "raw", 0, 1, config, tmp_path / "shard")
+    assemble([tmp_path / "shard"], tmp_path / "raw", config, tmp_path / "out")
+    rows = [row for row in read_manifest(tmp_path / "out") if not row["excluded"]]
+    assert [row["patient_id"] for row in rows] == ["A18"] * 3 and len({row["set"] for row in rows}) == 1
+    assert pack(copied, tmp_path / "packed", "CC0 1.0", "made up", Config()).cases == 3
+    assert {row["patient_id"] for row in read_csv(tmp_path / "packed/manifest.csv")} == {"A18"}
+    checked = check_folder(copied, read=True)
+    assert checked.facts()["patients"] == 1 and "sub-7 is taken for A18: one CT is of both" in checked.notes
+
+
 def row(patient: str, origin: str, print_: str, **more: str) -> dict[str, str]:
     return {"case_id": f"{patient}-{origin}", "patient_id": patient, "collection": origin, "origin": origin} | {
         "print": print_,
@@ -101,6 +128,14 @@ def test_joining_goes_from_set_to_set_and_never_within_one() -> None:
     assert join_patients(rows) == {"b": "a", "c": "a", "d": "a"}
     alone = [row("a", "x", ONE), row("b", "x", ONE), {"case_id": "p", "patient_id": "p", "collection": "x"}]
     assert join_patients(alone) == {} and "was" not in alone[1]
+
+
+def test_copies_join_within_a_data_set_and_by_way_of_one_who_is_left_out() -> None:
+    rows = [row("b", "x", ONE), row("c", "x", OTHER), row("d", "y", "")]
+    assert join_patients(rows, [("c", "b")]) == {"c": "b"}
+    rows = [row("b", "x", ""), row("c", "x", ""), row("d", "y", "")]
+    assert join_patients(rows, [("a", "d"), ("a", "c")]) == {"a": "c", "d": "c"}
+    assert [row["patient_id"] for row in rows] == ["b", "c", "c"]
 
 
 def test_a_split_names_a_joined_patient_by_either_name_but_not_in_two_sets(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,11 @@ from axon.data.prepared import PreparedDataset, assemble, read_manifest, write_m
 from axon.data.splits import split_patients
 from axon.errors import AxonError
 from axon.files import write_json
+from axon.readers.layouts import find_studies
+from tests.conftest import REAL_DATA_UNSET
+
+ROOT = Path(__file__).parents[2]
+REAL = os.environ.get("AXON_TEST_DATA", "")
 
 
 def rows_of(pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
@@ -39,12 +45,16 @@ def test_split_is_by_patient_and_complete(pairs: list[tuple[str, str]], seed: in
         val_share=shares[0], internal_share=shares[1], named_sets={"external": ["external*"], "stress": ["P-3"]}
     )
     rows = rows_of(pairs)
+    if ("P-3", "external") in pairs:
+        with pytest.raises(AxonError, match=r"PATIENT_IN_TWO_SETS.*P-3"):
+            split_patients(rows, Config(seed=seed, data=data))
+        return
     sets = split_patients(rows, Config(seed=seed, data=data))
     assert set(sets) == {patient for patient, _ in pairs}
     assert sets == split_patients(rows[::-1], Config(seed=seed, data=data))
     outside = {patient for patient, name in pairs if name == "external"}
     assert all(sets[patient] == "external" for patient in outside)
-    assert sets.get("P-3", "stress") in ("stress", "external")
+    assert sets.get("P-3", "stress") == "stress"
     free = [name for name in sets.values() if name in ("train", "val", "internal")]
     if len(free) >= 4:
         assert "val" in free
@@ -53,6 +63,24 @@ def test_split_is_by_patient_and_complete(pairs: list[tuple[str, str]], seed: in
             or not {"internal"}.isdisjoint(sets.values())
             or {"external", "stress"} & set(sets.values())
         )
+
+
+def test_a_patient_who_fits_two_named_sets_is_refused() -> None:
+    named = {"external": ["a*"], "stress": ["P-1"], "internal": ["nobody"]}
+    rows = rows_of([("P-1", "a"), ("P-2", "a")])
+    with pytest.raises(AxonError, match=r"PATIENT_IN_TWO_SETS.*P-1"):
+        split_patients(rows, Config(data=DataConfig(named_sets=named)))
+    named["stress"] = ["P-3"]
+    assert set(split_patients(rows, Config(data=DataConfig(named_sets=named))).values()) == {"external"}
+
+
+@pytest.mark.skipif(not REAL, reason=REAL_DATA_UNSET)
+@pytest.mark.parametrize("name", ["bench", "smoke"])
+def test_the_named_sets_of_the_configurations_do_not_disagree_on_real_patients(name: str) -> None:
+    studies = find_studies(Path(REAL) / "ct")
+    rows = [{"case_id": s.case_id, "patient_id": s.patient_id, "collection": s.collection} for s in studies]
+    sets = split_patients(rows, Config.load(ROOT / f"configs/{name}.yaml"))
+    assert sets["LIDC-IDRI-0009"] == "internal" and sets["LIDC-IDRI-0314"] == "stress"
 
 
 def test_small_training_set_takes_patients_back() -> None:

@@ -93,6 +93,45 @@ def test_kernels_at_places_of_their_own_are_two_scans(tmp_path: Path, breaths: i
     assert notes == ("2 scans under one SeriesInstanceUID, told apart by ConvolutionKernel; number 1 is read",)
 
 
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("AcquisitionNumber", (1, 2)),
+        ("ContentTime", ("101500", "101530")),
+        ("AcquisitionTime", ("101500", "101530")),
+        ("EchoNumbers", (1, 2)),
+        ("SeriesDescription", ("ARTERIAL", "VENOUS")),
+        ("ContrastBolusAgent", ("", "IOHEXOL")),
+        ("NominalPercentageOfCardiacPhase", (30, 75)),
+        ("TriggerTime", (300, 700)),
+        ("FilterType", ("BODY", "HEAD")),
+    ],
+)
+def test_phases_half_a_step_apart_are_two_scans(tmp_path: Path, key: str, values: tuple[object, object]) -> None:
+    for value, offset, field in zip(values, (0.0, 1.0), (waves, brighter), strict=True):
+
+        def change(ds: Dataset, number: int, value: object = value) -> None:
+            ds.SeriesInstanceUID = "1.2.3"
+            setattr(ds, key, value)
+
+        write_field(tmp_path / str(offset), straight() + np.array([0, 0, offset]), field, change=change)
+    one, other = sorted(find_studies(tmp_path), key=lambda study: study.files[0])
+    assert [len(study.files) for study in (one, other)] == [40, 40]
+    assert error_of(read_ct_series(list(one.files))).max() <= 0.51
+    assert error_of(read_ct_series(list(other.files)), brighter).max() <= 0.51
+
+
+def test_uneven_halves_of_one_scan_stay_together(tmp_path: Path) -> None:
+    """Acquisitions that take turns: none of them is a stack of even steps by itself."""
+
+    def change(ds: Dataset, number: int) -> None:
+        ds.AcquisitionNumber = 1 + number % 5 // 2
+
+    files = write_field(tmp_path, straight(), change=change)
+    (study,) = find_studies(tmp_path)
+    assert len(study.files) == 40 and error_of(read_ct_series(files)).max() <= 0.51
+
+
 def test_a_slice_that_was_sent_again_under_another_uid_leaves_the_scan_whole(tmp_path: Path) -> None:
     files = write_field(tmp_path, straight())
     plain = read_ct_series(files)
@@ -191,6 +230,59 @@ def test_localizers_pictures_and_other_planes_are_left_out_and_counted(tmp_path:
         "1 images are left out: picture",
         "1 images are left out: slice of another plane",
     )
+
+
+def many_screens(ds: Dataset) -> None:
+    dose_screen(ds)
+    ds.NumberOfFrames, ds.PixelData = 5, bytes(5 * 24 * 20 * 3)
+
+
+def derived_without_a_place(ds: Dataset) -> None:
+    ds.ImageType = ["DERIVED", "PRIMARY", "AXIAL"]
+    del ds.ImagePositionPatient, ds.ImageOrientationPatient
+
+
+def reformatted(ds: Dataset, kind: list[str], z: float) -> None:
+    ds.ImageType, ds.ImageOrientationPatient = kind, [1, 0, 0, 0, 1, 0]
+    ds.ImagePositionPatient, ds.PixelSpacing = [-20, 30, z], [2, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ([many_screens], "picture"),
+        ([derived_without_a_place], "picture"),
+        ([lambda ds: reformatted(ds, ["DERIVED", "SECONDARY", "MPR"], 5.0)], "reformatted slice"),
+        ([lambda ds: reformatted(ds, ["DERIVED", "SECONDARY", "MPR"], 6.0)], "reformatted slice"),
+        (
+            [lambda ds, z=z: reformatted(ds, ["DERIVED", "PRIMARY", "MIP"], z) for z in (-35.3, -3.0, 2.5, 9.5)],
+            "reformatted slice",
+        ),
+    ],
+)
+def test_pictures_of_many_frames_and_reformatted_slices_are_left_out(
+    tmp_path: Path, changes: list[Callable[[Dataset], object]], kind: str
+) -> None:
+    files = write_field(tmp_path, straight())
+    plain = read_ct_series(files)
+    series = str(pydicom.dcmread(files[0]).SeriesInstanceUID)
+    for number, change in enumerate(changes):
+        extra(series, tmp_path, f"extra{number}.dcm", change)
+    (study,) = find_studies(tmp_path)
+    volume, notes = read_ct_series_noted(list(study.files))
+    assert np.array_equal(volume.hu_DHW, plain.hu_DHW) and np.array_equal(volume.affine, plain.affine)
+    assert notes == (f"{len(changes)} images are left out: {kind}",)
+
+
+def test_a_derived_slice_that_fits_is_one_and_derived_stacks_are_scans(tmp_path: Path) -> None:
+    def one(ds: Dataset, number: int) -> None:
+        ds.ImageType = ["DERIVED", "SECONDARY", "AXIAL"] if number in (0, 7) else ["ORIGINAL", "PRIMARY", "AXIAL"]
+
+    volume, notes = read_ct_series_noted(write_field(tmp_path / "one", straight(), change=one))
+    assert notes == () and error_of(volume).max() <= 0.51
+    first, second = ["ORIGINAL", "PRIMARY", "AXIAL"], ["DERIVED", "SECONDARY", "AVERAGE"]
+    both(tmp_path / "both", put("ImageType", first), put("ImageType", second))
+    assert sorted(len(study.files) for study in find_studies(tmp_path / "both")) == [40, 40]
 
 
 def put_type(kind: str) -> Callable[[Dataset], object]:

@@ -80,10 +80,10 @@ def test_half_of_a_wide_body_is_no_body_with_one_lung(chest: Volume, half: slice
 
 
 def test_gas_on_one_side_of_an_abdomen_is_no_lung(chest: Volume) -> None:
+    gas = one_lung(Volume(np.where(chest.hu_DHW < -500, -1000, chest.hu_DHW), chest.affine), True)
     with pytest.raises(AxonError, match=r"NO_CHEST.* l of air"):
-        check_chest(
-            one_lung(Volume(np.where(chest.hu_DHW < -500, -1000, chest.hu_DHW), chest.affine), True), CtConfig()
-        )
+        check_chest(gas, CtConfig())
+    check_chest(gas, CtConfig(gas_hu=-1001.0))
 
 
 def test_an_abdomen_and_arms_are_refused(chest: Volume) -> None:
@@ -96,6 +96,8 @@ def test_thresholds_are_the_configurations(chest: Volume) -> None:
     check_chest(cut(chest, d=slice(45, 90)), CtConfig(max_cut_share=1.0))
     with pytest.raises(AxonError, match="NO_CHEST"):
         check_chest(chest, CtConfig(min_lung_l=9.0))
+    with pytest.raises(AxonError, match="NO_CHEST"):
+        check_chest(chest, CtConfig(min_area_share=0.99))
 
 
 @pytest.mark.skipif(not REAL, reason=REAL_DATA_UNSET)

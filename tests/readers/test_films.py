@@ -14,10 +14,11 @@ from PIL import Image
 
 from axon.errors import AxonError
 from axon.geometry.mend import Mend, without_frame
+from axon.readers.film_formats import read_picture
 from axon.readers.film_studies import choose_views, is_study, study_folder
 from axon.readers.films import read_xray, sure_view
 from tests.conftest import REAL_DATA_UNSET
-from tests.support.film_kinds import KINDS, dicom, framed, levels, lut, nrrd, picture
+from tests.support.film_kinds import KINDS, dicom, framed, levels, lut, nrrd, picture, tiff, turned_for
 from tests.support.films import chest_like, write_film
 from tests.support.small_model import write_films
 
@@ -54,6 +55,31 @@ def test_a_rendered_film_of_each_kind_is_the_untouched_film(
 def test_a_black_border_is_cut_off_a_film_without_air(rendered: dict[str, np.ndarray], tmp_path: Path) -> None:
     film_HW = 0.2 + 0.8 * rendered["frontal"]
     assert likeness(read_xray(framed(0.0)(tmp_path / "film", film_HW)).image_HW, film_HW) > 0.99
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["TIFF", "TIFF of 16 bits", "PNG", "PNG of 16 bits", "JPEG"])
+def test_a_picture_is_turned_as_it_says(
+    kind: str, orientation: int, rendered: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    film_HW, path = rendered["frontal"][:-40], tmp_path / "film"
+    if kind.startswith("TIFF"):
+        tiff("<u2" if "16" in kind else "|u1", orientation=orientation)(path, film_HW)
+    else:
+        exif = Image.Exif()
+        exif[0x112] = orientation
+        stored_HW = turned_for(film_HW, orientation)
+        picture(kind.split()[0], 65535 if "16" in kind else 255, exif=exif)(path, stored_HW)
+    found = read_picture(path)
+    assert found is not None and likeness(found.image_HW, film_HW) > 0.99
+
+
+def test_a_tiff_of_colours_that_nobody_would_read_rightly_is_refused(
+    rendered: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    write = tiff("<u2", photometric=2, colours=3, planes=True)
+    with pytest.raises(AxonError, match=r"XRAY_UNREADABLE.*16 bits in planes of their own"):
+        read_xray(write(tmp_path / "film", rendered["frontal"]))
 
 
 def test_jpeg_xl_is_read_where_its_decoder_is_at_hand(rendered: dict[str, np.ndarray], tmp_path: Path) -> None:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import gzip
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 
 from axon.config import CtConfig
 from axon.errors import AxonError
-from axon.geometry.volume import lps_to_ras
+from axon.geometry.volume import Volume, lps_to_ras
 from axon.readers.layouts import find_studies, survey
 from axon.readers.volumes import read_ct, read_grid
+from tests.conftest import REAL_DATA_UNSET
+from tests.support.ct_series import write_series
 from tests.support.trees import chest, itk, labels, nifti, repacked
 
+REAL = os.environ.get("AXON_TEST_DATA", "")
 AFFINE = lps_to_ras(chest().affine)
 
 
@@ -163,6 +168,75 @@ def test_values_that_are_scaled_or_windowed_are_refused_with_what_was_seen(
     with pytest.raises(AxonError, match="NOT_A_CT") as error:
         read_ct(find_studies(tmp_path)[0].files)
     assert seen in error.value.message
+
+
+def quantised(values: np.ndarray, low: int, high: int, path: Path, as_bytes: bool) -> None:
+    """A window of 256 levels, as numbers of HU or as bytes with a slope."""
+    step = (high - low) / 255
+    levels = np.rint((np.clip(values, low, high) - low) / step)
+    if not as_bytes:
+        return image((levels * step + low).astype(np.float32), path)
+    image(levels.astype(np.uint8), path)
+    content = bytearray(path.read_bytes())
+    content[112:120] = np.array([step, low], "<f4").tobytes()
+    path.write_bytes(content)
+    return None
+
+
+@pytest.mark.parametrize("as_bytes", [False, True])
+@pytest.mark.parametrize("window", [(-1000, 400), (-1350, 150), (-1000, 150)])
+def test_a_window_of_256_levels_is_refused(tmp_path: Path, window: tuple[int, int], as_bytes: bool) -> None:
+    quantised(whd(), *window, tmp_path / "a.nii", as_bytes)
+    with pytest.raises(AxonError, match=rf"NOT_A_CT.*are the greatest, {window[1]}: windowed"):
+        read_ct(find_studies(tmp_path)[0].files)
+
+
+@pytest.mark.skipif(not REAL, reason=REAL_DATA_UNSET)
+@pytest.mark.parametrize("window", [(-1000, 400), (-1350, 150), (-1000, 150)])
+def test_so_it_is_of_a_real_ct_which_is_read_without_its_window(tmp_path: Path, window: tuple[int, int]) -> None:
+    (study,) = [one for one in find_studies(Path(REAL) / "ct") if one.patient_id == "LIDC-IDRI-0001"]
+    plain = read_ct(study.files)
+    quantised(plain.hu_DHW.transpose(2, 1, 0), *window, tmp_path / "a.nii", True)
+    with pytest.raises(AxonError, match=r"NOT_A_CT.*windowed"):
+        read_ct([tmp_path / "a.nii"])
+
+
+def pieces() -> np.ndarray:
+    """A chest of one value a tissue, with a spine that is the densest of it; shape (W, H, D)."""
+    z, y, x = np.mgrid[0:40, 0:64, 0:64]
+    hu_DHW = np.full(z.shape, -1000, np.int16)
+    hu_DHW[((y - 32) / 22) ** 2 + ((x - 32) / 28) ** 2 < 1] = 40
+    for middle in (20, 44):
+        hu_DHW[((y - 32) / 14) ** 2 + ((x - middle) / 8) ** 2 + ((z - 20) / 16) ** 2 < 1] = -850
+    hu_DHW[((y - 25) / 5) ** 2 + ((x - 32) / 3) ** 2 + ((z - 20) / 9) ** 2 < 1] = 300
+    hu_DHW[((y - 46) / 4) ** 2 + ((x - 32) / 4) ** 2 < 1] = 600
+    return hu_DHW.transpose(2, 1, 0)
+
+
+def test_a_phantom_of_few_values_is_read_and_so_is_one_that_was_tilted(tmp_path: Path) -> None:
+    image(pieces(), tmp_path / "a.nii")
+    assert np.count_nonzero(read_ct([tmp_path / "a.nii"]).hu_DHW == 600) > 0.002 * pieces().size
+    spread = np.diag([5.0, 5.0, 5.0, 1.0])
+    files = write_series(tmp_path / "tilted", Volume(pieces().transpose(2, 1, 0), spread))
+    for number, path in enumerate(files):
+        ds = pydicom.dcmread(path)
+        ds.ImagePositionPatient = [0, round(5 * number * np.tan(np.radians(10)), 4), 5 * number]
+        ds.save_as(path)
+    volume = read_ct(files)
+    assert "gantry tilt" in " ".join(volume.notes) and volume.hu_DHW.max() == 600
+    assert len(np.unique(volume.hu_DHW)) > 256
+
+
+@pytest.mark.parametrize("padding", [-1024, -2000, -3024])
+def test_values_that_are_1024_too_high_are_taken_back_around_padding_too(tmp_path: Path, padding: int) -> None:
+    """Beyond the circle that a scanner sees there is no measurement, and what stands there is no air."""
+    x, y = np.mgrid[: whd().shape[0], : whd().shape[1]]
+    outside = (x - x.mean()) ** 2 + (y - y.mean()) ** 2 > (len(x) / 2) ** 2
+    hu = np.where(outside[..., None], -1024, np.maximum(whd(), -1024))
+    image(np.where(outside[..., None], padding, hu + 1024).astype(np.int16), tmp_path / "a.nii")
+    volume = read_ct([tmp_path / "a.nii"])
+    assert volume.notes == ("the values were 1024 above HU: they are taken back",)
+    assert np.array_equal(volume.hu_DHW, hu.transpose(2, 1, 0))
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32])

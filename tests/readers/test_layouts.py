@@ -12,6 +12,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
+from axon.dicom.slices import MAX_FRAMES_FILE_BYTES
 from axon.errors import AxonError
 from axon.names import plain_name
 from axon.readers.layouts import find_studies, survey
@@ -263,6 +264,35 @@ def test_two_sets_of_one_origin_are_joined_by_the_series(tmp_path: Path) -> None
     assert len(found.studies) == 2 and found.notes == [
         f"{series_pseudonym(patient, UIDS[0])} is there twice, as DICOM and as a volume: DICOM is taken"
     ]
+
+
+def test_a_series_of_luna16_in_two_folders_is_one_case_and_its_other_forms_are_its_patients(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        itk(tmp_path / folder / f"{UIDS[0]}.mhd")
+    words(tmp_path / "b/metadata.csv", f"Series UID,Subject ID\n{UIDS[0]},LIDC-IDRI-0078\n")
+    nifti(tmp_path / f"c/{UIDS[0]}.nii.gz")
+    nifti(tmp_path / f"d/{UIDS[0]}.nii.gz", values_DHW=chest().hu_DHW.astype("float32"))
+    found = survey(tmp_path)
+    patient = patient_pseudonym("LIDC-IDRI-0078")
+    assert {study.patient_id for study in found.studies} == {patient}
+    assert [study.files[0].relative_to(tmp_path).parts[0] for study in found.studies] == ["d", "b"]
+    case = series_pseudonym(patient, UIDS[0])
+    assert found.studies[1].case_id == case
+    assert found.notes == [f"{case} is there twice, as two volumes: one is taken"] * 2
+    why = "another copy of a series that is taken"
+    left = [tmp_path / "a" / f"{UIDS[0]}{suffix}" for suffix in (".mhd", ".raw")]
+    assert [one.path for one in found.passed_over if one.why == why] == [*left, tmp_path / f"c/{UIDS[0]}.nii.gz"]
+
+
+def test_a_large_file_that_is_no_dicom_is_passed_over(tmp_path: Path) -> None:
+    nifti(tmp_path / "a.nii.gz")
+    for name in ("x.zip.001", "film.mp4"):
+        with (tmp_path / name).open("wb") as file:
+            file.write(b"PK\3\4")
+            file.truncate(MAX_FRAMES_FILE_BYTES + 1)
+    found = survey(tmp_path)
+    assert [study.case_id for study in found.studies] == ["a"]
+    assert {why for _, why in found.passed_over} == {"no image that can be read"}
 
 
 def test_a_mask_is_told_by_folder_by_a_name_beside_or_by_header_and_not_by_guess(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
@@ -14,7 +15,7 @@ from axon.data.ingest import chosen_series
 from axon.dicom.series import read_header
 from axon.errors import AxonError
 from axon.readers.layouts import find_studies, one_of_each_scan
-from tests.support.ct_series import straight, write_field, write_series
+from tests.support.ct_series import straight, write_enhanced, write_field, write_series
 from tests.support.trees import chest, nifti
 
 
@@ -53,6 +54,25 @@ def test_the_thinnest_soft_tissue_series_of_a_scan_is_taken(scan: Path) -> None:
     assert note.endswith("is taken of 4 series of a scan: 2 mm a slice") and note.split()[0] in {
         s.case_id for s in kept
     }
+
+
+def test_how_much_of_a_scan_a_series_must_cover_is_configuration(scan: Path) -> None:
+    kept, _ = one_of_each_scan(find_studies(scan), CtConfig(min_series_share=0.05))
+    assert folders(kept) == {"a part", "another", "says nothing"}
+
+
+def test_the_kernel_of_an_enhanced_ct_lies_in_its_groups(tmp_path: Path) -> None:
+    for name, count, step, kernel in (("sharp", 80, 1.0, "LUNG"), ("soft", 40, 2.0, "STANDARD")):
+        classic = write_field(tmp_path / "classic" / name, straight(count, step), change=of_scan("STANDARD"))
+        path = write_enhanced(tmp_path / "enhanced" / name, classic)
+        ds = pydicom.dcmread(path)
+        reconstruction = Dataset()
+        reconstruction.ConvolutionKernel = kernel
+        ds.SharedFunctionalGroupsSequence[0].CTReconstructionSequence = [reconstruction]
+        del ds.ConvolutionKernel
+        ds.save_as(path)
+    studies = find_studies(tmp_path / "enhanced")
+    assert len(studies) == 2 and folders(one_of_each_scan(studies, CtConfig())[0]) == {"soft"}
 
 
 def test_the_check_says_which_was_taken(scan: Path) -> None:

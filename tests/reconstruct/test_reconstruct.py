@@ -22,6 +22,7 @@ from axon.cli import main
 from axon.dicom.ct import read_ct_series
 from axon.errors import AxonError
 from axon.geometry.film import believable_spacing, to_detector
+from axon.geometry.mend import Mend
 from axon.geometry.volume import Volume, cube_affine, lps_to_ras
 from axon.reconstruct import RECORD, on_detector, read_films, sample, write
 from tests.conftest import REAL_DATA_UNSET
@@ -496,6 +497,14 @@ def test_one_view_may_be_asked_for(model: Path, films: tuple[Path, Path], tmp_pa
     assert set(read_films(*films, view="frontal").xrays) == {"frontal"}
     # A single film is taken to show what the user says.
     assert read_films(films[1], None, view="frontal").xrays["frontal"].view == "lateral"
+
+
+def test_of_two_films_the_lateral_one_alone_is_mended_as_the_lateral_one(films: list[Path], tmp_path: Path) -> None:
+    Image.fromarray(np.rot90(np.asarray(Image.open(films[1])))).save(tmp_path / "turned.png")
+    plain = read_films(*films, view="lateral").xrays["lateral"].image_HW
+    mends = {"frontal": Mend(invert=True), "lateral": Mend(rotate=90)}
+    read = read_films(films[0], tmp_path / "turned.png", view="lateral", mends=mends)
+    assert np.array_equal(read.xrays["lateral"].image_HW, plain)
 
 
 def test_a_film_that_was_turned_has_no_left_and_right_as_given(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,47 @@ def white_is_zero(path: Path, film_HW: np.ndarray) -> Path:
     return path
 
 
+def tiff(kind: str, photometric: int = 1, orientation: int = 1, colours: int = 1, planes: bool = False) -> Writer:
+    """A TIFF of one strip, or of one for each colour, uncompressed, as TIFF 6.0 has it; ``kind`` is numpy's, with its
+    byte order.
+    """
+
+    def write(path: Path, film_HW: np.ndarray) -> Path:
+        dtype = np.dtype(kind)
+        shown = turned_for(1 - film_HW if photometric == 0 else film_HW, orientation)
+        top = 1.0 if dtype.kind == "f" else np.iinfo(dtype).max
+        values = np.repeat((top * shown.astype(float)).astype(dtype)[..., None], colours, axis=2)
+        strips = [plane.tobytes() for plane in np.moveaxis(values, 2, 0)] if planes else [values.tobytes()]
+        order, bits = (">" if kind[0] == ">" else "<"), 8 * dtype.itemsize
+        sample = {"u": 1, "i": 2, "f": 3}[dtype.kind]
+        sizes = [len(strip) for strip in strips]
+        tags = [(256, [shown.shape[1]]), (257, [shown.shape[0]]), (258, [bits] * colours), (259, [1])]
+        tags += [(262, [photometric]), (273, [0] * len(strips)), (274, [orientation]), (277, [colours])]
+        tags += [(278, [shown.shape[0]]), (279, sizes), (284, [1 + planes]), (339, [sample] * colours)]
+        end = 14 + 12 * len(tags)
+        first = end + sum(4 * len(values) for _, values in tags if len(values) > 1)
+        starts = [first + sum(sizes[:number]) for number in range(len(strips))]
+        table, more = b"", b""
+        for tag, numbers in tags:
+            numbers = starts if tag == 273 else numbers
+            told = struct.pack(f"{order}{len(numbers)}I", *numbers)
+            at = struct.pack(f"{order}I", end + len(more))
+            more += told if len(numbers) > 1 else b""
+            table += struct.pack(f"{order}HHI", tag, 4, len(numbers)) + (told if len(numbers) == 1 else at)
+        head = struct.pack(f"{order}2sHIH", b"II" if order == "<" else b"MM", 42, 8, len(tags))
+        path.write_bytes(head + table + bytes(4) + more + b"".join(strips))
+        return path
+
+    return write
+
+
+def turned_for(film_HW: np.ndarray, orientation: int) -> np.ndarray:
+    """What is stored of a film where its file says this orientation, 1 to 8, of Exif and TIFF."""
+    turned = film_HW.T if orientation > 4 else film_HW
+    turned = turned[::-1] if orientation in (3, 4, 6, 7) else turned
+    return np.ascontiguousarray(turned[:, ::-1] if orientation in (2, 3, 7, 8) else turned)
+
+
 def cast(red: float, green: float, blue: float, offset: float = 0.0) -> Writer:
     """A photograph of a light box."""
 
@@ -133,6 +175,7 @@ KINDS: dict[str, Writer] = {
     "a negative slope and MONOCHROME1": dicom(
         "MONOCHROME1", negative=True, RescaleSlope="-10", RescaleIntercept="40950"
     ),
+    "a negative slope and INVERSE": dicom(RescaleSlope="-10", RescaleIntercept="40950", PresentationLUTShape="INVERSE"),
     "a window for 8 bits": dicom(WindowCenter="128", WindowWidth="256"),
     "a window without a width": dicom(WindowCenter="0", WindowWidth="0"),
     "a first window for 8 bits": dicom(WindowCenter=["128", "2048"], WindowWidth=["256", "4096"]),
@@ -153,6 +196,15 @@ KINDS: dict[str, Writer] = {
     "TIFF": picture("TIFF"),
     "TIFF of 16 bits": picture("TIFF", 65535),
     "TIFF of 16 bits, white is zero": white_is_zero,
+    "TIFF, big-endian, 16 bits": tiff(">u2"),
+    "TIFF, big-endian, 16 bits, white is zero": tiff(">u2", photometric=0),
+    "TIFF of 32 bits": tiff("<u4"),
+    "TIFF, big-endian, 32 bits, white is zero": tiff(">u4", photometric=0),
+    "TIFF of 32 bits with a sign": tiff("<i4"),
+    "TIFF of real numbers, white is zero": tiff("<f4", photometric=0),
+    "TIFF, RGB": tiff("|u1", photometric=2, colours=3),
+    "TIFF, RGB of 16 bits": tiff("<u2", photometric=2, colours=3),
+    "TIFF, RGB in planes": tiff("|u1", photometric=2, colours=3, planes=True),
     "WebP": picture("WEBP", quality=95),
     "BMP": picture("BMP"),
     "JPEG": picture("JPEG", quality=95),

@@ -1,6 +1,7 @@
 """Will these data work? What a folder holds, by rule, and what is wrong with it; nothing in it is changed.
 
-No identity is printed: values of DICOM headers never are, nor the names of folders and files that hold DICOM.
+No identity is printed: values of DICOM headers never are, nor the names of folders and files that hold DICOM or lie
+beside such.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from axon.config import Config, CtConfig
 from axon.data.ingest import plainly_named, run_in_order
 from axon.data.origins import are_several, join_patients, origin_of, told
+from axon.data.packed import digest_of
 from axon.data.patients import print_of
 from axon.data.qa import coronal_tile, write_sheet
 from axon.errors import AxonError
@@ -32,11 +34,13 @@ from axon.readers.layouts import Found, Study, one_of_each_scan, survey
 from axon.readers.volumes import ITK, NIFTI, read_ct, read_grid, suffix_of
 
 T = TypeVar("T")
-_EXAMPLES = 3
+_EXAMPLES, _NAMES = 3, 10
 _FILES_A_WORKER, _CHUNK = 5000, 250
 _HEADERS_A_STUDY = 1000
 """So many headers are read in about the time of a study's voxels."""
 _GUESS = "any folder"
+_PLAIN = {"readme", "license", "licence", "notes", "metadata", "meta", "dataset", "manifest", "patients", "dicomdir"}
+"""What files that are nobody's are called, without suffix."""
 _INSIDE = ("origin", "print", "tile")
 """What of a study is for the check alone."""
 
@@ -94,8 +98,8 @@ class Checked:
             *_rules(self.usable),
             *_ranges(self.usable),
             *_refused(self.rejected),
-            *_counted("passed over", [why for _, why in self.passed_over]),
-            *_counted("noted", [*self.notes, *(note for one in self.usable for note in one.notes)]),
+            *_passed(self.passed_over),
+            *_noted([*self.notes, *(note for one in self.usable for note in one.notes)]),
         ]
         if guessed := sum(one.rule.startswith(_GUESS) for one in self.usable):
             lines.append(f"whose {guessed} CTs are is guessed by their names: if a guess is wrong, write patients.csv")
@@ -149,8 +153,8 @@ def check_folder(
     work = len(kept) if read else sum(len(study.files) for study in kept) // _HEADERS_A_STUDY
     with run_in_order(work) as run:
         done = tqdm(run(look, kept), "checking", len(kept), unit="study", mininterval=2, disable=None)
-        looked = _once(list(done))
-    usable, joined = _joined([one for one in looked if not one.code])
+        looked, same = _once(list(done))
+    usable, joined = _joined([one for one in looked if not one.code], same)
     if sheet is not None:
         write_sheet(sheet, [(one.case_id, one.tile) for one in usable if one.tile is not None])
     notes = [*found.notes, *chosen, *joined]
@@ -193,60 +197,78 @@ def _look(study: Study, ask: _Ask, rules: CtConfig) -> Looked:
 
 
 def _seen(one: functools.partial[Looked], volume: Volume, ask: _Ask) -> Looked:
-    digest = hashlib.sha256(str(volume.hu_DHW.shape).encode())
-    digest.update(volume.hu_DHW.data)
     spacing = volume.spacing_mm
     return one(
         spacing_mm=spacing,
         extent_mm=tuple(n * mm for n, mm in zip(volume.hu_DHW.shape[::-1], spacing, strict=True)),
-        content=digest.hexdigest(),
+        content=digest_of(volume),
         print=print_of(volume) if ask.printed else "",
         notes=volume.notes,
         tile=coronal_tile(volume) if ask.picture else None,
     )
 
 
-def _once(looked: list[Looked]) -> list[Looked]:
-    """A CT whose voxels were there before is rejected."""
-    first: dict[str, str] = {}
-    out = []
+def _once(looked: list[Looked]) -> tuple[list[Looked], list[tuple[str, str]]]:
+    """A CT whose voxels were there before is rejected; and whose each such copy and its first are."""
+    first: dict[str, Looked] = {}
+    out, same = [], []
     for one in looked:
-        other = first.setdefault(one.content or one.case_id, one.case_id)
-        error = AxonError("CT_DUPLICATE", f"the same CT as {other}", "nothing: it is kept once")
-        facts = {"code": error.code, "message": error.message, "fix": error.fix} if other != one.case_id else {}
-        out.append(Looked(**{**vars(one), **facts}))
-    return out
+        other = first.setdefault(one.content or one.case_id, one)
+        if other is not one:
+            same.append((one.patient_id, other.patient_id))
+            message = f"the same CT as {other.case_id}"
+            one = replace(one, code="CT_DUPLICATE", message=message, fix="nothing: it is kept once")
+        out.append(one)
+    return out, same
 
 
-def _joined(usable: list[Looked]) -> tuple[list[Looked], list[str]]:
-    """The studies with one id for patients of two data sets who share a CT, and what is said of them."""
+def _joined(usable: list[Looked], same: list[tuple[str, str]]) -> tuple[list[Looked], list[str]]:
+    """The studies with one id for patients who share a CT, and what is said of them."""
     rows = [dict(vars(one)) for one in usable]
-    notes = [told(patient, now) for patient, now in sorted(join_patients(rows).items())]
-    return [replace(one, patient_id=row["patient_id"]) for one, row in zip(usable, rows, strict=True)], notes
+    join_patients(rows, same)
+    return [replace(one, patient_id=row["patient_id"]) for one, row in zip(usable, rows, strict=True)], told(rows)
 
 
 def _shown(found: Found, folder: Path) -> list[tuple[str, str]]:
-    """Each file that was passed over by a name that may be shown."""
-    private = {
-        parent
-        for study in found.studies
-        if not suffix_of(study.files[0], NIFTI + ITK)
-        for file in study.files
-        for parent in (file, *file.parents)
-    }
-    private |= {parent for path, why in found.passed_over if "DICOM" in why for parent in (path, *path.parents)}
-    private |= {path for path, why in found.passed_over if why.startswith("an archive")}
-    return [(_name(path, folder, private), why) for path, why in found.passed_over]
+    """Each file that was passed over by a name that may be shown.
+
+    Where there is DICOM, folders and files may be called after patients: of those that lie in the folder itself, names
+    are shown of volumes, whose cases are called so anyway, of folders that hold volumes alone, and of what is nobody's.
+    """
+    files = {file for study in found.studies for file in study.files}
+    passed = {path for path, _ in found.passed_over}
+    dicom = {file for study in found.studies if not _is_volume(study.files[0]) for file in study.files}
+    dicom |= {path for path, why in found.passed_over if "DICOM" in why or path.suffix.lower() == ".dcm"}
+    volumes = {_first(path, folder) for path in files | passed if _is_volume(path)}
+    private = {_first(path, folder) for path in dicom}
+    if private:
+        private |= {first for path in passed if (first := _first(path, folder)) not in volumes and not _is_plain(first)}
+    return [(_name(path, folder, private, why.startswith("an archive")), why) for path, why in found.passed_over]
 
 
-def _name(path: Path, folder: Path, private: set[Path]) -> str:
-    parts = []
-    for place in (path, *path.parents):
-        if place == folder:
-            break
-        hidden = hashlib.sha256(str(place).encode(errors="surrogatepass")).hexdigest()[:8]
-        parts.append(f"({hidden})" if place in private else place.name)
-    return "/".join(parts[::-1])
+def _is_volume(path: Path) -> bool:
+    return bool(suffix_of(path, NIFTI + ITK))
+
+
+def _is_plain(path: Path) -> bool:
+    return path.name.startswith(".") or path.stem.lower() in _PLAIN
+
+
+def _first(path: Path, folder: Path) -> Path:
+    """What lies in ``folder`` itself on the way to ``path``."""
+    return folder.joinpath(*path.relative_to(folder).parts[:1])
+
+
+def _name(path: Path, folder: Path, private: set[Path], itself: bool) -> str:
+    """A file below ``folder``: every part of its name hashed where the first is ``private``, or the file ``itself``."""
+    parts = path.relative_to(folder).parts
+    hidden = _first(path, folder) in private
+    places = [folder.joinpath(*parts[: number + 1]) for number in range(len(parts))]
+    hashed = [hashlib.sha256(str(place).encode(errors="surrogatepass")).hexdigest()[:8] for place in places]
+    return "/".join(
+        f"({code})" if hidden or (itself and place == path) else place.name
+        for code, place in zip(hashed, places, strict=True)
+    )
 
 
 def _rules(usable: Iterable[Looked]) -> list[str]:
@@ -288,6 +310,18 @@ def _printable(line: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
-def _counted(title: str, what: list[str]) -> list[str]:
-    counts = sorted(Counter(what).items(), key=lambda item: (-item[1], item[0]))
-    return [f"{title}:", *(f"{count:6d}  {words}" for words, count in counts)] if counts else []
+def _passed(passed: list[tuple[str, str]]) -> list[str]:
+    """By reason: how many, and which."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for shown, why in passed:
+        names[why].append(shown)
+    lines = ["passed over:"] if names else []
+    for why, found in sorted(names.items(), key=lambda item: (-len(item[1]), item[0])):
+        more = ", ...: --json has all" if len(found) > _NAMES else ""
+        lines.append(f"{len(found):6d}  {why} ({', '.join(found[:_NAMES])}{more})")
+    return lines
+
+
+def _noted(notes: list[str]) -> list[str]:
+    counts = sorted(Counter(notes).items(), key=lambda item: (-item[1], item[0]))
+    return ["noted:", *(f"{count:6d}  {words}" for words, count in counts)] if counts else []

@@ -58,11 +58,15 @@ def list_studies(raw: Path, patients: Path | None = None, public_ids: bool = Fal
         public_ids: Keep the table's names of patients.
 
     Raises:
-        AxonError: ``NAME_UNSAFE``, ``DUPLICATE_CASE``, or those of `find_studies`.
+        AxonError: ``NAME_UNSAFE``, ``DUPLICATE_CASE``, ``PATIENTS_TABLE`` for a table of a packed or fetched dataset,
+            or those of `find_studies`.
     """
+    named = (raw / "manifest.csv").is_file() or ((raw / LIST).is_file() and (raw / "source.json").is_file())
+    fix = "leave the table out, or give it where the folder is packed or fetched"
+    require(not (named and patients), "PATIENTS_TABLE", "this dataset names its patients itself", fix)
     if (raw / "manifest.csv").is_file():
         studies = _packed_studies(raw)
-    elif (raw / LIST).is_file() and (raw / "source.json").is_file():
+    elif named:
         studies = read_listing(raw)
     else:
         studies = find_studies(raw, patients, public_ids)

@@ -1,12 +1,13 @@
-"""Two data sets of one origin in one folder: where both hold a CT under two patients' names, the two are one patient.
+"""One CT under two patients' names: the two are one patient.
 
-Copies with equal voxels are kept once, and series of one UID joined, before; this finds what was resampled or windowed.
+Copies with equal voxels are kept once, whatever data set they are of, and series of one UID are joined before; of two
+data sets of one origin in one folder, fingerprints find what was resampled or windowed, too.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from axon.data.patients import same_cts
@@ -25,30 +26,38 @@ def are_several(studies: Iterable[Study]) -> bool:
     return len({origin_of(study) for study in studies if study.rule}) > 1
 
 
-def join_patients(rows: list[dict[str, Any]]) -> dict[str, str]:
-    """Give patients who share a CT one id, the lowest, in place; the id of before is kept as ``was``.
+def join_patients(rows: list[dict[str, Any]], same: Collection[tuple[str, str]] = ()) -> dict[str, str]:
+    """Give patients who share a CT one id, the lowest of those with a case, in place; the id of before is kept as
+    ``was``.
 
     Args:
         rows: ``patient_id``, ``origin`` and ``print``, the CT's fingerprint, of each case; without the latter, nobody
-            is joined.
+            is joined by it.
+        same: Patients of each copy that was left out and of the CT that was kept.
 
     Returns:
-        dict: The new id of each joined patient.
+        dict: The new id of each joined patient, also of one all of whose CTs were left out.
     """
-    one = {row["patient_id"]: row["patient_id"] for row in rows}
-    for here, there in same_cts([row.get("print", "") for row in rows]):
-        if rows[here]["origin"] != rows[there]["origin"]:
-            low, high = sorted(one[rows[place]["patient_id"]] for place in (here, there))
-            one |= {patient: low for patient, now in one.items() if now == high}
+    there_is = {row["patient_id"] for row in rows}
+    one = {patient: patient for patient in there_is.union(*same)}
+    alike = [
+        (rows[here]["patient_id"], rows[there]["patient_id"])
+        for here, there in same_cts([row.get("print", "") for row in rows])
+        if rows[here]["origin"] != rows[there]["origin"]
+    ]
+    for pair in (*same, *alike):
+        low, high = sorted((one[patient] for patient in pair), key=lambda patient: (patient not in there_is, patient))
+        one |= {patient: low for patient, now in one.items() if now == high}
     joined = {patient: now for patient, now in one.items() if patient != now}
     for row in rows:
         if now := joined.get(row["patient_id"]):
             row |= {"was": row["patient_id"], "patient_id": now}
-    for patient, now in sorted(joined.items()):
-        _log.warning("%s", told(patient, now))
+    for words in told(rows):
+        _log.warning("%s", words)
     return joined
 
 
-def told(patient: str, now: str) -> str:
-    """What is said of a joined patient."""
-    return f"{patient} is taken for {now}: the same CT is in two data sets"
+def told(rows: list[dict[str, Any]]) -> list[str]:
+    """What is said of the joined patients of ``rows``."""
+    joined = {row["was"]: row["patient_id"] for row in rows if "was" in row}
+    return [f"{patient} is taken for {now}: one CT is of both" for patient, now in sorted(joined.items())]

@@ -17,7 +17,7 @@ from axon.config import Config, CtConfig
 from axon.data.dataset_card import card
 from axon.data.ingest import chosen_series, list_studies
 from axon.data.origins import are_several, join_patients, origin_of
-from axon.data.packed import COLUMNS, refuse_duplicate, write_case
+from axon.data.packed import COLUMNS, digest_of, write_case
 from axon.data.packed_films import COLUMNS as FILM_COLUMNS
 from axon.data.packed_films import TABLE, read_film, write_film
 from axon.data.patients import print_of
@@ -81,12 +81,13 @@ def pack(
     studies = chosen_series(list_studies(folder, patients, public_ids), config.data)
     terms = _terms(folder, studies, licence, source)
     with whole_folder(out) as part:
-        rows, rejected = _pack_cts(studies, terms, part, config.data.ct, once=not (folder / "manifest.csv").is_file())
+        once = not (folder / "manifest.csv").is_file()
+        rows, rejected, same = _pack_cts(studies, terms, part, config.data.ct, once)
         if not rows:
             raise AxonError(
                 "NO_CT", f"none of the {len(studies)} studies in {folder} can be read: {_codes(rejected)}", "mend them"
             )
-        joined = join_patients(rows)
+        joined = join_patients(rows, same)
         packed = {row["patient_id"] for row in rows}
         named = [replace(study, patient_id=joined.get(study.patient_id, study.patient_id)) for study in studies]
         films, films_left_out = _pack_films([study for study in named if study.patient_id in packed], terms, part)
@@ -108,18 +109,23 @@ def pack(
 
 def _pack_cts(
     studies: list[Study], terms: Terms, out: Path, rules: CtConfig, once: bool
-) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """Write ``out/cases``; return the manifest's rows and the rejections. With ``once`` no voxels come twice."""
-    rows, rejected = [], []
-    first: dict[str, str] = {}
+) -> tuple[list[dict[str, Any]], list[dict[str, str]], list[tuple[str, str]]]:
+    """Write ``out/cases``; return the manifest's rows and the rejections. With ``once`` no voxels come twice: whose a
+    copy is, and whose the CT that is kept, is returned as well.
+    """
+    rows, rejected, same = [], [], []
+    first: dict[str, Study] = {}
     printed = are_several(studies)
     (out / "cases").mkdir()
     for study in tqdm(studies, desc="packing", unit="study", mininterval=2):
         try:
             volume = read_ct(study.files, rules)
             check_chest(volume, rules)
-            if once:
-                refuse_duplicate(volume, study.case_id, first)
+            kept = first.setdefault(digest_of(volume), study) if once else study
+            if kept is not study:
+                same.append((study.patient_id, kept.patient_id))
+                message = f"the same CT as {kept.case_id}"
+                raise AxonError("CT_DUPLICATE", message, "nothing: it is kept once")
         except AxonError as error:
             _log.warning("%s rejected: %s", study.case_id, error)
             rejected.append({"study": study.case_id, "code": error.code, "message": error.message})
@@ -129,7 +135,7 @@ def _pack_cts(
         row = write_case(out, study.case_id, study.patient_id, study.collection, volume, *terms[study.files[0]])
         told = {"origin": origin_of(study), "print": print_of(volume)} if printed else {}
         rows.append(row | {"split": study.split} | told)
-    return rows, rejected
+    return rows, rejected, same
 
 
 def _pack_films(studies: list[Study], terms: Terms, out: Path) -> tuple[list[dict[str, Any]], Counter[str]]:

@@ -51,8 +51,8 @@ def assemble(shard_folders: list[Path], raw: Path, config: Config, out: Path) ->
     also of those left out, with the reason), ``splits.json``, ``cases/``, ``dataset.json`` and ``README.md``, the
     dataset card.
 
-    A CT that is there twice under two names is kept once, and patients of two data sets who share one are joined,
-    unless ``raw`` is a packed dataset, which stays as it is.
+    A CT that is there twice under two names is kept once, and patients who share one are joined, unless ``raw`` is a
+    packed dataset, which stays as it is.
 
     Returns:
         dict: What ``dataset.json`` holds: source, split_hash, counts, rejected (by code), films (real ones by view),
@@ -68,8 +68,8 @@ def assemble(shard_folders: list[Path], raw: Path, config: Config, out: Path) ->
 
     rows, rejected, films_rejected = _merge_reports(shard_folders)
     if not (raw / "manifest.csv").is_file():
-        rows, twice = _once(rows)
-        join_patients(rows)
+        rows, twice, same = _once(rows)
+        join_patients(rows, same)
         rejected = sorted([*rejected, *twice], key=lambda row: row["study"])
     _check_rejected(len(rows), rejected, config)
     sets = sets_of(raw / "splits.json", rows, config)
@@ -261,17 +261,21 @@ def _merge_reports(
     return sorted(rows, key=lambda row: row["case_id"]), sorted(rejected, key=lambda row: row["study"]), films_rejected
 
 
-def _once(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """The first case of each content, and a rejection of each other."""
-    first: dict[str, str] = {}
-    kept, twice = [], []
+def _once(
+    rows: list[dict[str, Any]],
+) -> tuple[list[dict[str, Any]], list[dict[str, str]], list[tuple[str, str]]]:
+    """The first case of each content, a rejection of each other, and whose each other and its first are."""
+    first: dict[str, dict[str, Any]] = {}
+    kept, twice, same = [], [], []
     for row in rows:
-        case = first.setdefault(row.get("content", row["case_id"]), row["case_id"])
-        if case == row["case_id"]:
+        one = first.setdefault(row.get("content", row["case_id"]), row)
+        if one is row:
             kept.append(row)
         else:
-            twice.append({"study": row["case_id"], "code": "CT_DUPLICATE", "message": f"the same CT as {case}"})
-    return kept, twice
+            message = f"the same CT as {one['case_id']}"
+            twice.append({"study": row["case_id"], "code": "CT_DUPLICATE", "message": message})
+            same.append((row["patient_id"], one["patient_id"]))
+    return kept, twice, same
 
 
 def _by_code(rejected: list[dict[str, str]]) -> dict[str, int]:

@@ -44,8 +44,8 @@ def sets_of(path: Path, rows: list[dict[str, Any]], config: Config) -> dict[str,
 
 
 def split_patients(rows: list[dict[str, Any]], config: Config) -> dict[str, str]:
-    """Set of each patient: as ``patients.csv`` says, else the first named set with a pattern that fits, else by a keyed
-    hash of the patient id.
+    """Set of each patient: as ``patients.csv`` says, else the named set that fits, else by a keyed hash of
+    the patient id.
 
     A set that came out empty takes the patient of lowest hash from the largest; ``internal`` only where there is no
     test set at all. A training set that came out too small takes patients back from the larger hashed sets.
@@ -62,12 +62,15 @@ def split_patients(rows: list[dict[str, Any]], config: Config) -> dict[str, str]
 
 
 def _named_patients(rows: list[dict[str, Any]], named_sets: dict[str, list[str]]) -> dict[str, str]:
-    """Set of each patient whose id or collection fits a named set's pattern."""
+    """Set of each patient whose id or collection fits a named set's pattern. Raises AxonError
+    ``PATIENT_IN_TWO_SETS``.
+    """
     labels: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         labels[row["patient_id"]] |= {row["patient_id"], row.get("was", row["patient_id"]), row["collection"]}
-    found = {patient: _named_set(texts, named_sets) for patient, texts in labels.items()}
-    return {patient: name for patient, name in found.items() if name}
+    found = [(patient, name) for patient, texts in labels.items() for name in _fitting(texts, named_sets)]
+    _one_set_each(found)
+    return dict(found)
 
 
 def _hashed_patients(patients: Iterable[str], config: Config) -> dict[str, list[str]]:
@@ -133,11 +136,13 @@ def _place(patient: str, seed: int) -> float:
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
-def _named_set(labels: set[str], named_sets: dict[str, list[str]]) -> str:
-    for name, patterns in named_sets.items():
-        if any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns for text in labels):
-            return name
-    return ""
+def _fitting(labels: set[str], named_sets: dict[str, list[str]]) -> list[str]:
+    """The named sets with a pattern that fits a label."""
+    return [
+        name
+        for name, patterns in named_sets.items()
+        if any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns for text in labels)
+    ]
 
 
 def _sets_of_file(path: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
@@ -178,5 +183,5 @@ def _one_set_each(pairs: Iterable[tuple[str, str]]) -> None:
         sets[patient].add(name)
     if twice := sorted(patient for patient, names in sets.items() if len(names) > 1):
         raise AxonError(
-            "PATIENT_IN_TWO_SETS", f"patients in more than one set: {', '.join(twice)}", "split by patient, not by case"
+            "PATIENT_IN_TWO_SETS", f"patients in more than one set: {', '.join(twice)}", "give each patient one set"
         )

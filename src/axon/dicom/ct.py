@@ -138,7 +138,15 @@ def _frames(path: Path) -> list[_Frame]:
     with guarded("CT", "a slice"):
         ds, pixels_at = parse_to_pixels(path, _HEADER, "CT", bound_of(path))
         at = pixels_at if is_native(ds) else None
-        return [(header_of(path, number, frame), frame, at) for number, frame in enumerate(frames_of(ds, TRAITS))]
+        grouped = bool(ds.get(GROUPS[1]))
+        several = int(ds.get("NumberOfFrames") or 1) > 1
+        frames = [ds] if several and not grouped and header_of(path, 0, ds).picture else frames_of(ds, TRAITS)
+        return [(header_of(path, number, frame, grouped), frame, at) for number, frame in enumerate(frames)]
+
+
+def first_header(path: Path) -> SliceHeader:
+    """The header of the first slice of a file, classic or enhanced. Raises AxonError ``CT_*``."""
+    return _frames(path)[0][0]
 
 
 def _check_identity(headers: list[SliceHeader]) -> None:

@@ -48,12 +48,30 @@ TRAITS = [
 """What tells scans of one SeriesInstanceUID apart; the first that leaves no two slices at one place does."""
 _RECONSTRUCTION = ["TemporalPositionIdentifier", "TemporalPositionIndex", "ConvolutionKernel", "SliceThickness", "KVP"]
 """Those of which a scan has one only: slices of two are two scans, wherever they lie."""
+_PHASE = [
+    "AcquisitionNumber",
+    "EchoNumbers",
+    "FilterType",
+    "NominalPercentageOfCardiacPhase",
+    "NominalCardiacTriggerDelayTime",
+    "TriggerTime",
+    "ContrastBolusAgent",
+    "SeriesDescription",
+    "ImageType",
+    "AcquisitionTime",
+    "ContentTime",
+]
+"""Those of which a scan may have several, a breath each; slices of two are two scans where each is an even stack by
+itself, one between the other."""
 _ORDER = ["InstanceNumber", "ContentTime", "AcquisitionTime"]
 _PLACE = ["ImagePositionPatient", "ImageOrientationPatient"]
 HEADER = list(dict.fromkeys([*_IDENTITY, *_SCAN, *_PLACE, *TRAITS, *_ORDER, "NumberOfFrames"]))
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _OTHER_PLANE = np.cos(np.radians(30))
 _SAME_MM = 0.01
+_REFORMATTED = {"MPR", "MIP", "MINIP", "MIN_IP", "AVERAGE", "REFORMATTED", "PROJECTION IMAGE", "CSA MPR", "VRT", "CPR"}
+_LEAST_SCAN, _EVEN = 8, (0.75, 1.5)
+"""Slices that a scan has at least, and how far its steps may be from the usual one."""
 _SHARP = re.compile(r"LUNG|BONE|EDGE|SHARP|ULTRA|[DEFL]$|Y[A-D]$|FC[3-9]\d|[BHIQTU][A-Z]?[5-9]\d", re.I)
 """Kernels for lungs and bones as GE, Philips, Canon and Siemens call them; what is none of them is for soft tissue."""
 MIN_SLICES = 3
@@ -99,6 +117,11 @@ class SliceHeader:
         """Whether its kernel is one for lungs or bones."""
         return bool(_SHARP.match(dict(zip(TRAITS, self.traits, strict=True)).get("ConvolutionKernel", "")))
 
+    @property
+    def kinds(self) -> list[str]:
+        """What ImageType says: ORIGINAL or DERIVED, PRIMARY or SECONDARY, and more."""
+        return _kinds(dict(zip(TRAITS, self.traits, strict=True)).get("ImageType", ""))
+
 
 @dataclass(frozen=True)
 class Part:
@@ -126,10 +149,12 @@ def bound_of(path: Path) -> int:
     return MAX_FILE_BYTES if path.stat().st_size <= MAX_FILE_BYTES else MAX_FRAMES_FILE_BYTES
 
 
-def header_of(path: Path, frame: int, ds: Dataset) -> SliceHeader:
-    """The header of one slice out of its elements. Raises AxonError ``CT_TOO_LARGE`` or ``CT_UNREADABLE``."""
+def header_of(path: Path, frame: int, ds: Dataset, grouped: bool = False) -> SliceHeader:
+    """The header of one slice out of its elements, which may be those of one frame, of functional groups. Raises
+    AxonError ``CT_TOO_LARGE`` or ``CT_UNREADABLE``.
+    """
     with guarded("CT", "a slice"):
-        kinds = [kind.strip() for kind in raw(ds, "ImageType").upper().split("\\")]
+        kinds = _kinds(raw(ds, "ImageType"))
         modality, series = str(ds.get("Modality") or ""), str(ds.get("SeriesInstanceUID") or "")
         named = bool(modality and series)
         require(named, "CT_UNREADABLE", "a file lacks Modality or SeriesInstanceUID", "export the series again")
@@ -138,7 +163,9 @@ def header_of(path: Path, frame: int, ds: Dataset) -> SliceHeader:
         require(small, "CT_TOO_LARGE", f"a file is larger than {MAX_FILE_BYTES} bytes", "export one file an image")
         height, normal = _place(ds)
         captured = raw(ds, "SOPClassUID").startswith(_SECONDARY_CAPTURE)
-        picture = frames == 1 and (captured or ("SECONDARY" in kinds[1:2] and height is None))
+        # A capture of many frames is a film of screens, unless each frame has its place.
+        single = captured or ("SECONDARY" in kinds[1:2] and height is None)
+        picture = single if frames == 1 else captured and not grouped
         uid = raw(ds, "SOPInstanceUID")
         instance = f"{uid}/{frame}" if uid else ""
         traits = tuple(raw(ds, key) for key in TRAITS)
@@ -162,6 +189,10 @@ def header_of(path: Path, frame: int, ds: Dataset) -> SliceHeader:
         )
 
 
+def _kinds(text: str) -> list[str]:
+    return [kind.strip() for kind in text.upper().split("\\")]
+
+
 def _place(ds: Dataset) -> tuple[float | None, tuple[float, ...] | None]:
     """Height along the normal, and the normal, where both are usable."""
     try:
@@ -182,15 +213,17 @@ def _number(text: str) -> float:
 
 
 def set_aside(headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Counter[str]]:
-    """The slices of the stack, and how many localizers, pictures and slices of another plane are not of it.
+    """The slices of the stack, and how many localizers, pictures, slices of another plane and reformatted ones are not
+    of it.
 
     A series of nothing else is kept whole, for the reader to say what it is.
     """
     planes = [h.normal for h in headers if h.normal and not h.localizer]
     usual = np.array(Counter(tuple(np.round(plane, 2)) for plane in planes).most_common(1)[0][0]) if planes else None
     kept, aside = [], Counter[str]()
+    made = _made_of_others([h for h in headers if not _kind_of(h, usual)])
     for header in headers:
-        if kind := _kind_of(header, usual):
+        if kind := _kind_of(header, usual) or made.get(id(header), ""):
             aside[kind] += 1
         else:
             kept.append(header)
@@ -208,6 +241,36 @@ def _kind_of(header: SliceHeader, usual: np.ndarray | None) -> str:
         return ""
     turned = abs(usual @ header.normal) < _OTHER_PLANE
     return "slice of another plane" if turned else ""
+
+
+def _made_of_others(headers: Sequence[SliceHeader]) -> dict[int, str]:
+    """What the derived images among a scanner's own slices are, by the identity of their headers. A whole stack of them
+    is a scan, and what continues that of the others is a slice.
+    """
+    derived = [h for h in headers if h.kinds[0] == "DERIVED"]
+    own = [h for h in headers if h.kinds[0] != "DERIVED" and h.height is not None]
+    if len(own) <= len(derived):
+        return {}
+    placed = [h for h in derived if h.height is not None and _is_reformatted(h.kinds)]
+    several, whole = len(placed) >= MIN_SLICES, [*own, *placed]
+    belong = _is_even(whole) or (several and (_clash(whole) or _are_scans([own, placed])))
+    made = {id(h): "picture" for h in derived if h.height is None}
+    return made if belong else made | {id(h): "reformatted slice" for h in placed}
+
+
+def _is_reformatted(kinds: list[str]) -> bool:
+    return "SECONDARY" in kinds[1:2] or not _REFORMATTED.isdisjoint(kinds[2:])
+
+
+def _are_scans(groups: Sequence[Sequence[SliceHeader]]) -> bool:
+    """Whether each is an even stack, and they share most of their heights."""
+    return _overlap(groups) and all(len(group) >= _LEAST_SCAN and _is_even(group) for group in groups)
+
+
+def _is_even(headers: Sequence[SliceHeader]) -> bool:
+    steps = np.diff(np.sort([h.height for h in headers if h.height is not None]))
+    usual = float(np.median(steps)) if len(steps) else 0.0
+    return bool(((steps >= _EVEN[0] * usual) & (steps <= _EVEN[1] * usual)).all())
 
 
 def split_series(headers: Sequence[SliceHeader]) -> list[Part]:
@@ -260,10 +323,12 @@ def _overlap(groups: Sequence[Sequence[SliceHeader]]) -> bool:
 
 def _disentangled(headers: list[SliceHeader]) -> tuple[list[list[SliceHeader]], list[str]]:
     """As `_split`, of phases or reconstructions whose slices lie between one another, at places of their own."""
-    for trait in _RECONSTRUCTION:
+    for trait in (*_RECONSTRUCTION, *_PHASE):
         number = TRAITS.index(trait)
         groups = _by(headers, lambda h, number=number: h.traits[number])  # type: ignore[misc]
-        if len(groups) > 1 and min(map(len, groups)) >= MIN_SLICES and _overlap(groups):
+        if len(groups) < 2 or min(map(len, groups)) < MIN_SLICES:
+            continue
+        if _overlap(groups) if trait in _RECONSTRUCTION else _are_scans(groups):
             return groups, [trait]
     return [headers], []
 

@@ -39,7 +39,7 @@ STATES = {"FINISHED": "SUCCEEDED", "SCHEDULED": "PENDING", "KILLED": "CANCELED"}
 
 
 @contextlib.contextmanager
-def beating(run: StageRun, folder: Path, stage: str) -> Iterator[Log]:
+def beating(run: StageRun, folder: Path, config: Config, stage: str) -> Iterator[Log]:
     """A log that passes metrics on to ``run``, and `beats` of a training to ``folder/heartbeat.json`` and to one tag of
     the run, with the losses in ``folder/progress.png``. An MLflow that fails costs metrics, never the training.
     """

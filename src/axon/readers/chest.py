@@ -13,10 +13,6 @@ from axon.errors import AxonError
 from axon.geometry.volume import LUNG_HU, Volume, body_mask, thinning
 
 _STEP_MM = 4.0
-_THIN = 0.05
-"""Share of their largest area below which the lungs of a slice are their tips, or the bowel's gas."""
-_GAS_HU = -950
-"""Few voxels of a lung are below it, and most of those of the bowel's gas."""
 
 
 def check_chest(volume: Volume, rules: CtConfig) -> None:
@@ -39,8 +35,9 @@ def check_chest(volume: Volume, rules: CtConfig) -> None:
     middle = int(columns.mean()) if len(columns) else 0
     sides = litres_W[:middle].sum(), litres_W[middle:].sum()
     area_D, area_W = (_relative(lungs_DHW.sum(axis=axes)) for axes in ((1, 2), (0, 1)))
-    height_mm = float((area_D > _THIN).sum() * step_mm[2])
-    width_mm = float(np.ptp(np.flatnonzero(area_W > _THIN)) * step_mm[0]) if area_W.any() else 0.0
+    height_mm = float((area_D > rules.min_area_share).sum() * step_mm[2])
+    columns_W = np.flatnonzero(area_W > rules.min_area_share)
+    width_mm = float(np.ptp(columns_W) * step_mm[0]) if len(columns_W) else 0.0
     enough = sum(sides) >= rules.min_lung_l and height_mm >= rules.min_lung_height_mm
     both = min(sides) >= rules.min_side_l and width_mm >= rules.min_lung_width_mm
     if not enough or not (both or _may_have_one_lung(hu_DHW[lungs_DHW], body_DHW, float(step_mm[0]), rules)):
@@ -58,9 +55,9 @@ def _may_have_one_lung(lungs_hu: np.ndarray, body_DHW: np.ndarray, step_mm: floa
     body is wide, and whole from side to side.
     """
     area_W = _relative(body_DHW.sum(axis=(0, 1)))
-    wide = np.count_nonzero(area_W > _THIN) * step_mm >= rules.min_body_width_mm
+    wide = np.count_nonzero(area_W > rules.min_area_share) * step_mm >= rules.min_body_width_mm
     whole = max(area_W[0], area_W[-1]) <= rules.max_side_cut_share
-    return bool(wide and whole and np.mean(lungs_hu > _GAS_HU) >= 0.5)
+    return bool(wide and whole and np.mean(lungs_hu > rules.gas_hu) >= 0.5)
 
 
 def _relative(areas: np.ndarray) -> np.ndarray:

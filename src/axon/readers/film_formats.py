@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from axon.dicom.parse import refuse_bad_jpeg
 from axon.dicom.xray import MAX_FILE_BYTES, RawFilm, check_size, grey_of, unit_range
@@ -22,9 +23,11 @@ from axon.errors import AxonError, require
 
 PICTURES = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "JPEG2000", "JXL")
 """As Pillow names them; JPEG XL only where a plug-in for it is installed."""
-_WHITE_IS_ZERO = 0
-_PHOTOMETRIC = 262
-"""TIFF 6.0, section 8: PhotometricInterpretation."""
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+_PLANES, _SEPARATE = 284, 2
+_BITS, _KIND, _UNSIGNED = 258, 339, 1
+"""Tags of TIFF 6.0, section 8, and what they say: PhotometricInterpretation, PlanarConfiguration, BitsPerSample,
+SampleFormat."""
 _NIFTI_MAGIC, _NIFTI_AT, _NIFTI_HEADER = (b"n+1\0", b"n+2\0"), (344, 4), 348
 """Where NIfTI-1 and NIfTI-2 have their magic."""
 _AS_LPS = np.diag([-1.0, -1.0, 1.0])
@@ -34,48 +37,71 @@ def read_picture(path: Path) -> RawFilm | None:
     """Read a picture; None where it is none of `PICTURES` by its content.
 
     Raises:
-        AxonError: ``XRAY_TOO_LARGE``, ``XRAY_TOO_SMALL``, ``XRAY_MULTIFRAME``, ``XRAY_COLOUR`` or ``XRAY_FLAT``.
+        AxonError: ``XRAY_TOO_LARGE``, ``XRAY_TOO_SMALL``, ``XRAY_MULTIFRAME``, ``XRAY_COLOUR``, ``XRAY_UNREADABLE`` or
+            ``XRAY_FLAT``.
     """
-    try:
-        opened = _opened(path)
-    except UnidentifiedImageError:
-        return None
-    with opened as picture:
+    # Given a path, Pillow maps the file into memory, and so takes the rows of a turned TIFF for as long as its columns.
+    with path.open("rb") as file:
+        try:
+            picture = _opened(file)
+        except UnidentifiedImageError:
+            return None
         _check_bytes(path.stat().st_size)
         check_size(picture.height, picture.width)
         if picture.format == "JPEG":
             refuse_bad_jpeg(path.read_bytes(), picture, "XRAY")
         single = getattr(picture, "n_frames", 1) == 1
         require(single, "XRAY_MULTIFRAME", "the picture is animated or has several pages", "give one film")
-        white_is_zero = picture.format == "TIFF" and picture.mode.startswith("I") and _says_white_is_zero(picture)
+        white_is_zero, unsigned = _of_tiff(picture)
         ImageOps.exif_transpose(picture, in_place=True)
         notes: tuple[str, ...] = ("grey levels and orientation as in the picture",)
         if picture.mode in ("L", "1") or picture.mode.startswith(("I", "F")):
-            grey_HW = np.asarray(picture, dtype=np.float32)
+            grey_HW = (np.asarray(picture).view(np.uint32) if unsigned else np.asarray(picture)).astype(np.float32)
         else:
             grey_HW, tinted = grey_of(np.asarray(picture.convert("RGB")))
             notes += tinted
     return RawFilm(1 - unit_range(grey_HW) if white_is_zero else unit_range(grey_HW), "picture", notes)
 
 
-def _says_white_is_zero(picture: Image.Image) -> bool:
-    """Pillow honours this for 8 bits a pixel only."""
-    tags = getattr(picture, "tag_v2", {})
-    return tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+def _of_tiff(picture: Image.Image) -> tuple[bool, bool]:
+    """Whether a TIFF's white is zero, which Pillow honours for 8 bits a pixel only, and whether its values go beyond
+    Pillow's signed ones. Raises AxonError ``XRAY_UNREADABLE`` where Pillow would take halves of pixels for pixels.
+    """
+    tags = getattr(picture, "tag_v2", {}) if picture.format == "TIFF" else {}
+    bits = tags.get(_BITS, (1,))
+    halves = max(bits) > 8 and len(bits) > 1 and tags.get(_PLANES) == _SEPARATE
+    fix = "save it in grey, or with the colours of a pixel side by side"
+    require(not halves, "XRAY_UNREADABLE", "the TIFF has colours of 16 bits in planes of their own", fix)
+    wide = picture.mode == "I" and bits == (32,) and tags.get(_KIND, (_UNSIGNED,)) == (_UNSIGNED,)
+    return picture.mode[:1] in ("I", "F") and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO, wide
+
+
+def _know_all_tiffs() -> None:
+    """Tell Pillow of layouts that it could decode, but does not know: white is zero, big-endian, of 16 and 32 bits."""
+    for order, end in ((TiffImagePlugin.II, ""), (TiffImagePlugin.MM, "B")):
+        for photometric in (0, 1):
+            for kind, bits, mode, raw in (
+                (1, 16, f"I;16{end}", f"I;16{end}"),
+                (2, 16, "I", f"I;16{end}S"),
+                (1, 32, "I", f"I;32{end}"),
+                (2, 32, "I", f"I;32{end}S"),
+            ):
+                TiffImagePlugin.OPEN_INFO.setdefault((order, photometric, (kind,), 1, (bits,), ()), (mode, raw))
 
 
 @functools.cache
 def _formats() -> list[str]:
     """Those of `PICTURES` that this Python reads."""
     Image.init()
+    _know_all_tiffs()
     with suppress(ImportError):
         import pillow_jxl  # type: ignore[import-not-found]  # noqa: F401 registers itself
     return [name for name in PICTURES if name in Image.OPEN]
 
 
-def _opened(path: Path) -> Image.Image:
+def _opened(file: BinaryIO) -> Image.Image:
     try:
-        return Image.open(path, formats=_formats())
+        return Image.open(file, formats=_formats())
     except Image.DecompressionBombError:
         message = "the picture says that it has hundreds of millions of pixels"
         raise AxonError("XRAY_TOO_LARGE", message, "give the film itself") from None

@@ -12,7 +12,7 @@ import numpy as np
 from axon.config import CtConfig
 from axon.dicom.ct import plan_ct_series, read_ct_series_noted
 from axon.errors import AxonError, require
-from axon.geometry.volume import Volume, canonical
+from axon.geometry.volume import AIR_HU, Volume, canonical
 from axon.readers.child import apart
 from axon.readers.headers import describe_text, read_metaimage, read_nrrd, stored_metaimage, stored_nrrd
 from axon.readers.nifti import describe_nifti, read_nifti, stored_nifti
@@ -27,7 +27,11 @@ ITK = (*NRRD, ".mha", ".mhd", *OTHERS)
 _LEAST_SHARE = 0.02
 _SHIFT_HU = 1024
 """Unsigned copies of a CT are HU and this: air is 24, and nothing is negative."""
-_METAL_HU, _MOST_GREATEST, _FEW_VALUES = 2000, 0.002, 256
+_METAL_HU, _MOST_GREATEST = 2000, 0.002
+_SOFT_HU = (-149, 250)
+_MADE_SHARE = 1 / 3
+"""Of soft tissue that is one value: a window of 256 levels leaves a tenth at most, a phantom is made of it."""
+_MADE_VALUES = 16
 _CHEST_SHARE = 0.5
 """Of air and soft tissue together, in a CT that is taken back: values spread evenly have a sixth."""
 
@@ -70,6 +74,11 @@ def _read_volume(files: list[Path], rules: CtConfig) -> Volume:
         return read_other(path, rules)
     read = read_nrrd if suffix_of(path, NRRD) else read_metaimage
     return read(path, rules, files[1] if len(files) > 1 else None)
+
+
+def read_stored(path: Path) -> Stored:
+    """What the header of a volume file says of its voxels; errors as of `read_ct`."""
+    return _guard(lambda: _stored(path, CtConfig()), path)
 
 
 def _stored(path: Path, rules: CtConfig) -> Stored:
@@ -146,42 +155,64 @@ def _in_hu(volume: Volume) -> Volume:
 
     A chest CT in HU has both air and soft tissue; an X-ray film, a mask, a normalised volume or an MR has not.
     """
-    air, soft = _shares(volume.hu_DHW, 0)
-    if min(air, soft) >= _LEAST_SHARE:
-        _refuse_a_window(volume.hu_DHW)
-        return volume
-    low, high = int(volume.hu_DHW.min()), int(volume.hu_DHW.max())
-    shifted = low >= 0 and high > _SHIFT_HU and _shares(volume.hu_DHW, _SHIFT_HU)
-    if shifted and min(shifted) >= _LEAST_SHARE and sum(shifted) >= _CHEST_SHARE:
+    hu_DHW = volume.hu_DHW
+    if _is_shifted(hu_DHW):
         note = f"the values were {_SHIFT_HU} above HU: they are taken back"
-        return replace(volume, hu_DHW=volume.hu_DHW - np.int16(_SHIFT_HU), notes=(*volume.notes, note))
-    seen = f"{air:.1%} air and {soft:.1%} soft tissue, values from {low} to {high}: they are not HU of a chest"
-    raise AxonError("NOT_A_CT", seen, "give a chest CT in HU, neither scaled nor windowed")
+        hu_DHW = np.maximum(hu_DHW, 0)
+        hu_DHW -= np.int16(_SHIFT_HU)
+        volume = replace(volume, hu_DHW=hu_DHW, notes=(*volume.notes, note))
+    else:
+        air, soft = _shares(hu_DHW)
+        seen = (
+            f"{air:.1%} air and {soft:.1%} soft tissue, values from {hu_DHW.min()} to {hu_DHW.max()}: they are not HU "
+            "of a chest"
+        )
+        fix = "give a chest CT in HU, neither scaled nor windowed"
+        require(min(air, soft) >= _LEAST_SHARE, "NOT_A_CT", seen, fix)
+    _refuse_a_window(hu_DHW)
+    return volume
+
+
+def _is_shifted(hu_DHW: np.ndarray) -> bool:
+    """Whether values are 1024 too high: none is negative but what pads the slices, which is no air of theirs."""
+    padded, negative = np.sum([[np.count_nonzero(HW <= AIR_HU), np.count_nonzero(HW < 0)] for HW in hu_DHW], axis=0)
+    if negative != padded or padded == hu_DHW.size or hu_DHW.max() <= _SHIFT_HU:
+        return False
+    air, soft = _shares(hu_DHW, _SHIFT_HU, int(padded))
+    return min(air, soft) >= _LEAST_SHARE and air + soft >= _CHEST_SHARE
 
 
 def _refuse_a_window(hu_DHW: np.ndarray) -> None:
     """Raise AxonError ``NOT_A_CT`` where bone was cut off, which leaves many voxels of one greatest value.
 
-    Scanners cut above `_METAL_HU`; a CT of a few whole values, as phantoms are, is as it is.
+    Scanners cut above `_METAL_HU`; a phantom, whose tissues are a value each, is as it is.
     """
     high = int(hu_DHW.max())
     share = np.count_nonzero(hu_DHW == high) / hu_DHW.size
-    cut = high < _METAL_HU and share > _MOST_GREATEST and _has_many_values(hu_DHW)
+    cut = high < _METAL_HU and share > _MOST_GREATEST and not _is_made(hu_DHW, high)
     seen = f"{share:.1%} of the values are the greatest, {high}: windowed"
     require(not cut, "NOT_A_CT", seen, "give HU as the scanner wrote them")
 
 
-def _has_many_values(hu_DHW: np.ndarray) -> bool:
+def _is_made(hu_DHW: np.ndarray, high: int) -> bool:
+    """Whether there are a few values in all, or most soft tissue has one, below the greatest: interpolation between
+    tissues leaves that so.
+    """
     # About a hundred thousand voxels tell; an odd step meets every column.
-    return np.unique(hu_DHW.ravel()[:: hu_DHW.size >> 17 | 1]).size > _FEW_VALUES
+    some = hu_DHW.ravel()[:: hu_DHW.size >> 17 | 1]
+    low, most = _SOFT_HU
+    values, counts = np.unique(some, return_counts=True)
+    soft = counts[(values >= low) & (values < min(most, high))]
+    return len(values) <= _MADE_VALUES or bool(soft.max(initial=0) > _MADE_SHARE * soft.sum())
 
 
-def _shares(hu_DHW: np.ndarray, shift: int) -> tuple[float, float]:
-    """Shares of air and of soft tissue among the voxels, were the values ``shift`` lower."""
+def _shares(hu_DHW: np.ndarray, shift: int = 0, padded: int = 0) -> tuple[float, float]:
+    """Shares of air and of soft tissue among the voxels, were the values ``shift`` lower, but for so many that pad."""
     # To count whole numbers below a limit is quicker than to average a mask, and a slice stays in the cache.
-    limits = (shift - 700, shift - 149, shift + 250)
+    limits = (shift - 700, *(shift + limit for limit in _SOFT_HU))
     air, hard, soft = np.sum([[np.count_nonzero(plane_HW < limit) for limit in limits] for plane_HW in hu_DHW], axis=0)
-    return air / hu_DHW.size, (soft - hard) / hu_DHW.size
+    count = hu_DHW.size - padded
+    return (air - padded) / count, (soft - hard) / count
 
 
 def suffix_of(path: Path, suffixes: tuple[str, ...]) -> str:

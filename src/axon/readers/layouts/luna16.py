@@ -10,14 +10,14 @@ from pathlib import Path, PurePath
 from axon.readers.layouts.rule import Image, Layout, Named, Tree
 from axon.readers.pseudonyms import patient_pseudonym, series_pseudonym
 
-_UID = re.compile(r"\d+(\.\d+){5,}")
+UID = re.compile(r"\d+(\.\d+){5,}")
 _TABLE = "metadata.csv"
 _SERIES = ("Series UID", "SeriesInstanceUID", "Series Instance UID", "Series ID")
 _PATIENT = ("Subject ID", "PatientID", "Patient ID", "Patient Id")
 
 
 def _name(image: Image) -> Named | None:
-    if image.suffix.lower() != ".mhd" or not _UID.fullmatch(image.stem):
+    if image.suffix.lower() != ".mhd" or not UID.fullmatch(image.stem):
         return None
     # Without the archive's table each series is a patient of its own, as nearly all of LUNA16's are.
     patient = patient_pseudonym(_patients(image.tree, image.place).get(image.stem, image.stem))

@@ -6,13 +6,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from axon.config import CtConfig
-from axon.dicom.series import read_header
+from axon.dicom.ct import first_header
 from axon.errors import AxonError
 from axon.readers.layouts.rule import Study
 from axon.readers.volumes import ITK, NIFTI, read_grid, suffix_of
-
-_WHOLE = 0.8
-"""Least height of a series relative to its scan's highest: a thin one of a part of the chest is not the scan."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ def one_of_each_scan(studies: list[Study], rules: CtConfig) -> tuple[list[Study]
         if len(known) < 2:
             continue
         highest = max(series.height_mm for series in known)
-        whole = [series for series in known if series.height_mm >= _WHOLE * highest]
+        whole = [series for series in known if series.height_mm >= rules.min_series_share * highest]
         best = min(whole, key=lambda series: (series.sharp, round(series.step_mm, 2), series.study.case_id))
         left_out |= {series.study.case_id for series in known} - {best.study.case_id}
         notes.append(f"{best.study.case_id} is taken of {len(known)} series of a scan: {best.step_mm:.3g} mm a slice")
@@ -56,7 +53,7 @@ def one_of_each_scan(studies: list[Study], rules: CtConfig) -> tuple[list[Study]
 def _series(study: Study, rules: CtConfig) -> _Series | None:
     try:
         shape, spacing, _ = read_grid(study.files, rules)
-        sharp = not suffix_of(study.files[0], NIFTI + ITK) and read_header(study.files[0]).sharp
+        sharp = not suffix_of(study.files[0], NIFTI + ITK) and first_header(study.files[0]).sharp
     except AxonError:
         return None
     return _Series(study, shape[0] * spacing[2], spacing[2], sharp)

@@ -13,15 +13,17 @@ from axon.dicom.parse import is_dicom
 from axon.dicom.series import SliceHeader, patients_by_folder, read_header, split_series
 from axon.dicom.xray import MODALITIES as XRAY_MODALITIES
 from axon.errors import AxonError
+from axon.readers.layouts.luna16 import LAYOUT, UID
 from axon.readers.layouts.masks import why_mask
 from axon.readers.layouts.patient_table import apply_table
 from axon.readers.layouts.rule import Image, Named, PassedOver, Skip, Study, Tree
 from axon.readers.layouts.table import LAYOUTS
 from axon.readers.layouts.walk import walk
 from axon.readers.pseudonyms import patient_pseudonym, pseudonym, series_pseudonym
-from axon.readers.volumes import ITK, NIFTI, describe, is_volume, suffix_of
+from axon.readers.volumes import ITK, NIFTI, describe, is_volume, read_stored, suffix_of
 
 Header = SliceHeader | str
+LUNA16 = LAYOUT.name
 DICOM = "DICOM, by PatientID and SeriesInstanceUID"
 _TEXT = (".txt", ".csv", ".tsv", ".json", ".md", ".xml", ".xlsx", ".pdf", ".html", ".yaml", ".py", ".log")
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -83,7 +85,7 @@ def survey(
     others = [path for path in files if path not in known]
     notes: list[str] = []
     series = _group_dicom(folder, zip(others, each(_header_of, others), strict=True), passed, notes)
-    studies = apply_table(_apart(_joined(series, named, notes), folder), folder, patients, public_ids)
+    studies = apply_table(_apart(_joined(series, named, passed, notes), folder), folder, patients, public_ids)
     for name, count in Counter(study.case_id for study in studies).items():
         if count > 1:
             message = f"two studies would be called {name!r}"
@@ -197,7 +199,8 @@ def _header_of(path: Path) -> SliceHeader | str:
     try:
         return read_header(path)
     except AxonError as error:
-        foreign = "InvalidDicomError" in error.message
+        # One that is too large was not looked into.
+        foreign = "InvalidDicomError" in error.message or not _may_be_dicom(path)
         return "no image that can be read" if foreign and not name.endswith(".dcm") else ""
 
 
@@ -209,17 +212,41 @@ def _may_be_dicom(path: Path) -> bool:
         return True
 
 
-def _joined(series: list[tuple[str, Study]], named: list[Study], notes: list[str]) -> list[Study]:
-    """Two data sets of one origin: a volume named by the SeriesInstanceUID of a series that is there is that case."""
+def _joined(
+    series: list[tuple[str, Study]], named: list[Study], passed: list[PassedOver], notes: list[str]
+) -> list[Study]:
+    """Data sets of one origin: a volume named by the SeriesInstanceUID of a series that is there is that case, and of
+    volumes of one such name one is kept, or all are one patient's where their grids differ.
+    """
     by_uid = {uid: study for uid, study in series if uid}
     kept = [study for _, study in series]
-    for study in named:
-        origin = by_uid.get(_stem(study.files[0]))
-        if origin is None:
-            kept.append(study)
+    first: dict[str, Study] = {}
+    for study in sorted(named, key=_trust):
+        uid = _stem(study.files[0])
+        one = first.setdefault(uid, study) if UID.fullmatch(uid) else study
+        if uid in by_uid:
+            notes.append(f"{by_uid[uid].case_id} is there twice, as DICOM and as a volume: DICOM is taken")
+        elif one is study or not _same_grid(one, study):
+            kept.append(replace(study, patient_id=one.patient_id))
         else:
-            notes.append(f"{origin.case_id} is there twice, as DICOM and as a volume: DICOM is taken")
+            notes.append(f"{one.case_id} is there twice, as two volumes: one is taken")
+            passed += [PassedOver(file, "another copy of a series that is taken") for file in study.files]
     return kept
+
+
+def _trust(study: Study) -> tuple[bool, bool, Path]:
+    """Of volumes of one name those come first whose rule knows what it means, and of these who know the patient."""
+    alone = study.patient_id == patient_pseudonym(_stem(study.files[0]))
+    return study.rule != LUNA16, alone, study.files[0]
+
+
+def _same_grid(one: Study, other: Study) -> bool:
+    """Whether two volumes are alike by their headers: a mask of a CT, or another grid, is no copy."""
+    try:
+        grids = [read_stored(study.files[0]) for study in (one, other)]
+    except AxonError:
+        return False
+    return len({(grid.dtype.newbyteorder("="), grid.shape, grid.points) for grid in grids}) == 1
 
 
 def _apart(studies: list[Study], folder: Path) -> list[Study]:

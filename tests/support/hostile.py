@@ -209,13 +209,20 @@ def zipped(files: Files, edit: Callable[[bytes], bytes] = bytes) -> Files:
     return {"x.zip": edit(out.getvalue())}
 
 
-def taped(files: Files, edit: Callable[[bytes], bytes] = bytes, of_all: Files | None = None, **facts: str) -> Files:
-    """A tar with records ``facts`` for each file, and others for all of them."""
+def taped(
+    files: Files,
+    edit: Callable[[bytes], bytes] = bytes,
+    of_all: Files | None = None,
+    kind: bytes = tarfile.REGTYPE,
+    **facts: str,
+) -> Files:
+    """A tar of files of that kind, with records ``facts`` for each, and others for all of them."""
     out = io.BytesIO()
     whole = {name: value.decode() for name, value in (of_all or {}).items()}
     with tarfile.open(fileobj=out, mode="w", pax_headers=whole) as archive:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
+            member.type = kind
             member.size, member.pax_headers = len(content), {key.replace("_", "."): fact for key, fact in facts.items()}
             archive.addfile(member, io.BytesIO(content))
     return {"x.tar": edit(out.getvalue())}
@@ -415,6 +422,7 @@ HOSTILE: dict[str, Callable[[], Files]] = {
     ),
     "archive: a tar that names a place outside": lambda: taped({"a/../../x": b"1"}),
     "archive: a tar of too many bytes": lambda: taped({"a": bytes(2**22 + 1)}),
+    "archive: a tar of too many bytes that are passed over": lambda: taped({"a": bytes(2**22 + 1)}, kind=b"Z"),
     "archive: a tar of too many files": lambda: taped({f"{number}": b"" for number in range(101)}),
     "archive: a tar that is cut": lambda: taped({"a": bytes(2**15)}, lambda b: b[:2000]),
     "archive: a tar with another checksum": lambda: taped({"a": b"1"}, lambda b: b"b" + b[1:]),

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import JPEG2000Lossless
+from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit
 
 from axon.data.packed import COLUMNS, write_nifti
 from axon.data.phantoms import make_phantom
@@ -185,11 +185,17 @@ def jpeg2000(components: int = 1, bits: int = 8, side: int = 4096, tile: int = 4
     return {"x.dcm": film_of(code, side)}
 
 
-def film_of(code: bytes, side: int) -> bytes:
-    """A DICOM film of a JPEG 2000 codestream."""
+def unended_jpeg(lost: int) -> Files:
+    """A DICOM film of a JPEG that lost its last bytes, its end marker among them."""
+    code = jpeg(lambda b: b[:-lost])["x.jpg"]
+    return {"x.dcm": film_of(code, 256, JPEGBaseline8Bit)}
+
+
+def film_of(code: bytes, side: int, syntax: str = JPEG2000Lossless) -> bytes:
+    """A DICOM film of a codestream."""
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    ds.file_meta.TransferSyntaxUID = syntax
     ds.SOPClassUID, ds.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1.1", "1.2.3"
     ds.Modality, ds.PatientID, ds.BodyPartExamined, ds.ViewPosition = "DX", "X", "CHEST", "PA"
     ds.Rows = ds.Columns = side
@@ -408,6 +414,10 @@ HOSTILE: dict[str, Callable[[], Files]] = {
         )
         for kind in ("picture", "film")
         for lost in (1, 2, 20)
+    },
+    **{
+        f"film: a JPEG in DICOM that lost its last {lost} bytes": lambda lost=lost: unended_jpeg(lost)  # type: ignore[misc]
+        for lost in (1, 2, 20, 200, 2000)
     },
     "film: a flat JPEG": lambda: jpeg(lambda b: b, kind="flat"),
     "archive: a zip that names a place outside": lambda: zipped({"../x": b"1"}),

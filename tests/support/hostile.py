@@ -20,6 +20,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import nibabel
 import numpy as np
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -161,6 +162,31 @@ def cut_jpeg2000(kind: str, lost: int) -> Files:
     grey(256).save(out, "JPEG2000", no_jp2=kind == "film")
     content = out.getvalue()[: -2 - lost] + b"\xff\xd9"
     return {"x.jpg": content} if kind == "picture" else {"x.dcm": film_of(content, 256)}
+
+
+def film_nrrd(edit: Callable[[bytes], bytes] = gzip.compress, **lines: str | None) -> Files:
+    """A film in NRRD; what a file is called says nothing of a film."""
+    values = (4095 * chest_like(shape=(256, 256))).astype("<i2").tobytes()
+    lines = {"dimension": "2", "sizes": "256 256", "space": None, "space_origin": None, "encoding": "gzip"} | lines
+    content = nrrd(edit(values), space_directions=None, **{"spacings": "1.4 1.4"} | lines)["x.nrrd"]
+    return {"x.png": content}
+
+
+def film_nifti(*changes: tuple[int, str, float], edit: Callable[[bytes], bytes] = bytes) -> Files:
+    """A film in NIfTI, with numbers of its header changed as in `edited`."""
+    film = nibabel.Nifti1Image((4095 * chest_like(shape=(256, 256))).T.astype("<i2"), np.diag([-1.4, -1.4, 1, 1]))
+    film.set_qform(None)
+    content = bytearray(film.to_bytes())
+    for offset, form, value in changes:
+        struct.pack_into("<" + form, content, offset, value)
+    return {"x.png": edit(bytes(content))}
+
+
+def turned_bit(content: bytes) -> bytes:
+    """Gzipped, and one bit of the checksum another."""
+    packed = bytearray(gzip.compress(content, mtime=0))
+    packed[-8] ^= 4
+    return bytes(packed)
 
 
 def scans(count: int) -> Files:
@@ -420,6 +446,18 @@ HOSTILE: dict[str, Callable[[], Files]] = {
         for lost in (1, 2, 20, 200, 2000)
     },
     "film: a flat JPEG": lambda: jpeg(lambda b: b, kind="flat"),
+    "film: a NRRD with another bit": lambda: film_nrrd(turned_bit),
+    "film: a NRRD of another length": lambda: film_nrrd(bytes, encoding="raw", sizes="256 257"),
+    "film: a NRRD and rubbish": lambda: film_nrrd(lambda b: gzip.compress(b) + b"rubbish"),
+    "film: a NRRD of pairs": lambda: film_nrrd(sizes="2 128 256", dimension="3", kinds="vector domain domain"),
+    "film: a NRRD whose values are elsewhere": lambda: film_nrrd(bytes, datafile="../x.raw"),
+    "film: a NIfTI with another bit": lambda: film_nifti(edit=turned_bit),
+    "film: a NIfTI whose values begin in the header": lambda: film_nifti((108, "f", 0)),
+    "film: a NIfTI whose values begin at no byte": lambda: film_nifti((108, "f", 352.5)),
+    "film: a NIfTI of complex numbers": lambda: film_nifti(
+        (TYPE, "h", 32), (72, "h", 64), (42, "h", 64), (44, "h", 128)
+    ),
+    "film: a NIfTI of colours": lambda: film_nifti((TYPE, "h", 128), (72, "h", 24), (42, "h", 128)),
     "archive: a zip that names a place outside": lambda: zipped({"../x": b"1"}),
     "archive: a zip that names a root": lambda: zipped({"/tmp/x": b"1"}),
     "archive: a zip of one name below another": lambda: zipped({"a": b"1", "a/b": b"2"}),

@@ -109,8 +109,16 @@ def test_padding_of_a_whole_slice_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("slope", "intercept"),
-    [("1e30", "-1024"), ("-1", "-1024"), ("65535", "-1024"), ("1", "1e30"), ("-1024", "1"), ("1", "20000")]
-    + [("4", "-1024"), ("1", "1500")],
+    [
+        ("1e30", "-1024"),
+        ("-1", "-1024"),
+        ("65535", "-1024"),
+        ("1", "1e30"),
+        ("-1024", "1"),
+        ("1", "20000"),
+        ("4", "-1024"),
+        ("1", "1500"),
+    ],
 )
 @pytest.mark.parametrize("slices", [[7], [0], [3, 20]])
 def test_a_rescale_unlike_the_others_is_refused(tmp_path: Path, slope: str, intercept: str, slices: list[int]) -> None:

@@ -19,7 +19,9 @@ def samples(limit: int, count: int, error: Exception) -> tuple[np.ndarray, list[
         drawn.append(len(seeds))
         return [torch.tensor(seeds).view(-1, 1, 1, 1, 1).float()]
 
-    stand_in = SimpleNamespace(together=8, _draw=draw, _hu=lambda x: x[:, 0].numpy(), _on_result_grid=lambda x: x)
+    stand_in = SimpleNamespace(
+        together=8, _draw=draw, _hu=lambda x: x[:, 0].numpy(), _on_result_grid=lambda x: x, _finite=lambda x: x
+    )
     evidence = SimpleNamespace(expand=lambda number: number)
     told: list[float] = []
     values = AxonPipeline._samples(stand_in, evidence, 2, range(count), (), lambda _, share: told.append(share))  # type: ignore[arg-type]

@@ -55,9 +55,9 @@ def _below(top: Path, seen: set[tuple[int, int]], links: list[Path]) -> Iterator
         here = Path(place)
         try:
             facts = here.stat()
-        except OSError as error:
+        except OSError as gone:
             folders.clear()
-            yield here, f"it cannot be looked at ({error.strerror})"
+            yield here, f"it cannot be looked at ({gone.strerror})"
             continue
         if (facts.st_dev, facts.st_ino) in seen:
             folders.clear()

@@ -14,8 +14,8 @@ from docs.generators.text import cell
 
 PACKAGES = ("src/axon", "pipelines", "components")
 CODE = re.compile(r"[A-Z][A-Z0-9_]{2,}")
-KINDS = ("CT", "XRAY")
-"""What the DICOM readers, which serve both, put in front of a code."""
+KINDS, CHILDS = ("CT", "XRAY"), ("ARCHIVE", "CT", "XRAY")
+"""What the DICOM readers, which serve both, put in front of a code; and the child, which unpacks, too."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ def every_error() -> Iterator[Raised]:
             and isinstance(node.targets[0], ast.Name)
             and isinstance(node.value, ast.Constant)
         }
+        kinds = CHILDS if path.name == "child.py" else KINDS
         for function, call in _calls(tree):
             name = call.func.id if isinstance(call.func, ast.Name) else ""
             arguments = call.args[1:] if name == "require" else call.args
@@ -71,7 +72,7 @@ def every_error() -> Iterator[Raised]:
                 continue
             texts = [[_filled(text, constants) for text in _text(argument, function)] for argument in arguments]
             for code in texts[0]:
-                for whole in [code.replace("{kind}", kind) for kind in KINDS] if "{kind}" in code else [code]:
+                for whole in [code.replace("{kind}", kind) for kind in kinds] if "{kind}" in code else [code]:
                     if CODE.fullmatch(whole):
                         yield from (
                             Raised(whole, message, fix, _module(path)) for message in texts[1] for fix in texts[2]

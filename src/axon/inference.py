@@ -26,7 +26,14 @@ from axon.geometry.film import to_detector
 from axon.geometry.projection import normalise_film
 from axon.geometry.volume import Volume, cube_affine
 from axon.models.estimator import Evidence, FilmEstimator
-from axon.models.folders import check_configuration, check_tensors, load_bridge, load_network
+from axon.models.folders import (
+    check_configuration,
+    check_facts,
+    check_tensors,
+    is_in_range,
+    load_bridge,
+    load_network,
+)
 from axon.models.intensity import denormalise_hu, normalise_hu
 from axon.models.sampling import sample_bridge
 from axon.models.superres import SuperResolver, upsample
@@ -39,22 +46,6 @@ from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 _log = logging.getLogger(__name__)
 BATCH = 8
 """Samples that are drawn together."""
-_RANGES = {
-    "extent_mm": (10.0, 2000.0),
-    "hu_window": (-32768.0, 32767.0),
-    "volume_steps": (1, 1000),
-    "sample_steps": (1, 1000),
-    "stage_weights": (0.0, 1.0),
-    "xray": (1e-3, 1e5),
-    "std_curves": (0.0, 1e5),
-    "output_size": (0, 512),
-    "levels": (0.0, 1000.0),
-    "spread": (0.0, 1000.0),
-    "corrections": (1, 10),
-    "transport": (0.0, 1.0),
-}
-"""Least and greatest number of each part of a pipeline's configuration."""
-
 REFERENCED = "_references"
 """Behind the views' name: the curve of expected errors of samples that references went into."""
 
@@ -442,7 +433,7 @@ class AxonPipeline(DiffusionPipeline):
                     raise
                 self.together = len(batch) // 2
             else:
-                drawn.append(self._hu(self._on_result_grid(fine)))
+                drawn.append(self._finite(self._hu(self._on_result_grid(fine))))
                 first += len(batch)
                 progress("samples", first / len(seeds))
         if self.together < before:
@@ -561,22 +552,18 @@ def _numbers_of_references(facts: dict[str, Any]) -> dict[str, list[Any]]:
 
 def _check_numbers(facts: dict[str, Any]) -> None:
     """See that the numbers of a pipeline's configuration are in their ranges. Raises AxonError ``MODEL_DAMAGED``."""
+    of_the_pipeline = ("extent_mm", "hu_window", "volume_steps", "sample_steps", "output_size", "xray")
+    check_facts({name: facts[name] for name in of_the_pipeline if name in facts}, "the model")
+    weights, curves = (list(facts.get(name, {}).values()) for name in ("stage_weights", "std_curves"))
     numbers = {
-        "extent_mm": [facts.get("extent_mm", 360.0)],
-        "hu_window": facts.get("hu_window", [-1024.0, 1476.0]),
-        "volume_steps": [facts.get("volume_steps", 2)],
-        "sample_steps": [facts.get("sample_steps", 4)],
-        "stage_weights": [weight for weights in facts.get("stage_weights", {}).values() for weight in weights],
-        "xray": list(facts.get("xray", {}).values()),
-        "std_curves": [
-            x for knots in facts.get("std_curves", {}).values() for row in knots for x in (*row, *np.diff(row))
-        ],
-        "output_size": [facts.get("output_size", 0)],
+        "stage_weights": [weight for of_views in weights for weight in of_views],
+        "std_curves": [x for knots in curves for row in knots for x in (*row, *np.diff(row).tolist())],
         **_numbers_of_references(facts.get("references", {})),
     }
+    shapes = {
+        "stage_weights": all(len(of_views) == 3 for of_views in weights),
+        "std_curves": all(len(knots) == 2 and len(knots[0]) == len(knots[1]) > 0 for knots in curves),
+    }
     for name, found in numbers.items():
-        low, high = _RANGES[name]
-        inside = all(isinstance(number, int | float) and low <= number <= high for number in found)
+        inside = shapes.get(name, True) and all(is_in_range(name, number) for number in found)
         require(inside, "MODEL_DAMAGED", f"{name} of the model is out of range", "copy the model again")
-    ascending = len(numbers["hu_window"]) == 2 and numbers["hu_window"][0] < numbers["hu_window"][1]
-    require(ascending, "MODEL_DAMAGED", "hu_window of the model does not ascend", "copy the model again")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from axon.geometry import volume as volumes
 from axon.geometry.volume import Volume
 from axon.readers.layouts import Study
 from axon.readers.volumes import read_here
+from tests.support.films import chest_like, write_film
 
 SCALE = 32
 SHAPE = (128, 256, 256)
@@ -64,6 +67,34 @@ def test_reading_a_case_keeps_within_its_bytes(tmp_path: Path) -> None:
     image = nibabel.Nifti1Image(chest().transpose(2, 1, 0).astype(np.float32), np.diag([1.5, 1.5, -1.5, 1]))
     nibabel.save(image, tmp_path / "x.nii.gz")
     assert np.prod(SHAPE) * 6 < peak_bytes(lambda: read_here([tmp_path / "x.nii.gz"])) < np.prod(SHAPE) * PER_VOXEL
+
+
+FILM = """
+import resource, sys
+from pathlib import Path
+from axon.geometry.film import believable_spacing, to_detector
+from axon.readers import child
+from axon.readers.films import read_xray
+
+film = read_xray(Path(sys.argv[1]))
+spacing = believable_spacing(film.image_HW.shape, film.pixel_spacing_mm)
+assert spacing is not None
+to_detector(film.image_HW, 128, spacing, 400.0)
+child._end_all()
+print(sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+"""
+
+
+@pytest.mark.slow
+def test_the_worst_film_keeps_within_a_worker_s_bytes(tmp_path: Path) -> None:
+    """Parent and child together, libraries included: the most pixels, a window, and the smallest pixels believed."""
+    film_HW = chest_like(shape=(1024, 1024)).astype(np.float32).repeat(8, 0).repeat(8, 1)
+    few = {"PixelSpacing": ["0.0245", "0.0101"], "ViewPosition": "PA", "WindowCenter": "2048", "WindowWidth": "4096"}
+    write_film(tmp_path / "film.dcm", film_HW, **few)
+    command = [sys.executable, "-c", FILM, str(tmp_path / "film.dcm")]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert 2**30 < int(found.stdout) * 2**10 < ingest.WORKER_BYTES
 
 
 def peak_bytes(work: object) -> int:

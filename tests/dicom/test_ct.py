@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -247,6 +248,22 @@ def test_pixels_more_or_fewer_than_the_header_says(tmp_path: Path) -> None:
                 ds.save_as(path)
             with pytest.raises(AxonError, match=r"CT_SIZE|CT_UNREADABLE"):
                 read_ct_series(files)
+
+
+@pytest.mark.skipif(not REAL, reason=REAL_DATA_UNSET)
+@pytest.mark.parametrize("syntax", ["1.2.4.51", "1.2.4.57", "1.2.4.70", "1.2.4.80", "1.2.4.81"])
+@pytest.mark.parametrize("lost", [2, 40, 4000])
+def test_a_frame_without_its_end_is_refused(tmp_path: Path, syntax: str, lost: int) -> None:
+    (path,) = (Path(REAL) / "dicom_syntax").glob(f"*{syntax}.dcm")
+    files = []
+    for number in range(3):
+        ds = pydicom.dcmread(path)
+        ds.ImagePositionPatient = [0, 0, 5 * number]
+        ds.PixelData = encapsulate([get_frame(ds.PixelData, 0, number_of_frames=1).rstrip(b"\0")[:-lost]])
+        files.append(tmp_path / f"{number}.dcm")
+        ds.save_as(files[-1])
+    with pytest.raises(AxonError, match=r"CT_SIZE|CT_UNREADABLE"):
+        read_ct_series(files)
 
 
 @pytest.mark.skipif(not REAL, reason=REAL_DATA_UNSET)

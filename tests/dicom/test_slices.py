@@ -108,7 +108,17 @@ def test_padding_of_a_whole_slice_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("slope", "intercept"), [("1e30", "-1024"), ("-1", "-1024"), ("65535", "-1024"), ("1", "1e30"), ("-1024", "1")]
+    ("slope", "intercept"),
+    [
+        ("1e30", "-1024"),
+        ("-1", "-1024"),
+        ("65535", "-1024"),
+        ("1", "1e30"),
+        ("-1024", "1"),
+        ("1", "20000"),
+        ("4", "-1024"),
+        ("1", "1500"),
+    ],
 )
 @pytest.mark.parametrize("slices", [[7], [0], [3, 20]])
 def test_a_rescale_unlike_the_others_is_refused(tmp_path: Path, slope: str, intercept: str, slices: list[int]) -> None:
@@ -118,6 +128,18 @@ def test_a_rescale_unlike_the_others_is_refused(tmp_path: Path, slope: str, inte
 
     with pytest.raises(AxonError, match=r"CT_RESCALE|CT_VALUES"):
         read_ct_series(write_field(tmp_path, straight(), change=change))
+
+
+def test_metal_where_one_slice_has_another_rescale_is_read(tmp_path: Path) -> None:
+    def change(ds: Dataset, number: int) -> None:
+        values = stored_of(ds)
+        if number == 5:
+            ds.RescaleIntercept = float(ds.RescaleIntercept) + 1
+        if number == 9:
+            values[:3] = 15_000
+        ds.PixelData = values.astype("<i2").tobytes()
+
+    assert read_ct_series(write_field(tmp_path, straight(), change=change)).hu_DHW.max() > 10_000
 
 
 @pytest.mark.parametrize(("slope", "intercept"), [("1e30", "0"), ("1e308", "0"), ("1", "1e300")])

@@ -15,6 +15,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import atheris
 
@@ -23,7 +24,7 @@ with atheris.instrument_imports(include=["axon", "pydicom"]):
     from axon.data.verify import check_dataset
     from axon.dicom.ct import read_ct_series
     from axon.pretrained import verify
-    from axon.readers.archives import extracted
+    from axon.readers.archives import Bounds, unpack_here
     from axon.readers.films import read_here as read_film_here
     from axon.readers.layouts import survey
     from axon.readers.layouts.patient_table import apply_table
@@ -101,8 +102,8 @@ def checkpoint(data: bytes) -> None:
 
 
 def archive(data: bytes) -> None:
-    with extracted(written("case.zip", data), LARGEST, 100) as folder:
-        void(folder)
+    with TemporaryDirectory(dir=SCRATCH) as folder:
+        unpack_here([written("case.zip", data)], Bounds(folder, LARGEST, 100))
 
 
 def patients(data: bytes) -> None:

@@ -20,7 +20,9 @@ def samples(limit: int, count: int, error: Exception) -> tuple[np.ndarray, list[
         drawn.append(len(seeds))
         return [torch.tensor(seeds).view(-1, 1, 1, 1, 1).float()]
 
-    stand_in = SimpleNamespace(together=8, _volumes=draw, _hu=lambda x: x[:, 0].numpy(), _on_result_grid=lambda x: x)
+    stand_in = SimpleNamespace(
+        together=8, _volumes=draw, _hu=lambda x: x[:, 0].numpy(), _on_result_grid=lambda x: x, _finite=lambda x: x
+    )
     evidence = SimpleNamespace(expand=lambda number: number)
     told: list[float] = []
     samples: Any = AxonPipeline._samples

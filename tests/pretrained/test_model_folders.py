@@ -44,7 +44,15 @@ def test_an_empty_list_of_checksums_is_damage(folder: Path) -> None:
         ("unet/config.json", {"channels": [1025, 16, 32]}),
         ("unet/config.json", {"channels": [8] * 101}),
         ("estimator/config.json", {"network": {"channels": [8, 16, 10**9]}}),
-        ("estimator/config.json", {"xray": {"detector_px": 10_001}}),
+        ("estimator/config.json", {"xray": {"detector_px": 1025}}),
+        ("estimator/config.json", {"xray": {"detector_px": 64.5}}),
+        ("estimator/config.json", {"xray": {"pixel_pitch_mm": 0}}),
+        ("estimator/config.json", {"hu_window": [1476.0, -1024.0]}),
+        ("estimator/config.json", {"hu_window": [1476.0]}),
+        ("estimator/config.json", {"extent_mm": -360.0}),
+        ("estimator/config.json", {"physics": {"noise": -1}}),
+        ("estimator/config.json", {"physics": {"clinical_trust": 2}}),
+        ("scheduler/scheduler_config.json", {"eta": 3}),
         ("superres/config.json", {"blocks": 10_000}),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 10_001}),
         ("scheduler/scheduler_config.json", {"m_max": float("nan")}),
@@ -103,6 +111,13 @@ def test_tensors_are_exactly_those_that_the_network_needs_and_finite(folder: Pat
         ("extent_mm", 1e9),
         ("volume_steps", 0),
         ("sample_steps", 10**9),
+        ("volume_steps", 1.5),
+        ("volume_steps", True),
+        ("volume_steps", 1),
+        ("xray", {"detector_px": 60_000}),
+        ("xray", {"detector_px": 0}),
+        ("stage_weights", {"mono": [0.5]}),
+        ("std_curves", {"mono": [[1.0, 2.0], [1.0]]}),
         ("stage_weights", {"mono": [2.0, 0.0, 0.0]}),
         ("std_curves", {"mono": [[2.0, 1.0], [1.0, 2.0]]}),
         ("extent_mm", "360"),
@@ -115,6 +130,20 @@ def test_numbers_of_the_configuration_are_in_their_ranges(folder: Path, key: str
     index.write_text(json.dumps(json.loads(index.read_text()) | {key: value}))
     pretrained.seal(folder)
     assert refused(folder) == "MODEL_DAMAGED"
+
+
+def test_samples_that_are_not_finite_are_not_handed_out(tiny_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where the volume is."""
+    pipeline = small_pipeline(tiny_config)
+    draw = pipeline._draw
+
+    def spoilt(evidence: object, steps: int, eta: float | None, *rest: object) -> tuple[torch.Tensor, ...]:
+        coarse, refined, fine = draw(evidence, steps, eta, *rest)  # type: ignore[arg-type]
+        return coarse, refined, fine if eta == 0 else fine * torch.nan
+
+    monkeypatch.setattr(pipeline, "_draw", spoilt)
+    with pytest.raises(AxonError, match="MODEL_NOT_FINITE"):
+        pipeline(np.random.default_rng(0).random((64, 64), np.float32), num_samples=2)
 
 
 def test_a_volume_that_is_not_finite_is_not_handed_out(tiny_config: Config) -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import gzip
 import io
+import lzma
 import tarfile
+import time
 import tracemalloc
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
 
 from axon.errors import AxonError
-from axon.readers.archives import extracted, is_archive
+from axon.readers import child
+from axon.readers.archives import Bounds, extracted, is_archive, unpack_here
+from axon.readers.child import given_up_by
 
 
 def zipped(path: Path, files: dict[str, bytes]) -> Path:
@@ -122,12 +128,65 @@ def test_a_zipped_tar_whose_header_unpacks_to_a_quarter_of_a_gigabyte_costs_noth
             file.write(b"1" * 2**20)
     tracemalloc.start()
     try:
-        assert not is_archive(tmp_path / "x")
-        with pytest.raises(AxonError, match="ARCHIVE_UNREADABLE"), extracted(tmp_path / "x"):
-            pass
+        with pytest.raises(AxonError, match="ARCHIVE_UNREADABLE"):
+            unpack_here([tmp_path / "x"], Bounds(str(tmp_path / "out"), 2**30, 100))
         assert tracemalloc.get_traced_memory()[1] < 50 * 2**20
     finally:
         tracemalloc.stop()
+
+
+def slow_to_pass_over(path: Path) -> Path:
+    """Eight gigabytes of a member of no known kind, in a few kilobytes."""
+    member = tarfile.TarInfo("a")
+    member.type, member.size = b"Z", 2**33 - 512
+    path.write_bytes(bz2.compress(member.tobuf()) + bz2.compress(bytes(2**24)) * 512)
+    return path
+
+
+@pytest.mark.slow
+def test_who_no_longer_wants_an_archive_ends_its_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class GoneError(Exception):
+        pass
+
+    def gone() -> None:
+        if time.monotonic() > began + 0.5:
+            raise GoneError
+
+    monkeypatch.setattr(child, "_idle", [])
+    path, began = slow_to_pass_over(tmp_path / "x"), time.monotonic()
+    assert is_archive(path)
+    with given_up_by(gone), pytest.raises(GoneError), extracted(path):
+        pass
+    assert time.monotonic() - began < 10 and not child._idle
+    with extracted(zipped(tmp_path / "y", FILES)) as folder:
+        assert (folder / "3").is_file()
+
+
+def test_what_is_passed_over_counts(tmp_path: Path) -> None:
+    with pytest.raises(AxonError, match="ARCHIVE_TOO_LARGE"), extracted(slow_to_pass_over(tmp_path / "x"), 2**32):
+        pass
+
+
+@pytest.mark.slow
+def test_time_to_unpack_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("axon.readers.archives.CPU_S", 1)
+    monkeypatch.setattr(child, "_idle", [])
+    with pytest.raises(AxonError, match="ARCHIVE_DECODER_DIED"), extracted(slow_to_pass_over(tmp_path / "x")):
+        pass
+
+
+def test_a_dictionary_of_gigabytes_is_not_made_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first byte of the filter's properties says how large it is (xz file format 1.2.0, 5.3.1)."""
+    content = bytearray(lzma.compress(tarred(tmp_path / "x", FILES, "w").read_bytes()))
+    content[16] = 40
+    size = 4 * (content[12] + 1)
+    content[8 + size : 12 + size] = zlib.crc32(content[12 : 8 + size]).to_bytes(4, "little")
+    (tmp_path / "x").write_bytes(content)
+    assert lzma.decompress(content, memlimit=2**33)
+    monkeypatch.setattr(tarfile, "open", None)  # only of this process
+    assert not is_archive(tmp_path / "x")
+    with pytest.raises(AxonError, match=r"ARCHIVE_UNREADABLE.*MemoryError"), extracted(tmp_path / "x"):
+        pass
 
 
 def test_names_upon_names_are_refused(tmp_path: Path) -> None:
@@ -152,8 +211,8 @@ def test_what_a_tar_tells_of_each_file_is_not_kept(tmp_path: Path) -> None:
     path = tarred(tmp_path / "x", {f"{number}": b"" for number in range(40)}, "w", pax_headers=facts)
     tracemalloc.start()
     try:
-        with extracted(path) as folder:
-            assert len(list(folder.iterdir())) == 40
+        unpack_here([path], Bounds(str(tmp_path / "out"), 2**30, 100))
+        assert len(list((tmp_path / "out").iterdir())) == 40
         assert tracemalloc.get_traced_memory()[1] < 3 * 2**19
     finally:
         tracemalloc.stop()

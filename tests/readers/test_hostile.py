@@ -28,6 +28,8 @@ from tests.support.hostile import (
     Files,
     chest,
     edited,
+    film_nifti,
+    film_nrrd,
     gipl,
     gz,
     manifest,
@@ -146,7 +148,9 @@ def test_what_is_whole_reads(tmp_path: Path, files: Files) -> None:
 
 
 @pytest.mark.parametrize(
-    "files", [zipped({"a/b": b"1"}), taped({"a/b": b"1"}, uid="1"), manifest()], ids=["zip", "tar", "manifest"]
+    "files",
+    [zipped({"a/b": b"1"}), taped({"a/b": b"1"}, uid="1"), manifest(), film_nrrd(), film_nifti()],
+    ids=["zip", "tar", "manifest", "NRRD film", "NIfTI film"],
 )
 def test_what_is_whole_opens(tmp_path: Path, files: Files) -> None:
     opened(put(tmp_path, files))
@@ -178,6 +182,14 @@ def test_a_link_beside_a_header_is_followed_only_from_a_header_that_is_one(tmp_p
         volumes.read_here([*study.files, tmp_path / "plain" / "link.raw"])
     (study,) = find_studies(tmp_path / "cache")
     assert np.array_equal(volumes.read_here(list(study.files)).hu_DHW, chest().hu_DHW)
+
+
+def test_units_of_a_film_are_honoured(tmp_path: Path) -> None:
+    """As of a CT: in a NIfTI film metres, in a NRRD film centimetres."""
+    rows = [(280, "f", -0.0014), (300, "f", -0.0014), (320, "f", 0.001)]
+    for files in (film_nifti((123, "B", 1), *rows), film_nrrd(spacings="0.14 0.14", space_units='"cm" "cm"')):
+        film = films.read_here([put(tmp_path, files)], Mend())
+        assert film.pixel_spacing_mm is not None and np.allclose(film.pixel_spacing_mm, 1.4)
 
 
 def test_units_of_a_nifti_are_honoured(tmp_path: Path) -> None:

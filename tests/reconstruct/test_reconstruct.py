@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import nibabel as nib
@@ -182,6 +183,21 @@ def test_a_pixel_spacing_keeps_the_films_size() -> None:
         parts[spacing] = (to_detector(image_HW, 40, believed, 400.0) > 0.5).sum(axis=(0, 1))
     assert parts[(1.0, 1.0)] == 10 * 10 and parts[(2.0, 1.0)] == 20 * 10
     assert parts[None] == parts[(50.0, 50.0)] == parts[(0.02, 0.02)] == pytest.approx((100 * 40 / 300) ** 2, rel=0.1)
+
+
+def test_a_film_of_very_small_pixels_makes_no_large_canvas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To what it would have been, at a quarter of the pixels; one of other pixels is bit-equal."""
+    image_HW = np.zeros((3000, 4000), np.float32)
+    image_HW[1000:2000, 1500:2500] = 1
+    small, ordinary = (0.05, 0.1), (0.2, 0.25)
+    before = [to_detector(image_HW, 40, spacing, 400.0) for spacing in (small, ordinary)]
+    tracemalloc.start()
+    monkeypatch.setattr("axon.geometry.film.CANVAS_SIDE", 2000)
+    after = [to_detector(image_HW, 40, spacing, 400.0) for spacing in (small, ordinary)]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.allclose(*(films[0] for films in (before, after)), atol=0.02) and np.array_equal(before[1], after[1])
+    assert peak < 1.01 * 4 * 2000**2
 
 
 def noise(side: int) -> Image.Image:

@@ -20,11 +20,12 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import nibabel
 import numpy as np
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import JPEG2000Lossless
+from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit
 
 from axon.data.packed import COLUMNS, write_nifti
 from axon.data.phantoms import make_phantom
@@ -163,6 +164,31 @@ def cut_jpeg2000(kind: str, lost: int) -> Files:
     return {"x.jpg": content} if kind == "picture" else {"x.dcm": film_of(content, 256)}
 
 
+def film_nrrd(edit: Callable[[bytes], bytes] = gzip.compress, **lines: str | None) -> Files:
+    """A film in NRRD; what a file is called says nothing of a film."""
+    values = (4095 * chest_like(shape=(256, 256))).astype("<i2").tobytes()
+    lines = {"dimension": "2", "sizes": "256 256", "space": None, "space_origin": None, "encoding": "gzip"} | lines
+    content = nrrd(edit(values), space_directions=None, **{"spacings": "1.4 1.4"} | lines)["x.nrrd"]
+    return {"x.png": content}
+
+
+def film_nifti(*changes: tuple[int, str, float], edit: Callable[[bytes], bytes] = bytes) -> Files:
+    """A film in NIfTI, with numbers of its header changed as in `edited`."""
+    film = nibabel.Nifti1Image((4095 * chest_like(shape=(256, 256))).T.astype("<i2"), np.diag([-1.4, -1.4, 1, 1]))
+    film.set_qform(None)
+    content = bytearray(film.to_bytes())
+    for offset, form, value in changes:
+        struct.pack_into("<" + form, content, offset, value)
+    return {"x.png": edit(bytes(content))}
+
+
+def turned_bit(content: bytes) -> bytes:
+    """Gzipped, and one bit of the checksum another."""
+    packed = bytearray(gzip.compress(content, mtime=0))
+    packed[-8] ^= 4
+    return bytes(packed)
+
+
 def scans(count: int) -> Files:
     """A picture whose only scan comes again and again."""
 
@@ -185,11 +211,17 @@ def jpeg2000(components: int = 1, bits: int = 8, side: int = 4096, tile: int = 4
     return {"x.dcm": film_of(code, side)}
 
 
-def film_of(code: bytes, side: int) -> bytes:
-    """A DICOM film of a JPEG 2000 codestream."""
+def unended_jpeg(lost: int) -> Files:
+    """A DICOM film of a JPEG that lost its last bytes, its end marker among them."""
+    code = jpeg(lambda b: b[:-lost])["x.jpg"]
+    return {"x.dcm": film_of(code, 256, JPEGBaseline8Bit)}
+
+
+def film_of(code: bytes, side: int, syntax: str = JPEG2000Lossless) -> bytes:
+    """A DICOM film of a codestream."""
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    ds.file_meta.TransferSyntaxUID = syntax
     ds.SOPClassUID, ds.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1.1", "1.2.3"
     ds.Modality, ds.PatientID, ds.BodyPartExamined, ds.ViewPosition = "DX", "X", "CHEST", "PA"
     ds.Rows = ds.Columns = side
@@ -209,13 +241,20 @@ def zipped(files: Files, edit: Callable[[bytes], bytes] = bytes) -> Files:
     return {"x.zip": edit(out.getvalue())}
 
 
-def taped(files: Files, edit: Callable[[bytes], bytes] = bytes, of_all: Files | None = None, **facts: str) -> Files:
-    """A tar with records ``facts`` for each file, and others for all of them."""
+def taped(
+    files: Files,
+    edit: Callable[[bytes], bytes] = bytes,
+    of_all: Files | None = None,
+    kind: bytes = tarfile.REGTYPE,
+    **facts: str,
+) -> Files:
+    """A tar of files of that kind, with records ``facts`` for each, and others for all of them."""
     out = io.BytesIO()
     whole = {name: value.decode() for name, value in (of_all or {}).items()}
     with tarfile.open(fileobj=out, mode="w", pax_headers=whole) as archive:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
+            member.type = kind
             member.size, member.pax_headers = len(content), {key.replace("_", "."): fact for key, fact in facts.items()}
             archive.addfile(member, io.BytesIO(content))
     return {"x.tar": edit(out.getvalue())}
@@ -402,7 +441,23 @@ HOSTILE: dict[str, Callable[[], Files]] = {
         for kind in ("picture", "film")
         for lost in (1, 2, 20)
     },
+    **{
+        f"film: a JPEG in DICOM that lost its last {lost} bytes": lambda lost=lost: unended_jpeg(lost)  # type: ignore[misc]
+        for lost in (1, 2, 20, 200, 2000)
+    },
     "film: a flat JPEG": lambda: jpeg(lambda b: b, kind="flat"),
+    "film: a NRRD with another bit": lambda: film_nrrd(turned_bit),
+    "film: a NRRD of another length": lambda: film_nrrd(bytes, encoding="raw", sizes="256 257"),
+    "film: a NRRD and rubbish": lambda: film_nrrd(lambda b: gzip.compress(b) + b"rubbish"),
+    "film: a NRRD of pairs": lambda: film_nrrd(sizes="2 128 256", dimension="3", kinds="vector domain domain"),
+    "film: a NRRD whose values are elsewhere": lambda: film_nrrd(bytes, datafile="../x.raw"),
+    "film: a NIfTI with another bit": lambda: film_nifti(edit=turned_bit),
+    "film: a NIfTI whose values begin in the header": lambda: film_nifti((108, "f", 0)),
+    "film: a NIfTI whose values begin at no byte": lambda: film_nifti((108, "f", 352.5)),
+    "film: a NIfTI of complex numbers": lambda: film_nifti(
+        (TYPE, "h", 32), (72, "h", 64), (42, "h", 64), (44, "h", 128)
+    ),
+    "film: a NIfTI of colours": lambda: film_nifti((TYPE, "h", 128), (72, "h", 24), (42, "h", 128)),
     "archive: a zip that names a place outside": lambda: zipped({"../x": b"1"}),
     "archive: a zip that names a root": lambda: zipped({"/tmp/x": b"1"}),
     "archive: a zip of one name below another": lambda: zipped({"a": b"1", "a/b": b"2"}),
@@ -415,6 +470,7 @@ HOSTILE: dict[str, Callable[[], Files]] = {
     ),
     "archive: a tar that names a place outside": lambda: taped({"a/../../x": b"1"}),
     "archive: a tar of too many bytes": lambda: taped({"a": bytes(2**22 + 1)}),
+    "archive: a tar of too many bytes that are passed over": lambda: taped({"a": bytes(2**22 + 1)}, kind=b"Z"),
     "archive: a tar of too many files": lambda: taped({f"{number}": b"" for number in range(101)}),
     "archive: a tar that is cut": lambda: taped({"a": bytes(2**15)}, lambda b: b[:2000]),
     "archive: a tar with another checksum": lambda: taped({"a": b"1"}, lambda b: b"b" + b[1:]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from axon.errors import AxonError
-from axon.tracking.client import client, resolve, tracking_errors
+from axon.tracking.client import HASTY, client, resolve, tracking_errors
 
 
 def refused(tracking_uri: str) -> AxonError:
@@ -24,6 +25,22 @@ def refused(tracking_uri: str) -> AxonError:
 )
 def test_an_odd_address_is_refused(tracking_uri: str) -> None:
     assert "secret" not in str(refused(tracking_uri))
+
+
+@pytest.mark.parametrize("address", ["http://user:secret@127.0.0.1:9", "http://nobody.invalid/mlflow"])
+def test_a_server_that_is_not_there_is_said_so_in_time(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in HASTY:
+        monkeypatch.delenv(name, raising=False)
+    began = time.monotonic()
+    error = refused(address)
+    assert "secret" not in str(error) and "server runs" in error.fix
+    assert time.monotonic() - began < 30 and not HASTY.keys() & os.environ.keys()
+
+
+def test_who_says_how_often_to_try_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("it is asked before MLflow asks"))
+    refused("http://127.0.0.1:9")
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:

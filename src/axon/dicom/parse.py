@@ -186,14 +186,15 @@ def _coded(ds: Dataset, frame: int, frames: int) -> bytes:
 
 
 def _fits(frame: bytes, syntax: str, shape: tuple[int, int], samples: int, bits: int) -> bool:
-    """Whether a JPEG, JPEG-LS or JPEG 2000 codestream is one image of that shape, components and depth, and within
-    bounds.
+    """Whether a JPEG, JPEG-LS or JPEG 2000 codestream is one whole image of that shape, components and depth, and
+    within bounds.
     """
     import libjpeg
 
     if syntax in JPEG2000TransferSyntaxes:
         return _jpeg2000_fits(frame, shape, samples, bits)
-    if _jpeg_parts(frame).scans > _MAX_SCANS:
+    # The decoder makes up what is missing of one that was cut; a fragment may be padded.
+    if _jpeg_parts(frame).scans > _MAX_SCANS or not frame.rstrip(b"\0").endswith(_END):
         return False
     found = libjpeg.get_parameters(frame)
     fits = (int(found["rows"]), int(found["columns"])) == shape and int(found["nr_components"]) == samples

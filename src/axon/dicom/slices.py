@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import struct
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,8 @@ MAX_FRAMES_FILE_BYTES = 2 * MAX_VOXELS + MAX_FILE_BYTES
 MAX_ORIGIN_MM = 10_000.0
 PADDING_HU = -2000
 SOFT_TISSUE_HU = (-150, 250)
+GREATEST_HU = 3071
+"""Of 12 bits, which is what most scanners write."""
 
 GEOMETRY = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"]
 RESCALE = ["RescaleSlope", "RescaleIntercept"]
@@ -247,7 +250,8 @@ def _check_padding(s: Slice, stored_HW: np.ndarray, hu_HW: np.ndarray) -> None:
 
 
 def check_rescale_outliers(slices: list[Slice], ranges: np.ndarray) -> None:
-    """Refuse a slice whose rescale is not like the others' and takes its values out of the range of HU.
+    """Refuse a slice whose rescale is not like the others' and takes its values out of the range of HU, or out of
+    theirs.
 
     Args:
         slices: All slices of a series.
@@ -257,7 +261,15 @@ def check_rescale_outliers(slices: list[Slice], ranges: np.ndarray) -> None:
         AxonError: ``CT_RESCALE``.
     """
     signs = np.sign([s.slope for s in slices])
-    low = min(float(np.median(ranges[:, 0])), AIR_HU) - 1000
+    least, most = np.median(ranges, axis=0)
+    low = min(float(least), AIR_HU) - 1000
     alike = (signs == np.sign(np.sum(signs))) & (ranges[:, 0] >= low) & (ranges[:, 1] < 2**15)
+    # Metal may be in any slice; what is beyond the others by another rescale is not.
+    kinds = Counter((s.slope, s.intercept) for s in slices)
+    usual = np.array([kinds[s.slope, s.intercept] == max(kinds.values()) > 1 for s in slices])
+    above = (ranges[:, 1] > max(float(most), GREATEST_HU) + 1000) | (
+        (ranges[:, 0] > SOFT_TISSUE_HU[1]) & (float(least) <= SOFT_TISSUE_HU[1])
+    )
+    alike &= usual | ~above
     message = f"the rescale of {int((~alike).sum())} slices is not like the others' and leaves the range of HU"
     require(bool(alike.all()), "CT_RESCALE", message, "export the original slices")

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 FILM_MM = (200.0, 600.0)
 """A chest film's longer side in millimetres; a pixel spacing that makes it shorter or longer is not believed."""
+CANVAS_SIDE = 8192
+"""Pixels of a film across a detector's width, of which it is made before it is resized to the detector's own."""
 
 
 def to_detector(
@@ -28,6 +30,7 @@ def to_detector(
     """
     canvas = [max(film_HW.shape)] * 2
     if spacing_mm is not None:
+        film_HW, spacing_mm = _shrunk(film_HW, spacing_mm, width_mm)
         canvas = [max(1, round(width_mm / step)) for step in spacing_mm]
     out_UV = np.full(canvas, film_HW.min(), dtype=np.float32)
     source, target = [], []
@@ -41,6 +44,23 @@ def to_detector(
     resized = F.interpolate(torch.from_numpy(out_UV)[None, None], (side, side), mode="bilinear", antialias=True)
     film_UV: np.ndarray = resized[0, 0].numpy()
     return film_UV
+
+
+def _shrunk(
+    film_HW: np.ndarray, spacing_mm: tuple[float, float], width_mm: float
+) -> tuple[np.ndarray, tuple[float, float]]:
+    """The film, and its spacing, with pixels of which the detector's width holds `CANVAS_SIDE` at most: of very small
+    ones it would hold gigabytes. A film of others is as it was.
+    """
+    least_mm = width_mm / CANVAS_SIDE
+    sides = [max(1, int(n * min(1, step / least_mm))) for n, step in zip(film_HW.shape, spacing_mm, strict=True)]
+    if tuple(sides) == film_HW.shape:
+        return film_HW, spacing_mm
+    small = F.interpolate(
+        torch.from_numpy(np.ascontiguousarray(film_HW))[None, None], sides, mode="bilinear", antialias=True
+    )
+    down, across = (step * n / side for step, n, side in zip(spacing_mm, film_HW.shape, sides, strict=True))
+    return small[0, 0].numpy(), (down, across)
 
 
 def believable_spacing(shape_HW: tuple[int, ...], spacing_mm: tuple[float, float] | None) -> tuple[float, float] | None:

@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
 from torch import nn
 
-from axon.errors import AxonError
+from axon.errors import AxonError, require
 from axon.models.estimator import FilmEstimator
 from axon.models.unet import BridgeUNet
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 
 Network = TypeVar("Network", bound=nn.Module)
-_MOST = {"channels": 1024, "size": 1024, "blocks": 100, "res_blocks": 100, "upscale": 16}
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("channels", "size", "detector_px"), (1, 1024)),
+    **dict.fromkeys(("blocks", "res_blocks"), (0, 100)),
+    **dict.fromkeys(("norm_groups", "patch"), (1, 10_000)),
+    **dict.fromkeys(("volume_steps", "sample_steps"), (2, 1000)),
+    **dict.fromkeys(("eta", "m_min", "m_max", "clinical_trust", "transport", "stage_weights"), (0.0, 1.0)),
+    **dict.fromkeys(("pixel_pitch_mm", "source_detector_mm", "source_object_mm"), (1e-3, 1e5)),
+    **dict.fromkeys(("noise", "smooth_voxels", "max_var"), (1e-9, 1000.0)),
+    **dict.fromkeys(("levels", "spread"), (0.0, 1000.0)),
+    "upscale": (1, 16),
+    "num_train_timesteps": (2, 10_000),
+    "iterations": (0, 1000),
+    "corrections": (1, 10),
+    "output_size": (0, 512),
+    "extent_mm": (10.0, 2000.0),
+    "hu_window": (-32768.0, 32767.0),
+    "std_curves": (0.0, 1e5),
+}
+"""Least and greatest value of what a configuration calls so; where both are whole numbers, it is one."""
 _MOST_ELSE, _MOST_ENTRIES = 10_000, 100
 """Of any other number of a configuration; of the entries of a list."""
 
@@ -38,15 +56,25 @@ def load_network(kind: type[Network], folder: Path) -> Network:
 
 
 def check_configuration(folder: Path) -> None:
-    """See that a part's configuration asks for nothing huge, before it is built. Raises AxonError ``MODEL_DAMAGED``."""
+    """See that a part's configuration asks for nothing huge and nothing that makes no sense, before it is built. Raises
+    AxonError ``MODEL_DAMAGED``.
+    """
     for path in folder.glob("*config.json"):
-        fix = "copy the model again"
         try:
             facts = dict(json.loads(path.read_text()))
         except (OSError, ValueError, TypeError, RecursionError):
-            raise AxonError("MODEL_DAMAGED", f"{folder.name}/{path.name} cannot be read", fix) from None
-        if name := next((name for name, value in facts.items() if not _is_modest(name, value)), ""):
-            raise AxonError("MODEL_DAMAGED", f"{name} of {folder.name} is out of range", fix)
+            message = f"{folder.name}/{path.name} cannot be read"
+            raise AxonError("MODEL_DAMAGED", message, "copy the model again") from None
+        check_facts(facts, folder.name)
+
+
+def check_facts(facts: dict[str, Any], whose: str) -> None:
+    """See that the numbers of a configuration are in their ranges. Raises AxonError ``MODEL_DAMAGED``."""
+    name = next((name for name, value in facts.items() if not _is_modest(name, value)), "")
+    require(not name, "MODEL_DAMAGED", f"{name} of {whose} is out of range", "copy the model again")
+    window = facts.get("hu_window", [0, 1])
+    ascending = len(window) == 2 and window[0] < window[1]
+    require(ascending, "MODEL_DAMAGED", f"hu_window of {whose} does not ascend", "copy the model again")
 
 
 def _is_modest(name: str, value: object) -> bool:
@@ -54,7 +82,17 @@ def _is_modest(name: str, value: object) -> bool:
         return all(_is_modest(inner, found) for inner, found in value.items())
     if isinstance(value, list):
         return len(value) <= _MOST_ENTRIES and all(_is_modest(name, found) for found in value)
-    return not isinstance(value, int | float) or abs(value) <= _MOST.get(name, _MOST_ELSE)
+    if name in RANGES:
+        return is_in_range(name, value)
+    return not isinstance(value, int | float) or abs(value) <= _MOST_ELSE
+
+
+def is_in_range(name: str, value: object) -> bool:
+    """Whether a value is a number, whole where it has to be, in the range of its name in `RANGES`."""
+    low, high = RANGES[name]
+    whole = isinstance(low, int) and isinstance(high, int)
+    number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    return number and low <= value <= high  # type: ignore[operator]
 
 
 def check_tensors(network: nn.Module, folder: Path) -> None:

@@ -21,7 +21,14 @@ from axon.files import write_whole
 from axon.orchestration.alert import ALERT_URL, Alert, send
 from axon.orchestration.working import FILE, State, beats, device, utc
 from axon.pictures import loss_curves_png
-from axon.tracking.client import client, refuse_missing_store, sqlite_path, tracking_errors, without_credentials
+from axon.tracking.client import (
+    HASTY,
+    client,
+    refuse_missing_store,
+    sqlite_path,
+    tracking_errors,
+    without_credentials,
+)
 from axon.tracking.runs import HEARTBEAT, PARENT_RUN, RUN_KEY, STAGE, TRAINING_PAGE, WORK_KEY, StageRun
 from axon.training.loop import Log
 
@@ -32,8 +39,6 @@ if TYPE_CHECKING:
 SILENT_S, PICTURE = 600.0, "progress.png"
 QUIET_S = 600.0
 """For so long MLflow is asked nothing after it failed: its own retries would hold the training."""
-HASTY = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-"""How long a training waits for MLflow, in its variables; MLflow's own are 120 s, 7 times."""
 STATES = {"FINISHED": "SUCCEEDED", "SCHEDULED": "PENDING", "KILLED": "CANCELED"}
 """MLflow's words as Kubeflow says them."""
 

@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from axon.errors import AxonError
+from axon.errors import FULL, AxonError
 
 MEMORY_BYTES = 3 * 2**30
 """Address space of a child, libraries included."""
@@ -124,20 +124,23 @@ def given_up_by(check: Callable[[], None]) -> Iterator[None]:
         _check.reset(token)
 
 
-def apart(kind: str, read: Callable[..., Any], files: Sequence[Path], rules: Any = None) -> Any:
+def apart(
+    kind: str, read: Callable[..., Any], files: Sequence[Path], rules: Any = None, cpu_s: int | None = None
+) -> Any:
     """What ``read(files)``, or with rules ``read(files, rules)``, gives, computed in a child.
 
     Args:
-        kind: First part of the code where the child dies: ``"CT"`` or ``"XRAY"``.
+        kind: First part of the code where the child dies: ``"CT"``, ``"XRAY"`` or ``"ARCHIVE"``.
         read: A function of a module of AXON's that gives a dataclass of arrays, numbers and text.
         files: What to read.
         rules: A dataclass of numbers and text.
+        cpu_s: CPU seconds that it may take; `CPU_S` and `CPU_S_A_FILE` if not given.
 
     Raises:
         AxonError: What ``read`` raises, or ``<kind>_DECODER_DIED``.
         OSError: The system has no room for the answer, which is no fault of the files.
     """
-    cpu_s = CPU_S + CPU_S_A_FILE * len(files)
+    cpu_s = CPU_S + CPU_S_A_FILE * len(files) if cpu_s is None else cpu_s
     paths = [str(Path(file).absolute()) for file in files]
     order = {"read": f"{read.__module__}:{read.__name__}", "files": paths, "cpu_s": cpu_s, "rules": rules}
     child = _take()
@@ -235,6 +238,10 @@ def _answer(order: dict[str, Any]) -> dict[str, Any]:
             return {"value": value, "log": log}
         except AxonError as error:
             return {"error": [error.code, error.message, error.fix], "log": log}
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            return {"system": [error.errno, error.strerror], "log": log}
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -100,7 +101,8 @@ def best_of(films: list[FoundFilm], view: View) -> FoundFilm | None:
 
 def film_files(folder: Path) -> list[Path]:
     """All files below a folder that may be films, in order."""
-    return sorted(path for path in folder.rglob("*") if _may_be_film(path.relative_to(folder), path))
+    paths = (Path(place) / name for place, _, names in os.walk(folder) for name in names)
+    return sorted(path for path in paths if _may_be_film(path.relative_to(folder), path))
 
 
 def _films(folder: Path, mend: Mend, trusted: bool) -> tuple[list[FoundFilm], Counter[str]]:
@@ -123,7 +125,12 @@ def _films(folder: Path, mend: Mend, trusted: bool) -> tuple[list[FoundFilm], Co
 
 
 def _may_be_film(name: Path, path: Path) -> bool:
-    """Whether a file is neither hidden, nor empty, nor what a system or a viewer puts beside films."""
+    """Whether a file is neither hidden, nor empty, nor what a system or a viewer puts beside films; one that cannot be
+    looked at is refused when it is read.
+    """
     quiet = any(part.startswith((".", "__MACOSX")) for part in name.parts)
     beside = path.name.upper() in (_DIRECTORY, "THUMBS.DB", "AUTORUN.INF")
-    return not quiet and not beside and path.is_file() and path.stat().st_size > 0
+    try:
+        return not quiet and not beside and path.is_file() and path.stat().st_size > 0
+    except OSError:
+        return True

@@ -21,7 +21,7 @@ from axon.dicom.xray import RawFilm, check_size, read_dicom_film, unit_range
 from axon.errors import AxonError, require
 from axon.geometry.mend import Mend, without_frame
 from axon.readers.child import apart
-from axon.readers.film_formats import read_picture, read_volume_film
+from axon.readers.film_formats import is_volume, read_picture
 
 _SURE = 0.7
 _TWO_FILMS = 1.35
@@ -115,7 +115,11 @@ def _read_here(paths: list[Path], mend: Mend, trusted: bool) -> Xray:
 
 def _read(path: Path, mend: Mend) -> RawFilm:
     try:
-        film = read_picture(path) or read_volume_film(path)
+        film = read_picture(path)
+        if film is None and is_volume(path):
+            from axon.readers.film_volumes import read_volume_film  # what it imports is a third of a child's start
+
+            film = read_volume_film(path)
         return film or read_dicom_film(path, as_stored=mend.rotate is not None)
     except InvalidDicomError:
         message = "the file is neither DICOM nor a picture nor a volume of one slice that can be read"

@@ -43,6 +43,8 @@ _TO_LPS = {
     **dict.fromkeys(("left-anterior-superior", "las"), (1, -1, 1)),
 }
 _UNITS_MM = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 0.001}
+_DOMAIN = ("domain", "space", "???", "none")
+_AXIS = r"none|\([^()]*\)"
 _SEGMENTS = "segment of 3D Slicer"
 _ELSEWHERE = "put the voxels into the file itself, or into a plain file beside it"
 
@@ -76,14 +78,34 @@ def read_nrrd(path: Path, rules: CtConfig, data: Path | None = None) -> Volume:
     with path.open("rb") as file:
         fields = _nrrd_fields(file)
         stored = _nrrd_stored(fields, rules)
-        encoding = fields["encoding"].lower()
-        require(encoding in _CODINGS, "CT_UNREADABLE", "the voxels are written as text", "export it as raw or gzip")
-        coding = _CODINGS[encoding]
-        skip = int(fields.get("byte skip", "0"))
-        require(int(fields.get("line skip", "0")) == 0, "CT_UNREADABLE", "lines are to be skipped", "export it again")
+        coding, skip = _nrrd_coding(fields)
         if where := _named(fields):
             return _detached(_beside(path, where, data), coding, stored, skip)
         return _skipped(stored, content(file, coding), skip)
+
+
+def stored_slice(file: BinaryIO) -> tuple[Stored, Coding, int]:
+    """What a NRRD says of its values, perhaps of one slice; how they are packed in the rest of the file, and how many
+    bytes of that come before them. Raises as `read_nrrd`.
+    """
+    fields = _nrrd_fields(file)
+    require(not _named(fields), "CT_UNREADABLE", "the header names another file for its values", "export one file")
+    shape = _nrrd_shape(fields)
+    kinds = fields.get("kinds", "").lower().split()
+    scalar = all(word in (*_DOMAIN, "list") for word in kinds)
+    require(scalar, "NOT_A_CT", "the file has several values a pixel", "export it in grey")
+    vectors = re.findall(_AXIS, fields.get("space directions", ""))
+    affine = np.eye(4)
+    for axis, text in enumerate(vectors):
+        if text != "none":
+            vector = [float(word) for word in text.strip("()").split(",")]
+            affine[: len(vector), axis] = vector
+    if not vectors:
+        spacing = _nrrd_spacings(fields, slice(None))
+        affine[range(len(spacing)), range(len(spacing))] = spacing
+    affine[:3, :3] *= np.array(_TO_LPS.get(fields.get("space", "").lower(), (1, 1, 1)))[:, None]
+    affine[:3] *= _nrrd_units(fields)
+    return Stored(_nrrd_dtype(fields), shape, affine), *_nrrd_coding(fields)
 
 
 def stored_metaimage(path: Path, rules: CtConfig) -> Stored:
@@ -149,8 +171,12 @@ def _detached(data: Path, coding: Coding, stored: Stored, skip: int) -> Volume:
 
 
 def _skipped(stored: Stored, packed: bytes | bytearray, skip: int) -> Volume:
-    """Voxels after ``skip`` bytes, or at the end of the file for -1."""
-    return volume(stored, packed, max(0, len(packed) - stored.bytes) if skip == -1 else max(skip, 0))
+    return volume(stored, packed, after(skip, stored, packed))
+
+
+def after(skip: int, stored: Stored, packed: bytes | bytearray) -> int:
+    """Where the values begin after ``skip`` bytes; for -1 they are at the end of the file."""
+    return max(0, len(packed) - stored.bytes) if skip == -1 else max(skip, 0)
 
 
 def _metaimage_fields(file: BinaryIO) -> dict[str, str]:
@@ -219,27 +245,45 @@ def _nrrd_fields(file: BinaryIO) -> dict[str, str]:
     return fields
 
 
-def _nrrd_stored(fields: dict[str, str], rules: CtConfig) -> Stored:
+def _nrrd_coding(fields: dict[str, str]) -> tuple[Coding, int]:
+    """How the values are packed, and how many bytes come before them."""
+    encoding = fields["encoding"].lower()
+    require(encoding in _CODINGS, "CT_UNREADABLE", "the voxels are written as text", "export it as raw or gzip")
+    require(int(fields.get("line skip", "0")) == 0, "CT_UNREADABLE", "lines are to be skipped", "export it again")
+    return _CODINGS[encoding], int(fields.get("byte skip", "0"))
+
+
+def _nrrd_shape(fields: dict[str, str]) -> tuple[int, ...]:
+    """The slowest axis first."""
     shape = tuple(int(word) for word in fields["sizes"].split())[::-1]
     require(int(fields["dimension"]) == len(shape), "CT_UNREADABLE", "sizes and dimension differ", "export it again")
-    many = len(shape)
-    require(many in (3, 4), "NOT_A_CT", f"the image has {many} dimensions, a CT has 3", "give one CT a file")
+    return shape
+
+
+def _nrrd_dtype(fields: dict[str, str]) -> np.dtype:
     kind = fields["type"].lower()
     require(kind in _NRRD, "NOT_A_CT", "the voxels are of an unknown kind", "export the CT in HU")
+    one_byte = np.dtype(_NRRD[kind]).itemsize == 1
+    return np.dtype({"little": "<", "big": ">"}["little" if one_byte else fields["endian"].lower()] + _NRRD[kind])
+
+
+def _nrrd_stored(fields: dict[str, str], rules: CtConfig) -> Stored:
+    shape = _nrrd_shape(fields)
+    many = len(shape)
+    require(many in (3, 4), "NOT_A_CT", f"the image has {many} dimensions, a CT has 3", "give one CT a file")
+    dtype = _nrrd_dtype(fields)
     kinds = fields.get("kinds", "").lower().split()
-    axes = re.findall(r"none|\([^()]*\)", fields.get("space directions", ""))
+    axes = re.findall(_AXIS, fields.get("space directions", ""))
     # Of four axes the slowest, or the fastest, may be time: a list, as 3D Slicer calls it.
     interleaved = many == 4 and kinds[:1] == ["list"] and axes[:1] in ([], ["none"])
     spatial = slice(1, 4) if interleaved else slice(0, 3)
-    domain = all(word in ("domain", "space", "???", "none") for word in kinds[spatial])
+    domain = all(word in _DOMAIN for word in kinds[spatial])
     require(
         domain and "none" not in axes[spatial], "NOT_A_CT", "the file has several values a voxel", "export the CT in HU"
     )
     affine, notes = _nrrd_affine(fields, spatial, rules)
-    one_byte = np.dtype(_NRRD[kind]).itemsize == 1
-    order = {"little": "<", "big": ">"}["little" if one_byte else fields["endian"].lower()]
     sizes, points = (shape[:3], shape[3]) if interleaved else (shape[-3:], int(np.prod(shape[:-3], dtype=object)))
-    stored = Stored(np.dtype(order + _NRRD[kind]), sizes, affine, notes=notes)
+    stored = Stored(dtype, sizes, affine, notes=notes)
     stored = time_point(stored, points, rules, interleaved)
     check(stored)
     return stored
@@ -249,19 +293,35 @@ def _nrrd_affine(fields: dict[str, str], spatial: slice, rules: CtConfig) -> tup
     """To LPS mm, of the axes of space among all of the file's; and notes."""
     affine = np.eye(4)
     notes: tuple[str, ...] = ()
-    found = re.findall(r"\(([^()]*)\)", fields.get("space directions", ""))
     to_lps = _TO_LPS.get(fields.get("space", "").lower())
-    vectors = [_floats(text.replace(",", " "), 3) for text in found]
+    found = re.findall(_AXIS, fields.get("space directions", ""))
+    vectors = [_floats(text.strip("()").replace(",", " "), 3) for text in found if text != "none"]
     if to_lps is None or len(vectors) != 3:
         directions, notes = assumed_axes(rules)
-        spacing = [float(word) for word in fields.get("spacings", "").split()[spatial]]
-        affine[:3, :3] = directions * (spacing or np.linalg.norm(vectors, axis=1))
-        return affine, notes
-    affine[:3, :3] = np.stack(vectors, axis=1)
-    affine[:3, 3] = _floats(fields.get("space origin", "(0,0,0)").strip("()").replace(",", " "), 3)
-    units = re.findall(r'"([^"]*)"', fields.get("space units", "")) or ["mm"]
-    affine[:3] *= np.array(to_lps)[:, None] * np.array([_UNITS_MM[unit or "mm"] for unit in units]).reshape(-1, 1)
+        spacing = _nrrd_spacings(fields, spatial)
+        affine[:3, :3] = directions * (spacing if len(spacing) else np.linalg.norm(vectors, axis=1))
+    else:
+        affine[:3, :3] = np.stack(vectors, axis=1)
+        affine[:3, 3] = _floats(fields.get("space origin", "(0,0,0)").strip("()").replace(",", " "), 3)
+        affine[:3] *= np.array(to_lps)[:, None]
+    affine[:3] *= _nrrd_units(fields)
     return affine, notes
+
+
+def _nrrd_spacings(fields: dict[str, str], axes: slice) -> np.ndarray:
+    """Of those axes in mm; empty where the file has none."""
+    spacing = np.array([float(word) for word in fields.get("spacings", "").split()[axes]])
+    message = "a voxel spacing is negative: the patient's left may be either side"
+    require(not (spacing < 0).any(), "CT_GEOMETRY", message, "export it again with its geometry")
+    units = re.findall(r'"([^"]*)"', fields.get("units", ""))[axes] or ["mm"]
+    return spacing * np.array([_UNITS_MM[unit or "mm"] for unit in units])
+
+
+def _nrrd_units(fields: dict[str, str]) -> np.ndarray:
+    """Millimetres in the unit of each axis of space, or in the one of all, as a column."""
+    units = re.findall(r'"([^"]*)"', fields.get("space units", "")) or ["mm"]
+    units = [*units, *["mm"] * (3 - len(units))] if len(units) > 1 else units
+    return np.array([_UNITS_MM[unit or "mm"] for unit in units]).reshape(-1, 1)
 
 
 def _true(fields: dict[str, str], key: str, default: str = "false") -> bool:

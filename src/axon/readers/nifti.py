@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -37,12 +38,28 @@ def read_nifti(path: Path, rules: CtConfig) -> Volume:
     packed = unpacked(path)
     header = _header(bytes(packed[:_HEADER]))
     stored = _stored(header, rules)
-    start, least = float(header["vox_offset"]), int(header["sizeof_hdr"])
     if _in_pair(header):
-        packed, least = unpacked(image_of(path)), 0
+        return volume(stored, unpacked(image_of(path)), _begin(header, 0))
+    return volume(stored, packed, _begin(header, int(header["sizeof_hdr"])))
+
+
+def stored_slice(packed: bytes | bytearray) -> tuple[Stored, int, bool]:
+    """What a whole NIfTI file says of its values, perhaps of one slice; where they begin; and whether it says which way
+    the slice lies: the unit affine, or one with a spacing at most, nobody thought about. Raises as `read_nifti`.
+    """
+    header = _header(bytes(packed[:_HEADER]))
+    require(not _in_pair(header), "CT_UNREADABLE", "the values are in another file", "export one file")
+    affine = header.get_best_affine()[:3, :3]
+    plain = bool((np.diag(affine) > 0).all() and np.count_nonzero(affine) == 3)
+    told = bool(header["sform_code"] or header["qform_code"])
+    return _whole(header), _begin(header, int(header["sizeof_hdr"])), told and not plain
+
+
+def _begin(header: nibabel.Nifti1Header, least: int) -> int:
+    start = float(header["vox_offset"])
     inside = start.is_integer() and start >= least
     require(inside, "CT_UNREADABLE", "the voxels do not begin after the header", "export it again")
-    return volume(stored, packed, int(start))
+    return int(start)
 
 
 def stored_nifti(path: Path, rules: CtConfig) -> Stored:
@@ -89,7 +106,7 @@ def _header(start: bytes) -> nibabel.Nifti1Header:
     known = magic in (b"n+1", b"n+2", b"ni1", b"ni2")
     require(known, "CT_UNREADABLE", "the file is no NIfTI file", "export it as .nii.gz")
     if not raw["sform_code"]:
-        spacing = np.asarray(raw["pixdim"][1:4], dtype=float)
+        spacing = np.asarray(raw["pixdim"][1 : 1 + min(int(raw["dim"][0]), 3)], dtype=float)
         usable = bool(np.isfinite(spacing).all() and (spacing > 0).all())
         require(usable, "CT_GEOMETRY", "the voxel spacing is not positive", "export it again with its geometry")
     raw.check_fix()
@@ -99,19 +116,9 @@ def _header(start: bytes) -> nibabel.Nifti1Header:
 def _stored(header: nibabel.Nifti1Header, rules: CtConfig) -> Stored:
     has_sform, has_qform = bool(header["sform_code"]), bool(header["qform_code"])
     assumed = () if has_sform or has_qform else _assume(header, rules)
-    affine, units = _in_mm(header)
-    shape = tuple(header.get_data_shape()[::-1])
-    infinite = bool(np.isinf([header["scl_slope"], header["scl_inter"]]).any())
-    require(not infinite, "CT_GEOMETRY", "the header's scaling is not finite", "export it again")
-    slope, intercept = header.get_slope_inter()
-    stored = Stored(
-        header.get_data_dtype(),
-        shape[-3:],
-        lps_to_ras(affine),
-        1.0 if slope is None else slope,
-        0.0 if intercept is None else intercept,
-        units + assumed,
-    )
+    stored = _whole(header)
+    shape = stored.shape
+    stored = replace(stored, shape=shape[-3:], notes=stored.notes + assumed)
     stored = time_point(stored, int(np.prod(shape[:-3], dtype=object)), rules)
     check(stored)
     if has_sform and has_qform:
@@ -120,6 +127,22 @@ def _stored(header: nibabel.Nifti1Header, rules: CtConfig) -> Stored:
         if hands[0] != hands[1]:
             raise AxonError("NO_ORIENTATION", message, "export it with the one that is right")
     return stored
+
+
+def _whole(header: nibabel.Nifti1Header) -> Stored:
+    """All values of a file, of as many dimensions as it has."""
+    affine, units = _in_mm(header)
+    infinite = bool(np.isinf([header["scl_slope"], header["scl_inter"]]).any())
+    require(not infinite, "CT_GEOMETRY", "the header's scaling is not finite", "export it again")
+    slope, intercept = header.get_slope_inter()
+    return Stored(
+        header.get_data_dtype(),
+        tuple(header.get_data_shape()[::-1]),
+        lps_to_ras(affine),
+        1.0 if slope is None else slope,
+        0.0 if intercept is None else intercept,
+        units,
+    )
 
 
 def _assume(header: nibabel.Nifti1Header, rules: CtConfig) -> tuple[str, ...]:

@@ -182,17 +182,26 @@ def _after(rest: bytes, file: BinaryIO) -> bytes:
     return rest
 
 
+def numbers(stored: Stored, packed: bytes | bytearray, offset: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The values at ``offset`` as they are stored, of all time points, and what is to be said of what follows them.
+
+    Raises:
+        AxonError: ``CT_UNREADABLE`` where there are too few.
+    """
+    missing = offset + stored.bytes - len(packed)
+    if missing > 0:
+        raise AxonError("CT_UNREADABLE", f"the file lacks {missing} bytes of its voxels", "copy it again")
+    surplus = (f"{-missing} bytes after the voxels are passed over",) if -missing > _SURPLUS else ()
+    return np.frombuffer(packed, stored.dtype, stored.voxels * stored.points, offset), surplus
+
+
 def volume(stored: Stored, packed: bytes | bytearray, offset: int = 0) -> Volume:
     """The voxels at ``offset`` as int16 HU; not yet in canonical orientation.
 
     Raises:
         AxonError: ``CT_UNREADABLE`` where there are too few, ``NOT_A_CT`` where a value is not finite.
     """
-    missing = offset + stored.bytes - len(packed)
-    if missing > 0:
-        raise AxonError("CT_UNREADABLE", f"the file lacks {missing} bytes of its voxels", "copy it again")
-    surplus = (f"{-missing} bytes after the voxels are passed over",) if -missing > _SURPLUS else ()
-    every = np.frombuffer(packed, stored.dtype, stored.voxels * stored.points, offset)
+    every, surplus = numbers(stored, packed, offset)
     first, step = (stored.point, stored.points) if stored.interleaved else (stored.point * stored.voxels, 1)
     flat = every[first::step][: stored.voxels]
     hu = np.empty(flat.shape, np.int16)

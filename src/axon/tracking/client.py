@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import re
+import ssl
+import time
+import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from axon.errors import AxonError, missing_extras
@@ -71,12 +77,17 @@ def without_credentials(uri: str) -> str:
     return bare.rpartition("@")[2] if re.match("[^/@]*:", uri) else bare
 
 
+HASTY = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+"""How long MLflow is waited for where somebody waits, in its variables; MLflow's own are 120 s, 7 times."""
+
+
 def client(tracking_uri: str) -> MlflowClient:
-    """An MLflow client for tracking and registry.
+    """An MLflow client for tracking and registry; of a server at an address where one was seen to answer, unless the
+    user's own variables (`HASTY`) say how long to wait.
 
     Raises:
-        AxonError: ``TRACKING_FAILED`` for an address that is none, or whose driver or database cannot be used;
-            ``EXTRA_MISSING`` where MLflow is not installed.
+        AxonError: ``TRACKING_FAILED`` for an address that is none, where no server answers, or whose driver or database
+            cannot be used; ``EXTRA_MISSING`` where MLflow is not installed.
     """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     with missing_extras():
@@ -85,12 +96,32 @@ def client(tracking_uri: str) -> MlflowClient:
     # After the import, which sets the levels itself.
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    if tracking_uri.startswith("http") and not HASTY.keys() & os.environ.keys():
+        _see_that_it_answers(tracking_uri)
     try:
         with tracking_errors(tracking_uri):
             return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
     except (ImportError, ValueError) as error:
         fix = "check --tracking-uri; a database needs its driver: python -m pip install psycopg, or as its name says"
         raise _failed(tracking_uri, error, fix) from error
+
+
+@functools.cache
+def _see_that_it_answers(tracking_uri: str) -> None:
+    """To find out that nobody is there takes MLflow four minutes; any answer will do."""
+    asked = without_credentials(tracking_uri)
+    for tries_left in range(int(HASTY["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]), -1, -1):
+        try:
+            urllib.request.urlopen(asked, timeout=float(HASTY["MLFLOW_HTTP_REQUEST_TIMEOUT"])).close()  # noqa: S310
+            return
+        except (HTTPError, HTTPException, ValueError):
+            return  # it answers, or it is no address, as MLflow will say
+        except OSError as error:
+            if isinstance(getattr(error, "reason", None), ssl.SSLError):
+                return  # its certificate is MLflow's to judge
+            if not tries_left:
+                raise _failed(tracking_uri, error, "check the address and that the server runs") from None
+            time.sleep(1)
 
 
 REGISTRY = "models:/"

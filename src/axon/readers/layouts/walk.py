@@ -53,7 +53,12 @@ def _below(top: Path, seen: set[tuple[int, int]], links: list[Path]) -> Iterator
     unreadable: list[OSError] = []
     for place, folders, names in os.walk(top, onerror=unreadable.append):
         here = Path(place)
-        facts = here.stat()
+        try:
+            facts = here.stat()
+        except OSError as gone:
+            folders.clear()
+            yield here, f"it cannot be looked at ({gone.strerror})"
+            continue
         if (facts.st_dev, facts.st_ino) in seen:
             folders.clear()
             yield here, "a folder that is met twice, by a link"
@@ -63,13 +68,20 @@ def _below(top: Path, seen: set[tuple[int, int]], links: list[Path]) -> Iterator
             if why := _passed_by_name(name):
                 folders.remove(name)
                 yield here / name, f"{why} folder"
-            elif (here / name).is_symlink():
+            elif _is_link(here / name):
                 folders.remove(name)
                 links.append(here / name)
         for name in names:
             yield here / name, _why_not(here / name)
     for error in unreadable:
         yield Path(str(error.filename)), f"a folder that cannot be opened ({error.strerror})"
+
+
+def _is_link(path: Path) -> bool:
+    try:
+        return path.is_symlink()
+    except OSError:  # of a folder that may be listed and not searched
+        return False
 
 
 def _passed_by_name(name: str) -> str:
@@ -84,9 +96,7 @@ def _why_not(path: Path) -> str:
     try:
         facts = path.stat()
     except OSError as error:
-        return (
-            f"a link that leads nowhere ({error.strerror})" if path.is_symlink() else f"it vanished ({error.strerror})"
-        )
+        return f"{'a link that leads nowhere' if _is_link(path) else 'it cannot be looked at'} ({error.strerror})"
     if not stat.S_ISREG(facts.st_mode):
         return "no regular file"
     if facts.st_size == 0:

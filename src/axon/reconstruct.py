@@ -554,7 +554,8 @@ def refuse_foreign_folder(out: Path, *inputs: Path) -> None:
 
 
 def refuse_other_films(out: Path, films: Films, replace: bool = False) -> str:
-    """See that ``out`` holds no reconstruction that shares no film with ``films``, unless that may be replaced.
+    """See that ``out`` holds no reconstruction of other films than ``films``, unless that may be replaced; one of the
+    frontal film alone, or with a lateral one more, is of the same.
 
     Returns:
         str: What is replaced; empty where nothing is.
@@ -570,7 +571,8 @@ def refuse_other_films(out: Path, films: Films, replace: bool = False) -> str:
         return ""
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         before, model = set(), "unknown"  # A record that cannot be read is some other film's.
-    same = bool(before & set(films.digests.values()))
+    now = set(films.digests.values())
+    same = bool(before) and (before <= now or now <= before)
     fix = "name a new folder with -o, or add --replace"
     require(same or replace, "OUT_EXISTS", f"{out} holds the result of another film", fix)
     return f"the result of {'the same' if same else 'another'} film (model {model})"

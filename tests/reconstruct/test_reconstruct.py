@@ -364,18 +364,21 @@ def test_another_films_result_is_replaced_only_when_asked(
 ) -> None:
     out = ("-o", tmp_path / "out", "--model", model)
     assert run(films[0], *out) == 0
-    assert "replaced" not in capsys.readouterr().out
+    assert "replaced" not in capsys.readouterr().err
     assert run(*films, *out) == 0
-    assert "replaced the result of the same film (model axon" in capsys.readouterr().out
+    assert "replaced the result of the same film (model axon" in capsys.readouterr().err
     Image.open(films[0]).convert("L").point(lambda value: value * 9 // 10).save(tmp_path / "other.png")
     before = digests(tmp_path / "out")
-    with pytest.raises(SystemExit):
-        run(tmp_path / "other.png", *out)
-    said = capsys.readouterr().out
-    assert "[OUT_EXISTS]" in said and "another film" in said and "--replace" in said
-    assert digests(tmp_path / "out") == before
-    assert run(tmp_path / "other.png", *out, "--replace") == 0
-    assert "replaced the result of another film" in capsys.readouterr().out
+    for others in ((tmp_path / "other.png",), (tmp_path / "other.png", films[1])):  # with the same lateral, too
+        with pytest.raises(SystemExit):
+            run(*others, *out)
+        said = capsys.readouterr().out
+        assert "[OUT_EXISTS]" in said and "another film" in said and "--replace" in said
+        assert digests(tmp_path / "out") == before
+    assert run(tmp_path / "other.png", *out, "--replace", "--json") == 0
+    said = capsys.readouterr()
+    assert "replaced the result of another film" in said.err
+    assert json.loads(said.out)["disclaimer"] == DISCLAIMER
 
 
 def test_what_the_user_overrules_is_in_record_dicom_and_picture(

@@ -187,6 +187,11 @@ def test_two_films_are_reconstructed_looked_at_and_downloaded(
     assert len(images) == 8 and all(pixels(image).std() > 2 for image in images)
     assert captions(sized)[:2] == ["frontal film, as given", "frontal film, as the model sees it"]
     assert letters(sized) == [*["RL"] * 4, *["AP"] * 4]
+    bars = [film.find_elements(By.TAG_NAME, "i") for film in sized.find_elements(By.CSS_SELECTOR, "#films .film")]
+    assert [len(bar) for bar in bars] == [0, 1, 1, 1] * 2, "nobody knows the scale of a film as given"
+    film = sized.find_elements(By.CSS_SELECTOR, "#films .film")[1]
+    assert bars[1][0].size["width"] == pytest.approx(film.size["width"] * 100 / 400, abs=2.5)
+    assert re.fullmatch(r"difference, mean 0\.\d{3}; colours from −0\.5 to 0\.5, white is 0", captions(sized)[3])
     ct = nib.load(download(sized, "NIfTI volume", "frontal-axon-ct.nii.gz"))
     assert ct.shape == (32, 32, 32)
     with zipfile.ZipFile(download(sized, "DICOM series (zip)", "frontal-axon-dicom.zip")) as archive:

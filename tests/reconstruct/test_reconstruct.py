@@ -433,6 +433,22 @@ def test_the_readmes_python_runs_as_it_stands(
     assert (tmp_path / "out" / RECORD).is_file() and names["error"].shape == names["hu"].shape
 
 
+def test_the_preview_has_sides_level_and_a_scale(
+    model: Path, films: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for films as they were given, whose scale nobody knows."""
+    marks: list[tuple[str, float]] = []
+    said: list[str] = []
+    monkeypatch.setattr("axon.pictures.mark", lambda _, letters, ten_cm: marks.append((letters, ten_cm)))
+    monkeypatch.setattr("matplotlib.figure.Figure.text", lambda *words, **_: said.append(words[3]))
+    assert run(*films, "-o", tmp_path / "out", "--model", model) == 0
+    xray = pretrained.load(str(model)).pipeline.config.xray
+    film = 100 / (xray["detector_px"] * xray["pixel_pitch_mm"])
+    slices = [(sides, 100 / 320) for sides in ("RL", "RL", "AP")]
+    assert marks == [*slices, *((sides, wide) for sides in ("RL", "AP") for wide in (0, film, film))]
+    assert "black -1000 HU, white 400 HU. Bars: 10 cm, of films on the detector" in said[0]
+
+
 def test_options_mend_each_film_and_the_preview_shows_it_before_and_after(
     model: Path, films: tuple[Path, Path], tmp_path: Path
 ) -> None:

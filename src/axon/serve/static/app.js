@@ -394,12 +394,14 @@ function filmRow(film, notes) {
   const turned = notes.some((note) => /^(rotated by|mirrored as)/.test(note));
   const sides = film.view === "lateral" ? ["A", "P"] : ["R", "L"];
   const titles = { given: `${film.view} film, as given${cut}`, film: `${film.view} film, as the model sees it`,
-    reprojected: "from the volume", difference: `difference, mean ${film.mae}` };
+    reprojected: "from the volume",
+    difference: `difference, mean ${film.mae}; colours from −${film.range} to ${film.range}, white is 0` };
   for (const [key, title] of Object.entries(titles)) {
     const figure = element("figure");
     const picture = element("div", "", { className: "film" });
     picture.append(element("img", "", { src: film[key], alt: `${film.view}: ${title}` }));
     if (key !== "given" || !turned) picture.append(...sides.map((side) => element("b", side)));
+    if (key !== "given") picture.append(element("i", "", { style: `width: ${film.ten_cm}%` }));
     figure.append(picture, element("figcaption", title));
     row.append(figure);
   }

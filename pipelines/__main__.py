@@ -192,12 +192,12 @@ def compile_pipeline(arguments: argparse.Namespace) -> None:
     from pipelines.axon_pipeline import COMPILED, committed
 
     _refuse_ignored(arguments)
+    if named := [name for name in ("AXON_IMAGE_CPU", "AXON_IMAGE_CUDA") if os.environ.get(name)]:
+        print(f"images come from the environment: {', '.join(named)}", file=sys.stderr)
     if arguments.batch:
         _write_batch(arguments.batch)
         return
     site = _site(arguments.site)
-    if named := [name for name in ("AXON_IMAGE_CPU", "AXON_IMAGE_CUDA") if os.environ.get(name)]:
-        print(f"images come from the environment: {', '.join(named)}", file=sys.stderr)
     with _compiled(site) as fresh:
         if arguments.resources:
             _write_resources(fresh, arguments.resources, arguments.namespace or site.namespace or "kubeflow", site)

@@ -194,11 +194,11 @@ def compile_pipeline(arguments: argparse.Namespace) -> None:
 
     _refuse_ignored(arguments)
     site = _site(arguments.site)
+    if named := [name for name in ("AXON_IMAGE_CPU", "AXON_IMAGE_CUDA") if os.environ.get(name)]:
+        print(f"images come from the environment: {', '.join(named)}", file=sys.stderr)
     if arguments.batch:
         _write_batch(arguments.batch, site)
         return
-    if named := [name for name in ("AXON_IMAGE_CPU", "AXON_IMAGE_CUDA") if os.environ.get(name)]:
-        print(f"images come from the environment: {', '.join(named)}", file=sys.stderr)
     with _compiled(site) as fresh:
         if arguments.resources:
             _write_resources(fresh, arguments.resources, arguments.namespace or site.namespace or "kubeflow", site)

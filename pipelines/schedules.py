@@ -8,7 +8,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from itertools import islice
@@ -116,8 +116,8 @@ def load(path: Path, package: Package) -> tuple[str, list[Desired]]:
         AxonError: ``SCHEDULES_MISSING``, ``SCHEDULES_YAML``, ``SCHEDULE_NAME``, ``SCHEDULE_TWICE``, ``SCHEDULE_CRON``,
             ``SCHEDULE_PIPELINE``, those of `Package.check`, or ``SCHEDULES`` with all of them.
     """
-    experiment, entries, service_account = _read(path)
     problems: list[AxonError] = []
+    experiment, entries, service_account = _read(path, problems)
     found: list[Desired] = []
     seen: set[str] = set()
     for entry in entries:
@@ -145,52 +145,55 @@ def load(path: Path, package: Package) -> tuple[str, list[Desired]]:
     return experiment, found
 
 
-def _read(path: Path) -> tuple[str, list[Any], str]:
+def _read(path: Path, problems: list[AxonError]) -> tuple[str, list[Any], str]:
+    """Experiment, entries and service account, as far as they are good; ``problems`` gets the rest."""
     if not path.is_file():
         raise AxonError("SCHEDULES_MISSING", f"no schedules at {path}", "name a file such as schedules.yaml")
     try:
         raw = yaml.safe_load(path.read_text())
-        unknown = set(raw) - {"experiment", "service_account", "schedules"}
-        experiment, entries, account = raw["experiment"], raw["schedules"] or [], raw.get("service_account", "")
-        well_formed = (
-            not unknown and isinstance(experiment, str) and isinstance(entries, list) and isinstance(account, str)
-        )
-    except (yaml.YAMLError, TypeError, KeyError, ValueError) as error:
-        raise AxonError(
-            "SCHEDULES_YAML", f"{path} cannot be read: {error}", "it needs the keys experiment and schedules"
-        ) from error
-    if not well_formed:
-        raise AxonError(
-            "SCHEDULES_YAML", f"{path} has other keys or types", "keys: experiment, service_account, schedules (a list)"
-        )
-    return experiment, entries, account
+    except (yaml.YAMLError, ValueError) as error:
+        raise AxonError("SCHEDULES_YAML", f"{path} cannot be read: {error}", "mend it as YAML") from error
+    if not isinstance(raw, dict):
+        raise AxonError("SCHEDULES_YAML", f"{path} is no table", "it needs the keys experiment and schedules")
+    if raw.get("schedules", "") is None:
+        raw["schedules"] = []
+    kinds: dict[str, type] = {"experiment": str, "service_account": str, "schedules": list}
+    good = _checked(raw, kinds, ("experiment", "schedules"), path.name, problems)
+    return good.get("experiment", ""), good.get("schedules", []), good.get("service_account", "")
 
 
-def _schedule(entry: Any, problems: list[AxonError]) -> Schedule | None:
-    """The schedule of what is good in ``entry``, None without a name or a cron; ``problems`` gets the rest."""
+def _checked(
+    given: dict[Any, Any], kinds: dict[str, type], needed: Iterable[str], what: str, problems: list[AxonError]
+) -> dict[str, Any]:
+    """What of a table is good; ``problems`` gets the rest."""
 
     def told(message: str, fix: str) -> None:
         problems.append(AxonError("SCHEDULES_YAML", message, fix))
 
-    if not isinstance(entry, dict) or not {"name", "cron"} & set(entry):
-        told(f"{entry!r} is no schedule", "give it at least a name and a cron")
-        return None
-    known = [one.name for one in fields(Schedule)]
-    types = {"parameters": dict, "enabled": bool}
     good: dict[str, Any] = {}
-    for key in ("name", "cron"):
-        if key not in entry:
-            told(f"{entry!r} has no {key}", f"give it a {key}")
-    for key, value in entry.items():
-        kind = types.get(key, str)
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            fix = f"did you mean {near[0]!r}?" if near else f"keys: {', '.join(known)}"
-            told(f"unknown key {key!r} in {entry.get('name')!r}", fix)
-        elif not isinstance(value, kind):
-            told(f"{key} of {entry.get('name')!r} is {value!r}", f"give it a {kind.__name__}")
+    for key in needed:
+        if key not in given:
+            told(f"{what} has no {key}", f"give it a {key}")
+    for key, value in given.items():
+        if key not in kinds:
+            near = difflib.get_close_matches(str(key), kinds, n=1)
+            fix = f"did you mean {near[0]!r}?" if near else f"keys: {', '.join(kinds)}"
+            told(f"unknown key {key!r} in {what}", fix)
+        elif not isinstance(value, kinds[key]):
+            told(f"{key} of {what} is {value!r}", f"give it a {kinds[key].__name__}")
         else:
             good[key] = value
+    return good
+
+
+def _schedule(entry: Any, problems: list[AxonError]) -> Schedule | None:
+    """The schedule of what is good in ``entry``, None without a name or a cron; ``problems`` gets the rest."""
+    if not isinstance(entry, dict) or not {"name", "cron"} & set(entry):
+        fix = "give it at least a name and a cron"
+        problems.append(AxonError("SCHEDULES_YAML", f"{entry!r} is no schedule", fix))
+        return None
+    kinds: dict[str, type] = {**{one.name: str for one in fields(Schedule)}, "parameters": dict, "enabled": bool}
+    good = _checked(entry, kinds, ("name", "cron"), repr(entry.get("name", entry)), problems)
     if not {"name", "cron"} <= set(good):
         return None
     schedule = Schedule(**good)

@@ -17,6 +17,7 @@ from axon.errors import AxonError, raise_all
 
 QUANTITY = re.compile(r"\d+(Mi|Gi|Ti)")
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
+IMAGE = re.compile(r".+@sha256:[0-9a-f]{64}")
 EFFECTS = ("NoSchedule", "NoExecute", "PreferNoSchedule")
 
 
@@ -118,8 +119,12 @@ def _matches(pattern: str) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
 
 
-def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+def _names(value: Any) -> bool:
+    return isinstance(value, list) and all(_matches(NAME.pattern)(one) for one in value)
+
+
+def _images(value: Any) -> bool:
+    return _labels(value) and all(IMAGE.fullmatch(image) for image in value.values())
 
 
 def _tolerations(value: Any) -> bool:
@@ -142,8 +147,8 @@ STEP_CHECKS: dict[str, Callable[[Any], bool]] = {
     "gpus": _whole(0, 1),
 }
 CHECKS: dict[str, Callable[[Any], bool]] = {
-    "images": _labels,
-    "pull_secrets": _texts,
+    "images": _images,
+    "pull_secrets": _names,
     "gpu": _matches(r"[a-z0-9.-]+/[a-z0-9.-]+"),
     "gpu_nodes": _labels,
     "node_selector": _labels,

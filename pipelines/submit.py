@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import io
 import json
+import logging
 import os
 import re
 import warnings
@@ -25,9 +26,10 @@ from axon.errors import AxonError, collected, raise_all
 from axon.orchestration.heartbeat import progress
 from axon.orchestration.preflight import parameter_problems
 from axon.tracking.client import without_credentials
+from pipelines.site import IMAGE
 
 HOST, TOKEN, CA_CERT = "KF_PIPELINES_ENDPOINT", "AXON_KFP_TOKEN", "AXON_KFP_CA"
-PINNED = re.compile(r"(?!axon\.invalid/)(?!.*@sha256:0{64}$).+@sha256:[0-9a-f]{64}$")
+PINNED = re.compile(rf"(?!axon\.invalid/)(?!.*@sha256:0{{64}}$){IMAGE.pattern}$")
 """An image that a cluster can pull: no tag, and not what the committed file and the manifests hold in its place."""
 TYPES: dict[str, tuple[type, ...]] = {
     "STRING": (str,),
@@ -168,6 +170,8 @@ class Cluster:
                 "svc/ml-pipeline-ui 8080:80"
             )
             raise AxonError("CLUSTER_HOST", f"the cluster's address is {self.shown or '(none)'!r}, not http(s)", fix)
+        # It tells of each try; the error tells of all. The level of its parent is the client's to set.
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
         token, authority = os.environ.get(TOKEN, "").strip() or None, os.environ.get(CA_CERT)
         with self._errors(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # That it wants Kubeflow Pipelines 2.

@@ -75,9 +75,14 @@ class XrayConfig:
     detector_px: int = 64
     pixel_pitch_mm: float = 7.0
 
+    @property
+    def width_mm(self) -> float:
+        """Side of the detector."""
+        return self.detector_px * self.pixel_pitch_mm
+
     def with_pixels(self, pixels: int) -> XrayConfig:
         """The same field of view with so many pixels a side."""
-        pitch = self.pixel_pitch_mm * self.detector_px / pixels
+        pitch = self.width_mm / pixels
         return dataclasses.replace(self, detector_px=pixels, pixel_pitch_mm=pitch)
 
 

@@ -28,6 +28,8 @@ OVERVIEW_WINDOW = (-300.0, 1400.0)
 """Lungs, soft tissue and bone at once."""
 
 DIVERGING, SEQUENTIAL = "RdBu_r", "cividis"
+FILM_RANGE = 0.5
+"""Difference of two films, of 1, at which the colours end."""
 FRAMES, FRAME_PX = 15, 144
 """Slices to scroll through, and their side."""
 
@@ -60,6 +62,11 @@ def hang(image: np.ndarray, plane: str) -> np.ndarray:
 def window_bounds(level: float, width: float) -> tuple[float, float]:
     """Lowest and highest HU of a display window."""
     return level - width / 2, level + width / 2
+
+
+def window_text(level: float, width: float) -> str:
+    """A display window in words."""
+    return f"level {level:.0f} HU, width {width:.0f} HU".replace("-", "−")
 
 
 def sides(of: str) -> str:
@@ -269,14 +276,15 @@ def _uri(pixels: np.ndarray) -> str:
 
 
 def film_pictures(view: str, film_UV: np.ndarray, reprojected_UV: np.ndarray) -> dict[str, str]:
-    """A film, the same view of the volume and their difference as data URIs, both films from 0 to 1; and their mean
-    difference.
+    """A film, the same view of the volume and their difference as data URIs, both films from 0 to 1; their mean
+    difference, and where the colours of the difference end.
     """
     difference = reprojected_UV.astype(float) - film_UV
     return {
         "view": view,
         "film": gray_uri(film_UV, 0, 1),
         "reprojected": gray_uri(reprojected_UV, 0, 1),
-        "difference": colour_uri(difference, -0.5, 0.5, DIVERGING),
+        "difference": colour_uri(difference, -FILM_RANGE, FILM_RANGE, DIVERGING),
+        "range": f"{FILM_RANGE}",
         "mae": f"{np.abs(difference).mean():.3f}",
     }

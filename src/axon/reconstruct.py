@@ -81,6 +81,7 @@ class Reconstruction:
         sample_reprojected: And of the sample; empty where there is none.
         given: The films as they were given, before a frame was cut off and before they were mended, in [0, 1], by
             view; the longer side at most 512.
+        film_mm: Side of the detector.
     """
 
     output: AxonOutput
@@ -88,6 +89,7 @@ class Reconstruction:
     reprojected: dict[str, np.ndarray]
     sample_reprojected: dict[str, np.ndarray]
     given: dict[str, np.ndarray] = field(default_factory=dict)
+    film_mm: float = 0.0
 
     def reprojection_mae(self) -> dict[str, float]:
         """Mean absolute difference of film and re-projection by view, on the scale 0 to 1."""
@@ -278,6 +280,7 @@ def sample(
         _reprojected(output.volume, pipeline, list(given)),
         {} if output.sample is None else _reprojected(output.sample, pipeline, list(given)),
         {view: shrunk(xray.image_HW) if xray.given_HW is None else xray.given_HW for view, xray in films.xrays.items()},
+        XrayConfig(**pipeline.config.xray).width_mm,
     )
 
 
@@ -454,8 +457,7 @@ def _quarter_turn(text: str) -> int | None:
 
 def on_detector(films: Films, pipeline: AxonPipeline) -> dict[str, np.ndarray]:
     """The films as the model's detector would hold them, shape (U, V), by view."""
-    xray = XrayConfig(**pipeline.config.xray)
-    width_mm, side = xray.detector_px * xray.pixel_pitch_mm, pipeline.film_px
+    width_mm, side = XrayConfig(**pipeline.config.xray).width_mm, pipeline.film_px
     films_UV = {}
     for view, film in films.xrays.items():
         spacing_mm = believable_spacing(film.image_HW.shape, film.pixel_spacing_mm)
@@ -480,7 +482,7 @@ def nifti_bytes(volume: Volume, what: str = SYNTHETIC) -> bytes:
 
 def write_preview(path: Path, made: Reconstruction, remark: str = "", turned: Collection[str] = frozenset()) -> None:
     """One PNG: the three middle planes of the volume, and each film, as given and as the model sees it, beside the same
-    view of the volume; the sample's below. Left and right, the window and a bar of 10 cm are on it; ``remark`` too.
+    view of the volume; the sample's below. Left and right, the window and bars of 10 cm are on it; ``remark`` too.
     The films of ``turned`` views have no left and right as given.
     """
     from matplotlib.figure import Figure
@@ -498,7 +500,7 @@ def write_preview(path: Path, made: Reconstruction, remark: str = "", turned: Co
             _show(axes, *picture)
     figure.subplots_adjust(left=0.005, right=0.995, top=1 - 0.1 / len(rows), bottom=0.09 / len(rows), wspace=0.02)
     low, high = window_bounds(*OVERVIEW_WINDOW)
-    shown = f"Slices: black {low:.0f} HU, white {high:.0f} HU, the bar is 10 cm. {remark}"
+    shown = f"Slices: black {low:.0f} HU, white {high:.0f} HU. Bars: 10 cm, of films on the detector. {remark}"
     figure.text(0.005, 0.02 / len(rows), f"SYNTHETIC. {DISCLAIMER}  {shown}", color="#8a1f11")
     figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
 
@@ -517,8 +519,8 @@ def _preview_row(
         letters = sides(view)
         pictures += [
             (f"{view} film, as given", made.given[view], "" if view in turned else letters, 0),
-            (f"{view} film, as the model sees it", film_UV, letters, 0),
-            (f"{view}, from the {name}", reprojected[view], letters, 0),
+            (f"{view} film, as the model sees it", film_UV, letters, 100 / made.film_mm),
+            (f"{view}, from the {name}", reprojected[view], letters, 100 / made.film_mm),
         ]
     return pictures
 
@@ -555,7 +557,8 @@ def refuse_foreign_folder(out: Path, *inputs: Path) -> None:
 
 
 def refuse_other_films(out: Path, films: Films, replace: bool = False) -> str:
-    """See that ``out`` holds no reconstruction that shares no film with ``films``, unless that may be replaced.
+    """See that ``out`` holds no reconstruction of other films than ``films``, unless that may be replaced; one of the
+    frontal film alone, or with a lateral one more, is of the same.
 
     Returns:
         str: What is replaced; empty where nothing is.
@@ -571,7 +574,8 @@ def refuse_other_films(out: Path, films: Films, replace: bool = False) -> str:
         return ""
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         before, model = set(), "unknown"  # A record that cannot be read is some other film's.
-    same = bool(before & set(films.digests.values()))
+    now = set(films.digests.values())
+    same = bool(before) and (before <= now or now <= before)
     fix = "name a new folder with -o, or add --replace"
     require(same or replace, "OUT_EXISTS", f"{out} holds the result of another film", fix)
     return f"the result of {'the same' if same else 'another'} film (model {model})"

@@ -47,7 +47,7 @@ def evaluation() -> Evaluation:
                     for name, axis in (("frontal", 1), ("lateral", 2))
                 }
                 std = np.abs(reference / 10)
-                shown.append(Picture(f"case-{number}", "internal", 5.5, reference, volumes, std, films, films))
+                shown.append(Picture(f"case-{number}", "internal", 5.5, reference, volumes, std, films, films, 420.0))
     facts = {
         "config": "smoke",
         "data_revision": "0" * 40,
@@ -165,6 +165,7 @@ def test_a_phone_needs_no_sideways_scroll(sized: WebDriver, page: str, request: 
 def test_the_comparison_sorts_its_cases(sized: WebDriver, comparison: str) -> None:
     sized.get(comparison)
     assert "Too few patients to tell" in sized.find_element(By.CSS_SELECTOR, ".verdict").text  # There are three.
+    assert "level −300 HU, width 1400 HU" in sized.find_element(By.TAG_NAME, "main").text
     tables = sized.find_elements(By.TAG_NAME, "table")
     cases = next(n for n, table in enumerate(tables) if "PSNR, protocol axon" in table.text)
     before = column(sized, cases, 4)

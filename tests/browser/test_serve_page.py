@@ -187,6 +187,11 @@ def test_two_films_are_reconstructed_looked_at_and_downloaded(
     assert len(images) == 8 and all(pixels(image).std() > 2 for image in images)
     assert captions(sized)[:2] == ["frontal film, as given", "frontal film, as the model sees it"]
     assert letters(sized) == [*["RL"] * 4, *["AP"] * 4]
+    bars = [film.find_elements(By.TAG_NAME, "i") for film in sized.find_elements(By.CSS_SELECTOR, "#films .film")]
+    assert [len(bar) for bar in bars] == [0, 1, 1, 1] * 2, "nobody knows the scale of a film as given"
+    film = sized.find_elements(By.CSS_SELECTOR, "#films .film")[1]
+    assert bars[1][0].size["width"] == pytest.approx(film.size["width"] * 100 / 400, abs=2.5)
+    assert re.fullmatch(r"difference, mean 0\.\d{3}; colours from −0\.5 to 0\.5, white is 0", captions(sized)[3])
     ct = nib.load(download(sized, "NIfTI volume", "frontal-axon-ct.nii.gz"))
     assert ct.shape == (32, 32, 32)
     with zipfile.ZipFile(download(sized, "DICOM series (zip)", "frontal-axon-dicom.zip")) as archive:
@@ -298,6 +303,62 @@ def test_a_result_keeps_the_name_of_its_films(
     WebDriverWait(sized, 20).until(lambda _: stale(sized))
     assert "no longer on the server" in text(sized, "stale") and "Press Reconstruct" in text(sized, "stale")
     sized.get_log("browser")  # which notes the 404 as an error
+
+
+SLOW = """
+const real = window.fetch, [path, wait] = arguments;
+window.fetch = async (url, ...rest) => {
+  if (String(url).endsWith(path)) await new Promise((done) => setTimeout(done, wait));
+  return real(url, ...rest);
+};
+"""
+
+
+def test_a_film_chosen_while_another_is_sent_greys_the_other_ones_volume(
+    sized: WebDriver, address: str, films: tuple[Path, Path], tmp_path: Path
+) -> None:
+    visit(sized, address)
+    sized.execute_script(SLOW, "/api/jobs", 1500)
+    choose(sized, films[0])
+    submit(sized)
+    Image.open(films[0]).save(tmp_path / "other.png")
+    sized.find_element(By.NAME, "frontal").send_keys(str(tmp_path / "other.png"))
+    assert answered(sized) == "done", text(sized, "error")
+    assert text(sized, "title") == "Volume of frontal.png"
+    assert stale(sized) and "still the volume of frontal.png" in text(sized, "stale")
+
+
+def test_the_title_is_of_the_picture_that_is_shown(sized: WebDriver, address: str, films: tuple[Path, Path]) -> None:
+    """Of two images that are asked for at once, and of one that the server no longer has."""
+    give(sized, address, films[0], samples=4)
+    loaded(sized, "ct.nii.gz")
+    sized.execute_script(SLOW, "mean.nii.gz", 1000)
+    held = "return viewer.volumes.map((volume) => volume.name)"
+    for name in ("Mean of samples", "Error to expect", "Volume, the best guess"):
+        press(sized, name)
+        assert text(sized, "title") == "Volume of frontal.png" and sized.execute_script(held) == ["ct.nii.gz"]
+    time.sleep(1.5)
+    settled(sized)
+    assert text(sized, "title") == "Volume of frontal.png" and sized.execute_script(held) == ["ct.nii.gz"]
+    job = str(sized.find_element(By.LINK_TEXT, "NIfTI volume").get_attribute("href")).rpartition("/")[0]
+    drop = "return fetch(arguments[0], {method: 'DELETE'}).then(answer => answer.status)"
+    assert sized.execute_script(drop, job) == 204
+    press(sized, "Error to expect")
+    WebDriverWait(sized, 20).until(lambda _: stale(sized))
+    assert "no longer on the server" in text(sized, "stale") and "best guess" in text(sized, "facts")
+    assert text(sized, "title") == "Volume of frontal.png" and sized.execute_script(held) == ["ct.nii.gz"]
+    (pressed,) = sized.find_elements(By.CSS_SELECTOR, "#images [aria-pressed=true]")
+    assert pressed.text == "Volume, the best guess"
+    errors = [entry["message"] for entry in sized.get_log("browser") if entry["level"] == "SEVERE"]
+    assert all("404" in error for error in errors), errors  # which the browser notes
+
+
+def test_no_download_is_called_after_an_archive(sized: WebDriver, address: str) -> None:
+    visit(sized, address)
+    script = "return prefixOf({frontal: arguments[0]}, {inputs: {frontal: {kind: 'png'}}})"
+    for name in ("DOE_JANE.tar.gz", "DOE_JANE.tar.bz2", "DOE_JANE.zip", "DOE_JANE.TGZ", "DOE_JANE"):
+        assert re.fullmatch(r"axon-\d{8}-\d{6}", sized.execute_script(script, name)), name
+    assert sized.execute_script(script, "film.2.png") == "film.2-axon"
 
 
 def test_a_refused_film_has_its_way_out(

@@ -27,7 +27,7 @@ from axon.evaluation.results import (
     showcase,
     summary_table,
 )
-from axon.evaluation.strips import write_hero
+from axon.evaluation.strips import strip, write_hero
 from axon.metrics.protocols import PROTOCOLS, measure
 from axon.metrics.statistics import comparable
 
@@ -76,7 +76,7 @@ def evaluation() -> Evaluation:
                 films = {name: rng.random((16, 16)) for name in ("frontal", "lateral")}
                 volumes["axon_coarse"] = volumes["axon_coarse"][::2, ::2, ::2]
                 shown[set_name, case_id] = Picture(
-                    case_id, set_name, 15.0, reference, volumes, rng.random(reference.shape), films, films
+                    case_id, set_name, 15.0, reference, volumes, rng.random(reference.shape), films, films, 448.0
                 )
     chosen = [shown[key] for key in showcase(rows)]
     facts = {"config": "smoke", "split_hash": "9b1d77aa", "hu_window": "-1024 to 1476", "fine_spacing_mm": "15.0"}
@@ -183,8 +183,31 @@ def test_the_first_screen_has_verdict_picture_and_headline_and_the_facts_come_la
     assert "cannot be told apart" not in first and first.count("<p>On ") == 4
     assert first.count('<figure class="tile">') == 2 + 4 and first.index("<figure") < first.index("<table")
     assert first.count("<i>R</i><i>L</i>") == 5 and first.count("<i>A</i><i>P</i>") == 1, "left and right of each"
-    assert first.count("<u style=") == 4, "a bar of 10 cm on slices, none on films, whose scale nobody knows"
+    assert first.count("<u style=") == 6 and first.count('<u style="width:22.32%">') == 2, "10 cm on slices and films"
+    assert "level −300 HU, width 1400 HU" in first
     assert "split hash" not in first and text.index("split hash") > text.index("<h2>Limits")
+
+
+def test_every_picture_of_a_case_has_its_sides_its_level_and_a_scale(folder: Path) -> None:
+    text = (folder / "report.html").read_text()
+    sections = text.partition('<section id="training"')[0].split('<section class="case"')[1:]
+    for section in sections:
+        for part in section.split('<figure class="tile')[1:]:
+            shown = part.partition("</figure>")[0]
+            assert shown.count("<i>") == 2 and shown.count("<u style=") == 1, shown[-200:]
+        stages = section.partition("<h3>Stage by stage")[2]
+        assert stages.startswith(" <small>level −300 HU, width 1400 HU</small>")
+        assert stages.count("<img") == stages.count('<figure class="tile">') > 0, "a picture without marks"
+        films = section.partition("<h4>Input film")[2].partition("</section>")[0]
+        assert films.count('<u style="width:22.32%">') == 6 and "−0.5" in films and "+0.5" in films
+    assert len(sections) > 1
+
+
+def test_a_strip_is_marked_on_each_of_its_columns() -> None:
+    hu_DHW = np.full((64, 64, 64), -1000.0)
+    columns = np.split(np.asarray(Image.open(io.BytesIO(strip(hu_DHW, hu_DHW, 320.0))).convert("RGB")), 3, axis=1)
+    yellow = [((column[..., 0] > 150) & (column[..., 2] < 130)).sum() for column in columns]
+    assert all(count > 50 for count in yellow), yellow
 
 
 def test_two_cases_tell_nothing_apart(page: Page) -> None:

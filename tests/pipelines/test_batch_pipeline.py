@@ -40,10 +40,14 @@ def test_it_can_be_run_on_this_machine_too() -> None:
     assert "env" not in executors["exec-reconstruct-batch"]["container"]
 
 
-def test_it_is_not_written_with_images_that_no_cluster_has(tmp_path: Path) -> None:
+def test_it_is_not_written_with_images_that_no_cluster_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AXON_IMAGE_CPU", "mine:latest")
     with pytest.raises(AxonError, match="IMAGE_NOT_PINNED"):
         dispatch(["compile", "--batch", str(tmp_path / "batch.yaml")], "axon pipeline")
     assert not (tmp_path / "batch.yaml").exists()
+    assert capsys.readouterr().err == "images come from the environment: AXON_IMAGE_CPU\n"
 
 
 SITE = """

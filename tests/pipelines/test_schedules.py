@@ -487,6 +487,13 @@ def test_a_page_to_log_in_is_no_answer(server: Server) -> None:
         Cluster(server.url)
 
 
+def test_a_host_that_does_not_answer_costs_a_line() -> None:
+    command = [sys.executable, "-m", "axon.cli", "pipeline", "status", "run-1", "--host", "http://127.0.0.1:9"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    lines = (done.stdout + done.stderr).splitlines()
+    assert done.returncode == 1 and len(lines) == 1 and lines[0].startswith("[CLUSTER_UNREACHABLE]"), lines
+
+
 def test_command_line(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """``axon pipeline``, without images of its own, ends in one line; `submit` is the verb that needs them first."""
     with pytest.raises(SystemExit) as ended:

@@ -62,6 +62,16 @@ def test_everything_that_is_wrong_is_named_at_once(tmp_path: Path) -> None:
     assert len(caught.value.several) == 5, "gpu: 3 is one mistake"
 
 
+def test_images_need_digests_and_secrets_a_name(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text(
+        f"images: {{cpu: 'x:latest', cuda: 'x@sha256:12', gpu: 'x@{DIGEST}'}}\npull_secrets: [login, 'My Secret']\n"
+    )
+    with pytest.raises(AxonError) as caught:
+        site.load(tmp_path / "site.yaml", resources.NEEDS)
+    assert len(caught.value.several) == 3 and "unknown key 'images.gpu'" in str(caught.value)
+    assert "images is {'cpu': 'x:latest'" in str(caught.value) and "pull_secrets is ['login', 'My" in str(caught.value)
+
+
 def test_a_dry_run_names_every_mistake_of_site_configuration_and_settings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,15 +95,24 @@ def test_a_check_of_schedules_names_every_mistake_of_site_and_entries(
     entries = (
         "{name: Nightly!, cron: '0 3 * * *', enable: true, pipeline: other, config: none.yaml, parameters: {promot: x}}"
     )
-    (tmp_path / "schedules.yaml").write_text(f"experiment: axon\nschedules: [{entries}, {{name: 3, corn: '0'}}]\n")
+    text = f"experimant: axon\nschedules: [{entries}, {{name: 3, corn: '0'}}]\nserviceaccount: x\nother: 1\n"
+    (tmp_path / "schedules.yaml").write_text(text)
     words = ["--file", str(tmp_path / "schedules.yaml"), "--site", str(tmp_path / "site.yaml")]
     with pytest.raises(SystemExit):
         main(["schedule", "--check", *words])
     said = capsys.readouterr().out
-    assert said.startswith("[SCHEDULES] 10 problems: ")
+    assert said.startswith("[SCHEDULES] 14 problems: ")
     for code in ("SITE_KEY", "SCHEDULE_NAME", "SCHEDULE_CRON", "SCHEDULE_PIPELINE", "CONFIG_MISSING", "'promot'"):
         assert code in said
-    for word in ("did you mean 'enabled'", "did you mean 'cron'", "name of 3 is 3", "has no cron"):
+    for word in ("did you mean 'experiment'", "schedules.yaml has no experiment", "unknown key 'other'"):
+        assert word in said
+    for word in (
+        "did you mean 'service_account'",
+        "did you mean 'enabled'",
+        "did you mean 'cron'",
+        "has no cron",
+        "name of 3 is 3",
+    ):
         assert word in said
 
 

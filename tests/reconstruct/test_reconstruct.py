@@ -381,18 +381,21 @@ def test_another_films_result_is_replaced_only_when_asked(
 ) -> None:
     out = ("-o", tmp_path / "out", "--model", model)
     assert run(films[0], *out) == 0
-    assert "replaced" not in capsys.readouterr().out
+    assert "replaced" not in capsys.readouterr().err
     assert run(*films, *out) == 0
-    assert "replaced the result of the same film (model axon" in capsys.readouterr().out
+    assert "replaced the result of the same film (model axon" in capsys.readouterr().err
     Image.open(films[0]).convert("L").point(lambda value: value * 9 // 10).save(tmp_path / "other.png")
     before = digests(tmp_path / "out")
-    with pytest.raises(SystemExit):
-        run(tmp_path / "other.png", *out)
-    said = capsys.readouterr().out
-    assert "[OUT_EXISTS]" in said and "another film" in said and "--replace" in said
-    assert digests(tmp_path / "out") == before
-    assert run(tmp_path / "other.png", *out, "--replace") == 0
-    assert "replaced the result of another film" in capsys.readouterr().out
+    for others in ((tmp_path / "other.png",), (tmp_path / "other.png", films[1])):  # with the same lateral, too
+        with pytest.raises(SystemExit):
+            run(*others, *out)
+        said = capsys.readouterr().out
+        assert "[OUT_EXISTS]" in said and "another film" in said and "--replace" in said
+        assert digests(tmp_path / "out") == before
+    assert run(tmp_path / "other.png", *out, "--replace", "--json") == 0
+    said = capsys.readouterr()
+    assert "replaced the result of another film" in said.err
+    assert json.loads(said.out)["disclaimer"] == DISCLAIMER
 
 
 def test_what_the_user_overrules_is_in_record_dicom_and_picture(
@@ -445,6 +448,22 @@ def test_the_readmes_python_runs_as_it_stands(
     names: dict = {}
     exec(snippet, names)
     assert (tmp_path / "out" / RECORD).is_file() and names["error"].shape == names["hu"].shape
+
+
+def test_the_preview_has_sides_level_and_a_scale(
+    model: Path, films: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for films as they were given, whose scale nobody knows."""
+    marks: list[tuple[str, float]] = []
+    said: list[str] = []
+    monkeypatch.setattr("axon.pictures.mark", lambda _, letters, ten_cm: marks.append((letters, ten_cm)))
+    monkeypatch.setattr("matplotlib.figure.Figure.text", lambda *words, **_: said.append(words[3]))
+    assert run(*films, "-o", tmp_path / "out", "--model", model) == 0
+    xray = pretrained.load(str(model)).pipeline.config.xray
+    film = 100 / (xray["detector_px"] * xray["pixel_pitch_mm"])
+    slices = [(sides, 100 / 320) for sides in ("RL", "RL", "AP")]
+    assert marks == [*slices, *((sides, wide) for sides in ("RL", "AP") for wide in (0, film, film))]
+    assert "black -1000 HU, white 400 HU. Bars: 10 cm, of films on the detector" in said[0]
 
 
 def test_options_mend_each_film_and_the_preview_shows_it_before_and_after(

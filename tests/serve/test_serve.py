@@ -95,6 +95,10 @@ def test_a_job_counts_its_steps_and_gives_the_command_lines_bytes(
         assert b"JANE" not in answer.content and "JANE" not in str(answer.headers)
 
 
+def test_an_empty_film_is_called_so(asked: TestClient) -> None:
+    assert "the film is empty" in ended(asked, order(asked, b"")["id"])["error"]["message"]
+
+
 def test_films_go_once_read_and_results_on_request(asked: TestClient, jobs: Jobs, film: bytes) -> None:
     job = order(asked, film)["id"]
     ended(asked, job)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from axon import DISCLAIMER
@@ -186,6 +187,8 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
             use_references=not arguments.fast,
             progress=progress,
         )
+    if replaced:
+        print(f"replaced {replaced}", file=sys.stderr)
     if arguments.json:
         print(json.dumps(record, indent=1, sort_keys=True))
         return
@@ -197,8 +200,6 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
     )
     if left_out := record.get("references", {}).get("left_out"):
         print(f"references: {left_out}")
-    if replaced:
-        print(f"replaced {replaced}")
     for path in sorted(arguments.out.iterdir()):
         print(f"  {path}{'/' if path.is_dir() else ''}")
     print(f"look at it: axon serve, or ct.nii.gz in 3D Slicer, ITK-SNAP or niivue\n{DISCLAIMER}")

@@ -355,6 +355,7 @@ def picture_of(set_name: str, case: Case, result: MethodVolumes, config: Config)
         std_DHW=result.std_DHW,
         films=dict(zip(VIEWS, films, strict=True)),
         reprojected=dict(zip(VIEWS, reprojected, strict=True)),
+        film_mm=config.xray.width_mm,
     )
 
 

@@ -138,7 +138,7 @@ def _context(evaluation: Evaluation) -> dict[str, Any]:
         "pictures": _ranked(evaluation),
         "frame_count": show.FRAMES,
         "sides": show.sides,
-        "overview": "level {:.0f} HU, width {:.0f} HU".format(*show.OVERVIEW_WINDOW).replace("-", "−"),
+        "overview": show.window_text(*show.OVERVIEW_WINDOW),
         "diverging_bar": show.bar_uri(show.DIVERGING),
         "sequential_bar": show.bar_uri(show.SEQUENTIAL),
         "curves": {stage: show.loss_curve_uri(points) for stage, points in evaluation.curves.items() if points},
@@ -237,7 +237,8 @@ def _lead(pictures: Sequence[Picture]) -> dict[str, Any] | None:
         return None
     best = leading(pictures)
     low, high = show.window_bounds(*show.OVERVIEW_WINDOW)
-    tiles = [(show.gray_uri(film, 0, 1), f"{view} film", view, 0.0) for view, film in best.films.items()]
+    wide = _film_ten_cm(best)
+    tiles = [(show.gray_uri(film, 0, 1), f"{view} film", view, wide) for view, film in best.films.items()]
     for plane in ("coronal", "axial"):
         for label, volume in (("AXON", best.volumes["axon"]), ("CT", best.reference_DHW)):
             image = show.gray_uri(show.slice_plane(volume, plane), low, high)
@@ -248,6 +249,11 @@ def _lead(pictures: Sequence[Picture]) -> dict[str, Any] | None:
 def _ten_cm(picture: Picture) -> float:
     """How much of a slice's width 10 cm are, in percent."""
     return round(10_000 / (picture.reference_DHW.shape[2] * picture.spacing_mm), 2)
+
+
+def _film_ten_cm(picture: Picture) -> float:
+    """The same of a film, on the detector; 0 where nobody knows."""
+    return round(10_000 / picture.film_mm, 2) if picture.film_mm else 0.0
 
 
 def _headline_gains(evaluation: Evaluation, set_name: str, view: str, method: str, of: Metric) -> list[str]:
@@ -408,6 +414,7 @@ def _picture(evaluation: Evaluation, picture: Picture, title: str) -> dict[str, 
         "view": VIEW_LABELS[view],
         "spacing": f"{picture.spacing_mm:.2f}",
         "ten_cm": _ten_cm(picture),
+        "film_ten_cm": _film_ten_cm(picture),
         "values": [_with_unit(of, value) for of, value in ours.items() if value is not None],
         "windows": windows,
         "frames": _frames(picture),
@@ -425,10 +432,9 @@ def _window(picture: Picture, name: str, level: float, width: float) -> dict[str
     volumes = [picture.volumes[method].clip(low, high) for method in methods]
     reference = picture.reference_DHW.clip(low, high)
     images = [[show.slice_plane(volume, plane) for volume in (*volumes, reference)] for plane in show.PLANES]
-    note = f"level {level:.0f} HU, width {width:.0f} HU".replace("-", "−")
     return {
         "name": f"{name} window",
-        "note": note,
+        "note": show.window_text(level, width),
         "columns": [METHODS[method] for method in methods],
         "rows": _with_error(images, low, high),
         "half": f"{width / 2:.0f}",
@@ -449,7 +455,7 @@ def _projection(picture: Picture) -> dict[str, Any]:
     low, high = show.window_bounds(*show.WINDOWS["Bone"])
     volumes = (picture.volumes["axon"].clip(low, high), picture.reference_DHW.clip(low, high))
     images = [[show.maximum_intensity(volume, plane) for volume in volumes] for plane in show.PLANES]
-    note = "the densest voxel along each line, bone window"
+    note = f"the densest voxel along each line, {show.window_text(*show.WINDOWS['Bone'])}"
     return {
         "name": "Maximum-intensity projection",
         "note": note,

@@ -80,6 +80,7 @@ class Picture:
         std_DHW: Standard deviation over the samples in HU; None for a single sample.
         films: Input films by view, shape (U, V), 0 to 1, dense is bright.
         reprojected: Films of the reconstruction, same views and shapes.
+        film_mm: Side of the detector that holds the films; 0 where nobody knows.
     """
 
     case_id: str
@@ -90,6 +91,7 @@ class Picture:
     std_DHW: np.ndarray | None
     films: dict[str, np.ndarray]
     reprojected: dict[str, np.ndarray]
+    film_mm: float = 0.0
 
 
 @dataclass(frozen=True)

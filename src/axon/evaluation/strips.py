@@ -21,6 +21,7 @@ from axon.pictures import (
     sides,
     slice_plane,
     window_bounds,
+    window_text,
 )
 
 HERO_ERROR_HU = 500
@@ -31,7 +32,7 @@ def strip(ours_DHW: np.ndarray, reference_DHW: np.ndarray, width_mm: float) -> b
 
     Args:
         ours_DHW, reference_DHW: HU of one cube.
-        width_mm: Its edge; left and right and a bar of 10 cm are on the reconstruction.
+        width_mm: Its edge; left and right and a bar of 10 cm are on each picture.
     """
     from matplotlib import colormaps
     from PIL import Image
@@ -44,7 +45,7 @@ def strip(ours_DHW: np.ndarray, reference_DHW: np.ndarray, width_mm: float) -> b
         )
         gray = [gray_levels(image, low, high)[..., None].repeat(3, axis=-1) for image in (ours, reference)]
         error = colormaps[DIVERGING](gray_levels(ours - reference, -HERO_ERROR_HU, HERO_ERROR_HU), bytes=True)[..., :3]
-        rows.append(np.concatenate([_marked(gray[0], sides(plane), 100 / width_mm), gray[1], error], axis=1))
+        rows.append(np.concatenate([_marked(shown, sides(plane), 100 / width_mm) for shown in (*gray, error)], axis=1))
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(rows)).save(buffer, format="WEBP", quality=80, method=4)
     return buffer.getvalue()
@@ -93,16 +94,15 @@ def write_hero(path: Path, picture: Picture) -> None:
         for row, (view, film_UV) in enumerate(picture.films.items()):
             axes = figure.add_subplot(grid[row, 0])
             show_image(axes, film_UV, 0, 1, "gray", view)
-            mark(axes, sides(view))
+            mark(axes, sides(view), 100 / picture.film_mm if picture.film_mm else 0)
         for row, plane in enumerate(("coronal", "axial")):
             for column, volume_DHW in enumerate(shown.values(), start=2):
                 axes, label = figure.add_subplot(grid[row, column]), plane if column == 2 else ""
                 show_image(axes, slice_plane(volume_DHW, plane), low, high, "gray", label)
                 mark(axes, sides(plane), ten_cm)
-            error_DH = slice_plane(error_DHW, plane)
-            mapped = show_image(
-                figure.add_subplot(grid[row, 6]), error_DH, -HERO_ERROR_HU, HERO_ERROR_HU, DIVERGING, ""
-            )
+            axes, error_HW = figure.add_subplot(grid[row, 6]), slice_plane(error_DHW, plane)
+            mapped = show_image(axes, error_HW, -HERO_ERROR_HU, HERO_ERROR_HU, DIVERGING, "")
+            mark(axes, sides(plane), ten_cm)
         for column, title in ((0, "X-ray input"), *enumerate(shown, start=2), (6, "Error")):
             place = grid[0, column].get_position(figure)
             figure.text((place.x0 + place.x1) / 2, place.y1 + 0.015, title, ha="center", va="bottom", fontsize=13)
@@ -114,6 +114,7 @@ def write_hero(path: Path, picture: Picture) -> None:
             mapped, cax=figure.add_axes((0.954, 0.07, 0.007, 0.85)), ticks=[-HERO_ERROR_HU, 0, HERO_ERROR_HU]
         )
         bar.ax.set_yticklabels([f"−{HERO_ERROR_HU}", "0 HU", f"+{HERO_ERROR_HU}"])
-        figure.text(0.004, 0.02, f"{DISCLAIMER} The bars are 10 cm.", fontsize=9, color="#444444")
+        shown_at = f"Slices: {window_text(*OVERVIEW_WINDOW)}. Bars: 10 cm, of films on the detector."
+        figure.text(0.004, 0.02, f"{DISCLAIMER} {shown_at}", fontsize=9, color="#444444")
         with whole_file(path) as part:
             figure.savefig(part, format="png", dpi=120, metadata={"Software": None})

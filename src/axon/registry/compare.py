@@ -26,6 +26,7 @@ from axon.metrics.statistics import (
     paired_difference,
     sign_flip_p,
 )
+from axon.pictures import OVERVIEW_WINDOW, window_text
 from axon.registry.gate import EVALUATION, METHOD, METRIC, read_evaluation
 from axon.tracking.client import REGISTRY, client, refuse_missing_store, resolve, tracking_errors
 from axon.tracking.runs import DATA_REVISION, HEARTBEAT
@@ -374,6 +375,7 @@ def _context(found: Comparison, pictures: list[dict[str, Any]]) -> dict[str, Any
         "cases": _case_rows(found),
         "differences": {key: (_shown(a), _shown(b)) for key, (a, b) in found.differences.items()},
         "pictures": pictures,
+        "overview": window_text(*OVERVIEW_WINDOW),
     }
 
 

@@ -318,7 +318,11 @@ def _told(error: BaseException) -> AxonError | None:
 def _shown(record: dict[str, Any], made: Reconstruction) -> dict[str, Any]:
     """The record, the films beside their re-projections, and where the uncertainty's colours end."""
     films = [
-        {"given": gray_uri(made.given[view], 0, 1), **film_pictures(view, film_UV, made.reprojected[view])}
+        {
+            "given": gray_uri(made.given[view], 0, 1),
+            "ten_cm": round(10_000 / made.film_mm, 2),
+            **film_pictures(view, film_UV, made.reprojected[view]),
+        }
         for view, film_UV in made.films.items()
     ]
     std = made.output.std_DHW

@@ -26,18 +26,20 @@ class Explained extends Error {
   }
 }
 
-async function api(path, options) {
+async function ask(path, options) {
   let answer;
   try {
     answer = await fetch(`/api/${path}`, options);
   } catch {
     throw new Explained({ code: "SERVE_AWAY", message: "the server does not answer", fix: "start `axon serve` again" });
   }
-  if (answer.status === 204) return null;
-  const body = await answer.json().catch(() => null);
-  if (!answer.ok) throw new Explained(body ?? { code: `HTTP_${answer.status}`, message: "the server refused",
-    fix: "reload the page" });
-  return body;
+  if (answer.ok) return answer;
+  throw new Explained(await answer.json().catch(() => null) ?? { code: `HTTP_${answer.status}`,
+    message: "the server refused", fix: "reload the page" });
+}
+
+async function api(path, options) {
+  return (await ask(path, options)).json();
 }
 
 function setState(state) {
@@ -171,20 +173,22 @@ form.addEventListener("submit", async (event) => {
   const given = VIEWS.filter((view) => form[view].files.length);
   if (!given.includes("lateral")) films.delete("lateral");
   abandon();
-  const mine = ++order;
+  const mine = ++order, was = changed;
+  changed = false; // before the films are sent: others may be chosen meanwhile
   setState("working");
   progress(0, "Sending the films");
   try {
     for (const view of given) checkSize(view, form[view].files[0].size);
     const names = Object.fromEntries(given.map((view) => [view, form[view].files[0].name]));
     const { id } = await api("jobs", { method: "POST", body: films });
-    changed = false;
     if (mine !== order) return drop(id);
     running = { id, names };
     setState("working");
     watch(id);
   } catch (error) {
-    if (mine === order) showError(error);
+    if (mine !== order) return;
+    changed ||= was;
+    showError(error);
   }
 });
 
@@ -340,8 +344,8 @@ function old(names) {
 /** How downloads are called: after the film, unless its name may be a patient's. */
 function prefixOf(names, record) {
   const name = Object.values(names)[0];
-  if (Object.values(record.inputs).some(({ kind }) => kind === "dicom") || /\.(zip|tar|tgz|dcm)$/i.test(name) ||
-    !name.includes(".")) {
+  const study = /\.(zip|dcm|tgz|tbz2?|txz|tar(\.\w+)?)$/i;
+  if (Object.values(record.inputs).some(({ kind }) => kind === "dicom") || study.test(name) || !name.includes(".")) {
     const now = new Date(Date.now() - 60000 * new Date().getTimezoneOffset());
     return `axon-${now.toISOString().slice(0, 19).replace(/[-:]/g, "").replace("T", "-")}`;
   }
@@ -390,12 +394,14 @@ function filmRow(film, notes) {
   const turned = notes.some((note) => /^(rotated by|mirrored as)/.test(note));
   const sides = film.view === "lateral" ? ["A", "P"] : ["R", "L"];
   const titles = { given: `${film.view} film, as given${cut}`, film: `${film.view} film, as the model sees it`,
-    reprojected: "from the volume", difference: `difference, mean ${film.mae}` };
+    reprojected: "from the volume",
+    difference: `difference, mean ${film.mae}; colours from −${film.range} to ${film.range}, white is 0` };
   for (const [key, title] of Object.entries(titles)) {
     const figure = element("figure");
     const picture = element("div", "", { className: "film" });
     picture.append(element("img", "", { src: film[key], alt: `${film.view}: ${title}` }));
     if (key !== "given" || !turned) picture.append(...sides.map((side) => element("b", side)));
+    if (key !== "given") picture.append(element("i", "", { style: `width: ${film.ten_cm}%` }));
     figure.append(picture, element("figcaption", title));
     row.append(figure);
   }
@@ -407,32 +413,53 @@ function choice(id, names, act) {
     const button = element("button", name, { type: "button" });
     button.setAttribute("aria-pressed", "false");
     button.act = () => act(name);
-    button.addEventListener("click", () => pick(id, name));
+    button.addEventListener("click", () => pick(id, name)?.catch(unseen));
     return button;
   }));
 }
 
 function pick(id, name) {
-  let done;
-  for (const button of $(id).children) {
-    button.setAttribute("aria-pressed", String(button.textContent === name));
-    if (button.textContent === name) done = button.act();
-  }
-  return done;
+  mark(id, name);
+  return [...$(id).children].find((button) => button.textContent === name).act();
 }
 
-async function load(name, file, what) {
+function mark(id, name) {
+  for (const button of $(id).children) button.setAttribute("aria-pressed", String(button.textContent === name));
+}
+
+let loading = Promise.resolve(), wanted = 0, seen; // NiiVue shows both of two that load at once
+
+/** Show an image, after the one that is on its way, unless another is asked for by then. */
+function load(name, file, what) {
+  const mine = ++wanted;
+  const turn = loading.then(() => mine === wanted && draw(name, file, what));
+  loading = turn.catch(() => {});
+  return turn;
+}
+
+/** The image that was asked for is not to be had: what was there stays, under its name. */
+async function unseen(error) {
+  mark("images", seen);
+  await look();
+  if (!shown.gone) showError(error);
+}
+
+async function draw(name, file, what) {
   const std = file === "std.nii.gz", { id, names, result } = shown;
   const views = Object.keys(result.record.inputs), overruled = result.record.overruled;
   const onWord = overruled ? `; refused as ${overruled.join(", ")}, and made on your word` : "";
-  $("title").textContent = `${name.split(",")[0]} of ${named(names)}`;
   const { name: model, version } = result.record.model;
-  const seen = views.length > 1 ? "two views" : `${views[0]} view`;
-  $("facts").textContent = `${what}; ${seen}; model ${model} ${version}; research only${onWord}`;
-  $("canvas").dataset.loaded = "";
-  const place = viewer?.volumes.length ? [...viewer.scene.crosshairPos] : [0.5, 0.5, 0.5];
+  const from = views.length > 1 ? "two views" : `${views[0]} view`;
+  const url = await (await ask(`jobs/${id}/${file}`)).arrayBuffer();
+  const image = await niivue.NVImage.loadFromUrl({ url, name: file, colormap: std ? "viridis" : "gray" });
   viewer ??= await makeViewer();
-  await viewer.loadVolumes([{ url: `/api/jobs/${id}/${file}`, name: file, colormap: std ? "viridis" : "gray" }]);
+  const place = viewer.volumes.length ? [...viewer.scene.crosshairPos] : [0.5, 0.5, 0.5];
+  viewer.volumes = [];
+  viewer.addVolume(image);
+  $("title").textContent = `${name.split(",")[0]} of ${named(names)}`;
+  $("facts").textContent = `${what}; ${from}; model ${model} ${version}; research only${onWord}`;
+  seen = name;
+  mark("images", name);
   viewer.scene.crosshairPos = place;
   sliders(std);
   $("windows").hidden = std;

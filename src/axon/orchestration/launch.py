@@ -220,7 +220,11 @@ def _torchrun(processes: int, arguments: list[str]) -> subprocess.Popen[str]:
     threads = str(max(1, (os.cpu_count() or 1) // processes))
     return subprocess.Popen(
         [*torchrun, "-m", "axon.orchestration.launch", *arguments],
-        env={"OMP_NUM_THREADS": threads, **os.environ},
+        env={
+            "OMP_NUM_THREADS": threads,
+            "PYTHONUNBUFFERED": "1",
+            **os.environ,
+        },  # The last words of a killed one count.
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -59,8 +59,8 @@ def _failed(tracking_uri: str, error: Exception, fix: str) -> AxonError:
 def masked(text: str, uri: str) -> str:
     """``text`` of an error of MLflow, which repeats the address ``uri``, and its query alone, without credentials."""
     shown = without_credentials(uri)
-    for secret in (uri.rstrip("/"), uri.partition("?")[2]):
-        text = text.replace(secret, shown) if secret and shown != uri else text
+    for secret, instead in ((uri.rstrip("/"), shown), (uri.partition("?")[2], "***")):
+        text = text.replace(secret, instead) if secret and shown != uri else text
     return text
 
 

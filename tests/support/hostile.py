@@ -17,7 +17,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import nibabel
@@ -156,6 +156,11 @@ def grey(side: int) -> Image.Image:
     return Image.fromarray((255 * chest_like(shape=(side, side))).astype(np.uint8))
 
 
+def cut_jpeg(kind: str, lost: int) -> Files:
+    """A picture that lost its last bytes and then got an end marker."""
+    return jpeg(lambda b: b[: -2 - lost] + b"\xff\xd9", kind=kind)
+
+
 def cut_jpeg2000(kind: str, lost: int) -> Files:
     """A whole film that lost the last bytes of its only tile, as a picture or in DICOM, and then got an end marker."""
     out = io.BytesIO()
@@ -272,7 +277,9 @@ def manifest(
 
 def model(index: object, **parts: bytes) -> Files:
     """A model folder without a list: its index, and files by name with two underscores for a slash."""
-    content = index if isinstance(index, bytes) else json.dumps({"_class_name": "AxonPipeline"} | index).encode()  # type: ignore[operator]
+    if isinstance(index, dict):
+        index = {"_class_name": "AxonPipeline"} | index
+    content = index if isinstance(index, bytes) else json.dumps(index).encode()
     named = {name.replace("__", "/").replace("_dot_", "."): part for name, part in parts.items()}
     return {"model_index.json": content} | named
 
@@ -428,21 +435,17 @@ HOSTILE: dict[str, Callable[[], Files]] = {
     "film: half a JPEG": lambda: jpeg(lambda b: b[: len(b) // 2]),
     "film: a JPEG's header": lambda: jpeg(lambda b: b[: b.index(b"\xff\xda")] + b"\xff\xd9"),
     **{
-        f"film: a {kind} JPEG cut by {lost} bytes, with an end": lambda kind=kind, lost=lost: jpeg(  # type: ignore[misc]
-            lambda b: b[: -2 - lost] + b"\xff\xd9", kind=kind
-        )
+        f"film: a {kind} JPEG cut by {lost} bytes, with an end": partial(cut_jpeg, kind, lost)
         for kind in ("baseline", "progressive")
         for lost in (3, 20, 200)
     },
     **{
-        f"film: a JPEG 2000 {kind} cut by {lost} bytes, with an end": lambda kind=kind, lost=lost: cut_jpeg2000(  # type: ignore[misc]
-            kind, lost
-        )
+        f"film: a JPEG 2000 {kind} cut by {lost} bytes, with an end": partial(cut_jpeg2000, kind, lost)
         for kind in ("picture", "film")
         for lost in (1, 2, 20)
     },
     **{
-        f"film: a JPEG in DICOM that lost its last {lost} bytes": lambda lost=lost: unended_jpeg(lost)  # type: ignore[misc]
+        f"film: a JPEG in DICOM that lost its last {lost} bytes": partial(unended_jpeg, lost)
         for lost in (1, 2, 20, 200, 2000)
     },
     "film: a flat JPEG": lambda: jpeg(lambda b: b, kind="flat"),

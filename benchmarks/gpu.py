@@ -206,7 +206,7 @@ def _config_of(piece: str, given: argparse.Namespace) -> Path:
 
 def run_one(given: argparse.Namespace) -> None:
     """A piece, in this process."""
-    from axon.compute.distributed import end_with_parent
+    from axon.orchestration.processes import end_with_parent
 
     end_with_parent()
     if given.what == "pretrain":

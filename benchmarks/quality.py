@@ -221,7 +221,7 @@ def baselines_beside(run: Run) -> Iterator[None]:
 def _train_baselines(run: Run, threads: int) -> None:
     import torch
 
-    from axon.compute.distributed import end_with_parent
+    from axon.orchestration.processes import end_with_parent
 
     end_with_parent()
     torch.set_num_threads(threads)

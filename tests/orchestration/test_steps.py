@@ -16,7 +16,7 @@ import pytest
 from axon.config import Config
 from axon.errors import AxonError
 from axon.orchestration import launch, steps
-from axon.orchestration.lines import LETTERS, LINES, LastLines
+from axon.orchestration.processes import LETTERS, LINES, LastLines
 from axon.orchestration.steps import train_step
 from axon.orchestration.working import FILE
 from axon.tracking.client import client

@@ -5,9 +5,7 @@ process.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,14 +15,6 @@ from torch import Tensor
 
 from axon.compute.devices import choose_device, device_name
 from axon.errors import AxonError
-
-PR_SET_PDEATHSIG = 1  # from linux/prctl.h
-
-
-def end_with_parent() -> None:
-    """Ask Linux to terminate this process when the one that started it is killed."""
-    if prctl := getattr(ctypes.CDLL(None), "prctl", None):
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def rank() -> int:

@@ -24,11 +24,11 @@ import numpy as np
 import torch
 
 from axon import DISCLAIMER, __version__, pretrained
-from axon.compute import distributed
 from axon.compute.devices import AS_IT_IS, Computing, choose_device, device_name
 from axon.dicom.views import View
 from axon.errors import AxonError, require
 from axon.files import json_text, only_writer, read_csv, sha256_file, whole_file, write_csv, write_json
+from axon.orchestration.processes import end_with_parent
 from axon.orchestration.working import working
 from axon.readers.film_studies import FoundFilm, best_of, film_files
 from axon.readers.films import read_xray, taken_view
@@ -137,8 +137,8 @@ def run_batch(
     done, kept, failed = (sum(row["state"] == state for row in rows) for state in (DONE, KEPT, FAILED))
     summary = BatchSummary(done, kept, failed, out / INDEX)
     # A shard whose own films are all bad is none; the others have what can be used.
-    usable = [study for study in studies if not study.problem]
-    if not usable or (failed == len(rows) and any(study in usable for study in mine)):
+    none = all(study.problem for study in studies)
+    if none or (failed == len(rows) and not all(study.problem for study in mine)):
         raise AxonError("BATCH_EMPTY", f"none of {len(rows)} studies could be used", f"see {summary.index}")
     return summary
 
@@ -372,7 +372,7 @@ _loaded: list[pretrained.Model] = []
 
 def _load(model: Named, threads: int) -> None:
     if threads:
-        distributed.end_with_parent()
+        end_with_parent()
         parent = multiprocessing.parent_process()
         if parent is not None and not parent.is_alive():  # It ended before it could be asked for.
             raise SystemExit(1)

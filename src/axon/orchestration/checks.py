@@ -29,8 +29,8 @@ from axon.compute.devices import gpu_memory, require_gpu
 from axon.config import Config
 from axon.errors import AxonError, missing_extras
 from axon.orchestration.alert import ALERT_URL, check_url
-from axon.orchestration.lines import without_secrets
 from axon.orchestration.probes import check_dvc_remote, check_mlflow_artifacts
+from axon.orchestration.processes import without_secrets
 from axon.orchestration.trainjob import TrainJobs
 from axon.tracking.client import client, sqlite_path, tracking_errors, without_credentials
 

@@ -37,6 +37,7 @@ from axon.compute.devices import require_gpu
 from axon.config import Config
 from axon.errors import AxonError, one_line_errors, reason_of
 from axon.files import whole_folder
+from axon.orchestration.processes import end_with_parent
 from axon.training.loop import Log, terminated
 from axon.training.train import TRAINED_STAGES
 
@@ -119,7 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of ``python -m axon.orchestration.launch``; see the module's text."""
     given = _parser().parse_args(arguments)
     if "WORLD_SIZE" in os.environ:
-        distributed.end_with_parent()
+        end_with_parent()
     config, leader = Config.load(given.config), os.environ.get("RANK", "0") == "0"
     inputs = {name: folder for name in _inputs() if (folder := getattr(given, name))}
     errors = _relayed_errors(given.relay) if given.relay else one_line_errors()
@@ -220,16 +221,13 @@ def _torchrun(processes: int, arguments: list[str]) -> subprocess.Popen[str]:
     threads = str(max(1, (os.cpu_count() or 1) // processes))
     return subprocess.Popen(
         [*torchrun, "-m", "axon.orchestration.launch", *arguments],
-        env={
-            "OMP_NUM_THREADS": threads,
-            "PYTHONUNBUFFERED": "1",
-            **os.environ,
-        },  # The last words of a killed one count.
+        # The last words of one that is killed count.
+        env={"OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1", **os.environ},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        preexec_fn=distributed.end_with_parent,
+        preexec_fn=end_with_parent,
     )
 
 

@@ -10,8 +10,8 @@ from axon.data.prepared import PreparedDataset
 from axon.errors import one_line_errors, require
 from axon.orchestration.heartbeat import beating, hasty
 from axon.orchestration.launch import train
-from axon.orchestration.lines import LastLines
 from axon.orchestration.parent import parent_folder
+from axon.orchestration.processes import LastLines
 from axon.orchestration.trainjob import TrainJobs
 from axon.references.candidates import held_out
 from axon.tracking.runs import losing_no_work, stage_run

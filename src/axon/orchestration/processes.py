@@ -1,15 +1,24 @@
-"""What a step printed last, to be kept with its error, and what of a text nobody may read."""
+"""What the processes of a step have to do with one another: they end together, and what they print last is kept."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 LINES, LETTERS = 20, 20_000
+PR_SET_PDEATHSIG = 1  # from linux/prctl.h
+
+
+def end_with_parent() -> None:
+    """Ask Linux to terminate this process when the one that started it is killed."""
+    if prctl := getattr(ctypes.CDLL(None), "prctl", None):
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class LastLines:

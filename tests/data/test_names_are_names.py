@@ -18,6 +18,7 @@ from axon.data.fetch import fetch
 from axon.data.ingest import ingest, list_studies
 from axon.data.pack import pack
 from axon.data.prepared import assemble
+from axon.data.splits import sets_of
 from axon.data.verify import check_dataset
 from axon.errors import AxonError
 from axon.files import read_csv, sha256_file, write_csv, write_json
@@ -145,6 +146,25 @@ def test_a_name_that_poses_as_another_s_stand_in_is_refused(tmp_path: Path) -> N
         (tmp_path / f"{stem}.nii").write_bytes(nifti())
     with pytest.raises(AxonError, match="DUPLICATE_CASE"):
         list_studies(tmp_path)
+
+
+def test_a_patient_who_poses_as_another_s_stand_in_is_refused(packed: Path, tmp_path: Path) -> None:
+    rows = read_csv(packed / "manifest.csv")
+    names = {"a_1": "a b", "b_1": plain_name("a b")}
+    write_csv(
+        packed / "manifest.csv", list(rows[0]), [rows[0] | {"case_id": c, "patient_id": p} for c, p in names.items()]
+    )
+    with pytest.raises(AxonError, match="DUPLICATE_PATIENT"):
+        list_studies(packed)
+
+
+def test_a_set_s_name_is_a_name(packed: Path, tmp_path: Path, tiny_config: Config) -> None:
+    rows = read_csv(packed / "manifest.csv")
+    for name in ("../../x", "a\x1b[2Jb"):
+        write_json(packed / "splits.json", {"patients": {rows[0]["patient_id"]: name}, "version": 1})
+        assert "NAME_UNSAFE" in {problem.code for problem in check_dataset(packed)[1]}
+        with pytest.raises(AxonError, match="NAME_UNSAFE"):
+            sets_of(packed / "splits.json", rows, tiny_config)
 
 
 def test_a_rejected_file_of_an_odd_name_costs_itself(tmp_path: Path, tiny_config: Config) -> None:

@@ -91,6 +91,15 @@ SPOILT: dict[str, tuple[str, Spoil]] = {
     "no set": ("SPLITS_FORMAT", replace("splits.json", '"phantom-0"', '"somebody"')),
     "no splits": ("SPLITS_FORMAT", lambda folder: (folder / "splits.json").unlink()),
     "nested splits": ("SPLITS_FORMAT", lambda folder: (folder / "splits.json").write_text("[" * 100_000)),
+    "a patient in the splits that is a path": (
+        "NAME_UNSAFE",
+        replace("splits.json", '"phantom-0"', '"../../x\\u001b": "train", "phantom-0"'),
+    ),
+    "a set's name of control characters": (
+        "NAME_UNSAFE",
+        replace("splits.json", '"phantom-0": "train"', '"phantom-0": "a\\u001b[2Jb"'),
+    ),
+    "a row without a case": ("MANIFEST_COLUMNS", replace("manifest.csv", "phantom-1,", ",")),
     "long field": ("MANIFEST_UNREADABLE", replace("manifest.csv", "phantom-0.nii", "a" * 200_000)),
     "control characters": ("NAME_UNSAFE", replace("manifest.csv", "cases/phantom-0.nii", "cases/a\x1b[2Jb.nii")),
     "too many voxels": ("CT_TOO_LARGE", huge(side=32767)),

@@ -161,6 +161,18 @@ def test_films_of_another_geometry_are_rendered_for_the_champion(
     assert np.array_equal(seen[0], own) and seen[1].shape == own.shape and not np.array_equal(seen[1], own)
 
 
+def test_a_set_s_name_says_nothing_to_the_terminal(
+    stored: Champion,
+    candidate: AxonPipeline,
+    tested: list[tuple[str, Case]],
+    tiny_config: Config,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    again(stored, candidate, [("a\x1b[2Jb", tested[0][1])], tiny_config, test_hash="grown")
+    shown = capsys.readouterr().out
+    assert "(a\\x1b[2Jb)" in shown and "\x1b" not in shown
+
+
 def test_a_patient_that_the_champion_was_trained_on_is_left_out_and_named(
     stored: Champion, candidate: AxonPipeline, tested: list[tuple[str, Case]], tiny_config: Config
 ) -> None:

@@ -48,8 +48,11 @@ SECONDS, GIB = 60, 3
 
 
 def told(path: Path) -> CtConfig:
-    """GIPL and VTK say nothing of how a patient lies, so that nothing of them is read unless the user does."""
-    return CtConfig(assumed_axes="LPS" if path.suffix in (".gipl", ".vtk") else "")
+    """GIPL, VTK and a NRRD of spacings say nothing of how a patient lies, so that nothing of them is read unless the
+    user does.
+    """
+    silent = path.suffix in (".gipl", ".vtk") or b"\nspacings: -" in path.read_bytes()[:1000]
+    return CtConfig(assumed_axes="LPS" if silent else "")
 
 
 def opened(path: Path) -> None:
@@ -134,6 +137,7 @@ def test_a_hostile_input_is_a_code(tmp_path: Path, name: str) -> None:
         gipl(),
         vtk(),
         nrrd(space_directions="(1.2,0,0) (0,1.2,0) (0,0,1.2)", space_units='"cm" "cm" "cm"'),
+        nrrd(space_directions="(1.2,0,0) (0,1.2,0) (0,0,1.2)", space_units='"cm"'),
     ],
     ids=lambda files: "+".join(files),
 )
@@ -190,6 +194,13 @@ def test_units_of_a_film_are_honoured(tmp_path: Path) -> None:
     for files in (film_nifti((123, "B", 1), *rows), film_nrrd(spacings="0.14 0.14", space_units='"cm" "cm"')):
         film = films.read_here([put(tmp_path, files)], Mend())
         assert film.pixel_spacing_mm is not None and np.allclose(film.pixel_spacing_mm, 1.4)
+
+
+@pytest.mark.parametrize("lines", [{"space_units": '"cm" "cm" "cm"'}, {"units": '"cm" "cm" "cm"'}], ids=str)
+def test_units_of_a_nrrd_without_directions_are_honoured(tmp_path: Path, lines: dict[str, str]) -> None:
+    files = nrrd(space_directions=None, spacings="1.2 1.2 1.2", **lines)
+    found = volumes.read_here([put(tmp_path, files)], CtConfig(assumed_axes="LPS"))
+    assert np.allclose(found.spacing_mm, 12)
 
 
 def test_units_of_a_nifti_are_honoured(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ def saved(folder: Path) -> Path:
     for step in (1, 2):
         network, ema = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
         optimizer = torch.optim.AdamW(network.parameters())
+        network(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
         save_checkpoint(folder, IDENTITY, Progress(step, [(step, 0.5, 0.25)], [0.125]), network, ema, optimizer)
     return folder / "step-00000002"
 
@@ -64,6 +66,15 @@ def test_a_state_that_is_none_is_passed_over(tmp_path: Path, text: str) -> None:
         lambda payload: b"",
         lambda payload: save({"module.weight": torch.ones(2, 2)}),
         lambda payload: save({name: torch.cat([tensor.flatten()] * 2) for name, tensor in load(payload).items()}),
+        lambda payload: save(load(payload) | {"optimizer.x.step": torch.ones(())}),
+        lambda payload: save(load(payload) | {"optimizer.9.step": torch.ones(())}),
+        lambda payload: save(load(payload) | {"optimizer.step": torch.ones(())}),
+        lambda payload: save(load(payload) | {"optimizer.0.exp_avg": torch.ones(3)}),
+        lambda payload: save(load(payload) | {"optimizer.0.exp_avg": torch.full((2, 2), torch.nan)}),
+        lambda payload: save(load(payload) | {"optimizer.0.exp_avg_sq": -torch.ones(2, 2)}),
+        lambda payload: save(load(payload) | {"module.weight": torch.full((2, 2), torch.inf)}),
+        lambda payload: save({k: v for k, v in load(payload).items() if k != "optimizer.1.exp_avg"}),
+        lambda payload: save({k: v for k, v in load(payload).items() if not k.startswith("optimizer")}),
     ],
 )
 def test_other_tensors_under_right_sums_are_passed_over(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:

@@ -58,8 +58,8 @@ def list_studies(raw: Path, patients: Path | None = None, public_ids: bool = Fal
         public_ids: Keep the table's names of patients.
 
     Raises:
-        AxonError: ``NAME_UNSAFE``, ``DUPLICATE_CASE``, ``PATIENTS_TABLE`` for a table of a packed or fetched dataset,
-            or those of `find_studies`.
+        AxonError: ``NAME_UNSAFE``, ``DUPLICATE_CASE``, ``DUPLICATE_PATIENT``, ``PATIENTS_TABLE`` for a table of a packed
+            or fetched dataset, or those of `find_studies`.
     """
     named = (raw / "manifest.csv").is_file() or ((raw / LIST).is_file() and (raw / "source.json").is_file())
     fix = "leave the table out, or give it where the folder is packed or fetched"
@@ -74,7 +74,9 @@ def list_studies(raw: Path, patients: Path | None = None, public_ids: bool = Fal
 
 
 def plainly_named(studies: list[Study]) -> list[Study]:
-    """The studies by the names under which they are written. Raises AxonError ``DUPLICATE_CASE``."""
+    """The studies by the names under which they are written. Raises AxonError ``DUPLICATE_CASE`` or
+    ``DUPLICATE_PATIENT``.
+    """
     named = [
         replace(
             study,
@@ -86,6 +88,10 @@ def plainly_named(studies: list[Study]) -> list[Study]:
     ]
     for name, count in Counter(study.case_id for study in named).items():
         require(count == 1, "DUPLICATE_CASE", f"{count} studies would be called {name}", "give each a name of its own")
+    patients = {study.patient_id for study in studies}
+    for name, count in Counter(map(plain_name, patients)).items():
+        fix = "give each a name of its own"
+        require(count == 1, "DUPLICATE_PATIENT", f"{count} patients would be called {name}", fix)
     return named
 
 

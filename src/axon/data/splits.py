@@ -15,7 +15,7 @@ from typing import Any
 
 from axon.config import Config, DataConfig
 from axon.errors import AxonError
-from axon.names import plain_name
+from axon.names import checked_name, plain_name
 
 NO_TEST = ("train", "val")
 """The sets that are not held out for testing; every other set is a test set."""
@@ -146,13 +146,17 @@ def _fitting(labels: set[str], named_sets: dict[str, list[str]]) -> list[str]:
 
 
 def _sets_of_file(path: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
-    """Set of each patient as a splits.json says; a file that maps cases is told apart and refused."""
+    """Set of each patient as a splits.json says; a file that maps cases is told apart and refused, and so is a set
+    whose name is none (``NAME_UNSAFE``).
+    """
     fix = 'write {"patients": {"<patient id>": "<set>"}, "version": 1}'
     try:
         pairs = dict(json.loads(path.read_text(), object_pairs_hook=list))["patients"]
         listed = [(str(patient), str(name)) for patient, name in pairs]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise AxonError("SPLITS_FORMAT", f"{path.name} is not a split of patients", fix) from error
+    for _, name in listed:
+        checked_name(name, "set")
     patient_of = {row["case_id"]: row["patient_id"] for row in rows}
     patients = set(patient_of.values())
     # Studies go by their plain names, or by their patient's pseudonym; two keys of one patient show below.

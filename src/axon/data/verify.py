@@ -105,7 +105,11 @@ def _packed_rows(manifest: Path, known: tuple[str, ...]) -> tuple[list[dict[str,
                 AxonError("MANIFEST_COLUMNS", f"{name} of {manifest.name} lacks or exceeds columns", _RESTORE)
             )
     # A row that names no file or patient cannot be checked any further.
-    needed = {"case_id", "patient_id", "file", "sha256"} & set(known)
+    needed = [name for name in ("case_id", "patient_id", "file", "sha256") if name in known]
+    for number, row in enumerate(rows, 1):
+        if empty := [name for name in needed if not row.get(name) and row.get(name) is not None]:
+            message = f"row {number} of {manifest.name} has no {' and no '.join(empty)}"
+            problems.append(AxonError("MANIFEST_COLUMNS", message, _RESTORE))
     rows = [row for row in rows if all(row.get(name) for name in needed)]
     bad = {number: problem for number, row in enumerate(rows) if (problem := _bad_name(row, manifest.name, number))}
     return [row for number, row in enumerate(rows) if number not in bad], problems + list(bad.values())
@@ -219,6 +223,11 @@ def _check_splits(path: Path, patients: Iterable[str]) -> Iterator[AxonError]:
         yield AxonError("SPLITS_FORMAT", f"{path.name} is missing or no split of patients ({error})", fix)
         return
     for patient, names in sorted(sets.items()):
+        try:
+            for what, name in (("patient", patient), *(("set", name) for name in sorted(names))):
+                checked_name(name, what)
+        except AxonError as problem:
+            yield AxonError(problem.code, f"{path.name}: {problem.message}", problem.fix)
         if len(names) > 1:
             yield AxonError(
                 "PATIENT_IN_TWO_SETS", f"{patient} is in {' and '.join(sorted(names))}", "split by patient, not by case"

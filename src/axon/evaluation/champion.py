@@ -19,7 +19,7 @@ import torch
 from axon.config import Config, XrayConfig
 from axon.data.cases import Case
 from axon.data.patients import Patient, patient_hash, print_of, read_patients, seen_by_model
-from axon.errors import AxonError
+from axon.errors import AxonError, printable
 from axon.evaluation.measures import films_of, measured, reference_of
 from axon.geometry.projection import render_both
 from axon.geometry.volume import Volume, resample_to_cube
@@ -131,7 +131,9 @@ def _side_by_side(
         values = (measured(_on_cube(volume, size, extent_mm), reference, view, config) for volume in (ours, theirs))
         about = {"set_name": name, "case_id": case.case_id, "patient_id": case.patient_id}
         cases.append({**about, **dict(zip(SIDES, values, strict=True))})
-        print(f"champion measured {len(cases)}/{len(tested)}: {case.case_id} ({name})", flush=True)
+        print(
+            f"champion measured {len(cases)}/{len(tested)}: {printable(case.case_id)} ({printable(name)})", flush=True
+        )
     return {"spacing_mm": extent_mm / size, "interpolated": size > own, "cases": cases}
 
 

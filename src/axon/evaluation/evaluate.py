@@ -24,7 +24,7 @@ from axon.data.cases import Case
 from axon.data.patients import read_patients, write_patients
 from axon.data.prepared import PreparedDataset
 from axon.data.splits import NO_TEST
-from axon.errors import AxonError
+from axon.errors import AxonError, printable
 from axon.evaluation.calibration import error_curve, step_share
 from axon.evaluation.champion import Champion, measure_again
 from axon.evaluation.measures import Truth, films_of, input_films, measured, on_grid, reference_of, reproject
@@ -124,7 +124,7 @@ def evaluate(
                 strips[strip_name(name, case.case_id)] = strip(
                     result.volumes["axon"], reference.hu_DHW, config.grid.extent_mm
                 )
-        print(f"evaluated {number}/{len(cases)}: {case.case_id} ({name})", flush=True)
+        print(printable(f"evaluated {number}/{len(cases)}: {case.case_id} ({name})"), flush=True)
         if tell:
             tell(number, len(cases))
 
@@ -162,7 +162,7 @@ def evaluate(
         if again:
             write_json(part / MEASURED_AGAIN, again)
         write_all(part, evaluation, strips)
-    print(table, flush=True)
+    print(printable(table), flush=True)
     return _headline(evaluation, views)
 
 

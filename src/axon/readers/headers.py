@@ -18,7 +18,18 @@ from axon.config import CtConfig
 from axon.errors import AxonError, require
 from axon.geometry.volume import Volume
 from axon.names import checked_name
-from axon.readers.voxels import Coding, Stored, assumed_axes, check, content, may_follow, plain_file, time_point, volume
+from axon.readers.voxels import (
+    Coding,
+    Stored,
+    assumed_axes,
+    check,
+    content,
+    may_follow,
+    plain_file,
+    time_point,
+    unmirrored,
+    volume,
+)
 
 _MAX_HEADER = 2**16
 _MET = {"CHAR": "i1", "UCHAR": "u1", "SHORT": "i2", "USHORT": "u2", "INT": "i4", "UINT": "u4", "LONG": "i4"} | {
@@ -216,7 +227,7 @@ def _metaimage_stored(fields: dict[str, str], rules: CtConfig) -> Stored:
         affine[:3, :3] = _floats(rotation, many * many).reshape(many, many)[:3, :3].T
         affine[:3, 3] = _floats(position, many)[:3] if position else 0
     require(spacing is not None, "NO_ORIENTATION", "the file does not say its spacing", "export it with its geometry")
-    affine[:3, :3] *= _floats(spacing or "", many)[:3]
+    affine[:3, :3] *= unmirrored(_floats(spacing or "", many)[:3])
     affine[:3] *= _UNITS_MM[fields.get("distanceunits", "mm").lower()]
     stored = Stored(np.dtype((">" if big else "<") + _MET[kind]), shape[-3:], affine, notes=notes)
     stored = time_point(stored, int(np.prod(shape[:-3], dtype=object)), rules)
@@ -311,10 +322,8 @@ def _nrrd_affine(fields: dict[str, str], spatial: slice, rules: CtConfig) -> tup
 def _nrrd_spacings(fields: dict[str, str], axes: slice) -> np.ndarray:
     """Of those axes in mm; empty where the file has none."""
     spacing = np.array([float(word) for word in fields.get("spacings", "").split()[axes]])
-    message = "a voxel spacing is negative: the patient's left may be either side"
-    require(not (spacing < 0).any(), "CT_GEOMETRY", message, "export it again with its geometry")
     units = re.findall(r'"([^"]*)"', fields.get("units", ""))[axes] or ["mm"]
-    return spacing * np.array([_UNITS_MM[unit or "mm"] for unit in units])
+    return unmirrored(spacing) * np.array([_UNITS_MM[unit or "mm"] for unit in units])
 
 
 def _nrrd_units(fields: dict[str, str]) -> np.ndarray:

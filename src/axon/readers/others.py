@@ -16,7 +16,7 @@ import numpy as np
 from axon.config import CtConfig
 from axon.errors import require
 from axon.geometry.volume import Volume, lps_to_ras
-from axon.readers.voxels import Stored, assumed_axes, check, read_start, time_point, unpacked, volume
+from axon.readers.voxels import Stored, assumed_axes, check, read_start, time_point, unmirrored, unpacked, volume
 
 OTHERS = (".mgh", ".mgz", ".gipl", ".gipl.gz", ".vtk")
 _LARGEST_HEADER = 4096
@@ -80,7 +80,7 @@ def _mgh(start: bytes, rules: CtConfig) -> _Found:
     numbers = np.frombuffer(start, ">f4", 15, 30).astype(float)
     # Spacing, where each axis runs to, and the middle, in RAS.
     affine = np.eye(4)
-    affine[:3, :3] = numbers[3:12].reshape(3, 3).T * numbers[:3]
+    affine[:3, :3] = numbers[3:12].reshape(3, 3).T * unmirrored(numbers[:3])
     affine[:3, 3] = numbers[12:] - affine[:3, :3] @ (np.array([width, height, depth]) / 2)
     stored = Stored(np.dtype(_MGH[kind]), (depth, height, width), lps_to_ras(affine))
     return time_point(stored, points, rules), _MGH_HEADER
@@ -117,5 +117,5 @@ def _assumed(spacing_mm: np.ndarray, rules: CtConfig) -> tuple[np.ndarray, tuple
     """The affine of a file that says nothing but its spacing, around an origin of zero; and notes."""
     directions, notes = assumed_axes(rules)
     affine = np.eye(4)
-    affine[:3, :3] = directions * spacing_mm
+    affine[:3, :3] = directions * unmirrored(spacing_mm)
     return affine, notes

@@ -238,6 +238,15 @@ def time_point(stored: Stored, count: int, rules: CtConfig, interleaved: bool = 
     return replace(stored, notes=(*stored.notes, note), points=count, point=wanted - 1, interleaved=interleaved)
 
 
+def unmirrored(spacing: np.ndarray) -> np.ndarray:
+    """The spacing of axes whose directions are said elsewhere, which no header may turn round. Raises AxonError
+    ``CT_GEOMETRY``.
+    """
+    message = "a voxel spacing is negative: the patient's left may be either side"
+    require(not (spacing < 0).any(), "CT_GEOMETRY", message, "export it again with its geometry")
+    return spacing
+
+
 def assumed_axes(rules: CtConfig) -> tuple[np.ndarray, tuple[str, ...]]:
     """Where the axes of a file that does not say it run to, as the rules have it.
 

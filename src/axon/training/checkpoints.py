@@ -105,6 +105,7 @@ def load_newest(
             different = _differences(json.loads(json.dumps(identity)), theirs)
             if not different:
                 _check_tensors(tensors, module, ema)
+                _check_optimizer(tensors, progress.step, optimizer)
         except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
             logger.warning("%s cannot be resumed (%s); trying the checkpoint before it", candidate, error)
             shutil.rmtree(candidate, ignore_errors=True)
@@ -143,6 +144,25 @@ def _check_tensors(tensors: dict[str, Tensor], module: nn.Module, ema: nn.Module
     ours |= {f"ema.{name}": tensor.shape for name, tensor in ema.state_dict().items()}
     if ours != {name: tensor.shape for name, tensor in tensors.items() if not name.startswith("optimizer.")}:
         raise ValueError("its tensors are not the networks'")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise ValueError("its tensors are not finite")
+
+
+def _check_optimizer(tensors: dict[str, Tensor], step: int, optimizer: torch.optim.Optimizer) -> None:
+    """See that each of the optimiser's parameters has its state, as AdamW keeps it once it has made a step. Raises
+    ValueError.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    needed = {
+        f"optimizer.{index}.{key}": torch.Size() if key == "step" else parameter.shape
+        for index, parameter in enumerate(parameters if step else [])
+        for key in ("step", "exp_avg", "exp_avg_sq")
+    }
+    found = {name: tensor for name, tensor in tensors.items() if name.startswith("optimizer.")}
+    if needed != {name: tensor.shape for name, tensor in found.items()}:
+        raise ValueError("its state of the optimiser is not that of the networks' parameters")
+    if any(bool((tensor < 0).any()) for name, tensor in found.items() if not name.endswith(".exp_avg")):
+        raise ValueError("its state of the optimiser makes no sense")
 
 
 def _sum_of(facts: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from axon.compute.devices import choose_device
 from axon.config import Config
 from axon.data.prepared import PreparedDataset
+from axon.errors import printable
 from axon.files import whole_folder
 from axon.models.estimator import FilmEstimator
 from axon.models.folders import load_bridge, load_network
@@ -142,7 +143,7 @@ def sample_coarse(
             if tell:
                 tell(len(volumes), of)
             if (start // size) % 5 == 0 or start + size >= len(items):
-                print(f"coarse volumes of {name}: {min(start + size, len(items))}/{len(items)}", flush=True)
+                print(f"coarse volumes of {printable(name)}: {min(start + size, len(items))}/{len(items)}", flush=True)
     with whole_folder(out) as part:
         save_file(volumes, part / "coarse.safetensors", metadata={"identity": _fingerprint(config, data)})
 

@@ -52,8 +52,8 @@ def serve_page(tracking_uri: str, port: int, ready: Callable[[], None]) -> int:
             elif not told:
                 died = page.poll() is not None
                 page.kill()
-                what = f"ended with status {page.poll()}" if died else f"did not answer within {PATIENCE_S:.0f} seconds"
-                raise AxonError("TRACKING_UNREACHABLE", f"MLflow's page {what}", "see what it printed above")
+                why = f"it ended with status {page.poll()}" if died else f"it took more than {PATIENCE_S:.0f} seconds"
+                raise AxonError("TRACKING_UNREACHABLE", f"MLflow's page does not answer: {why}", "see what it printed")
             return 0 if page.wait() in (0, -signal.SIGTERM) or told else 1
         finally:
             for number, handler in before.items():

@@ -189,8 +189,8 @@ def _checked(
 def _schedule(entry: Any, problems: list[AxonError]) -> Schedule | None:
     """The schedule of what is good in ``entry``, None without a name or a cron; ``problems`` gets the rest."""
     if not isinstance(entry, dict) or not {"name", "cron"} & set(entry):
-        fix = "give it at least a name and a cron"
-        problems.append(AxonError("SCHEDULES_YAML", f"{entry!r} is no schedule", fix))
+        least = "give it at least a name and a cron"
+        problems.append(AxonError("SCHEDULES_YAML", f"{entry!r} is no schedule", least))
         return None
     kinds: dict[str, type] = {**{one.name: str for one in fields(Schedule)}, "parameters": dict, "enabled": bool}
     good = _checked(entry, kinds, ("name", "cron"), repr(entry.get("name", entry)), problems)

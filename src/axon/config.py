@@ -420,7 +420,7 @@ class EvaluationConfig:
     """Evaluation.
 
     Attributes:
-        samples: K, the number of diffusion samples for the mean and the standard deviation.
+        samples: K, the number of diffusion samples for the mean and the calibrated error to expect of it.
         bootstrap: Resamples of the confidence intervals.
         confidence: Level of the intervals.
         gate_metrics: What the gate looks at beside PSNR: metrics by key of `axon.metrics.catalogue`, or an axis of it,
@@ -620,7 +620,7 @@ def _check(config: Config) -> None:
     axes = data.ct.assumed_axes
     whole = len(axes) == 3 and all(set(axes) & set(pair) for pair in ("LR", "PA", "SI"))
     require(whole or not axes, "data.ct.assumed_axes", "empty, or one letter each of L or R, P or A, S or I")
-    require(config.evaluation.samples >= 2, "evaluation.samples", "at least 2, for a standard deviation")
+    require(config.evaluation.samples >= 2, "evaluation.samples", "at least 2, for the error to expect")
     require(config.evaluation.gate_loss >= 0, "evaluation.gate_loss", "0 or more")
     processes = config.training.nodes * config.training.processes
     require(config.training.nodes >= 1, "training.nodes", "at least 1")

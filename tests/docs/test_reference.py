@@ -64,6 +64,7 @@ def test_every_key_of_the_configuration_is_explained() -> None:
     page = configuration.page()
     keys = re.findall(r"^\| `([\w.]+)` \| .+ \| .+ \| (.*) \|$", page, re.MULTILINE)
     assert len(keys) > 50 and all(meaning.strip() for _, meaning in keys)
+    assert "calibrated error to expect" in dict(keys)["evaluation.samples"], "as page, files and report call it"
     assert (
         "`bridge.max_var` | number | `0.01`" in page
         and "`training.STAGE.steps` | whole number | `100`; refiner: `60`" in page

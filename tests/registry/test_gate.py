@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from axon.config import Config
 from axon.errors import AxonError
@@ -352,3 +353,9 @@ def test_the_card_has_both_axes_and_the_floor() -> None:
     assert "| method | PSNR [dB] | Bone Dice | Patch distance [HU] |" in card
     assert "| AXON | 24.33 (0.20 to 0.40) | 0.310 (0.200 to 0.400) | 0.3 (0.2 to 0.4) |" in card
     assert "| CTs of different patients |  |  | 12.5 |" in card
+    head = yaml.safe_load(model_card("axon", metrics, datasets=["lidc_idri"]).split("---\n")[1])
+    assert head["datasets"] == ["lidc_idri"] and head["metrics"] == ["psnr", "bone dice", "patch distance"]
+    titles = ("Model details", "Uses", "Bias", "How to get started", "Training data", "Evaluation")
+    titles += ("Technical specifications", "Environmental impact", "Contact", "Licence", "Citation")
+    places = [card.index(f"\n## {title}") for title in titles]
+    assert places == sorted(places) and "not measured" in card[places[7] : places[8]]

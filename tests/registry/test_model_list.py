@@ -1,12 +1,14 @@
 """What a registry holds, on the terminal and for a script; against a real MLflow store."""
 
 import json
+import socket
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
 from axon.cli import main
+from axon.tracking import page
 from tests.support.stores import new_store
 
 pytestmark = pytest.mark.slow
@@ -71,21 +73,76 @@ def test_an_unknown_model_is_no_empty_list(uri: str, capsys: pytest.CaptureFixtu
     assert "[REGISTRY_NO_MODEL]" in capsys.readouterr().out
 
 
+SLOW_PAGE = """
+import http.server, sys, time
+time.sleep(1)
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        print("the page is up", self.path, flush=True)
+        self.send_response(200)
+        self.end_headers()
+    def log_message(self, *_): pass
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[-1])), Page).handle_request()
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def test_the_page_of_a_models_runs_is_that_of_a_training(
-    uri: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    uri: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from axon.tracking.client import client
     from axon.tracking.runs import start_parent
 
     client(uri).create_experiment("axon-page")
     start_parent(uri, "axon-page", "k" * 8, {}, {})
-    called = []
-    monkeypatch.setattr("os.execv", lambda _, words: called.append(words))
-    assert main(["model", "ui", "axon-page", "--tracking-uri", uri, "--port", "5001"]) == 0
+    monkeypatch.setattr(page, "PAGE", ("-c", SLOW_PAGE))
+    port = free_port()
+    words = ["model", "ui", "axon-page", "--tracking-uri", uri, "--port", str(port)]
+    with pytest.raises(SystemExit) as ended:
+        main(words)
     found = client(uri).get_experiment_by_name("axon-page")
-    link = f"http://127.0.0.1:5001/#/experiments/{found.experiment_id}/runs?workflowType=machine_learning"
-    assert link in capsys.readouterr().out and called[0][1:4] == ("-m", "mlflow", "ui")
+    link = f"http://127.0.0.1:{port}/#/experiments/{found.experiment_id}/runs?workflowType=machine_learning"
+    said = capfd.readouterr().out
+    assert ended.value.code == 0 and f"models:/axon-page: {link}" in said
+    assert said.index("the page is up") < said.index(link), "a link that leads nowhere yet"
     assert found.tags["mlflow.experimentKind"] == "custom_model_development"
     with pytest.raises(SystemExit):
         main(["model", "ui", "no-such-model", "--tracking-uri", uri])
-    assert "[REGISTRY_NO_MODEL]" in capsys.readouterr().out and len(called) == 1
+    assert "[REGISTRY_NO_MODEL]" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("script", "patience_s", "said"),
+    [
+        ("raise SystemExit(3)", 60, "does not answer: it ended with status 3"),
+        ("import time; time.sleep(60)", 0.5, "it took more than"),
+    ],
+)
+def test_a_page_that_does_not_come_has_no_link(
+    uri: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    script: str,
+    patience_s: float,
+    said: str,
+) -> None:
+    monkeypatch.setattr(page, "PAGE", ("-c", script))
+    monkeypatch.setattr(page, "PATIENCE_S", patience_s)
+    with pytest.raises(SystemExit):
+        main(["model", "ui", "axon", "--tracking-uri", uri, "--port", str(free_port())])
+    out = capfd.readouterr().out
+    assert out.startswith("[TRACKING_UNREACHABLE]") and said in out and "http" not in out
+
+
+def test_a_port_that_is_taken_is_said(uri: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(SystemExit):
+            main(["model", "ui", "axon", "--tracking-uri", uri, "--port", str(other.getsockname()[1])])
+    assert capfd.readouterr().out.startswith("[SERVE_PORT]")

@@ -128,15 +128,16 @@ def _ui(arguments: argparse.Namespace) -> None:
     import sys
 
     from axon.tracking.client import REGISTRY, refuse_missing_store, sqlite_path
+    from axon.tracking.page import HOST, serve_page
     from axon.tracking.runs import experiment_link
 
     refuse_missing_store(arguments.tracking_uri)
     local = sqlite_path(arguments.tracking_uri) is not None
-    server = f"http://127.0.0.1:{arguments.port}" if local else arguments.tracking_uri
-    print(f"{REGISTRY}{arguments.name}: {experiment_link(arguments.tracking_uri, arguments.name, server)}", flush=True)
+    server = f"http://{HOST}:{arguments.port}" if local else arguments.tracking_uri
+    line = f"{REGISTRY}{arguments.name}: {experiment_link(arguments.tracking_uri, arguments.name, server)}"
     if local:
-        words = ("-m", "mlflow", "ui", "--backend-store-uri", arguments.tracking_uri, "--port", str(arguments.port))
-        os.execv(sys.executable, (sys.executable, *words))  # noqa: S606  the page takes the place of this process
+        sys.exit(serve_page(arguments.tracking_uri, arguments.port, lambda: print(line, flush=True)))
+    print(line)
 
 
 def _promote(arguments: argparse.Namespace) -> None:

@@ -58,8 +58,8 @@ def list_studies(raw: Path, patients: Path | None = None, public_ids: bool = Fal
         public_ids: Keep the table's names of patients.
 
     Raises:
-        AxonError: ``NAME_UNSAFE``, ``DUPLICATE_CASE``, ``DUPLICATE_PATIENT``, ``PATIENTS_TABLE`` for a table of a packed
-            or fetched dataset, or those of `find_studies`.
+        AxonError: ``NAME_UNSAFE``, ``DUPLICATE_CASE``, ``DUPLICATE_PATIENT``, ``PATIENTS_TABLE`` for a table of a
+            packed or fetched dataset, or those of `find_studies`.
     """
     named = (raw / "manifest.csv").is_file() or ((raw / LIST).is_file() and (raw / "source.json").is_file())
     fix = "leave the table out, or give it where the folder is packed or fetched"

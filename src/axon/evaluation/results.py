@@ -77,7 +77,7 @@ class Picture:
         spacing_mm: Voxel size of the reference.
         reference_DHW: HU.
         volumes: HU by method; a cube of the same extent, of any resolution, but ``"axon"`` has the reference's.
-        std_DHW: Standard deviation over the samples in HU; None for a single sample.
+        std_DHW: The error to expect of the samples' mean in HU; None for a single sample.
         films: Input films by view, shape (U, V), 0 to 1, dense is bright.
         reprojected: Films of the reconstruction, same views and shapes.
         film_mm: Side of the detector that holds the films; 0 where nobody knows.

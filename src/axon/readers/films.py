@@ -114,8 +114,9 @@ def _read_here(paths: list[Path], mend: Mend, trusted: bool) -> Xray:
 
 
 def _read(path: Path, mend: Mend) -> RawFilm:
-    fix = "choose the file again, or export it again"
-    require(path.stat().st_size > 0, "XRAY_UNREADABLE", "the film is empty: its file has 0 bytes", fix)
+    empty = path.stat().st_size == 0
+    again = "choose the file again, or export it again"
+    require(not empty, "XRAY_UNREADABLE", "the film is empty: its file has 0 bytes", again)
     try:
         film = read_picture(path)
         if film is None and is_volume(path):

@@ -19,7 +19,20 @@ license: apache-2.0
 library_name: diffusers
 pipeline_tag: image-to-3d
 tags: [medical, chest-x-ray, computed-tomography, brownian-bridge, controlnet, research-only]
----
+"""
+
+_DETAILS = f"""## Model details
+
+- **Developed by.** The AXON developers (the code). Who trained these weights is not recorded here; where they are
+  registered in MLflow, their run names its user.
+- **Model type.** A learned estimate from the films, a Brownian-bridge diffusion that starts from it, a ControlNet on
+  that, a super-resolution network; each sampling step is corrected by the films. Where the model carries references,
+  they are warped to the films and fused with the networks' volume.
+- **Language.** None: pictures in, a volume out.
+- **Licence.** Apache-2.0; that of the data is below.
+- **Sources.** Paper: {PAPER}, https://arxiv.org/abs/{PAPER.split()[1]}. It published no code; what is not in it is the
+  code's own choice.
+
 """
 
 _USES = """## Uses
@@ -55,6 +68,24 @@ volume = AxonPipeline.from_pretrained("THIS_FOLDER")(frontal, lateral, seed=0).v
 ```
 """
 
+_SPECIFICATIONS = f"""## Technical specifications
+
+- **Input.** A frontal film, or a frontal and a lateral one, on the detector that `model_index.json` names.
+- **Output.** A cube of HU with its affine in mm, as NIfTI and DICOM CT.
+- **Architecture.** 3D U-Nets of MONAI in the layout of diffusers; their sizes are in each folder's `config.json`.
+- **Software.** axon-ct {__version__}, PyTorch, Python 3.11 or 3.12; runs on CPUs and GPUs.
+- **Hardware of the training.** Not recorded here.
+
+## Environmental impact
+
+Hardware, hours, region, energy and carbon of the training: not measured.
+
+## Contact
+
+As the repository's SECURITY.md says for weaknesses; for the rest, whoever gave you this folder.
+
+"""
+
 _END = f"""## Licence
 
 Code and weights: Apache-2.0. The data keep their own licences, listed in the dataset's LICENSES.md, and so do the CTs
@@ -68,36 +99,46 @@ LIDC-IDRI, where the data name it: Armato et al. 2015, doi 10.7937/K9/TCIA.2015.
 """
 
 
-def model_card(name: str, metrics: dict[str, Any], extra: dict[str, str] | None = None) -> str:
+def model_card(
+    name: str, metrics: dict[str, Any], extra: dict[str, str] | None = None, datasets: Sequence[str] = ()
+) -> str:
     """The card of a model.
 
     Args:
         name: Title.
         metrics: Contents of the evaluation's ``metrics.json``.
         extra: Further rows for the table of facts, e.g. the command that trained it.
+        datasets: Names of those that are known to have been trained on.
     """
     facts = {key: _plain(value) for key, value in {**metrics["facts"], **(extra or {})}.items()}
     rows = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in sorted(facts.items()) if value)
     return "\n".join([
-        _FRONT_MATTER,
+        f"{_FRONT_MATTER}datasets: {json.dumps(list(datasets))}\nmetrics: {json.dumps(_measured(metrics))}\n---\n",
         f"# {name}\n",
         f"> **{DISCLAIMER}**\n",
         "A 3D chest CT volume from one or two chest X-rays: Brownian-bridge diffusion, ControlNet refinement, "
         "super-resolution;",
         f"after {PAPER}.",
         f"Made with axon-ct {__version__}; safetensors and JSON, nothing executable.\n",
-        _USES,
+        _DETAILS + _USES,
         f"## Training data and procedure\n\n| | |\n|---|---|\n{rows}\n",
         "## Evaluation\n",
         _evaluation(metrics),
-        _END,
+        _SPECIFICATIONS + _END,
     ])  # fmt: skip
 
 
 def card_of(evaluation: Path, name: str, extra: dict[str, str] | None = None) -> str:
     """The card for the model of an evaluation folder."""
-    card = model_card(name, json.loads((evaluation / "metrics.json").read_text()), extra)
-    return with_section(card, read_facts(evaluation / "model"))
+    facts = read_facts(evaluation / "model")
+    known = sorted({fact["collection"] for fact in facts})
+    return with_section(model_card(name, json.loads((evaluation / "metrics.json").read_text()), extra, known), facts)
+
+
+def _measured(metrics: dict[str, Any]) -> list[str]:
+    """The card's metrics that an evaluation has, as its head for machines names them."""
+    methods = [method for views in metrics["summary"].values() for each in views.values() for method in each.values()]
+    return [each.label.lower() for each in shown_in("card") if any(each.key in values for values in methods)]
 
 
 def _evaluation(metrics: dict[str, Any]) -> str:

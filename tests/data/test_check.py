@@ -95,6 +95,11 @@ def test_no_name_beside_dicom_is_shown_that_may_be_a_patients(tmp_path: Path) ->
         words(tmp_path / f"challenge/{number}.txt")
     (line,) = [line for line in check_folder(tmp_path).text().splitlines() if "text or a table" in line]
     assert line.count(", ") == 10 and line.endswith(", ...: --json has all)")
+    nifti(tmp_path / "pictures/scan_1.nii.gz")
+    words(tmp_path / "pictures/ROE_JANE.png")
+    words(tmp_path / "pictures/words.txt")
+    ((hidden, _), (plain, _)) = check_folder(tmp_path / "pictures").passed_over
+    assert hidden[0] == "(" and plain == "words.txt"
     words(tmp_path / "alone/DOE_JOHN_0099.dcm", "")
     assert "DOE" not in str(check_folder(tmp_path / "alone").facts())
 

@@ -41,6 +41,10 @@ _HEADERS_A_STUDY = 1000
 _GUESS = "any folder"
 _PLAIN = {"readme", "license", "licence", "notes", "metadata", "meta", "dataset", "manifest", "patients", "dicomdir"}
 """What files that are nobody's are called, without suffix."""
+_OF_DICOM = ("DICOM", "a DICOMDIR", "a film of a patient")
+"""How reasons begin why a file of DICOM is passed over."""
+_ALONE = ("an archive", "a picture")
+"""And those of what may be called after a patient beside any volume."""
 _INSIDE = ("origin", "print", "tile")
 """What of a study is for the check alone."""
 
@@ -238,12 +242,12 @@ def _shown(found: Found, folder: Path) -> list[tuple[str, str]]:
     files = {file for study in found.studies for file in study.files}
     passed = {path for path, _ in found.passed_over}
     dicom = {file for study in found.studies if not _is_volume(study.files[0]) for file in study.files}
-    dicom |= {path for path, why in found.passed_over if "DICOM" in why or path.suffix.lower() == ".dcm"}
+    dicom |= {path for path, why in found.passed_over if why.startswith(_OF_DICOM) or path.suffix.lower() == ".dcm"}
     volumes = {_first(path, folder) for path in files | passed if _is_volume(path)}
     private = {_first(path, folder) for path in dicom}
     if private:
         private |= {first for path in passed if (first := _first(path, folder)) not in volumes and not _is_plain(first)}
-    return [(_name(path, folder, private, why.startswith("an archive")), why) for path, why in found.passed_over]
+    return [(_name(path, folder, private, why.startswith(_ALONE)), why) for path, why in found.passed_over]
 
 
 def _is_volume(path: Path) -> bool:

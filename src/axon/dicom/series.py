@@ -221,9 +221,10 @@ def set_aside(headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Counte
     planes = [h.normal for h in headers if h.normal and not h.localizer]
     usual = np.array(Counter(tuple(np.round(plane, 2)) for plane in planes).most_common(1)[0][0]) if planes else None
     kept, aside = [], Counter[str]()
-    made = _made_of_others([h for h in headers if not _kind_of(h, usual)])
-    for header in headers:
-        if kind := _kind_of(header, usual) or made.get(id(header), ""):
+    kinds = [_kind_of(header, usual) for header in headers]
+    made = _made_of_others([header for header, kind in zip(headers, kinds, strict=True) if not kind])
+    for header, known in zip(headers, kinds, strict=True):
+        if kind := known or made.get(id(header), ""):
             aside[kind] += 1
         else:
             kept.append(header)

@@ -12,8 +12,11 @@ def test_quick() -> None:
     command = [sys.executable, "-m", "benchmarks.headers", "--quick", "--times", "1"]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert [sum(line.startswith(what) for line in done.stdout.splitlines()) for what in ("200 D", "20 N", "12 x")] == [
+    assert [
+        sum(line.startswith(what) for line in done.stdout.splitlines()) for what in ("200 D", "20 N", "32^3", "12 x")
+    ] == [
         3,
         3,
+        2,
         3,
     ]

@@ -2,17 +2,18 @@
 
 Anything but an AxonError is a finding, and ends the run; it then becomes a line of `tests.support.hostile`.
 
-Needs the extra ``fuzz`` (atheris). The first byte of an input chooses the reader; a corpus of whole files and of every
-line of the table of hostile inputs is written on the first run. A fixed run: ``-runs=N -seed=1``.
+Needs the extra ``fuzz`` (atheris). The first byte of an input chooses the reader. Into one folder, if it is empty, the
+committed corpus and every line of the table of hostile inputs are written. A fixed run over the committed corpus alone:
+``FOLDER tests/fuzz/corpus -runs=N -seed=1``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
+import hashlib
+import json
+import shutil
 import sys
-import tarfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +21,7 @@ from tempfile import TemporaryDirectory
 import atheris
 
 with atheris.instrument_imports(include=["axon", "pydicom"]):
-    from axon.data.packed import COLUMNS, read_rows
+    from axon.data.packed import read_rows
     from axon.data.verify import check_dataset
     from axon.dicom.ct import read_ct_series
     from axon.pretrained import verify
@@ -30,15 +31,13 @@ with atheris.instrument_imports(include=["axon", "pydicom"]):
     from axon.readers.layouts.patient_table import apply_table
     from axon.readers.volumes import read_here
 
-import torch
-
 from axon.config import CtConfig
 from axon.errors import AxonError
 from axon.files import Scratch
 from axon.geometry.mend import Mend
-from axon.training.checkpoints import load_newest
-from tests.support.ct_series import write_enhanced
-from tests.support.hostile import HOSTILE, gipl, mgh, mha, nifti, nrrd, vtk
+from axon.training.checkpoints import _sum_of, load_newest
+from tests.fuzz.write_corpus import CORPUS, READERS, SPLIT, network
+from tests.support.hostile import HOSTILE
 from tests.support.mutations import write_bases
 
 SCRATCH = Scratch("fuzz").again()
@@ -94,11 +93,22 @@ def model(data: bytes) -> None:
 
 
 def checkpoint(data: bytes) -> None:
-    """The state of the only checkpoint."""
-    written("checkpoint/step-00000001/state.safetensors", b"")
-    written("checkpoint/step-00000001/state.json", data)
-    network = torch.nn.Linear(1, 1)
-    load_newest(SCRATCH / "checkpoint", {}, network, network, torch.optim.AdamW(network.parameters()))
+    """The only checkpoint, its state and its tensors; their sums are made right, or nothing would come past them."""
+    text, _, payload = data.partition(SPLIT)
+    shutil.rmtree(SCRATCH / "checkpoint", ignore_errors=True)
+    name = "step-00000001"
+    with contextlib.suppress(ValueError, RecursionError):
+        facts = json.loads(text)
+        if isinstance(facts, dict):
+            facts |= {"sha256": hashlib.sha256(payload).hexdigest()}
+            facts.pop("state_sha256", None)
+            text = json.dumps(facts | {"state_sha256": _sum_of(facts)}).encode()
+            step = facts.get("step")
+            name = f"step-{step:08d}" if isinstance(step, int) and 0 <= step < 10**8 else name
+    written(f"checkpoint/{name}/state.safetensors", payload)
+    written(f"checkpoint/{name}/state.json", text)
+    net, optimizer = network()
+    load_newest(SCRATCH / "checkpoint", {}, net, net, optimizer)
 
 
 def archive(data: bytes) -> None:
@@ -122,61 +132,49 @@ def written(name: str, data: bytes) -> Path:
     return path
 
 
-READERS: tuple[Callable[[bytes], None], ...] = (
+TARGETS: tuple[Callable[[bytes], None], ...] = (
     film, dicom_slice, volume(".nii"), volume(".nii.gz"), volume(".mha"), volume(".nrrd"), manifest, model, checkpoint,
     volume(".mgh"), volume(".gipl"), volume(".vtk"), archive, patients, enhanced,
     header(".mhd"), header(".nhdr"), header(".hdr"), folder,
 )  # fmt: skip
-FIRST = {"film": b"\0", "enhanced": b"\x0e"}
-"""Readers of bases that are no slice."""
-OF_SUFFIX = {".jpg": 0, ".dcm": 0, ".nii": 2, ".gz": 3, ".mha": 4, ".nrrd": 5, ".mgh": 9, ".gipl": 10, ".vtk": 11}
+OF_SUFFIX = {
+    ".jpg": 0,
+    ".png": 0,
+    ".dcm": 0,
+    ".nii": 2,
+    ".gz": 3,
+    ".mha": 4,
+    ".nrrd": 5,
+    ".mgh": 9,
+    ".gipl": 10,
+    ".vtk": 11,
+}
 OF_SUFFIX |= {".csv": 6, "": 7, ".zip": 12, ".tar": 12}
 
 
 def one(data: bytes) -> None:
     """One input: its first byte is the reader's number."""
     with contextlib.suppress(AxonError):
-        READERS[data[0] % len(READERS) if data else 0](data[1:])
+        TARGETS[data[0] % len(TARGETS) if data else 0](data[1:])
 
 
-def write_corpus(corpus: Path) -> None:
-    """A whole file of each kind, and what each small line of the table has its reader read."""
-    for base in sorted(BASES.iterdir()):
-        path = sorted(base.iterdir())[-1]
-        first = FIRST.get(base.name.partition("_")[0], b"\1")
-        (corpus / base.name).write_bytes(first + path.read_bytes())
-    whole = {"nifti": b"\2" + nifti(), "mha": b"\4" + mha()["x.mha"], "nrrd": b"\5" + nrrd()["x.nrrd"]}
-    whole |= {"mgh": b"\x09" + mgh()["x.mgh"], "gipl": b"\x0a" + gipl()["x.gipl"], "vtk": b"\x0b" + vtk()["x.vtk"]}
-    whole |= {"mhd": b"\x0f" + mha()["x.mha"], "nhdr": b"\x10" + nrrd()["x.nrrd"], "hdr": b"\x11" + nifti()[:348]}
-    rows = ",".join(COLUMNS) + "\n" + ",".join("a" for _ in COLUMNS) + "\n"
-    whole |= {"manifest-nul": b"\6" + rows.replace("a,a,a,a", "a,a,a,a\0b", 1).encode()}
-    whole |= {"manifest": b"\6" + rows.encode(), "sums": b"\7" + b"0" * 64 + b"  x\n", "state": b'\x08{"step": 1}'}
-    whole |= {"patients": b"\x0dfile,patient,split\na.nii,p,train\n"} | archives()
-    for name, content in whole.items():
-        (corpus / f"whole-{name}").write_bytes(content)
+def fill(corpus: Path) -> None:
+    """Write the committed corpus, and what each small line of the table has its reader read."""
+    for seed in CORPUS.iterdir():
+        (corpus / seed.name).write_bytes(seed.read_bytes())
     for number, write in enumerate(HOSTILE.values()):
         name, content = next(iter(write().items()))
         if len(content) <= LARGEST and Path(name).suffix in OF_SUFFIX:
             (corpus / f"hostile-{number:03d}").write_bytes(bytes([OF_SUFFIX[Path(name).suffix]]) + content)
 
 
-def archives() -> dict[str, bytes]:
-    """A zip and a tar of one file."""
-    packed, taped = io.BytesIO(), io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as zipped:
-        zipped.writestr("a/b.txt", "b")
-    with tarfile.open(fileobj=taped, mode="w:gz") as tar:
-        tar.addfile(tarfile.TarInfo("a/b.txt"))
-    return {"zip": b"\x0c" + packed.getvalue(), "tar": b"\x0c" + taped.getvalue()}
-
-
 def main() -> None:
-    corpus = next((Path(argument) for argument in sys.argv[1:] if not argument.startswith("-")), None)
+    assert len(TARGETS) == len(READERS)
+    folders = [Path(argument) for argument in sys.argv[1:] if not argument.startswith("-")]
     BASES.mkdir()
     write_bases(BASES)
-    write_enhanced(BASES / "enhanced", sorted((BASES / "ct_native").iterdir()))
-    if corpus and not any(corpus.iterdir()):
-        write_corpus(corpus)
+    if len(folders) == 1 and not any(folders[0].iterdir()):
+        fill(folders[0])
     atheris.Setup(sys.argv, one)
     atheris.Fuzz()
 

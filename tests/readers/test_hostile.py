@@ -73,6 +73,8 @@ def opened(path: Path) -> None:
 def read(path: Path, answer: Connection) -> None:
     """In a process of its own: the outcome, and how much more memory it took than there was."""
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    room = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + GIB * 2**30
+    resource.setrlimit(resource.RLIMIT_AS, (room, room))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
         opened(path)

@@ -137,7 +137,9 @@ def card_of(evaluation: Path, name: str, extra: dict[str, str] | None = None) ->
 
 def _measured(metrics: dict[str, Any]) -> list[str]:
     """The card's metrics that an evaluation has, as its head for machines names them."""
-    methods = [method for views in metrics["summary"].values() for each in views.values() for method in each.values()]
+    methods = [
+        method for views in dict(metrics["summary"]).values() for each in views.values() for method in each.values()
+    ]
     return [each.label.lower() for each in shown_in("card") if any(each.key in values for values in methods)]
 
 

@@ -33,20 +33,21 @@ def main() -> int:
     """0 on success, 1 on an error explained in one line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("films", type=Path, nargs="*", help="frontal and lateral film (default: a phantom's)")
+    parser.add_argument("--model", default="axon-small", help="that makes the volumes (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=FOLDER, help="(default: %(default)s)")
     arguments = parser.parse_args()
     with one_line_errors():
         if not shutil.which("chromium") or not shutil.which("chromedriver"):
             raise AxonError("NO_BROWSER", "there is no chromium with chromedriver", "install both")
-        take(arguments.films, arguments.out)
+        take(arguments.films, arguments.out, arguments.model)
     return 0
 
 
-def take(films: list[Path], out: Path) -> None:
+def take(films: list[Path], out: Path, model: str) -> None:
     """Write a picture of every state of the page: `NAMES`."""
     with (
         TemporaryDirectory(prefix="axon-screenshots-") as scratch,
-        serving() as address,
+        serving(model) as address,
         chromium(Path(scratch)) as page,
     ):
         films = films or list(write_films(Path(scratch), PHANTOM))
@@ -87,10 +88,10 @@ def save(page: WebDriver, path: Path) -> None:
 
 
 @contextmanager
-def serving() -> Iterator[str]:
-    """The address of `axon serve` with the model of the package."""
+def serving(model: str) -> Iterator[str]:
+    """The address of `axon serve`."""
     with subprocess.Popen(
-        [sys.executable, "-m", "axon.cli", "serve", "--port", "0"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "axon.cli", "serve", "--port", "0", "--model", model], stdout=subprocess.PIPE, text=True
     ) as server:
         assert server.stdout
         try:

@@ -32,6 +32,7 @@ from axon.serve.jobs import GRACE_S
 from tests.browser.conftest import PHONE, fits, keep, pixels, resize
 from tests.conftest import REAL_DATA_UNSET
 from tests.support.films import dicom_film
+from tests.support.referenced import referenced_model
 from tests.support.small_model import small_pipeline
 
 pytestmark = pytest.mark.slow
@@ -517,10 +518,12 @@ def test_a_real_film(sized: WebDriver, address: str) -> None:
     keep(sized, "serve-real-film")
 
 
-def test_the_screenshots_of_the_documentation_are_made_by_a_command(browser: WebDriver, tmp_path: Path) -> None:
+def test_the_screenshots_of_the_documentation_are_made_by_a_command(
+    browser: WebDriver, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     from docs.screenshots import NAMES, take
 
-    take([], tmp_path)
+    take([], tmp_path, str(referenced_model(tmp_path_factory.mktemp("model"))))
     assert {path.name for path in tmp_path.iterdir()} == NAMES
     sizes = {path.stem: Image.open(path).size for path in tmp_path.iterdir()}
     assert (

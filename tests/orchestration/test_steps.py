@@ -91,7 +91,7 @@ def test_the_lines_that_are_kept_are_bounded() -> None:
 
 
 def test_an_error_that_nobody_foresaw_is_relayed(tmp_path: Path) -> None:
-    (tmp_path / launch.METRICS).touch()
+    (tmp_path / launch.RELAYED).touch()
     with pytest.raises(ZeroDivisionError), launch._relayed_errors(tmp_path):
         raise ZeroDivisionError("no such weight")
     with pytest.raises(ConnectionError), launch._relayed_errors(tmp_path):

@@ -42,7 +42,7 @@ from axon.training.loop import Log, terminated
 from axon.training.train import TRAINED_STAGES
 
 TRAININGS: dict[str, Callable[..., None]] = {**TRAINED_STAGES, "baselines": train_baselines}
-METRICS, ERROR = "metrics.jsonl", "error.json"
+RELAYED, ERROR = "metrics.jsonl", "error.json"
 READ = "read the lines above; one killed by signal 9 was out of memory"
 
 
@@ -137,7 +137,7 @@ def main(arguments: list[str] | None = None) -> None:
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))  # noqa: PTH123
         log: Log = _ignore
         if given.relay and leader:
-            log = _write_metrics(stack.enter_context((given.relay / METRICS).open("a")))
+            log = _write_metrics(stack.enter_context((given.relay / RELAYED).open("a")))
         TRAININGS[given.stage](config, checkpoints=given.checkpoints, out=out, log=log, **inputs)
 
 
@@ -210,7 +210,7 @@ def _prepare(
 ) -> list[str]:
     """Write what the processes read and write beside their folders; returns their command line."""
     (relay / "config.yaml").write_text(config.to_yaml())
-    (relay / METRICS).touch()
+    (relay / RELAYED).touch()
     folders = {"config": relay / "config.yaml", "checkpoints": checkpoints, "out": out, "relay": relay, **inputs}
     return [stage, *(text for name, path in folders.items() for text in (f"--{name}", str(path)))]
 
@@ -241,7 +241,7 @@ def _show(child: subprocess.Popen[str]) -> None:
 
 def _watch(running: Running, relay: Path, log: Log) -> None:
     """Wait for a training, pass its metrics on to ``log`` and SIGTERM on to it, and raise what it raised."""
-    with terminated() as ended, (relay / METRICS).open() as metrics:
+    with terminated() as ended, (relay / RELAYED).open() as metrics:
         try:
             told = False
             while (status := running.poll()) is None:

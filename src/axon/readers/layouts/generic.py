@@ -86,7 +86,7 @@ def _by_name(image: Image) -> Named:
     return Named(image.stem, image.stem.rpartition("_")[0] or image.stem)
 
 
-LAYOUTS = (
+FALLBACKS = (
     Layout("any folder, a folder is a patient", _by_folder),
     Layout("any folder, a number is a patient", _by_number),
     Layout("any folder, a name up to its last _ is a patient", _by_name),

@@ -22,5 +22,5 @@ LAYOUTS: tuple[Layout, ...] = (
     nnunet.LAYOUT,
     medical_decathlon.LAYOUT,
     bids.LAYOUT,
-    *generic.LAYOUTS,
+    *generic.FALLBACKS,
 )

@@ -63,7 +63,8 @@ test-fast: install ## the tests that start no server and no process beyond the r
 
 fuzz-again: install ## as many inputs from the same seed, over tests/fuzz/corpus: about a minute; needs atheris
 	rm -rf runs/fuzz-again && mkdir -p runs/fuzz-again
-	$(BIN)/python -m tests.fuzz.fuzz_dicom runs/fuzz-again tests/fuzz/corpus -runs=3000 -seed=1 -rss_limit_mb=4096 -timeout=60
+	$(BIN)/python -m tests.fuzz.fuzz_dicom runs/fuzz-again tests/fuzz/corpus -runs=3000 -seed=1 -rss_limit_mb=4096 \
+	  -timeout=60
 
 test-containers: install ## the pipeline in its images on a real engine, with S3 and MLflow servers: 10 to 20 minutes
 	$(BIN)/python -m pytest -q --durations=0 -m containers tests/containers

@@ -135,13 +135,13 @@ def test_numbers_of_the_configuration_are_in_their_ranges(folder: Path, key: str
 def test_samples_that_are_not_finite_are_not_handed_out(tiny_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even where the volume is."""
     pipeline = small_pipeline(tiny_config)
-    draw = pipeline._draw
+    draw = pipeline._volumes
 
     def spoilt(evidence: object, steps: int, eta: float | None, *rest: object) -> tuple[torch.Tensor, ...]:
         coarse, refined, fine = draw(evidence, steps, eta, *rest)  # type: ignore[arg-type]
         return coarse, refined, fine if eta == 0 else fine * torch.nan
 
-    monkeypatch.setattr(pipeline, "_draw", spoilt)
+    monkeypatch.setattr(pipeline, "_volumes", spoilt)
     with pytest.raises(AxonError, match="MODEL_NOT_FINITE"):
         pipeline(np.random.default_rng(0).random((64, 64), np.float32), num_samples=2)
 

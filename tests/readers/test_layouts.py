@@ -15,7 +15,7 @@ import pytest
 from axon.dicom.slices import MAX_FRAMES_FILE_BYTES
 from axon.errors import AxonError
 from axon.names import plain_name
-from axon.readers.layouts import find_studies, survey
+from axon.readers.layouts import as_folder, find_studies, survey
 from axon.readers.pseudonyms import patient_pseudonym, series_pseudonym
 from axon.readers.volumes import read_ct
 from tests.support.ct_series import write_series
@@ -403,6 +403,30 @@ def test_a_table_names_cts_as_the_check_does(tmp_path: Path) -> None:
     assert found == {"one-imagesTr-lung_001": "Doe", "two-imagesTr-lung_001": "lung_001", "A b": "Roe"}
     words(tmp_path / "patients.csv", f"case,patient\n{plain_name('A b')},Roe\n")
     assert {study.patient_id for study in find_studies(tmp_path, public_ids=True)} == {"lung_001", "Roe"}
+
+
+@pytest.mark.parametrize("kind", ["zip", "gztar"])
+def test_an_archive_of_a_folder_with_its_table_is_that_folder(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "top/cts"
+    for name in ("a_1", "b_1"):
+        nifti(folder / "visits" / f"{name}.nii")
+    words(folder / "patients.csv", "file,patient\nvisits/a_1.nii,Doe\nvisits/b_1.nii,Doe\n")
+    words(tmp_path / "top/__MACOSX/._cts")
+
+    def seen(place: Path) -> list[tuple[str, str, str]]:
+        return [(study.case_id, study.patient_id, study.collection) for study in find_studies(place)]
+
+    with as_folder(Path(shutil.make_archive(str(tmp_path / "packed"), kind, tmp_path / "top"))) as root:
+        assert seen(root) == seen(folder)
+    words(tmp_path / "top/notes.txt")
+    with as_folder(Path(shutil.make_archive(str(tmp_path / "packed"), kind, tmp_path / "top"))) as root:
+        assert seen(root) == [("a_1", "a", "cts"), ("b_1", "b", "cts")]
+
+
+def test_the_top_folder_of_an_archive_without_a_table_still_names_patient_and_collection(tmp_path: Path) -> None:
+    nifti(tmp_path / "top/s0001/ct.nii.gz")
+    with as_folder(Path(shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "top"))) as root:
+        assert [(study.rule, study.patient_id) for study in find_studies(root)] == [("TotalSegmentator", "s0001")]
 
 
 @pytest.mark.parametrize(

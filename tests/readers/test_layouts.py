@@ -105,6 +105,39 @@ def kernels_in_folders(root: Path) -> None:
             nifti(root / folder / f"{name}.nii.gz")
 
 
+def batches(root: Path) -> None:
+    """Two names are in both, and may be of one patient each."""
+    for name in ("batch1/p0", "batch1/p1", "batch1/p2", "batch1/p3", "batch2/p0", "batch2/p1", "batch2/q0"):
+        nifti(root / f"{name}.nii.gz")
+
+
+def some_kernels_in_folders(root: Path) -> None:
+    for name in ("thin/A17_early", "thin/A17_late", "thin/A18_early", "thick/A17_early"):
+        nifti(root / f"{name}.nii.gz")
+
+
+def one_more_name_than_is_shared(root: Path) -> None:
+    for name in ("a/soft/A17", "a/soft/A18", "b/sharp/A17"):
+        nifti(root / f"{name}.nii.gz")
+
+
+def folders_with_one_name_and_others(root: Path) -> None:
+    for folder in ("A17", "A18", "A19"):
+        for name in ("ct", f"of{folder}"):
+            nifti(root / folder / f"{name}.nii.gz")
+
+
+def some_numbers_in_folders(root: Path) -> None:
+    for name in ("thin/scan_001", "thin/scan_002", "thin/scan_003", "thick/scan_001"):
+        nifti(root / f"{name}.nii.gz")
+
+
+def folders_and_names_after_them(root: Path) -> None:
+    for patient in ("A17", "A18"):
+        for name in ("ct", f"{patient}_later"):
+            nifti(root / patient / f"{name}.nii.gz")
+
+
 def by_name(root: Path) -> None:
     for name in ("A17_early", "A17_late", "A18_1", "plain"):
         nifti(root / f"{name}.nii.gz")
@@ -169,6 +202,45 @@ TREES: list[tuple[Callable[[Path], None], str, dict[str, str], dict[str, int]]] 
         kernels_in_folders,
         "any folder, a name up to its last _ is a patient",
         {f"{folder}-{name}": name for folder in ("soft", "sharp") for name in ("A17", "A18", "A19")},
+        {},
+    ),
+    (
+        batches,
+        "any folder, a name up to its last _ is a patient",
+        {f"batch{n}-p{case}": f"p{case}" for n in (1, 2) for case in (0, 1)}
+        | {name: name for name in ("p2", "p3", "q0")},
+        {},
+    ),
+    (
+        some_kernels_in_folders,
+        "any folder, a name up to its last _ is a patient",
+        {"thin-A17_early": "A17", "thick-A17_early": "A17", "A17_late": "A17", "A18_early": "A18"},
+        {},
+    ),
+    (
+        one_more_name_than_is_shared,
+        "any folder, a folder is a patient",
+        {"a-soft-A17": "a", "A18": "a", "b-sharp-A17": "a"},
+        {},
+    ),
+    (
+        folders_with_one_name_and_others,
+        "any folder, a folder is a patient",
+        {f"A{n}-ct": "folder" for n in (17, 18, 19)} | {f"ofA{n}": "folder" for n in (17, 18, 19)},
+        {},
+    ),
+    (
+        some_numbers_in_folders,
+        "any folder, a number is a patient",
+        {f"{folder}-scan_001": "scan_001" for folder in ("thin", "thick")}
+        | {name: name for name in ("scan_002", "scan_003")},
+        {},
+    ),
+    (
+        folders_and_names_after_them,
+        "any folder, a folder is a patient",
+        {f"{patient}-ct": patient for patient in ("A17", "A18")}
+        | {f"{patient}_later": patient for patient in ("A17", "A18")},
         {},
     ),
     (

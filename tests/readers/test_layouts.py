@@ -384,6 +384,17 @@ def test_a_mask_is_told_by_folder_by_a_name_beside_or_by_header_and_not_by_guess
     ]
 
 
+def test_a_data_set_for_segmentation_is_no_folder_of_masks(tmp_path: Path) -> None:
+    covid(tmp_path / "COVID-19-CT-Seg")
+    for folder in ("lung_seg", "Lung_Seg", "seg-lungs", "labelsTr", "Lung-Masks", "segmentations"):
+        labels(tmp_path / folder / "coronacases_org_001.nii.gz")
+    found = survey(tmp_path)
+    assert {study.rule for study in found.studies} == {"COVID-19-CT-Seg"} and len(found.studies) == 3
+    assert {why.removeprefix("a mask, by its folder ") for _, why in found.passed_over} == {
+        *("lung_seg", "Lung_Seg", "seg-lungs", "labelsTr", "Lung-Masks", "segmentations", "Lung_Mask"),
+    }
+
+
 def test_links_are_followed_and_what_is_no_image_is_counted(tmp_path: Path) -> None:
     (tmp_path / "set/deep").mkdir(parents=True)
     nifti(tmp_path / "blobs/0c1d.nii").rename(tmp_path / "blobs/content")

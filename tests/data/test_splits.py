@@ -192,6 +192,15 @@ def test_too_many_rejected(tmp_path: Path) -> None:
         assemble([shard(tmp_path / "a", CASES, rejected=13)], raw(tmp_path), Config(), tmp_path / "out")
 
 
+def test_cts_of_no_chest_are_no_fault(tmp_path: Path) -> None:
+    folder = shard(tmp_path / "a", CASES)
+    report = json.loads((folder / "report.json").read_text())
+    report["rejected"] = [{"study": f"s{n:04d}", "code": "NO_CHEST", "message": "legs"} for n in range(30)]
+    (folder / "report.json").write_text(json.dumps(report))
+    facts = assemble([folder], raw(tmp_path), Config(), tmp_path / "out")
+    assert facts["rejected"] == {"NO_CHEST": 30}
+
+
 def test_opening_asserts_disjointness_and_content(tmp_path: Path) -> None:
     assemble([shard(tmp_path / "a", CASES)], raw(tmp_path), Config(), tmp_path / "out")
     rows = read_manifest(tmp_path / "out")

@@ -15,7 +15,7 @@ from axon.dicom.ct import read_ct_series, read_ct_series_noted
 from axon.dicom.series import patients_by_folder, read_header, split_series
 from axon.errors import AxonError
 from axon.readers.layouts import find_studies, survey
-from tests.support.ct_series import error_of, make_slice, straight, waves, write_field
+from tests.support.ct_series import error_of, make_slice, straight, waves, write_enhanced, write_field
 
 Change = Callable[[Dataset, int], object]
 
@@ -235,6 +235,38 @@ def test_localizers_pictures_and_other_planes_are_left_out_and_counted(tmp_path:
 def many_screens(ds: Dataset) -> None:
     dose_screen(ds)
     ds.NumberOfFrames, ds.PixelData = 5, bytes(5 * 24 * 20 * 3)
+
+
+def captured(ds: Dataset, number: int) -> None:
+    ds.SOPClassUID, ds.ImageType = SecondaryCaptureImageStorage, ["DERIVED", "SECONDARY"]
+
+
+def test_series_of_scouts_or_screens_alone_are_passed_over_and_counted(tmp_path: Path) -> None:
+    write_field(tmp_path / "ct", straight())
+    for number in range(4):
+        extra("1.2.4", tmp_path, f"scout{number}.dcm", put_type("LOCALIZER"))
+        extra("1.2.5", tmp_path, f"dose{number}.dcm", dose_screen)
+    extra("1.2.6", tmp_path, "dose.dcm", dose_screen)
+    extra("1.2.7", tmp_path, "screens.dcm", many_screens)
+    extra("1.2.8", tmp_path, "capture.dcm", lambda ds: captured(ds, 0))
+    found = survey(tmp_path)
+    (study,) = found.studies
+    assert {path.parent.name for path in study.files} == {"ct"}
+    assert {path.name for path, _ in found.passed_over} == {path.name for path in tmp_path.glob("*.dcm")}
+    (why,) = {why for _, why in found.passed_over}
+    assert why.startswith("DICOM of a series of localizers or pictures")
+
+
+@pytest.mark.parametrize("enhanced", [False, True])
+def test_a_scan_that_was_saved_as_captures_is_a_scan(tmp_path: Path, enhanced: bool) -> None:
+    files = write_field(tmp_path / "ct", straight(), change=captured)
+    if enhanced:
+        ds = pydicom.dcmread(write_enhanced(tmp_path / "enhanced", files))
+        ds.SOPClassUID = SecondaryCaptureImageStorage
+        ds.save_as(tmp_path / "enhanced/0000.dcm")
+    found = survey(tmp_path / ("enhanced" if enhanced else "ct"))
+    (study,) = found.studies
+    assert found.passed_over == [] and error_of(read_ct_series(list(study.files))).max() <= 0.51
 
 
 def derived_without_a_place(ds: Dataset) -> None:

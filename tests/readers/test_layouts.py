@@ -15,7 +15,7 @@ import pytest
 from axon.dicom.slices import MAX_FRAMES_FILE_BYTES
 from axon.errors import AxonError
 from axon.names import plain_name
-from axon.readers.layouts import find_studies, survey
+from axon.readers.layouts import as_folder, find_studies, survey
 from axon.readers.pseudonyms import patient_pseudonym, series_pseudonym
 from axon.readers.volumes import read_ct
 from tests.support.ct_series import write_series
@@ -105,6 +105,39 @@ def kernels_in_folders(root: Path) -> None:
             nifti(root / folder / f"{name}.nii.gz")
 
 
+def batches(root: Path) -> None:
+    """Two names are in both, and may be of one patient each."""
+    for name in ("batch1/p0", "batch1/p1", "batch1/p2", "batch1/p3", "batch2/p0", "batch2/p1", "batch2/q0"):
+        nifti(root / f"{name}.nii.gz")
+
+
+def some_kernels_in_folders(root: Path) -> None:
+    for name in ("thin/A17_early", "thin/A17_late", "thin/A18_early", "thick/A17_early"):
+        nifti(root / f"{name}.nii.gz")
+
+
+def one_more_name_than_is_shared(root: Path) -> None:
+    for name in ("a/soft/A17", "a/soft/A18", "b/sharp/A17"):
+        nifti(root / f"{name}.nii.gz")
+
+
+def folders_with_one_name_and_others(root: Path) -> None:
+    for folder in ("A17", "A18", "A19"):
+        for name in ("ct", f"of{folder}"):
+            nifti(root / folder / f"{name}.nii.gz")
+
+
+def some_numbers_in_folders(root: Path) -> None:
+    for name in ("thin/scan_001", "thin/scan_002", "thin/scan_003", "thick/scan_001"):
+        nifti(root / f"{name}.nii.gz")
+
+
+def folders_and_names_after_them(root: Path) -> None:
+    for patient in ("A17", "A18"):
+        for name in ("ct", f"{patient}_later"):
+            nifti(root / patient / f"{name}.nii.gz")
+
+
 def by_name(root: Path) -> None:
     for name in ("A17_early", "A17_late", "A18_1", "plain"):
         nifti(root / f"{name}.nii.gz")
@@ -169,6 +202,45 @@ TREES: list[tuple[Callable[[Path], None], str, dict[str, str], dict[str, int]]] 
         kernels_in_folders,
         "any folder, a name up to its last _ is a patient",
         {f"{folder}-{name}": name for folder in ("soft", "sharp") for name in ("A17", "A18", "A19")},
+        {},
+    ),
+    (
+        batches,
+        "any folder, a name up to its last _ is a patient",
+        {f"batch{n}-p{case}": f"p{case}" for n in (1, 2) for case in (0, 1)}
+        | {name: name for name in ("p2", "p3", "q0")},
+        {},
+    ),
+    (
+        some_kernels_in_folders,
+        "any folder, a name up to its last _ is a patient",
+        {"thin-A17_early": "A17", "thick-A17_early": "A17", "A17_late": "A17", "A18_early": "A18"},
+        {},
+    ),
+    (
+        one_more_name_than_is_shared,
+        "any folder, a folder is a patient",
+        {"a-soft-A17": "a", "A18": "a", "b-sharp-A17": "a"},
+        {},
+    ),
+    (
+        folders_with_one_name_and_others,
+        "any folder, a folder is a patient",
+        {f"A{n}-ct": "folder" for n in (17, 18, 19)} | {f"ofA{n}": "folder" for n in (17, 18, 19)},
+        {},
+    ),
+    (
+        some_numbers_in_folders,
+        "any folder, a number is a patient",
+        {f"{folder}-scan_001": "scan_001" for folder in ("thin", "thick")}
+        | {name: name for name in ("scan_002", "scan_003")},
+        {},
+    ),
+    (
+        folders_and_names_after_them,
+        "any folder, a folder is a patient",
+        {f"{patient}-ct": patient for patient in ("A17", "A18")}
+        | {f"{patient}_later": patient for patient in ("A17", "A18")},
         {},
     ),
     (
@@ -312,6 +384,17 @@ def test_a_mask_is_told_by_folder_by_a_name_beside_or_by_header_and_not_by_guess
     ]
 
 
+def test_a_data_set_for_segmentation_is_no_folder_of_masks(tmp_path: Path) -> None:
+    covid(tmp_path / "COVID-19-CT-Seg")
+    for folder in ("lung_seg", "Lung_Seg", "seg-lungs", "labelsTr", "Lung-Masks", "segmentations"):
+        labels(tmp_path / folder / "coronacases_org_001.nii.gz")
+    found = survey(tmp_path)
+    assert {study.rule for study in found.studies} == {"COVID-19-CT-Seg"} and len(found.studies) == 3
+    assert {why.removeprefix("a mask, by its folder ") for _, why in found.passed_over} == {
+        *("lung_seg", "Lung_Seg", "seg-lungs", "labelsTr", "Lung-Masks", "segmentations", "Lung_Mask"),
+    }
+
+
 def test_links_are_followed_and_what_is_no_image_is_counted(tmp_path: Path) -> None:
     (tmp_path / "set/deep").mkdir(parents=True)
     nifti(tmp_path / "blobs/0c1d.nii").rename(tmp_path / "blobs/content")
@@ -403,6 +486,30 @@ def test_a_table_names_cts_as_the_check_does(tmp_path: Path) -> None:
     assert found == {"one-imagesTr-lung_001": "Doe", "two-imagesTr-lung_001": "lung_001", "A b": "Roe"}
     words(tmp_path / "patients.csv", f"case,patient\n{plain_name('A b')},Roe\n")
     assert {study.patient_id for study in find_studies(tmp_path, public_ids=True)} == {"lung_001", "Roe"}
+
+
+@pytest.mark.parametrize("kind", ["zip", "gztar"])
+def test_an_archive_of_a_folder_with_its_table_is_that_folder(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "top/cts"
+    for name in ("a_1", "b_1"):
+        nifti(folder / "visits" / f"{name}.nii")
+    words(folder / "patients.csv", "file,patient\nvisits/a_1.nii,Doe\nvisits/b_1.nii,Doe\n")
+    words(tmp_path / "top/__MACOSX/._cts")
+
+    def seen(place: Path) -> list[tuple[str, str, str]]:
+        return [(study.case_id, study.patient_id, study.collection) for study in find_studies(place)]
+
+    with as_folder(Path(shutil.make_archive(str(tmp_path / "packed"), kind, tmp_path / "top"))) as root:
+        assert seen(root) == seen(folder)
+    words(tmp_path / "top/notes.txt")
+    with as_folder(Path(shutil.make_archive(str(tmp_path / "packed"), kind, tmp_path / "top"))) as root:
+        assert seen(root) == [("a_1", "a", "cts"), ("b_1", "b", "cts")]
+
+
+def test_the_top_folder_of_an_archive_without_a_table_still_names_patient_and_collection(tmp_path: Path) -> None:
+    nifti(tmp_path / "top/s0001/ct.nii.gz")
+    with as_folder(Path(shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "top"))) as root:
+        assert [(study.rule, study.patient_id) for study in find_studies(root)] == [("TotalSegmentator", "s0001")]
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ COLUMNS = {
 """Columns of ``manifest.parquet`` and their Arrow types: ``views`` are rendered, ``films`` the patient's real ones; an
 excluded study has its code and reason alone."""
 
-_NO_FAULT = ("CT_DUPLICATE", "CT_MASK")
+_NO_FAULT = ("CT_DUPLICATE", "CT_MASK", "NO_CHEST")
 """What a folder may well hold beside its CTs: it does not count towards ``data.max_rejected_share``."""
 
 

@@ -1,10 +1,12 @@
 """Any other folder of volumes: three ways in which people name patients, of which the last always answers.
 
 - A folder's only volume that is named like its neighbours' (``A17/ct.nii.gz``, ``A18/ct.nii.gz``): the folder is the
-  patient. So it is where the same few names repeat in more folders than there are names; in as many, nobody can tell,
-  and all are one patient.
+  patient. So it is where folders that share names are more than all their names, but for what adds to one that they
+  share (``ct_later``) or to the folder's (``A17_later``). With fewer, folders are batches or kernels, and the rules
+  below hold. With as many, where most names are shared, or where one is in each of three folders or more, nobody can
+  tell, and all are one patient.
 - All files of a folder share a name and differ in a last number, each once (``scan_001``, ``scan_002``): each file is
-  a patient.
+  a patient. Folders that share names are looked at together.
 - Else the patient is the name up to its last underscore: ``A17_early`` and ``A17_late`` are one patient.
 """
 
@@ -13,8 +15,9 @@ from __future__ import annotations
 import functools
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence, Set
 from pathlib import PurePath
+from typing import NamedTuple
 
 from axon.readers.layouts.rule import Image, Layout, Named, Tree
 
@@ -24,26 +27,41 @@ _PARTS = re.compile(
 """Folders that divide a data set, and are no patient's."""
 
 
+class _Group(NamedTuple):
+    """Folders that hang together by names that they share; how many names they have in all; whether three or more have
+    one in common.
+    """
+
+    folders: tuple[PurePath, ...]
+    shared: frozenset[str]
+    names: int
+    common: bool
+
+
 def _by_folder(image: Image) -> Named | None:
-    folders, names = _alike(image.tree).get(image.place, ((), frozenset()))
-    if not folders or len(folders) < len(names):
+    group = _alike(image.tree).get(image.place)
+    if not group:
+        return None
+    folders, shared, names, common = group
+    if names > len(folders) and (len(shared) > len(folders) or (names > 2 * len(shared) and not common)):
         return None
     # As many folders as names: either may be the patient. One patient for all splits none.
-    unsure = len(folders) == len(names)
-    patient = image.place.parent.name or "folder" if unsure else _telling_part(image.place, folders)
+    unsure = names >= len(folders)
+    patient = folders[0].parent.name or "folder" if unsure else _telling_part(image.place, folders)
     own = image.place == PurePath(patient)
-    case = "-".join((*image.place.parts, image.stem)) if image.stem in names else image.stem
-    return Named(patient if len(image.beside) == 1 else case, patient, "folder" if own else "")
+    case = "-".join((*image.place.parts, image.stem)) if image.stem in shared else image.stem
+    alone = len(image.beside) == 1 and not unsure
+    return Named(patient if alone else case, patient, "folder" if own else "")
 
 
 @functools.lru_cache(maxsize=1)
-def _alike(tree: Tree) -> dict[PurePath, tuple[tuple[PurePath, ...], frozenset[str]]]:
-    """For each sub-folder that shares a name with another: all that hang together so, and the names that they share."""
+def _alike(tree: Tree) -> dict[PurePath, _Group]:
+    """The group of each sub-folder that shares a name with another."""
     at: dict[str, list[PurePath]] = defaultdict(list)
     for folder, stems in tree.stems.items():
         for stem in set(stems) if folder != PurePath() else ():
             at[stem].append(folder)
-    found: dict[PurePath, tuple[tuple[PurePath, ...], frozenset[str]]] = {}
+    found: dict[PurePath, _Group] = {}
     for start in (folders[0] for folders in at.values() if len(folders) > 1):
         group, waiting = {start}, [start]
         names: set[str] = set()
@@ -53,8 +71,24 @@ def _alike(tree: Tree) -> dict[PurePath, tuple[tuple[PurePath, ...], frozenset[s
                 waiting += [folder for folder in at[stem] if folder not in group]
                 group |= set(at[stem])
         if start not in found:
-            found |= dict.fromkeys(group, (tuple(sorted(group)), frozenset(names)))
+            found |= dict.fromkeys(group, _grouped(tree, tuple(sorted(group)), frozenset(names)))
     return found
+
+
+def _grouped(tree: Tree, folders: tuple[PurePath, ...], shared: frozenset[str]) -> _Group:
+    own = {
+        stem
+        for folder in folders
+        for stem in tree.stems[folder]
+        if not _adds_to(stem, shared) and not _adds_to(stem, {_telling_part(folder, folders)})
+    }
+    in_all = shared.intersection(*(tree.stems[folder] for folder in folders))
+    return _Group(folders, shared, len(shared) + len(own), len(folders) > 2 and bool(in_all))
+
+
+def _adds_to(stem: str, names: Set[str]) -> bool:
+    """Whether a name is one of ``names``, or one that goes on after an underscore."""
+    return any(stem[:end] in names for end in (*(at.start() for at in re.finditer("_", stem)), len(stem)))
 
 
 def _telling_part(place: PurePath, alike: Sequence[PurePath]) -> str:
@@ -71,15 +105,24 @@ def _by_number(image: Image) -> Named | None:
 
 @functools.lru_cache(maxsize=1)
 def _numbered(tree: Tree) -> frozenset[PurePath]:
-    """Folders of two files or more that share a name and differ in a last number, each once."""
-    found = set()
-    for folder, stems in tree.stems.items():
-        pairs = [stem.rpartition("_") for stem in stems]
-        numbers = [number for name, _, number in pairs if name and number.isdecimal()]
-        shared = len({name for name, _, _ in pairs}) == 1
-        if len(pairs) > 1 and shared and len(set(map(int, numbers))) == len(pairs):
-            found.add(folder)
+    """Folders whose files, two or more with those of the folders in their group, are numbered."""
+    alike = _alike(tree)
+    groups = {alike[folder].folders[0] if folder in alike else folder: folder for folder in tree.stems}
+    found: set[PurePath] = set()
+    for one in groups.values():
+        folders = alike[one].folders if one in alike else (one,)
+        once = all(len(set(tree.stems[folder])) == len(tree.stems[folder]) for folder in folders)
+        if once and _are_numbers({stem for folder in folders for stem in tree.stems[folder]}):
+            found.update(folders)
     return frozenset(found)
+
+
+def _are_numbers(stems: Collection[str]) -> bool:
+    """Whether two names or more are one but for a last number, each once."""
+    pairs = [stem.rpartition("_") for stem in stems]
+    numbers = [number for name, _, number in pairs if name and number.isdecimal()]
+    shared = len({name for name, _, _ in pairs}) == 1
+    return len(pairs) > 1 and shared and len(set(map(int, numbers))) == len(pairs)
 
 
 def _by_name(image: Image) -> Named:

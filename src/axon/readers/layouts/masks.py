@@ -6,8 +6,9 @@ import re
 from pathlib import PurePath
 
 _FOLDER = re.compile(
-    r"label|labels.*|segmentations?|masks?|annotations?|.*[ _-](seg|segs|masks?|labels?)|seg[ _-].*", re.I
+    r"label|labels.*|segmentations?|masks?|annotations?|.*_segs?|.*[ _-](masks?|labels?)|seg[ _-].*", re.I
 )
+"""A data set may be called so itself, as COVID-19-CT-Seg is: ``seg`` at the end counts after an underscore alone."""
 _NAME = re.compile(r"(.+?)[ ._-](?:seg|segmentation|mask|labels?)", re.I)
 
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
+from axon.dicom.ct import first_header
 from axon.dicom.parse import is_dicom
-from axon.dicom.series import SliceHeader, patients_by_folder, read_header, split_series
+from axon.dicom.series import MIN_SLICES, SliceHeader, patients_by_folder, read_header, split_series
 from axon.dicom.xray import MODALITIES as XRAY_MODALITIES
 from axon.errors import AxonError
 from axon.readers.layouts.luna16 import LAYOUT, UID
@@ -25,6 +26,7 @@ from axon.readers.volumes import ITK, NIFTI, describe, is_volume, read_stored, s
 Header = SliceHeader | str
 LUNA16 = LAYOUT.name
 DICOM = "DICOM, by PatientID and SeriesInstanceUID"
+_ASIDE = "DICOM of a series of localizers or pictures (captures, dose screens) alone"
 _TEXT = (".txt", ".csv", ".tsv", ".json", ".md", ".xml", ".xlsx", ".pdf", ".html", ".yaml", ".py", ".log")
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
@@ -166,6 +168,8 @@ def _group_dicom(
             films[header.patient_id].append(path)
         else:
             passed.append(PassedOver(path, "DICOM of another modality than CT, CR and DX, or without a patient"))
+    for uid in [uid for uid, headers in series.items() if _are_aside(headers)]:
+        passed += [PassedOver(header.path, _ASIDE) for header in series.pop(uid)]
     unnamed = [headers[0].path for headers in series.values() if not headers[0].patient_id]
     by_folder = patients_by_folder(unnamed, folder)
     if unnamed:
@@ -188,6 +192,24 @@ def _group_dicom(
     alone = set(films) - {headers[0].patient_id for headers in series.values()}
     passed += [PassedOver(path, "a film of a patient without a CT") for name in alone for path in films[name]]
     return found
+
+
+def _are_aside(headers: list[SliceHeader]) -> bool:
+    """Whether a series is of localizers and pictures alone: none of it could be read as a CT."""
+    few = sum(header.frames for header in headers) < MIN_SLICES
+    return all(header.localizer or (header.picture and (few or _has_no_place(header.path))) for header in headers)
+
+
+def _has_no_place(path: Path) -> bool:
+    """Whether a picture is no slice that was saved anew, whose place may be in functional groups, which grouping does
+    not read.
+    """
+    try:
+        header = first_header(path)
+    except AxonError:
+        # Reading it will say what is wrong.
+        return False
+    return header.picture and header.height is None
 
 
 def _header_of(path: Path) -> SliceHeader | str:

@@ -12,12 +12,15 @@ from axon.readers.archives import extracted
 from axon.readers.layouts.rule import PassedOver
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
+_OF_A_ROOT = ("patients.csv", "splits.json", "manifest.csv")
+"""What is read at the root of a data set alone."""
 _SYSTEM = ("__macosx", "thumbs.db", "desktop.ini")
 
 
 @contextlib.contextmanager
 def as_folder(path: Path) -> Iterator[Path]:
-    """A folder as it is; a zip or tar archive as a folder that goes when the block ends.
+    """A folder as it is; a zip or tar archive as a folder that goes when the block ends, or as the sole folder at its
+    top where that holds a table of the whole data set, as people pack a folder by its name.
 
     Raises:
         AxonError: Those of `axon.readers.archives.extracted`.
@@ -26,7 +29,15 @@ def as_folder(path: Path) -> Iterator[Path]:
         yield path
         return
     with extracted(path) as folder:
-        yield folder
+        yield _root_of(folder)
+
+
+def _root_of(folder: Path) -> Path:
+    """``folder``, or the only one in it. Without a table it stays a part of the path: its name may tell the patient, as
+    in ``s0001/ct.nii.gz``, the layout or the collection.
+    """
+    top = [path for path in folder.iterdir() if not _passed_by_name(path.name)]
+    return top[0] if len(top) == 1 and any((top[0] / name).is_file() for name in _OF_A_ROOT) else folder
 
 
 def walk(folder: Path) -> tuple[list[Path], list[PassedOver]]:

@@ -122,6 +122,7 @@ def test_a_hostile_input_is_a_code(tmp_path: Path, name: str) -> None:
         mha(),
         mha(zlib.compress(voxels()), CompressedData="True"),
         mha(b"", "y.raw") | {"y.raw": voxels()},
+        mha(b"", "./y.raw") | {"y.raw": voxels()},
         mha(b"", "100%.raw") | {"100%.raw": voxels()},
         mha(b"", "y.raw", HeaderSize="5") | {"y.raw": b"12345" + voxels()},
         mha(b"", "y.raw", HeaderSize="-1") | {"y.raw": b"1234567" + voxels()},
@@ -129,6 +130,7 @@ def test_a_hostile_input_is_a_code(tmp_path: Path, name: str) -> None:
         nrrd(),
         nrrd(gzip.compress(voxels()), encoding="gzip"),
         nrrd(b"", data_file="y.raw") | {"y.raw": voxels()},
+        nrrd(b"", data_file="./y.raw") | {"y.raw": voxels()},
         nrrd(
             chest().hu_DHW.astype("<i2").repeat(2).tobytes(),
             **{"dimension": "4", "sizes": "2 30 30 30", "kinds": "list domain domain domain"},

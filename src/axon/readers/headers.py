@@ -26,6 +26,7 @@ from axon.readers.voxels import (
     content,
     may_follow,
     plain_file,
+    refuse_a_link,
     time_point,
     unmirrored,
     volume,
@@ -173,6 +174,7 @@ def _beside(header: Path, name: str, found: Path | None) -> Path:
         checked_name(name, "data file")
     except AxonError:
         raise AxonError("CT_DATA_FILE", "the header names a data file outside its folder", _ELSEWHERE) from None
+    refuse_a_link(header, header.parent / name)
     listed = found is not None and found.name == name and may_follow(header, found)
     return found.resolve() if found is not None and listed else header.parent / name
 

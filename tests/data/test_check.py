@@ -84,24 +84,38 @@ def test_no_name_beside_dicom_is_shown_that_may_be_a_patients(tmp_path: Path) ->
     words(tmp_path / "README.md")
     nifti(tmp_path / "challenge/scan_1.nii.gz")
     labels(tmp_path / "challenge/labels/scan_1.nii.gz")
-    words(tmp_path / "challenge/words.txt")
+    words(tmp_path / "challenge/notes.txt")
     told = check_folder(tmp_path).facts()
     shown = [entry["file"] for entry in told["passed_over"]]
     assert len(shown) == 9 and not [name for name in shown if "DOE" in name or "ROE" in name]
     text = check_folder(tmp_path).text()
     assert "     1  a mask, by its folder labels (challenge/labels/scan_1.nii.gz)" in text and "--json" not in text
-    assert {"README.md", "challenge/labels/scan_1.nii.gz", "challenge/words.txt"} < set(shown)
+    assert {"README.md", "challenge/labels/scan_1.nii.gz", "challenge/notes.txt"} < set(shown)
     for number in range(10):
         words(tmp_path / f"challenge/{number}.txt")
     (line,) = [line for line in check_folder(tmp_path).text().splitlines() if "text or a table" in line]
     assert line.count(", ") == 10 and line.endswith(", ...: --json has all)")
-    nifti(tmp_path / "pictures/scan_1.nii.gz")
-    words(tmp_path / "pictures/ROE_JANE.png")
-    words(tmp_path / "pictures/words.txt")
-    ((hidden, _), (plain, _)) = check_folder(tmp_path / "pictures").passed_over
-    assert hidden[0] == "(" and plain == "words.txt"
     words(tmp_path / "alone/DOE_JOHN_0099.dcm", "")
     assert "DOE" not in str(check_folder(tmp_path / "alone").facts())
+
+
+def test_beside_volumes_only_they_and_what_is_nobodys_are_named(tmp_path: Path) -> None:
+    nifti(tmp_path / "set/scan_1.nii.gz")
+    labels(tmp_path / "set/masks/scan_1.nii.gz")
+    plain = ["README.md", "LICENSE", "patients.csv", "set/dataset.json", "set/._README.txt", ".git/config", ".DS_Store"]
+    private = [
+        *("DOE_JANE report.pdf", "DOE JANE.docx", "set/DOE_JANE.png", "DOE_JANE.zip", "DOE_JANE.mhd.txt"),
+        *("._DOE_JANE.pdf", "set/~$DOE.docx", "reports/DOE/JANE.txt", "set/DOE/readme.txt"),
+    ]
+    for name in plain + private:
+        words(tmp_path / name, "case,patient\n" if name == "patients.csv" else "words")
+    (tmp_path / "DOE_JANE_link").symlink_to(tmp_path / "gone")
+    checked = check_folder(tmp_path)
+    shown = {name for name, _ in checked.passed_over}
+    assert len(shown) == len(plain + private) + 2 and "DOE" not in checked.text() + str(checked.facts())
+    assert {name for name in shown if "(" not in name} == {*plain, ".git", "set/masks/scan_1.nii.gz"} - {".git/config"}
+    (readme,) = [name for name in shown if name.endswith("/readme.txt")]
+    assert readme.startswith("set/(")
 
 
 def test_reading_finds_masks_windows_and_copies(

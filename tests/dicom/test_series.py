@@ -121,6 +121,27 @@ def test_phases_half_a_step_apart_are_two_scans(tmp_path: Path, key: str, values
     assert error_of(read_ct_series(list(other.files)), brighter).max() <= 0.51
 
 
+@pytest.mark.parametrize(
+    ("key", "odd", "others"),
+    [
+        ("SliceThickness", "2", "2.0"),
+        ("SliceThickness", "1.9999999", "2.0"),
+        ("KVP", "120", "120.0"),
+        ("KVP", None, "120"),
+        ("ConvolutionKernel", "", "B30f"),
+    ],
+)
+@pytest.mark.parametrize("every", [2, 13])
+def test_a_value_that_is_written_otherwise_or_missing_parts_no_scan(
+    tmp_path: Path, key: str, odd: str | None, others: str, every: int
+) -> None:
+    files = write_field(
+        tmp_path, straight(), change=lambda ds, number: setattr(ds, key, others if number % every else odd)
+    )
+    (study,) = find_studies(tmp_path)
+    assert len(study.files) == 40 and error_of(read_ct_series(files)).max() <= 0.51
+
+
 def test_uneven_halves_of_one_scan_stay_together(tmp_path: Path) -> None:
     """Acquisitions that take turns: none of them is a stack of even steps by itself."""
 

@@ -24,7 +24,7 @@ from axon.dicom import views
 from axon.errors import AxonError
 from axon.geometry.projection import render_both
 from axon.geometry.volume import resample_to_cube
-from axon.readers.films import _glyphs, read_xray
+from axon.readers.films import NO_CHEST_TRUSTED, _glyphs, read_xray
 from axon.readers.layouts import find_studies
 from axon.readers.volumes import read_ct
 from tests.conftest import REAL_DATA_UNSET
@@ -149,12 +149,24 @@ def test_view_by_tag_else_by_image(tmp_path: Path) -> None:
         ("XRAY_SIZE", {"Rows": 95}),
         ("XRAY_BURNED_IN", {"BurnedInAnnotation": "YES"}),
         ("XRAY_NOT_CHEST", {"BodyPartExamined": "HAND"}),
+        ("XRAY_NOT_CHEST", {"BodyPartExamined": "L KNEE"}),
+        ("XRAY_NOT_CHEST", {"BodyPartExamined": "LSSPINE"}),
     ],
 )
 def test_each_bad_file_has_its_code(tmp_path: Path, code: str, elements: dict[str, Any]) -> None:
     with pytest.raises(AxonError) as error:
         read_xray(write_film(tmp_path / "a", **elements))
     assert error.value.code == code and "SOMEBODY" not in str(error.value)
+
+
+@pytest.mark.parametrize("body_part", ["TORAX", "PECHO", "UNKNOWN", "OTHER", "RIB"])
+def test_of_a_word_that_is_no_known_other_part_the_image_decides(tmp_path: Path, body_part: str) -> None:
+    read = read_xray(write_film(tmp_path / "a", BodyPartExamined=body_part))
+    assert read.view == "frontal" and "does not look like a chest" not in read.notes
+    path = write_film(tmp_path / "b", hand() / hand().max(), BodyPartExamined=body_part)
+    with pytest.raises(AxonError, match=r"XRAY_NOT_CHEST.*--trust-views"):
+        read_xray(path)
+    assert NO_CHEST_TRUSTED in read_xray(path, trusted=True).notes
 
 
 def hand() -> np.ndarray:

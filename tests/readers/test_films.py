@@ -74,6 +74,21 @@ def test_a_picture_is_turned_as_it_says(
     assert found is not None and likeness(found.image_HW, film_HW) > 0.99
 
 
+def test_of_a_phones_jpeg_the_first_picture_is_the_film(rendered: dict[str, np.ndarray], tmp_path: Path) -> None:
+    film, preview = Image.fromarray(levels(rendered["frontal"])), Image.new("L", (80, 64), 128)
+    film.save(tmp_path / "film.jpg", "MPO", save_all=True, append_images=[preview], quality=95)
+    read = read_xray(tmp_path / "film.jpg")
+    assert (
+        likeness(read.image_HW, rendered["frontal"]) > 0.99
+        and "the first of several pictures in the file" in read.notes
+    )
+    content = (tmp_path / "film.jpg").read_bytes()
+    end = content.index(b"\xff\xd9")
+    (tmp_path / "cut.jpg").write_bytes(content[: end // 2] + content[end:])
+    with pytest.raises(AxonError, match="XRAY_UNREADABLE"):
+        read_xray(tmp_path / "cut.jpg")
+
+
 def test_a_tiff_of_colours_that_nobody_would_read_rightly_is_refused(
     rendered: dict[str, np.ndarray], tmp_path: Path
 ) -> None:

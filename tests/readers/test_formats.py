@@ -66,14 +66,26 @@ def nrrd_4d(path: Path) -> None:
     path.write_bytes(header.replace(b"dimension: 3", b"dimension: 4") + b"\n\n" + voxels + bytes(len(voxels)))
 
 
-def nrrd_side_by_side(path: Path, *points: np.ndarray) -> None:
+def nrrd_side_by_side(path: Path, *points: np.ndarray, kind: bytes = b"list", step: bytes = b"none") -> None:
     """As 3D Slicer writes a sequence: the time points of a voxel lie together, and their axis comes first."""
     header, _, _ = itk(path).read_bytes().partition(b"\n\n")
-    for name, first in ((b"sizes", b"%d " % len(points)), (b"space directions", b"none "), (b"kinds", b"list ")):
+    for name, first in ((b"sizes", b"%d " % len(points)), (b"space directions", step + b" "), (b"kinds", kind + b" ")):
         (line,) = [line for line in header.splitlines() if line.startswith(name + b":")]
         header = header.replace(line, name + b": " + first + line.partition(b": ")[2])
     voxels = np.stack(points).astype("<i2").tobytes(order="F")
     path.write_bytes(header.replace(b"dimension: 3", b"dimension: 4") + b"\n\n" + voxels)
+
+
+def nrrd_of_one_time(path: Path) -> None:
+    """Volumes one after the other, of which there is one."""
+    nrrd_side_by_side(path, whd())
+    header, blank, voxels = path.read_bytes().partition(b"\n\n")
+    for line in header.splitlines():
+        name, _, values = line.partition(b": ")
+        if name in (b"sizes", b"space directions", b"kinds"):
+            first, _, others = values.partition(b" ")
+            header = header.replace(line, name + b": " + others + b" " + first)
+    path.write_bytes(header + blank + voxels)
 
 
 def mgh(path: Path, *points: np.ndarray) -> None:
@@ -101,6 +113,10 @@ PLAIN = [
     ("a.mhd", lambda path: itk(path, compress=True)),
     ("a.nrrd", itk),
     ("a.nrrd", lambda path: itk(path, compress=True)),
+    ("a.nrrd", lambda path: nrrd_side_by_side(path, whd())),
+    ("a.nrrd", lambda path: nrrd_side_by_side(path, whd(), kind=b"vector")),
+    ("a.nrrd", lambda path: nrrd_side_by_side(path, whd(), kind=b"domain")),
+    ("a.nrrd", nrrd_of_one_time),
     ("a.nhdr", itk),
     ("a.nhdr", lambda path: itk(path, compress=True)),
     ("scan ø.mhd", itk),
@@ -295,6 +311,22 @@ def unsaid(path: Path) -> None:
         kept = [line for line in header.splitlines() if not line.startswith(b"space")]
         steps = " ".join(str(step) for step in chest().spacing_mm).encode()
         path.write_bytes(b"\n".join([*kept, b"spacings: " + steps]) + blank + voxels)
+
+
+def test_a_nrrd_of_spacings_alone_has_no_step_for_an_axis_of_one(tmp_path: Path) -> None:
+    unsaid(tmp_path / "a.nrrd")
+    header, blank, voxels = (tmp_path / "a.nrrd").read_bytes().partition(b"\n\n")
+    lines = {
+        b"dimension": b"4",
+        b"sizes": b"1 30 30 30",
+        b"spacings": b"nan 12 12 12",
+        b"kinds": b"scalar domain domain domain",
+    }
+    kept = [line for line in header.splitlines() if line.partition(b":")[0] not in lines]
+    more = [name + b": " + values for name, values in lines.items()] + [b'units: "" "mm" "mm" "mm"']
+    (tmp_path / "a.nrrd").write_bytes(b"\n".join([*kept, *more]) + blank + voxels)
+    volume = read_ct([tmp_path / "a.nrrd"], CtConfig(assumed_axes="LPS"))
+    assert np.array_equal(volume.hu_DHW, chest().hu_DHW) and np.allclose(volume.spacing_mm, 12)
 
 
 @pytest.mark.parametrize("name", ["a.hdr", "a.nii", "a.nrrd", "a.gipl", "a.gipl.gz", "a.vtk"])

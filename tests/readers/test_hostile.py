@@ -122,6 +122,7 @@ def test_a_hostile_input_is_a_code(tmp_path: Path, name: str) -> None:
         mha(),
         mha(zlib.compress(voxels()), CompressedData="True"),
         mha(b"", "y.raw") | {"y.raw": voxels()},
+        mha(b"", "./y.raw") | {"y.raw": voxels()},
         mha(b"", "100%.raw") | {"100%.raw": voxels()},
         mha(b"", "y.raw", HeaderSize="5") | {"y.raw": b"12345" + voxels()},
         mha(b"", "y.raw", HeaderSize="-1") | {"y.raw": b"1234567" + voxels()},
@@ -129,6 +130,7 @@ def test_a_hostile_input_is_a_code(tmp_path: Path, name: str) -> None:
         nrrd(),
         nrrd(gzip.compress(voxels()), encoding="gzip"),
         nrrd(b"", data_file="y.raw") | {"y.raw": voxels()},
+        nrrd(b"", data_file="./y.raw") | {"y.raw": voxels()},
         nrrd(
             chest().hu_DHW.astype("<i2").repeat(2).tobytes(),
             **{"dimension": "4", "sizes": "2 30 30 30", "kinds": "list domain domain domain"},
@@ -182,8 +184,9 @@ def test_a_link_beside_a_header_is_followed_only_from_a_header_that_is_one(tmp_p
         (tmp_path / folder / ("x.img" if kind == "pair" else "link.raw")).symlink_to("../blobs/voxels")
     (study,) = find_studies(tmp_path / "plain")
     assert study.files == (tmp_path / "plain" / name,)
-    with pytest.raises(AxonError, match="CT_DATA_FILE"):
-        volumes.read_here(list(study.files))
+    for read in (volumes.read_here, volumes.read_grid):
+        with pytest.raises(AxonError, match=r"CT_DATA_FILE.* is a link, .*git annex unlock"):
+            read(list(study.files))
     with pytest.raises(AxonError, match="CT_DATA_FILE"):
         volumes.read_here([*study.files, tmp_path / "plain" / "link.raw"])
     (study,) = find_studies(tmp_path / "cache")

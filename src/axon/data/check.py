@@ -1,7 +1,7 @@
 """Will these data work? What a folder holds, by rule, and what is wrong with it; nothing in it is changed.
 
-No identity is printed: values of DICOM headers never are, nor the names of folders and files that hold DICOM or lie
-beside such.
+No identity is printed: values of DICOM headers never are, nor names of files and folders, but those of volumes, whose
+cases are called so, and of what is plainly nobody's.
 """
 
 from __future__ import annotations
@@ -39,12 +39,25 @@ _FILES_A_WORKER, _CHUNK = 5000, 250
 _HEADERS_A_STUDY = 1000
 """So many headers are read in about the time of a study's voxels."""
 _GUESS = "any folder"
-_PLAIN = {"readme", "license", "licence", "notes", "metadata", "meta", "dataset", "manifest", "patients", "dicomdir"}
-"""What files that are nobody's are called, without suffix."""
+_PLAIN = {
+    *("readme", "license", "licence", "notes", "changes", "changelog", "citation", "dicomdir", "macosx", "thumbs"),
+    *(
+        "metadata",
+        "meta",
+        "dataset",
+        "dataset_description",
+        "manifest",
+        "patients",
+        "participants",
+        "splits",
+        "desktop",
+    ),
+    *("annotations", "candidates", "checksums", "md5sums", "sha256sums", "ds_store", "cache", "huggingface", "datalad"),
+    *("git", "gitignore", "gitattributes", "gitmodules", "dvc", "dvcignore", "desktop"),
+}
+"""What files and folders that are nobody's are called, without suffix, and without dots and lines before it."""
 _OF_DICOM = ("DICOM", "a DICOMDIR", "a film of a patient")
 """How reasons begin why a file of DICOM is passed over."""
-_ALONE = ("an archive", "a picture")
-"""And those of what may be called after a patient beside any volume."""
 _INSIDE = ("origin", "print", "tile")
 """What of a study is for the check alone."""
 
@@ -236,18 +249,15 @@ def _joined(usable: list[Looked], same: list[tuple[str, str]]) -> tuple[list[Loo
 def _shown(found: Found, folder: Path) -> list[tuple[str, str]]:
     """Each file that was passed over by a name that may be shown.
 
-    Where there is DICOM, folders and files may be called after patients: of those that lie in the folder itself, names
-    are shown of volumes, whose cases are called so anyway, of folders that hold volumes alone, and of what is nobody's.
+    Any file and folder may be called after a patient: names are shown of volumes and their folders, whose cases are
+    called so anyway, and of what is nobody's; none of the folders in the folder itself that hold DICOM.
     """
-    files = {file for study in found.studies for file in study.files}
-    passed = {path for path, _ in found.passed_over}
-    dicom = {file for study in found.studies if not _is_volume(study.files[0]) for file in study.files}
+    dicom = {file for study in found.studies for file in study.files if not _is_volume(study.files[0])}
     dicom |= {path for path, why in found.passed_over if why.startswith(_OF_DICOM) or path.suffix.lower() == ".dcm"}
-    volumes = {_first(path, folder) for path in files | passed if _is_volume(path)}
     private = {_first(path, folder) for path in dicom}
-    if private:
-        private |= {first for path in passed if (first := _first(path, folder)) not in volumes and not _is_plain(first)}
-    return [(_name(path, folder, private, why.startswith(_ALONE)), why) for path, why in found.passed_over]
+    files = [file for study in found.studies for file in study.files] + [path for path, _ in found.passed_over]
+    known = {place for path in files if _is_volume(path) for place in (path, *path.parents)}
+    return [(_name(path, folder, private, known), why) for path, why in found.passed_over]
 
 
 def _is_volume(path: Path) -> bool:
@@ -255,7 +265,7 @@ def _is_volume(path: Path) -> bool:
 
 
 def _is_plain(path: Path) -> bool:
-    return path.name.startswith(".") or path.stem.lower() in _PLAIN
+    return path.stem.lower().lstrip("._") in _PLAIN
 
 
 def _first(path: Path, folder: Path) -> Path:
@@ -263,14 +273,16 @@ def _first(path: Path, folder: Path) -> Path:
     return folder.joinpath(*path.relative_to(folder).parts[:1])
 
 
-def _name(path: Path, folder: Path, private: set[Path], itself: bool) -> str:
-    """A file below ``folder``: every part of its name hashed where the first is ``private``, or the file ``itself``."""
+def _name(path: Path, folder: Path, private: set[Path], known: set[Path]) -> str:
+    """A file below ``folder``: every part of its name hashed where the first is ``private``, else those parts that are
+    neither ``known`` nor plain.
+    """
     parts = path.relative_to(folder).parts
     hidden = _first(path, folder) in private
     places = [folder.joinpath(*parts[: number + 1]) for number in range(len(parts))]
     hashed = [hashlib.sha256(str(place).encode(errors="surrogatepass")).hexdigest()[:8] for place in places]
     return "/".join(
-        f"({code})" if hidden or (itself and place == path) else place.name
+        place.name if not hidden and (place in known or _is_plain(place)) else f"({code})"
         for code, place in zip(hashed, places, strict=True)
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -299,7 +299,7 @@ def _clash(headers: Sequence[SliceHeader]) -> bool:
 def _split(headers: list[SliceHeader]) -> tuple[list[list[SliceHeader]], list[str]]:
     """Parts without a clash, and by what they were told apart; the slices as one part where that cannot be."""
     for number, trait in enumerate(TRAITS):
-        groups = _by(headers, lambda h, number=number: h.traits[number])  # type: ignore[misc]
+        groups = list(_by(headers, number).values())
         if len(groups) < 2 or min(map(len, groups)) < MIN_SLICES:
             continue
         parts = [_split(group) if _clash(group) else ([group], []) for group in groups]
@@ -325,21 +325,30 @@ def _overlap(groups: Sequence[Sequence[SliceHeader]]) -> bool:
 def _disentangled(headers: list[SliceHeader]) -> tuple[list[list[SliceHeader]], list[str]]:
     """As `_split`, of phases or reconstructions whose slices lie between one another, at places of their own."""
     for trait in (*_RECONSTRUCTION, *_PHASE):
-        number = TRAITS.index(trait)
-        groups = _by(headers, lambda h, number=number: h.traits[number])  # type: ignore[misc]
-        if len(groups) < 2 or min(map(len, groups)) < MIN_SLICES:
+        found, reconstruction = _by(headers, TRAITS.index(trait)), trait in _RECONSTRUCTION
+        groups = list(found.values())
+        # A reconstruction has a value, said or not; a phase may be the one that has none.
+        values = len(found) - (reconstruction and "" in found)
+        if values < 2 or min(map(len, groups)) < MIN_SLICES:
             continue
-        if _overlap(groups) if trait in _RECONSTRUCTION else _are_scans(groups):
+        if _overlap(groups) if reconstruction else _are_scans(groups):
             return groups, [trait]
     return [headers], []
 
 
-def _by(headers: list[SliceHeader], key: Callable[[SliceHeader], str]) -> list[list[SliceHeader]]:
-    """Groups of one value, in the order of their values, numbers as numbers."""
+def _by(headers: list[SliceHeader], number: int) -> dict[str, list[SliceHeader]]:
+    """Groups of one value of a trait, in the order of their values; numbers are compared as numbers."""
     groups: dict[str, list[SliceHeader]] = defaultdict(list)
     for header in headers:
-        groups[key(header)].append(header)
-    return [groups[value] for value in sorted(groups, key=lambda value: (_number(value), value))]
+        groups[_rounded(header.traits[number])].append(header)
+    return {value: groups[value] for value in sorted(groups, key=lambda value: (_number(value), value))}
+
+
+def _rounded(text: str) -> str:
+    try:
+        return str(round(float(text), 3))
+    except ValueError:
+        return text
 
 
 def _runs(headers: Sequence[SliceHeader]) -> list[list[SliceHeader]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,13 @@ _GREY = [
 ]
 _HEADER = _KIND + _WHOSE + _SPACING + _GREY + PADDING + IMAGE + BITS
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420")
+_OTHER_PART = re.compile(
+    r"ABDOM|PELVI|SPINE|SACR[OU]|COCCYX|SKULL|HEAD|BRAIN|ORBIT|SINUS|MANDIB|MAXILLA|\bJAW|TEETH|TOOTH|DENTAL|NECK|BREAST|"
+    r"SHOULDER|SCAPULA|HUMERUS|ELBOW|FOREARM|\bRADIUS|\bULNA|WRIST|CARPUS|HAND|FINGER|THUMB|EXTREMITY|"
+    r"\b(?:ARM|LEG|HIP|TOE)S?\b|FEMUR|THIGH|KNEE|PATELLA|TIBIA|FIBULA|ANKLE|CALCAN|FOOT|FEET"
+)
+"""Parts of DICOM PS3.16 CID 4031 that are not in a chest film. Of any other word, of another language or an
+anonymiser's, the image has to show it."""
 _KEPT_BY_WINDOW = 0.5
 """A window, or a table, that leaves less than this share of the film's range is a mistake and not applied."""
 
@@ -103,12 +111,8 @@ def read_dicom_film(path: Path, as_stored: bool = False) -> RawFilm:
     tag_view = _tag_view(ds)
     body_part = str(ds.get("BodyPartExamined") or "").upper()
     is_chest = any(word in body_part for word in ("CHEST", "THORA", "LUNG"))
-    require(
-        is_chest or not body_part,
-        "XRAY_NOT_CHEST",
-        "the file says that it shows another part of the body",
-        "give a chest film",
-    )
+    other = not is_chest and bool(_OTHER_PART.search(body_part))
+    require(not other, "XRAY_NOT_CHEST", "the file says that it shows another part of the body", "give a chest film")
     grey_HW, notes = _to_grey(read_pixels(path, "XRAY", MAX_FILE_BYTES), ds)
     image_HW, turned, hung = (grey_HW, (), False) if as_stored else _as_hung(grey_HW, ds, tag_view)
     spacing, measured = _spacing(ds)

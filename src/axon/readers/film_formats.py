@@ -19,6 +19,8 @@ from axon.errors import AxonError, require
 
 PICTURES = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "JPEG2000", "JXL")
 """As Pillow names them; JPEG XL only where a plug-in for it is installed."""
+_PHONES = "MPO"
+"""What Pillow calls a JPEG that more pictures follow: a preview, a depth map, a gain map."""
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _PLANES, _SEPARATE = 284, 2
 _BITS, _KIND, _UNSIGNED = 258, 339, 1
@@ -42,13 +44,15 @@ def read_picture(path: Path) -> RawFilm | None:
         most = f"the file has more than {MAX_FILE_BYTES} bytes"
         require(path.stat().st_size <= MAX_FILE_BYTES, "XRAY_TOO_LARGE", most, "shrink it")
         check_size(picture.height, picture.width)
-        if picture.format == "JPEG":
+        if picture.format in ("JPEG", _PHONES):
             refuse_bad_jpeg(path.read_bytes(), picture, "XRAY")
-        single = getattr(picture, "n_frames", 1) == 1
+        single = getattr(picture, "n_frames", 1) == 1 or picture.format == _PHONES
         require(single, "XRAY_MULTIFRAME", "the picture is animated or has several pages", "give one film")
         white_is_zero, unsigned = _of_tiff(picture)
         ImageOps.exif_transpose(picture, in_place=True)
         notes: tuple[str, ...] = ("grey levels and orientation as in the picture",)
+        if picture.format == _PHONES:
+            notes += ("the first of several pictures in the file",)
         if picture.mode in ("L", "1") or picture.mode.startswith(("I", "F")):
             grey_HW = (np.asarray(picture).view(np.uint32) if unsigned else np.asarray(picture)).astype(np.float32)
         else:

@@ -26,6 +26,7 @@ from axon.readers.voxels import (
     content,
     may_follow,
     plain_file,
+    refuse_a_link,
     time_point,
     unmirrored,
     volume,
@@ -165,13 +166,15 @@ def _named(fields: dict[str, str]) -> str:
 
 
 def _beside(header: Path, name: str, found: Path | None) -> Path:
-    """The file that a header names; a name and nothing else is taken."""
+    """The file that a header names; a name and nothing else is taken, perhaps after ``./``."""
+    name = name.removeprefix("./")
     plain = not re.search(r"[%*?:\s]", name) or (header.parent / name).is_file()
     require(plain and name.upper() != "LIST", "CT_DATA_FILE", "the header names files by a list or pattern", _ELSEWHERE)
     try:
         checked_name(name, "data file")
     except AxonError:
         raise AxonError("CT_DATA_FILE", "the header names a data file outside its folder", _ELSEWHERE) from None
+    refuse_a_link(header, header.parent / name)
     listed = found is not None and found.name == name and may_follow(header, found)
     return found.resolve() if found is not None and listed else header.parent / name
 
@@ -278,7 +281,24 @@ def _nrrd_dtype(fields: dict[str, str]) -> np.dtype:
     return np.dtype({"little": "<", "big": ">"}["little" if one_byte else fields["endian"].lower()] + _NRRD[kind])
 
 
+_PER_AXIS = dict.fromkeys(("sizes", "kinds", "spacings"), r"\S+") | {"units": r'"[^"]*"', "space directions": _AXIS}
+
+
+def _without_an_axis_of_one(fields: dict[str, str]) -> dict[str, str]:
+    """Of four axes three: without one of a single value a voxel, of one time point or whatever it is called."""
+    found = {name: re.findall(pattern, fields.get(name, "")) for name, pattern in _PER_AXIS.items()}
+    ones = [axis for axis, size in enumerate(found["sizes"]) if int(size) == 1]
+    if len(found["sizes"]) != 4 or not ones:
+        return fields
+    kinds, directions = (found[name] if len(found[name]) == 4 else [""] * 4 for name in ("kinds", "space directions"))
+    # One that is no axis of space, where there are several.
+    axis = min(ones, key=lambda axis: directions[axis] != "none" and kinds[axis].lower() in ("", *_DOMAIN))
+    kept = {name: " ".join(each[:axis] + each[axis + 1 :]) for name, each in found.items() if len(each) == 4}
+    return {**fields, **kept, "dimension": str(int(fields["dimension"]) - 1)}
+
+
 def _nrrd_stored(fields: dict[str, str], rules: CtConfig) -> Stored:
+    fields = _without_an_axis_of_one(fields)
     shape = _nrrd_shape(fields)
     many = len(shape)
     require(many in (3, 4), "NOT_A_CT", f"the image has {many} dimensions, a CT has 3", "give one CT a file")

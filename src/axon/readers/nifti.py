@@ -12,7 +12,17 @@ import numpy as np
 from axon.config import CtConfig
 from axon.errors import AxonError, require
 from axon.geometry.volume import Volume, lps_to_ras
-from axon.readers.voxels import Stored, assumed_axes, check, may_follow, read_start, time_point, unpacked, volume
+from axon.readers.voxels import (
+    Stored,
+    assumed_axes,
+    check,
+    may_follow,
+    read_start,
+    refuse_a_link,
+    time_point,
+    unpacked,
+    volume,
+)
 
 _UNITS_MM = {"unknown": 1.0, "meter": 1000.0, "mm": 1.0, "micron": 0.001}
 _PLAUSIBLE_MM = (0.05, 20.0)
@@ -85,7 +95,10 @@ def header_of(path: Path) -> nibabel.Nifti1Header:
 
 def image_of(path: Path) -> Path:
     """The ``.img`` beside a ``.hdr``. Raises AxonError ``CT_DATA_FILE``."""
-    found = [image for end in (".img", ".img.gz", ".IMG") if may_follow(path, image := path.with_suffix(end))]
+    images = [path.with_suffix(end) for end in (".img", ".img.gz", ".IMG")]
+    found = [image for image in images if may_follow(path, image)]
+    for image in images if not found else ():
+        refuse_a_link(path, image)
     require(bool(found), "CT_DATA_FILE", "a .hdr has no .img beside it", "add it, under the same name")
     return found[0]
 

@@ -105,6 +105,13 @@ def may_follow(header: Path, data: Path) -> bool:
     return data.is_file() and (header.is_symlink() or not data.is_symlink())
 
 
+def refuse_a_link(header: Path, data: Path) -> None:
+    """Raise AxonError ``CT_DATA_FILE`` for a link beside a header that is none, as git-annex leaves it."""
+    message = "the header's data file is a link, which is followed only where the header is one, too"
+    linked = data.is_symlink() and not header.is_symlink()
+    require(not linked, "CT_DATA_FILE", message, "put the file itself in place of the link, as git annex unlock does")
+
+
 def plain_file(path: Path) -> BinaryIO:
     """Open a regular file, and nothing that only looks like one. Raises AxonError ``CT_DATA_FILE``."""
     fix = "put the voxels into a file beside the header"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from axon import pretrained
 from axon.config import Config, LevelConfig, ReferencesConfig
@@ -36,7 +37,7 @@ def library(folder: Path, extent_mm: float) -> Library:
     return Library.load(folder)
 
 
-def referenced_pipeline(folder: Path, **settings: float) -> AxonPipeline:
+def referenced_pipeline(folder: Path, **settings: Any) -> AxonPipeline:
     """A model whose networks give 16^3 voxels and whose result has 32^3."""
     config = Config.load(TINY)
     pipeline = small_pipeline(config)

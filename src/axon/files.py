@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from axon.errors import FULL, AxonError
+from axon.errors import FULL, AxonError, require
 
 
 @contextlib.contextmanager
@@ -84,10 +84,12 @@ def _claimed(part: Path, folder: bool, kept: bool = False) -> Iterator[Path]:
     locks, what is made has a name of its own, unless it is ``kept`` for whoever goes on.
     """
     while True:
+        message = f"{part} is a link, and what it names is somebody else's"
+        require(not part.is_symlink(), "OUT_EXISTS", message, "remove the link")
         if folder:
             part.mkdir(parents=True, exist_ok=True)
         try:
-            handle = os.open(part, os.O_RDONLY | (os.O_DIRECTORY if folder else os.O_CREAT))
+            handle = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | (os.O_DIRECTORY if folder else os.O_CREAT))
         except FileNotFoundError:
             if not folder:
                 raise

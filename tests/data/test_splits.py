@@ -20,6 +20,7 @@ from axon.data.splits import split_patients
 from axon.errors import AxonError
 from axon.files import write_json
 from axon.readers.layouts import find_studies
+from axon.readers.pseudonyms import patient_pseudonym
 from tests.conftest import REAL_DATA_UNSET
 
 ROOT = Path(__file__).parents[2]
@@ -220,3 +221,14 @@ def test_opening_asserts_disjointness_and_content(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"\x07")
     with pytest.raises(AxonError, match="DATASET_DAMAGED"):
         dataset.load("val")
+
+
+def test_a_named_set_names_patients_who_are_hashes_too(caplog: pytest.LogCaptureFixture) -> None:
+    hashed = {name: patient_pseudonym(name) for name in ("LIDC-IDRI-0009", "Lung_Dx-A0001", "other")}
+    data = DataConfig(named_sets={"internal": ["LIDC-IDRI-0009"], "external": ["Lung_Dx*"]})
+    sets = split_patients(rows_of([(patient, "folder") for patient in hashed.values()]), Config(data=data))
+    assert sets[hashed["LIDC-IDRI-0009"]] == "internal" and "external" not in sets.values()
+    assert "Lung_Dx* fits the names of collections alone" in caplog.text
+    caplog.clear()
+    split_patients(rows_of([(patient, "folder") for patient in hashed]), Config(data=data))
+    assert caplog.text == ""

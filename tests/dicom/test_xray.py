@@ -159,7 +159,7 @@ def test_each_bad_file_has_its_code(tmp_path: Path, code: str, elements: dict[st
     assert error.value.code == code and "SOMEBODY" not in str(error.value)
 
 
-@pytest.mark.parametrize("body_part", ["TORAX", "PECHO", "UNKNOWN", "OTHER", "RIB"])
+@pytest.mark.parametrize("body_part", ["PECHO", "BREASTBONE", "UNKNOWN", "OTHER", "RIB"])
 def test_of_a_word_that_is_no_known_other_part_the_image_decides(tmp_path: Path, body_part: str) -> None:
     read = read_xray(write_film(tmp_path / "a", BodyPartExamined=body_part))
     assert read.view == "frontal" and "does not look like a chest" not in read.notes

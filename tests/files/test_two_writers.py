@@ -148,3 +148,19 @@ def test_a_folder_that_is_being_written_is_named_whole(tmp_path: Path) -> None:
         only_writer(tmp_path / "run.v2"),
     ):
         pass
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "unfinished"])
+def test_nothing_is_written_through_a_link_that_somebody_left(kind: str, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years")
+    writer, target, part = {
+        "folder": (whole_folder, precious, ".out.part"),
+        "file": (whole_file, precious / "thesis.txt", ".out.part"),
+        "unfinished": (unfinished_folder, precious, ".out.unfinished"),
+    }[kind]
+    (tmp_path / part).symlink_to(target)
+    with pytest.raises(AxonError, match=r"OUT_EXISTS.*link"), writer(tmp_path / "out"):  # type: ignore[operator]
+        raise AssertionError("it was written")
+    assert (precious / "thesis.txt").read_text() == "years" and not (tmp_path / "out").exists()

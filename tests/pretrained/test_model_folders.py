@@ -80,6 +80,13 @@ def test_a_file_that_the_list_does_not_name_is_refused_and_one_of_a_subfolder_th
     assert pretrained.load(str(folder)).verified
 
 
+def test_a_linked_folder_is_no_part_of_a_model(folder: Path) -> None:
+    (folder / "unet").rename(folder.parent / "elsewhere")
+    (folder / "unet").symlink_to(folder.parent / "elsewhere")
+    with pytest.raises(AxonError, match=r"MODEL_DAMAGED.*link to a folder"):
+        pretrained.verify(folder)
+
+
 def test_a_folder_without_a_list_loads_and_is_said_to_be_unverified(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -116,6 +116,16 @@ def some_kernels_in_folders(root: Path) -> None:
         nifti(root / f"{name}.nii.gz")
 
 
+def visits_of_patients(root: Path) -> None:
+    for name in ("P1/baseline", "P1/20190101", "P2/baseline", "P2/20200202"):
+        nifti(root / f"{name}.nii.gz")
+
+
+def one_numbered_file_a_folder(root: Path) -> None:
+    for number in (1, 2, 3):
+        nifti(root / f"Patient_0{number}" / f"Patient_0{number}.nii.gz")
+
+
 def one_more_name_than_is_shared(root: Path) -> None:
     for name in ("a/soft/A17", "a/soft/A18", "b/sharp/A17"):
         nifti(root / f"{name}.nii.gz")
@@ -206,15 +216,27 @@ TREES: list[tuple[Callable[[Path], None], str, dict[str, str], dict[str, int]]] 
     ),
     (
         batches,
-        "any folder, a name up to its last _ is a patient",
-        {f"batch{n}-p{case}": f"p{case}" for n in (1, 2) for case in (0, 1)}
-        | {name: name for name in ("p2", "p3", "q0")},
+        "any folder, a folder is a patient",
+        {f"batch{n}-p{case}": "folder" for n in (1, 2) for case in (0, 1)}
+        | dict.fromkeys(("p2", "p3", "q0"), "folder"),
         {},
     ),
     (
         some_kernels_in_folders,
-        "any folder, a name up to its last _ is a patient",
-        {"thin-A17_early": "A17", "thick-A17_early": "A17", "A17_late": "A17", "A18_early": "A18"},
+        "any folder, a folder is a patient",
+        dict.fromkeys(("thin-A17_early", "thick-A17_early", "A17_late", "A18_early"), "folder"),
+        {},
+    ),
+    (
+        visits_of_patients,
+        "any folder, a folder is a patient",
+        {"P1-baseline": "folder", "20190101": "folder", "P2-baseline": "folder", "20200202": "folder"},
+        {},
+    ),
+    (
+        one_numbered_file_a_folder,
+        "any folder, a number is a patient",
+        {f"Patient_0{number}": f"Patient_0{number}" for number in (1, 2, 3)},
         {},
     ),
     (
@@ -475,6 +497,15 @@ def test_a_table_decides_over_every_rule(tmp_path: Path) -> None:
     assert studies["lung_004"].patient_id == "lung_004"
     public = find_studies(tmp_path, public_ids=True)
     assert [study.patient_id for study in public if study.case_id == "lung_001"] == ["Doe"]
+
+
+def test_a_table_of_some_cts_splits_no_patient(tmp_path: Path) -> None:
+    for name in ("A17_early", "A17_late", "x", "B3_1"):
+        nifti(tmp_path / f"{name}.nii.gz")
+    words(tmp_path / "patients.csv", "file,patient\nx.nii.gz,A17\n")
+    patients = {study.case_id: study.patient_id for study in find_studies(tmp_path)}
+    assert {patients[name] for name in ("A17_early", "A17_late", "x")} == {patient_pseudonym("A17")}
+    assert patients["B3_1"] == "B3"
 
 
 def test_a_table_names_cts_as_the_check_does(tmp_path: Path) -> None:

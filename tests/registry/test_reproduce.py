@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,6 +129,16 @@ def test_the_packaged_model_says_how_it_was_made(capsys: pytest.CaptureFixture[s
     assert ".venv/bin/python -m benchmarks.repack DATASET --config" in said and DISCLAIMER in said
     with pytest.raises(AxonError, match="MODEL_URI"):
         main(["--debug", "reproduce", "axon-small", "--run"])
+
+
+def test_what_a_strangers_model_says_moves_no_cursor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = shutil.copytree(pretrained.path(), tmp_path / "model")
+    provenance = json.loads((model / "provenance.json").read_text())
+    provenance["networks"]["command"] = "make pretrained \x1b[2J"
+    (model / "provenance.json").write_text(json.dumps(provenance))
+    pretrained.seal(model)
+    assert main(["reproduce", str(model)]) == 0
+    assert "\x1b" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("provenance", ['{"code_revision": "x"}', "[]", "no JSON"])

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import pickle
+import re
 import struct
 import tarfile
 import tempfile
@@ -161,6 +162,17 @@ def cut_jpeg(kind: str, lost: int) -> Files:
     return jpeg(lambda b: b[: -2 - lost] + b"\xff\xd9", kind=kind)
 
 
+def cut_at_restart(number: int) -> Files:
+    """A picture of 32 rows of blocks, a restart marker after each, that ends before one of them."""
+    out = io.BytesIO()
+    grey(256).save(out, "JPEG", restart_marker_rows=1)
+    content = out.getvalue()
+    coded = content.index(b"\xff\xda")
+    marks = [found.start() for found in re.finditer(rb"\xff[\xd0-\xd7]", content) if found.start() > coded]
+    assert len(marks) == 31
+    return {"x.jpg": content[: marks[number]] + b"\xff\xd9"}
+
+
 def cut_jpeg2000(kind: str, lost: int) -> Files:
     """A whole film that lost the last bytes of its only tile, as a picture or in DICOM, and then got an end marker."""
     out = io.BytesIO()
@@ -307,6 +319,7 @@ HOSTILE: dict[str, Callable[[], Files]] = {
     "nifti: half a header": lambda: {"x.nii": nifti()[:200]},
     "nifti: complex numbers": lambda: edited((TYPE, "h", 32), (72, "h", 64)),
     "nifti: colours": lambda: edited((TYPE, "h", 128), (72, "h", 24)),
+    "nifti: vectors, by its intent": lambda: edited((68, "h", 1007)),
     "nifti: long doubles beyond the end": lambda: edited((TYPE, "h", 1536), (72, "h", 128)),
     "nifti: slope that is not finite": lambda: edited((112, "f", np.inf)),
     "nifti: slope that makes infinite HU": lambda: edited((112, "f", 3e38), (116, "f", 3e38)),
@@ -383,6 +396,13 @@ HOSTILE: dict[str, Callable[[], Files]] = {
     "nrrd: far away": lambda: nrrd(space_origin="(0,0,20000)"),
     "nrrd: colours": lambda: nrrd(dimension="4", sizes="3 30 30 10", kinds="RGB-color domain domain domain"),
     "nrrd: a kind of vectors": lambda: nrrd(kinds="vector domain domain"),
+    "nrrd: vectors, value after value": lambda: nrrd(
+        voxels() * 3,
+        dimension="4",
+        sizes="30 30 30 3",
+        kinds="domain domain domain vector",
+        space_directions="(12,0,0) (0,12,0) (0,0,12) none",
+    ),
     "nrrd: blocks": lambda: nrrd(type="block"),
     "nrrd: huge": lambda: nrrd(sizes="99999 99999 99999"),
     "nrrd: gzip trailer cut": lambda: nrrd(gzip.compress(voxels())[:-3], encoding="gzip"),
@@ -444,6 +464,7 @@ HOSTILE: dict[str, Callable[[], Files]] = {
         for kind in ("baseline", "progressive")
         for lost in (3, 20, 200)
     },
+    **{f"film: a JPEG cut at restart marker {number}": partial(cut_at_restart, number) for number in (3, 24, 25)},
     **{
         f"film: a JPEG 2000 {kind} cut by {lost} bytes, with an end": partial(cut_jpeg2000, kind, lost)
         for kind in ("picture", "film")
@@ -459,6 +480,7 @@ HOSTILE: dict[str, Callable[[], Files]] = {
     "film: a NRRD and rubbish": lambda: film_nrrd(lambda b: gzip.compress(b) + b"rubbish"),
     "film: a NRRD of pairs": lambda: film_nrrd(sizes="2 128 256", dimension="3", kinds="vector domain domain"),
     "film: a NRRD whose values are elsewhere": lambda: film_nrrd(bytes, datafile="../x.raw"),
+    "film: a NIfTI whose forms mirror one another": lambda: film_nifti((QFORM, "h", 1), (76, "f", -1)),
     "film: a NIfTI with another bit": lambda: film_nifti(edit=turned_bit),
     "film: a NIfTI whose values begin in the header": lambda: film_nifti((108, "f", 0)),
     "film: a NIfTI whose values begin at no byte": lambda: film_nifti((108, "f", 352.5)),

@@ -110,6 +110,7 @@ def _list(arguments: argparse.Namespace) -> None:
     import json
     from dataclasses import asdict
 
+    from axon.errors import printable
     from axon.registry.register import versions
     from axon.tracking.client import refuse_missing_store
 
@@ -119,9 +120,8 @@ def _list(arguments: argparse.Namespace) -> None:
         print(json.dumps([asdict(version) for version in found], indent=1))
         return
     for version in found:
-        print(
-            f"{version.version:>4}  {', '.join(version.aliases) or '-':<10}  {version.created[:16]}  {version.reason}"
-        )
+        aliases = ", ".join(version.aliases) or "-"
+        print(printable(f"{version.version:>4}  {aliases:<10}  {version.created[:16]}  {version.reason}"))
 
 
 def _ui(arguments: argparse.Namespace) -> None:

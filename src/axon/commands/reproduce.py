@@ -41,7 +41,7 @@ def _reproduce(arguments: argparse.Namespace) -> None:
 
     from axon import DISCLAIMER
     from axon.commands.pipeline import checkout as code_checkout
-    from axon.errors import AxonError
+    from axon.errors import AxonError, printable
     from axon.provenance import code_revision
     from axon.registry.reproduce import check_reproducible, compared, python_command, read_recipe
     from axon.tracking.client import REGISTRY, refuse_missing_store
@@ -56,12 +56,10 @@ def _reproduce(arguments: argparse.Namespace) -> None:
     if arguments.folder:
         recipe = replace(recipe, data_folder=str(arguments.folder.resolve()))
     config = recipe.write_config(arguments.output)
-    print(f"model    {recipe.name} version {recipe.version}")
-    print(f"code     {recipe.code}")
-    print(f"data     {recipe.data_revision} {recipe.data_md5}{recipe.data_folder} {recipe.data_repo}".rstrip())
-    print(f"split    {recipe.split_hash}")
-    print(f"config   {config}")
-    print(f"\n{recipe.commands(config, arguments.output)}", flush=True)
+    data = f"{recipe.data_revision} {recipe.data_md5}{recipe.data_folder} {recipe.data_repo}".rstrip()
+    made = f"code     {recipe.code}\ndata     {data}\nsplit    {recipe.split_hash}\nconfig   {config}"
+    print(printable(f"model    {recipe.name} version {recipe.version}\n{made}"))
+    print(printable(f"\n{recipe.commands(config, arguments.output)}"), flush=True)
     if arguments.run:
         check_reproducible(recipe, code_revision())
         status = subprocess.run(python_command(recipe, config, arguments.output), cwd=code_checkout()).returncode
@@ -73,7 +71,7 @@ def _reproduce(arguments: argparse.Namespace) -> None:
 def _say_of_folder(source: str, cts: Path | None, run: bool) -> None:
     """Print how a model folder was made: the packaged one's networks and then what was added to them."""
     from axon import DISCLAIMER
-    from axon.errors import require
+    from axon.errors import printable, require
     from axon.pretrained import folder_of, verify
     from axon.registry.reproduce import makings
 
@@ -82,6 +80,6 @@ def _say_of_folder(source: str, cts: Path | None, run: bool) -> None:
     with folder_of(source) as (folder, name, _):
         print(f"model    {name} {verify(folder)[:12]}")
         for made in makings(folder):
-            print(f"\n{made.part}\ncode     {made.code}\ndata     {made.data}\n\n{made.commands(cts)}")
+            print(printable(f"\n{made.part}\ncode     {made.code}\ndata     {made.data}\n\n{made.commands(cts)}"))
     print("\nFOLDER are the CTs (--folder), DATASET what was prepared of them: runs/quality/data-*/dataset.")
     print(DISCLAIMER)

@@ -8,6 +8,8 @@ import fnmatch
 import hashlib
 import hmac
 import json
+import logging
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +19,7 @@ from axon.config import Config, DataConfig
 from axon.errors import AxonError
 from axon.names import checked_name, plain_name
 
+_log = logging.getLogger(__name__)
 NO_TEST = ("train", "val")
 """The sets that are not held out for testing; every other set is a test set."""
 
@@ -68,9 +71,20 @@ def _named_patients(rows: list[dict[str, Any]], named_sets: dict[str, list[str]]
     labels: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         labels[row["patient_id"]] |= {row["patient_id"], row.get("was", row["patient_id"]), row["collection"]}
+    named_sets = {name: _with_pseudonyms(patterns, labels.keys()) for name, patterns in named_sets.items()}
     found = [(patient, name) for patient, texts in labels.items() for name in _fitting(texts, named_sets)]
     _one_set_each(found)
     return dict(found)
+
+
+def _with_pseudonyms(patterns: list[str], patients: Iterable[str]) -> list[str]:
+    """The patterns, and what those that are whole names become where patients are named by a hash."""
+    hashed = {patient for patient in patients if re.fullmatch(r"p[0-9a-f]{12}", patient)}
+    whole = [pattern for pattern in patterns if not set("*?[") & set(pattern)] if hashed else []
+    if hashed and len(whole) < len(patterns):
+        wild = ", ".join(sorted(set(patterns) - set(whole)))
+        _log.warning("data.named_sets: %s fits the names of collections alone where patients are hashes", wild)
+    return [*patterns, *(_id_of(name, hashed) for name in whole)]
 
 
 def _hashed_patients(patients: Iterable[str], config: Config) -> dict[str, list[str]]:

@@ -285,12 +285,19 @@ def _jpeg_is_cut(content: bytes, picture: Image.Image | None = None) -> bool:
     if parts.end < 0 or parts.frame not in _HUFFMAN_8_BITS:
         return False
     # Bytes 255 may fill the space before a marker; in coded data a 0 follows each.
-    longer = content[: parts.end].rstrip(b"\xff") + _FILLER + content[parts.end :]
+    coded = content[: parts.end].rstrip(b"\xff")
+    restarts = re.findall(rb"\xff([\xd0-\xd7])", coded)
+    # A decoder that waits for the next restart marker (ISO/IEC 10918-1 B.2.1) passes over all that is none.
+    ends = [b"", *(bytes([255, 0xD0 + (last[0] - 0xD0 + 1) % 8]) for last in restarts[-1:])]
     try:
-        first, second = (Image.open(io.BytesIO(each), formats=["JPEG"]) for each in (content, longer))
-        return bool(ImageChops.difference(picture or first, second).getbbox())
+        for end in ends:
+            longer = coded + end + _FILLER + content[parts.end :]
+            first, second = (Image.open(io.BytesIO(each), formats=["JPEG"]) for each in (content, longer))
+            if ImageChops.difference(picture or first, second).getbbox():
+                return True
     except OSError:  # the bytes made no sense where they were decoded
         return True
+    return False
 
 
 @contextlib.contextmanager

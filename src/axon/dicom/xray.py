@@ -47,7 +47,7 @@ _HEADER = _KIND + _WHOSE + _SPACING + _GREY + PADDING + IMAGE + BITS
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420")
 _OTHER_PART = re.compile(
     r"ABDOM|PELVI|SPINE|SACR[OU]|COCCYX|SKULL|HEAD|BRAIN|ORBIT|SINUS|MANDIB|MAXILLA|\bJAW|TEETH|TOOTH|DENTAL|NECK|"
-    r"BREAST|SHOULDER|SCAPULA|HUMERUS|ELBOW|FOREARM|\bRADIUS|\bULNA|WRIST|CARPUS|HAND|FINGER|THUMB|EXTREMITY|"
+    r"BREAST\b|SHOULDER|SCAPULA|HUMERUS|ELBOW|FOREARM|\bRADIUS|\bULNA|WRIST|CARPUS|HAND|FINGER|THUMB|EXTREMITY|"
     r"\b(?:ARM|LEG|HIP|TOE)S?\b|FEMUR|THIGH|KNEE|PATELLA|TIBIA|FIBULA|ANKLE|CALCAN|FOOT|FEET"
 )
 """Parts of DICOM PS3.16 CID 4031 that are not in a chest film. Of any other word, of another language or an
@@ -110,7 +110,7 @@ def read_dicom_film(path: Path, as_stored: bool = False) -> RawFilm:
     _check_header(ds)
     tag_view = _tag_view(ds)
     body_part = str(ds.get("BodyPartExamined") or "").upper()
-    is_chest = any(word in body_part for word in ("CHEST", "THORA", "LUNG"))
+    is_chest = any(word in body_part for word in ("CHEST", "THORA", "TORA", "LUNG"))
     other = not is_chest and bool(_OTHER_PART.search(body_part))
     require(not other, "XRAY_NOT_CHEST", "the file says that it shows another part of the body", "give a chest film")
     grey_HW, notes = _to_grey(read_pixels(path, "XRAY", MAX_FILE_BYTES), ds)

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from axon.errors import AxonError
+from axon.errors import AxonError, require
 from axon.files import sha256_file
 from axon.tracking.client import REGISTRY, parse_uri, refuse_missing_store
 
@@ -162,7 +162,10 @@ def verify(folder: Path) -> str:
 
 def _files(folder: Path) -> dict[str, Path]:
     """Every file of the folder but its list, by name."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    found = sorted(folder.rglob("*"))
+    linked = [path.name for path in found if path.is_symlink() and path.is_dir()]
+    require(not linked, "MODEL_DAMAGED", f"{linked[:1]} of the model is a link to a folder", "copy the folder itself")
+    files = [file for file in found if file.is_file()]
     return {file.relative_to(folder).as_posix(): file for file in files if file != folder / SUMS}
 
 

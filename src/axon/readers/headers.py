@@ -309,6 +309,7 @@ def _nrrd_stored(fields: dict[str, str], rules: CtConfig) -> Stored:
     interleaved = many == 4 and kinds[:1] == ["list"] and axes[:1] in ([], ["none"])
     spatial = slice(1, 4) if interleaved else slice(0, 3)
     domain = all(word in _DOMAIN for word in kinds[spatial])
+    domain = domain and all(word in (*_DOMAIN, "list", "time") for word in kinds[3:])
     require(
         domain and "none" not in axes[spatial], "NOT_A_CT", "the file has several values a voxel", "export the CT in HU"
     )

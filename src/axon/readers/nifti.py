@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 
 from axon.config import CtConfig
-from axon.errors import AxonError, require
+from axon.errors import require
 from axon.geometry.volume import Volume, lps_to_ras
 from axon.readers.voxels import (
     Stored,
@@ -27,6 +27,8 @@ from axon.readers.voxels import (
 _UNITS_MM = {"unknown": 1.0, "meter": 1000.0, "mm": 1.0, "micron": 0.001}
 _PLAUSIBLE_MM = (0.05, 20.0)
 _LABELS = 1002
+_SEVERAL_VALUES = (*range(1004, 1011), 2003, 2004)
+"""Intents of NIfTI-1: matrices, vectors, points, triangles, quaternions and colours."""
 _HEADER = 540
 """Bytes of a header of NIfTI-2."""
 
@@ -134,11 +136,6 @@ def _stored(header: nibabel.Nifti1Header, rules: CtConfig) -> Stored:
     stored = replace(stored, shape=shape[-3:], notes=stored.notes + assumed)
     stored = time_point(stored, int(np.prod(shape[:-3], dtype=object)), rules)
     check(stored)
-    if has_sform and has_qform:
-        hands = [np.linalg.det(form[:3, :3]) > 0 for form in (header.get_sform(), header.get_qform())]
-        message = "sform and qform mirror one another: the patient's left may be either side"
-        if hands[0] != hands[1]:
-            raise AxonError("NO_ORIENTATION", message, "export it with the one that is right")
     return stored
 
 
@@ -147,6 +144,8 @@ def _whole(header: nibabel.Nifti1Header) -> Stored:
     affine, units = _in_mm(header)
     infinite = bool(np.isinf([header["scl_slope"], header["scl_inter"]]).any())
     require(not infinite, "CT_GEOMETRY", "the header's scaling is not finite", "export it again")
+    _refuse_vectors(header)
+    _refuse_mirrored(header)
     slope, intercept = header.get_slope_inter()
     return Stored(
         header.get_data_dtype(),
@@ -156,6 +155,21 @@ def _whole(header: nibabel.Nifti1Header) -> Stored:
         0.0 if intercept is None else intercept,
         units,
     )
+
+
+def _refuse_vectors(header: nibabel.Nifti1Header) -> None:
+    """Raise AxonError ``NOT_A_CT`` where a voxel has several values, by the header's intent or its fifth dimension."""
+    dims = np.asarray(header["dim"])
+    several = int(header["intent_code"]) in _SEVERAL_VALUES or (dims[5 : 1 + int(dims[0])] > 1).any()
+    require(not several, "NOT_A_CT", "the file has several values a voxel", "export the CT in HU")
+
+
+def _refuse_mirrored(header: nibabel.Nifti1Header) -> None:
+    """Raise AxonError ``NO_ORIENTATION`` where sform and qform are of opposite handedness."""
+    if header["sform_code"] and header["qform_code"]:
+        hands = [np.linalg.det(form[:3, :3]) > 0 for form in (header.get_sform(), header.get_qform())]
+        message = "sform and qform mirror one another: the patient's left may be either side"
+        require(hands[0] == hands[1], "NO_ORIENTATION", message, "export it with the one that is right")
 
 
 def _assume(header: nibabel.Nifti1Header, rules: CtConfig) -> tuple[str, ...]:

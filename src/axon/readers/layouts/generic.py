@@ -2,11 +2,10 @@
 
 - A folder's only volume that is named like its neighbours' (``A17/ct.nii.gz``, ``A18/ct.nii.gz``): the folder is the
   patient. So it is where folders that share names are more than all their names, but for what adds to one that they
-  share (``ct_later``) or to the folder's (``A17_later``). With fewer, folders are batches or kernels, and the rules
-  below hold. With as many, where most names are shared, or where one is in each of three folders or more, nobody can
-  tell, and all are one patient.
+  share (``ct_later``) or to the folder's (``A17_later``). Where they share more names than they are, or all names are
+  numbered, they are batches or kernels, and the rules below hold. Else nobody can tell, and all are one patient.
 - All files of a folder share a name and differ in a last number, each once (``scan_001``, ``scan_002``): each file is
-  a patient. Folders that share names are looked at together.
+  a patient. Folders that share names are looked at together, and so are folders of one file each.
 - Else the patient is the name up to its last underscore: ``A17_early`` and ``A17_late`` are one patient.
 """
 
@@ -15,7 +14,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import defaultdict
-from collections.abc import Collection, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from pathlib import PurePath
 from typing import NamedTuple
 
@@ -28,22 +27,20 @@ _PARTS = re.compile(
 
 
 class _Group(NamedTuple):
-    """Folders that hang together by names that they share; how many names they have in all; whether three or more have
-    one in common.
-    """
+    """Folders that hang together by names that they share, and how many names they have in all."""
 
     folders: tuple[PurePath, ...]
     shared: frozenset[str]
     names: int
-    common: bool
 
 
 def _by_folder(image: Image) -> Named | None:
     group = _alike(image.tree).get(image.place)
     if not group:
         return None
-    folders, shared, names, common = group
-    if names > len(folders) and (len(shared) > len(folders) or (names > 2 * len(shared) and not common)):
+    folders, shared, names = group
+    numbered = names > len(folders) and image.place in _numbered(image.tree)
+    if len(shared) > len(folders) or numbered:
         return None
     # As many folders as names: either may be the patient. One patient for all splits none.
     unsure = names >= len(folders)
@@ -82,8 +79,7 @@ def _grouped(tree: Tree, folders: tuple[PurePath, ...], shared: frozenset[str]) 
         for stem in tree.stems[folder]
         if not _adds_to(stem, shared) and not _adds_to(stem, {_telling_part(folder, folders)})
     }
-    in_all = shared.intersection(*(tree.stems[folder] for folder in folders))
-    return _Group(folders, shared, len(shared) + len(own), len(folders) > 2 and bool(in_all))
+    return _Group(folders, shared, len(shared) + len(own))
 
 
 def _adds_to(stem: str, names: Set[str]) -> bool:
@@ -114,7 +110,19 @@ def _numbered(tree: Tree) -> frozenset[PurePath]:
         once = all(len(set(tree.stems[folder])) == len(tree.stems[folder]) for folder in folders)
         if once and _are_numbers({stem for folder in folders for stem in tree.stems[folder]}):
             found.update(folders)
+    for folders in _lone(tree, alike):
+        if _are_numbers([tree.stems[folder][0] for folder in folders]):
+            found.update(folders)
     return frozenset(found)
+
+
+def _lone(tree: Tree, alike: Mapping[PurePath, _Group]) -> Iterable[list[PurePath]]:
+    """The folders of one image each, by the folder that they are in."""
+    beside: dict[PurePath, list[PurePath]] = defaultdict(list)
+    for folder, stems in tree.stems.items():
+        if len(stems) == 1 and folder != PurePath() and folder not in alike:
+            beside[folder.parent].append(folder)
+    return beside.values()
 
 
 def _are_numbers(stems: Collection[str]) -> bool:

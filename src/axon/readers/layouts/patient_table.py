@@ -46,7 +46,16 @@ def apply_table(studies: list[Study], folder: Path, table: Path | None, public_i
         said |= dict.fromkeys(found, row)
     named = [_told(study, said[n], public_ids) if n in said else study for n, study in enumerate(studies)]
     _check_splits(named, path.name)
-    return named
+    return named if public_ids else _with_their_namesakes(named)
+
+
+def _with_their_namesakes(studies: list[Study]) -> list[Study]:
+    """A study that the table does not name is of one of its patients where a rule found that patient's name."""
+    told = {study.patient_id for study in studies if study.rule == RULE}
+    return [
+        replace(study, patient_id=hashed) if (hashed := patient_pseudonym(study.patient_id)) in told else study
+        for study in studies
+    ]
 
 
 def _rows(path: Path) -> list[tuple[int, Row]]:

@@ -110,9 +110,9 @@ def _numbered(tree: Tree) -> frozenset[PurePath]:
         once = all(len(set(tree.stems[folder])) == len(tree.stems[folder]) for folder in folders)
         if once and _are_numbers({stem for folder in folders for stem in tree.stems[folder]}):
             found.update(folders)
-    for folders in _lone(tree, alike):
-        if _are_numbers([tree.stems[folder][0] for folder in folders]):
-            found.update(folders)
+    for lone in _lone(tree, alike):
+        if _are_numbers([tree.stems[folder][0] for folder in lone]):
+            found.update(lone)
     return frozenset(found)
 
 

@@ -25,7 +25,8 @@ def readme_commands() -> list[str]:
 
 def test_the_readme_names_commands_that_run_somewhere() -> None:
     assert set(ELSEWHERE) <= set(readme_commands())
-    assert {"tier test", "tier test-containers"} <= set((ROOT / ".ci/run").read_text().splitlines())
+    tiers = re.findall(r"^tier (\S+)", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    assert {"test", "test-containers"} <= set(tiers)
 
 
 @pytest.mark.parametrize(

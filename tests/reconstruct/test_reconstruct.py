@@ -30,6 +30,8 @@ from tests.conftest import REAL_DATA_UNSET
 from tests.support.ct_series import write_series
 from tests.support.films import dicom_film
 
+pytestmark = pytest.mark.slow
+
 
 def digests(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -86,7 +88,6 @@ def test_the_record_says_what_made_it_and_no_name(
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file() and b"JANE" in path.read_bytes()]
 
 
-@pytest.mark.slow
 def test_a_repeat_gives_the_same_bytes_and_a_seed_others(model: Path, films: tuple[Path, Path], tmp_path: Path) -> None:
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2"), ("a", "1")):  # an earlier reconstruction may be replaced
         run(films[0], "-o", tmp_path / name, "--model", model, "--seed", seed, "--samples", "2")

@@ -25,7 +25,7 @@ def readme_commands() -> list[str]:
 
 def test_the_readme_names_commands_that_run_somewhere() -> None:
     assert set(ELSEWHERE) <= set(readme_commands())
-    tiers = re.findall(r"^tier (\S+)", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    tiers = re.findall(r"\btier (\S+)", (ROOT / ".ci/run").read_text())
     assert {"test", "test-containers"} <= set(tiers)
 
 

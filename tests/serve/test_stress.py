@@ -106,7 +106,7 @@ def test_stress_ends_no_server_and_a_killed_one_leaves_nothing_for_long(model: P
         began = time.monotonic()
         server.process.terminate()
         server.process.wait(30)
-        assert time.monotonic() - began < 10  # 5 s on an idle machine; other tests run beside it.
+        assert time.monotonic() - began < 20  # 5 s on an idle machine; other tests run beside it.
         for upload in uploads:
             upload.close()
     assert [path.name for path in folder.iterdir()] == ["axon-serve-not-ours"]

@@ -225,9 +225,9 @@ def test_opening_asserts_disjointness_and_content(tmp_path: Path) -> None:
 
 def test_a_named_set_names_patients_who_are_hashes_too(caplog: pytest.LogCaptureFixture) -> None:
     hashed = {name: patient_pseudonym(name) for name in ("LIDC-IDRI-0009", "Lung_Dx-A0001", "other")}
-    data = DataConfig(named_sets={"internal": ["LIDC-IDRI-0009"], "external": ["Lung_Dx*"]})
+    data = DataConfig(named_sets={"stress": ["LIDC-IDRI-0009"], "external": ["Lung_Dx*"]})
     sets = split_patients(rows_of([(patient, "folder") for patient in hashed.values()]), Config(data=data))
-    assert sets[hashed["LIDC-IDRI-0009"]] == "internal" and "external" not in sets.values()
+    assert sets[hashed["LIDC-IDRI-0009"]] == "stress" and "external" not in sets.values()
     assert "Lung_Dx* fits the names of collections alone" in caplog.text
     caplog.clear()
     split_patients(rows_of([(patient, "folder") for patient in hashed]), Config(data=data))

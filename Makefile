@@ -23,8 +23,9 @@ CONFIG ?= configs/smoke.yaml
   images clean fuzz fuzz-again pretrained bench-speed bench-quality bench-folds bench-patients reference tour \
   screenshots serve-assets release
 SECONDS_TO_FUZZ ?= 300
-# Tests run in processes side by side, a thread each, one more than cores: some wait for servers.
-WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n > 3 ? 4 : n + 1 )))
+# Tests run in processes side by side, a thread each, one more than cores: some wait for servers, the fast ones do not.
+CORES := $(shell nproc 2>/dev/null || echo 2)
+WORKERS ?= $(shell echo $$(( $(CORES) > 3 ? 4 : $(CORES) + 1 )))
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=30 --numprocesses $(WORKERS) --dist loadfile \
   --no-loadscope-reorder
 
@@ -59,7 +60,7 @@ test: install $(if $(ROOM),,lint) ## lint, then all tests; ROOM=geometry for the
 	$(PYTEST) $(if $(ROOM),tests/$(ROOM))
 
 test-fast: install ## the tests that start no server and no process beyond the reader's own child: about a minute
-	$(PYTEST) -m 'not slow and not containers and not cluster'
+	$(PYTEST) -m 'not slow and not containers and not cluster' --numprocesses $(CORES)
 
 fuzz-again: install ## as many inputs from the same seed, over tests/fuzz/corpus: about a minute; needs atheris
 	rm -rf runs/fuzz-again && mkdir -p runs/fuzz-again

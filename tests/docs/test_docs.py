@@ -84,7 +84,8 @@ def calls(line: str) -> list[list[str]]:
 
 def shell_calls(text: str) -> list[list[str]]:
     blocks = [block.replace("\\\n", " ") for language, block in FENCE.findall(text) if language in SHELL]
-    return [call for block in blocks for line in block.splitlines() for call in calls(line)]
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [call for line in lines for call in calls(line)]
 
 
 def fault(axon: argparse.ArgumentParser, words: list[str], capsys: pytest.CaptureFixture[str]) -> str:

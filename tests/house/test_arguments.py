@@ -394,11 +394,12 @@ def classes(folder: Path) -> Iterator[tuple[str, ast.ClassDef]]:
 
 def records() -> str:
     """A pattern of the names of classes whose attributes hold tensors or arrays, where these rooms may import them."""
+    package = Path(axon.__file__).parent
+    owners = [owner for room in (*ROOMS, "data") for _, owner in classes(package / room)]
     fields = [
-        (node.name, ast.unparse(field.annotation))
-        for room in (*ROOMS, "data")
-        for _, node in classes(Path(axon.__file__).parent / room)
-        for field in node.body
+        (owner.name, ast.unparse(field.annotation))
+        for owner in owners
+        for field in owner.body
         if isinstance(field, ast.AnnAssign)
     ]
     return "|".join(sorted({name for name, annotation in fields if re.search(rf"\b({HOLDS})\b", annotation)}))

@@ -21,7 +21,8 @@ from axon.config import Config
 from axon.errors import one_line_errors, require
 from axon.files import read_csv, write_json, write_whole
 from axon.metrics.catalogue import SECOND, metric
-from benchmarks.folds import difference, folds_of, internal, patients_of, shared, train_axon, verdict
+from benchmarks.folds_jobs import folds_of, internal, patients_of, shared, train_axon
+from benchmarks.folds_page import difference, verdict
 from benchmarks.quality import HEADLINE, data_folder, markdown, page_head, prepare
 
 KEYS = [*HEADLINE, "anatomy/dice_bone", SECOND]

@@ -8,22 +8,17 @@ import argparse
 import json
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from axon.commands import Parser, add_device, whole_number
 from axon.compute.devices import DEVICE, device_name
 from axon.config import Config
-from axon.errors import AxonError, collected, one_line_errors, raise_all, require
+from axon.errors import AxonError, collected, one_line_errors, raise_all
 from axon.files import own_temporary_folder
-
-if TYPE_CHECKING:
-    from pipelines.site import Site
-    from pipelines.submit import Package
+from pipelines.compiling import compile_pipeline, compiled, package_of, site_of
 
 EPILOG = """examples:
   {prog} run --config configs/smoke.yaml --folder my_cts   a folder of CTs (DICOM, NIfTI, NRRD, MetaImage)
@@ -140,9 +135,9 @@ def parser(prog: str) -> argparse.ArgumentParser:
     about = "check the file alone, and say when each would run; needs neither a cluster nor images"
     scheduling.add_argument("--check", action="store_true", help=about)
     scheduling.set_defaults(verb=keep_schedules)
-    for compiled in (compiling, submitting, looking, scheduling):
+    for sited in (compiling, submitting, looking, scheduling):
         about = "what the cluster has of its own: images, GPUs, nodes, storage; docs/site.yaml is an example"
-        compiled.add_argument("--site", type=Path, metavar="FILE", help=about)
+        sited.add_argument("--site", type=Path, metavar="FILE", help=about)
     for clustered in (submitting, looking, scheduling):
         clustered.add_argument(
             "--host", default="", help="address of Kubeflow Pipelines (default: KF_PIPELINES_ENDPOINT)"
@@ -188,127 +183,6 @@ def _add_run(verbs: argparse._SubParsersAction[Parser]) -> None:
     running.set_defaults(verb=run_pipeline)
 
 
-def compile_pipeline(arguments: argparse.Namespace) -> None:
-    """Compile, or compare with the committed file."""
-    from pipelines.axon_pipeline import COMPILED, committed
-
-    _refuse_ignored(arguments)
-    site = _site(arguments.site)
-    if named := [name for name in ("AXON_IMAGE_CPU", "AXON_IMAGE_CUDA") if os.environ.get(name)]:
-        print(f"images come from the environment: {', '.join(named)}", file=sys.stderr)
-    if arguments.batch:
-        _write_batch(arguments.batch, site)
-        return
-    with _compiled(site) as fresh:
-        if arguments.resources:
-            _write_resources(fresh, arguments.resources, arguments.namespace or site.namespace or "kubeflow", site)
-        elif not arguments.check:
-            target = arguments.output or COMPILED
-            try:
-                target.write_text(fresh.read_text() if arguments.output else committed(fresh.read_text()))
-            except OSError as error:
-                fix = "name a file in a folder that is there"
-                raise AxonError("RESOURCES_FILE", f"{target} cannot be written: {error}", fix) from error
-            print(f"wrote {target}")
-        elif not COMPILED.is_file() or committed(fresh.read_text()) != COMPILED.read_text():
-            raise AxonError(
-                "COMPILED_STALE", f"{COMPILED.name} is not what the code compiles to", "run: axon pipeline compile"
-            )
-
-
-def _refuse_ignored(arguments: argparse.Namespace) -> None:
-    """Refuse a combination of options of which one would be ignored. Raises AxonError ``COMPILE_OPTIONS``."""
-    elsewhere = arguments.output or arguments.resources or arguments.batch
-    for wrong, message, fix in (
-        (
-            sum(map(bool, (arguments.output, arguments.resources, arguments.batch))) > 1,
-            "several of -o, --resources and --batch are given",
-            "give one of them",
-        ),
-        (
-            arguments.check and (elsewhere or arguments.site),
-            "--check compares the committed file, which is of no site and is not written",
-            "leave out the other options",
-        ),
-        (arguments.namespace and not arguments.resources, "--namespace is of --resources", "add --resources FILE"),
-        (
-            arguments.site and not elsewhere,
-            "a pipeline for a site does not belong into pipelines/axon_pipeline.yaml",
-            "add -o FILE, --resources FILE or --batch FILE",
-        ),
-    ):
-        require(not wrong, "COMPILE_OPTIONS", message, fix)
-
-
-def _site(path: Path | None) -> Site:
-    from pipelines.resources import BATCH_NEEDS, NEEDS
-    from pipelines.site import Site, load
-
-    return Site() if path is None else load(path, {**NEEDS, **BATCH_NEEDS})
-
-
-def _write_resources(fresh: Path, target: Path, namespace: str, site: Site) -> None:
-    from kfp import compiler
-    from kfp.compiler.compiler_utils import KubernetesManifestOptions
-
-    from pipelines.axon_pipeline import build, defaults
-    from pipelines.submit import Package
-
-    package = Package.read(fresh)
-    options = KubernetesManifestOptions(
-        pipeline_name=package.name,
-        pipeline_version_name=f"{package.name}-{package.version}",
-        namespace=namespace,
-        include_pipeline_manifest=True,
-    )
-    try:
-        compiler.Compiler().compile(
-            build(site),
-            str(target),
-            pipeline_parameters=defaults(site),
-            kubernetes_manifest_options=options,
-            kubernetes_manifest_format=True,
-        )
-    except OSError as error:
-        raise AxonError(
-            "RESOURCES_FILE", f"{target} cannot be written: {error}", "name a file in a folder that is there"
-        ) from error
-    print(f"wrote {target}: kubectl apply -f {target}")
-
-
-def _write_batch(target: Path, site: Site) -> None:
-    from pipelines.batch_pipeline import build
-    from pipelines.submit import Package
-
-    with _compiled(site, build) as fresh:
-        Package.read(fresh)
-        target.write_text(fresh.read_text())
-    print(f"wrote {target}, to upload to Kubeflow")
-
-
-@contextmanager
-def _compiled(site: Site, build: Callable[[Site], Any] | None = None) -> Iterator[Path]:
-    """The pipeline, or the one that ``build`` gives, compiled for a site to a file that goes away again."""
-    from kfp import compiler
-
-    from pipelines import axon_pipeline
-
-    made = (build or axon_pipeline.build)(site)
-    known = {key: value for key, value in axon_pipeline.defaults(site).items() if key in made.component_spec.inputs}
-    with tempfile.TemporaryDirectory() as scratch:
-        fresh = Path(scratch) / "axon_pipeline.yaml"
-        compiler.Compiler().compile(made, str(fresh), pipeline_parameters=known)
-        yield fresh
-
-
-@contextmanager
-def _package(site: Site, pinned: bool = True) -> Iterator[Package]:
-    from pipelines.submit import Package
-
-    with _compiled(site) as fresh:
-        yield Package.read(fresh, pinned)
-
-
 def run_pipeline(arguments: argparse.Namespace) -> None:
     """Run on this machine."""
     from axon.orchestration.preflight import Asked
@@ -345,8 +219,8 @@ def submit_run(arguments: argparse.Namespace) -> None:
     if arguments.config:
         parameters["config_yaml"] = config_parameter(arguments.config)
         parameters.setdefault("seed", Config.load(arguments.config).seed)
-    site = _site(arguments.site)
-    with _package(site) as package:
+    site = site_of(arguments.site)
+    with package_of(site) as package:
         package.check(parameters)
         cluster = Cluster(arguments.host, arguments.namespace or site.namespace)
         name = arguments.name or f"{package.name} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
@@ -377,14 +251,14 @@ def check_submission(arguments: argparse.Namespace) -> None:
     problems: list[AxonError] = []
     site, parameters = Site(), dict[str, Any]()
     with collected(problems):
-        site = _site(arguments.site)
+        site = site_of(arguments.site)
     for setting in arguments.settings:
         with collected(problems):
             parameters |= parse_settings([setting])
     if arguments.config:
         with collected(problems):
             parameters["config_yaml"] = config_parameter(arguments.config)
-    with _compiled(site) as fresh:
+    with compiled(site) as fresh:
         package = Package.read(fresh, pinned=False)
     with collected(problems):
         package.check(parameters)
@@ -410,7 +284,7 @@ def show_status(arguments: argparse.Namespace) -> None:
         print(json.dumps(told, indent=1) if arguments.json else "\n".join(state_lines(told)))
         return
     try:
-        cluster = Cluster(arguments.host, arguments.namespace or _site(arguments.site).namespace)
+        cluster = Cluster(arguments.host, arguments.namespace or site_of(arguments.site).namespace)
         found = status(cluster, arguments.run)
     except AxonError as error:
         if error.code != "CLUSTER_HOST":
@@ -431,9 +305,9 @@ def keep_schedules(arguments: argparse.Namespace) -> None:
     problems: list[AxonError] = []
     site = Site()
     with collected(problems):
-        site = _site(arguments.site)
+        site = site_of(arguments.site)
     # Of images nothing is said while the site that names them is wrong.
-    with _package(site, pinned=not (arguments.check or problems)) as package:
+    with package_of(site, pinned=not (arguments.check or problems)) as package:
         with collected(problems):
             experiment, desired = load(arguments.file, package)
         raise_all(problems, "SCHEDULES")

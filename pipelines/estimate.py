@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from axon.config import Config, StageConfig, TrainingConfig
@@ -35,11 +35,11 @@ def _sections() -> dict[str, list[str]]:
     that has one; what comes after the last stage are the baselines, and what is published is counted by its methods.
     """
     found: dict[str, list[str]] = {step: [] for step in _STEPS if step.startswith("train-")}
-    step, training = "train-baselines", TrainingConfig()
-    for each in reversed(fields(TrainingConfig)):
-        if isinstance(getattr(training, each.name), StageConfig) and each.name != "published":
-            step = f"train-{each.name}" if f"train-{each.name}" in found else step
-            found[step].append(each.name)
+    step = "train-baselines"
+    for name in reversed(TrainingConfig().stages):
+        if name != "published":
+            step = f"train-{name}" if f"train-{name}" in found else step
+            found[step].append(name)
     return found
 
 

@@ -229,6 +229,11 @@ class TrainingConfig:
     methods: tuple[str, ...] = ()
     published: StageConfig = field(default_factory=StageConfig)
 
+    @property
+    def stages(self) -> dict[str, StageConfig]:
+        """Of each network, how it is trained, by the section's name."""
+        return {name: section for name, section in vars(self).items() if isinstance(section, StageConfig)}
+
 
 @dataclass(frozen=True)
 class CtConfig:
@@ -627,9 +632,7 @@ def _check(config: Config) -> None:
     require(config.training.processes >= 1, "training.processes", "at least 1")
     require(0 < config.training.warm_share <= 1, "training.warm_share", "above 0, at most 1")
     require(config.training.scratch_every >= 0, "training.scratch_every", "0 or more")
-    for name, stage in vars(config.training).items():
-        if not isinstance(stage, StageConfig):
-            continue
+    for name, stage in config.training.stages.items():
         require(stage.steps >= 1 and stage.batch_size >= 1, f"training.{name}.steps", "steps and batch_size at least 1")
         shared = stage.accumulate >= 1 and stage.batch_size % (stage.accumulate * processes) == 0
         require(

@@ -377,11 +377,14 @@ class AxonPipeline(DiffusionPipeline):
             drawn.append(self._finite(self._hu(fusion.sample(seed))[0]))
             progress("samples", number / len(seeds))
         samples_KDHW = np.stack(drawn) if drawn else volume.hu_DHW[None]
-        several = len(drawn) > 1
+        mean_DHW = std_DHW = None
+        if len(drawn) > 1:
+            mean_DHW = samples_KDHW.mean(axis=0, dtype=np.float64).astype(np.float32)
+            std_DHW = self._expected_error(samples_KDHW, views + REFERENCED)
         return AxonOutput(
             volume=volume,
-            mean_DHW=samples_KDHW.mean(axis=0, dtype=np.float64).astype(np.float32) if several else None,
-            std_DHW=self._expected_error(samples_KDHW, views + REFERENCED) if several else None,
+            mean_DHW=mean_DHW,
+            std_DHW=std_DHW,
             samples_KDHW=samples_KDHW,
             sample=Volume(samples_KDHW[0], volume.affine) if drawn else None,
             nearest_DHW=self._hu(found.warps_K1DHW[:1])[0],
@@ -555,9 +558,10 @@ def _check_numbers(facts: dict[str, Any]) -> None:
     of_the_pipeline = ("extent_mm", "hu_window", "volume_steps", "sample_steps", "output_size", "xray")
     check_facts({name: facts[name] for name in of_the_pipeline if name in facts}, "the model")
     weights, curves = (list(facts.get(name, {}).values()) for name in ("stage_weights", "std_curves"))
+    rows = [row for knots in curves for row in knots]
     numbers = {
         "stage_weights": [weight for of_views in weights for weight in of_views],
-        "std_curves": [x for knots in curves for row in knots for x in (*row, *np.diff(row).tolist())],
+        "std_curves": [x for row in rows for x in (*row, *np.diff(row).tolist())],
         **_numbers_of_references(facts.get("references", {})),
     }
     shapes = {

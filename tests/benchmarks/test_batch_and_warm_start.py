@@ -10,7 +10,7 @@ import pytest
 from axon.config import Config
 from axon.errors import AxonError
 from axon.files import write_csv, write_json
-from benchmarks import batch, folds, warm_start
+from benchmarks import batch, folds_jobs, warm_start
 from benchmarks.batch import Took, fastest, measured, table
 
 
@@ -55,7 +55,7 @@ def test_too_few_patients_are_refused(tiny_dataset: Path, tmp_path: Path, monkey
     given = warm_start.parser().parse_args(call)
     with pytest.raises(AxonError, match=r"FOLD_PATIENTS.*0 patients of LIDC-IDRI are there for 3 folds"):
         warm_start.plan_of(given)
-    monkeypatch.setattr(folds, "internal", sorted)
+    monkeypatch.setattr(folds_jobs, "internal", sorted)
     monkeypatch.setattr(warm_start, "internal", sorted)
     with pytest.raises(AxonError, match=r"WARM_PATIENTS.*8 patients are asked for"):
         warm_start.plan_of(given)

@@ -15,20 +15,9 @@ from axon.data.prepared import PreparedDataset, read_manifest, with_sets
 from axon.errors import AxonError
 from axon.metrics.statistics import Summary
 from benchmarks import folds_plots
-from benchmarks.folds import (
-    OURS,
-    Bench,
-    FoldJob,
-    Value,
-    curve_of,
-    folds_of,
-    main,
-    means,
-    picture,
-    spread,
-    text,
-    verdict,
-)
+from benchmarks.folds import main
+from benchmarks.folds_jobs import OURS, Bench, FoldJob, curve_of, folds_of
+from benchmarks.folds_page import Value, means, picture, spread, text, verdict
 
 LIDC = {f"LIDC-IDRI-{number:04d}": "train" for number in range(1, 10)}
 PATIENTS = {**LIDC, "Lung_Dx-1": "external", "cip-1": "tiny"}
@@ -93,9 +82,7 @@ def test_jobs_go_on_and_the_tables_fill(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from benchmarks import folds
-
-    monkeypatch.setattr(folds, "internal", sorted)
+    monkeypatch.setattr("benchmarks.folds_jobs.internal", sorted)
     out, store = tmp_path / "out", f"sqlite:///{tmp_path}/mlflow.db"
     call = ["folds", "--config", str(config), "--dataset", str(tiny_dataset), "--out", str(out), "--folds", "3"]
     call += ["--seeds", "1", "--methods", "x2ct_cnn", "--tracking-uri", store]

@@ -179,7 +179,7 @@ def add_volume(cluster: Cluster, name: str, size: str, mode: str, its_class: str
 
 def make_secrets(cluster: Cluster) -> None:
     """With the commands of docs/cluster.md."""
-    guide = (ROOT / "docs/cluster.md").read_text()
+    guide = re.sub(r" *\\\n *", " ", (ROOT / "docs/cluster.md").read_text())
     commands = re.findall(rf"^kubectl (-n {NAMESPACE} create secret .*)$", guide, re.MULTILINE)
     assert len(commands) == 4
     for command in commands:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import subprocess
 import time
@@ -67,7 +68,7 @@ def rights(cluster: Cluster, token: str, namespace: str) -> set[str]:
 def spelled(rule: Json) -> set[str]:
     names = [f" {name}" for name in rule.get("resourceNames", [])] or [""]
     kinds = [f"{group}/{kind}".lstrip("/") for group in rule["apiGroups"] for kind in rule["resources"]]
-    return {f"{verb} {kind}{name}" for verb in rule["verbs"] for kind in kinds for name in names}
+    return {f"{verb} {kind}{name}" for verb, kind, name in itertools.product(rule["verbs"], kinds, names)}
 
 
 def test_an_account_may_do_what_it_must_and_no_more(cluster: Cluster, account: str) -> None:

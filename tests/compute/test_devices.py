@@ -10,7 +10,7 @@ import torch
 
 from axon.compute import devices as gpu
 from axon.compute import distributed
-from axon.config import Config
+from axon.config import Config, TrainingConfig
 from axon.errors import AxonError
 
 GIB = 1024**3
@@ -57,6 +57,12 @@ def test_more_of_anything_needs_more(name: str) -> None:
         "blocks": "model: {res_blocks: 2}",
     }
     assert gpu.estimated_bytes(Config.from_yaml(larger[name])) > gpu.estimated_bytes(Config())
+
+
+@pytest.mark.parametrize("stage", sorted(set(TrainingConfig().stages) - {"superres"}))
+def test_a_larger_batch_of_any_stage_needs_more(stage: str) -> None:
+    larger = Config.from_yaml(f"training: {{{stage}: {{batch_size: 64}}}}")
+    assert gpu.estimated_bytes(larger) > gpu.estimated_bytes(Config())
 
 
 def test_a_batch_in_parts_needs_the_memory_of_one_part() -> None:

@@ -1,9 +1,11 @@
-"""Functions leave what they are given as it was, and give the same again."""
+"""Functions and methods leave what they are given as it was, and give the same again."""
 
 import ast
+import copy
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,19 @@ import torch
 
 import axon
 from axon.config import Config, PhysicsConfig, XrayConfig
+from axon.data.cases import Case
 from axon.geometry import consistency, deformation, film, mend, projection, volume
 from axon.geometry.volume import body_mask, cube_affine
 from axon.metrics import anatomy, protocols, realism, statistics
-from axon.models import intensity, superres, unet
+from axon.models import estimator, intensity, lift, superres, unet
+from axon.models.light import on_demand
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 from axon.training import randomness, samples, stages
 
 XRAY = XrayConfig(detector_px=16, pixel_pitch_mm=28.0)
 WINDOW = (-1024.0, 1476.0)
 SIDE = 24
+TINY = Config.load(Path(__file__).parents[1] / "tiny.yaml")
 AFFINE = cube_affine(np.zeros(3), SIDE, 360.0)
 
 
@@ -61,7 +66,82 @@ def arrays(function: Callable[..., Any], *others: Any) -> Callable[..., Any]:
     return lambda *tensors: function(*(tensor.numpy() for tensor in tensors), *others)
 
 
-BATCH: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+def ct(dtype: torch.dtype, seed: int = 0) -> volume.Volume:
+    return volume.Volume(hu(dtype, seed).numpy(), AFFINE)
+
+
+@cache
+def networks() -> tuple[unet.BridgeUNet, unet.RefinerControlNet, unet.RegressionUNet, superres.SuperResolver]:
+    """Small ones with random weights; of these the output layers, too, which are zero when training begins."""
+    torch.manual_seed(0)
+    bridge, regression = unet.BridgeUNet.of(TINY.model), unet.RegressionUNet.of(TINY.model)
+    made = (bridge, unet.RefinerControlNet.of(bridge), regression, superres.SuperResolver(2, 8, 1, 8))
+    for network in made:
+        for weight in network.requires_grad_(False).parameters():
+            torch.nn.init.normal_(weight, std=0.05)
+    return made
+
+
+@cache
+def film_estimator() -> estimator.FilmEstimator:
+    return estimator.FilmEstimator.of(TINY).requires_grad_(False)
+
+
+@cache
+def source() -> stages.Source:
+    case = Case("a", "a", "phantom", np.zeros((16,) * 3, np.int16), AFFINE, *np.ones((2, 16, 16), np.float32), 1.0)
+    sampler = samples.Sampler([case], TINY, torch.device("cpu"), augment=False)
+    return stages.Source(TINY, sampler, sampler)
+
+
+def sampled(cases: list[Case], augment: bool) -> samples.Batch:
+    return samples.Sampler(cases, TINY, torch.device("cpu"), augment).batch([(0, "key")])
+
+
+def cases(dtype: torch.dtype) -> list[Any]:
+    """One case, the same for every type: it is saved as whole HU."""
+    fine = hu(torch.float32)[:16, :16, :16].numpy().astype(np.int16)
+    return [[Case("a", "a", "phantom", fine, AFFINE, *films(torch.float32)[0].numpy(), 1.0)]]
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return chance(*shape) * 2 - 1
+
+
+def evidence(dtype: torch.dtype) -> list[Any]:
+    return [chance(1, 2, 16, 16), torch.tensor([[1.0, 0.5]])]
+
+
+def draw(dtype: torch.dtype) -> list[Any]:
+    batch = samples.Batch(noise(1, 1, 16, 16, 16), noise(1, 1, 8, 8, 8), *evidence(dtype))
+    return [stages.RefinerDraw(batch, torch.arange(1), noise(1, 1, 8, 8, 8))]
+
+
+def of_network(dtype: torch.dtype) -> list[Any]:
+    return [noise(1, 1, 8, 8, 8), torch.tensor([3]), noise(1, 5, 8, 8, 8)]
+
+
+def loss(stage: stages.BatchStage) -> Callable[[stages.Draw], torch.Tensor]:
+    return lambda drawn: stage.loss(stage.module, drawn)
+
+
+def refined(drawn: stages.Draw) -> torch.Tensor:
+    bridge, controlnet, _, _ = networks()
+    given = film_estimator(), BrownianBridgeScheduler(), bridge, lambda _, items: noise(len(items), 1, 8, 8, 8)
+    return loss(stages.RefinerStage(source(), controlnet, *given))(drawn)
+
+
+def fitted(module: Any, pairs: list[Any]) -> list[torch.Tensor]:
+    """What a fit leaves in a module."""
+    module.fit(pairs)
+    return list(module.buffers())
+
+
+def renderer(like: torch.Tensor) -> projection.Renderer:
+    return projection.Renderer(SIDE, 360.0, XRAY, like)
+
+
+EXAMPLES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "projection.attenuation": (projection.attenuation, lambda d: [hu(d)[None, None]]),
     "projection.render_both": (lambda v: projection.render_both(v, 360.0, XRAY), lambda d: [hu(d)[None, None]]),
     "projection.project": (lambda v: projection.project(v, 360.0, XRAY, "lateral"), lambda d: [hu(d)[None, None]]),
@@ -151,35 +231,134 @@ BATCH: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "anatomy.dice": (arrays(anatomy.dice), masks),
     "anatomy.volume_error_ml": (arrays(anatomy.volume_error_ml), lambda d: [*masks(d), torch.ones(3)]),
     "anatomy.surface_distance_mm": (arrays(anatomy.surface_distance_mm), lambda d: [*masks(d), torch.ones(3)]),
+    "mend.Mend.__call__": (
+        arrays(mend.Mend(crop=(5, 5, 5, 5), rotate=90, mirror=True, invert=True)),
+        lambda d: [films(d)[0, 0]],
+    ),
+    "projection.Renderer.__init__": (lambda like: renderer(like).length_UV, lambda d: [hu(d)]),
+    "projection.Renderer.__call__": (lambda v: renderer(v)(v), lambda d: [hu(d)[None, None]]),
+    "projection.Renderer.project": (lambda v: renderer(v).project(v), lambda d: [hu(d)[None]]),
+    "projection.Renderer.back_project": (lambda f: renderer(f).back_project(f), lambda d: [films(d).transpose(0, 1)]),
+    "volume.canonical": (
+        volume.canonical,
+        lambda d: [volume.Volume(hu(d).numpy(), AFFINE @ np.diag([-1.0, 1.0, -1.0, 1.0]))],
+    ),
+    "volume.thinning": (lambda v: volume.thinning(v, 30.0), lambda d: [ct(d)]),
+    "realism.compare": (realism.compare, lambda d: [realism.describe(hu(d, seed), AFFINE) for seed in (0, 1)]),
+    "realism.floor_of": (realism.floor_of, lambda d: [[realism.describe(hu(d, seed), AFFINE) for seed in (0, 1)]]),
+    "samples.Sampler.__init__": (lambda c: (sampled(c, augment=True), sampled(c, augment=False)), cases),
+    "estimator.FilmEstimator.fit": (
+        lambda pairs: fitted(estimator.FilmEstimator.of(TINY), pairs),
+        lambda d: [[(noise(1, 1, 8, 8, 8), chance(1, 2, 16, 16))]],
+    ),
+    "estimator.FilmEstimator.forward": (lambda f, t: film_estimator()(f, t), evidence),
+    "estimator.FilmEstimator.untrained": (lambda f, t: film_estimator().untrained(f, t), evidence),
+    "estimator.FilmEstimator.plain": (lambda f, t: film_estimator().plain(f, t), evidence),
+    "estimator.FilmEstimator.back_projection": (lambda f, t: film_estimator().back_projection(f, t), evidence),
+    "estimator.FilmEstimator.lifted": (lambda f: film_estimator().lifted(f), lambda d: [chance(1, 2, 16, 16)]),
+    "estimator.FilmEstimator.consistent": (
+        lambda v, f, t: film_estimator().consistent(v, f, t),
+        lambda d: [noise(1, 1, 8, 8, 8), *evidence(d)],
+    ),
+    "lift.CalibratedLift.fit": (
+        lambda pairs: fitted(lift.CalibratedLift(8), pairs),
+        lambda d: [[(noise(1, 1, 8, 8, 8), chance(1, 2, 8, 8, 8))]],
+    ),
+    "lift.CalibratedLift.forward": (
+        lambda f, t: lift.CalibratedLift(8)(f, t),
+        lambda d: [chance(1, 2, 8, 8, 8), torch.tensor([[1.0, 0.5]])],
+    ),
+    "superres.SuperResolver.forward": (lambda v: networks()[3](v), lambda d: [noise(1, 1, 8, 8, 8)]),
+    "superres.SuperResolver.residual": (lambda v: networks()[3].residual(v), lambda d: [noise(1, 1, 8, 8, 8)]),
+    "superres.SuperResolver.upscale": (lambda v: networks()[3].upscale(v), lambda d: [noise(1, 1, 12, 12, 12)]),
+    "unet.BridgeUNet.forward": (
+        lambda *given: networks()[0](*given),
+        lambda d: [*of_network(d), networks()[1](*of_network(d), noise(1, 1, 8, 8, 8))],
+    ),
+    "unet.RefinerControlNet.forward": (
+        lambda *given: networks()[1](*given),
+        lambda d: [*of_network(d), noise(1, 1, 8, 8, 8)],
+    ),
+    "unet.RegressionUNet.regress": (lambda c: networks()[2].regress(c), lambda d: [noise(1, 5, 8, 8, 8)]),
+    "stages.EstimatorStage.loss": (
+        lambda drawn: loss(stages.EstimatorStage(source(), networks()[2], film_estimator()))(drawn),
+        draw,
+    ),
+    "stages.BridgeStage.loss": (
+        lambda drawn: loss(stages.BridgeStage(source(), networks()[0], film_estimator(), BrownianBridgeScheduler()))(
+            drawn
+        ),
+        draw,
+    ),
+    "stages.RefinerStage.loss": (refined, draw),
+    "stages.SuperResStage.loss": (lambda drawn: loss(stages.SuperResStage(source(), networks()[3]))(drawn), draw),
 }
 
 
-EXEMPT = {"sampling.sample_bridge": "it samples with networks; tests/inference compares two models of one folder"}
-"""Functions that are not called here, and why."""
+EXEMPT = {
+    "sampling.sample_bridge": "it samples with networks; tests/inference compares two models of one folder",
+    "stages.BatchStage.loss": "each stage has its own",
+}
+"""What is not called here, and why."""
+LAYERS, WEIGHTS = "the matrices of a layer are float32", "the weights are float32"
 FLOAT32 = {
-    "projection.lift_both": "the matrices of a layer are float32",
-    "projection.lift_film": "the same",
+    "projection.lift_both": LAYERS,
+    "projection.lift_film": LAYERS,
+    "estimator.FilmEstimator.lifted": LAYERS,
+    "estimator.FilmEstimator.back_projection": LAYERS,
+    "estimator.FilmEstimator.plain": LAYERS,
+    "estimator.FilmEstimator.untrained": LAYERS,
+    "estimator.FilmEstimator.forward": LAYERS,
+    "estimator.FilmEstimator.fit": LAYERS,
     "deformation.dense": "so are the splines",
     "samples.augmented": "so is the grid that it samples at",
     "samples.clinical_look": "so is its blur",
     "realism.quantiles": "so are the weights of the interpolation",
+    "superres.SuperResolver.forward": WEIGHTS,
+    "superres.SuperResolver.residual": WEIGHTS,
+    "superres.SuperResolver.upscale": WEIGHTS,
+    "unet.BridgeUNet.forward": WEIGHTS,
+    "unet.RefinerControlNet.forward": WEIGHTS,
+    "unet.RegressionUNet.regress": WEIGHTS,
+    "stages.EstimatorStage.loss": LAYERS,
+    "stages.BridgeStage.loss": LAYERS,
+    "stages.RefinerStage.loss": LAYERS,
+    "stages.SuperResStage.loss": WEIGHTS,
 }
-"""Functions that refuse float64, and why."""
+"""What refuses float64, and why."""
+
+
+def of_type(value: Any, dtype: torch.dtype) -> Any:
+    """The value with its floating-point tensors of this type, inside of lists and records too."""
+    if isinstance(value, torch.Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, list | tuple):
+        return type(value)(of_type(one, dtype) for one in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = (field.name for field in dataclasses.fields(value))
+        return dataclasses.replace(value, **{name: of_type(getattr(value, name), dtype) for name in fields})
+    return value
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", BATCH)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_arguments_stay_and_a_second_call_gives_the_same(name: str, dtype: torch.dtype) -> None:
-    function: Callable[..., Any] = BATCH[name][0]
-    arguments = [a.to(dtype) if a.is_floating_point() else a for a in BATCH[name][1](dtype)]
-    kept = [argument.clone() for argument in arguments]
-    if dtype == torch.float64 and name in FLOAT32:
-        with pytest.raises(RuntimeError, match=r"dtype|type Double"):
+    function: Callable[..., Any] = EXAMPLES[name][0]
+    with on_demand():  # MONAI as a whole would take seconds
+        arguments = of_type(EXAMPLES[name][1](dtype), dtype)
+        refused = dtype == torch.float64 and name in FLOAT32
+        leaves_its_arguments(function, arguments, refused)
+
+
+def leaves_its_arguments(function: Callable[..., Any], arguments: Any, refused: bool) -> None:
+    kept = copy.deepcopy(arguments)
+    if refused:
+        with pytest.raises(RuntimeError, match=r"dtype|type Double|Input type"):
             function(*arguments)
-        assert all(torch.equal(argument, before) for argument, before in zip(arguments, kept, strict=True))
+        assert same(arguments, kept)
         return
-    one = function(*arguments)
-    assert all(torch.equal(argument, before) for argument, before in zip(arguments, kept, strict=True))
+    one = copy.deepcopy(function(*arguments))
+    assert same(arguments, kept)
     assert same(one, function(*arguments))
 
 
@@ -191,20 +370,62 @@ def same(one: Any, two: Any) -> bool:
         return np.array_equal(one, two)
     if dataclasses.is_dataclass(one):
         return all(same(getattr(one, f.name), getattr(two, f.name)) for f in dataclasses.fields(one))
-    if isinstance(one, tuple):
+    if isinstance(one, list | tuple):
         return len(one) == len(two) and all(map(same, one, two))
     return bool(one == two)
 
 
-def test_every_public_function_of_tensors_and_arrays_is_called_here() -> None:
-    source = Path(axon.__file__).parent
-    functions = {
-        f"{path.stem}.{node.name}"
-        for room in ("geometry", "metrics", "models", "training")
-        for path in (source / room).glob("*.py")
-        for node in ast.parse(path.read_text()).body
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
-        for argument in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-        if argument.annotation and re.search(r"\b(Tensor|Array|ndarray)\b", ast.unparse(argument.annotation))
-    }
-    assert functions - BATCH.keys() == EXEMPT.keys()
+HOLDS = r"Tensor|Array|ndarray"
+ROOMS = ("geometry", "metrics", "models", "training")
+
+
+@cache
+def parsed(path: Path) -> list[ast.stmt]:
+    return ast.parse(path.read_text()).body
+
+
+def classes(folder: Path) -> Iterator[tuple[str, ast.ClassDef]]:
+    """The public classes of a folder's files, and the file's name of each."""
+    for path in sorted(folder.rglob("*.py")):
+        for node in parsed(path):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                yield path.stem, node
+
+
+def records() -> str:
+    """A pattern of the names of classes whose attributes hold tensors or arrays, where these rooms may import them."""
+    package = Path(axon.__file__).parent
+    owners = [owner for room in (*ROOMS, "data") for _, owner in classes(package / room)]
+    fields = [
+        (owner.name, ast.unparse(field.annotation))
+        for owner in owners
+        for field in owner.body
+        if isinstance(field, ast.AnnAssign)
+    ]
+    return "|".join(sorted({name for name, annotation in fields if re.search(rf"\b({HOLDS})\b", annotation)}))
+
+
+def public(room: Path) -> Iterator[tuple[str, ast.FunctionDef]]:
+    """The public functions and methods of a room, how an object is made and called among them."""
+    for path in sorted(room.glob("*.py")):
+        for node in parsed(path):
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                yield f"{path.stem}.{node.name}", node
+    for file, owner in classes(room):
+        for method in owner.body:
+            if isinstance(method, ast.FunctionDef) and re.match(r"[^_]|__(init|call)__", method.name):
+                yield f"{file}.{owner.name}.{method.name}", method
+
+
+def takes(function: ast.FunctionDef, held: str) -> bool:
+    """Whether an argument is a tensor, an array, or a record of them; what makes one is no argument of this kind."""
+    given = function.args
+    kinds = [ast.unparse(one.annotation) for one in (*given.args, *given.kwonlyargs) if one.annotation]
+    return any(re.search(rf"\b({held})\b", kind) for kind in kinds if not kind.startswith("Callable"))
+
+
+def test_whatever_is_public_and_takes_tensors_or_arrays_is_called_here() -> None:
+    package, held = Path(axon.__file__).parent, f"{HOLDS}|{records()}"
+    found = {name for room in ROOMS for name, function in public(package / room) if takes(function, held)}
+    assert found - EXAMPLES.keys() == EXEMPT.keys()
+    assert FLOAT32.keys() <= EXAMPLES.keys()

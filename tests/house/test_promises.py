@@ -13,6 +13,8 @@ from axon.registry.exports import _inference
 
 ROOT = Path(__file__).parents[2]
 CODES = Path(__file__).with_name("error_codes.txt").read_text().split()
+NAMES = Path(__file__).with_name("names_0.1.txt").read_text()
+"""The public names of each module of version 0.1."""
 SAVED = (
     "axon.registry.exports.BundleNetwork",
     "axon.pretrained.load",
@@ -74,6 +76,49 @@ def test_every_name_that_a_caller_is_sent_to_is_there() -> None:
     assert len(names) > 30
     for dotted in sorted(names):
         assert importlib.util.find_spec(dotted) if is_module(dotted) else resolve(dotted) is not None
+
+
+def defined(module: str) -> set[str]:
+    """The names that a module of today defines, or a room hands on; none where there is no such module."""
+    path = ROOT / "src" / module.replace(".", "/")
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    names: set[str] = set()
+    for node in ast.parse(path.read_text()).body if path.is_file() else []:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.ImportFrom) and path.name == "__init__.py":
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            names |= {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+    return names
+
+
+def told_of() -> tuple[set[str], dict[str, str]]:
+    """The dotted names, and the modules and where each is now, of the upgrade notes' tables."""
+    names, modules = set(), {}
+    for row in re.findall(r"^\| (`axon\..*)", (ROOT / "docs/upgrade.md").read_text(), re.MULTILINE):
+        before, now = (re.findall(r"`([\w.]+)`", cell) for cell in row.split("|")[:2])
+        home = before[0] if before[0] in OLD else before[0].rpartition(".")[0]
+        for name in before:
+            if name in OLD:
+                modules[name] = f"{now[0]}.{name.rpartition('.')[2]}" if "the same in" in row else now[0]
+            names.add(name if name.startswith("axon.") else f"{home}.{name}")
+        names |= {f"{home}.{name}" for name in now if "." not in name}
+    return names, modules
+
+
+OLD = {module: names.split() for module, names in re.findall(r"^(axon[\w.]*):((?:.|\n )*)", NAMES, re.MULTILINE)}
+
+
+def test_the_upgrade_notes_say_where_every_name_of_before_is() -> None:
+    assert len(OLD) > 50 and "PADDING_HU" in OLD["axon.dicom.ct"]
+    names, modules = told_of()
+    lost = [
+        f"{module}.{name}"
+        for module, of_module in OLD.items()
+        for name in set(of_module) - defined(module) - defined(modules.get(module, ""))
+    ]
+    assert set(lost) - names == set()
 
 
 def is_module(dotted: str) -> bool:

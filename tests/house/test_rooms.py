@@ -6,7 +6,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,11 @@ PACKAGE = ROOT / "src/axon"
 ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 # They are loaded with the training, and no weight depends on them.
 NO_WEIGHT = ("__init__.py", "data/__init__.py", "data/dataset_card.py", "provenance.py")
+
+
+def sources(*folders: str) -> list[Path]:
+    """The Python files of these folders."""
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -38,13 +45,8 @@ def test_no_two_modules_have_one_name() -> None:
 
 
 def test_no_two_classes_have_one_name() -> None:
-    names = [
-        node.name
-        for room in (PACKAGE, ROOT / "pipelines", ROOT / "components", ROOT / "benchmarks")
-        for path in room.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.ClassDef)
-    ]
+    trees = [ast.parse(path.read_text()) for path in sources("src/axon", "pipelines", "components", "benchmarks")]
+    names = [node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     assert {name for name in names if names.count(name) > 1} == set()
 
 
@@ -57,42 +59,78 @@ def test_a_metric_is_named_where_it_is_measured_and_nowhere_else() -> None:
 
 
 LOOPS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+CODE = ("src/axon", "components", "pipelines", "benchmarks", "docs")
 
 
-def stacked(node: ast.AST) -> int:
-    """How many comprehensions are in a statement."""
-    inside = (child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.stmt))
-    return sum(map(stacked, inside)) + isinstance(node, LOOPS)
+def within(node: ast.AST) -> Iterator[ast.AST]:
+    """The parts of a statement; the statements inside of it are others."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.stmt):
+            yield child
+            yield from within(child)
 
 
-def test_no_statement_stacks_comprehensions() -> None:
-    """Two at most."""
-    stacks = [
-        f"{path.relative_to(ROOT)}:{node.lineno}"
-        for room in ("src/axon", "components", "pipelines", "benchmarks")
-        for path in (ROOT / room).rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.stmt) and stacked(node) > 2
-    ]
-    assert stacks == []
-    assert stacked(ast.parse("x = [[a for a in b] for b in [c for c in d]]").body[0]) == 3
+def depth(node: ast.AST) -> int:
+    """How many comprehensions are one inside the other."""
+    inside = (depth(child) for child in ast.iter_child_nodes(node) if not isinstance(child, ast.stmt))
+    return max(inside, default=0) + isinstance(node, LOOPS)
 
 
-def test_no_conditional_expression_is_inside_another() -> None:
-    nested = [
-        f"{path.relative_to(ROOT)}:{node.lineno}"
-        for room in ("src/axon", "components", "pipelines", "benchmarks")
-        for path in (ROOT / room).rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.IfExp) and conditions(node) > 1
-    ]
-    assert nested == []
-    assert conditions(ast.parse("x = a if b else c if d else e")) == 2
+def stacked(statement: ast.AST) -> list[str]:
+    """What makes a statement, or a comprehension of it, hard to read."""
+    parts = list(within(statement))
+    loops = [part for part in parts if isinstance(part, LOOPS)]
+    choices = [part for part in parts if isinstance(part, ast.IfExp)]
+    too_much = {
+        "more than two comprehensions": len(loops) > 2,
+        "a comprehension inside one that is inside another": depth(statement) > 2,
+        "more than two conditional expressions": len(choices) > 2,
+        "a conditional expression inside another": any(isinstance(p, ast.IfExp) for c in choices for p in within(c)),
+        **long_loops(loops),
+    }
+    return [what for what, found in too_much.items() if found]
 
 
-def conditions(node: ast.AST) -> int:
-    """How many conditional expressions are in an expression."""
-    return sum(isinstance(each, ast.IfExp) for each in ast.walk(node))
+def long_loops(loops: Iterable[Any]) -> dict[str, bool]:
+    conditions = [[condition for turn in loop.generators for condition in turn.ifs] for loop in loops]
+    return {
+        "a comprehension of more than two loops": any(len(loop.generators) > 2 for loop in loops),
+        "a comprehension of more than one condition": any(len(of_loop) > 1 for of_loop in conditions),
+    }
+
+
+def statements(path: Path) -> Iterator[tuple[str, ast.stmt]]:
+    """A file's statements and where each is."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.stmt):
+            yield f"{path.relative_to(ROOT)}:{node.lineno}", node
+
+
+def test_no_statement_stacks_comprehensions_or_conditionals() -> None:
+    of_files = [statements(path) for path in sources(*CODE)]
+    assert [(place, *why) for found in of_files for place, node in found if (why := stacked(node))] == []
+
+
+def test_no_comprehension_of_a_test_has_more_than_two_loops_or_one_condition() -> None:
+    """A table of tests may hold as many as it has lines."""
+    parts = [(path, part) for path in sources("tests") for part in ast.walk(ast.parse(path.read_text()))]
+    loops = [(path, part) for path, part in parts if isinstance(part, LOOPS)]
+    assert [f"{path}:{loop.lineno}" for path, loop in loops if any(long_loops([loop]).values())] == []
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("x = [[a for a in b] for b in [c for c in d]]", ["more than two comprehensions"]),
+        ("x = [a for a in (b for b in c)], 1 if d else 2, 3 if e else 4", []),
+        ("x = 1 if a else 2, 3 if b else 4, 5 if c else 6", ["more than two conditional expressions"]),
+        ("x = a if b else c if d else e", ["a conditional expression inside another"]),
+        ("x = [d for a in b for c in a for d in c]", ["a comprehension of more than two loops"]),
+        ("x = {c for a in b if a for c in a if c}", ["a comprehension of more than one condition"]),
+    ],
+)
+def test_what_stacks_is_seen(code: str, found: list[str]) -> None:
+    assert stacked(ast.parse(code).body[0]) == found
 
 
 def imported(path: Path) -> list[str]:
@@ -133,14 +171,9 @@ def test_no_test_imports_another() -> None:
 
 
 def test_what_tests_and_benchmarks_import_is_there() -> None:
-    gone = [
-        f"{path.relative_to(ROOT)} imports {name}"
-        for room in ("tests", "benchmarks")
-        for path in (ROOT / room).rglob("*.py")
-        for name in imported(path)
-        if name.split(".")[0] in ("axon", "benchmarks", "tests") and not found(name)
-    ]
-    assert gone == []
+    names = [(path, name) for path in sources("tests", "benchmarks") for name in imported(path)]
+    ours = [(path, name) for path, name in names if name.split(".")[0] in ("axon", "benchmarks", "tests")]
+    assert [f"{path.relative_to(ROOT)} imports {name}" for path, name in ours if not found(name)] == []
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from pipelines.submit import parse_settings
 
 pytestmark = pytest.mark.slow
 
-GUIDE = (ROOT / "docs" / "cluster.md").read_text()
+GUIDE = re.sub(r" *\\\n *", " ", (ROOT / "docs" / "cluster.md").read_text())
 COMMANDS = [
     line for block in re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL) for line in block.splitlines() if line.strip()
 ]

@@ -232,7 +232,8 @@ def gpu_memory() -> list[int]:
 
 
 def estimated_bytes(config: Config) -> int:
-    """GPU memory that the hungriest stage, the refiner, is expected to take in training; within a third, not a promise.
+    """GPU memory that training is expected to take at most: that of a refiner, which keeps more than any other network,
+    with the largest batch of those that are trained on the coarse grid; within a third, not a promise.
 
     Counted on the networks themselves under bfloat16 autocast: a residual block keeps about 23 bytes for every voxel of
     every one of its channels until the backward pass. Weights, gradients, AdamW's two moments and the EMA are
@@ -245,7 +246,8 @@ def estimated_bytes(config: Config) -> int:
         int: Bytes.
     """
     model, size, training = config.model, config.grid.coarse_size, config.training
-    stages = (training.bridge, training.refiner, training.regression)
+    # Super-resolution is a small network of its own, on patches.
+    stages = [stage for name, stage in training.stages.items() if name != "superres"]
     batch = max(stage.batch_size // (stage.accumulate * training.processes * training.nodes) for stage in stages)
     elements = sum(channels * (size >> level) ** 3 for level, channels in enumerate(model.channels))
     activations = BYTES_PER_ELEMENT * elements * batch * model.blocks_a_level

@@ -226,7 +226,7 @@ def _steps(found: Run, trained: Iterable[Run]) -> list[dict[str, Any]]:
 def _light_step(name: str, state: dict[str, Any], open_: bool) -> dict[str, Any]:
     """A step that does not train, as its last heartbeat tells it; in a run that has ended none is running."""
     running = state["state"] == "RUNNING"
-    last = _last_sign(state)
+    silent_s = max(0.0, time.time() - _last_sign(state)) if running and open_ else None
     return {
         "name": name,
         "state": "CANCELED" if running and not open_ else state["state"],
@@ -234,7 +234,7 @@ def _light_step(name: str, state: dict[str, Any], open_: bool) -> dict[str, Any]
         "pod": "",
         "error": state.get("error", ""),
         "progress": state,
-        "silent_s": max(0.0, time.time() - last) if running and open_ else None,
+        "silent_s": silent_s,
     }
 
 

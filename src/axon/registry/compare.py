@@ -198,18 +198,10 @@ def compare_sides(a: Side, b: Side) -> Comparison:
         comparable(a.facts, b.facts)
         primary = _judged(METRIC, a.primary, b.primary, of_sets, *settings)
         rows = [
-            Row(
-                group[0],
-                group[1],
-                metric,
-                _mean(of_a, patients),
-                _mean(of_b, patients),
-                *_judged(metric, of_a, of_b, patients, *settings),
-            )
+            _row(metric, group, a.values[group][metric], b.values[group][metric], patients, settings)
             for group in sorted(a.values.keys() & b.values.keys())
             for metric in a.values[group]
             if metric in b.values[group]
-            for of_a, of_b in [[_sized(metric, side.values[group][metric]) for side in (a, b)]]
         ]
     except AxonError as error:
         raise AxonError("COMPARE_DIFFERENT", f"{a.name} and {b.name}: {error.message}", error.fix) from error
@@ -217,6 +209,20 @@ def compare_sides(a: Side, b: Side) -> Comparison:
         ((key, of_a, b.primary[key]) for key, of_a in a.primary.items()), key=lambda case: (case[1] - case[2], case[0])
     )
     return Comparison(a, b, *primary, rows, cases, _differences(a, b))
+
+
+def _row(
+    metric: str,
+    group: tuple[str, str],
+    of_a: Mapping[str, float],
+    of_b: Mapping[str, float],
+    patients: Mapping[str, str],
+    settings: tuple[int, float, int],
+) -> Row:
+    """A metric of a test set and its views."""
+    a, b = _sized(metric, of_a), _sized(metric, of_b)
+    difference, p, finding = _judged(metric, a, b, patients, *settings)
+    return Row(*group, metric, _mean(a, patients), _mean(b, patients), difference, p, finding)
 
 
 def _differences(a: Side, b: Side) -> dict[str, tuple[str | None, str | None]]:
@@ -417,7 +423,7 @@ def _score(key: str, value: float) -> float:
     return value if score is None else score
 
 
-def _sized(key: str, values: dict[str, float]) -> dict[str, float]:
+def _sized(key: str, values: Mapping[str, float]) -> Mapping[str, float]:
     return {case: abs(value) for case, value in values.items()} if metric(key).signed else values
 
 

@@ -137,9 +137,8 @@ def card_of(evaluation: Path, name: str, extra: dict[str, str] | None = None) ->
 
 def _measured(metrics: dict[str, Any]) -> list[str]:
     """The card's metrics that an evaluation has, as its head for machines names them."""
-    methods = [
-        method for views in dict(metrics["summary"]).values() for each in views.values() for method in each.values()
-    ]
+    of_views = [each for views in dict(metrics["summary"]).values() for each in views.values()]
+    methods = [method for each in of_views for method in each.values()]
     return [each.label.lower() for each in shown_in("card") if any(each.key in values for values in methods)]
 
 

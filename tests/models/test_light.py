@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +60,13 @@ def test_the_networks_are_monais_own_and_monai_stays_whole() -> None:
         ours, theirs = own(**sizes, **more).state_dict(), whole(**sizes, **more).state_dict()
         assert own.__module__ == whole.__module__ and list(ours) == list(theirs)
         assert {name: tensor.shape for name, tensor in ours.items()} == {name: t.shape for name, t in theirs.items()}
+
+
+def test_a_reconstruction_imports_no_more(model: Path, films: tuple[Path, Path]) -> None:
+    """Not even when its networks are made and run: they ask for MONAI by name as they go."""
+    call = f"axon.from_films({str(films[0])!r}, {str(films[1])!r}, model={str(model)!r})"
+    # The volume is written as DICOM, too.
+    heavy = HEAVY - {"pydicom"} | {"monai"}
+    script = f"import sys, axon; {call}; print(sorted({heavy!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr

@@ -99,8 +99,8 @@ def _alone() -> Iterator[None]:
         yield
         return
     autoencoder = _stand_in("diffusers.models.autoencoders.autoencoder_kl", "AutoencoderKL")
-    # Marking the progress bar as not to be compiled would load the compiler.
-    marking = mock.patch.object(torch.compiler, "disable", lambda function: function)
+    # Marking the progress bar and the hooks of offloading as not to be compiled would load the compiler.
+    marking = mock.patch.object(torch.compiler, "disable", lambda function=None: function or (lambda marked: marked))
     with without(_DYNAMO), autoencoder, marking:
         with mock.patch.object(metadata, "packages_distributions", _Distributions):
             from diffusers import models
@@ -114,11 +114,13 @@ def _alone() -> Iterator[None]:
 
 
 with _alone():
+    # Each model asks for these hooks when it is loaded.
     from diffusers.configuration_utils import ConfigMixin, register_to_config
+    from diffusers.hooks import group_offloading  # noqa: F401
     from diffusers.models.modeling_utils import ModelMixin
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
-    from diffusers.utils import BaseOutput
+    from diffusers.utils import BaseOutput, logging
     from diffusers.utils.torch_utils import randn_tensor
 
 __all__ = [
@@ -127,6 +129,13 @@ __all__ = [
     "DiffusionPipeline",
     "ModelMixin",
     "SchedulerMixin",
+    "quiet",
     "randn_tensor",
     "register_to_config",
 ]
+
+
+def quiet() -> None:
+    """Nothing of diffusers' own is told: its warnings are about its own bookkeeping, and parts load in a blink."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -36,7 +36,9 @@ class _OnDemand(Loader):
             if name not in homes:
                 raise AttributeError(f"{module.__name__} has no {name}")
             home, original = homes[name]
-            return getattr(importlib.import_module(f"{module.__name__}.{home}"), original)
+            found = getattr(importlib.import_module(f"{module.__name__}.{home}"), original)
+            module.__dict__[name] = found
+            return found
 
         module.__dict__["__getattr__"] = fetch
 
@@ -69,8 +71,15 @@ def on_demand() -> Iterator[None]:
 
 # Its data sets are for pandas and nibabel, which it does without where they are not there.
 with on_demand(), without("pandas", "nibabel"):
+    import monai.data
     from monai.inferers.utils import sliding_window_inference
+    from monai.networks.blocks.activation import Swish
+    from monai.networks.layers.factories import Act
     from monai.networks.nets.controlnet import ControlNet
     from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
+
+    # Both are imported by name when they are first used, which would be the whole package.
+    Act.add_factory_class("swish", Swish)
+    monai.data.MetaTensor  # noqa: B018
 
 __all__ = ["ControlNet", "DiffusionModelUNet", "sliding_window_inference"]

@@ -174,13 +174,10 @@ def _sums(folder: Path) -> str:
 
 
 def _load_pipeline(folder: Path) -> AxonPipeline:
-    from diffusers.utils import logging
-
+    from axon.compute.bases import quiet
     from axon.inference import AxonPipeline
 
-    # Its warnings are about its own bookkeeping, and the components load in a blink.
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet()
     try:
         return AxonPipeline.from_pretrained(folder)
     except AxonError:

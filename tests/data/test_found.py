@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import pydicom
 import pytest
 
 from axon.config import Config, DataConfig
@@ -18,6 +20,7 @@ from axon.errors import AxonError
 from axon.files import read_csv, write_json
 from axon.readers.layouts import find_studies
 from axon.readers.pseudonyms import patient_pseudonym
+from tests.support.ct_series import write_series
 from tests.support.trees import chest, itk, labels, nifti, words
 
 
@@ -124,6 +127,32 @@ def test_a_packed_version_of_a_folder_holds_each_ct_once(tmp_path: Path) -> None
     assert (tmp_path / "again/manifest.csv").read_bytes() == (tmp_path / "packed/manifest.csv").read_bytes()
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_pattern_reaches_a_patient_who_is_a_hash_before_anything_is_split(
+    tmp_path: Path, tiny_config: Config, asked: bool
+) -> None:
+    config = replace(tiny_config, data=replace(tiny_config.data, named_sets={"external": ["Lung_Dx*"]}))
+    names = ["Lung_Dx-A0001", *(f"P-{number}" for number in range(5))]
+    for number, name in enumerate(names):
+        for path in write_series(tmp_path / f"set/{number}", chest(number)):
+            ds = pydicom.dcmread(path)
+            ds.PatientID = name
+            ds.save_as(path)
+    fetch(tmp_path / "raw", 1, folder=str(tmp_path / "set"), named_sets=config.data.named_sets if asked else None)
+    ingest(tmp_path / "raw", 0, 1, config, tmp_path / "shard")
+    if not asked:
+        with pytest.raises(AxonError, match="NAMED_SETS_HASHED"):
+            assemble([tmp_path / "shard"], tmp_path / "raw", config, tmp_path / "out")
+        return
+    assemble([tmp_path / "shard"], tmp_path / "raw", config, tmp_path / "out")
+    (case,) = PreparedDataset(tmp_path / "out").sets["external"]
+    assert case.startswith(patient_pseudonym("Lung_Dx-A0001"))
+    assert "Lung_Dx-A0001" not in (tmp_path / "raw/studies.json").read_text()
+    pack(tmp_path / "set", tmp_path / "packed", "CC0", "x", config)
+    sets = json.loads((tmp_path / "packed/splits.json").read_text())["patients"]
+    assert [patient for patient, name in sets.items() if name == "external"] == [patient_pseudonym("Lung_Dx-A0001")]
+
+
 NAMED = DataConfig(named_sets={"stress": ["lung_00[12]"]}, min_train_cases=1)
 
 
@@ -133,10 +162,10 @@ NAMED = DataConfig(named_sets={"stress": ["lung_00[12]"]}, min_train_cases=1)
         ({}, "case,patient,split\nlung_000,Doe,val\n", DataConfig(), {"p-Doe": "val"}),
         ({}, "case,patient,split\nlung_000,Doe,val\n", NAMED, {"p-Doe": "val", "lung_001": "stress"}),
         (
-            {"Doe": "val", "lung_001": "train", "lung_002": "stress", "lung_003": "train"},
+            {"Doe": "val", "lung_001": "stress", "lung_002": "stress", "lung_003": "train"},
             "case,patient,split\nlung_000,Doe,val\nlung_001,lung_001,\n",
             NAMED,
-            {"p-Doe": "val", "lung_002": "stress", "p-lung_001": "train"},
+            {"p-Doe": "val", "lung_002": "stress", "p-lung_001": "stress"},
         ),
     ],
 )

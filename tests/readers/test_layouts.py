@@ -341,6 +341,24 @@ def tagged(path: Path, source: Path, **tags: str) -> None:
     ds.save_as(path)
 
 
+def test_a_named_set_fits_the_name_that_is_hashed_which_is_kept_nowhere(tmp_path: Path) -> None:
+    dicom(tmp_path / "a", "Lung_Dx-A0001", "1.1")
+    dicom(tmp_path / "b", "P-2", "2.1")
+    luna16(tmp_path / "luna")
+    words(tmp_path / "luna/metadata.csv", f"Series UID,Subject ID\n{UIDS[0]},Lung_Dx-A0002\n")
+    nifti(tmp_path / "c/x_1.nii.gz")
+    nifti(tmp_path / "c/Lung_Dx-A0004_1.nii.gz")
+    words(tmp_path / "patients.csv", "file,patient\nc/x_1.nii.gz,Lung_Dx-A0004\n")
+    studies = find_studies(tmp_path, named_sets={"external": ["Lung_Dx*"], "stress": ["nobody"]})
+    held_out = {study.patient_id for study in studies if study.named == "external"}
+    assert held_out == {patient_pseudonym(f"Lung_Dx-A000{number}") for number in (1, 2, 4)}
+    assert [study.named for study in studies].count("") == 2 and "Lung_Dx-A0001" not in repr(studies)
+    assert {study.own for study in studies} == {""}
+    assert {study.named for study in find_studies(tmp_path)} == {None}
+    with pytest.raises(AxonError, match=f"PATIENT_IN_TWO_SETS.*{patient_pseudonym('P-2')}"):
+        find_studies(tmp_path, named_sets={"external": ["P*"], "stress": ["?-2"]})
+
+
 def test_one_series_in_two_folders_is_one_case(tmp_path: Path) -> None:
     dicom(tmp_path / "first", "P-1", "1.1")
     shutil.copytree(tmp_path / "first", tmp_path / "second")

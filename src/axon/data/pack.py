@@ -78,7 +78,7 @@ def pack(
     """
     if (folder / "manifest.csv").is_file():
         verify_dataset(folder)
-    studies = chosen_series(list_studies(folder, patients, public_ids), config.data)
+    studies = chosen_series(list_studies(folder, patients, public_ids, config.data.named_sets), config.data)
     terms = _terms(folder, studies, licence, source)
     with whole_folder(out) as part:
         once = not (folder / "manifest.csv").is_file()
@@ -134,6 +134,7 @@ def _pack_cts(
             _log.warning("%s: %s", study.case_id, note)
         row = write_case(out, study.case_id, study.patient_id, study.collection, volume, *terms[study.files[0]])
         told = {"origin": origin_of(study), "print": print_of(volume)} if printed else {}
+        told |= {} if study.named is None else {"named": study.named}
         rows.append(row | {"split": study.split} | told)
     return rows, rejected, same
 

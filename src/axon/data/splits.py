@@ -8,7 +8,6 @@ import fnmatch
 import hashlib
 import hmac
 import json
-import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -19,7 +18,6 @@ from axon.config import Config, DataConfig
 from axon.errors import AxonError
 from axon.names import checked_name, plain_name
 
-_log = logging.getLogger(__name__)
 NO_TEST = ("train", "val")
 """The sets that are not held out for testing; every other set is a test set."""
 
@@ -29,12 +27,13 @@ def sets_of(path: Path, rows: list[dict[str, Any]], config: Config) -> dict[str,
 
     Args:
         path: ``splits.json``.
-        rows: ``case_id``, ``patient_id`` and ``collection`` of each case, ``split`` where ``patients.csv`` has one, and
-            ``was``, as of `axon.data.origins.join_patients`.
+        rows: ``case_id``, ``patient_id`` and ``collection`` of each case, ``split`` where ``patients.csv`` has one,
+            ``named`` as of `axon.readers.layouts.Study`, and ``was``, as of `axon.data.origins.join_patients`.
         config: Its seed and ``data`` section.
 
     Raises:
-        AxonError: ``PATIENT_IN_TWO_SETS``, ``SPLITS_FORMAT``, or ``SPLITS_DISAGREE``, which name the patients.
+        AxonError: ``PATIENT_IN_TWO_SETS``, ``SPLITS_FORMAT``, or ``SPLITS_DISAGREE``, which name the patients;
+            ``NAMED_SETS_HASHED`` for a pattern that nothing fits where patients are hashes whose names nobody matched.
     """
     if not path.is_file():
         return split_patients(rows, config)
@@ -65,26 +64,34 @@ def split_patients(rows: list[dict[str, Any]], config: Config) -> dict[str, str]
 
 
 def _named_patients(rows: list[dict[str, Any]], named_sets: dict[str, list[str]]) -> dict[str, str]:
-    """Set of each patient whose id or collection fits a named set's pattern. Raises AxonError
-    ``PATIENT_IN_TWO_SETS``.
+    """Set of each patient whose id, own name or collection fits a named set's pattern. Raises AxonError
+    ``PATIENT_IN_TWO_SETS`` or ``NAMED_SETS_HASHED``.
     """
     labels: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         labels[row["patient_id"]] |= {row["patient_id"], row.get("was", row["patient_id"]), row["collection"]}
-    named_sets = {name: _with_pseudonyms(patterns, labels.keys()) for name, patterns in named_sets.items()}
+    hashed = {patient for patient in labels if re.fullmatch(r"p[0-9a-f]{12}", patient)}
+    if any(row["patient_id"] in hashed and row.get("named") is None for row in rows):
+        _refuse_unmatched(named_sets, set().union(*labels.values()))
+    whole = {name: [_id_of(text, hashed) for text in texts if not _is_wild(text)] for name, texts in named_sets.items()}
+    named_sets = {name: [*texts, *whole[name]] for name, texts in named_sets.items()}
     found = [(patient, name) for patient, texts in labels.items() for name in _fitting(texts, named_sets)]
+    found += [(row["patient_id"], row["named"]) for row in rows if row.get("named")]
     _one_set_each(found)
     return dict(found)
 
 
-def _with_pseudonyms(patterns: list[str], patients: Iterable[str]) -> list[str]:
-    """The patterns, and what those that are whole names become where patients are named by a hash."""
-    hashed = {patient for patient in patients if re.fullmatch(r"p[0-9a-f]{12}", patient)}
-    whole = [pattern for pattern in patterns if not set("*?[") & set(pattern)] if hashed else []
-    if hashed and len(whole) < len(patterns):
-        wild = ", ".join(sorted(set(patterns) - set(whole)))
-        _log.warning("data.named_sets: %s fits the names of collections alone where patients are hashes", wild)
-    return [*patterns, *(_id_of(name, hashed) for name in whole)]
+def _is_wild(pattern: str) -> bool:
+    return bool(set("*?[") & set(pattern))
+
+
+def _refuse_unmatched(named_sets: dict[str, list[str]], labels: set[str]) -> None:
+    """A pattern that may fit the name of a patient, of whom there is but the hash, would leave him to training."""
+    patterns = [text for texts in named_sets.values() for text in texts if _is_wild(text)]
+    if lost := [pattern for pattern in patterns if not fnmatch.filter(labels, pattern)]:
+        message = f"data.named_sets: nothing fits {', '.join(lost)}, and patients are hashes whose names are gone"
+        fix = "name patients in full, or collections; or begin with the folder of CTs, or a dataset with splits.json"
+        raise AxonError("NAMED_SETS_HASHED", message, fix)
 
 
 def _hashed_patients(patients: Iterable[str], config: Config) -> dict[str, list[str]]:

@@ -326,12 +326,15 @@ def _disentangled(headers: list[SliceHeader]) -> tuple[list[list[SliceHeader]], 
     """As `_split`, of phases or reconstructions whose slices lie between one another, at places of their own."""
     for trait in (*_RECONSTRUCTION, *_PHASE):
         found, reconstruction = _by(headers, TRAITS.index(trait)), trait in _RECONSTRUCTION
+        if reconstruction:
+            # A few slices of another value, or of none, are of no scan.
+            found = {value: group for value, group in found.items() if len(group) >= MIN_SLICES}
         groups = list(found.values())
-        # A reconstruction has a value, said or not; a phase may be the one that has none.
-        values = len(found) - (reconstruction and "" in found)
-        if values < 2 or min(map(len, groups)) < MIN_SLICES:
+        if len(groups) < 2 or min(map(len, groups)) < MIN_SLICES:
             continue
-        if _overlap(groups) if reconstruction else _are_scans(groups):
+        # Reconstructions of two values are two. No value may be one that was left out here and there, or one more.
+        told = reconstruction and len(found) - ("" in found) > 1
+        if _overlap(groups) if told else _are_scans(groups):
             return groups, [trait]
     return [headers], []
 

@@ -29,7 +29,7 @@ def put(key: str, value: object) -> Change:
 
 
 def both(folder: Path, one: Change, other: Change, offset: float = 0.0) -> list[Path]:
-    """Two scans under one SeriesInstanceUID, of the same places or ``offset`` mm apart; the second is 100 HU brighter."""
+    """Two scans under one SeriesInstanceUID, at the same places or ``offset`` mm apart; one is 100 HU brighter."""
 
     def renamed(change: Change) -> Change:
         def apply(ds: Dataset, number: int) -> None:
@@ -39,7 +39,7 @@ def both(folder: Path, one: Change, other: Change, offset: float = 0.0) -> list[
         return apply
 
     first = write_field(folder / "a", straight(), waves, change=renamed(one))
-    return [*first, *write_field(folder / "b", straight() + [0, 0, offset], brighter, change=renamed(other))]
+    return [*first, *write_field(folder / "b", straight() + np.array([0, 0, offset]), brighter, change=renamed(other))]
 
 
 @pytest.mark.parametrize(

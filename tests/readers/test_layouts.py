@@ -435,6 +435,75 @@ def test_a_data_set_for_segmentation_is_no_folder_of_masks(tmp_path: Path) -> No
     }
 
 
+@pytest.mark.parametrize(
+    ("ct", "mask"),
+    [
+        ("Lung-CT-and-masks/A17", "Lung-CT-and-masks/masks/A17"),
+        ("CTs with labels/A17", "CTs with labels/labels/A17"),
+        ("images_and_labels/A17", "images_and_labels/A17_label"),
+        ("Lung-CT-masks/ct/A17", "Lung-CT-masks/masks/A17"),
+        ("segmentation/ct/A17", "segmentation/lung_mask/A17"),
+        ("Lung_CT_Labels/A17", "Lung_CT_Labels/A17_mask"),
+        ("ct_scans/A17", "lung_and_infection_mask/A17"),
+        ("ct_scans/A17", "ct_masks/A17"),
+    ],
+)
+def test_a_folder_is_of_masks_where_it_is_called_so_and_not_where_its_cts_are_in_it(
+    tmp_path: Path, ct: str, mask: str
+) -> None:
+    nifti(tmp_path / "root with masks" / f"{ct}.nii.gz")
+    labels(tmp_path / "root with masks" / f"{mask}.nii.gz")
+    found = survey(tmp_path / "root with masks")
+    assert [study.files[0] for study in found.studies] == [tmp_path / "root with masks" / f"{ct}.nii.gz"]
+    assert [why.partition(", by its")[0] for _, why in found.passed_over] == ["a mask"]
+
+
+def test_a_data_set_beside_others_is_of_no_masks_where_it_has_a_folder_of_them(tmp_path: Path) -> None:
+    for name in ("other/B1", "Lung-CT-masks/ct/A17"):
+        nifti(tmp_path / f"{name}.nii.gz")
+    labels(tmp_path / "Lung-CT-masks/masks/A17.nii.gz")
+    assert {study.case_id for study in find_studies(tmp_path)} == {"A17", "B1"}
+
+
+@pytest.mark.parametrize(
+    ("ct", "mask"),
+    [
+        ("IMG_{}", "MASK_{}"),
+        ("image_{}", "label_{}"),
+        ("img{}", "label{}"),
+        ("volume-{}", "segmentation-{}"),
+        ("{}_img", "{}_seg"),
+        ("{}_ct", "{}_mask"),
+        ("p{}_0000", "p{}"),
+        ("p{}_0000", "p{}_seg"),
+        ("p{}", "p{}_lung_mask"),
+        ("p{}", "Seg_p{}"),
+        ("{}/image", "{}/mask"),
+        ("{}/ct", "{}/seg"),
+    ],
+)
+def test_a_mask_is_told_by_the_name_of_the_ct_beside_it(tmp_path: Path, ct: str, mask: str) -> None:
+    for number in ("0001", "0002"):
+        nifti(tmp_path / f"{ct.format(number)}.nii.gz")
+        nifti(tmp_path / f"{mask.format(number)}.nii.gz")
+    found = survey(tmp_path)
+    files = [tmp_path / f"{ct.format(number)}.nii.gz" for number in ("0001", "0002")]
+    assert [study.files[0] for study in found.studies] == files
+    assert len({study.patient_id for study in found.studies}) == 2
+    masks = [
+        (tmp_path / f"{mask.format(number)}.nii.gz", "a mask, by its name beside the CT's")
+        for number in ("0001", "0002")
+    ]
+    assert found.passed_over == masks
+
+
+def test_a_word_for_masks_alone_makes_no_mask(tmp_path: Path) -> None:
+    names = {"MASK_003", "IMG_002", "seg_A", "label", "scan_001", "scan_002", "A17_early", "A17_late"}
+    for name in names:
+        nifti(tmp_path / f"{name}.nii.gz")
+    assert {study.case_id for study in find_studies(tmp_path)} == names
+
+
 def test_links_are_followed_and_what_is_no_image_is_counted(tmp_path: Path) -> None:
     (tmp_path / "set/deep").mkdir(parents=True)
     nifti(tmp_path / "blobs/0c1d.nii").rename(tmp_path / "blobs/content")

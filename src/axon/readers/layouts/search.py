@@ -15,7 +15,7 @@ from axon.dicom.series import MIN_SLICES, SliceHeader, patients_by_folder, read_
 from axon.dicom.xray import MODALITIES as XRAY_MODALITIES
 from axon.errors import AxonError
 from axon.readers.layouts.luna16 import LAYOUT, UID
-from axon.readers.layouts.masks import why_mask
+from axon.readers.layouts.masks import mask_folders, why_mask
 from axon.readers.layouts.named_sets import NamedSets, without_names
 from axon.readers.layouts.patient_table import apply_table
 from axon.readers.layouts.rule import Image, Named, PassedOver, Skip, Study, Tree
@@ -114,10 +114,10 @@ def _name_volumes(folder: Path, volumes: list[Path], passed: list[PassedOver]) -
     stems: dict[PurePath, set[str]] = defaultdict(set)
     for path in volumes:
         stems[path.parent.relative_to(folder)].add(_stem(path))
-    kept = []
+    kept, of_masks = [], mask_folders(stems)
     for path in volumes:
         place = path.parent.relative_to(folder)
-        if why := why_mask(place, _stem(path), stems[place], described[path][1]):
+        if why := why_mask(place, _stem(path), stems[place], described[path][1], of_masks):
             passed += [PassedOver(file, why) for file in (path, *data[path])]
         else:
             kept.append(path)

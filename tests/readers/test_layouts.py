@@ -87,6 +87,21 @@ def in_folders(root: Path) -> None:
         nifti(root / f"train/{patient}/CT/ct.nii.gz")
 
 
+def sites(root: Path) -> None:
+    for name in ("siteA/P001", "siteA/P002/late", "siteB/P001", "siteB/P003"):
+        nifti(root / name / "ct.nii.gz")
+
+
+def people_of_places(root: Path) -> None:
+    for name in ("Mayo/case_1", "Mayo/case_2", "UCLA/case_1"):
+        nifti(root / "train" / name / "ct.nii.gz")
+
+
+def visits_in_folders(root: Path) -> None:
+    for name in ("A17/1", "A17/2", "A18/1"):
+        nifti(root / name / "ct.nii.gz")
+
+
 def folders_with_one_more(root: Path) -> None:
     nifti(root / "A17/ct.nii.gz")
     nifti(root / "A17/ct_later.nii.gz")
@@ -196,6 +211,24 @@ TREES: list[tuple[Callable[[Path], None], str, dict[str, str], dict[str, int]]] 
     ),
     (numbered, "any folder, a number is a patient", {f"scan_{n:03d}": f"scan_{n:03d}" for n in (1, 2, 10)}, {}),
     (in_folders, "any folder, a folder is a patient", {"A17": "A17", "A18": "A18"}, {}),
+    (
+        sites,
+        "any folder, a folder in a site's is a patient",
+        {name: name for name in ("siteA-P001", "siteA-P002", "siteB-P001", "siteB-P003")},
+        {},
+    ),
+    (
+        people_of_places,
+        "any folder, a folder in a site's is a patient",
+        {name: name for name in ("Mayo-case_1", "Mayo-case_2", "UCLA-case_1")},
+        {},
+    ),
+    (
+        visits_in_folders,
+        "any folder, a folder is a patient",
+        {"A17-1-ct": "A17", "A17-2-ct": "A17", "A18": "A18"},
+        {},
+    ),
     (
         folders_with_one_more,
         "any folder, a folder is a patient",

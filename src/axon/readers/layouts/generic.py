@@ -1,9 +1,11 @@
 """Any other folder of volumes: three ways in which people name patients, of which the last always answers.
 
 - A folder's only volume that is named like its neighbours' (``A17/ct.nii.gz``, ``A18/ct.nii.gz``): the folder is the
-  patient. So it is where folders that share names are more than all their names, but for what adds to one that they
-  share (``ct_later``) or to the folder's (``A17_later``). Where they share more names than they are, or all names are
-  numbered, they are batches or kernels, and the rules below hold. Else nobody can tell, and all are one patient.
+  patient. Of folders in folders it is the outermost one, as those in it may be visits, unless they are called after
+  sites, or those in them after people (``siteA/P001``, ``Mayo/P001``): then both together are. So it is where folders
+  that share names are more than all their names, but for what adds to one that they share (``ct_later``) or to the
+  folder's (``A17_later``). Where they share more names than they are, or all names are numbered, they are batches or
+  kernels, and the rules below hold. Else nobody can tell, and all are one patient.
 - All files of a folder share a name and differ in a last number, each once (``scan_001``, ``scan_002``): each file is
   a patient. Folders that share names are looked at together, and so are folders of one file each.
 - Else the patient is the name up to its last underscore: ``A17_early`` and ``A17_late`` are one patient.
@@ -24,27 +26,43 @@ _PARTS = re.compile(
     r"(?:train|training|val|valid|validation|test|testing|data|images?\w*|(?:fold|subset|part)_?\d*)", re.I
 )
 """Folders that divide a data set, and are no patient's."""
+_SITE = re.compile(
+    r"(?:site|cent(?:er|re)|hospital|clinic|institut(?:e|ion)|cohort|dataset|set|collection|vendor|scanner)"
+    r"(?:[ _-]*(?:\d+|[A-Za-z]))?",
+    re.I,
+)
+_PERSON = re.compile(r"(?:p|pt|pat|patient|sub|subj|subject|participant|person|case|id)[ _-]*\d+", re.I)
 
 
 class _Group(NamedTuple):
-    """Folders that hang together by names that they share, and how many names they have in all."""
+    """Folders that hang together by names that they share, how many names they have in all, and at which levels their
+    paths name sites.
+    """
 
     folders: tuple[PurePath, ...]
     shared: frozenset[str]
     names: int
+    sites: frozenset[int]
 
 
-def _by_folder(image: Image) -> Named | None:
+def _by_site(image: Image) -> Named | None:
+    return _by_folder(image, sites=True)
+
+
+def _by_folder(image: Image, sites: bool = False) -> Named | None:
     group = _alike(image.tree).get(image.place)
     if not group:
         return None
-    folders, shared, names = group
+    folders, shared, names, site_levels = group
     numbered = names > len(folders) and image.place in _numbered(image.tree)
     if len(shared) > len(folders) or numbered:
         return None
     # As many folders as names: either may be the patient. One patient for all splits none.
     unsure = names >= len(folders)
-    patient = folders[0].parent.name or "folder" if unsure else _telling_part(image.place, folders)
+    parts = _telling_parts(image.place, folders, site_levels)
+    if sites and (unsure or len(parts) < 2):
+        return None
+    patient = folders[0].parent.name or "folder" if unsure else "-".join(parts)
     own = image.place == PurePath(patient)
     case = "-".join((*image.place.parts, image.stem)) if image.stem in shared else image.stem
     alone = len(image.beside) == 1 and not unsure
@@ -73,13 +91,14 @@ def _alike(tree: Tree) -> dict[PurePath, _Group]:
 
 
 def _grouped(tree: Tree, folders: tuple[PurePath, ...], shared: frozenset[str]) -> _Group:
+    sites = _site_levels(folders)
     own = {
         stem
         for folder in folders
         for stem in tree.stems[folder]
-        if not _adds_to(stem, shared) and not _adds_to(stem, {_telling_part(folder, folders)})
+        if not _adds_to(stem, shared) and not _adds_to(stem, {_telling_parts(folder, folders, sites)[-1]})
     }
-    return _Group(folders, shared, len(shared) + len(own))
+    return _Group(folders, shared, len(shared) + len(own), sites)
 
 
 def _adds_to(stem: str, names: Set[str]) -> bool:
@@ -87,12 +106,27 @@ def _adds_to(stem: str, names: Set[str]) -> bool:
     return any(stem[:end] in names for end in (*(at.start() for at in re.finditer("_", stem)), len(stem)))
 
 
-def _telling_part(place: PurePath, alike: Sequence[PurePath]) -> str:
-    """The outermost folder on the way to ``place`` that is not the same for all, and does not just divide the data."""
+def _telling_parts(place: PurePath, alike: Sequence[PurePath], sites: Set[int]) -> tuple[str, ...]:
+    """The outermost folder on the way to ``place`` that is not the same for all, and does not just divide the data; of
+    a site's folder the one below it as well.
+    """
     for level, part in enumerate(place.parts):
         if not _PARTS.fullmatch(part) and any(folder.parts[level : level + 1] != (part,) for folder in alike):
-            return part
-    return place.name
+            return place.parts[level : level + 1 + (level in sites)]
+    return place.parts[-1:]
+
+
+def _site_levels(alike: Sequence[PurePath]) -> frozenset[int]:
+    depth = min(len(folder.parts) for folder in alike)
+    return frozenset(level for level in range(depth) if _are_sites(level, alike))
+
+
+def _are_sites(level: int, alike: Sequence[PurePath]) -> bool:
+    """Whether all folders at a level hold another each, and are sites, or those people, by what they are called."""
+    pairs = [folder.parts[level : level + 2] for folder in alike]
+    outer, inner = ({pair[number] for pair in pairs if len(pair) == 2} for number in (0, 1))
+    several = len(outer) > 1 and all(len(pair) == 2 for pair in pairs)
+    return several and (all(map(_SITE.fullmatch, outer)) or all(map(_PERSON.fullmatch, inner)))
 
 
 def _by_number(image: Image) -> Named | None:
@@ -138,6 +172,7 @@ def _by_name(image: Image) -> Named:
 
 
 FALLBACKS = (
+    Layout("any folder, a folder in a site's is a patient", _by_site),
     Layout("any folder, a folder is a patient", _by_folder),
     Layout("any folder, a number is a patient", _by_number),
     Layout("any folder, a name up to its last _ is a patient", _by_name),

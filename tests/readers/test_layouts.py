@@ -93,12 +93,12 @@ def sites(root: Path) -> None:
 
 
 def people_of_places(root: Path) -> None:
-    for name in ("Mayo/case_1", "Mayo/case_2", "UCLA/case_1"):
+    for name in ("Mayo/pat_1", "Mayo/pat_2", "UCLA/pat_1"):
         nifti(root / "train" / name / "ct.nii.gz")
 
 
 def visits_in_folders(root: Path) -> None:
-    for name in ("A17/1", "A17/2", "A18/1"):
+    for name in ("A17/p1", "A17/p2", "A18/p1"):
         nifti(root / name / "ct.nii.gz")
 
 
@@ -220,13 +220,13 @@ TREES: list[tuple[Callable[[Path], None], str, dict[str, str], dict[str, int]]] 
     (
         people_of_places,
         "any folder, a folder in a site's is a patient",
-        {name: name for name in ("Mayo-case_1", "Mayo-case_2", "UCLA-case_1")},
+        {name: name for name in ("Mayo-pat_1", "Mayo-pat_2", "UCLA-pat_1")},
         {},
     ),
     (
         visits_in_folders,
         "any folder, a folder is a patient",
-        {"A17-1-ct": "A17", "A17-2-ct": "A17", "A18": "A18"},
+        {"A17-p1-ct": "A17", "A17-p2-ct": "A17", "A18": "A18"},
         {},
     ),
     (

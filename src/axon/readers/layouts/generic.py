@@ -31,7 +31,8 @@ _SITE = re.compile(
     r"(?:[ _-]*(?:\d+|[A-Za-z]))?",
     re.I,
 )
-_PERSON = re.compile(r"(?:p|pt|pat|patient|sub|subj|subject|participant|person|case|id)[ _-]*\d+", re.I)
+_PERSON = re.compile(r"(?:p|pt|pat|patient|sub|subj|subject|participant)[ _-]*\d+", re.I)
+"""What a folder is called after a person, but below one with a number of its own, who may be the patient."""
 
 
 class _Group(NamedTuple):
@@ -126,7 +127,8 @@ def _are_sites(level: int, alike: Sequence[PurePath]) -> bool:
     pairs = [folder.parts[level : level + 2] for folder in alike]
     outer, inner = ({pair[number] for pair in pairs if len(pair) == 2} for number in (0, 1))
     several = len(outer) > 1 and all(len(pair) == 2 for pair in pairs)
-    return several and (all(map(_SITE.fullmatch, outer)) or all(map(_PERSON.fullmatch, inner)))
+    people = all(map(_PERSON.fullmatch, inner)) and not any(re.search(r"\d", name) for name in outer)
+    return several and (all(map(_SITE.fullmatch, outer)) or people)
 
 
 def _by_number(image: Image) -> Named | None:

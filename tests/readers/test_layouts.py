@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from pydicom.uid import SecondaryCaptureImageStorage
 
 from axon.dicom.slices import MAX_FRAMES_FILE_BYTES
 from axon.errors import AxonError
@@ -566,6 +567,9 @@ def test_links_are_followed_and_what_is_no_image_is_counted(tmp_path: Path) -> N
     }
 
 
+PLACE = ("ImagePositionPatient", "ImageOrientationPatient")
+
+
 @pytest.mark.slow
 def test_each_file_is_opened_once(tmp_path: Path) -> None:
     for path in write_series(tmp_path / "series", chest())[:5]:
@@ -574,14 +578,24 @@ def test_each_file_is_opened_once(tmp_path: Path) -> None:
         nifti(tmp_path / name)
     for name in ("d.nrrd", "e.nhdr", "f.mha", "g.mhd"):
         itk(tmp_path / name)
-    for name in ("notes.txt", "x.bin"):
+    for name in ("notes.txt", "x.bin", "film.png"):
         words(tmp_path / name)
+    (tmp_path / "film.jpg").write_bytes((tmp_path / "series/0020.dcm").read_bytes())
+    for kind, keys in (("captures", PLACE), ("scans", ()), ("scouts", ())):
+        image = ["ORIGINAL", "PRIMARY", "LOCALIZER"] if kind == "scouts" else ["DERIVED", "SECONDARY", "SCREEN SAVE"]
+        for path in write_series(tmp_path / kind, chest()):
+            ds = pydicom.dcmread(path)
+            ds.SOPClassUID, ds.ImageType, ds.PatientID = SecondaryCaptureImageStorage, image, "P-2"
+            for key in keys:
+                delattr(ds, key)
+            ds.save_as(path)
+    (tmp_path / "damaged.dcm").write_bytes((tmp_path / "series/0021.dcm").read_bytes()[:300])
     code = (
         "import sys; from collections import Counter; from pathlib import Path;"
         "from axon.readers.layouts import find_studies; root = Path(sys.argv[1]);"
         "find_studies(root / 'series'); opened = Counter();"
         "sys.addaudithook(lambda event, args: opened.update([str(args[0])] if event == 'open' else []));"
-        "assert len(find_studies(root)) == 8;"
+        "assert len(find_studies(root)) == 10;"
         "print(max(n for name, n in opened.items() if name.startswith(str(root))), len(opened))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)

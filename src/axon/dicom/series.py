@@ -9,15 +9,16 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
 
+from axon.dicom.enhanced import GROUPS, frames_of
 from axon.dicom.parse import guarded, parse, raw
 from axon.dicom.slices import MAX_FILE_BYTES, MAX_FRAMES_FILE_BYTES
-from axon.errors import require
+from axon.errors import AxonError, require
 
 _IDENTITY = ["Modality", "SOPClassUID", "SOPInstanceUID", "ImageType", "PatientID", "SeriesInstanceUID"]
 _SCAN = ["StudyInstanceUID", "FrameOfReferenceUID"]
@@ -95,6 +96,7 @@ class SliceHeader:
         traits: Values of `TRAITS`.
         order: Values of InstanceNumber, ContentTime and AcquisitionTime.
         scan: StudyInstanceUID and FrameOfReferenceUID, identities; reconstructions of one scan share both.
+        placed: False for a picture that has no place in its functional groups either.
     """
 
     path: Path
@@ -111,6 +113,7 @@ class SliceHeader:
     traits: tuple[str, ...] = ()
     order: tuple[float, ...] = ()
     scan: str = ""
+    placed: bool = True
 
     @property
     def sharp(self) -> bool:
@@ -141,7 +144,21 @@ class Part:
 def read_header(path: Path) -> SliceHeader:
     """Read what grouping needs of one DICOM file. Raises AxonError ``CT_TOO_LARGE`` or ``CT_UNREADABLE``."""
     with guarded("CT", "a slice"):
-        return header_of(path, 0, parse(path, HEADER, "CT", bound_of(path)))
+        ds = parse(path, [*HEADER, *GROUPS], "CT", bound_of(path))
+        header = header_of(path, 0, ds)
+        # Groups are looked into where they may tell a scan that was saved anew from captures; they may be long.
+        return replace(header, placed=_has_place(header, ds)) if header.picture else header
+
+
+def _has_place(picture: SliceHeader, ds: Dataset) -> bool:
+    if picture.height is not None or not ds.get(GROUPS[1]):
+        return picture.height is not None
+    try:
+        first = header_of(picture.path, 0, frames_of(ds, TRAITS)[0], grouped=True)
+    except AxonError:
+        # Reading it will say what is wrong.
+        return True
+    return first.height is not None or not first.picture
 
 
 def bound_of(path: Path) -> int:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-from axon.dicom.ct import first_header
 from axon.dicom.parse import is_dicom
 from axon.dicom.series import MIN_SLICES, SliceHeader, patients_by_folder, read_header, split_series
 from axon.dicom.xray import MODALITIES as XRAY_MODALITIES
@@ -206,33 +205,24 @@ def _group_dicom(
 def _are_aside(headers: list[SliceHeader]) -> bool:
     """Whether a series is of localizers and pictures alone: none of it could be read as a CT."""
     few = sum(header.frames for header in headers) < MIN_SLICES
-    return all(header.localizer or (header.picture and (few or _has_no_place(header.path))) for header in headers)
-
-
-def _has_no_place(path: Path) -> bool:
-    """Whether a picture is no slice that was saved anew, whose place may be in functional groups, which grouping does
-    not read.
-    """
-    try:
-        header = first_header(path)
-    except AxonError:
-        # Reading it will say what is wrong.
-        return False
-    return header.picture and header.height is None
+    return all(header.localizer or (header.picture and (few or not header.placed)) for header in headers)
 
 
 def _header_of(path: Path) -> SliceHeader | str:
     """The header of a DICOM file, which is opened once; or why a file is none. Empty for one that cannot be read."""
     name = path.name.lower()
     text = name.endswith(_TEXT) or name.startswith(("readme", "license", "licence"))
-    if name.endswith(".csv") or ((text or name.endswith(_PICTURES)) and not _may_be_dicom(path)):
-        return "text or a table" if text else "a picture, no DICOM"
+    if name.endswith(".csv"):
+        return "text or a table"
     try:
         return read_header(path)
     except AxonError as error:
         # One that is too large was not looked into.
-        foreign = "InvalidDicomError" in error.message or not _may_be_dicom(path)
-        return "no image that can be read" if foreign and not name.endswith(".dcm") else ""
+        unseen = error.code == "CT_TOO_LARGE"
+        foreign = "InvalidDicomError" in error.message or (unseen and not _may_be_dicom(path))
+    if foreign and (text or name.endswith(_PICTURES)):
+        return "text or a table" if text else "a picture, no DICOM"
+    return "no image that can be read" if foreign and not name.endswith(".dcm") else ""
 
 
 def _may_be_dicom(path: Path) -> bool:

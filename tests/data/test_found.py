@@ -91,6 +91,27 @@ def prepared(tmp_path: Path, folder: Path, config: Config) -> list[dict]:
     return read_manifest(tmp_path / "out")
 
 
+def test_ingest_begins_with_the_table_of_what_it_will_prepare(
+    tmp_path: Path, tiny_config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = decathlon(tmp_path / "set", 3)
+    (folder / "imagesTr/lung_001.zraw").unlink()
+    fetch(tmp_path / "raw", 2, folder=str(folder))
+    caplog.set_level("INFO", "axon")
+    ingest(tmp_path / "raw", 1, 2, tiny_config, tmp_path / "second")
+    ingest(tmp_path / "raw", 0, 2, tiny_config, tmp_path / "first")
+    tables = [record.getMessage() for record in caplog.records if "can be trained on" in record.getMessage()]
+    assert "rejected:\n     1  [CT_" in tables[0] and "0 CTs of 0 patients can be trained on" in tables[0]
+    assert "2        2  Medical Segmentation Decathlon: lung_000 = lung_000, lung_002 = lung_002" in tables[1]
+    messages = [record.getMessage() for record in caplog.records]
+    accepted = next(number for number, text in enumerate(messages) if text.startswith("lung_000 accepted"))
+    assert messages.index(tables[1]) < accepted
+    caplog.clear()
+    pack(folder, tmp_path / "packed", "CC0", "x", Config())
+    ingest(tmp_path / "packed", 0, 1, tiny_config, tmp_path / "third")
+    assert "can be trained on" not in caplog.text
+
+
 @pytest.mark.slow
 def test_a_ct_that_is_there_twice_is_kept_once_and_masks_are_no_fault(tmp_path: Path, tiny_config: Config) -> None:
     folder = decathlon(tmp_path / "set", 4)

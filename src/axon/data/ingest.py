@@ -128,7 +128,8 @@ def ingest(
         raw: A dataset as written by `axon.data.fetch.fetch`.
         shard: Index of this task.
         shards: Number of tasks.
-        config: Grid, film geometry and the smallest coverage.
+        config: Grid, film geometry and the smallest coverage. What was found is logged as the table of
+            `axon.data.check` before.
         out: Folder for ``cases/``, ``qa/`` (a picture of each case) and ``report.json`` ({"accepted": [...],
             "rejected": [{study, code, message}], "films_rejected": likewise, for films that were left out of an
             accepted case}).
@@ -137,6 +138,7 @@ def ingest(
     report: dict[str, list[dict[str, Any]]] = {"accepted": [], "rejected": [], "films_rejected": []}
     found = chosen_series(list_studies(raw, named_sets=config.data.named_sets), config.data)
     studies = found[shard::shards]
+    _announce(studies, config)
     with whole_folder(out) as part, run_in_order(len(studies)) as run:
         (part / "cases").mkdir()
         (part / "qa").mkdir()
@@ -151,6 +153,17 @@ def ingest(
                         "%s %s %s", study.case_id, name, row.get("code") or f"with coverage {row['coverage']:.2f}"
                     )
         write_json(part / "report.json", report)
+
+
+def _announce(studies: list[Study], config: Config) -> None:
+    """Log what the studies are and which would be rejected, before any is prepared; those of a packed dataset were
+    checked when it was packed.
+    """
+    # It looks at studies with what is here.
+    from axon.data.check import check_studies
+
+    if any(study.rule for study in studies):
+        _log.info("the data of this step:\n%s", check_studies(studies, config.data.ct).text())
 
 
 def _ingest_one(study: Study, config: Config, folder: Path, printed: bool) -> dict[str, list[dict[str, Any]]]:

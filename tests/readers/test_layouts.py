@@ -74,6 +74,9 @@ def nnunet(root: Path) -> None:
 def bids(root: Path) -> None:
     for session in ("01", "02"):
         nifti(root / f"sub-A1/ses-{session}/ct/sub-A1_ses-{session}_ct.nii.gz")
+        labels(root / f"derivatives/lungs/sub-A1/ct/sub-A1_ses-{session}_desc-lung_mask.nii.gz")
+    labels(root / "derivatives/lungs/sub-A1/ct/sub-A1_ses-01_dseg.nii.gz")
+    nifti(root / "sub-A1/ses-01/pet/sub-A1_ses-01_pet.nii.gz")
     nifti(root / "sub-B2/ct/sub-B2_ct.nii.gz")
     words(root / "dataset_description.json")
 
@@ -208,7 +211,7 @@ TREES: list[tuple[Callable[[Path], None], str, dict[str, str], dict[str, int]]] 
         bids,
         "BIDS",
         {"sub-A1_ses-01_ct": "sub-A1", "sub-A1_ses-02_ct": "sub-A1", "sub-B2_ct": "sub-B2"},
-        {"text or a table": 1},
+        {"a mask, by its name in BIDS": 3, "no CT, by its name in BIDS": 1, "text or a table": 1},
     ),
     (numbered, "any folder, a number is a patient", {f"scan_{n:03d}": f"scan_{n:03d}" for n in (1, 2, 10)}, {}),
     (in_folders, "any folder, a folder is a patient", {"A17": "A17", "A18": "A18"}, {}),
@@ -393,6 +396,30 @@ def test_a_named_set_fits_the_name_that_is_hashed_which_is_kept_nowhere(tmp_path
         find_studies(tmp_path, named_sets={"external": ["P*"], "stress": ["?-2"]})
 
 
+def test_patients_who_share_a_series_uid_and_no_folder_are_two(tmp_path: Path) -> None:
+    """As anonymisers leave it. In one folder a name may be spelt in two ways: nobody can tell, and it is refused."""
+    for name in ("P-1", "P-2"):
+        dicom(tmp_path / "two" / name, name, "1.1")
+        dicom(tmp_path / "one", "P-1", "1.1")
+    found = find_studies(tmp_path / "two")
+    assert {study.patient_id for study in found} == {patient_pseudonym("P-1"), patient_pseudonym("P-2")}
+    for study in found:
+        assert len(study.files) == 30 and read_ct(study.files).hu_DHW.tolist() == chest().hu_DHW.tolist()
+    path = tmp_path / "one/0003.dcm"
+    tagged(path, path, PatientID="P-1 again")
+    (study,) = find_studies(tmp_path / "one")
+    with pytest.raises(AxonError, match="CT_MIXED_PATIENTS"):
+        read_ct(study.files)
+
+
+def test_what_dcm2niix_made_of_a_file_beside_is_the_same_patients(tmp_path: Path) -> None:
+    for name in ("P1_Chest_2", "P1_Chest_2_Eq_1", "P1_Chest_2_Tilt_1", "P2_Chest_2", "P3_Eq_1"):
+        nifti(tmp_path / f"{name}.nii.gz")
+    patients = {study.case_id: study.patient_id for study in find_studies(tmp_path)}
+    assert patients.pop("P2_Chest_2") == "P2_Chest" and patients.pop("P3_Eq_1") == "P3_Eq"
+    assert set(patients.values()) == {"P1_Chest"}
+
+
 def test_one_series_in_two_folders_is_one_case(tmp_path: Path) -> None:
     dicom(tmp_path / "first", "P-1", "1.1")
     shutil.copytree(tmp_path / "first", tmp_path / "second")
@@ -458,14 +485,18 @@ def test_a_mask_is_told_by_folder_by_a_name_beside_or_by_header_and_not_by_guess
     ]
 
 
+FOLDERS = ("lung_seg", "Lung_Seg", "seg-lungs", "labelsTr", "masksTr", "Lung-Masks", "lungMasks", "segmentations")
+FOLDERS = (*FOLDERS, "gt_segmentations", "GT")
+
+
 def test_a_data_set_for_segmentation_is_no_folder_of_masks(tmp_path: Path) -> None:
     covid(tmp_path / "COVID-19-CT-Seg")
-    for folder in ("lung_seg", "Lung_Seg", "seg-lungs", "labelsTr", "Lung-Masks", "segmentations"):
+    for folder in FOLDERS:
         labels(tmp_path / folder / "coronacases_org_001.nii.gz")
     found = survey(tmp_path)
     assert {study.rule for study in found.studies} == {"COVID-19-CT-Seg"} and len(found.studies) == 3
     assert {why.removeprefix("a mask, by its folder ") for _, why in found.passed_over} == {
-        *("lung_seg", "Lung_Seg", "seg-lungs", "labelsTr", "Lung-Masks", "segmentations", "Lung_Mask"),
+        *(*FOLDERS, "Lung_Mask"),
     }
 
 
@@ -514,6 +545,8 @@ def test_a_data_set_beside_others_is_of_no_masks_where_it_has_a_folder_of_them(t
         ("p{}", "Seg_p{}"),
         ("{}/image", "{}/mask"),
         ("{}/ct", "{}/seg"),
+        ("Patient_{0}/Patient_{0}", "Patient_{0}/GT"),
+        ("{0}/{0}_CT_HR", "{0}/{0}_CT_HR_label_airways"),
     ],
 )
 def test_a_mask_is_told_by_the_name_of_the_ct_beside_it(tmp_path: Path, ct: str, mask: str) -> None:
@@ -532,7 +565,7 @@ def test_a_mask_is_told_by_the_name_of_the_ct_beside_it(tmp_path: Path, ct: str,
 
 
 def test_a_word_for_masks_alone_makes_no_mask(tmp_path: Path) -> None:
-    names = {"MASK_003", "IMG_002", "seg_A", "label", "scan_001", "scan_002", "A17_early", "A17_late"}
+    names = {"MASK_003", "IMG_002", "seg_A", "mask_label", "scan_001", "scan_002", "A17_early", "A17_late"}
     for name in names:
         nifti(tmp_path / f"{name}.nii.gz")
     assert {study.case_id for study in find_studies(tmp_path)} == names

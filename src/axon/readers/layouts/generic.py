@@ -34,6 +34,9 @@ _SITE = re.compile(
 _PERSON = re.compile(r"(?:p|pt|pat|patient|sub|subj|subject|participant)[ _-]*\d+", re.I)
 """What a folder is called after a person, but below one with a number of its own, who may be the patient."""
 
+_MADE = re.compile(r"(.+)_(?:Eq|Tilt)(?:_\d+)?")
+"""What dcm2niix calls an image that it made even, or straight, of one beside."""
+
 
 class _Group(NamedTuple):
     """Folders that hang together by names that they share, how many names they have in all, and at which levels their
@@ -170,7 +173,9 @@ def _are_numbers(stems: Collection[str]) -> bool:
 
 
 def _by_name(image: Image) -> Named:
-    return Named(image.stem, image.stem.rpartition("_")[0] or image.stem)
+    made = _MADE.fullmatch(image.stem)
+    name = made[1] if made and made[1] in image.beside else image.stem
+    return Named(image.stem, name.rpartition("_")[0] or name)
 
 
 FALLBACKS = (

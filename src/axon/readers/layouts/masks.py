@@ -7,7 +7,9 @@ from collections.abc import Collection, Iterable, Set
 from pathlib import PurePath
 
 _FOLDER = re.compile(
-    r"label|labels.*|segmentations?|masks?|annotations?|.*_segs?|.*[ _-](masks?|labels?)|seg[ _-].*", re.I
+    r"label|labels.*|.*[ _-]labels?|segmentations?|.*[ _-]segmentations|seg[ _-].*|.*_segs?"
+    r"|masks.*|.*masks?|annotations?|gt|gt[ _-].*",
+    re.I,
 )
 """A data set may be called so itself, as COVID-19-CT-Seg is: ``seg`` at the end counts after an underscore alone."""
 _IMAGES = {
@@ -18,14 +20,16 @@ _MASK = r"segm?s?|segmentations?|masks?|msk|labels?|lbl|gt|annotations?"
 _IMAGE = r"img|im|images?|ct|cts|scans?|vol|volumes?|orig|0000"
 _BEFORE, _AFTER = r"(?:{})(?:[ ._-]+|(?=\d))(.+)", r"(.+?)(?:[ ._-]+|(?<=\d))(?:{})"
 """A word at the beginning and at the end of a name; a number needs nothing between."""
+_OF_A_PART = r"(.+?)[ ._-]+(?:{})[ ._-].+"
+"""A word that another one follows, which says of what the mask is: ``A17_label_airways``."""
 
 
 def _ends(words: str) -> tuple[re.Pattern[str], ...]:
     return tuple(re.compile(pattern.format(words), re.I) for pattern in (_BEFORE, _AFTER))
 
 
-_OF_MASK, _OF_IMAGE = _ends(_MASK), _ends(_IMAGE)
-_MASK_ALONE, _IMAGE_ALONE = re.compile(_MASK, re.I), re.compile(_IMAGE, re.I)
+_OF_MASK, _OF_IMAGE = (*_ends(_MASK), re.compile(_OF_A_PART.format(_MASK), re.I)), _ends(_IMAGE)
+_MASK_ALONE = re.compile(_MASK, re.I)
 
 
 def mask_folders(places: Iterable[PurePath]) -> set[PurePath]:
@@ -41,7 +45,7 @@ def _is_data_set(folder: PurePath, called: Set[PurePath], places: Set[PurePath])
     """
     words = set(re.findall("[a-z]+", folder.name.lower()))
     images = not words.isdisjoint(_IMAGES)
-    if "with" in words or ("and" in words and images):
+    if not words.isdisjoint({"with", "without"}) or ("and" in words and images):
         return True
     around = any(folder in other.parents for other in called)
     alone = all(folder in (place, *place.parents) for place in places)
@@ -66,10 +70,10 @@ def why_mask(place: PurePath, stem: str, beside: Collection[str], labels: bool, 
 
 
 def _is_named_after(stem: str, beside: Collection[str]) -> bool:
-    """Whether a name is a CT's beside but for a word for masks, in place of one for images or added."""
+    """Whether a name is a CT's beside but for a word for masks, in place of one for images or added, or that word."""
     others = [other for other in beside if other != stem]
     if _MASK_ALONE.fullmatch(stem):
-        return any(_IMAGE_ALONE.fullmatch(other) for other in others)
+        return any(not _MASK_ALONE.fullmatch(other) for other in others)
     of = {rest for other in others for rest in (other.lower(), *_rests(other, _OF_IMAGE))}
     starts = {rest[: at.start()] for rest in _rests(stem, _OF_MASK) for at in re.finditer(r"[ ._-]|$", rest)}
     return not starts.isdisjoint(of) or f"{stem}_0000" in others

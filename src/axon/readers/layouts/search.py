@@ -176,12 +176,13 @@ def _group_dicom(
             passed.append(PassedOver(path, "DICOM of another modality than CT, CR and DX, or without a patient"))
     for uid in [uid for uid, headers in series.items() if _are_aside(headers)]:
         passed += [PassedOver(header.path, _ASIDE) for header in series.pop(uid)]
+    of_a_patient = [(uid, group) for uid, headers in series.items() for group in _by_patient(headers)]
     unnamed = [headers[0].path for headers in series.values() if not headers[0].patient_id]
     by_folder = patients_by_folder(unnamed, folder)
     if unnamed:
         count = len(set(by_folder.values()))
         notes.append(f"{len(unnamed)} series name no patient: taken for {count} patients by their folders")
-    for uid, headers in series.items():
+    for uid, headers in of_a_patient:
         patient = headers[0].patient_id
         name = patient or by_folder[headers[0].path]
         hashed = patient_pseudonym(name)
@@ -197,9 +198,22 @@ def _group_dicom(
             found.append((uid, Study(case, hashed, collection, paths, own, DICOM, scan=scan, own=name)))
             if part.note:
                 notes.append(f"{case}: {part.note}")
-    alone = set(films) - {headers[0].patient_id for headers in series.values()}
+    alone = set(films) - {header.patient_id for headers in series.values() for header in headers}
     passed += [PassedOver(path, "a film of a patient without a CT") for name in alone for path in films[name]]
     return found
+
+
+def _by_patient(headers: list[SliceHeader]) -> list[list[SliceHeader]]:
+    """The slices of each patient, where several share a SeriesInstanceUID, as anonymisers leave it, and no folder; else
+    they stay together, and reading refuses them, as a patient's name that is spelt in two ways would split him.
+    """
+    groups: dict[str, list[SliceHeader]] = defaultdict(list)
+    places: dict[Path, set[str]] = defaultdict(set)
+    for header in headers:
+        groups[header.patient_id].append(header)
+        places[header.path.parent].add(header.patient_id)
+    apart = "" not in groups and all(len(patients) == 1 for patients in places.values())
+    return list(groups.values()) if apart else [headers]
 
 
 def _are_aside(headers: list[SliceHeader]) -> bool:

@@ -356,6 +356,28 @@ def test_pictures_of_many_frames_and_reformatted_slices_are_left_out(
     assert notes == (f"{len(changes)} images are left out: {kind}",)
 
 
+def test_a_few_images_of_another_size_are_left_out(tmp_path: Path) -> None:
+    """Screens that say nothing of it: the reader refuses a stack of two sizes."""
+    files = write_field(tmp_path, straight())
+    plain = read_ct_series(files)
+    for number in (0, 1):
+        ds = pydicom.dcmread(files[5 + number])
+        ds.Rows, ds.Columns, ds.PixelData = 64, 48, bytes(64 * 48 * 2)
+        ds.SOPInstanceUID = generate_uid(entropy_srcs=["screen", str(number)])
+        ds.save_as(tmp_path / f"screen{number}.dcm")
+    (study,) = find_studies(tmp_path)
+    volume, notes = read_ct_series_noted(list(study.files))
+    assert np.array_equal(volume.hu_DHW, plain.hu_DHW) and np.array_equal(volume.affine, plain.affine)
+    assert notes == ("2 images are left out: image of another size",)
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_ct_that_does_not_name_its_modality_is_one_by_its_class(tmp_path: Path, value: str | None) -> None:
+    files = write_field(tmp_path, straight(), change=put("Modality", value))
+    (study,) = find_studies(tmp_path)
+    assert len(study.files) == 40 and error_of(read_ct_series(files)).max() <= 0.51
+
+
 def test_a_derived_slice_that_fits_is_one_and_derived_stacks_are_scans(tmp_path: Path) -> None:
     def one(ds: Dataset, number: int) -> None:
         ds.ImageType = ["DERIVED", "SECONDARY", "AXIAL"] if number in (0, 7) else ["ORIGINAL", "PRIMARY", "AXIAL"]

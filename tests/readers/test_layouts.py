@@ -106,6 +106,18 @@ def visits_in_folders(root: Path) -> None:
         nifti(root / name / "ct.nii.gz")
 
 
+def names_after_their_folders(root: Path) -> None:
+    for patient in ("10005Q", "10006Y", "10010J"):
+        for kind in ("INSP_STD_COPD", "EXP_STD_COPD"):
+            nifti(root / patient / f"{patient}_{kind}.nii.gz")
+
+
+def kinds_in_few_folders(root: Path) -> None:
+    for visit in ("2003-01-23", "2003-06-30"):
+        for name in ("CT", "CTres", "SUV"):
+            nifti(root / "PETCT_0011" / visit / f"{name}.nii.gz")
+
+
 def folders_with_one_more(root: Path) -> None:
     nifti(root / "A17/ct.nii.gz")
     nifti(root / "A17/ct_later.nii.gz")
@@ -172,6 +184,7 @@ def by_name(root: Path) -> None:
         nifti(root / f"{name}.nii.gz")
 
 
+KINDS = ("CT", "CTres", "SUV")
 LUNA_CASES = {series_pseudonym(patient_pseudonym(uid), uid): patient_pseudonym(uid) for uid in UIDS}
 TREES: list[tuple[Callable[[Path], None], str, dict[str, str], dict[str, int]]] = [
     (
@@ -215,6 +228,18 @@ TREES: list[tuple[Callable[[Path], None], str, dict[str, str], dict[str, int]]] 
     ),
     (numbered, "any folder, a number is a patient", {f"scan_{n:03d}": f"scan_{n:03d}" for n in (1, 2, 10)}, {}),
     (in_folders, "any folder, a folder is a patient", {"A17": "A17", "A18": "A18"}, {}),
+    (
+        names_after_their_folders,
+        "any folder, a folder that begins its files' names is a patient",
+        {f"{name}_{kind}_STD_COPD": name for name in ("10005Q", "10006Y", "10010J") for kind in ("INSP", "EXP")},
+        {},
+    ),
+    (
+        kinds_in_few_folders,
+        "any folder, a folder is a patient",
+        {f"PETCT_0011-{day}-{name}": "PETCT_0011" for day in ("2003-01-23", "2003-06-30") for name in KINDS},
+        {},
+    ),
     (
         sites,
         "any folder, a folder in a site's is a patient",

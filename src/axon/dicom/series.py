@@ -47,6 +47,7 @@ TRAITS = [
     "ContentTime",
 ]
 """What tells scans of one SeriesInstanceUID apart; the first that leaves no two slices at one place does."""
+_ROWS = TRAITS.index("Rows")
 _RECONSTRUCTION = ["TemporalPositionIdentifier", "TemporalPositionIndex", "ConvolutionKernel", "SliceThickness", "KVP"]
 """Those of which a scan has one only: slices of two are two scans, wherever they lie."""
 _PHASE = [
@@ -67,6 +68,8 @@ itself, one between the other."""
 _ORDER = ["InstanceNumber", "ContentTime", "AcquisitionTime"]
 _PLACE = ["ImagePositionPatient", "ImageOrientationPatient"]
 HEADER = list(dict.fromkeys([*_IDENTITY, *_SCAN, *_PLACE, *TRAITS, *_ORDER, "NumberOfFrames"]))
+_CT_CLASSES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1")
+"""CT Image Storage and its enhanced kind: what they hold is of modality CT, said or not."""
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _OTHER_PLANE = np.cos(np.radians(30))
 _SAME_MM = 0.01
@@ -172,7 +175,8 @@ def header_of(path: Path, frame: int, ds: Dataset, grouped: bool = False) -> Sli
     """
     with guarded("CT", "a slice"):
         kinds = _kinds(raw(ds, "ImageType"))
-        modality, series = str(ds.get("Modality") or ""), str(ds.get("SeriesInstanceUID") or "")
+        known = "CT" if raw(ds, "SOPClassUID") in _CT_CLASSES else ""
+        modality, series = str(ds.get("Modality") or known), str(ds.get("SeriesInstanceUID") or "")
         named = bool(modality and series)
         require(named, "CT_UNREADABLE", "a file lacks Modality or SeriesInstanceUID", "export the series again")
         frames = int(ds.get("NumberOfFrames") or 1)
@@ -230,8 +234,8 @@ def _number(text: str) -> float:
 
 
 def set_aside(headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Counter[str]]:
-    """The slices of the stack, and how many localizers, pictures, slices of another plane and reformatted ones are not
-    of it.
+    """The slices of the stack, and how many localizers, pictures, slices of another plane, a few of another size, and
+    reformatted ones are not of it.
 
     A series of nothing else is kept whole, for the reader to say what it is.
     """
@@ -239,6 +243,11 @@ def set_aside(headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Counte
     usual = np.array(Counter(tuple(np.round(plane, 2)) for plane in planes).most_common(1)[0][0]) if planes else None
     kept, aside = [], Counter[str]()
     kinds = [_kind_of(header, usual) for header in headers]
+    sizes = Counter(_size(header) for header, kind in zip(headers, kinds, strict=True) if not kind)
+    few = {size for size, count in sizes.items() if count < MIN_SLICES}
+    kinds = [
+        kind or ("image of another size" if _size(h) in few else "") for h, kind in zip(headers, kinds, strict=True)
+    ]
     made = _made_of_others([header for header, kind in zip(headers, kinds, strict=True) if not kind])
     for header, known in zip(headers, kinds, strict=True):
         if kind := known or made.get(id(header), ""):
@@ -246,6 +255,10 @@ def set_aside(headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Counte
         else:
             kept.append(header)
     return (kept, aside) if len(kept) >= MIN_SLICES else (list(headers), Counter())
+
+
+def _size(header: SliceHeader) -> tuple[str, ...]:
+    return header.traits[_ROWS : _ROWS + 2]
 
 
 def _kind_of(header: SliceHeader, usual: np.ndarray | None) -> str:

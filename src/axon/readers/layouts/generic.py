@@ -1,4 +1,4 @@
-"""Any other folder of volumes: three ways in which people name patients, of which the last always answers.
+"""Any other folder of volumes: ways in which people name patients, of which the last always answers.
 
 - A folder's only volume that is named like its neighbours' (``A17/ct.nii.gz``, ``A18/ct.nii.gz``): the folder is the
   patient. Of folders in folders it is the outermost one, as those in it may be visits, unless they are called after
@@ -6,6 +6,8 @@
   that share names are more than all their names, but for what adds to one that they share (``ct_later``) or to the
   folder's (``A17_later``). Where they share more names than they are, or all names are numbered, they are batches or
   kernels, and the rules below hold. Else nobody can tell, and all are one patient.
+- A folder's name begins those of its files, and they go on as its neighbours' do (``A17/A17_insp_b30``,
+  ``A17/A17_exp_b30``), where the last of these rules would split the patient: the folder is.
 - All files of a folder share a name and differ in a last number, each once (``scan_001``, ``scan_002``): each file is
   a patient. Folders that share names are looked at together, and so are folders of one file each.
 - Else the patient is the name up to its last underscore: ``A17_early`` and ``A17_late`` are one patient.
@@ -38,6 +40,10 @@ _MADE = re.compile(r"(.+)_(?:Eq|Tilt)(?:_\d+)?")
 """What dcm2niix calls an image that it made even, or straight, of one beside."""
 
 
+_KIND = re.compile(r"ct(?:[ _-]?res)?|pet|suv|images?|img|scans?|volumes?|data|imaging", re.I)
+"""Names that say what a file is, and are no patient's."""
+
+
 class _Group(NamedTuple):
     """Folders that hang together by names that they share, how many names they have in all, and at which levels their
     paths name sites.
@@ -59,7 +65,7 @@ def _by_folder(image: Image, sites: bool = False) -> Named | None:
         return None
     folders, shared, names, site_levels = group
     numbered = names > len(folders) and image.place in _numbered(image.tree)
-    if len(shared) > len(folders) or numbered:
+    if (len(shared) > len(folders) and not any(map(_KIND.fullmatch, shared))) or numbered:
         return None
     # As many folders as names: either may be the patient. One patient for all splits none.
     unsure = names >= len(folders)
@@ -134,6 +140,34 @@ def _are_sites(level: int, alike: Sequence[PurePath]) -> bool:
     return several and (all(map(_SITE.fullmatch, outer)) or people)
 
 
+def _by_prefix(image: Image) -> Named | None:
+    folder = image.place.name
+    return Named(image.stem, folder, _own(image.place)) if image.place in _prefixing(image.tree) else None
+
+
+def _own(place: PurePath) -> str:
+    """The collection of a patient's folder: none of its own name."""
+    return "folder" if len(place.parts) == 1 else ""
+
+
+@functools.lru_cache(maxsize=1)
+def _prefixing(tree: Tree) -> frozenset[PurePath]:
+    """Folders, more than names, whose own names begin those of their files, which go on alike, where the name up to its
+    last underscore would split one of them.
+    """
+    rests: dict[PurePath, dict[str, set[PurePath]]] = defaultdict(lambda: defaultdict(set))
+    for folder, stems in tree.stems.items():
+        own = {stem.removeprefix(folder.name) for stem in stems if stem.startswith(f"{folder.name}_")}
+        for rest in own if folder != PurePath() and len(own) == len(set(stems)) else ():
+            rests[folder.parent][rest].add(folder)
+    found: set[PurePath] = set()
+    for of in rests.values():
+        folders = set().union(*of.values())
+        split = any(len({_up_to_last(stem) for stem in tree.stems[folder]}) > 1 for folder in folders)
+        found |= folders if split and len(folders) > len(of) else set()
+    return frozenset(found)
+
+
 def _by_number(image: Image) -> Named | None:
     return Named(image.stem, image.stem) if image.place in _numbered(image.tree) else None
 
@@ -175,12 +209,17 @@ def _are_numbers(stems: Collection[str]) -> bool:
 def _by_name(image: Image) -> Named:
     made = _MADE.fullmatch(image.stem)
     name = made[1] if made and made[1] in image.beside else image.stem
-    return Named(image.stem, name.rpartition("_")[0] or name)
+    return Named(image.stem, _up_to_last(name))
+
+
+def _up_to_last(name: str) -> str:
+    return name.rpartition("_")[0] or name
 
 
 FALLBACKS = (
     Layout("any folder, a folder in a site's is a patient", _by_site),
     Layout("any folder, a folder is a patient", _by_folder),
+    Layout("any folder, a folder that begins its files' names is a patient", _by_prefix),
     Layout("any folder, a number is a patient", _by_number),
     Layout("any folder, a name up to its last _ is a patient", _by_name),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -155,6 +156,23 @@ def test_a_scan_without_a_value_beside_one_with_it_is_one_more(tmp_path: Path, k
         assert volume.spacing_mm == pytest.approx((2.5, 2.0, 2.0)) and volume.affine[2, 3] == pytest.approx(z - 40)
     _, notes = read_ct_series_noted(sorted(tmp_path.rglob("*.dcm")))
     assert notes == (f"2 scans under one SeriesInstanceUID, told apart by {key}; number 1 is read",)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("ConvolutionKernel", "B30f"), ("ConvolutionKernel", None), ("AcquisitionNumber", 1)]
+)
+def test_a_short_scan_between_the_slices_of_a_long_one_is_one_more(tmp_path: Path, key: str, value: object) -> None:
+    def other(ds: Dataset, number: int) -> None:
+        ds.SeriesInstanceUID = "1.2.3"
+        setattr(ds, key, "2")
+
+    both(tmp_path, put(key, value) if value else lambda ds, number: None, other)
+    shutil.rmtree(tmp_path / "b")
+    write_field(tmp_path / "b", straight()[20:32] + np.array([0, 0, 1]), brighter, change=other)
+    long, short = sorted(find_studies(tmp_path), key=lambda study: study.files)
+    assert (len(long.files), len(short.files)) == (40, 12)
+    assert error_of(read_ct_series(list(long.files))).max() <= 0.51
+    assert error_of(read_ct_series(list(short.files)), brighter).max() <= 0.51
 
 
 def test_a_slice_without_a_kernel_between_two_scans_of_kernels_is_of_neither(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -79,6 +79,8 @@ _LEAST_SCAN, _EVEN = 8, (0.75, 1.5)
 _SHARP = re.compile(r"LUNG|BONE|EDGE|SHARP|ULTRA|[DEFL]$|Y[A-D]$|FC[3-9]\d|[BHIQTU][A-Z]?[5-9]\d", re.I)
 """Kernels for lungs and bones as GE, Philips, Canon and Siemens call them; what is none of them is for soft tissue."""
 MIN_SLICES = 3
+Extent = Callable[..., float]
+"""`max` or `min`."""
 
 
 @dataclass(frozen=True)
@@ -293,9 +295,9 @@ def _is_reformatted(kinds: list[str]) -> bool:
     return "SECONDARY" in kinds[1:2] or not _REFORMATTED.isdisjoint(kinds[2:])
 
 
-def _are_scans(groups: Sequence[Sequence[SliceHeader]]) -> bool:
+def _are_scans(groups: Sequence[Sequence[SliceHeader]], of: Extent = max) -> bool:
     """Whether each is an even stack, and they share most of their heights."""
-    return _overlap(groups) and all(len(group) >= _LEAST_SCAN and _is_even(group) for group in groups)
+    return _overlap(groups, of) and all(len(group) >= _LEAST_SCAN and _is_even(group) for group in groups)
 
 
 def _is_even(headers: Sequence[SliceHeader]) -> bool:
@@ -344,12 +346,14 @@ def _split(headers: list[SliceHeader]) -> tuple[list[list[SliceHeader]], list[st
     return [headers], []
 
 
-def _overlap(groups: Sequence[Sequence[SliceHeader]]) -> bool:
-    """Whether all share most of their heights: parts of one scan, one after the other, do not."""
+def _overlap(groups: Sequence[Sequence[SliceHeader]], of: Extent = max) -> bool:
+    """Whether all share most of the heights of the longest, or of the shortest: parts of one scan, one after the other,
+    do not.
+    """
     heights = [[h.height for h in group if h.height is not None] for group in groups]
     spans = [(min(found), max(found)) for found in heights if found]
     shared = min((high for _, high in spans), default=0.0) - max((low for low, _ in spans), default=0.0)
-    return shared > 0.5 * max((high - low for low, high in spans), default=0.0)
+    return shared > 0.5 * of((high - low for low, high in spans), default=0.0)
 
 
 def _disentangled(headers: list[SliceHeader]) -> tuple[list[list[SliceHeader]], list[str]]:
@@ -364,7 +368,8 @@ def _disentangled(headers: list[SliceHeader]) -> tuple[list[list[SliceHeader]], 
             continue
         # Reconstructions of two values are two. No value may be one that was left out here and there, or one more.
         told = reconstruction and len(found) - ("" in found) > 1
-        if _overlap(groups) if told else _are_scans(groups):
+        # An even stack needs no slices of a shorter one between its own.
+        if (told and _overlap(groups)) or _are_scans(groups, min):
             return groups, [trait]
     return [headers], []
 

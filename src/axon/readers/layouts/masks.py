@@ -16,7 +16,7 @@ _IMAGES = {
     *("ct", "cts", "cbct", "ldct", "image", "images", "img", "imgs", "scan", "scans", "volume", "volumes"),
     *("data", "dataset"),
 }
-_MASK = r"segm?s?|segmentations?|masks?|msk|labels?|lbl|gt|annotations?"
+_MASK = r"segm?s?|segmentations?|[a-z]*masks?|msk|labels?|lbl|gt|annotations?"
 _IMAGE = r"img|im|images?|ct|cts|scans?|vol|volumes?|orig|0000"
 _BEFORE, _AFTER = r"(?:{})(?:[ ._-]+|(?=\d))(.+)", r"(.+?)(?:[ ._-]+|(?<=\d))(?:{})"
 """A word at the beginning and at the end of a name; a number needs nothing between."""
@@ -29,7 +29,7 @@ def _ends(words: str) -> tuple[re.Pattern[str], ...]:
 
 
 _OF_MASK, _OF_IMAGE = (*_ends(_MASK), re.compile(_OF_A_PART.format(_MASK), re.I)), _ends(_IMAGE)
-_MASK_ALONE = re.compile(_MASK, re.I)
+_MASK_ALONE, _IMAGE_ALONE = re.compile(_MASK, re.I), re.compile(_IMAGE, re.I)
 
 
 def mask_folders(places: Iterable[PurePath]) -> set[PurePath]:
@@ -70,12 +70,17 @@ def why_mask(place: PurePath, stem: str, beside: Collection[str], labels: bool, 
 
 
 def _is_named_after(stem: str, beside: Collection[str]) -> bool:
-    """Whether a name is a CT's beside but for a word for masks, in place of one for images or added, or that word."""
+    """Whether a name is a CT's beside but for a word for masks, in place of one for images or added, or is that
+    word; beside one that is called image or ct alone, any name with such a word is.
+    """
     others = [other for other in beside if other != stem]
     if _MASK_ALONE.fullmatch(stem):
         return any(not _MASK_ALONE.fullmatch(other) for other in others)
+    rests = _rests(stem, _OF_MASK)
+    if rests and any(map(_IMAGE_ALONE.fullmatch, others)):
+        return True
     of = {rest for other in others for rest in (other.lower(), *_rests(other, _OF_IMAGE))}
-    starts = {rest[: at.start()] for rest in _rests(stem, _OF_MASK) for at in re.finditer(r"[ ._-]|$", rest)}
+    starts = {rest[: at.start()] for rest in rests for at in re.finditer(r"[ ._-]|$", rest)}
     return not starts.isdisjoint(of) or f"{stem}_0000" in others
 
 

@@ -45,14 +45,20 @@ _KIND = re.compile(r"ct(?:[ _-]?res)?|pet|suv|images?|img|scans?|volumes?|data|i
 
 
 class _Group(NamedTuple):
-    """Folders that hang together by names that they share, how many names they have in all, and at which levels their
-    paths name sites.
+    """Folders that hang together by names that they share.
+
+    Attributes:
+        names: How many they have in all.
+        same, sites: Levels at which their paths are the same, and at which they name sites.
+        kinds: Whether a shared name only says what a file is.
     """
 
     folders: tuple[PurePath, ...]
     shared: frozenset[str]
     names: int
+    same: frozenset[int]
     sites: frozenset[int]
+    kinds: bool
 
 
 def _by_site(image: Image) -> Named | None:
@@ -63,13 +69,13 @@ def _by_folder(image: Image, sites: bool = False) -> Named | None:
     group = _alike(image.tree).get(image.place)
     if not group:
         return None
-    folders, shared, names, site_levels = group
+    folders, shared, names = group.folders, group.shared, group.names
     numbered = names > len(folders) and image.place in _numbered(image.tree)
-    if (len(shared) > len(folders) and not any(map(_KIND.fullmatch, shared))) or numbered:
+    if (len(shared) > len(folders) and not group.kinds) or numbered:
         return None
     # As many folders as names: either may be the patient. One patient for all splits none.
     unsure = names >= len(folders)
-    parts = _telling_parts(image.place, folders, site_levels)
+    parts = _telling_parts(image.place, group.same, group.sites)
     if sites and (unsure or len(parts) < 2):
         return None
     patient = folders[0].parent.name or "folder" if unsure else "-".join(parts)
@@ -101,14 +107,16 @@ def _alike(tree: Tree) -> dict[PurePath, _Group]:
 
 
 def _grouped(tree: Tree, folders: tuple[PurePath, ...], shared: frozenset[str]) -> _Group:
-    sites = _site_levels(folders)
+    depth = min(len(folder.parts) for folder in folders)
+    same = frozenset(level for level in range(depth) if len({folder.parts[level] for folder in folders}) == 1)
+    sites = frozenset(level for level in range(depth) if _are_sites(level, folders))
     own = {
         stem
         for folder in folders
         for stem in tree.stems[folder]
-        if not _adds_to(stem, shared) and not _adds_to(stem, {_telling_parts(folder, folders, sites)[-1]})
+        if not _adds_to(stem, shared) and not _adds_to(stem, {_telling_parts(folder, same, sites)[-1]})
     }
-    return _Group(folders, shared, len(shared) + len(own), sites)
+    return _Group(folders, shared, len(shared) + len(own), same, sites, any(map(_KIND.fullmatch, shared)))
 
 
 def _adds_to(stem: str, names: Set[str]) -> bool:
@@ -116,19 +124,14 @@ def _adds_to(stem: str, names: Set[str]) -> bool:
     return any(stem[:end] in names for end in (*(at.start() for at in re.finditer("_", stem)), len(stem)))
 
 
-def _telling_parts(place: PurePath, alike: Sequence[PurePath], sites: Set[int]) -> tuple[str, ...]:
+def _telling_parts(place: PurePath, same: Set[int], sites: Set[int]) -> tuple[str, ...]:
     """The outermost folder on the way to ``place`` that is not the same for all, and does not just divide the data; of
     a site's folder the one below it as well.
     """
     for level, part in enumerate(place.parts):
-        if not _PARTS.fullmatch(part) and any(folder.parts[level : level + 1] != (part,) for folder in alike):
+        if level not in same and not _PARTS.fullmatch(part):
             return place.parts[level : level + 1 + (level in sites)]
     return place.parts[-1:]
-
-
-def _site_levels(alike: Sequence[PurePath]) -> frozenset[int]:
-    depth = min(len(folder.parts) for folder in alike)
-    return frozenset(level for level in range(depth) if _are_sites(level, alike))
 
 
 def _are_sites(level: int, alike: Sequence[PurePath]) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Collection, Iterable, Set
+from collections import Counter
+from collections.abc import Iterable, Set
 from pathlib import PurePath
+from typing import NamedTuple
 
 _FOLDER = re.compile(
     r"label|labels.*|.*[ _-]labels?|segmentations?|.*[ _-]segmentations|seg[ _-].*|.*_segs?"
@@ -35,24 +38,24 @@ _MASK_ALONE, _IMAGE_ALONE = re.compile(_MASK, re.I), re.compile(_IMAGE, re.I)
 def mask_folders(places: Iterable[PurePath]) -> set[PurePath]:
     """The folders of masks among those that hold volumes, and those that hold them, as paths below the root."""
     places = set(places)
-    called = {folder for place in places for folder in (place, *place.parents) if _FOLDER.fullmatch(folder.name)}
-    return {folder for folder in called if not _is_data_set(folder, called, places)}
+    held = Counter(folder for place in places for folder in (place, *place.parents))
+    called = {folder for folder in held if _FOLDER.fullmatch(folder.name)}
+    around = {outer for folder in called for outer in folder.parents}
+    return {folder for folder in called if not _is_data_set(folder.name, folder in around, held[folder] == len(places))}
 
 
-def _is_data_set(folder: PurePath, called: Set[PurePath], places: Set[PurePath]) -> bool:
+def _is_data_set(name: str, around: bool, alone: bool) -> bool:
     """Whether a folder that is called after masks holds their CTs as well, as ``Lung-CT-and-masks`` does: where it
     says so, or by two of three signs: its name has a word for images, a folder of masks is in it, nothing is outside.
     """
-    words = set(re.findall("[a-z]+", folder.name.lower()))
+    words = set(re.findall("[a-z]+", name.lower()))
     images = not words.isdisjoint(_IMAGES)
     if not words.isdisjoint({"with", "without"}) or ("and" in words and images):
         return True
-    around = any(folder in other.parents for other in called)
-    alone = all(folder in (place, *place.parents) for place in places)
     return (images, around, alone).count(True) > 1
 
 
-def why_mask(place: PurePath, stem: str, beside: Collection[str], labels: bool, folders: Set[PurePath]) -> str:
+def why_mask(place: PurePath, stem: str, beside: frozenset[str], labels: bool, folders: Set[PurePath]) -> str:
     """Why a volume file is a mask, empty where nothing but its values could say so.
 
     Args:
@@ -69,19 +72,36 @@ def why_mask(place: PurePath, stem: str, beside: Collection[str], labels: bool, 
     return "a mask, by its header" if labels else ""
 
 
-def _is_named_after(stem: str, beside: Collection[str]) -> bool:
+class _Names(NamedTuple):
+    """What the names in a folder say of a mask among them.
+
+    Attributes:
+        bare: Each in lower case, as it is and without words for images.
+        images: Whether one is such a word alone.
+        others: Whether one is no word for masks alone.
+    """
+
+    bare: frozenset[str]
+    images: bool
+    others: bool
+
+
+@functools.lru_cache(maxsize=1)
+def _names(beside: frozenset[str]) -> _Names:
+    bare = frozenset(rest for other in beside for rest in (other.lower(), *_rests(other, _OF_IMAGE)))
+    images = any(map(_IMAGE_ALONE.fullmatch, beside))
+    return _Names(bare, images, not all(map(_MASK_ALONE.fullmatch, beside)))
+
+
+def _is_named_after(stem: str, beside: frozenset[str]) -> bool:
     """Whether a name is a CT's beside but for a word for masks, in place of one for images or added, or is that
     word; beside one that is called image or ct alone, any name with such a word is.
     """
-    others = [other for other in beside if other != stem]
+    names, rests = _names(beside), _rests(stem, _OF_MASK)
     if _MASK_ALONE.fullmatch(stem):
-        return any(not _MASK_ALONE.fullmatch(other) for other in others)
-    rests = _rests(stem, _OF_MASK)
-    if rests and any(map(_IMAGE_ALONE.fullmatch, others)):
-        return True
-    of = {rest for other in others for rest in (other.lower(), *_rests(other, _OF_IMAGE))}
+        return names.others
     starts = {rest[: at.start()] for rest in rests for at in re.finditer(r"[ ._-]|$", rest)}
-    return not starts.isdisjoint(of) or f"{stem}_0000" in others
+    return (bool(rests) and names.images) or not starts.isdisjoint(names.bare) or f"{stem}_0000" in beside
 
 
 def _rests(stem: str, ends: Iterable[re.Pattern[str]]) -> set[str]:

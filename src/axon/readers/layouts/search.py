@@ -114,9 +114,10 @@ def _name_volumes(folder: Path, volumes: list[Path], passed: list[PassedOver]) -
     for path in volumes:
         stems[path.parent.relative_to(folder)].add(_stem(path))
     kept, of_masks = [], mask_folders(stems)
+    beside = {place: frozenset(found) for place, found in stems.items()}
     for path in volumes:
         place = path.parent.relative_to(folder)
-        if why := why_mask(place, _stem(path), stems[place], described[path][1], of_masks):
+        if why := why_mask(place, _stem(path), beside[place], described[path][1], of_masks):
             passed += [PassedOver(file, why) for file in (path, *data[path])]
         else:
             kept.append(path)

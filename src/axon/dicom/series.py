@@ -245,11 +245,8 @@ def set_aside(headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Counte
     usual = np.array(Counter(tuple(np.round(plane, 2)) for plane in planes).most_common(1)[0][0]) if planes else None
     kept, aside = [], Counter[str]()
     kinds = [_kind_of(header, usual) for header in headers]
-    sizes = Counter(_size(header) for header, kind in zip(headers, kinds, strict=True) if not kind)
-    few = {size for size, count in sizes.items() if count < MIN_SLICES}
-    kinds = [
-        kind or ("image of another size" if _size(h) in few else "") for h, kind in zip(headers, kinds, strict=True)
-    ]
+    extra = _of_another_size([header for header, kind in zip(headers, kinds, strict=True) if not kind])
+    kinds = ["image of another size" if id(h) in extra else kind for h, kind in zip(headers, kinds, strict=True)]
     made = _made_of_others([header for header, kind in zip(headers, kinds, strict=True) if not kind])
     for header, known in zip(headers, kinds, strict=True):
         if kind := known or made.get(id(header), ""):
@@ -259,8 +256,15 @@ def set_aside(headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Counte
     return (kept, aside) if len(kept) >= MIN_SLICES else (list(headers), Counter())
 
 
-def _size(header: SliceHeader) -> tuple[str, ...]:
-    return header.traits[_ROWS : _ROWS + 2]
+def _of_another_size(headers: Sequence[SliceHeader]) -> set[int]:
+    """The identities of a few images that lie where slices of the usual size do: without them none is missing."""
+    sizes: dict[tuple[str, ...], list[SliceHeader]] = defaultdict(list)
+    for header in headers:
+        sizes[header.traits[_ROWS : _ROWS + 2]].append(header)
+    usual = max(sizes.values(), key=len, default=[])
+    heights = {round(header.height / _SAME_MM) for header in usual if header.height is not None}
+    few = [header for group in sizes.values() if group is not usual and len(group) < MIN_SLICES for header in group]
+    return {id(h) for h in few if h.height is not None and round(h.height / _SAME_MM) in heights}
 
 
 def _kind_of(header: SliceHeader, usual: np.ndarray | None) -> str:

@@ -315,12 +315,10 @@ def bench_parser(about: str, default_out: str) -> argparse.ArgumentParser:
 
 def bench_of(arguments: argparse.Namespace) -> tuple[ReferenceBench, list[Study]]:
     """The bench, and the patients to measure on. Raises AxonError ``NO_TEST_CASES``, and what reading CTs raises."""
-    model, studies = (
-        pretrained.load(arguments.model, arguments.tracking_uri),
-        find_studies(data_folder(arguments.data)),
-    )
-    rows: list[dict[str, Any]] = [{"patient_id": s.patient_id, "collection": s.collection} for s in studies]
-    config = Config.load(arguments.config)
+    model, config = pretrained.load(arguments.model, arguments.tracking_uri), Config.load(arguments.config)
+    studies = find_studies(data_folder(arguments.data), named_sets=config.data.named_sets)
+    facts = ("patient_id", "collection", "named")
+    rows: list[dict[str, Any]] = [{fact: getattr(study, fact) for fact in facts} for study in studies]
     sets = split_patients(rows, config)
     bench = ReferenceBench(model.pipeline, [s for s in studies if sets[s.patient_id] == "train"], config.references)
     chosen = [s for s in studies if sets[s.patient_id] in arguments.sets]

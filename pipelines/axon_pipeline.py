@@ -141,7 +141,7 @@ def _axon(
             # Constant from run to run, as the run itself is not: these steps may be served from the cache.
             place = {"tracking_uri": tracking_uri, "model_name": model_name}
             source = {"dataset_repo": dataset_repo, "dataset_folder": dataset_folder, "revision": revision}
-            fetched = on(fetch(**source, **place, shards=shards))
+            fetched = on(fetch(**source, **place, config_yaml=config_yaml, shards=shards))
             raw = fetched.outputs["raw"]
             with dsl.ParallelFor(fetched.outputs["Output"], name="shards") as shard:
                 ingested = on(ingest(config_yaml=config_yaml, seed=seed, shard=shard, **place, raw=raw))

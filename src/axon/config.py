@@ -290,7 +290,8 @@ class DataConfig:
         shards: Parallel ingestion tasks.
         val_share: Share of the patients held out to watch training.
         internal_share: Share of the patients held out as the test set ``internal``.
-        named_sets: Test sets by name, each a list of shell patterns matched on patient id or collection.
+        named_sets: Test sets by name, each a list of shell patterns matched on patient id or collection, and
+            on the name of a patient whose id is a hash of it.
         min_train_cases: Fewer training cases than this is an error.
         max_rejected_share: A larger share of rejected studies is an error.
         min_coverage: Smallest share of the body that the cube must hold for a case to be kept.

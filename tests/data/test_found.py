@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import pydicom
 import pytest
 
 from axon.config import Config, DataConfig
@@ -18,6 +20,7 @@ from axon.errors import AxonError
 from axon.files import read_csv, write_json
 from axon.readers.layouts import find_studies
 from axon.readers.pseudonyms import patient_pseudonym
+from tests.support.ct_series import write_series
 from tests.support.trees import chest, itk, labels, nifti, words
 
 
@@ -88,6 +91,27 @@ def prepared(tmp_path: Path, folder: Path, config: Config) -> list[dict]:
     return read_manifest(tmp_path / "out")
 
 
+def test_ingest_begins_with_the_table_of_what_it_will_prepare(
+    tmp_path: Path, tiny_config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = decathlon(tmp_path / "set", 3)
+    (folder / "imagesTr/lung_001.zraw").unlink()
+    fetch(tmp_path / "raw", 2, folder=str(folder))
+    caplog.set_level("INFO", "axon")
+    ingest(tmp_path / "raw", 1, 2, tiny_config, tmp_path / "second")
+    ingest(tmp_path / "raw", 0, 2, tiny_config, tmp_path / "first")
+    tables = [record.getMessage() for record in caplog.records if "can be trained on" in record.getMessage()]
+    assert "rejected:\n     1  [CT_" in tables[0] and "0 CTs of 0 patients can be trained on" in tables[0]
+    assert "2        2  Medical Segmentation Decathlon: lung_000 = lung_000, lung_002 = lung_002" in tables[1]
+    messages = [record.getMessage() for record in caplog.records]
+    accepted = next(number for number, text in enumerate(messages) if text.startswith("lung_000 accepted"))
+    assert messages.index(tables[1]) < accepted
+    caplog.clear()
+    pack(folder, tmp_path / "packed", "CC0", "x", Config())
+    ingest(tmp_path / "packed", 0, 1, tiny_config, tmp_path / "third")
+    assert "can be trained on" not in caplog.text
+
+
 @pytest.mark.slow
 def test_a_ct_that_is_there_twice_is_kept_once_and_masks_are_no_fault(tmp_path: Path, tiny_config: Config) -> None:
     folder = decathlon(tmp_path / "set", 4)
@@ -124,6 +148,32 @@ def test_a_packed_version_of_a_folder_holds_each_ct_once(tmp_path: Path) -> None
     assert (tmp_path / "again/manifest.csv").read_bytes() == (tmp_path / "packed/manifest.csv").read_bytes()
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_pattern_reaches_a_patient_who_is_a_hash_before_anything_is_split(
+    tmp_path: Path, tiny_config: Config, asked: bool
+) -> None:
+    config = replace(tiny_config, data=replace(tiny_config.data, named_sets={"external": ["Lung_Dx*"]}))
+    names = ["Lung_Dx-A0001", *(f"P-{number}" for number in range(5))]
+    for number, name in enumerate(names):
+        for path in write_series(tmp_path / f"set/{number}", chest(number)):
+            ds = pydicom.dcmread(path)
+            ds.PatientID = name
+            ds.save_as(path)
+    fetch(tmp_path / "raw", 1, folder=str(tmp_path / "set"), named_sets=config.data.named_sets if asked else None)
+    ingest(tmp_path / "raw", 0, 1, config, tmp_path / "shard")
+    if not asked:
+        with pytest.raises(AxonError, match="NAMED_SETS_HASHED"):
+            assemble([tmp_path / "shard"], tmp_path / "raw", config, tmp_path / "out")
+        return
+    assemble([tmp_path / "shard"], tmp_path / "raw", config, tmp_path / "out")
+    (case,) = PreparedDataset(tmp_path / "out").sets["external"]
+    assert case.startswith(patient_pseudonym("Lung_Dx-A0001"))
+    assert "Lung_Dx-A0001" not in (tmp_path / "raw/studies.json").read_text()
+    pack(tmp_path / "set", tmp_path / "packed", "CC0", "x", config)
+    sets = json.loads((tmp_path / "packed/splits.json").read_text())["patients"]
+    assert [patient for patient, name in sets.items() if name == "external"] == [patient_pseudonym("Lung_Dx-A0001")]
+
+
 NAMED = DataConfig(named_sets={"stress": ["lung_00[12]"]}, min_train_cases=1)
 
 
@@ -133,10 +183,10 @@ NAMED = DataConfig(named_sets={"stress": ["lung_00[12]"]}, min_train_cases=1)
         ({}, "case,patient,split\nlung_000,Doe,val\n", DataConfig(), {"p-Doe": "val"}),
         ({}, "case,patient,split\nlung_000,Doe,val\n", NAMED, {"p-Doe": "val", "lung_001": "stress"}),
         (
-            {"Doe": "val", "lung_001": "train", "lung_002": "stress", "lung_003": "train"},
+            {"Doe": "val", "lung_001": "stress", "lung_002": "stress", "lung_003": "train"},
             "case,patient,split\nlung_000,Doe,val\nlung_001,lung_001,\n",
             NAMED,
-            {"p-Doe": "val", "lung_002": "stress", "p-lung_001": "train"},
+            {"p-Doe": "val", "lung_002": "stress", "p-lung_001": "stress"},
         ),
     ],
 )

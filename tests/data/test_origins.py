@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from axon.config import Config
+from axon.config import Config, DataConfig
 from axon.data.cases import Case
 from axon.data.check import check_folder
 from axon.data.fetch import fetch
@@ -21,7 +23,7 @@ from axon.data.splits import sets_of
 from axon.errors import AxonError
 from axon.files import read_csv, write_json
 from axon.geometry.volume import Volume, resample_to_cube
-from tests.support.trees import nifti
+from tests.support.trees import nifti, words
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,35 @@ def test_an_exact_copy_joins_its_patients_before_it_is_left_out(copied: Path, tm
     assert {row["patient_id"] for row in read_csv(tmp_path / "packed/manifest.csv")} == {"A18"}
     checked = check_folder(copied, read=True)
     assert checked.facts()["patients"] == 1 and "sub-7 is taken for A18: one CT is of both" in checked.notes
+
+
+@pytest.mark.parametrize("kept", ["A18", "Z9"])
+def test_a_copy_that_is_left_out_holds_its_patient_out(chests: list[Volume], tmp_path: Path, kept: str) -> None:
+    """Under whichever name the CT comes first."""
+    other = {"A18": "Z9", "Z9": "A18"}[kept]
+    for name, number in (("A18_1", 0), ("Z9_1", 0), ("B_1", 1), ("C_1", 2)):
+        nifti(tmp_path / f"cts/{name}.nii.gz", chests[number])
+    data = f"data: {{min_train_cases: 1, named_sets: {{external: ['{other}*']}}}}"
+    config = Config.from_yaml(f"{{grid: {{coarse_size: 8}}, model: {{channels: [8], attention: [false]}}, {data}}}")
+    fetch(tmp_path / "raw", 1, folder=str(tmp_path / "cts"))
+    ingest(tmp_path / "raw", 0, 1, config, tmp_path / "shard")
+    assemble([tmp_path / "shard"], tmp_path / "raw", config, tmp_path / "out")
+    rows = {row["case_id"]: row["set"] for row in read_manifest(tmp_path / "out") if not row["excluded"]}
+    assert rows["A18_1"] == "external" and list(rows.values()).count("external") == 1
+    pack(tmp_path / "cts", tmp_path / "packed", "CC0 1.0", "made up", config)
+    assert read_json(tmp_path / "packed/splits.json")["patients"]["A18"] == "external"
+    words(tmp_path / "cts/patients.csv", f"file,patient,split\n{other}_1.nii.gz,Doe,stress\n")
+    pack(tmp_path / "cts", tmp_path / "told", "CC0 1.0", "made up", replace(config, data=DataConfig()))
+    assert "stress" in read_json(tmp_path / "told/splits.json")["patients"].values()
+    (tmp_path / "cts/patients.csv").unlink()
+    sets = {"A18": "train", "Z9": "val", "B": "train", "C": "train"}
+    write_json(tmp_path / "cts/splits.json", {"patients": sets, "version": 1})
+    with pytest.raises(AxonError, match="PATIENT_IN_TWO_SETS"):
+        pack(tmp_path / "cts", tmp_path / "both", "CC0 1.0", "made up", replace(config, data=DataConfig()))
+
+
+def read_json(path: Path) -> dict[str, dict[str, str]]:
+    return dict(json.loads(path.read_text()))
 
 
 def row(patient: str, origin: str, print_: str, **more: str) -> dict[str, str]:

@@ -223,12 +223,17 @@ def test_opening_asserts_disjointness_and_content(tmp_path: Path) -> None:
         dataset.load("val")
 
 
-def test_a_named_set_names_patients_who_are_hashes_too(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_named_set_names_patients_who_are_hashes_too() -> None:
     hashed = {name: patient_pseudonym(name) for name in ("LIDC-IDRI-0009", "Lung_Dx-A0001", "other")}
     data = DataConfig(named_sets={"stress": ["LIDC-IDRI-0009"], "external": ["Lung_Dx*"]})
-    sets = split_patients(rows_of([(patient, "folder") for patient in hashed.values()]), Config(data=data))
-    assert sets[hashed["LIDC-IDRI-0009"]] == "stress" and "external" not in sets.values()
-    assert "Lung_Dx* fits the names of collections alone" in caplog.text
-    caplog.clear()
+    rows = rows_of([(patient, "folder") for patient in hashed.values()])
+    with pytest.raises(AxonError, match=r"NAMED_SETS_HASHED.*Lung_Dx\*"):
+        split_patients(rows, Config(data=data))
+    # By their own names, as they were found.
+    told = [{**row, "named": "external" if row["patient_id"] == hashed["Lung_Dx-A0001"] else ""} for row in rows]
+    sets = split_patients(told, Config(data=data))
+    assert sets[hashed["LIDC-IDRI-0009"]] == "stress" and sets[hashed["Lung_Dx-A0001"]] == "external"
+    assert sets[hashed["other"]] not in ("stress", "external")
+    # A collection or an id that a pattern fits needs no name.
+    split_patients([*rows[:2], {**rows[2], "collection": "Lung_Dx"}], Config(data=data))
     split_patients(rows_of([(patient, "folder") for patient in hashed]), Config(data=data))
-    assert caplog.text == ""

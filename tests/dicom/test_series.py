@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,8 +29,8 @@ def put(key: str, value: object) -> Change:
     return lambda ds, number: setattr(ds, key, value)
 
 
-def both(folder: Path, one: Change, other: Change) -> list[Path]:
-    """Two scans of the same places under one SeriesInstanceUID; the second is 100 HU brighter."""
+def both(folder: Path, one: Change, other: Change, offset: float = 0.0) -> list[Path]:
+    """Two scans under one SeriesInstanceUID, at the same places or ``offset`` mm apart; one is 100 HU brighter."""
 
     def renamed(change: Change) -> Change:
         def apply(ds: Dataset, number: int) -> None:
@@ -39,7 +40,7 @@ def both(folder: Path, one: Change, other: Change) -> list[Path]:
         return apply
 
     first = write_field(folder / "a", straight(), waves, change=renamed(one))
-    return [*first, *write_field(folder / "b", straight(), brighter, change=renamed(other))]
+    return [*first, *write_field(folder / "b", straight() + np.array([0, 0, offset]), brighter, change=renamed(other))]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def test_phases_half_a_step_apart_are_two_scans(tmp_path: Path, key: str, values
         ("ConvolutionKernel", "", "B30f"),
     ],
 )
-@pytest.mark.parametrize("every", [2, 13])
+@pytest.mark.parametrize("every", [3, 13])
 def test_a_value_that_is_written_otherwise_or_missing_parts_no_scan(
     tmp_path: Path, key: str, odd: str | None, others: str, every: int
 ) -> None:
@@ -140,6 +141,52 @@ def test_a_value_that_is_written_otherwise_or_missing_parts_no_scan(
     )
     (study,) = find_studies(tmp_path)
     assert len(study.files) == 40 and error_of(read_ct_series(files)).max() <= 0.51
+
+
+@pytest.mark.parametrize("key", ["ConvolutionKernel", "KVP", "SliceThickness"])
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_a_scan_without_a_value_beside_one_with_it_is_one_more(tmp_path: Path, key: str, offset: float) -> None:
+    """At the places of the other, or half a step away, where both would be an even stack of twice as many slices."""
+    both(tmp_path, lambda ds, number: None, put(key, "120"), offset)
+    plain, told = sorted(find_studies(tmp_path), key=lambda study: study.files)
+    assert [len(study.files) for study in (plain, told)] == [40, 40]
+    for study, field, z in ((plain, waves, 0.0), (told, brighter, offset)):
+        volume = read_ct_series(list(study.files))
+        assert error_of(volume, field).max() <= 0.51
+        assert volume.spacing_mm == pytest.approx((2.5, 2.0, 2.0)) and volume.affine[2, 3] == pytest.approx(z - 40)
+    _, notes = read_ct_series_noted(sorted(tmp_path.rglob("*.dcm")))
+    assert notes == (f"2 scans under one SeriesInstanceUID, told apart by {key}; number 1 is read",)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("ConvolutionKernel", "B30f"), ("ConvolutionKernel", None), ("AcquisitionNumber", 1)]
+)
+def test_a_short_scan_between_the_slices_of_a_long_one_is_one_more(tmp_path: Path, key: str, value: object) -> None:
+    def other(ds: Dataset, number: int) -> None:
+        ds.SeriesInstanceUID = "1.2.3"
+        setattr(ds, key, "2")
+
+    both(tmp_path, put(key, value) if value else lambda ds, number: None, other)
+    shutil.rmtree(tmp_path / "b")
+    write_field(tmp_path / "b", straight()[20:32] + np.array([0, 0, 1]), brighter, change=other)
+    long, short = sorted(find_studies(tmp_path), key=lambda study: study.files)
+    assert (len(long.files), len(short.files)) == (40, 12)
+    assert error_of(read_ct_series(list(long.files))).max() <= 0.51
+    assert error_of(read_ct_series(list(short.files)), brighter).max() <= 0.51
+
+
+def test_a_slice_without_a_kernel_between_two_scans_of_kernels_is_of_neither(tmp_path: Path) -> None:
+    def kernel(ds: Dataset, number: int) -> None:
+        ds.ConvolutionKernel = "" if number == 7 else "B30f"
+
+    both(tmp_path, kernel, put("ConvolutionKernel", "B70f"), 1.0)
+    found = survey(tmp_path)
+    assert sorted(len(study.files) for study in found.studies) == [39, 40]
+    assert [why for _, why in found.passed_over] == ["DICOM, no slice of its series' scans"]
+    for study in found.studies:
+        volume, notes = read_ct_series_noted(list(study.files))
+        field, filled = (waves, 1) if len(study.files) == 39 else (brighter, 0)
+        assert error_of(volume, field).max() <= (3 if filled else 0.51) and len(notes) == filled
 
 
 def test_uneven_halves_of_one_scan_stay_together(tmp_path: Path) -> None:
@@ -325,6 +372,28 @@ def test_pictures_of_many_frames_and_reformatted_slices_are_left_out(
     volume, notes = read_ct_series_noted(list(study.files))
     assert np.array_equal(volume.hu_DHW, plain.hu_DHW) and np.array_equal(volume.affine, plain.affine)
     assert notes == (f"{len(changes)} images are left out: {kind}",)
+
+
+def test_a_few_images_of_another_size_are_left_out(tmp_path: Path) -> None:
+    """Screens that say nothing of it: the reader refuses a stack of two sizes."""
+    files = write_field(tmp_path, straight())
+    plain = read_ct_series(files)
+    for number in (0, 1):
+        ds = pydicom.dcmread(files[5 + number])
+        ds.Rows, ds.Columns, ds.PixelData = 64, 48, bytes(64 * 48 * 2)
+        ds.SOPInstanceUID = generate_uid(entropy_srcs=["screen", str(number)])
+        ds.save_as(tmp_path / f"screen{number}.dcm")
+    (study,) = find_studies(tmp_path)
+    volume, notes = read_ct_series_noted(list(study.files))
+    assert np.array_equal(volume.hu_DHW, plain.hu_DHW) and np.array_equal(volume.affine, plain.affine)
+    assert notes == ("2 images are left out: image of another size",)
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_ct_that_does_not_name_its_modality_is_one_by_its_class(tmp_path: Path, value: str | None) -> None:
+    files = write_field(tmp_path, straight(), change=put("Modality", value))
+    (study,) = find_studies(tmp_path)
+    assert len(study.files) == 40 and error_of(read_ct_series(files)).max() <= 0.51
 
 
 def test_a_derived_slice_that_fits_is_one_and_derived_stacks_are_scans(tmp_path: Path) -> None:

@@ -58,6 +58,15 @@ def test_bone_is_white_whatever_the_convention(tmp_path: Path, photometric: str,
     assert (read.view, read.source, read.pixel_spacing_mm) == ("frontal", "dicom", (4.0, 4.0))
 
 
+@pytest.mark.parametrize("shift", [0, 4])
+def test_values_at_the_high_end_of_a_pixel_are_read_and_a_header_that_is_odd_by_itself_too(
+    tmp_path: Path, shift: int
+) -> None:
+    stored = np.rint(4095 * chest_like()).astype("<u2") << shift
+    read = read_xray(write_film(tmp_path / "a", HighBit=15, PixelData=stored.astype("<u2").tobytes()))
+    assert np.abs(read.image_HW - read_xray(write_film(tmp_path / "b")).image_HW).max() < 1e-6
+
+
 def test_sigmoid_and_lookup_table_keep_the_order_of_grey(tmp_path: Path) -> None:
     table = Dataset()
     table.LUTDescriptor, table.LUTData = [4096, 0, 16], [int(65535 * (n / 4095) ** 2) for n in range(4096)]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from pydicom.uid import SecondaryCaptureImageStorage
 
 from axon.dicom.slices import MAX_FRAMES_FILE_BYTES
 from axon.errors import AxonError
@@ -73,6 +74,9 @@ def nnunet(root: Path) -> None:
 def bids(root: Path) -> None:
     for session in ("01", "02"):
         nifti(root / f"sub-A1/ses-{session}/ct/sub-A1_ses-{session}_ct.nii.gz")
+        labels(root / f"derivatives/lungs/sub-A1/ct/sub-A1_ses-{session}_desc-lung_mask.nii.gz")
+    labels(root / "derivatives/lungs/sub-A1/ct/sub-A1_ses-01_dseg.nii.gz")
+    nifti(root / "sub-A1/ses-01/pet/sub-A1_ses-01_pet.nii.gz")
     nifti(root / "sub-B2/ct/sub-B2_ct.nii.gz")
     words(root / "dataset_description.json")
 
@@ -85,6 +89,33 @@ def numbered(root: Path) -> None:
 def in_folders(root: Path) -> None:
     for patient in ("A17", "A18"):
         nifti(root / f"train/{patient}/CT/ct.nii.gz")
+
+
+def sites(root: Path) -> None:
+    for name in ("siteA/P001", "siteA/P002/late", "siteB/P001", "siteB/P003"):
+        nifti(root / name / "ct.nii.gz")
+
+
+def people_of_places(root: Path) -> None:
+    for name in ("Mayo/pat_1", "Mayo/pat_2", "UCLA/pat_1"):
+        nifti(root / "train" / name / "ct.nii.gz")
+
+
+def visits_in_folders(root: Path) -> None:
+    for name in ("A17/p1", "A17/p2", "A18/p1"):
+        nifti(root / name / "ct.nii.gz")
+
+
+def names_after_their_folders(root: Path) -> None:
+    for patient in ("10005Q", "10006Y", "10010J"):
+        for kind in ("INSP_STD_COPD", "EXP_STD_COPD"):
+            nifti(root / patient / f"{patient}_{kind}.nii.gz")
+
+
+def kinds_in_few_folders(root: Path) -> None:
+    for visit in ("2003-01-23", "2003-06-30"):
+        for name in ("CT", "CTres", "SUV"):
+            nifti(root / "PETCT_0011" / visit / f"{name}.nii.gz")
 
 
 def folders_with_one_more(root: Path) -> None:
@@ -153,6 +184,7 @@ def by_name(root: Path) -> None:
         nifti(root / f"{name}.nii.gz")
 
 
+KINDS = ("CT", "CTres", "SUV")
 LUNA_CASES = {series_pseudonym(patient_pseudonym(uid), uid): patient_pseudonym(uid) for uid in UIDS}
 TREES: list[tuple[Callable[[Path], None], str, dict[str, str], dict[str, int]]] = [
     (
@@ -192,10 +224,40 @@ TREES: list[tuple[Callable[[Path], None], str, dict[str, str], dict[str, int]]] 
         bids,
         "BIDS",
         {"sub-A1_ses-01_ct": "sub-A1", "sub-A1_ses-02_ct": "sub-A1", "sub-B2_ct": "sub-B2"},
-        {"text or a table": 1},
+        {"a mask, by its name in BIDS": 3, "no CT, by its name in BIDS": 1, "text or a table": 1},
     ),
     (numbered, "any folder, a number is a patient", {f"scan_{n:03d}": f"scan_{n:03d}" for n in (1, 2, 10)}, {}),
     (in_folders, "any folder, a folder is a patient", {"A17": "A17", "A18": "A18"}, {}),
+    (
+        names_after_their_folders,
+        "any folder, a folder that begins its files' names is a patient",
+        {f"{name}_{kind}_STD_COPD": name for name in ("10005Q", "10006Y", "10010J") for kind in ("INSP", "EXP")},
+        {},
+    ),
+    (
+        kinds_in_few_folders,
+        "any folder, a folder is a patient",
+        {f"PETCT_0011-{day}-{name}": "PETCT_0011" for day in ("2003-01-23", "2003-06-30") for name in KINDS},
+        {},
+    ),
+    (
+        sites,
+        "any folder, a folder in a site's is a patient",
+        {name: name for name in ("siteA-P001", "siteA-P002", "siteB-P001", "siteB-P003")},
+        {},
+    ),
+    (
+        people_of_places,
+        "any folder, a folder in a site's is a patient",
+        {name: name for name in ("Mayo-pat_1", "Mayo-pat_2", "UCLA-pat_1")},
+        {},
+    ),
+    (
+        visits_in_folders,
+        "any folder, a folder is a patient",
+        {"A17-p1-ct": "A17", "A17-p2-ct": "A17", "A18": "A18"},
+        {},
+    ),
     (
         folders_with_one_more,
         "any folder, a folder is a patient",
@@ -341,6 +403,48 @@ def tagged(path: Path, source: Path, **tags: str) -> None:
     ds.save_as(path)
 
 
+def test_a_named_set_fits_the_name_that_is_hashed_which_is_kept_nowhere(tmp_path: Path) -> None:
+    dicom(tmp_path / "a", "Lung_Dx-A0001", "1.1")
+    dicom(tmp_path / "b", "P-2", "2.1")
+    luna16(tmp_path / "luna")
+    words(tmp_path / "luna/metadata.csv", f"Series UID,Subject ID\n{UIDS[0]},Lung_Dx-A0002\n")
+    nifti(tmp_path / "c/x_1.nii.gz")
+    nifti(tmp_path / "c/Lung_Dx-A0004_1.nii.gz")
+    words(tmp_path / "patients.csv", "file,patient\nc/x_1.nii.gz,Lung_Dx-A0004\n")
+    studies = find_studies(tmp_path, named_sets={"external": ["Lung_Dx*"], "stress": ["nobody"]})
+    held_out = {study.patient_id for study in studies if study.named == "external"}
+    assert held_out == {patient_pseudonym(f"Lung_Dx-A000{number}") for number in (1, 2, 4)}
+    assert [study.named for study in studies].count("") == 2 and "Lung_Dx-A0001" not in repr(studies)
+    assert {study.own for study in studies} == {""}
+    assert {study.named for study in find_studies(tmp_path)} == {None}
+    with pytest.raises(AxonError, match=f"PATIENT_IN_TWO_SETS.*{patient_pseudonym('P-2')}"):
+        find_studies(tmp_path, named_sets={"external": ["P*"], "stress": ["?-2"]})
+
+
+def test_patients_who_share_a_series_uid_and_no_folder_are_two(tmp_path: Path) -> None:
+    """As anonymisers leave it. In one folder a name may be spelt in two ways: nobody can tell, and it is refused."""
+    for name in ("P-1", "P-2"):
+        dicom(tmp_path / "two" / name, name, "1.1")
+        dicom(tmp_path / "one", "P-1", "1.1")
+    found = find_studies(tmp_path / "two")
+    assert {study.patient_id for study in found} == {patient_pseudonym("P-1"), patient_pseudonym("P-2")}
+    for study in found:
+        assert len(study.files) == 30 and read_ct(study.files).hu_DHW.tolist() == chest().hu_DHW.tolist()
+    path = tmp_path / "one/0003.dcm"
+    tagged(path, path, PatientID="P-1 again")
+    (study,) = find_studies(tmp_path / "one")
+    with pytest.raises(AxonError, match="CT_MIXED_PATIENTS"):
+        read_ct(study.files)
+
+
+def test_what_dcm2niix_made_of_a_file_beside_is_the_same_patients(tmp_path: Path) -> None:
+    for name in ("P1_Chest_2", "P1_Chest_2_Eq_1", "P1_Chest_2_Tilt_1", "P2_Chest_2", "P3_Eq_1"):
+        nifti(tmp_path / f"{name}.nii.gz")
+    patients = {study.case_id: study.patient_id for study in find_studies(tmp_path)}
+    assert patients.pop("P2_Chest_2") == "P2_Chest" and patients.pop("P3_Eq_1") == "P3_Eq"
+    assert set(patients.values()) == {"P1_Chest"}
+
+
 def test_one_series_in_two_folders_is_one_case(tmp_path: Path) -> None:
     dicom(tmp_path / "first", "P-1", "1.1")
     shutil.copytree(tmp_path / "first", tmp_path / "second")
@@ -406,15 +510,93 @@ def test_a_mask_is_told_by_folder_by_a_name_beside_or_by_header_and_not_by_guess
     ]
 
 
+FOLDERS = ("lung_seg", "Lung_Seg", "seg-lungs", "labelsTr", "masksTr", "Lung-Masks", "lungMasks", "segmentations")
+FOLDERS = (*FOLDERS, "gt_segmentations", "GT")
+
+
 def test_a_data_set_for_segmentation_is_no_folder_of_masks(tmp_path: Path) -> None:
     covid(tmp_path / "COVID-19-CT-Seg")
-    for folder in ("lung_seg", "Lung_Seg", "seg-lungs", "labelsTr", "Lung-Masks", "segmentations"):
+    for folder in FOLDERS:
         labels(tmp_path / folder / "coronacases_org_001.nii.gz")
     found = survey(tmp_path)
     assert {study.rule for study in found.studies} == {"COVID-19-CT-Seg"} and len(found.studies) == 3
     assert {why.removeprefix("a mask, by its folder ") for _, why in found.passed_over} == {
-        *("lung_seg", "Lung_Seg", "seg-lungs", "labelsTr", "Lung-Masks", "segmentations", "Lung_Mask"),
+        *(*FOLDERS, "Lung_Mask"),
     }
+
+
+@pytest.mark.parametrize(
+    ("ct", "mask"),
+    [
+        ("Lung-CT-and-masks/A17", "Lung-CT-and-masks/masks/A17"),
+        ("CTs with labels/A17", "CTs with labels/labels/A17"),
+        ("images_and_labels/A17", "images_and_labels/A17_label"),
+        ("Lung-CT-masks/ct/A17", "Lung-CT-masks/masks/A17"),
+        ("segmentation/ct/A17", "segmentation/lung_mask/A17"),
+        ("Lung_CT_Labels/A17", "Lung_CT_Labels/A17_mask"),
+        ("ct_scans/A17", "lung_and_infection_mask/A17"),
+        ("ct_scans/A17", "ct_masks/A17"),
+    ],
+)
+def test_a_folder_is_of_masks_where_it_is_called_so_and_not_where_its_cts_are_in_it(
+    tmp_path: Path, ct: str, mask: str
+) -> None:
+    nifti(tmp_path / "root with masks" / f"{ct}.nii.gz")
+    labels(tmp_path / "root with masks" / f"{mask}.nii.gz")
+    found = survey(tmp_path / "root with masks")
+    assert [study.files[0] for study in found.studies] == [tmp_path / "root with masks" / f"{ct}.nii.gz"]
+    assert [why.partition(", by its")[0] for _, why in found.passed_over] == ["a mask"]
+
+
+def test_a_data_set_beside_others_is_of_no_masks_where_it_has_a_folder_of_them(tmp_path: Path) -> None:
+    for name in ("other/B1", "Lung-CT-masks/ct/A17"):
+        nifti(tmp_path / f"{name}.nii.gz")
+    labels(tmp_path / "Lung-CT-masks/masks/A17.nii.gz")
+    assert {study.case_id for study in find_studies(tmp_path)} == {"A17", "B1"}
+
+
+@pytest.mark.parametrize(
+    ("ct", "mask"),
+    [
+        ("IMG_{}", "MASK_{}"),
+        ("image_{}", "label_{}"),
+        ("img{}", "label{}"),
+        ("volume-{}", "segmentation-{}"),
+        ("{}_img", "{}_seg"),
+        ("{}_ct", "{}_mask"),
+        ("p{}_0000", "p{}"),
+        ("p{}_0000", "p{}_seg"),
+        ("p{}", "p{}_lung_mask"),
+        ("p{}", "Seg_p{}"),
+        ("{}/image", "{}/mask"),
+        ("{}/ct", "{}/seg"),
+        ("{}/CT", "{}/mask_GTV-1"),
+        ("{}/image", "{}/lung_seg"),
+        ("p{}", "p{}-lungmask"),
+        ("Patient_{0}/Patient_{0}", "Patient_{0}/GT"),
+        ("{0}/{0}_CT_HR", "{0}/{0}_CT_HR_label_airways"),
+    ],
+)
+def test_a_mask_is_told_by_the_name_of_the_ct_beside_it(tmp_path: Path, ct: str, mask: str) -> None:
+    for number in ("0001", "0002"):
+        nifti(tmp_path / f"{ct.format(number)}.nii.gz")
+        nifti(tmp_path / f"{mask.format(number)}.nii.gz")
+    found = survey(tmp_path)
+    files = [tmp_path / f"{ct.format(number)}.nii.gz" for number in ("0001", "0002")]
+    assert [study.files[0] for study in found.studies] == files
+    assert len({study.patient_id for study in found.studies}) == 2
+    masks = [
+        (tmp_path / f"{mask.format(number)}.nii.gz", "a mask, by its name beside the CT's")
+        for number in ("0001", "0002")
+    ]
+    assert found.passed_over == masks
+
+
+def test_a_word_for_masks_alone_makes_no_mask(tmp_path: Path) -> None:
+    names = {"MASK_003", "IMG_002", "seg_A", "mask_label", "scan_001", "scan_002", "A17_early", "A17_late"}
+    for name in names:
+        nifti(tmp_path / f"{name}.nii.gz")
+    assert {study.case_id for study in find_studies(tmp_path)} == names
 
 
 def test_links_are_followed_and_what_is_no_image_is_counted(tmp_path: Path) -> None:
@@ -446,6 +628,9 @@ def test_links_are_followed_and_what_is_no_image_is_counted(tmp_path: Path) -> N
     }
 
 
+PLACE = ("ImagePositionPatient", "ImageOrientationPatient")
+
+
 @pytest.mark.slow
 def test_each_file_is_opened_once(tmp_path: Path) -> None:
     for path in write_series(tmp_path / "series", chest())[:5]:
@@ -454,14 +639,24 @@ def test_each_file_is_opened_once(tmp_path: Path) -> None:
         nifti(tmp_path / name)
     for name in ("d.nrrd", "e.nhdr", "f.mha", "g.mhd"):
         itk(tmp_path / name)
-    for name in ("notes.txt", "x.bin"):
+    for name in ("notes.txt", "x.bin", "film.png"):
         words(tmp_path / name)
+    (tmp_path / "film.jpg").write_bytes((tmp_path / "series/0020.dcm").read_bytes())
+    for kind, keys in (("captures", PLACE), ("scans", ()), ("scouts", ())):
+        image = ["ORIGINAL", "PRIMARY", "LOCALIZER"] if kind == "scouts" else ["DERIVED", "SECONDARY", "SCREEN SAVE"]
+        for path in write_series(tmp_path / kind, chest()):
+            ds = pydicom.dcmread(path)
+            ds.SOPClassUID, ds.ImageType, ds.PatientID = SecondaryCaptureImageStorage, image, "P-2"
+            for key in keys:
+                delattr(ds, key)
+            ds.save_as(path)
+    (tmp_path / "damaged.dcm").write_bytes((tmp_path / "series/0021.dcm").read_bytes()[:300])
     code = (
         "import sys; from collections import Counter; from pathlib import Path;"
         "from axon.readers.layouts import find_studies; root = Path(sys.argv[1]);"
         "find_studies(root / 'series'); opened = Counter();"
         "sys.addaudithook(lambda event, args: opened.update([str(args[0])] if event == 'open' else []));"
-        "assert len(find_studies(root)) == 8;"
+        "assert len(find_studies(root)) == 10;"
         "print(max(n for name, n in opened.items() if name.startswith(str(root))), len(opened))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)

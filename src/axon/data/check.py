@@ -166,11 +166,7 @@ def check_folder(
     studies = plainly_named(found.studies)
     kept, chosen = one_of_each_scan(studies, data.ct) if data.series == "one" else (studies, [])
     ask = _Ask(read, sheet is not None, read and are_several(kept))
-    look = functools.partial(_look, ask=ask, rules=data.ct)
-    work = len(kept) if read else sum(len(study.files) for study in kept) // _HEADERS_A_STUDY
-    with run_in_order(work) as run:
-        done = tqdm(run(look, kept), "checking", len(kept), unit="study", mininterval=2, disable=None)
-        looked, same = _once(list(done))
+    looked, same = _once(_all_looked(kept, ask, data.ct))
     usable, joined = _joined([one for one in looked if not one.code], same)
     if sheet is not None:
         write_sheet(sheet, [(one.case_id, one.tile) for one in usable if one.tile is not None])
@@ -178,6 +174,19 @@ def check_folder(
     if (folder / "manifest.csv").is_file():
         notes.append("it has a manifest.csv, and other verbs take it for a packed dataset: call your table else")
     return Checked(read, usable, [one for one in looked if one.code], _shown(found, folder), notes)
+
+
+def check_studies(studies: list[Study], rules: CtConfig) -> Checked:
+    """The same of studies that were found before, by their headers; nothing is known of what was passed over."""
+    looked = _all_looked(studies, _Ask(read=False, picture=False, printed=False), rules)
+    return Checked(False, [one for one in looked if not one.code], [one for one in looked if one.code], [], [])
+
+
+def _all_looked(studies: list[Study], ask: _Ask, rules: CtConfig) -> list[Looked]:
+    work = len(studies) if ask.read else sum(len(study.files) for study in studies) // _HEADERS_A_STUDY
+    with run_in_order(work) as run:
+        done = run(functools.partial(_look, ask=ask, rules=rules), studies)
+        return list(tqdm(done, "checking", len(studies), unit="study", mininterval=2, disable=None))
 
 
 def _headers(read: Callable[[Path], T], files: list[Path]) -> Iterator[T]:

@@ -14,7 +14,7 @@ from axon.data.verify import verify_dataset
 from axon.data.versions import get_revision
 from axon.errors import FULL, AxonError
 from axon.files import sha256_file, whole_folder, write_json
-from axon.readers.layouts import as_folder
+from axon.readers.layouts import NamedSets, as_folder
 from axon.readers.layouts.patient_table import TABLE as PATIENTS
 
 _UNREAD = bytes(128) + b"DICM"
@@ -22,7 +22,14 @@ _UNREAD = bytes(128) + b"DICM"
 _log = logging.getLogger(__name__)
 
 
-def fetch(out: Path, shards: int, repo: str = "", commit: str = "", folder: str = "") -> list[int]:
+def fetch(
+    out: Path,
+    shards: int,
+    repo: str = "",
+    commit: str = "",
+    folder: str = "",
+    named_sets: NamedSets | None = None,
+) -> list[int]:
     """Write the raw dataset to ``out``, whole and checked, with its ``source.json``.
 
     Args:
@@ -31,6 +38,7 @@ def fetch(out: Path, shards: int, repo: str = "", commit: str = "", folder: str 
         repo: Checkout or git URL that holds ``data.dvc``, with ``commit``.
         commit: A revision; or else
         folder: A folder of CTs, a zip or tar archive of one, or a packed dataset.
+        named_sets: As of `find_studies`; a folder's patients are hashed here, and no later step can match a pattern.
 
     Returns:
         list[int]: The shards' indices, no more of them than studies.
@@ -47,21 +55,21 @@ def fetch(out: Path, shards: int, repo: str = "", commit: str = "", folder: str 
             write_json(part / "source.json", {"kind": "dvc", "commit": revision.commit, "dvc_md5": revision.md5})
         else:
             with as_folder(Path(folder)) as there:
-                digest = _copy_folder(there, part)
+                digest = _copy_folder(there, part, named_sets)
             write_json(part / "source.json", {"kind": "folder", "sha256": digest})
         packed = bool(commit) or (part / "manifest.csv").is_file()
         studies = len(verify_dataset(part)) if packed else len(read_listing(part))
     return list(range(min(shards, studies)))
 
 
-def _copy_folder(folder: Path, out: Path) -> str:
+def _copy_folder(folder: Path, out: Path, named_sets: NamedSets | None) -> str:
     """Copy CTs, their patients' films, splits.json, and a packed dataset's tables; return the SHA-256 of all names and
     contents.
 
     A folder's studies are listed; its table of patients, which may name them, is not copied. What stands for an image
     that cannot be read is rejected, with a code, where it is prepared.
     """
-    studies = list_studies(folder)
+    studies = list_studies(folder, named_sets=named_sets)
     images = {path for study in studies for path in (*study.files, *study.films)}
     files = set(images)
     digest = hashlib.sha256()

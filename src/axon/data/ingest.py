@@ -34,7 +34,7 @@ from axon.geometry.projection import render_both
 from axon.geometry.volume import Volume, body_mask, resample_to_cube, thinning
 from axon.names import plain_name
 from axon.readers.chest import check_chest
-from axon.readers.layouts import Study, find_studies, one_of_each_scan
+from axon.readers.layouts import NamedSets, Study, find_studies, one_of_each_scan
 from axon.readers.volumes import read_ct
 
 _log = logging.getLogger(__name__)
@@ -48,7 +48,9 @@ WORKER_BYTES = CASE_BYTES + 2**30
 """With the process itself; no more workers start than fit."""
 
 
-def list_studies(raw: Path, patients: Path | None = None, public_ids: bool = False) -> list[Study]:
+def list_studies(
+    raw: Path, patients: Path | None = None, public_ids: bool = False, named_sets: NamedSets | None = None
+) -> list[Study]:
     """The studies of a raw dataset in a fixed order: by its manifest where it is packed, by its list where it was
     fetched, else as found; their names are plain.
 
@@ -56,6 +58,7 @@ def list_studies(raw: Path, patients: Path | None = None, public_ids: bool = Fal
         raw: Dataset, or any folder.
         patients: Table of patients for a folder; see `find_studies`.
         public_ids: Keep the table's names of patients.
+        named_sets: As of `find_studies`; a dataset that is packed or fetched was asked before.
 
     Raises:
         AxonError: ``NAME_UNSAFE``, ``DUPLICATE_CASE``, ``DUPLICATE_PATIENT``, ``PATIENTS_TABLE`` for a table of a
@@ -69,7 +72,7 @@ def list_studies(raw: Path, patients: Path | None = None, public_ids: bool = Fal
     elif named:
         studies = read_listing(raw)
     else:
-        studies = find_studies(raw, patients, public_ids)
+        studies = find_studies(raw, patients, public_ids, named_sets)
     return plainly_named(studies)
 
 
@@ -125,15 +128,17 @@ def ingest(
         raw: A dataset as written by `axon.data.fetch.fetch`.
         shard: Index of this task.
         shards: Number of tasks.
-        config: Grid, film geometry and the smallest coverage.
+        config: Grid, film geometry and the smallest coverage. What was found is logged as the table of
+            `axon.data.check` before.
         out: Folder for ``cases/``, ``qa/`` (a picture of each case) and ``report.json`` ({"accepted": [...],
             "rejected": [{study, code, message}], "films_rejected": likewise, for films that were left out of an
             accepted case}).
         tell: Told after each study how many are done, and of how many.
     """
     report: dict[str, list[dict[str, Any]]] = {"accepted": [], "rejected": [], "films_rejected": []}
-    found = chosen_series(list_studies(raw), config.data)
+    found = chosen_series(list_studies(raw, named_sets=config.data.named_sets), config.data)
     studies = found[shard::shards]
+    _announce(studies, config)
     with whole_folder(out) as part, run_in_order(len(studies)) as run:
         (part / "cases").mkdir()
         (part / "qa").mkdir()
@@ -148,6 +153,17 @@ def ingest(
                         "%s %s %s", study.case_id, name, row.get("code") or f"with coverage {row['coverage']:.2f}"
                     )
         write_json(part / "report.json", report)
+
+
+def _announce(studies: list[Study], config: Config) -> None:
+    """Log what the studies are and which would be rejected, before any is prepared; those of a packed dataset were
+    checked when it was packed.
+    """
+    # It looks at studies with what is here.
+    from axon.data.check import check_studies
+
+    if any(study.rule for study in studies):
+        _log.info("the data of this step:\n%s", check_studies(studies, config.data.ct).text())
 
 
 def _ingest_one(study: Study, config: Config, folder: Path, printed: bool) -> dict[str, list[dict[str, Any]]]:
@@ -169,6 +185,7 @@ def _ingest_one(study: Study, config: Config, folder: Path, printed: bool) -> di
         "about": described(volume, case.hu_DHW),
     }
     row |= {name: told for name in ("split", "licence", "source") if (told := getattr(study, name))}
+    row |= {} if study.named is None else {"named": study.named}
     if printed:
         row |= {"origin": origin_of(study), "print": print_of(volume)}
     return {"accepted": [{**row, "films": films}], "films_rejected": [_rejection(study, error) for error in left_out]}

@@ -17,7 +17,7 @@ from axon.files import write_json
 from axon.readers.layouts import Study
 
 LIST = "studies.json"
-_FACTS = ("case_id", "patient_id", "collection", "rule", "split", "licence", "source", "scan")
+_FACTS = ("case_id", "patient_id", "collection", "rule", "split", "licence", "source", "scan", "named")
 _FILES = ("files", "films")
 _FIX = "fetch the folder again"
 
@@ -52,7 +52,7 @@ def _study(row: Mapping[str, Any], there: Mapping[str, Path], raw: Path) -> Stud
     files, films = ([str(name) for name in row[kind]] for kind in _FILES)
     known = bool(files) and {*files, *films} <= there.keys()
     require(known, "DATASET_DAMAGED", f"{raw / LIST} lists a file that is not in {raw}", _FIX)
-    told = {fact: str(row[fact]) for fact in _FACTS}
+    told = {fact: str(row[fact]) for fact in _FACTS if row[fact] is not None}
     return Study(files=tuple(there[name] for name in files), films=tuple(there[name] for name in films), **told)
 
 

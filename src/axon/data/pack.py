@@ -78,7 +78,7 @@ def pack(
     """
     if (folder / "manifest.csv").is_file():
         verify_dataset(folder)
-    studies = chosen_series(list_studies(folder, patients, public_ids), config.data)
+    studies = chosen_series(list_studies(folder, patients, public_ids, config.data.named_sets), config.data)
     terms = _terms(folder, studies, licence, source)
     with whole_folder(out) as part:
         once = not (folder / "manifest.csv").is_file()
@@ -113,8 +113,10 @@ def _pack_cts(
     """Write ``out/cases``; return the manifest's rows and the rejections. With ``once`` no voxels come twice: whose a
     copy is, and whose the CT that is kept, is returned as well.
     """
-    rows, rejected, same = [], [], []
+    rows: list[dict[str, Any]] = []
+    rejected, same = [], []
     first: dict[str, Study] = {}
+    places: dict[str, int] = {}
     printed = are_several(studies)
     (out / "cases").mkdir()
     for study in tqdm(studies, desc="packing", unit="study", mininterval=2):
@@ -124,6 +126,7 @@ def _pack_cts(
             kept = first.setdefault(digest_of(volume), study) if once else study
             if kept is not study:
                 same.append((study.patient_id, kept.patient_id))
+                rows[places[kept.case_id]].setdefault("copies", []).append(_facts(study))
                 message = f"the same CT as {kept.case_id}"
                 raise AxonError("CT_DUPLICATE", message, "nothing: it is kept once")
         except AxonError as error:
@@ -134,8 +137,15 @@ def _pack_cts(
             _log.warning("%s: %s", study.case_id, note)
         row = write_case(out, study.case_id, study.patient_id, study.collection, volume, *terms[study.files[0]])
         told = {"origin": origin_of(study), "print": print_of(volume)} if printed else {}
-        rows.append(row | {"split": study.split} | told)
+        places[study.case_id] = len(rows)
+        rows.append(row | _facts(study) | told)
     return rows, rejected, same
+
+
+def _facts(study: Study) -> dict[str, Any]:
+    """What `axon.data.splits` asks of a study."""
+    facts = {"patient_id": study.patient_id, "collection": study.collection, "split": study.split}
+    return facts | ({} if study.named is None else {"named": study.named})
 
 
 def _pack_films(studies: list[Study], terms: Terms, out: Path) -> tuple[list[dict[str, Any]], Counter[str]]:

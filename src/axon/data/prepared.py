@@ -275,6 +275,7 @@ def _once(
             message = f"the same CT as {one['case_id']}"
             twice.append({"study": row["case_id"], "code": "CT_DUPLICATE", "message": message})
             same.append((row["patient_id"], one["patient_id"]))
+            one.setdefault("copies", []).append(row)
     return kept, twice, same
 
 

@@ -8,10 +8,9 @@ import fnmatch
 import hashlib
 import hmac
 import json
-import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from axon.config import Config, DataConfig
 from axon.errors import AxonError
 from axon.names import checked_name, plain_name
 
-_log = logging.getLogger(__name__)
 NO_TEST = ("train", "val")
 """The sets that are not held out for testing; every other set is a test set."""
 
@@ -29,12 +27,14 @@ def sets_of(path: Path, rows: list[dict[str, Any]], config: Config) -> dict[str,
 
     Args:
         path: ``splits.json``.
-        rows: ``case_id``, ``patient_id`` and ``collection`` of each case, ``split`` where ``patients.csv`` has one, and
-            ``was``, as of `axon.data.origins.join_patients`.
+        rows: ``case_id``, ``patient_id`` and ``collection`` of each case, ``split`` where ``patients.csv`` has one,
+            ``named`` as of `axon.readers.layouts.Study`, and ``was``, as of `axon.data.origins.join_patients`;
+            ``copies``, the same of each study that was left out as the case is the same CT.
         config: Its seed and ``data`` section.
 
     Raises:
-        AxonError: ``PATIENT_IN_TWO_SETS``, ``SPLITS_FORMAT``, or ``SPLITS_DISAGREE``, which name the patients.
+        AxonError: ``PATIENT_IN_TWO_SETS``, ``SPLITS_FORMAT``, or ``SPLITS_DISAGREE``, which name the patients;
+            ``NAMED_SETS_HASHED`` for a pattern that nothing fits where patients are hashes whose names nobody matched.
     """
     if not path.is_file():
         return split_patients(rows, config)
@@ -65,26 +65,42 @@ def split_patients(rows: list[dict[str, Any]], config: Config) -> dict[str, str]
 
 
 def _named_patients(rows: list[dict[str, Any]], named_sets: dict[str, list[str]]) -> dict[str, str]:
-    """Set of each patient whose id or collection fits a named set's pattern. Raises AxonError
-    ``PATIENT_IN_TWO_SETS``.
+    """Set of each patient whose id, own name or collection fits a named set's pattern. Raises AxonError
+    ``PATIENT_IN_TWO_SETS`` or ``NAMED_SETS_HASHED``.
     """
     labels: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        labels[row["patient_id"]] |= {row["patient_id"], row.get("was", row["patient_id"]), row["collection"]}
-    named_sets = {name: _with_pseudonyms(patterns, labels.keys()) for name, patterns in named_sets.items()}
+    for patient, row in _with_copies(rows):
+        labels[patient] |= {patient, row["patient_id"], row.get("was", patient), row["collection"]}
+    everyone = [row for _, row in _with_copies(rows)]
+    hashed = {row["patient_id"] for row in everyone if re.fullmatch(r"p[0-9a-f]{12}", row["patient_id"])}
+    if any(row["patient_id"] in hashed and row.get("named") is None for row in everyone):
+        _refuse_unmatched(named_sets, set().union(*labels.values()))
+    whole = {name: [_id_of(text, hashed) for text in texts if not _is_wild(text)] for name, texts in named_sets.items()}
+    named_sets = {name: [*texts, *whole[name]] for name, texts in named_sets.items()}
     found = [(patient, name) for patient, texts in labels.items() for name in _fitting(texts, named_sets)]
+    found += [(patient, row["named"]) for patient, row in _with_copies(rows) if row.get("named")]
     _one_set_each(found)
     return dict(found)
 
 
-def _with_pseudonyms(patterns: list[str], patients: Iterable[str]) -> list[str]:
-    """The patterns, and what those that are whole names become where patients are named by a hash."""
-    hashed = {patient for patient in patients if re.fullmatch(r"p[0-9a-f]{12}", patient)}
-    whole = [pattern for pattern in patterns if not set("*?[") & set(pattern)] if hashed else []
-    if hashed and len(whole) < len(patterns):
-        wild = ", ".join(sorted(set(patterns) - set(whole)))
-        _log.warning("data.named_sets: %s fits the names of collections alone where patients are hashes", wild)
-    return [*patterns, *(_id_of(name, hashed) for name in whole)]
+def _with_copies(rows: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row, and each copy that was left out for it, with the patient of the row, who is both's."""
+    for row in rows:
+        for one in (row, *row.get("copies", ())):
+            yield row["patient_id"], one
+
+
+def _is_wild(pattern: str) -> bool:
+    return bool(set("*?[") & set(pattern))
+
+
+def _refuse_unmatched(named_sets: dict[str, list[str]], labels: set[str]) -> None:
+    """A pattern that may fit the name of a patient, of whom there is but the hash, would leave him to training."""
+    patterns = [text for texts in named_sets.values() for text in texts if _is_wild(text)]
+    if lost := [pattern for pattern in patterns if not fnmatch.filter(labels, pattern)]:
+        message = f"data.named_sets: nothing fits {', '.join(lost)}, and patients are hashes whose names are gone"
+        fix = "name patients in full, or collections; or begin with the folder of CTs, or a dataset with splits.json"
+        raise AxonError("NAMED_SETS_HASHED", message, fix)
 
 
 def _hashed_patients(patients: Iterable[str], config: Config) -> dict[str, list[str]]:
@@ -132,7 +148,7 @@ def _grow_training(hashed: dict[str, list[str]], named: dict[str, str], cases: C
 
 def _told(rows: list[dict[str, Any]]) -> dict[str, str]:
     """The set of each patient for whom ``patients.csv`` names one."""
-    pairs = [(row["patient_id"], row["split"]) for row in rows if row.get("split")]
+    pairs = [(patient, row["split"]) for patient, row in _with_copies(rows) if row.get("split")]
     _one_set_each(pairs)
     return dict(pairs)
 
@@ -175,6 +191,7 @@ def _sets_of_file(path: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
     patients = set(patient_of.values())
     # Studies go by their plain names, or by their patient's pseudonym; two keys of one patient show below.
     joined = {row["was"]: row["patient_id"] for row in rows if "was" in row}
+    joined |= {row["patient_id"]: patient for patient, row in _with_copies(rows) if row["patient_id"] != patient}
     listed = [(_id_of(patient, patients | joined.keys()), name) for patient, name in listed]
     listed = [(joined.get(patient, patient), name) for patient, name in listed]
     owners = [(key if key in patients else patient_of.get(key, key), name) for key, name in listed]

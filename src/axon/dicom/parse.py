@@ -155,7 +155,16 @@ def read_pixels(path: Path, kind: str, max_bytes: int) -> np.ndarray:
     Raises:
         AxonError: ``<kind>_SIZE`` where the pixels are more or fewer than the header says; see also `parse`.
     """
-    return read_frame(parse(path, PIXELS, kind, max_bytes), kind, 0)
+    ds = parse(path, PIXELS, kind, max_bytes)
+    allocated, stored, high = (int(ds.get(key) or 0) for key in BITS[:3])
+    odd = 0 < stored <= high < allocated and not ds.get("PixelRepresentation")
+    if not odd or ds.file_meta.TransferSyntaxUID.is_encapsulated:
+        return read_frame(ds, kind, 0)
+    # Old files keep values at the high end. Of others the header alone is odd: nothing is above their low end.
+    ds.BitsStored, ds.HighBit = allocated, allocated - 1
+    pixels = read_frame(ds, kind, 0)
+    below = (pixels >> (high + 1 - stored)) & (2**stored - 1)
+    return below if (pixels >> stored).any() else pixels
 
 
 def read_frame(ds: Dataset, kind: str, frame: int) -> np.ndarray:

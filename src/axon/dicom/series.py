@@ -8,16 +8,17 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
 
+from axon.dicom.enhanced import GROUPS, frames_of
 from axon.dicom.parse import guarded, parse, raw
 from axon.dicom.slices import MAX_FILE_BYTES, MAX_FRAMES_FILE_BYTES
-from axon.errors import require
+from axon.errors import AxonError, require
 
 _IDENTITY = ["Modality", "SOPClassUID", "SOPInstanceUID", "ImageType", "PatientID", "SeriesInstanceUID"]
 _SCAN = ["StudyInstanceUID", "FrameOfReferenceUID"]
@@ -46,6 +47,7 @@ TRAITS = [
     "ContentTime",
 ]
 """What tells scans of one SeriesInstanceUID apart; the first that leaves no two slices at one place does."""
+_ROWS = TRAITS.index("Rows")
 _RECONSTRUCTION = ["TemporalPositionIdentifier", "TemporalPositionIndex", "ConvolutionKernel", "SliceThickness", "KVP"]
 """Those of which a scan has one only: slices of two are two scans, wherever they lie."""
 _PHASE = [
@@ -66,6 +68,8 @@ itself, one between the other."""
 _ORDER = ["InstanceNumber", "ContentTime", "AcquisitionTime"]
 _PLACE = ["ImagePositionPatient", "ImageOrientationPatient"]
 HEADER = list(dict.fromkeys([*_IDENTITY, *_SCAN, *_PLACE, *TRAITS, *_ORDER, "NumberOfFrames"]))
+_CT_CLASSES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1")
+"""CT Image Storage and its enhanced kind: what they hold is of modality CT, said or not."""
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _OTHER_PLANE = np.cos(np.radians(30))
 _SAME_MM = 0.01
@@ -75,6 +79,8 @@ _LEAST_SCAN, _EVEN = 8, (0.75, 1.5)
 _SHARP = re.compile(r"LUNG|BONE|EDGE|SHARP|ULTRA|[DEFL]$|Y[A-D]$|FC[3-9]\d|[BHIQTU][A-Z]?[5-9]\d", re.I)
 """Kernels for lungs and bones as GE, Philips, Canon and Siemens call them; what is none of them is for soft tissue."""
 MIN_SLICES = 3
+Extent = Callable[..., float]
+"""`max` or `min`."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,7 @@ class SliceHeader:
         traits: Values of `TRAITS`.
         order: Values of InstanceNumber, ContentTime and AcquisitionTime.
         scan: StudyInstanceUID and FrameOfReferenceUID, identities; reconstructions of one scan share both.
+        placed: False for a picture that has no place in its functional groups either.
     """
 
     path: Path
@@ -111,6 +118,7 @@ class SliceHeader:
     traits: tuple[str, ...] = ()
     order: tuple[float, ...] = ()
     scan: str = ""
+    placed: bool = True
 
     @property
     def sharp(self) -> bool:
@@ -141,7 +149,21 @@ class Part:
 def read_header(path: Path) -> SliceHeader:
     """Read what grouping needs of one DICOM file. Raises AxonError ``CT_TOO_LARGE`` or ``CT_UNREADABLE``."""
     with guarded("CT", "a slice"):
-        return header_of(path, 0, parse(path, HEADER, "CT", bound_of(path)))
+        ds = parse(path, [*HEADER, *GROUPS], "CT", bound_of(path))
+        header = header_of(path, 0, ds)
+        # Groups are looked into where they may tell a scan that was saved anew from captures; they may be long.
+        return replace(header, placed=_has_place(header, ds)) if header.picture else header
+
+
+def _has_place(picture: SliceHeader, ds: Dataset) -> bool:
+    if picture.height is not None or not ds.get(GROUPS[1]):
+        return picture.height is not None
+    try:
+        first = header_of(picture.path, 0, frames_of(ds, TRAITS)[0], grouped=True)
+    except AxonError:
+        # Reading it will say what is wrong.
+        return True
+    return first.height is not None or not first.picture
 
 
 def bound_of(path: Path) -> int:
@@ -155,7 +177,8 @@ def header_of(path: Path, frame: int, ds: Dataset, grouped: bool = False) -> Sli
     """
     with guarded("CT", "a slice"):
         kinds = _kinds(raw(ds, "ImageType"))
-        modality, series = str(ds.get("Modality") or ""), str(ds.get("SeriesInstanceUID") or "")
+        known = "CT" if raw(ds, "SOPClassUID") in _CT_CLASSES else ""
+        modality, series = str(ds.get("Modality") or known), str(ds.get("SeriesInstanceUID") or "")
         named = bool(modality and series)
         require(named, "CT_UNREADABLE", "a file lacks Modality or SeriesInstanceUID", "export the series again")
         frames = int(ds.get("NumberOfFrames") or 1)
@@ -213,8 +236,8 @@ def _number(text: str) -> float:
 
 
 def set_aside(headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Counter[str]]:
-    """The slices of the stack, and how many localizers, pictures, slices of another plane and reformatted ones are not
-    of it.
+    """The slices of the stack, and how many localizers, pictures, slices of another plane, a few of another size, and
+    reformatted ones are not of it.
 
     A series of nothing else is kept whole, for the reader to say what it is.
     """
@@ -222,6 +245,8 @@ def set_aside(headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Counte
     usual = np.array(Counter(tuple(np.round(plane, 2)) for plane in planes).most_common(1)[0][0]) if planes else None
     kept, aside = [], Counter[str]()
     kinds = [_kind_of(header, usual) for header in headers]
+    extra = _of_another_size([header for header, kind in zip(headers, kinds, strict=True) if not kind])
+    kinds = ["image of another size" if id(h) in extra else kind for h, kind in zip(headers, kinds, strict=True)]
     made = _made_of_others([header for header, kind in zip(headers, kinds, strict=True) if not kind])
     for header, known in zip(headers, kinds, strict=True):
         if kind := known or made.get(id(header), ""):
@@ -229,6 +254,17 @@ def set_aside(headers: Sequence[SliceHeader]) -> tuple[list[SliceHeader], Counte
         else:
             kept.append(header)
     return (kept, aside) if len(kept) >= MIN_SLICES else (list(headers), Counter())
+
+
+def _of_another_size(headers: Sequence[SliceHeader]) -> set[int]:
+    """The identities of a few images that lie where slices of the usual size do: without them none is missing."""
+    sizes: dict[tuple[str, ...], list[SliceHeader]] = defaultdict(list)
+    for header in headers:
+        sizes[header.traits[_ROWS : _ROWS + 2]].append(header)
+    usual = max(sizes.values(), key=len, default=[])
+    heights = {round(header.height / _SAME_MM) for header in usual if header.height is not None}
+    few = [header for group in sizes.values() if group is not usual and len(group) < MIN_SLICES for header in group]
+    return {id(h) for h in few if h.height is not None and round(h.height / _SAME_MM) in heights}
 
 
 def _kind_of(header: SliceHeader, usual: np.ndarray | None) -> str:
@@ -263,9 +299,9 @@ def _is_reformatted(kinds: list[str]) -> bool:
     return "SECONDARY" in kinds[1:2] or not _REFORMATTED.isdisjoint(kinds[2:])
 
 
-def _are_scans(groups: Sequence[Sequence[SliceHeader]]) -> bool:
+def _are_scans(groups: Sequence[Sequence[SliceHeader]], of: Extent = max) -> bool:
     """Whether each is an even stack, and they share most of their heights."""
-    return _overlap(groups) and all(len(group) >= _LEAST_SCAN and _is_even(group) for group in groups)
+    return _overlap(groups, of) and all(len(group) >= _LEAST_SCAN and _is_even(group) for group in groups)
 
 
 def _is_even(headers: Sequence[SliceHeader]) -> bool:
@@ -314,24 +350,30 @@ def _split(headers: list[SliceHeader]) -> tuple[list[list[SliceHeader]], list[st
     return [headers], []
 
 
-def _overlap(groups: Sequence[Sequence[SliceHeader]]) -> bool:
-    """Whether all share most of their heights: parts of one scan, one after the other, do not."""
+def _overlap(groups: Sequence[Sequence[SliceHeader]], of: Extent = max) -> bool:
+    """Whether all share most of the heights of the longest, or of the shortest: parts of one scan, one after the other,
+    do not.
+    """
     heights = [[h.height for h in group if h.height is not None] for group in groups]
     spans = [(min(found), max(found)) for found in heights if found]
     shared = min((high for _, high in spans), default=0.0) - max((low for low, _ in spans), default=0.0)
-    return shared > 0.5 * max((high - low for low, high in spans), default=0.0)
+    return shared > 0.5 * of((high - low for low, high in spans), default=0.0)
 
 
 def _disentangled(headers: list[SliceHeader]) -> tuple[list[list[SliceHeader]], list[str]]:
     """As `_split`, of phases or reconstructions whose slices lie between one another, at places of their own."""
     for trait in (*_RECONSTRUCTION, *_PHASE):
         found, reconstruction = _by(headers, TRAITS.index(trait)), trait in _RECONSTRUCTION
+        if reconstruction:
+            # A few slices of another value, or of none, are of no scan.
+            found = {value: group for value, group in found.items() if len(group) >= MIN_SLICES}
         groups = list(found.values())
-        # A reconstruction has a value, said or not; a phase may be the one that has none.
-        values = len(found) - (reconstruction and "" in found)
-        if values < 2 or min(map(len, groups)) < MIN_SLICES:
+        if len(groups) < 2 or min(map(len, groups)) < MIN_SLICES:
             continue
-        if _overlap(groups) if reconstruction else _are_scans(groups):
+        # Reconstructions of two values are two. No value may be one that was left out here and there, or one more.
+        told = reconstruction and len(found) - ("" in found) > 1
+        # An even stack needs no slices of a shorter one between its own.
+        if (told and _overlap(groups)) or _are_scans(groups, min):
             return groups, [trait]
     return [headers], []
 

@@ -243,8 +243,9 @@ def _entries(data: Path, config: Config) -> Iterator[tuple[list[Listed], dict[st
         yield _prepared(dataset, config), dataset.info["source"]
         return
     with as_folder(data) as folder:
-        studies = list_studies(folder)
-        known = [{"case_id": s.case_id, "patient_id": s.patient_id, "collection": s.collection} for s in studies]
+        studies = list_studies(folder, named_sets=config.data.named_sets)
+        facts = ("case_id", "patient_id", "collection", "named")
+        known = [{fact: getattr(study, fact) for fact in facts} for study in studies]
         sets = sets_of(folder / "splits.json", known, config) if (folder / "splits.json").is_file() else {}
         entries = []
         for study in studies:

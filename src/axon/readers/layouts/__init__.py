@@ -3,6 +3,7 @@
 To add a layout: a file with its `Layout`, and its line in `axon.readers.layouts.table`.
 """
 
+from axon.readers.layouts.named_sets import NamedSets as NamedSets
 from axon.readers.layouts.one_series import one_of_each_scan as one_of_each_scan
 from axon.readers.layouts.rule import Study as Study
 from axon.readers.layouts.search import DICOM as DICOM

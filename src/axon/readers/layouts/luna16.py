@@ -20,8 +20,9 @@ def _name(image: Image) -> Named | None:
     if image.suffix.lower() != ".mhd" or not UID.fullmatch(image.stem):
         return None
     # Without the archive's table each series is a patient of its own, as nearly all of LUNA16's are.
-    patient = patient_pseudonym(_patients(image.tree, image.place).get(image.stem, image.stem))
-    return Named(series_pseudonym(patient, image.stem), patient)
+    own = _patients(image.tree, image.place).get(image.stem, image.stem)
+    patient = patient_pseudonym(own)
+    return Named(series_pseudonym(patient, image.stem), patient, own=own)
 
 
 @functools.lru_cache(maxsize=64)

@@ -53,7 +53,9 @@ def _with_their_namesakes(studies: list[Study]) -> list[Study]:
     """A study that the table does not name is of one of its patients where a rule found that patient's name."""
     told = {study.patient_id for study in studies if study.rule == RULE}
     return [
-        replace(study, patient_id=hashed) if (hashed := patient_pseudonym(study.patient_id)) in told else study
+        replace(study, patient_id=hashed, own=study.patient_id)
+        if (hashed := patient_pseudonym(study.patient_id)) in told
+        else study
         for study in studies
     ]
 
@@ -107,6 +109,7 @@ def _told(study: Study, row: Row, public_ids: bool) -> Study:
         split=row.get("split", ""),
         licence=row.get("licence", ""),
         source=row.get("source", ""),
+        own="" if public_ids else row["patient"],
     )
 
 

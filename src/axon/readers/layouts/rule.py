@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -22,6 +22,9 @@ class Study:
         split: The set that ``patients.csv`` puts the patient in, if it does.
         licence, source: As ``patients.csv`` says, if it does.
         scan: Shared by the reconstructions of one scan, where it is known.
+        named: The set of ``data.named_sets`` that a name fits which was hashed, empty for none; None where none were
+            asked for.
+        own: That name, for `find_studies` alone, which takes it away.
     """
 
     case_id: str
@@ -34,6 +37,8 @@ class Study:
     licence: str = ""
     source: str = ""
     scan: str = ""
+    named: str | None = None
+    own: str = field(default="", repr=False)
 
 
 class PassedOver(NamedTuple):
@@ -85,13 +90,14 @@ class Named(NamedTuple):
         case_id: May turn out to be another file's as well; both then go by their paths.
         patient_id: Where two guesses differ, the one that joins patients.
         collection: Where the first sub-folder is the case's own and names no collection.
-        scan: As of `Study`.
+        scan, own: As of `Study`.
     """
 
     case_id: str
     patient_id: str
     collection: str = ""
     scan: str = ""
+    own: str = ""
 
 
 class Skip(NamedTuple):

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-from axon.dicom.ct import first_header
 from axon.dicom.parse import is_dicom
 from axon.dicom.series import MIN_SLICES, SliceHeader, patients_by_folder, read_header, split_series
 from axon.dicom.xray import MODALITIES as XRAY_MODALITIES
 from axon.errors import AxonError
 from axon.readers.layouts.luna16 import LAYOUT, UID
-from axon.readers.layouts.masks import why_mask
+from axon.readers.layouts.masks import mask_folders, why_mask
+from axon.readers.layouts.named_sets import NamedSets, without_names
 from axon.readers.layouts.patient_table import apply_table
 from axon.readers.layouts.rule import Image, Named, PassedOver, Skip, Study, Tree
 from axon.readers.layouts.table import LAYOUTS
@@ -46,19 +46,22 @@ class Found:
     notes: list[str]
 
 
-def find_studies(folder: Path, patients: Path | None = None, public_ids: bool = False) -> list[Study]:
+def find_studies(
+    folder: Path, patients: Path | None = None, public_ids: bool = False, named_sets: NamedSets | None = None
+) -> list[Study]:
     """All CTs below ``folder``, sorted by case id, with their patients' films. Other files are passed over.
 
     Args:
         folder: Searched through all levels; links are followed.
         patients: Table that decides over every rule; ``patients.csv`` of the folder where it is not given.
         public_ids: Keep the table's names of patients in place of their keyed hashes.
+        named_sets: ``data.named_sets``: their patterns are matched with the names that are hashed; see `Study`.
 
     Raises:
         AxonError: ``NO_CT`` where there is none; ``DUPLICATE_CASE`` where two files would get one case id;
             ``PATIENTS_TABLE`` or ``PATIENT_IN_TWO_SETS`` for a table that cannot be followed.
     """
-    studies = survey(folder, patients, public_ids).studies
+    studies = survey(folder, patients, public_ids, named_sets=named_sets).studies
     if not studies:
         raise AxonError(
             "NO_CT",
@@ -73,11 +76,12 @@ def survey(
     patients: Path | None = None,
     public_ids: bool = False,
     each: Callable[[Callable[[Path], Header], list[Path]], Iterable[Header]] = map,
+    named_sets: NamedSets | None = None,
 ) -> Found:
     """The same with everything that was passed over; no error where there is no CT.
 
     Args:
-        folder, patients, public_ids: As of `find_studies`.
+        folder, patients, public_ids, named_sets: As of `find_studies`.
         each: Something like the built-in map, perhaps over processes; it reads the headers of DICOM.
     """
     files, passed = walk(folder)
@@ -88,6 +92,7 @@ def survey(
     notes: list[str] = []
     series = _group_dicom(folder, zip(others, each(_header_of, others), strict=True), passed, notes)
     studies = apply_table(_apart(_joined(series, named, passed, notes), folder), folder, patients, public_ids)
+    studies = without_names(studies, named_sets)
     for name, count in Counter(study.case_id for study in studies).items():
         if count > 1:
             message = f"two studies would be called {name!r}"
@@ -108,10 +113,11 @@ def _name_volumes(folder: Path, volumes: list[Path], passed: list[PassedOver]) -
     stems: dict[PurePath, set[str]] = defaultdict(set)
     for path in volumes:
         stems[path.parent.relative_to(folder)].add(_stem(path))
-    kept = []
+    kept, of_masks = [], mask_folders(stems)
+    beside = {place: frozenset(found) for place, found in stems.items()}
     for path in volumes:
         place = path.parent.relative_to(folder)
-        if why := why_mask(place, _stem(path), stems[place], described[path][1]):
+        if why := why_mask(place, _stem(path), beside[place], described[path][1], of_masks):
             passed += [PassedOver(file, why) for file in (path, *data[path])]
         else:
             kept.append(path)
@@ -127,7 +133,8 @@ def _name_volumes(folder: Path, volumes: list[Path], passed: list[PassedOver]) -
             continue
         collection = answer.collection or collection_of(path, folder)
         own = (path, *data[path])
-        studies.append(Study(answer.case_id, answer.patient_id, collection, own, rule=rule, scan=answer.scan))
+        study = Study(answer.case_id, answer.patient_id, collection, own, rule=rule, scan=answer.scan, own=answer.own)
+        studies.append(study)
     return studies, {file for files in data.values() for file in files}
 
 
@@ -170,60 +177,67 @@ def _group_dicom(
             passed.append(PassedOver(path, "DICOM of another modality than CT, CR and DX, or without a patient"))
     for uid in [uid for uid, headers in series.items() if _are_aside(headers)]:
         passed += [PassedOver(header.path, _ASIDE) for header in series.pop(uid)]
+    of_a_patient = [(uid, group) for uid, headers in series.items() for group in _by_patient(headers)]
     unnamed = [headers[0].path for headers in series.values() if not headers[0].patient_id]
     by_folder = patients_by_folder(unnamed, folder)
     if unnamed:
         count = len(set(by_folder.values()))
         notes.append(f"{len(unnamed)} series name no patient: taken for {count} patients by their folders")
-    for uid, headers in series.items():
+    for uid, headers in of_a_patient:
         patient = headers[0].patient_id
-        hashed = patient_pseudonym(patient or by_folder[headers[0].path])
+        name = patient or by_folder[headers[0].path]
+        hashed = patient_pseudonym(name)
         case_id, own = series_pseudonym(hashed, uid), tuple(films.get(patient, ()))
         scan = series_pseudonym(hashed, headers[0].scan) if headers[0].scan else ""
         parts = split_series(headers)
         kept = {header.path for part in parts for header in part.headers}
         passed += [PassedOver(h.path, "DICOM, no slice of its series' scans") for h in headers if h.path not in kept]
         for part in parts:
-            name = f"{case_id}-{part.label}" if part.label else case_id
+            case = f"{case_id}-{part.label}" if part.label else case_id
             paths = tuple(header.path for header in part.headers)
-            found.append((uid, Study(name, hashed, collection_of(paths[0], folder), paths, own, DICOM, scan=scan)))
+            collection = collection_of(paths[0], folder)
+            found.append((uid, Study(case, hashed, collection, paths, own, DICOM, scan=scan, own=name)))
             if part.note:
-                notes.append(f"{name}: {part.note}")
-    alone = set(films) - {headers[0].patient_id for headers in series.values()}
+                notes.append(f"{case}: {part.note}")
+    alone = set(films) - {header.patient_id for headers in series.values() for header in headers}
     passed += [PassedOver(path, "a film of a patient without a CT") for name in alone for path in films[name]]
     return found
+
+
+def _by_patient(headers: list[SliceHeader]) -> list[list[SliceHeader]]:
+    """The slices of each patient, where several share a SeriesInstanceUID, as anonymisers leave it, and no folder; else
+    they stay together, and reading refuses them, as a patient's name that is spelt in two ways would split him.
+    """
+    groups: dict[str, list[SliceHeader]] = defaultdict(list)
+    places: dict[Path, set[str]] = defaultdict(set)
+    for header in headers:
+        groups[header.patient_id].append(header)
+        places[header.path.parent].add(header.patient_id)
+    apart = "" not in groups and all(len(patients) == 1 for patients in places.values())
+    return list(groups.values()) if apart else [headers]
 
 
 def _are_aside(headers: list[SliceHeader]) -> bool:
     """Whether a series is of localizers and pictures alone: none of it could be read as a CT."""
     few = sum(header.frames for header in headers) < MIN_SLICES
-    return all(header.localizer or (header.picture and (few or _has_no_place(header.path))) for header in headers)
-
-
-def _has_no_place(path: Path) -> bool:
-    """Whether a picture is no slice that was saved anew, whose place may be in functional groups, which grouping does
-    not read.
-    """
-    try:
-        header = first_header(path)
-    except AxonError:
-        # Reading it will say what is wrong.
-        return False
-    return header.picture and header.height is None
+    return all(header.localizer or (header.picture and (few or not header.placed)) for header in headers)
 
 
 def _header_of(path: Path) -> SliceHeader | str:
     """The header of a DICOM file, which is opened once; or why a file is none. Empty for one that cannot be read."""
     name = path.name.lower()
     text = name.endswith(_TEXT) or name.startswith(("readme", "license", "licence"))
-    if name.endswith(".csv") or ((text or name.endswith(_PICTURES)) and not _may_be_dicom(path)):
-        return "text or a table" if text else "a picture, no DICOM"
+    if name.endswith(".csv"):
+        return "text or a table"
     try:
         return read_header(path)
     except AxonError as error:
         # One that is too large was not looked into.
-        foreign = "InvalidDicomError" in error.message or not _may_be_dicom(path)
-        return "no image that can be read" if foreign and not name.endswith(".dcm") else ""
+        unseen = error.code == "CT_TOO_LARGE"
+        foreign = "InvalidDicomError" in error.message or (unseen and not _may_be_dicom(path))
+    if foreign and (text or name.endswith(_PICTURES)):
+        return "text or a table" if text else "a picture, no DICOM"
+    return "no image that can be read" if foreign and not name.endswith(".dcm") else ""
 
 
 def _may_be_dicom(path: Path) -> bool:
@@ -249,7 +263,7 @@ def _joined(
         if uid in by_uid:
             notes.append(f"{by_uid[uid].case_id} is there twice, as DICOM and as a volume: DICOM is taken")
         elif one is study or not _same_grid(one, study):
-            kept.append(replace(study, patient_id=one.patient_id))
+            kept.append(replace(study, patient_id=one.patient_id, own=one.own))
         else:
             notes.append(f"{one.case_id} is there twice, as two volumes: one is taken")
             passed += [PassedOver(file, "another copy of a series that is taken") for file in study.files]

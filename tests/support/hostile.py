@@ -492,6 +492,7 @@ HOSTILE: dict[str, Callable[[], Files]] = {
     "archive: a zip that names a root": lambda: zipped({"/tmp/x": b"1"}),
     "archive: a zip of one name below another": lambda: zipped({"a": b"1", "a/b": b"2"}),
     "archive: a zip's name without end": lambda: zipped({"a" * 300: b"1"}),
+    "archive: a zip of folders in one another": lambda: zipped({"a/" * 930 + "x": b"1"}),
     "archive: a zip of too many bytes": lambda: zipped({"a": bytes(2**22 + 1)}),
     "archive: a zip of too many files": lambda: zipped({f"{number}": b"" for number in range(101)}),
     "archive: a zip that is cut": lambda: zipped({"a": b"1" * 999}, lambda b: b[: len(b) // 2]),

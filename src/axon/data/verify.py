@@ -15,7 +15,7 @@ from axon.config import CtConfig
 from axon.data import packed_films as films
 from axon.data.packed import COLUMNS, check_names
 from axon.errors import AxonError
-from axon.files import read_csv, sha256_file
+from axon.files import files_below, read_csv, sha256_file
 from axon.names import checked_name
 from axon.readers.nifti import header_of, read_nifti, stored_nifti
 
@@ -205,9 +205,8 @@ def _check_film(path: Path, row: dict[str, Any]) -> Iterator[AxonError]:
 
 
 def _check_strays(folder: Path, listed: set[str]) -> Iterator[AxonError]:
-    for path in sorted([*(folder / "cases").rglob("*"), *(folder / "films").rglob("*")]):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in listed:
+    for path in [*files_below(folder / "cases"), *files_below(folder / "films")]:
+        if (name := path.relative_to(folder).as_posix()) not in listed:
             yield AxonError("FILE_EXTRA", f"{name} is not in the manifest", "delete it, or pack the dataset again")
 
 

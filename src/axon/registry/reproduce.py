@@ -125,7 +125,7 @@ def shell_lines(code: str, run: str) -> str:
     commit, one line that says that there are none.
     """
     if not is_commit(code):
-        return f"no command makes it again: its code is {printable(code)!r}, no commit"
+        return f"no command makes it again: its code is {code!r}, no commit"
     folder = f"axon-{code[:12]}"
     checkout = f"git worktree add {folder} {code} && cd {folder} && make install"
     return f"{checkout}\n{re.sub('^python ', '.venv/bin/python ', printable(run))}"

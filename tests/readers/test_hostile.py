@@ -23,8 +23,11 @@ from axon.geometry.mend import Mend
 from axon.readers import films, volumes
 from axon.readers.archives import extracted
 from axon.readers.layouts import find_studies
+from axon.readers.nifti import header_of
 from tests.support.hostile import (
     HOSTILE,
+    QFORM,
+    SPACING,
     Files,
     chest,
     edited,
@@ -214,6 +217,20 @@ def test_units_of_a_nifti_are_honoured(tmp_path: Path) -> None:
     steps = [(row + 4 * axis, "f", 0.012) for axis, row in enumerate(rows)]
     volume = volumes.read_here([put(tmp_path, edited((123, "B", 1), *steps, *((row + 12, "f", 0) for row in rows)))])
     assert np.allclose(np.abs(volume.spacing_mm), 12)
+
+
+@pytest.mark.parametrize("spacing", [np.nan, np.inf, 0.0, -12.0])
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("forms", [(), ((QFORM, "h", 1), (76, "f", 1))], ids=["sform", "both"])
+def test_a_damaged_spacing_beside_an_affine_is_mended_and_noted(
+    tmp_path: Path, spacing: float, axis: int, forms: tuple[tuple[int, str, float], ...]
+) -> None:
+    path = put(tmp_path, edited((SPACING + 4 * axis, "f", spacing), *forms))
+    volume = volumes.read_here([path])
+    for notes in (volume.notes, volumes.read_grid([path])[2]):
+        assert "the header's spacing is damaged: that of its sform is used" in notes
+    assert np.array_equal(volume.hu_DHW, chest().hu_DHW) and np.array_equal(volume.affine, chest().affine)
+    assert np.array_equal(header_of(path).get_zooms(), [12, 12, 12])
 
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])

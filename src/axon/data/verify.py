@@ -13,7 +13,7 @@ import numpy as np
 
 from axon.config import CtConfig
 from axon.data import packed_films as films
-from axon.data.packed import COLUMNS, check_names
+from axon.data.packed import COLUMNS, name_problems
 from axon.errors import AxonError
 from axon.files import files_below, read_csv, sha256_file
 from axon.names import checked_name
@@ -55,14 +55,8 @@ def check_dataset(folder: Path) -> tuple[list[dict[str, Any]], list[AxonError]]:
         rows, problems = _packed_rows(folder / "manifest.csv", COLUMNS)
         check: Callable[[Path, dict[str, Any]], Iterator[AxonError]] = _check_nifti
     elif (folder / "manifest.parquet").is_file():
-        from axon.data.prepared import PreparedDataset, case_file, read_manifest
-
-        rows, problems = [{**row, "file": case_file(row)} for row in read_manifest(folder) if not row["excluded"]], []
+        rows, problems = _prepared_rows(folder)
         check = _check_case
-        try:
-            PreparedDataset(folder)
-        except AxonError as problem:
-            problems.append(problem)
     else:
         raise AxonError("DATASET_MISSING", f"no dataset at {folder}", "run `make data`, or `axon dataset pull`")
     patients = {str(row["patient_id"]) for row in rows}
@@ -81,6 +75,21 @@ def check_dataset(folder: Path) -> tuple[list[dict[str, Any]], list[AxonError]]:
     problems += _check_strays(folder, {str(row["file"]) for row in [*rows, *film_rows]})
     problems += _check_splits(folder / "splits.json", patients)
     return rows, problems
+
+
+def _prepared_rows(folder: Path) -> tuple[list[dict[str, Any]], list[AxonError]]:
+    from axon.data.prepared import MANIFEST, PreparedDataset, case_file, manifest_rows
+
+    rows = manifest_rows(folder)
+    bad = name_problems(rows, MANIFEST)
+    problems = list(bad.values())
+    if not bad:
+        try:
+            PreparedDataset(folder)
+        except AxonError as problem:
+            problems.append(problem)
+    there = [row for index, row in enumerate(rows) if not row["excluded"] and row["case_id"] and index not in bad]
+    return [{**row, "file": case_file(row)} for row in there], problems
 
 
 def _packed_rows(manifest: Path, known: tuple[str, ...]) -> tuple[list[dict[str, Any]], list[AxonError]]:
@@ -111,19 +120,8 @@ def _packed_rows(manifest: Path, known: tuple[str, ...]) -> tuple[list[dict[str,
             message = f"row {number} of {manifest.name} has no {' and no '.join(empty)}"
             problems.append(AxonError("MANIFEST_COLUMNS", message, _RESTORE))
     rows = [row for row in rows if all(row.get(name) for name in needed)]
-    bad = {number: problem for number, row in enumerate(rows) if (problem := _bad_name(row, manifest.name, number))}
-    return [row for number, row in enumerate(rows) if number not in bad], problems + list(bad.values())
-
-
-def _bad_name(row: dict[str, Any], table: str, number: int) -> AxonError | None:
-    try:
-        check_names(row)
-        for part in row["file"].split("/"):
-            if part not in ("", ".."):  # of a file outside, which has a code of its own
-                checked_name(part, "file")
-    except AxonError as problem:
-        return AxonError(problem.code, f"row {number + 1} of {table}: {problem.message}", problem.fix)
-    return None
+    bad = name_problems(rows, manifest.name)
+    return [row for index, row in enumerate(rows) if index not in bad], problems + list(bad.values())
 
 
 def _check_names(rows: list[dict[str, Any]]) -> Iterator[AxonError]:

@@ -35,11 +35,13 @@ from tests.support.hostile import (
     film_nrrd,
     gipl,
     gz,
+    jpeg_tiff,
     manifest,
     mgh,
     mha,
     nifti,
     nrrd,
+    old_jpeg_tiff,
     put,
     taped,
     voxels,
@@ -160,8 +162,17 @@ def test_what_is_whole_reads(tmp_path: Path, files: Files) -> None:
 
 @pytest.mark.parametrize(
     "files",
-    [zipped({"a/b": b"1"}), taped({"a/b": b"1"}, uid="1"), manifest(), film_nrrd(), film_nifti()],
-    ids=["zip", "tar", "manifest", "NRRD film", "NIfTI film"],
+    [
+        zipped({"a/b": b"1"}),
+        taped({"a/b": b"1"}, uid="1"),
+        manifest(),
+        film_nrrd(),
+        film_nifti(),
+        jpeg_tiff(),
+        jpeg_tiff(mode="RGB", strip=1),
+        old_jpeg_tiff(),
+    ],
+    ids=["zip", "tar", "manifest", "NRRD film", "NIfTI film", "TIFF", "TIFF of colours", "old TIFF"],
 )
 def test_what_is_whole_opens(tmp_path: Path, files: Files) -> None:
     opened(put(tmp_path, files))

@@ -159,7 +159,7 @@ def grey(side: int) -> Image.Image:
 
 def cut_jpeg(kind: str, lost: int) -> Files:
     """A picture that lost its last bytes and then got an end marker."""
-    return jpeg(lambda b: b[: -2 - lost] + b"\xff\xd9", kind=kind)
+    return jpeg(partial(late_cut, lost), kind=kind)
 
 
 def cut_at_restart(number: int) -> Files:
@@ -171,6 +171,42 @@ def cut_at_restart(number: int) -> Files:
     marks = [found.start() for found in re.finditer(rb"\xff[\xd0-\xd7]", content) if found.start() > coded]
     assert len(marks) == 31
     return {"x.jpg": content[: marks[number]] + b"\xff\xd9"}
+
+
+def jpeg_tiff(edit: Callable[[bytes], bytes] = bytes, strip: int = 2, mode: str = "L") -> Files:
+    """A TIFF of four strips in JPEG, one of them edited and put behind all else."""
+    out = io.BytesIO()
+    grey(256).convert(mode).save(out, "TIFF", compression="jpeg", tiffinfo={278: 64})
+    content = bytearray(out.getvalue())
+    with Image.open(out) as picture:
+        starts, sizes = picture.tag_v2[273], picture.tag_v2[279]
+    edited = edit(bytes(content[starts[strip] : starts[strip] + sizes[strip]]))
+    for values, value in ((starts, len(content)), (sizes, len(edited))):
+        form = next(form for form in ("<I", "<H") if content.count(b"".join(struct.pack(form, n) for n in values)) == 1)
+        place = content.index(b"".join(struct.pack(form, n) for n in values))
+        struct.pack_into(form, content, place + struct.calcsize(form) * strip, value)
+    return {"x.png": bytes(content) + edited}
+
+
+def old_jpeg_tiff(edit: Callable[[bytes], bytes] = bytes) -> Files:
+    """A TIFF of one JPEG, as TIFF 6.0 has them (section 22)."""
+    out = io.BytesIO()
+    grey(256).convert("RGB").save(out, "JPEG", subsampling=0)
+    code, start = edit(out.getvalue()), 200
+    tags = {256: 256, 257: 256, 258: (8, 8, 8), 259: 6, 262: 6, 273: start, 277: 3, 278: 256, 279: len(code), 512: 1}
+    tags |= {513: start, 514: len(code), 530: (1, 1)}
+    place, rows = 8 + 2 + 12 * len(tags) + 4, b""
+    for tag, value in sorted(tags.items()):
+        short = value if isinstance(value, tuple) else ()
+        packed = struct.pack("<I", place) if len(short) > 2 else struct.pack(f"<{len(short)}H", *short).ljust(4, b"\0")
+        rows += struct.pack("<HHI", tag, 3, len(short)) + packed if short else struct.pack("<HHII", tag, 4, 1, value)
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + rows + bytes(4) + struct.pack("<3H", 8, 8, 8)
+    return {"x.png": head.ljust(start, b"\0") + code}
+
+
+def late_cut(lost: int, content: bytes) -> bytes:
+    """A JPEG that lost its last bytes and then got an end marker."""
+    return content[: -2 - lost] + b"\xff\xd9"
 
 
 def cut_jpeg2000(kind: str, lost: int) -> Files:
@@ -209,11 +245,12 @@ def turned_bit(content: bytes) -> bytes:
 def scans(count: int) -> Files:
     """A picture whose only scan comes again and again."""
 
-    def edit(content: bytes) -> bytes:
-        at = content.index(b"\xff\xda")
-        return content[:at] + content[at:-2] * count + b"\xff\xd9"
+    return jpeg(lambda content: repeated(content, count))
 
-    return jpeg(edit)
+
+def repeated(content: bytes, count: int) -> bytes:
+    at = content.index(b"\xff\xda")
+    return content[:at] + content[at:-2] * count + b"\xff\xd9"
 
 
 def jpeg2000(components: int = 1, bits: int = 8, side: int = 4096, tile: int = 4096) -> Files:
@@ -474,6 +511,14 @@ HOSTILE: dict[str, Callable[[], Files]] = {
         f"film: a JPEG in DICOM that lost its last {lost} bytes": partial(unended_jpeg, lost)
         for lost in (1, 2, 20, 200, 2000)
     },
+    **{
+        f"film: a TIFF of {kind}, a JPEG cut by {lost} bytes, with an end": partial(make, partial(late_cut, lost))
+        for kind, make in (("strips", jpeg_tiff), ("the older kind", old_jpeg_tiff))
+        for lost in (3, 20, 200)
+    },
+    "film: a TIFF whose last JPEG has no end": lambda: jpeg_tiff(lambda b: b[:-20], strip=3),
+    "film: a TIFF whose JPEG is not there": lambda: jpeg_tiff(lambda _: b""),
+    "film: a TIFF of 4000 scans": lambda: jpeg_tiff(lambda b: repeated(b, 4000)),
     "film: a flat JPEG": lambda: jpeg(lambda b: b, kind="flat"),
     "film: a NRRD with another bit": lambda: film_nrrd(turned_bit),
     "film: a NRRD of another length": lambda: film_nrrd(bytes, encoding="raw", sizes="256 257"),

@@ -258,21 +258,23 @@ def _jpeg_parts(content: bytes) -> _JpegParts:
     return _JpegParts(scans, frame, -1)
 
 
-def refuse_bad_jpeg(content: bytes, picture: Image.Image, kind: str) -> None:
+def refuse_bad_jpeg(content: bytes, picture: Image.Image | None, kind: str) -> None:
     """Refuse a JPEG that would keep a decoder busy for minutes, a pass through the image for each scan, or that was cut
     and closed with an end marker.
 
     Args:
-        content: The file.
-        picture: The file, opened, its size checked.
+        content: The file, or a whole part of a TIFF.
+        picture: The file, opened, its size checked; None of a part, which TIFF's decoder takes without an end, too.
         kind: First part of the code.
 
     Raises:
         AxonError: ``<kind>_TOO_LARGE`` or ``<kind>_UNREADABLE``.
     """
-    message = f"the JPEG has more than {_MAX_SCANS} scans"
-    require(_jpeg_parts(content).scans <= _MAX_SCANS, f"{kind}_TOO_LARGE", message, "save it anew, not progressive")
-    require(not _jpeg_is_cut(content, picture), f"{kind}_UNREADABLE", "the JPEG ends early", "export it again")
+    parts, message = _jpeg_parts(content), f"the JPEG has more than {_MAX_SCANS} scans"
+    require(parts.scans <= _MAX_SCANS, f"{kind}_TOO_LARGE", message, "save it anew, not progressive")
+    ended = picture is not None or parts.end >= 0
+    whole = ended and not _jpeg_is_cut(content, picture)
+    require(whole, f"{kind}_UNREADABLE", "the JPEG ends early", "export it again")
 
 
 def _jpeg_is_cut(content: bytes, picture: Image.Image | None = None) -> bool:

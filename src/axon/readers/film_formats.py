@@ -6,6 +6,7 @@ What a file says of its size is checked before its pixels are decoded. Messages 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -24,8 +25,13 @@ _PHONES = "MPO"
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _PLANES, _SEPARATE = 284, 2
 _BITS, _KIND, _UNSIGNED = 258, 339, 1
+_COMPRESSION, _OLD_JPEG, _JPEG = 259, 6, 7
 """Tags of TIFF 6.0, section 8, and what they say: PhotometricInterpretation, PlanarConfiguration, BitsPerSample,
-SampleFormat."""
+SampleFormat, Compression."""
+_STRIPS, _STRIP_SIZES, _TILES, _TILE_SIZES = 273, 279, 324, 325
+_TABLES, _INTERCHANGE, _INTERCHANGE_SIZE = 347, 513, 514
+"""Tags of where its parts are: offsets and bytes of strips and tiles; JPEGTables, JPEGInterchangeFormat and its
+length."""
 
 
 def read_picture(path: Path) -> RawFilm | None:
@@ -46,6 +52,8 @@ def read_picture(path: Path) -> RawFilm | None:
         check_size(picture.height, picture.width)
         if picture.format in ("JPEG", _PHONES):
             refuse_bad_jpeg(path.read_bytes(), picture, "XRAY")
+        for part in _jpegs_of(picture, path) if picture.format == "TIFF" else ():
+            refuse_bad_jpeg(part, None, "XRAY")
         single = getattr(picture, "n_frames", 1) == 1 or picture.format == _PHONES
         require(single, "XRAY_MULTIFRAME", "the picture is animated or has several pages", "give one film")
         white_is_zero, unsigned = _of_tiff(picture)
@@ -59,6 +67,21 @@ def read_picture(path: Path) -> RawFilm | None:
             grey_HW, tinted = grey_of(np.asarray(picture.convert("RGB")))
             notes += tinted
     return RawFilm(1 - unit_range(grey_HW) if white_is_zero else unit_range(grey_HW), "picture", notes)
+
+
+def _jpegs_of(picture: Image.Image, path: Path) -> Iterator[bytes]:
+    """The JPEG of each strip or tile of a TIFF, whole with the tables that they share (TIFF Technical Note 2), or the
+    one of the older kind (TIFF 6.0 section 22); none where it is compressed otherwise.
+    """
+    tags = getattr(picture, "tag_v2", {})
+    if tags.get(_COMPRESSION) == _JPEG:
+        content, tables = path.read_bytes(), bytes(tags.get(_TABLES, b""))[:-2] or b"\xff\xd8"
+        for offsets, sizes in ((_STRIPS, _STRIP_SIZES), (_TILES, _TILE_SIZES)):
+            for start, size in zip(tags.get(offsets, ()), tags.get(sizes, ()), strict=True):
+                yield tables + content[start : start + size][2:]
+    elif tags.get(_COMPRESSION) == _OLD_JPEG:
+        start = tags.get(_INTERCHANGE, 0)
+        yield path.read_bytes()[start : start + tags.get(_INTERCHANGE_SIZE, 0)]
 
 
 def _of_tiff(picture: Image.Image) -> tuple[bool, bool]:

@@ -27,6 +27,7 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit
+from safetensors.numpy import save
 
 from axon.data.packed import COLUMNS, write_nifti
 from axon.data.phantoms import make_phantom
@@ -402,6 +403,7 @@ HOSTILE: dict[str, Callable[[], Files]] = {
     "mha: negative": lambda: mha(DimSize="-30 30 30"),
     "mha: no number": lambda: mha(DimSize="30 30 x"),
     "mha: two dimensions": lambda: mha(NDims="2", DimSize="30 30"),
+    "mha: two numbers of dimensions": lambda: mha(NDims="99999"),
     "mha: no orientation": lambda: mha(TransformMatrix=None),
     "mha: no spacing": lambda: mha(ElementSpacing=None),
     "mha: spacing of zero": lambda: mha(ElementSpacing="12 0 12"),
@@ -485,6 +487,7 @@ HOSTILE: dict[str, Callable[[], Files]] = {
     "vtk: no dimensions": lambda: vtk(DIMENSIONS=None),
     "vtk: spacing of NaN": lambda: vtk(SPACING="12 nan 12"),
     "vtk: negative spacing": lambda: vtk(SPACING="-12 12 12"),
+    "vtk: fewer points than voxels": lambda: vtk(POINT_DATA="3"),
     "vtk: no spacing": lambda: vtk(SPACING=None),
     "vtk: cut": lambda: vtk(big_voxels()[:-1]),
     "vtk: no end of the header": lambda: {"x.vtk": b"# vtk DataFile Version 3.0\n" + b"x" * 100_000},
@@ -569,6 +572,8 @@ HOSTILE: dict[str, Callable[[], Files]] = {
     "manifest: no UTF-8": lambda: manifest(lambda b: b"\xff\xfe" + b),
     "manifest: nothing": lambda: manifest(lambda _: b""),
     "manifest: fields beyond the columns": lambda: manifest(lambda b: b[:-1] + b",a,a\n"),
+    "manifest: a file that is a link to itself": lambda: manifest(file="cases/loop") | {"cases/loop -> loop": b""},
+    "manifest: splits that are lists": lambda: manifest(splits=b'{"patients": {"p": ["train", "val"]}, "version": 1}'),
     "manifest: splits without end": lambda: manifest(splits=b"[" * 100_000),
     "manifest: splits that are a number": lambda: manifest(splits=b"1" * 10_000),
     "model: an empty list": lambda: listed(b""),
@@ -585,6 +590,12 @@ HOSTILE: dict[str, Callable[[], Files]] = {
     "model: a class that is none": lambda: model({"unet": ["axon.files", "sha256_file"]}, unet__config_dot_json=b"{}"),
     "model: a network without end": lambda: model(UNET, unet__config_dot_json=b'{"channels": [1000000000]}'),
     "model: a network that is not there": lambda: model(UNET),
+    "model: a configuration in a FIFO": lambda: model(UNET, unet__x=b"") | {"unet/config.json |": b""},
+    "model: a network of a thousand gigabytes": lambda: model(
+        UNET,
+        unet__config_dot_json=b'{"channels": [1024, 1024, 1024], "attention": [true, true, true], "res_blocks": 100}',
+        unet__diffusion_pytorch_model_dot_safetensors=save({"a": np.zeros(1)}),
+    ),
     "model: a pickle": lambda: model(
         UNET, unet__config_dot_json=b"{}", unet__diffusion_pytorch_model_dot_bin=pickle.dumps(Kill())
     ),

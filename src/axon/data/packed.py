@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,17 @@ def name_problems(rows: Sequence[Mapping[str, Any]], table: str) -> dict[int, Ax
             message = f"row {index + 1} of {table}: {problem.message}"
             found[index] = AxonError(problem.code, message, problem.fix)
     return found
+
+
+def patients_listed(splits: Path) -> list[tuple[str, str]]:
+    """Patient and set of each line of a ``splits.json``: of equal keys JSON would keep the last. Raises what a file
+    sets off that is none: OSError, ValueError, KeyError, TypeError or RecursionError.
+    """
+    read = dict(json.loads(splits.read_text(), object_pairs_hook=list))
+    pairs = [(patient, name) for patient, name in read["patients"]]
+    if not all(isinstance(word, str) for pair in pairs for word in pair):
+        raise TypeError("a patient or a set is no text")
+    return pairs
 
 
 def digest_of(volume: Volume) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 from axon.config import CtConfig
 from axon.data import packed_films as films
-from axon.data.packed import COLUMNS, name_problems
+from axon.data.packed import COLUMNS, name_problems, patients_listed
 from axon.errors import AxonError
 from axon.files import files_below, read_csv, sha256_file
 from axon.names import checked_name
@@ -139,7 +138,7 @@ def _check_file(
     named = f"{row.get('case_id', row['patient_id'])}: {row['file']}"
     try:
         inside, there = path.resolve().is_relative_to(folder.resolve()), path.is_file()
-    except (OSError, ValueError):  # too long, or with a NUL
+    except (OSError, ValueError, RuntimeError):  # too long, with a NUL, or a link to itself
         yield AxonError("NAME_UNSAFE", f"{named} cannot be the name of a file", "mend the manifest")
         return
     if not inside:
@@ -209,13 +208,12 @@ def _check_strays(folder: Path, listed: set[str]) -> Iterator[AxonError]:
 
 
 def _check_splits(path: Path, patients: Iterable[str]) -> Iterator[AxonError]:
-    """Every patient in one set. JSON keeps the last of equal keys; the pairs show them all."""
+    """Every patient in one set."""
     fix = 'write {"patients": {"<patient id>": "<set>"}, "version": 1}'
     try:
-        pairs = dict(json.loads(path.read_text(), object_pairs_hook=list))["patients"]
         sets: dict[str, set[str]] = {}
-        for patient, name in pairs:
-            sets.setdefault(str(patient), set()).add(str(name))
+        for patient, name in patients_listed(path):
+            sets.setdefault(patient, set()).add(name)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         yield AxonError("SPLITS_FORMAT", f"{path.name} is missing or no split of patients ({error})", fix)
         return

@@ -30,6 +30,7 @@ from tests.support.hostile import (
     SPACING,
     Files,
     chest,
+    deflated_tiff,
     edited,
     film_nifti,
     film_nrrd,
@@ -171,8 +172,9 @@ def test_what_is_whole_reads(tmp_path: Path, files: Files) -> None:
         jpeg_tiff(),
         jpeg_tiff(mode="RGB", strip=1),
         old_jpeg_tiff(),
+        deflated_tiff(),
     ],
-    ids=["zip", "tar", "manifest", "NRRD film", "NIfTI film", "TIFF", "TIFF of colours", "old TIFF"],
+    ids=["zip", "tar", "manifest", "NRRD film", "NIfTI film", "TIFF", "TIFF of colours", "old TIFF", "deflated"],
 )
 def test_what_is_whole_opens(tmp_path: Path, files: Files) -> None:
     opened(put(tmp_path, files))

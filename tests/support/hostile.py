@@ -189,6 +189,25 @@ def jpeg_tiff(edit: Callable[[bytes], bytes] = bytes, strip: int = 2, mode: str 
     return {"x.png": bytes(content) + edited}
 
 
+def deflated_tiff(edit: Callable[[bytes], bytes] = bytes) -> Files:
+    """A TIFF of one deflated strip, edited."""
+    out = io.BytesIO()
+    grey(256).save(out, "TIFF", compression="tiff_adobe_deflate", tiffinfo={278: 256})
+    with Image.open(out) as picture:
+        start, size = picture.tag_v2[273][0], picture.tag_v2[279][0]
+    content = out.getvalue()
+    edited = edit(content[start : start + size]).ljust(size, b"\0")
+    assert len(edited) == size
+    return {"x.png": content[:start] + edited + content[start + size :]}
+
+
+def other_values(content: bytes) -> bytes:
+    """A zlib stream of other and more values, whose checksum is still that of the old ones, as one bit may make it."""
+    other = bytearray(zlib.decompress(content))
+    other[1000:2000] = bytes(1010)
+    return zlib.compress(bytes(other), 9)[:-4] + content[-4:]
+
+
 def old_jpeg_tiff(edit: Callable[[bytes], bytes] = bytes) -> Files:
     """A TIFF of one JPEG, as TIFF 6.0 has them (section 22)."""
     out = io.BytesIO()
@@ -519,6 +538,8 @@ HOSTILE: dict[str, Callable[[], Files]] = {
         for kind, make in (("strips", jpeg_tiff), ("the older kind", old_jpeg_tiff))
         for lost in (3, 20, 200)
     },
+    "film: a TIFF deflated of other values than its checksum's": lambda: deflated_tiff(other_values),
+    "film: a TIFF deflated without a checksum": lambda: deflated_tiff(lambda b: b[:-4]),
     "film: a TIFF whose last JPEG has no end": lambda: jpeg_tiff(lambda b: b[:-20], strip=3),
     "film: a TIFF whose JPEG is not there": lambda: jpeg_tiff(lambda _: b""),
     "film: a TIFF of 4000 scans": lambda: jpeg_tiff(lambda b: repeated(b, 4000)),

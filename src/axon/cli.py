@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import logging
 import os
 import select
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from axon import DISCLAIMER, __version__
 from axon.commands import (
@@ -29,7 +31,7 @@ from axon.commands import (
     reproduce,
     serve,
 )
-from axon.errors import one_line_errors, printable
+from axon.errors import one_line_errors, printable, printable_lines
 from axon.files import own_temporary_folder
 
 COMMANDS = (
@@ -103,10 +105,14 @@ def _closed_pipe() -> Iterator[None]:
 
 
 class _Printable(logging.Formatter):
-    """A name in a line of the log commands no terminal."""
+    """A name in a line of the log commands no terminal, and begins no line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
+        record = copy.copy(record)
+        if isinstance(record.args, tuple):
+            told = (str, Path, Exception)
+            record.args = tuple(printable(str(arg)) if isinstance(arg, told) else arg for arg in record.args)
+        return printable_lines(super().format(record))
 
 
 def parser() -> argparse.ArgumentParser:

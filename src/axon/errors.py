@@ -35,9 +35,14 @@ class AxonError(Exception):
 
 
 def printable(text: str) -> str:
-    """The text with everything escaped that would move a terminal's cursor, or be no text at all."""
-    shown = (letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
+    """The text with everything escaped that would move a terminal's cursor, begin a line, or be no text at all."""
+    shown = (letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
     return text if text.isprintable() else "".join(shown)
+
+
+def printable_lines(text: str) -> str:
+    """The same of a text whose lines are of our own making: what else was put into it is `printable` already."""
+    return "\n".join(printable(line) for line in text.split("\n"))
 
 
 @contextlib.contextmanager

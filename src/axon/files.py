@@ -8,13 +8,14 @@ import csv
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import signal
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,24 @@ def refuse_unwritable(out: Path) -> Path:
             raise
         raise AxonError("CANNOT_WRITE", f"{out} cannot be made in {there}: {error.strerror}", fix) from error
     return real
+
+
+def walked(top: Path, onerror: Callable[[OSError], object] | None = None) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As `os.walk` from the top, links to folders not followed: that of Python 3.11 calls itself for each folder in a
+    folder, of which there may be more than it can.
+    """
+    waiting = [top]
+    while waiting:
+        for place, folders, names in itertools.islice(os.walk(waiting.pop(), onerror=onerror), 1):
+            yield place, folders, names
+            inner = [Path(place, folder) for folder in reversed(folders)]
+            waiting += [folder for folder in inner if not os.path.islink(folder)]  # noqa: PTH114 refuses nothing
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Every regular file below a folder, sorted; links to folders are not followed."""
+    paths = (Path(place, name) for place, _, names in walked(folder) for name in names)
+    return sorted(path for path in paths if path.is_file())
 
 
 def sha256_file(path: Path) -> str:

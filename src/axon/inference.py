@@ -29,6 +29,7 @@ from axon.models.estimator import Evidence, FilmEstimator
 from axon.models.folders import (
     check_configuration,
     check_facts,
+    check_shapes,
     check_tensors,
     is_in_range,
     load_bridge,
@@ -44,6 +45,7 @@ from axon.references.registration import Progress, Registration, register, silen
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 
 _log = logging.getLogger(__name__)
+_NETWORKS = {kind.__name__: kind for kind in (FilmEstimator, BridgeUNet, RefinerControlNet, SuperResolver)}
 BATCH = 8
 """Samples that are drawn together."""
 REFERENCED = "_references"
@@ -222,6 +224,10 @@ class AxonPipeline(DiffusionPipeline):
                 )
         for part in index.parent.iterdir():
             check_configuration(part)
+        for name, entry in facts.items():
+            kind = _NETWORKS.get(str(entry[1])) if isinstance(entry, list) and len(entry) == 2 else None
+            if kind and name.isidentifier():
+                check_shapes(kind, index.parent / name)
         pipeline = super().from_pretrained(
             pretrained_model_name_or_path,
             use_safetensors=True,

@@ -12,7 +12,7 @@ import pytest
 from axon import cli
 from axon.cli import main
 from axon.commands.progress import told
-from axon.errors import one_line_errors
+from axon.errors import AxonError, one_line_errors, printable_lines
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["dataset", "build", "--help"], ["model", "rollback", "--help"]])
@@ -146,6 +146,14 @@ def test_many_samples_have_a_bar_on_a_terminal_and_a_line_elsewhere(
         assert screen.getvalue() == "samples: done\n"
 
 
-def test_names_in_the_log_command_no_terminal() -> None:
-    record = logging.LogRecord("axon", logging.INFO, "", 0, "film: %s", ("a\x1b[2Jb",), None)
-    assert cli._Printable("%(message)s").format(record) == "film: a\\x1b[2Jb"
+@pytest.mark.parametrize("name", ["a\x1b[2J\nb\r\tc", Path("a\x1b[2J\nb\r\tc"), ValueError("a\x1b[2J\nb\r\tc")])
+def test_names_in_the_log_command_no_terminal_and_begin_no_line(name: object) -> None:
+    record = logging.LogRecord("axon", logging.INFO, "", 0, "film:\n%s %d", (name, 3), None)
+    assert cli._Printable("%(message)s").format(record) == "film:\na\\x1b[2J\\nb\\r\\tc 3"
+    assert record.args == (name, 3)
+
+
+def test_a_name_in_an_error_begins_no_line() -> None:
+    error = AxonError("CT_UNREADABLE", "x\n[OK] all is well\r\t.nii", "mend\nit")
+    assert str(error) == r"[CT_UNREADABLE] x\n[OK] all is well\r\t.nii -> mend\nit"
+    assert printable_lines("a\tb\nc") == "a\\tb\nc"

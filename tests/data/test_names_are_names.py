@@ -11,16 +11,20 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from axon.config import Config
 from axon.data.fetch import fetch
 from axon.data.ingest import ingest, list_studies
 from axon.data.pack import pack
-from axon.data.prepared import assemble
+from axon.data.prepared import COLUMNS as MANIFEST_COLUMNS
+from axon.data.prepared import PreparedDataset, assemble, read_manifest, write_manifest
 from axon.data.splits import sets_of
 from axon.data.verify import check_dataset
-from axon.errors import AxonError
+from axon.errors import AxonError, printable
 from axon.files import read_csv, sha256_file, write_csv, write_json
 from axon.names import checked_name, plain_name
 from axon.readers import volumes
@@ -110,6 +114,79 @@ def test_verify_names_the_bad_row(packed: Path) -> None:
     problems = check_dataset(packed)[1]
     named = [problem for problem in problems if problem.code == "NAME_UNSAFE"]
     assert len(named) == 1 and "row 1 of manifest.csv" in named[0].message and "patient_id" in named[0].message
+
+
+@pytest.mark.parametrize("key", ["case_id", "patient_id", "collection", "file"])
+def test_verify_names_every_bad_row_of_a_packed_table(packed: Path, key: str) -> None:
+    rows = read_csv(packed / "manifest.csv")
+    rows = [rows[0] | {"case_id": f"c{number}"} for number in range(3)]
+    for number in (1, 2):
+        rows[number] |= {key: f"{number}\n[OK] fine\x1b[2J"}
+    write_csv(packed / "manifest.csv", list(rows[0]), rows)
+    told = [problem.message for problem in check_dataset(packed)[1] if problem.code == "NAME_UNSAFE"]
+    assert [message.partition(" cannot")[0] for message in told] == [
+        rf"row {number + 1} of manifest.csv: the {key} '{number}\n[OK] fine\x1b[2J'" for number in (1, 2)
+    ]
+
+
+PREPARED = dict.fromkeys(MANIFEST_COLUMNS, "") | {"patient_id": "p", "set": "train", "sha256": "0", "coverage": 1.0}
+
+
+def prepared(folder: Path, *changes: dict[str, Any]) -> Path:
+    """The table of a prepared dataset, a row a change."""
+    folder.mkdir(exist_ok=True)
+    write_manifest(folder, [{**PREPARED, "case_id": f"c{number}", **row} for number, row in enumerate(changes)])
+    write_json(folder / "dataset.json", {"split_hash": "0"})
+    return folder
+
+
+@pytest.mark.parametrize("key", ["case_id", "patient_id", "collection", "set", "views", "films"])
+@pytest.mark.parametrize("name", ["../../stray", "/tmp/x", "a\x1b[2J\nb", "x" * 256])
+def test_verify_names_every_bad_row_of_a_prepared_table(tmp_path: Path, key: str, name: str) -> None:
+    folder = prepared(tmp_path / "data", {}, {key: name}, {key: name, "excluded": "CT_UNREADABLE"})
+    told = [problem.message for problem in check_dataset(folder)[1] if problem.code == "NAME_UNSAFE"]
+    assert [message.partition(" cannot")[0] for message in told] == [
+        f"row {number} of manifest.parquet: the {key} {printable(repr(name[:100]))}" for number in (2, 3)
+    ]
+    for read in (read_manifest, PreparedDataset):
+        with pytest.raises(AxonError, match=rf"NAME_UNSAFE.*row 2 of manifest.parquet: the {key} "):
+            read(folder)
+
+
+@pytest.mark.parametrize("key", ["case_id", "patient_id", "set", "sha256"])
+@pytest.mark.parametrize("nothing", ["", None])
+def test_a_row_without_a_name_is_damage(tmp_path: Path, key: str, nothing: str | None) -> None:
+    folder = prepared(tmp_path / "data", {key: nothing})
+    assert "DATASET_DAMAGED" in {problem.code for problem in check_dataset(folder)[1]}
+    with pytest.raises(AxonError, match="DATASET_DAMAGED"):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize("kind", ["int64", "list", "binary", "no text"])
+def test_a_column_of_another_kind_is_damage(tmp_path: Path, kind: str) -> None:
+    folder = prepared(tmp_path / "data", {})
+    table = parquet.read_table(folder / "manifest.parquet")
+    values = {
+        "int64": pyarrow.array([5]),
+        "list": pyarrow.array([["a"]]),
+        "binary": pyarrow.array([b"a"]),
+        "no text": pyarrow.Array.from_buffers(
+            pyarrow.string(), 1, [None, pyarrow.py_buffer(np.array([0, 1], np.int32)), pyarrow.py_buffer(b"\xff")]
+        ),
+    }
+    parquet.write_table(table.set_column(1, "patient_id", values[kind]), folder / "manifest.parquet")
+    with pytest.raises(AxonError, match="DATASET_DAMAGED"):
+        check_dataset(folder)
+
+
+def test_a_table_of_more_rows_than_there_are_cases_in_the_world_is_refused_unread(tmp_path: Path) -> None:
+    folder = prepared(tmp_path / "data", {})
+    table = parquet.read_table(folder / "manifest.parquet")
+    parquet.write_table(
+        pyarrow.concat_tables([table] * 1001).take(np.arange(1_000_001) % 1001), folder / "manifest.parquet"
+    )
+    with pytest.raises(AxonError, match=r"DATASET_DAMAGED.* more than 1000000 rows"):
+        check_dataset(folder)
 
 
 def test_a_version_with_names_of_before_is_read_and_written_anew_under_plain_ones(

@@ -14,28 +14,36 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import atheris
 
 with atheris.instrument_imports(include=["axon", "pydicom"]):
+    from axon import pretrained
+    from axon.data.cases import Case
+    from axon.data.listing import LIST, read_listing
     from axon.data.packed import read_rows
+    from axon.data.packed_films import load_film, packed_films
+    from axon.data.patients import read_patients
+    from axon.data.prepared import PreparedDataset
     from axon.data.verify import check_dataset
     from axon.dicom.ct import read_ct_series
-    from axon.pretrained import verify
     from axon.readers.archives import Bounds, unpack_here
     from axon.readers.films import read_here as read_film_here
     from axon.readers.layouts import survey
     from axon.readers.layouts.patient_table import apply_table
     from axon.readers.volumes import read_here
+    from axon.references.library import load_library
+    from axon.registry.reproduce import makings
 
 from axon.config import CtConfig
 from axon.errors import AxonError
 from axon.files import Scratch
 from axon.geometry.mend import Mend
 from axon.training.checkpoints import _sum_of, load_newest
+from tests.fuzz.bases import MODEL, PACKED, PREPARED, write_model, write_packed, write_prepared
 from tests.fuzz.write_corpus import CORPUS, READERS, SPLIT, network
 from tests.support.hostile import HOSTILE
 from tests.support.mutations import write_bases
@@ -79,17 +87,68 @@ def volume(suffix: str) -> Callable[[bytes], None]:
 
 def manifest(data: bytes) -> None:
     """The table of a packed dataset without a case."""
-    written("packed/splits.json", b'{"patients": {}, "version": 1}')
-    written("packed/manifest.csv", data)
-    if not check_dataset(SCRATCH / "packed")[1]:
-        read_rows(SCRATCH / "packed" / "manifest.csv")
+    written("empty/splits.json", b'{"patients": {}, "version": 1}')
+    written("empty/manifest.csv", data)
+    if not check_dataset(SCRATCH / "empty")[1]:
+        read_rows(SCRATCH / "empty" / "manifest.csv")
 
 
 def model(data: bytes) -> None:
     """The list of checksums of a model folder."""
     written("model/model_index.json", b"{}")
     written("model/SHA256SUMS", data)
-    verify(SCRATCH / "model")
+    pretrained.verify(SCRATCH / "model")
+
+
+def part(data: bytes) -> None:
+    """A file of a model folder that is otherwise whole."""
+    readers = {
+        "provenance.json": lambda folder: [making.commands(folder) for making in makings(folder)],
+        "patients.json": read_patients,
+        "references/references.json": load_library,
+        "references/references.safetensors": load_library,
+    }
+    with swapped("model", MODEL, data) as (folder, name):
+        readers.get(name, lambda folder: pretrained.load(str(folder)))(folder)
+
+
+def packed(data: bytes) -> None:
+    """A table of a packed dataset that is otherwise whole, or a film."""
+    with swapped("packed", PACKED, data) as (folder, name):
+        if name.endswith(".safetensors"):
+            load_film(folder / name)
+        elif not check_dataset(folder)[1]:
+            read_rows(folder / "manifest.csv")
+            packed_films(folder)
+
+
+def prepared(data: bytes) -> None:
+    """The same of a prepared one, or a case."""
+    with swapped("prepared", PREPARED, data) as (folder, name):
+        if name.endswith(".safetensors"):
+            Case.load(folder / name)
+        elif not check_dataset(folder)[1]:
+            PreparedDataset(folder).load("train")
+
+
+def studies(data: bytes) -> None:
+    """The list of a fetched folder of one file."""
+    written("fetched/x.nii", b"")
+    written(f"fetched/{LIST}", data)
+    read_listing(SCRATCH / "fetched")
+
+
+@contextlib.contextmanager
+def swapped(base: str, names: tuple[str, ...], data: bytes) -> Iterator[tuple[Path, str]]:
+    """The folder in which one of the named files, chosen by the first byte, holds the others; and its name."""
+    name = names[data[0] % len(names) if data else 0]
+    path = BASES / base / name
+    whole = path.read_bytes()
+    path.write_bytes(data[1:])
+    try:
+        yield BASES / base, name
+    finally:
+        path.write_bytes(whole)
 
 
 def checkpoint(data: bytes) -> None:
@@ -135,7 +194,7 @@ def written(name: str, data: bytes) -> Path:
 TARGETS: tuple[Callable[[bytes], None], ...] = (
     film, dicom_slice, volume(".nii"), volume(".nii.gz"), volume(".mha"), volume(".nrrd"), manifest, model, checkpoint,
     volume(".mgh"), volume(".gipl"), volume(".vtk"), archive, patients, enhanced,
-    header(".mhd"), header(".nhdr"), header(".hdr"), folder,
+    header(".mhd"), header(".nhdr"), header(".hdr"), folder, part, packed, prepared, studies,
 )  # fmt: skip
 OF_SUFFIX = {
     ".jpg": 0,
@@ -173,6 +232,8 @@ def main() -> None:
     folders = [Path(argument) for argument in sys.argv[1:] if not argument.startswith("-")]
     BASES.mkdir()
     write_bases(BASES)
+    for name, write in (("model", write_model), ("packed", write_packed), ("prepared", write_prepared)):
+        write(BASES / name)
     if len(folders) == 1 and not any(folders[0].iterdir()):
         fill(folders[0])
     atheris.Setup(sys.argv, one)

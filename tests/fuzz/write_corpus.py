@@ -12,15 +12,19 @@ import struct
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import torch
 
+from axon.data.listing import LIST, write_listing
 from axon.data.packed import COLUMNS, write_nifti
 from axon.geometry.volume import Volume
+from axon.readers.layouts import Study
 from axon.training.checkpoints import Progress, save_checkpoint
+from tests.fuzz.bases import MODEL, PACKED, PREPARED, write_model, write_packed, write_prepared
 from tests.support.ct_series import write_enhanced, write_series
 from tests.support.films import chest_like, write_film
 from tests.support.hostile import chest, film_nrrd, gipl, mgh, mha, nrrd, vtk
@@ -29,9 +33,11 @@ from tests.support.mutations import write_bases
 CORPUS = Path(__file__).with_name("corpus")
 READERS = (
     "film", "slice", ".nii", ".nii.gz", ".mha", ".nrrd", "manifest", "model", "checkpoint", ".mgh", ".gipl", ".vtk",
-    "archive", "patients", "enhanced", ".mhd", ".nhdr", ".hdr", "folder",
+    "archive", "patients", "enhanced", ".mhd", ".nhdr", ".hdr", "folder", "part", "packed", "prepared", "studies",
 )  # fmt: skip
-"""By number; those with a dot read a volume of that name, the last three of them without its voxels."""
+"""By number; those with a dot read a volume of that name, the last three of them without its voxels. A part of a model
+and a file of a dataset begin with their number in `tests.fuzz.bases`.
+"""
 SPLIT = b"\n\0\n"
 """Between a checkpoint's state and its tensors."""
 _SIDE = 10
@@ -64,7 +70,26 @@ def seeds() -> dict[str, list[bytes]]:
         ".nhdr": [nearly[:400]],
         ".hdr": [nifti[:348]],
         "folder": [nifti[:348], metaimage[:400]],
+        "part": _numbered(write_model, MODEL),
+        "packed": _numbered(write_packed, PACKED),
+        "prepared": _numbered(write_prepared, PREPARED),
+        "studies": [_studies()],
     }
+
+
+def _numbered(write: Callable[[Path], None], names: tuple[str, ...]) -> list[bytes]:
+    """Files of what is written, the number of each before it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        write(Path(scratch) / "base")
+        return [bytes([number]) + (Path(scratch) / "base" / name).read_bytes() for number, name in enumerate(names)]
+
+
+def _studies() -> bytes:
+    """The list of a fetched folder of the one file ``x.nii``."""
+    study = Study("c", "p", "x", (Path("/x.nii"),))
+    with tempfile.TemporaryDirectory() as scratch:
+        write_listing([study], Path("/"), Path(scratch))
+        return (Path(scratch) / LIST).read_bytes()
 
 
 def _nifti(hu_DHW: np.ndarray) -> bytes:

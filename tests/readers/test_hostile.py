@@ -23,20 +23,26 @@ from axon.geometry.mend import Mend
 from axon.readers import films, volumes
 from axon.readers.archives import extracted
 from axon.readers.layouts import find_studies
+from axon.readers.nifti import header_of
 from tests.support.hostile import (
     HOSTILE,
+    QFORM,
+    SPACING,
     Files,
     chest,
+    deflated_tiff,
     edited,
     film_nifti,
     film_nrrd,
     gipl,
     gz,
+    jpeg_tiff,
     manifest,
     mgh,
     mha,
     nifti,
     nrrd,
+    old_jpeg_tiff,
     put,
     taped,
     voxels,
@@ -157,8 +163,18 @@ def test_what_is_whole_reads(tmp_path: Path, files: Files) -> None:
 
 @pytest.mark.parametrize(
     "files",
-    [zipped({"a/b": b"1"}), taped({"a/b": b"1"}, uid="1"), manifest(), film_nrrd(), film_nifti()],
-    ids=["zip", "tar", "manifest", "NRRD film", "NIfTI film"],
+    [
+        zipped({"a/b": b"1"}),
+        taped({"a/b": b"1"}, uid="1"),
+        manifest(),
+        film_nrrd(),
+        film_nifti(),
+        jpeg_tiff(),
+        jpeg_tiff(mode="RGB", strip=1),
+        old_jpeg_tiff(),
+        deflated_tiff(),
+    ],
+    ids=["zip", "tar", "manifest", "NRRD film", "NIfTI film", "TIFF", "TIFF of colours", "old TIFF", "deflated"],
 )
 def test_what_is_whole_opens(tmp_path: Path, files: Files) -> None:
     opened(put(tmp_path, files))
@@ -214,6 +230,20 @@ def test_units_of_a_nifti_are_honoured(tmp_path: Path) -> None:
     steps = [(row + 4 * axis, "f", 0.012) for axis, row in enumerate(rows)]
     volume = volumes.read_here([put(tmp_path, edited((123, "B", 1), *steps, *((row + 12, "f", 0) for row in rows)))])
     assert np.allclose(np.abs(volume.spacing_mm), 12)
+
+
+@pytest.mark.parametrize("spacing", [np.nan, np.inf, 0.0, -12.0])
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("forms", [(), ((QFORM, "h", 1), (76, "f", 1))], ids=["sform", "both"])
+def test_a_damaged_spacing_beside_an_affine_is_mended_and_noted(
+    tmp_path: Path, spacing: float, axis: int, forms: tuple[tuple[int, str, float], ...]
+) -> None:
+    path = put(tmp_path, edited((SPACING + 4 * axis, "f", spacing), *forms))
+    volume = volumes.read_here([path])
+    for notes in (volume.notes, volumes.read_grid([path])[2]):
+        assert "the header's spacing is damaged: that of its sform is used" in notes
+    assert np.array_equal(volume.hu_DHW, chest().hu_DHW) and np.array_equal(volume.affine, chest().affine)
+    assert np.array_equal(header_of(path).get_zooms(), [12, 12, 12])
 
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha"])

@@ -27,6 +27,7 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit
+from safetensors.numpy import save
 
 from axon.data.packed import COLUMNS, write_nifti
 from axon.data.phantoms import make_phantom
@@ -159,7 +160,7 @@ def grey(side: int) -> Image.Image:
 
 def cut_jpeg(kind: str, lost: int) -> Files:
     """A picture that lost its last bytes and then got an end marker."""
-    return jpeg(lambda b: b[: -2 - lost] + b"\xff\xd9", kind=kind)
+    return jpeg(partial(late_cut, lost), kind=kind)
 
 
 def cut_at_restart(number: int) -> Files:
@@ -171,6 +172,61 @@ def cut_at_restart(number: int) -> Files:
     marks = [found.start() for found in re.finditer(rb"\xff[\xd0-\xd7]", content) if found.start() > coded]
     assert len(marks) == 31
     return {"x.jpg": content[: marks[number]] + b"\xff\xd9"}
+
+
+def jpeg_tiff(edit: Callable[[bytes], bytes] = bytes, strip: int = 2, mode: str = "L") -> Files:
+    """A TIFF of four strips in JPEG, one of them edited and put behind all else."""
+    out = io.BytesIO()
+    grey(256).convert(mode).save(out, "TIFF", compression="jpeg", tiffinfo={278: 64})
+    content = bytearray(out.getvalue())
+    with Image.open(out) as picture:
+        starts, sizes = picture.tag_v2[273], picture.tag_v2[279]
+    edited = edit(bytes(content[starts[strip] : starts[strip] + sizes[strip]]))
+    for values, value in ((starts, len(content)), (sizes, len(edited))):
+        form = next(form for form in ("<I", "<H") if content.count(b"".join(struct.pack(form, n) for n in values)) == 1)
+        place = content.index(b"".join(struct.pack(form, n) for n in values))
+        struct.pack_into(form, content, place + struct.calcsize(form) * strip, value)
+    return {"x.png": bytes(content) + edited}
+
+
+def deflated_tiff(edit: Callable[[bytes], bytes] = bytes) -> Files:
+    """A TIFF of one deflated strip, edited."""
+    out = io.BytesIO()
+    grey(256).save(out, "TIFF", compression="tiff_adobe_deflate", tiffinfo={278: 256})
+    with Image.open(out) as picture:
+        start, size = picture.tag_v2[273][0], picture.tag_v2[279][0]
+    content = out.getvalue()
+    edited = edit(content[start : start + size]).ljust(size, b"\0")
+    assert len(edited) == size
+    return {"x.png": content[:start] + edited + content[start + size :]}
+
+
+def other_values(content: bytes) -> bytes:
+    """A zlib stream of other and more values, whose checksum is still that of the old ones, as one bit may make it."""
+    other = bytearray(zlib.decompress(content))
+    other[1000:2000] = bytes(1010)
+    return zlib.compress(bytes(other), 9)[:-4] + content[-4:]
+
+
+def old_jpeg_tiff(edit: Callable[[bytes], bytes] = bytes) -> Files:
+    """A TIFF of one JPEG, as TIFF 6.0 has them (section 22)."""
+    out = io.BytesIO()
+    grey(256).convert("RGB").save(out, "JPEG", subsampling=0)
+    code, start = edit(out.getvalue()), 200
+    tags = {256: 256, 257: 256, 258: (8, 8, 8), 259: 6, 262: 6, 273: start, 277: 3, 278: 256, 279: len(code), 512: 1}
+    tags |= {513: start, 514: len(code), 530: (1, 1)}
+    place, rows = 8 + 2 + 12 * len(tags) + 4, b""
+    for tag, value in sorted(tags.items()):
+        short = value if isinstance(value, tuple) else ()
+        packed = struct.pack("<I", place) if len(short) > 2 else struct.pack(f"<{len(short)}H", *short).ljust(4, b"\0")
+        rows += struct.pack("<HHI", tag, 3, len(short)) + packed if short else struct.pack("<HHII", tag, 4, 1, value)
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + rows + bytes(4) + struct.pack("<3H", 8, 8, 8)
+    return {"x.png": head.ljust(start, b"\0") + code}
+
+
+def late_cut(lost: int, content: bytes) -> bytes:
+    """A JPEG that lost its last bytes and then got an end marker."""
+    return content[: -2 - lost] + b"\xff\xd9"
 
 
 def cut_jpeg2000(kind: str, lost: int) -> Files:
@@ -209,11 +265,12 @@ def turned_bit(content: bytes) -> bytes:
 def scans(count: int) -> Files:
     """A picture whose only scan comes again and again."""
 
-    def edit(content: bytes) -> bytes:
-        at = content.index(b"\xff\xda")
-        return content[:at] + content[at:-2] * count + b"\xff\xd9"
+    return jpeg(lambda content: repeated(content, count))
 
-    return jpeg(edit)
+
+def repeated(content: bytes, count: int) -> bytes:
+    at = content.index(b"\xff\xda")
+    return content[:at] + content[at:-2] * count + b"\xff\xd9"
 
 
 def jpeg2000(components: int = 1, bits: int = 8, side: int = 4096, tile: int = 4096) -> Files:
@@ -365,6 +422,7 @@ HOSTILE: dict[str, Callable[[], Files]] = {
     "mha: negative": lambda: mha(DimSize="-30 30 30"),
     "mha: no number": lambda: mha(DimSize="30 30 x"),
     "mha: two dimensions": lambda: mha(NDims="2", DimSize="30 30"),
+    "mha: two numbers of dimensions": lambda: mha(NDims="99999"),
     "mha: no orientation": lambda: mha(TransformMatrix=None),
     "mha: no spacing": lambda: mha(ElementSpacing=None),
     "mha: spacing of zero": lambda: mha(ElementSpacing="12 0 12"),
@@ -448,6 +506,7 @@ HOSTILE: dict[str, Callable[[], Files]] = {
     "vtk: no dimensions": lambda: vtk(DIMENSIONS=None),
     "vtk: spacing of NaN": lambda: vtk(SPACING="12 nan 12"),
     "vtk: negative spacing": lambda: vtk(SPACING="-12 12 12"),
+    "vtk: fewer points than voxels": lambda: vtk(POINT_DATA="3"),
     "vtk: no spacing": lambda: vtk(SPACING=None),
     "vtk: cut": lambda: vtk(big_voxels()[:-1]),
     "vtk: no end of the header": lambda: {"x.vtk": b"# vtk DataFile Version 3.0\n" + b"x" * 100_000},
@@ -474,6 +533,16 @@ HOSTILE: dict[str, Callable[[], Files]] = {
         f"film: a JPEG in DICOM that lost its last {lost} bytes": partial(unended_jpeg, lost)
         for lost in (1, 2, 20, 200, 2000)
     },
+    **{
+        f"film: a TIFF of {kind}, a JPEG cut by {lost} bytes, with an end": partial(make, partial(late_cut, lost))
+        for kind, make in (("strips", jpeg_tiff), ("the older kind", old_jpeg_tiff))
+        for lost in (3, 20, 200)
+    },
+    "film: a TIFF deflated of other values than its checksum's": lambda: deflated_tiff(other_values),
+    "film: a TIFF deflated without a checksum": lambda: deflated_tiff(lambda b: b[:-4]),
+    "film: a TIFF whose last JPEG has no end": lambda: jpeg_tiff(lambda b: b[:-20], strip=3),
+    "film: a TIFF whose JPEG is not there": lambda: jpeg_tiff(lambda _: b""),
+    "film: a TIFF of 4000 scans": lambda: jpeg_tiff(lambda b: repeated(b, 4000)),
     "film: a flat JPEG": lambda: jpeg(lambda b: b, kind="flat"),
     "film: a NRRD with another bit": lambda: film_nrrd(turned_bit),
     "film: a NRRD of another length": lambda: film_nrrd(bytes, encoding="raw", sizes="256 257"),
@@ -492,6 +561,7 @@ HOSTILE: dict[str, Callable[[], Files]] = {
     "archive: a zip that names a root": lambda: zipped({"/tmp/x": b"1"}),
     "archive: a zip of one name below another": lambda: zipped({"a": b"1", "a/b": b"2"}),
     "archive: a zip's name without end": lambda: zipped({"a" * 300: b"1"}),
+    "archive: a zip of folders in one another": lambda: zipped({"a/" * 930 + "x": b"1"}),
     "archive: a zip of too many bytes": lambda: zipped({"a": bytes(2**22 + 1)}),
     "archive: a zip of too many files": lambda: zipped({f"{number}": b"" for number in range(101)}),
     "archive: a zip that is cut": lambda: zipped({"a": b"1" * 999}, lambda b: b[: len(b) // 2]),
@@ -523,6 +593,8 @@ HOSTILE: dict[str, Callable[[], Files]] = {
     "manifest: no UTF-8": lambda: manifest(lambda b: b"\xff\xfe" + b),
     "manifest: nothing": lambda: manifest(lambda _: b""),
     "manifest: fields beyond the columns": lambda: manifest(lambda b: b[:-1] + b",a,a\n"),
+    "manifest: a file that is a link to itself": lambda: manifest(file="cases/loop") | {"cases/loop -> loop": b""},
+    "manifest: splits that are lists": lambda: manifest(splits=b'{"patients": {"p": ["train", "val"]}, "version": 1}'),
     "manifest: splits without end": lambda: manifest(splits=b"[" * 100_000),
     "manifest: splits that are a number": lambda: manifest(splits=b"1" * 10_000),
     "model: an empty list": lambda: listed(b""),
@@ -539,6 +611,12 @@ HOSTILE: dict[str, Callable[[], Files]] = {
     "model: a class that is none": lambda: model({"unet": ["axon.files", "sha256_file"]}, unet__config_dot_json=b"{}"),
     "model: a network without end": lambda: model(UNET, unet__config_dot_json=b'{"channels": [1000000000]}'),
     "model: a network that is not there": lambda: model(UNET),
+    "model: a configuration in a FIFO": lambda: model(UNET, unet__x=b"") | {"unet/config.json |": b""},
+    "model: a network of a thousand gigabytes": lambda: model(
+        UNET,
+        unet__config_dot_json=b'{"channels": [1024, 1024, 1024], "attention": [true, true, true], "res_blocks": 100}',
+        unet__diffusion_pytorch_model_dot_safetensors=save({"a": np.zeros(1)}),
+    ),
     "model: a pickle": lambda: model(
         UNET, unet__config_dot_json=b"{}", unet__diffusion_pytorch_model_dot_bin=pickle.dumps(Kill())
     ),

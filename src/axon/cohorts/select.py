@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from axon import DISCLAIMER
-from axon.errors import AxonError
+from axon.errors import AxonError, printable
 from axon.files import whole_file, write_json
 
 FILMS = ("CR", "DX")
@@ -291,7 +291,9 @@ def describe(cohort: Cohort) -> str:
         for t in cohort.summary["totals"]
     ]
     people = len({(s.collection, s.patient_id) for s in cohort.series})
-    return "\n".join([*lines, f"chosen: {people} patients, {len(cohort.series)} series, {cohort.bytes / 1e9:.2f} GB"])
+    return "\n".join(
+        [*map(printable, lines), f"chosen: {people} patients, {len(cohort.series)} series, {cohort.bytes / 1e9:.2f} GB"]
+    )
 
 
 def _series(row: dict[str, Any]) -> Series:

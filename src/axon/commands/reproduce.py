@@ -41,7 +41,7 @@ def _reproduce(arguments: argparse.Namespace) -> None:
 
     from axon import DISCLAIMER
     from axon.commands.pipeline import checkout as code_checkout
-    from axon.errors import AxonError, printable
+    from axon.errors import AxonError, printable, printable_lines
     from axon.provenance import code_revision
     from axon.registry.reproduce import check_reproducible, compared, python_command, read_recipe
     from axon.tracking.client import REGISTRY, refuse_missing_store
@@ -57,9 +57,11 @@ def _reproduce(arguments: argparse.Namespace) -> None:
         recipe = replace(recipe, data_folder=str(arguments.folder.resolve()))
     config = recipe.write_config(arguments.output)
     data = f"{recipe.data_revision} {recipe.data_md5}{recipe.data_folder} {recipe.data_repo}".rstrip()
-    made = f"code     {recipe.code}\ndata     {data}\nsplit    {recipe.split_hash}\nconfig   {config}"
-    print(printable(f"model    {recipe.name} version {recipe.version}\n{made}"))
-    print(printable(f"\n{recipe.commands(config, arguments.output)}"), flush=True)
+    model = f"{recipe.name} version {recipe.version}"
+    told = {"model": model, "code": recipe.code, "data": data, "split": recipe.split_hash, "config": str(config)}
+    for name, value in told.items():
+        print(printable(f"{name:<8} {value}"))
+    print(printable_lines(f"\n{recipe.commands(config, arguments.output)}"), flush=True)
     if arguments.run:
         check_reproducible(recipe, code_revision())
         status = subprocess.run(python_command(recipe, config, arguments.output), cwd=code_checkout()).returncode
@@ -71,7 +73,7 @@ def _reproduce(arguments: argparse.Namespace) -> None:
 def _say_of_folder(source: str, cts: Path | None, run: bool) -> None:
     """Print how a model folder was made: the packaged one's networks and then what was added to them."""
     from axon import DISCLAIMER
-    from axon.errors import printable, require
+    from axon.errors import printable, printable_lines, require
     from axon.pretrained import folder_of, verify
     from axon.registry.reproduce import makings
 
@@ -80,6 +82,7 @@ def _say_of_folder(source: str, cts: Path | None, run: bool) -> None:
     with folder_of(source) as (folder, name, _):
         print(f"model    {name} {verify(folder)[:12]}")
         for made in makings(folder):
-            print(printable(f"\n{made.part}\ncode     {made.code}\ndata     {made.data}\n\n{made.commands(cts)}"))
+            print("\n" + "\n".join(map(printable, (made.part, f"code     {made.code}", f"data     {made.data}"))))
+            print(printable_lines(f"\n{made.commands(cts)}"))
     print("\nFOLDER are the CTs (--folder), DATASET what was prepared of them: runs/quality/data-*/dataset.")
     print(DISCLAIMER)

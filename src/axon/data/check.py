@@ -27,7 +27,7 @@ from axon.data.origins import are_several, join_patients, origin_of, told
 from axon.data.packed import digest_of
 from axon.data.patients import print_of
 from axon.data.qa import coronal_tile, write_sheet
-from axon.errors import AxonError
+from axon.errors import AxonError, printable
 from axon.geometry.volume import Volume
 from axon.readers.chest import check_chest
 from axon.readers.layouts import Found, Study, one_of_each_scan, survey
@@ -124,7 +124,7 @@ class Checked:
             lines.append("headers alone were read: whether a CT is there twice, is a mask or no CT at all shows --read")
         patients = len({one.patient_id for one in self.usable})
         lines.append(f"{len(self.usable)} CTs of {patients} patients can be trained on")
-        return "\n".join(_printable(line) for line in lines)
+        return "\n".join(printable(line) for line in lines)
 
     def facts(self) -> dict[str, Any]:
         """The same for programs, every case and every file that was passed over in it."""
@@ -328,11 +328,6 @@ def _refused(rejected: Iterable[Looked]) -> list[str]:
         more = ", ..." if len(found) > _EXAMPLES else ""
         lines.append(f"{len(found):6d}  [{code}] {found[0].message} -> {fix} ({names}{more})")
     return lines
-
-
-def _printable(line: str) -> str:
-    """Nothing that a terminal obeys: names of files may hold anything."""
-    return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
 def _passed(passed: list[tuple[str, str]]) -> list[str]:

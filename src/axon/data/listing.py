@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from axon.errors import AxonError, require
-from axon.files import write_json
+from axon.files import files_below, write_json
 from axon.readers.layouts import Study
 
 LIST = "studies.json"
@@ -42,9 +42,9 @@ def read_listing(raw: Path) -> list[Study]:
     """
     try:
         rows = json.loads((raw / LIST).read_text())
-        there = {_hashed(path, raw): path for path in raw.rglob("*") if path.is_file()}
+        there = {_hashed(path, raw): path for path in files_below(raw)}
         return [_study(row, there, raw) for row in rows]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise AxonError("DATASET_DAMAGED", f"{raw / LIST} is no list of studies", _FIX) from error
 
 

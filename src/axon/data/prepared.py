@@ -16,6 +16,7 @@ import numpy as np
 from axon.config import Config
 from axon.data.cases import Case
 from axon.data.dataset_card import card
+from axon.data.packed import name_problems
 from axon.data.splits import _one_set_each, sets_of
 from axon.errors import AxonError, require
 from axon.files import read_csv, sha256_file, whole_folder, write_json
@@ -40,6 +41,11 @@ COLUMNS = {
 """Columns of ``manifest.parquet`` and their Arrow types: ``views`` are rendered, ``films`` the patient's real ones; an
 excluded study has its code and reason alone."""
 
+MANIFEST = "manifest.parquet"
+_KINDS = {"string": "string", "large_string": "string", "double": "float64"}
+_NEEDED = ("case_id", "patient_id", "set", "sha256")
+_MAX_ROWS = 10**6
+_AGAIN = "run the assemble step again"
 _NO_FAULT = ("CT_DUPLICATE", "CT_MASK", "NO_CHEST")
 """What a folder may well hold beside its CTs: it does not count towards ``data.max_rejected_share``."""
 
@@ -143,7 +149,7 @@ class PreparedDataset:
             raise AxonError(
                 "DATASET_DAMAGED",
                 f"the manifest of {folder} is not the one that was split",
-                "run the assemble step again",
+                _AGAIN,
             )
         self.terms = {row["case_id"]: (row["licence"] or "", row["source"] or "") for row in rows}
         self._sha256 = {row["case_id"]: row["sha256"] for row in rows}
@@ -160,9 +166,7 @@ class PreparedDataset:
         for case_id in self.sets.get(set_name, []):
             path = self.folder / case_file({"case_id": case_id})
             if not path.is_file() or sha256_file(path) != self._sha256[case_id]:
-                raise AxonError(
-                    "DATASET_DAMAGED", f"{path} is missing or differs from its sha256", "run the assemble step again"
-                )
+                raise AxonError("DATASET_DAMAGED", f"{path} is missing or differs from its sha256", _AGAIN)
             cases.append(Case.load(path))
         return cases
 
@@ -202,23 +206,39 @@ def write_manifest(folder: Path, rows: list[dict[str, Any]]) -> None:
     empty = {name: "" if kind == "string" else None for name, kind in COLUMNS.items()}
     full = [{name: row.get(name, empty[name]) for name in COLUMNS} for row in rows]
     schema = pyarrow.schema([(name, getattr(pyarrow, kind)()) for name, kind in COLUMNS.items()])
-    parquet.write_table(pyarrow.Table.from_pylist(full, schema), folder / "manifest.parquet", compression="none")
+    parquet.write_table(pyarrow.Table.from_pylist(full, schema), folder / MANIFEST, compression="none")
 
 
 def read_manifest(folder: Path) -> list[dict[str, Any]]:
-    """Rows as written by `write_manifest`. Raises AxonError ``DATASET_DAMAGED``."""
+    """Rows as written by `write_manifest`, their names checked. Raises AxonError ``NAME_UNSAFE`` or
+    ``DATASET_DAMAGED``.
+    """
+    rows = manifest_rows(folder)
+    for problem in name_problems(rows, MANIFEST).values():
+        raise problem
+    unnamed = [row for row in rows if not row["excluded"] and not all(row[name] for name in _NEEDED)]
+    message = f"a row of {folder / MANIFEST} has no {', no '.join(_NEEDED)}"
+    require(not unnamed, "DATASET_DAMAGED", message, _AGAIN)
+    return rows
+
+
+def manifest_rows(folder: Path) -> list[dict[str, Any]]:
+    """The same, whatever their names are. Raises AxonError ``DATASET_DAMAGED``."""
     import pyarrow
     from pyarrow import parquet
 
-    path = folder / "manifest.parquet"
+    path = folder / MANIFEST
     try:
-        table = parquet.read_table(path)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise AxonError("DATASET_DAMAGED", f"{path} cannot be read: {error}", "run the assemble step again") from error
-    if table.column_names != list(COLUMNS):
-        message = f"the columns of {path} are {', '.join(table.column_names)}"
-        raise AxonError("DATASET_DAMAGED", message, f"they should be {', '.join(COLUMNS)}: run the assemble step again")
-    rows: list[dict[str, Any]] = table.to_pylist()
+        with parquet.ParquetFile(path) as file:
+            found, count = file.schema_arrow, file.metadata.num_rows
+            columns = dict(zip(found.names, map(str, found.types), strict=True))
+            right = [(name, _KINDS.get(kind)) for name, kind in columns.items()] == list(COLUMNS.items())
+            rows: list[dict[str, Any]] = file.read().to_pylist() if right and count <= _MAX_ROWS else []
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise AxonError("DATASET_DAMAGED", f"{path} cannot be read: {error}", _AGAIN) from error
+    message = f"the columns of {path} are {', '.join(f'{name} ({kind})' for name, kind in columns.items())}"
+    require(right, "DATASET_DAMAGED", message, f"they should be {', '.join(COLUMNS)}: {_AGAIN}")
+    require(count <= _MAX_ROWS, "DATASET_DAMAGED", f"{path} has more than {_MAX_ROWS} rows", _AGAIN)
     return rows
 
 
@@ -234,7 +254,7 @@ def _info_of(folder: Path) -> dict[str, Any]:
         return {**info, "split_hash": str(info["split_hash"])}
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         message = f"dataset.json of {folder} cannot be read ({type(error).__name__})"
-        raise AxonError("DATASET_DAMAGED", message, "run the assemble step again") from None
+        raise AxonError("DATASET_DAMAGED", message, _AGAIN) from None
 
 
 def _geometry(path: Path) -> dict[str, str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import hmac
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from axon.config import Config, DataConfig
+from axon.data.packed import patients_listed
 from axon.errors import AxonError
 from axon.names import checked_name, plain_name
 
@@ -181,8 +181,7 @@ def _sets_of_file(path: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
     """
     fix = 'write {"patients": {"<patient id>": "<set>"}, "version": 1}'
     try:
-        pairs = dict(json.loads(path.read_text(), object_pairs_hook=list))["patients"]
-        listed = [(str(patient), str(name)) for patient, name in pairs]
+        listed = patients_listed(path)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise AxonError("SPLITS_FORMAT", f"{path.name} is not a split of patients", fix) from error
     for _, name in listed:

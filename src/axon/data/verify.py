@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -13,9 +12,9 @@ import numpy as np
 
 from axon.config import CtConfig
 from axon.data import packed_films as films
-from axon.data.packed import COLUMNS, check_names
+from axon.data.packed import COLUMNS, name_problems, patients_listed
 from axon.errors import AxonError
-from axon.files import read_csv, sha256_file
+from axon.files import files_below, read_csv, sha256_file
 from axon.names import checked_name
 from axon.readers.nifti import header_of, read_nifti, stored_nifti
 
@@ -55,14 +54,8 @@ def check_dataset(folder: Path) -> tuple[list[dict[str, Any]], list[AxonError]]:
         rows, problems = _packed_rows(folder / "manifest.csv", COLUMNS)
         check: Callable[[Path, dict[str, Any]], Iterator[AxonError]] = _check_nifti
     elif (folder / "manifest.parquet").is_file():
-        from axon.data.prepared import PreparedDataset, case_file, read_manifest
-
-        rows, problems = [{**row, "file": case_file(row)} for row in read_manifest(folder) if not row["excluded"]], []
+        rows, problems = _prepared_rows(folder)
         check = _check_case
-        try:
-            PreparedDataset(folder)
-        except AxonError as problem:
-            problems.append(problem)
     else:
         raise AxonError("DATASET_MISSING", f"no dataset at {folder}", "run `make data`, or `axon dataset pull`")
     patients = {str(row["patient_id"]) for row in rows}
@@ -81,6 +74,21 @@ def check_dataset(folder: Path) -> tuple[list[dict[str, Any]], list[AxonError]]:
     problems += _check_strays(folder, {str(row["file"]) for row in [*rows, *film_rows]})
     problems += _check_splits(folder / "splits.json", patients)
     return rows, problems
+
+
+def _prepared_rows(folder: Path) -> tuple[list[dict[str, Any]], list[AxonError]]:
+    from axon.data.prepared import MANIFEST, PreparedDataset, case_file, manifest_rows
+
+    rows = manifest_rows(folder)
+    bad = name_problems(rows, MANIFEST)
+    problems = list(bad.values())
+    if not bad:
+        try:
+            PreparedDataset(folder)
+        except AxonError as problem:
+            problems.append(problem)
+    there = [row for index, row in enumerate(rows) if not row["excluded"] and row["case_id"] and index not in bad]
+    return [{**row, "file": case_file(row)} for row in there], problems
 
 
 def _packed_rows(manifest: Path, known: tuple[str, ...]) -> tuple[list[dict[str, Any]], list[AxonError]]:
@@ -111,19 +119,8 @@ def _packed_rows(manifest: Path, known: tuple[str, ...]) -> tuple[list[dict[str,
             message = f"row {number} of {manifest.name} has no {' and no '.join(empty)}"
             problems.append(AxonError("MANIFEST_COLUMNS", message, _RESTORE))
     rows = [row for row in rows if all(row.get(name) for name in needed)]
-    bad = {number: problem for number, row in enumerate(rows) if (problem := _bad_name(row, manifest.name, number))}
-    return [row for number, row in enumerate(rows) if number not in bad], problems + list(bad.values())
-
-
-def _bad_name(row: dict[str, Any], table: str, number: int) -> AxonError | None:
-    try:
-        check_names(row)
-        for part in row["file"].split("/"):
-            if part not in ("", ".."):  # of a file outside, which has a code of its own
-                checked_name(part, "file")
-    except AxonError as problem:
-        return AxonError(problem.code, f"row {number + 1} of {table}: {problem.message}", problem.fix)
-    return None
+    bad = name_problems(rows, manifest.name)
+    return [row for index, row in enumerate(rows) if index not in bad], problems + list(bad.values())
 
 
 def _check_names(rows: list[dict[str, Any]]) -> Iterator[AxonError]:
@@ -141,7 +138,7 @@ def _check_file(
     named = f"{row.get('case_id', row['patient_id'])}: {row['file']}"
     try:
         inside, there = path.resolve().is_relative_to(folder.resolve()), path.is_file()
-    except (OSError, ValueError):  # too long, or with a NUL
+    except (OSError, ValueError, RuntimeError):  # too long, with a NUL, or a link to itself
         yield AxonError("NAME_UNSAFE", f"{named} cannot be the name of a file", "mend the manifest")
         return
     if not inside:
@@ -205,20 +202,18 @@ def _check_film(path: Path, row: dict[str, Any]) -> Iterator[AxonError]:
 
 
 def _check_strays(folder: Path, listed: set[str]) -> Iterator[AxonError]:
-    for path in sorted([*(folder / "cases").rglob("*"), *(folder / "films").rglob("*")]):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in listed:
+    for path in [*files_below(folder / "cases"), *files_below(folder / "films")]:
+        if (name := path.relative_to(folder).as_posix()) not in listed:
             yield AxonError("FILE_EXTRA", f"{name} is not in the manifest", "delete it, or pack the dataset again")
 
 
 def _check_splits(path: Path, patients: Iterable[str]) -> Iterator[AxonError]:
-    """Every patient in one set. JSON keeps the last of equal keys; the pairs show them all."""
+    """Every patient in one set."""
     fix = 'write {"patients": {"<patient id>": "<set>"}, "version": 1}'
     try:
-        pairs = dict(json.loads(path.read_text(), object_pairs_hook=list))["patients"]
         sets: dict[str, set[str]] = {}
-        for patient, name in pairs:
-            sets.setdefault(str(patient), set()).add(str(name))
+        for patient, name in patients_listed(path):
+            sets.setdefault(patient, set()).add(name)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         yield AxonError("SPLITS_FORMAT", f"{path.name} is missing or no split of patients ({error})", fix)
         return

@@ -20,7 +20,7 @@ import yaml
 
 from axon.data.verify import verify_dataset
 from axon.errors import AxonError
-from axon.files import whole_folder
+from axon.files import files_below, whole_folder
 
 if TYPE_CHECKING:
     from dvc.api import DVCFileSystem
@@ -159,7 +159,7 @@ def refuse_unsaved(repo: Path) -> None:
 
 def tree_md5(folder: Path) -> str:
     """DVC's hash of a folder: MD5 of the sorted list of its files and their MD5s (`dvc_data.hashfile.tree.Tree`)."""
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    files = {path.relative_to(folder).as_posix(): path for path in files_below(folder)}
     tree = [{"md5": _md5(files[name]), "relpath": name} for name in sorted(files)]
     return hashlib.md5(json.dumps(tree, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 

@@ -203,11 +203,12 @@ def _fits(frame: bytes, syntax: str, shape: tuple[int, int], samples: int, bits:
     if syntax in JPEG2000TransferSyntaxes:
         return _jpeg2000_fits(frame, shape, samples, bits)
     # The decoder makes up what is missing of one that was cut; a fragment may be padded.
-    if _jpeg_parts(frame).scans > _MAX_SCANS or not frame.rstrip(b"\0").endswith(_END):
+    parts = _jpeg_parts(frame)
+    if parts.scans > _MAX_SCANS or not frame.rstrip(b"\0").endswith(_END):
         return False
     found = libjpeg.get_parameters(frame)
     fits = (int(found["rows"]), int(found["columns"])) == shape and int(found["nr_components"]) == samples
-    return fits and not _jpeg_is_cut(frame)
+    return fits and not _jpeg_is_cut(frame, parts)
 
 
 def _jpeg2000_fits(frame: bytes, shape: tuple[int, int], samples: int, bits: int) -> bool:
@@ -267,30 +268,31 @@ def _jpeg_parts(content: bytes) -> _JpegParts:
     return _JpegParts(scans, frame, -1)
 
 
-def refuse_bad_jpeg(content: bytes, picture: Image.Image, kind: str) -> None:
+def refuse_bad_jpeg(content: bytes, picture: Image.Image | None, kind: str) -> None:
     """Refuse a JPEG that would keep a decoder busy for minutes, a pass through the image for each scan, or that was cut
     and closed with an end marker.
 
     Args:
-        content: The file.
-        picture: The file, opened, its size checked.
+        content: The file, or a whole part of a TIFF.
+        picture: The file, opened, its size checked; None of a part, which TIFF's decoder takes without an end, too.
         kind: First part of the code.
 
     Raises:
         AxonError: ``<kind>_TOO_LARGE`` or ``<kind>_UNREADABLE``.
     """
-    message = f"the JPEG has more than {_MAX_SCANS} scans"
-    require(_jpeg_parts(content).scans <= _MAX_SCANS, f"{kind}_TOO_LARGE", message, "save it anew, not progressive")
-    require(not _jpeg_is_cut(content, picture), f"{kind}_UNREADABLE", "the JPEG ends early", "export it again")
+    parts, message = _jpeg_parts(content), f"the JPEG has more than {_MAX_SCANS} scans"
+    require(parts.scans <= _MAX_SCANS, f"{kind}_TOO_LARGE", message, "save it anew, not progressive")
+    ended = picture is not None or parts.end >= 0
+    whole = ended and not _jpeg_is_cut(content, parts, picture)
+    require(whole, f"{kind}_UNREADABLE", "the JPEG ends early", "export it again")
 
 
-def _jpeg_is_cut(content: bytes, picture: Image.Image | None = None) -> bool:
+def _jpeg_is_cut(content: bytes, parts: _JpegParts, picture: Image.Image | None = None) -> bool:
     """Whether a JPEG of 8 bits, perhaps opened already, ends before its image does.
 
     The decoder makes up what is missing, and its warning reaches nobody. So it is tried whether bytes in front of the
     end marker change the image: a whole one is complete before them.
     """
-    parts = _jpeg_parts(content)
     if parts.end < 0 or parts.frame not in _HUFFMAN_8_BITS:
         return False
     # Bytes 255 may fill the space before a marker; in coded data a 0 follows each.
@@ -299,10 +301,10 @@ def _jpeg_is_cut(content: bytes, picture: Image.Image | None = None) -> bool:
     # A decoder that waits for the next restart marker (ISO/IEC 10918-1 B.2.1) passes over all that is none.
     ends = [b"", *(bytes([255, 0xD0 + (last[0] - 0xD0 + 1) % 8]) for last in restarts[-1:])]
     try:
+        picture = picture or Image.open(io.BytesIO(content), formats=["JPEG"])
         for end in ends:
-            longer = coded + end + _FILLER + content[parts.end :]
-            first, second = (Image.open(io.BytesIO(each), formats=["JPEG"]) for each in (content, longer))
-            if ImageChops.difference(picture or first, second).getbbox():
+            longer = io.BytesIO(coded + end + _FILLER + content[parts.end :])
+            if ImageChops.difference(picture, Image.open(longer, formats=["JPEG"])).getbbox():
                 return True
     except OSError:  # the bytes made no sense where they were decoded
         return True

@@ -24,7 +24,7 @@ from axon.data.cases import Case
 from axon.data.patients import read_patients, write_patients
 from axon.data.prepared import PreparedDataset
 from axon.data.splits import NO_TEST
-from axon.errors import AxonError, printable
+from axon.errors import AxonError, printable, printable_lines
 from axon.evaluation.calibration import error_curve, step_share
 from axon.evaluation.champion import Champion, measure_again
 from axon.evaluation.measures import Truth, films_of, input_films, measured, on_grid, reference_of, reproject
@@ -162,7 +162,7 @@ def evaluate(
         if again:
             write_json(part / MEASURED_AGAIN, again)
         write_all(part, evaluation, strips)
-    print(printable(table), flush=True)
+    print(printable_lines(table), flush=True)
     return _headline(evaluation, views)
 
 

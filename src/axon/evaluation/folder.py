@@ -38,7 +38,7 @@ from axon.data.ingest import list_studies, prepare
 from axon.data.patients import Patient, patient_hash, print_of, read_patients, seen_by_model
 from axon.data.prepared import PreparedDataset
 from axon.data.splits import NO_TEST, sets_of
-from axon.errors import AxonError, require
+from axon.errors import AxonError, printable, require
 from axon.evaluation.evaluate import (
     FLOOR_CTS,
     MethodVolumes,
@@ -328,7 +328,8 @@ class _Run:
         write_whole(file, json_text({"key": key, "study": asdict(study)}).encode())
         self.made += 1
         left = (time.monotonic() - self.began) / self.made * (count - number)
-        print(f"{number}/{count} {entry.case_id}: {study.code or study.status}, {left:.0f} s left", file=sys.stderr)
+        said = f"{number}/{count} {entry.case_id}: {study.code or study.status}, {left:.0f} s left"
+        print(printable(said), file=sys.stderr)
         return study
 
     def _measure(self, entry: Listed) -> Measured:
@@ -477,9 +478,8 @@ def _row(study: Measured) -> dict[str, str]:
 
 
 def _said(study: Measured) -> str:
-    return f"  {study.case_id}" + (
-        f" [{study.code}] {study.message}" if study.code else f", patient {study.patient_id}"
-    )
+    why = f" [{study.code}] {study.message}" if study.code else f", patient {study.patient_id}"
+    return printable(f"  {study.case_id}{why}")
 
 
 def method_of(name: str) -> str:

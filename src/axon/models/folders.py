@@ -35,8 +35,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "std_curves": (0.0, 1e5),
 }
 """Least and greatest value of what a configuration calls so; where both are whole numbers, it is one."""
-_MOST_ELSE, _MOST_ENTRIES = 10_000, 100
-"""Of any other number of a configuration; of the entries of a list."""
+_MOST_ELSE, _MOST_ENTRIES, _MOST_LEVELS = 10_000, 100, 10
+"""Of any other number of a configuration; of the entries of a list; of those of channels, each of half a grid."""
 
 
 def load_bridge(folder: Path, device: torch.device) -> tuple[FilmEstimator, BridgeUNet, BrownianBridgeScheduler]:
@@ -48,6 +48,7 @@ def load_bridge(folder: Path, device: torch.device) -> tuple[FilmEstimator, Brid
 def load_network(kind: type[Network], folder: Path) -> Network:
     """A network that `save_pretrained` wrote, in evaluation mode on the CPU; safetensors only."""
     check_configuration(folder)
+    check_shapes(kind, folder)
     network = kind.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)  # type: ignore[attr-defined]
     # diffusers notes the folder, and would write this machine's path into every model made from it.
     network.register_to_config(_name_or_path="")
@@ -81,7 +82,9 @@ def _is_modest(name: str, value: object) -> bool:
     if isinstance(value, dict):
         return all(_is_modest(inner, found) for inner, found in value.items())
     if isinstance(value, list):
-        return len(value) <= _MOST_ENTRIES and all(_is_modest(name, found) for found in value)
+        return len(value) <= (_MOST_LEVELS if name == "channels" else _MOST_ENTRIES) and all(
+            _is_modest(name, found) for found in value
+        )
     if name in RANGES:
         return is_in_range(name, value)
     return not isinstance(value, int | float) or abs(value) <= _MOST_ELSE
@@ -95,6 +98,15 @@ def is_in_range(name: str, value: object) -> bool:
     return number and low <= value <= high  # type: ignore[operator]
 
 
+def check_shapes(kind: type[nn.Module], folder: Path) -> None:
+    """See that the tensors that a configuration asks for are those that are stored, before they take any memory.
+    Raises AxonError ``MODEL_DAMAGED``.
+    """
+    with torch.device("meta"):
+        network = kind.from_config(kind.load_config(folder, local_files_only=True))  # type: ignore[attr-defined]
+    _refuse(_misfits(network, folder), folder)
+
+
 def check_tensors(network: nn.Module, folder: Path) -> None:
     """See that the files of a loaded network held exactly its tensors, all finite: the loader would make up a missing
     one and pass over a spare one.
@@ -102,13 +114,21 @@ def check_tensors(network: nn.Module, folder: Path) -> None:
     Raises:
         AxonError: ``MODEL_DAMAGED``.
     """
+    wrong = sorted(name for name, tensor in network.state_dict().items() if not torch.isfinite(tensor).all())
+    _refuse(_misfits(network, folder) + wrong, folder)
+
+
+def _misfits(network: nn.Module, folder: Path) -> list[str]:
+    """Tensors that are missing, spare, or of another shape."""
     stored: dict[str, tuple[int, ...]] = {}
     for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
             stored |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     needed = network.state_dict()
-    wrong = sorted(name for name in stored.keys() | needed.keys() if stored.get(name) != _shape(needed.get(name)))
-    wrong += sorted(name for name, tensor in needed.items() if not torch.isfinite(tensor).all())
+    return sorted(name for name in stored.keys() | needed.keys() if stored.get(name) != _shape(needed.get(name)))
+
+
+def _refuse(wrong: list[str], folder: Path) -> None:
     if wrong:
         message = f"the tensor {wrong[0]} of {folder.name} is missing, spare, of another shape, or not finite"
         raise AxonError("MODEL_DAMAGED", message, "copy the model again, or use the AXON version that wrote it")

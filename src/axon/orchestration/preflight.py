@@ -251,7 +251,7 @@ def _announce(data: Path, config: Config) -> None:
         list_studies(folder)
         if not (folder / "manifest.csv").is_file():
             # KFP begins a message with its own words, and the local runner shows no line that begins so.
-            _log.info("the data:\n%s", check_folder(folder, config=config).text())
+            _log.info(f"the data:\n{check_folder(folder, config=config).text()}")
 
 
 def _resolve_data(repo: str, revision: str) -> tuple[str, str]:

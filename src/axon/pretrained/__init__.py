@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from axon.errors import AxonError, require
-from axon.files import sha256_file
+from axon.files import sha256_file, walked
 from axon.tracking.client import REGISTRY, parse_uri, refuse_missing_store
 
 if TYPE_CHECKING:
@@ -162,11 +162,13 @@ def verify(folder: Path) -> str:
 
 def _files(folder: Path) -> dict[str, Path]:
     """Every file of the folder but its list, by name."""
-    found = sorted(folder.rglob("*"))
-    linked = [path.name for path in found if path.is_symlink() and path.is_dir()]
+    inner = (Path(place, name) for place, folders, _ in walked(folder) for name in folders)
+    linked = [path.name for path in inner if path.is_symlink()]
     require(not linked, "MODEL_DAMAGED", f"{linked[:1]} of the model is a link to a folder", "copy the folder itself")
-    files = [file for file in found if file.is_file()]
-    return {file.relative_to(folder).as_posix(): file for file in files if file != folder / SUMS}
+    files = [Path(place, name) for place, _, names in walked(folder) for name in names]
+    odd = [path.name for path in files if not path.is_file()]
+    require(not odd, "MODEL_DAMAGED", f"{odd[:1]} of the model is no file", "copy the model again")
+    return {file.relative_to(folder).as_posix(): file for file in sorted(files) if file != folder / SUMS}
 
 
 def _sums(folder: Path) -> str:

@@ -26,6 +26,8 @@ from axon.readers.child import CPU_S, apart
 MAX_BYTES = 16 * 2**30
 """Of all files together, unpacked: about a hundred CT series."""
 MAX_FILES = 50_000
+_MAX_DEPTH = 100
+"""Folders in one another: what goes through them, or removes them, may call itself for each."""
 _CHUNK = 2**20
 _BYTES_A_S = 2**20
 """Of the archive itself, for each of which seconds its child gets one more: bzip2 unpacks a few times as many."""
@@ -137,6 +139,8 @@ def _target(folder: Path, name: str) -> Path:
     parts = PurePosixPath(name.replace("\\", "/")).parts
     inside = bool(parts) and parts[0] != "/" and ".." not in parts and ":" not in parts[0]
     require(inside, "ARCHIVE_UNSAFE", "the archive names a file outside of itself", "use it only if you made it")
+    deep = f"the archive has more than {_MAX_DEPTH} folders in one another"
+    require(len(parts) <= _MAX_DEPTH, "ARCHIVE_UNSAFE", deep, "use it only if you made it")
     return folder.joinpath(*parts)
 
 

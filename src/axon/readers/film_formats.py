@@ -6,9 +6,11 @@ What a file says of its size is checked before its pixels are decoded. Messages 
 from __future__ import annotations
 
 import functools
+import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
@@ -24,8 +26,15 @@ _PHONES = "MPO"
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _PLANES, _SEPARATE = 284, 2
 _BITS, _KIND, _UNSIGNED = 258, 339, 1
+_COMPRESSION, _OLD_JPEG, _JPEG, _DEFLATED = 259, 6, 7, (8, 32946)
 """Tags of TIFF 6.0, section 8, and what they say: PhotometricInterpretation, PlanarConfiguration, BitsPerSample,
-SampleFormat."""
+SampleFormat, Compression."""
+_STRIPS, _STRIP_SIZES, _TILES, _TILE_SIZES = 273, 279, 324, 325
+_TABLES, _INTERCHANGE, _INTERCHANGE_SIZE = 347, 513, 514
+"""Tags of where its parts are: offsets and bytes of strips and tiles; JPEGTables, JPEGInterchangeFormat and its
+length."""
+_MOST_INFLATED = 2**30
+"""Bytes of one part of a TIFF: more than any film has."""
 
 
 def read_picture(path: Path) -> RawFilm | None:
@@ -46,6 +55,8 @@ def read_picture(path: Path) -> RawFilm | None:
         check_size(picture.height, picture.width)
         if picture.format in ("JPEG", _PHONES):
             refuse_bad_jpeg(path.read_bytes(), picture, "XRAY")
+        if picture.format == "TIFF":
+            _refuse_damaged_parts(picture, path)
         single = getattr(picture, "n_frames", 1) == 1 or picture.format == _PHONES
         require(single, "XRAY_MULTIFRAME", "the picture is animated or has several pages", "give one film")
         white_is_zero, unsigned = _of_tiff(picture)
@@ -59,6 +70,43 @@ def read_picture(path: Path) -> RawFilm | None:
             grey_HW, tinted = grey_of(np.asarray(picture.convert("RGB")))
             notes += tinted
     return RawFilm(1 - unit_range(grey_HW) if white_is_zero else unit_range(grey_HW), "picture", notes)
+
+
+def _refuse_damaged_parts(picture: Image.Image, path: Path) -> None:
+    """See that each strip or tile of a TIFF is whole, where it is a JPEG, with the tables that all share (TIFF
+    Technical Note 2), the one JPEG of the older kind (TIFF 6.0 section 22), or deflated: its decoder does not ask.
+    Raises AxonError ``XRAY_UNREADABLE`` or ``XRAY_TOO_LARGE``.
+    """
+    tags = getattr(picture, "tag_v2", {})
+    compression = tags.get(_COMPRESSION)
+    if compression == _JPEG:
+        tables = bytes(tags.get(_TABLES, b""))[:-2] or b"\xff\xd8"
+        for part in _parts_of(tags, path):
+            refuse_bad_jpeg(tables + part[2:], None, "XRAY")
+    elif compression == _OLD_JPEG:
+        start = tags.get(_INTERCHANGE, 0)
+        refuse_bad_jpeg(path.read_bytes()[start : start + tags.get(_INTERCHANGE_SIZE, 0)], None, "XRAY")
+    elif compression in _DEFLATED:
+        whole = all(_inflates(part) for part in _parts_of(tags, path))
+        require(whole, "XRAY_UNREADABLE", "a part of the TIFF is damaged or cut", "export it again")
+
+
+def _parts_of(tags: Any, path: Path) -> Iterator[bytes]:
+    """The strips or tiles of a TIFF."""
+    content = path.read_bytes()
+    for offsets, sizes in ((_STRIPS, _STRIP_SIZES), (_TILES, _TILE_SIZES)):
+        for start, size in zip(tags.get(offsets, ()), tags.get(sizes, ()), strict=True):
+            yield content[start : start + size]
+
+
+def _inflates(packed: bytes) -> bool:
+    """Whether a zlib stream is whole, its checksum included (RFC 1950)."""
+    stream, left = zlib.decompressobj(), _MOST_INFLATED
+    with suppress(zlib.error):
+        while packed and not stream.eof and left > 0:
+            left -= len(stream.decompress(packed, 2**20))
+            packed = stream.unconsumed_tail
+    return stream.eof
 
 
 def _of_tiff(picture: Image.Image) -> tuple[bool, bool]:

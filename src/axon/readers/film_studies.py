@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from axon.dicom.views import View
 from axon.errors import AxonError, require
+from axon.files import walked
 from axon.geometry.mend import Mend
 from axon.readers.archives import extracted, is_archive
 from axon.readers.films import Xray, overruled_by, read_xray, sure_view, taken_view
@@ -101,7 +101,7 @@ def best_of(films: list[FoundFilm], view: View) -> FoundFilm | None:
 
 def film_files(folder: Path) -> list[Path]:
     """All files below a folder that may be films, in order."""
-    paths = (Path(place) / name for place, _, names in os.walk(folder) for name in names)
+    paths = (Path(place) / name for place, _, names in walked(folder) for name in names)
     return sorted(path for path in paths if _may_be_film(path.relative_to(folder), path))
 
 

@@ -220,6 +220,8 @@ def _metaimage_stored(fields: dict[str, str], rules: CtConfig) -> Stored:
     rotation = next((fields[key] for key in ("transformmatrix", "orientation", "rotation") if key in fields), None)
     position = next((fields[key] for key in ("offset", "position", "origin") if key in fields), None)
     many = len(shape)
+    agreed = fields.get("ndims", f"{many}") == f"{many}"
+    require(agreed, "CT_UNREADABLE", "the header says two things of its dimensions", "export it again")
     require(many in (3, 4), "NOT_A_CT", f"the image has {many} dimensions, a CT has 3", "give one CT a file")
     affine = np.eye(4)
     notes: tuple[str, ...] = ()

@@ -48,8 +48,8 @@ def read_nifti(path: Path, rules: CtConfig) -> Volume:
             code.
     """
     packed = unpacked(path)
-    header = _header(bytes(packed[:_HEADER]))
-    stored = _stored(header, rules)
+    header, mended = _header(bytes(packed[:_HEADER]))
+    stored = _stored(header, mended, rules)
     if _in_pair(header):
         return volume(stored, unpacked(image_of(path)), _begin(header, 0))
     return volume(stored, packed, _begin(header, int(header["sizeof_hdr"])))
@@ -59,12 +59,12 @@ def stored_slice(packed: bytes | bytearray) -> tuple[Stored, int, bool]:
     """What a whole NIfTI file says of its values, perhaps of one slice; where they begin; and whether it says which way
     the slice lies: the unit affine, or one with a spacing at most, nobody thought about. Raises as `read_nifti`.
     """
-    header = _header(bytes(packed[:_HEADER]))
+    header, mended = _header(bytes(packed[:_HEADER]))
     require(not _in_pair(header), "CT_UNREADABLE", "the values are in another file", "export one file")
     affine = header.get_best_affine()[:3, :3]
     plain = bool((np.diag(affine) > 0).all() and np.count_nonzero(affine) == 3)
     told = bool(header["sform_code"] or header["qform_code"])
-    return _whole(header), _begin(header, int(header["sizeof_hdr"])), told and not plain
+    return _whole(header, mended), _begin(header, int(header["sizeof_hdr"])), told and not plain
 
 
 def _begin(header: nibabel.Nifti1Header, least: int) -> int:
@@ -76,10 +76,10 @@ def _begin(header: nibabel.Nifti1Header, least: int) -> int:
 
 def stored_nifti(path: Path, rules: CtConfig) -> Stored:
     """What a NIfTI file says that it holds, from its header alone. Raises as `read_nifti`."""
-    header = header_of(path)
+    header, mended = _header(read_start(path, _HEADER))
     if _in_pair(header):
         image_of(path)
-    return _stored(header, rules)
+    return _stored(header, mended, rules)
 
 
 def describe_nifti(path: Path) -> tuple[tuple[Path, ...], bool]:
@@ -92,7 +92,7 @@ def describe_nifti(path: Path) -> tuple[tuple[Path, ...], bool]:
 
 def header_of(path: Path) -> nibabel.Nifti1Header:
     """The header alone, of a file that may be gzipped. Raises as `read_nifti`."""
-    return _header(read_start(path, _HEADER))
+    return _header(read_start(path, _HEADER))[0]
 
 
 def image_of(path: Path) -> Path:
@@ -109,8 +109,10 @@ def _in_pair(header: nibabel.Nifti1Header) -> bool:
     return np.asarray(header["magic"]).tobytes()[:2] == b"ni"
 
 
-def _header(start: bytes) -> nibabel.Nifti1Header:
-    """The header as the file has it: nibabel's own check would mend a spacing of zero to one millimetre."""
+def _header(start: bytes) -> tuple[nibabel.Nifti1Header, tuple[str, ...]]:
+    """The header as the file has it, and what of it was mended: nibabel's own check would mend a spacing of zero to one
+    millimetre.
+    """
     wide = start[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c")
     kind = nibabel.Nifti2Header if wide else nibabel.Nifti1Header
     raw = kind.from_fileobj(io.BytesIO(start), check=False)
@@ -120,18 +122,19 @@ def _header(start: bytes) -> nibabel.Nifti1Header:
         raw["sform_code"] = raw["qform_code"] = raw["scl_inter"] = raw["xyzt_units"] = 0
     known = magic in (b"n+1", b"n+2", b"ni1", b"ni2")
     require(known, "CT_UNREADABLE", "the file is no NIfTI file", "export it as .nii.gz")
-    if not raw["sform_code"]:
-        spacing = np.asarray(raw["pixdim"][1 : 1 + min(int(raw["dim"][0]), 3)], dtype=float)
-        usable = bool(np.isfinite(spacing).all() and (spacing > 0).all())
-        require(usable, "CT_GEOMETRY", "the voxel spacing is not positive", "export it again with its geometry")
+    spacing = np.asarray(raw["pixdim"][1 : 1 + min(int(raw["dim"][0]), 3)], dtype=float)
+    usable, placed = bool(np.isfinite(spacing).all() and (spacing > 0).all()), bool(raw["sform_code"])
+    require(usable or placed, "CT_GEOMETRY", "the voxel spacing is not positive", "export it again with its geometry")
+    if not usable:  # the affine says it, too
+        raw["pixdim"][1:4] = np.linalg.norm(raw.get_sform()[:3, :3], axis=0)
     raw.check_fix()
-    return raw
+    return raw, () if usable else ("the header's spacing is damaged: that of its sform is used",)
 
 
-def _stored(header: nibabel.Nifti1Header, rules: CtConfig) -> Stored:
+def _stored(header: nibabel.Nifti1Header, mended: tuple[str, ...], rules: CtConfig) -> Stored:
     has_sform, has_qform = bool(header["sform_code"]), bool(header["qform_code"])
     assumed = () if has_sform or has_qform else _assume(header, rules)
-    stored = _whole(header)
+    stored = _whole(header, mended)
     shape = stored.shape
     stored = replace(stored, shape=shape[-3:], notes=stored.notes + assumed)
     stored = time_point(stored, int(np.prod(shape[:-3], dtype=object)), rules)
@@ -139,7 +142,7 @@ def _stored(header: nibabel.Nifti1Header, rules: CtConfig) -> Stored:
     return stored
 
 
-def _whole(header: nibabel.Nifti1Header) -> Stored:
+def _whole(header: nibabel.Nifti1Header, mended: tuple[str, ...]) -> Stored:
     """All values of a file, of as many dimensions as it has."""
     affine, units = _in_mm(header)
     infinite = bool(np.isinf([header["scl_slope"], header["scl_inter"]]).any())
@@ -153,7 +156,7 @@ def _whole(header: nibabel.Nifti1Header) -> Stored:
         lps_to_ras(affine),
         1.0 if slope is None else slope,
         0.0 if intercept is None else intercept,
-        units,
+        mended + units,
     )
 
 

@@ -8,6 +8,7 @@ Formats" of the VTK User's Guide.
 
 from __future__ import annotations
 
+import math
 import struct
 from pathlib import Path
 
@@ -108,6 +109,8 @@ def _vtk(start: bytes, rules: CtConfig) -> _Found:
     scalar = channels == ["1"] and kind in _VTK
     require(scalar, "NOT_A_CT", "the voxels are vectors, or of an unknown kind", "export the CT in HU")
     shape = tuple(int(word) for word in fields["DIMENSIONS"][::-1])
+    agreed = [str(math.prod(shape))] == fields.get("POINT_DATA")
+    require(agreed, "CT_UNREADABLE", "the header says two things of how many voxels there are", "export it again")
     spacing = fields.get("SPACING") or fields["ASPECT_RATIO"]
     affine, notes = _assumed(np.array([float(word) for word in spacing]), rules)
     return Stored(np.dtype(_VTK[kind]), shape, affine, notes=notes), start.index(b"\n", len(head) + 1) + 1

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from axon import DISCLAIMER
-from axon.errors import AxonError
+from axon.errors import AxonError, printable
 from axon.evaluation.report import write_page
 from axon.evaluation.results import STRIPS, strip_name
 from axon.metrics.catalogue import VIEW_LABELS, metric, shown_in
@@ -260,7 +260,7 @@ def table(found: Comparison) -> str:
         if found.differences
         else "The runs' parameters and tags are equal.",
     ]
-    lines += [f"  {key}: {_shown(a)} -> {_shown(b)}" for key, (a, b) in found.differences.items()]
+    lines += [printable(f"  {key}: {_shown(a)} -> {_shown(b)}") for key, (a, b) in found.differences.items()]
     return "\n".join([*lines, "", found.verdict])
 
 

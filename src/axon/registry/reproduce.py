@@ -109,7 +109,7 @@ def makings(model: Path) -> list[Making]:
         said = json.loads((model / PROVENANCE).read_text())
         parts = {"networks": said["networks"]} if "networks" in said else {}
         return [_making(part, facts) for part, facts in (parts | {"model": said}).items()]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         fix = "name a registered version, models:/NAME@ALIAS or models:/NAME/VERSION, or the packaged model"
         raise AxonError("NOT_RECORDED", f"{model} has no {PROVENANCE} that says how it was made", fix) from error
 
@@ -117,7 +117,7 @@ def makings(model: Path) -> list[Making]:
 def _making(part: str, facts: Mapping[str, str]) -> Making:
     source = facts["data_source"]
     data = source if json.loads(source) else f"split {facts['split_hash']}"
-    return Making(part, facts["code_revision"], data, facts["command"])
+    return Making(part, str(facts["code_revision"]), data, str(facts["command"]))
 
 
 def shell_lines(code: str, run: str) -> str:
@@ -125,7 +125,7 @@ def shell_lines(code: str, run: str) -> str:
     commit, one line that says that there are none.
     """
     if not is_commit(code):
-        return f"no command makes it again: its code is {printable(code)!r}, no commit"
+        return f"no command makes it again: its code is {code!r}, no commit"
     folder = f"axon-{code[:12]}"
     checkout = f"git worktree add {folder} {code} && cd {folder} && make install"
     return f"{checkout}\n{re.sub('^python ', '.venv/bin/python ', printable(run))}"

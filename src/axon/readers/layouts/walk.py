@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from axon.files import walked
 from axon.readers.archives import extracted
 from axon.readers.layouts.rule import PassedOver
 
@@ -62,7 +62,7 @@ def walk(folder: Path) -> tuple[list[Path], list[PassedOver]]:
 def _below(top: Path, seen: set[tuple[int, int]], links: list[Path]) -> Iterator[tuple[Path, str]]:
     """Each file below ``top`` with why it is passed over, if it is; links to folders wait until all others are seen."""
     unreadable: list[OSError] = []
-    for place, folders, names in os.walk(top, onerror=unreadable.append):
+    for place, folders, names in walked(top, unreadable.append):
         here = Path(place)
         try:
             facts = here.stat()

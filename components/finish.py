@@ -18,6 +18,9 @@ def finish(tracking_uri: str, model_name: str, run_key: str, status: PipelineTas
     """
     from axon.errors import one_line_errors
     from axon.orchestration.finish import finish as end
+    from axon.orchestration.working import working
+    from axon.tracking.runs import known_run
 
-    with one_line_errors():
+    told = working("finish", None, tracking_uri, lambda: known_run(tracking_uri, model_name, run_key))
+    with one_line_errors(), told:
         print(end(tracking_uri, model_name, run_key, status.state, status.error_message or ""))

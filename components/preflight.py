@@ -52,8 +52,12 @@ def preflight(
     from axon.errors import one_line_errors
     from axon.orchestration.preflight import Asked
     from axon.orchestration.preflight import preflight as check
+    from axon.orchestration.working import working
 
-    with one_line_errors():
-        resolved = check(Asked.among(locals()), run_key, Path(resolved_config.path))
+    asked, opened = Asked.among(locals()), [""]
+    told = working("preflight", Path(resolved_config.path), tracking_uri, lambda: opened[-1])
+    with one_line_errors(), told:
+        resolved = check(asked, run_key, Path(resolved_config.path))
+        opened.append(resolved.run_id)
     print(resolved.summary)
     return resolved.outputs

@@ -19,14 +19,20 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from axon.errors import AxonError, one_line_errors
 from tests.browser.conftest import DESK, PHONE, chromium, resize, screenshot
-from tests.browser.test_serve_page import answered, choose, loaded, press, submit, theme, visit
+from tests.browser.test_serve_page import answered, choose, loaded, press, stale, submit, theme, visit
 from tests.support.small_model import write_films
 
 FOLDER = Path(__file__).with_name("screenshots")
 PHANTOM = 1000
 """Of a seed that no model was trained on."""
 PATIENCE_S = 900
-NAMES = {f"serve-{state}.webp" for state in ("start", "working", "desk", "refused", "phone", "phone-dark")}
+EXPIRE = """
+fetch(document.querySelector("#downloads a").href.replace(/[^/]*$/, "").slice(0, -1), {method: "DELETE"})
+  .then(() => document.dispatchEvent(new Event("visibilitychange")));
+"""
+"""Let the server forget the result, as it does after a while, and the page ask after it."""
+STATES = ("start", "working", "desk", "error-map", "stale", "refused", "expired", "phone", "phone-dark")
+NAMES = {f"serve-{state}.webp" for state in STATES}
 
 
 def main() -> int:
@@ -63,9 +69,16 @@ def take(films: list[Path], out: Path, model: str) -> None:
         save(page, out / "serve-working.webp")
         answered(page, PATIENCE_S)
         look(page, out / "serve-desk.webp")
+        press(page, "Error to expect")
+        loaded(page, "std.nii.gz")
+        save(page, out / "serve-error-map.webp", whole=False)
+        press(page, "Volume, the best guess")
+        loaded(page, "ct.nii.gz")
+        press(page, "Soft tissue")
         turned = Path(scratch, "upside-down.png")
         Image.open(films[0]).rotate(180).save(turned)
         page.find_element(By.NAME, "frontal").send_keys(str(turned))
+        save(page, out / "serve-stale.webp", whole=False)
         submit(page)
         answered(page, PATIENCE_S)
         save(page, out / "serve-refused.webp")
@@ -75,6 +88,9 @@ def take(films: list[Path], out: Path, model: str) -> None:
         look(page, out / "serve-phone.webp")
         theme(page, "dark")
         look(page, out / "serve-phone-dark.webp")
+        page.execute_script(EXPIRE)
+        WebDriverWait(page, PATIENCE_S).until(lambda _: stale(page))
+        save(page, out / "serve-expired.webp", whole=False)
 
 
 def look(page: WebDriver, path: Path) -> None:
@@ -84,8 +100,11 @@ def look(page: WebDriver, path: Path) -> None:
     save(page, path)
 
 
-def save(page: WebDriver, path: Path) -> None:
-    Image.open(io.BytesIO(screenshot(page))).convert("RGB").save(path, quality=80, method=6)
+def save(page: WebDriver, path: Path, whole: bool = True) -> None:
+    """Keep the whole page, or what the window shows of the result."""
+    page.execute_script("document.getElementById('title').scrollIntoView()")
+    shot = screenshot(page) if whole else page.get_screenshot_as_png()
+    Image.open(io.BytesIO(shot)).convert("RGB").save(path, quality=80, method=6)
     print(f"wrote {path}, {path.stat().st_size // 1024} KiB")
 
 

@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Printable("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # It tells of its cache of fonts at the first picture.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # It tells of its caches at the first picture.
     arguments = parser().parse_args(argv)
     # Called by a program, its temporary files are its own.
     alone = own_temporary_folder() if argv is None else contextlib.nullcontext()

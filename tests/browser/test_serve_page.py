@@ -451,6 +451,27 @@ def test_films_are_dropped_anywhere_and_the_example_is_a_click_away(sized: WebDr
     assert 0 <= top < 200, "the result is in sight"
 
 
+def test_films_that_a_browser_cannot_draw_are_shown_before_they_are_sent(
+    sized: WebDriver, address: str, films: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """DICOM and TIFF are drawn by the server; of what is no film, the page says that there is no preview."""
+    visit(sized, address)
+    Image.open(films[1]).save(tmp_path / "film.tiff")
+    choose(sized, dicom_film(tmp_path / "film.dcm", np.asarray(Image.open(films[0]))), tmp_path / "film.tiff")
+    thumbs = sized.find_elements(By.CSS_SELECTOR, ".drop .thumb")
+    WebDriverWait(sized, 30).until(lambda _: all(thumb.is_displayed() for thumb in thumbs))
+    for thumb, film in zip(thumbs, films, strict=True):
+        drawn = np.asarray(Image.fromarray(pixels(thumb)).convert("L").resize((32, 32)), float)
+        given = np.asarray(Image.open(film).convert("L").resize((32, 32)), float)
+        assert np.corrcoef(drawn.ravel(), given.ravel())[0, 1] > 0.95
+    keep(sized, "serve-chosen-dicom")
+    (tmp_path / "film.png").write_text("no picture")
+    sized.find_element(By.NAME, "frontal").send_keys(str(tmp_path / "film.png"))
+    said = sized.find_element(By.CSS_SELECTOR, ".drop output")
+    WebDriverWait(sized, 30).until(lambda _: "no preview before it is sent" in said.text)
+    assert not thumbs[0].is_displayed() and thumbs[1].is_displayed()
+
+
 def test_the_keys_move_slices_of_the_focused_picture(sized: WebDriver, address: str, films: tuple[Path, Path]) -> None:
     give(sized, address, films[0])
     loaded(sized, "ct.nii.gz")

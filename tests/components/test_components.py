@@ -11,11 +11,16 @@ from typing import Any
 import pytest
 import yaml
 
+from axon.data.packed import write_nifti
+from axon.data.phantoms import make_phantom
+from axon.orchestration.heartbeat import run_state
+from axon.orchestration.working import FILE
 from axon.tracking.client import client
 from axon.tracking.runs import start_parent
 from components import IMAGES_FILE, image
 from components.finish import finish
 from components.gate import gate
+from components.nothing_new import nothing_new
 from components.preflight import preflight
 from components.register import register
 from tests.support.stores import new_store
@@ -43,6 +48,8 @@ def test_a_step_is_one_function_named_as_its_file_that_calls_axon(path: Path) ->
         imported & {"axon.errors", "axon.orchestration.steps"}
         and not {name.partition(".")[0] for name in imported} & HEAVY
     )
+    states = {"axon.orchestration.working", "axon.orchestration.steps", "axon.orchestration.batch"}
+    assert imported & states, "the step says nothing while it works"
 
 
 def test_images_are_named_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +82,27 @@ def test_gate_register_finish(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     finish.python_func(uri, "axon", "key", SimpleNamespace(state="SUCCEEDED", error_message=""))
     assert client(uri).get_run(run_id).info.status == "FINISHED"
     assert "ended: SUCCEEDED" in capsys.readouterr().out
+    steps = {step["name"]: step["state"] for step in run_state(uri, run_id)["steps"]}
+    assert steps == {"gate": "SUCCEEDED", "register": "SUCCEEDED", "finish": "SUCCEEDED"}
+
+
+@pytest.mark.slow
+def test_preflight_and_a_run_with_nothing_new_say_how_they_are(tmp_path: Path) -> None:
+    """In MLflow as soon as there is a run; before, and where there will be none, beside what they write."""
+    (tmp_path / "cts").mkdir()
+    write_nifti(tmp_path / "cts/p1.nii", make_phantom(1, size=32, spacing_mm=11.0))
+    uri = new_store(tmp_path)
+    asked = {"seed": 0, "views": "bi", "dataset_repo": "", "dataset_revision": "", "model_name": "axon"}
+    asked |= {"promote": "never", "force": False, "tracking_uri": uri, "checkpoint_root": str(tmp_path / "kept")}
+    asked |= {"config_yaml": "{}", "dataset_folder": str(tmp_path / "cts"), "run_key": "key"}
+    given = preflight.python_func(**asked, resolved_config=artifact(tmp_path / "preflight/config"))
+    (step,) = run_state(uri, given[2])["steps"]
+    assert (step["name"], step["state"]) == ("preflight", "SUCCEEDED")
+    (tmp_path / "nothing_new").mkdir()
+    nothing_new.python_func("axon", artifact(tmp_path / "nothing_new/said"))
+    for name in ("preflight", "nothing_new"):
+        assert json.loads((tmp_path / name / FILE).read_text())["state"] == "SUCCEEDED"
+    assert "stays as it is" in (tmp_path / "nothing_new/said").read_text()
 
 
 def test_a_user_error_is_the_last_line_and_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

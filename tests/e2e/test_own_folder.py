@@ -23,6 +23,7 @@ from mlflow.entities import Run
 
 from axon.data.phantoms import make_phantom
 from axon.geometry.volume import lps_to_ras
+from tests.support.bare import bare_environment
 from tests.support.canary import CANARY, plant
 from tests.support.ct_series import write_series
 from tests.support.films import write_film
@@ -86,7 +87,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     write_patients(raw)
     write_cts(raw)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**os.environ, "CONFIG": "tests/tiny.yaml", "OUT": str(out), "PATH": path}
+    environment = {**bare_environment(), "CONFIG": "tests/tiny.yaml", "OUT": str(out), "PATH": path}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
     command = f"{sys.executable} -m pipelines run --config tests/tiny.yaml --output {out} --folder {raw}"
     with (folder / "killed.log").open("w") as log:
@@ -106,6 +107,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
 
 
 def test_a_killed_run_goes_on_and_ends_with_one_champion(ended: Ended) -> None:
+    assert "\x1b" not in ended.said and "/proc" not in ended.said, "no colour, and no word of a home without room"
     assert "axon version 1, champion" in re.sub(" +", " ", ended.said)
     newest = max(ended.out.glob("pipeline/axon-*"), key=lambda path: path.stat().st_mtime)
     assert "| notes | NOT_A_CT |" in (newest / "validate/dataset/README.md").read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -128,6 +129,46 @@ def test_a_batch_goes_on_where_it_stopped_and_bad_ones_cost_themselves(
     assert b"JANE" not in everything and b"CANARY" not in everything
     ct = pydicom.dcmread(next((out / calls[0] / "dicom").glob("*.dcm")))
     assert ct.PatientID.startswith("AXON-")
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_has_a_code_and_loses_nothing(films: Path, model: Path, tmp_path: Path) -> None:
+    """A limit of the process stands for the disk: the studies of before stay, the one at work leaves no part."""
+    (tmp_path / "films").mkdir()
+    for number in range(2):
+        image = np.asarray(Image.open(films / "frontal.png"))
+        dicom_film(tmp_path / f"films/{number}.dcm", image, StudyInstanceUID=f"1.2.3.4.8.{number}")
+        words = ["reconstruct", "--batch", "films", "-o", "out", "--model", str(model)]
+        call = [sys.executable, "-m", "axon.cli", *words]
+        most = resource.RLIM_INFINITY if number == 0 else 3000
+        done = subprocess.run(
+            call,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            preexec_fn=lambda most=most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY)),
+        )
+        if number == 0:
+            assert states(tmp_path / "out") == ["done"], done.stdout + done.stderr
+    assert done.returncode == 1 and done.stdout.splitlines()[-1].startswith("[DISK_FULL] "), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr and states(tmp_path / "out") == ["", "kept"]
+    assert len([path for path in (tmp_path / "out").iterdir() if path.is_dir()]) == 1
+    assert run_batch(tmp_path / "films", tmp_path / "out", str(model)).done == 1
+    assert states(tmp_path / "out") == ["done", "kept"]
+
+
+@pytest.mark.slow
+def test_a_thousand_broken_films_cost_a_row_each(films: Path, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "films").mkdir()
+    whole = (films / "JANE-1.dcm").read_bytes()
+    for number in range(1000):
+        cut = whole[: 200 + number] if number % 3 else f"no picture {number}".encode()
+        (tmp_path / "films" / f"{number}{('.png', '.dcm', '')[number % 3]}").write_bytes(cut)
+    (tmp_path / "films/good.dcm").write_bytes(whole)
+    made = run_batch(tmp_path / "films", tmp_path / "out", str(model))
+    rows = read_csv(tmp_path / "out/index.csv")
+    assert (made.done, made.failed, len(rows)) == (1, 1000, 1001)
+    assert all(row["code"].startswith("XRAY_") and row["message"] for row in rows if row["state"] == "failed")
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from axon import DISCLAIMER
-from axon.registry.register import DESCRIPTION, SHORT, register, rollback, versions
+from axon.registry.register import DESCRIPTION, SHORT, promote, register, rollback, versions
 from axon.tracking.client import client
 from axon.tracking.runs import FOLDER, stage_run, start_parent
 from tests.support.gate import FACTS, gated, registered, uri
@@ -99,12 +99,20 @@ def refuse_long(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     monkeypatch.setattr(MlflowClient, "update_model_version", refusing)
 
 
-def test_after_a_roll_back_both_versions_say_so(uri: str, tmp_path: Path) -> None:
-    first = registered(uri, tmp_path, "one", PSNR).version
+def test_after_a_roll_back_both_versions_and_their_runs_say_so(uri: str, tmp_path: Path) -> None:
+    run_id, first = shown(uri, tmp_path)
     second = registered(uri, tmp_path, "two", [value + 1 for value in PSNR]).version
+    before = client(uri).get_run(run_id).data.tags[DESCRIPTION]
     assert rollback(uri, "axon") == first
     reasons = {found.version: found.reason for found in versions(uri, "axon")}
     assert reasons == {
         first: f"the champion again: version {second} was rolled back",
         second: f"rolled back: version {first} is the champion",
     }
+    told = {found.version: client(uri).get_run(found.run_id).data.tags[DESCRIPTION] for found in versions(uri, "axon")}
+    assert told[first].startswith(f"**axon version {first}, champion: {reasons[first]}**\n")
+    assert told[second].startswith(f"**axon version {second}, no alias: {reasons[second]}**\n")
+    assert told[first].partition("\n")[2] == before.partition("\n")[2] != "", "figures and picture stay"
+    promote(uri, "axon", second)
+    told = client(uri).get_run(versions(uri, "axon")[0].run_id).data.tags[DESCRIPTION]
+    assert told.startswith(f"**axon version {second}, champion: promoted by hand**\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import errno
 import io
 import shutil
@@ -13,12 +14,14 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image, ImageOps
 from starlette.testclient import TestClient
 
 from axon import pretrained
 from axon.config import Config
+from axon.pictures import LARGEST_PX
 from axon.readers import child
 from axon.serve import app as web
 from axon.serve.jobs import Jobs
@@ -379,3 +382,56 @@ def test_an_archive_of_a_study_is_taken_in_place_of_a_film(asked: TestClient, fi
         files.writestr("JANE/1.png", film)
     done = ended(asked, order(asked, archive.getvalue())["id"])
     assert [row["view"] for row in done["result"]["films"]] == ["frontal"]
+
+
+def preview(client: TestClient, film: bytes, **headers: str) -> dict:
+    return client.post("/api/preview", files={"film": ("JANE_DOE.dcm", film)}, headers=headers).json()
+
+
+def test_a_preview_is_drawn_by_the_reader_and_leaves_nothing(asked: TestClient, jobs: Jobs, film: bytes) -> None:
+    drawn = preview(asked, film)
+    assert set(drawn) == {"image"}
+    picture = Image.open(io.BytesIO(base64.b64decode(drawn["image"].partition(",")[2])))
+    assert max(picture.size) <= LARGEST_PX and np.asarray(picture.convert("L")).std() > 10
+    assert list(jobs.root.iterdir()) == []
+
+
+def test_a_preview_that_is_not_to_be_had_is_no_error(
+    asked: TestClient, jobs: Jobs, film: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of no film, too large a one, one that is too slow, one for another page, and where the server ends."""
+    nothing = {"image": None}
+    assert preview(asked, b"no film") == preview(asked, b"") == asked.post("/api/preview").json() == nothing
+    assert preview(asked, film, origin="http://evil.example")["code"] == "SERVE_ORIGIN"
+    with monkeypatch.context() as patch:
+        patch.setattr(web, "MAX_FILM_BYTES", len(film) - 1)
+        assert preview(asked, film) == nothing
+    with monkeypatch.context() as patch:
+        patch.setattr(web, "PREVIEW_S", 0.0)
+        assert preview(asked, film) == nothing
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "_closing", True)
+        patch.setattr(child, "_CHECK_MS", 0)
+        assert preview(asked, film) == nothing
+    assert list(jobs.root.iterdir()) == [] and preview(asked, film) != nothing
+
+
+def test_one_preview_is_read_at_a_time(asked: TestClient, film: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once: list[int] = []
+    inside = 0
+
+    def slow(_: Jobs, __: object) -> str:
+        nonlocal inside
+        inside += 1
+        at_once.append(inside)
+        time.sleep(0.2)
+        inside -= 1
+        return "data:,"
+
+    monkeypatch.setattr(Jobs, "preview", slow)
+    others = [threading.Thread(target=preview, args=(asked, film)) for _ in range(3)]
+    for other in others:
+        other.start()
+    for other in others:
+        other.join()
+    assert at_once == [1, 1, 1]

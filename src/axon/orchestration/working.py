@@ -29,9 +29,9 @@ Tell = Callable[[int, int], object]
 
 
 @contextlib.contextmanager
-def beats(state: Callable[[], State], file: Path, tag: Callable[[str], object]) -> Iterator[None]:
-    """Write ``state()`` to ``file`` and hand it to ``tag`` as long as the block runs, and once at its end. None of the
-    three can stop the block by failing.
+def beats(state: Callable[[], State], file: Path | None, tag: Callable[[str], object]) -> Iterator[None]:
+    """Write ``state()`` to ``file``, if there is one, and hand it to ``tag`` as long as the block runs, and once at its
+    end. None of the three can stop the block by failing.
     """
     ended = threading.Event()
 
@@ -39,7 +39,8 @@ def beats(state: Callable[[], State], file: Path, tag: Callable[[str], object]) 
         with contextlib.suppress(Exception):
             now = {**state(), "at": utc(time.time())}
             with contextlib.suppress(OSError):
-                write_whole(file, json_text(now).encode())
+                if file:
+                    write_whole(file, json_text(now).encode())
             if tagged:
                 tag(json.dumps(now))
 
@@ -61,16 +62,21 @@ def beats(state: Callable[[], State], file: Path, tag: Callable[[str], object]) 
 
 @contextlib.contextmanager
 def working(
-    step: str, out: Path, tracking_uri: str = "", run_id: str = "", model_name: str = "", revision: str = ""
+    step: str,
+    out: Path | None,
+    tracking_uri: str = "",
+    run_id: str | Callable[[], str] = "",
+    model_name: str = "",
+    revision: str = "",
 ) -> Iterator[Tell]:
     """`beats` of a step that does not train: beside ``out``, and as a tag of the pipeline run.
 
     Args:
         step: Its name; a task of a loop has its number behind it.
-        out: What the step writes.
+        out: What the step writes; None where that is nothing.
         tracking_uri: MLflow; empty for work that is no part of a training, which has a file alone.
-        run_id: The pipeline run's MLflow run. A step that may be served from a cache is not told it, as that would make
-            each call another one; it finds the newest open run of
+        run_id: The pipeline run's MLflow run, or what gives it as soon as there is one. A step that may be served from
+            a cache is not told it, as that would make each call another one; it finds the newest open run of
         model_name: this experiment
         revision: on this revision of the data.
 
@@ -78,7 +84,8 @@ def working(
         Tell: To be told how far the step is.
     """
     work = _Work(step)
-    with beats(work.now, out.with_name(FILE), _Tag(step, tracking_uri, run_id, model_name, revision)):
+    file = out and out.with_name(FILE)
+    with beats(work.now, file, _Tag(step, tracking_uri, run_id, model_name, revision)):
         try:
             yield work.tell
         except BaseException as error:
@@ -103,17 +110,19 @@ class _Work:
 
 
 class _Tag:
-    def __init__(self, step: str, tracking_uri: str, run_id: str, model_name: str, revision: str) -> None:
+    def __init__(
+        self, step: str, tracking_uri: str, run_id: str | Callable[[], str], model_name: str, revision: str
+    ) -> None:
         self.key, self.uri, self.run_id = f"{HEARTBEAT}.{step}", tracking_uri, run_id
         self.model_name, self.revision = model_name, revision
 
     def __call__(self, text: str) -> None:
         if not self.uri:
             return
-        mlflow = client(self.uri)
-        self.run_id = self.run_id or _open_run(mlflow, self.model_name, self.revision)
-        if self.run_id:
-            mlflow.set_tag(self.run_id, self.key, text)
+        run_id = self.run_id() if callable(self.run_id) else self.run_id
+        if run_id := run_id or (self.model_name and _open_run(client(self.uri), self.model_name, self.revision)):
+            client(self.uri).set_tag(run_id, self.key, text)
+            self.run_id = run_id
 
 
 def _open_run(mlflow: MlflowClient, model_name: str, revision: str) -> str:

@@ -113,6 +113,27 @@ def _read_here(paths: list[Path], mend: Mend, trusted: bool) -> Xray:
         return _judged(_read(path, mend), mend, trusted)
 
 
+def preview_xray(path: Path, cpu_s: int) -> np.ndarray:
+    """A chest film as given, its longer side at most `MOST_SIDE`, float32 in [0, 1]; it is not judged.
+
+    Args:
+        path: As `read_xray`.
+        cpu_s: CPU seconds that reading it may take.
+
+    Raises:
+        AxonError: As `read_xray`, for a film that cannot be read.
+    """
+    film_HW: np.ndarray = apart("XRAY", previewed_here, [path], cpu_s=cpu_s)
+    return film_HW
+
+
+def previewed_here(paths: list[Path]) -> np.ndarray:
+    """`preview_xray` of the one film of ``paths``, in this process."""
+    (path,) = paths
+    with guarded("XRAY", "the film"):
+        return shrunk(_read(path, Mend()).image_HW)
+
+
 def _read(path: Path, mend: Mend) -> RawFilm:
     empty = path.stat().st_size == 0
     again = "choose the file again, or export it again"

@@ -126,7 +126,7 @@ def register(
                 mlflow.set_model_version_tag(model_name, version, f"axon.{key}", str(value))
         with _alone(mlflow, model_name):
             alias, reason = _move_alias(mlflow, model_name, version, decided)
-        told = f"{model_name} version {version}, {alias or 'no alias'}: {reason}"
+        told = _verdict(model_name, version, alias, reason)
         mlflow.set_tag(parent_run_id, DESCRIPTION, run_description(told, metrics, _picture(evaluation, parent_run_id)))
         # The outcome comes last: a version without it is one that the next call finishes.
         mlflow.set_model_version_tag(model_name, version, REASON, reason)
@@ -170,7 +170,7 @@ def promote(tracking_uri: str, model_name: str, version: str) -> None:
     mlflow = client(tracking_uri)
     with tracking_errors(tracking_uri), _alone(mlflow, model_name):
         _crown(mlflow, model_name, version, champion_of(mlflow, model_name))
-        mlflow.set_model_version_tag(model_name, version, REASON, "promoted by hand")
+        _retell(mlflow, model_name, version, CHAMPION, "promoted by hand")
         _clear(mlflow, model_name, version, ROLLED_BACK)
         mlflow.set_model_version_tag(model_name, version, OUTCOME, CHAMPION)
 
@@ -196,11 +196,10 @@ def rollback(tracking_uri: str, model_name: str) -> str:
             )
         mlflow.set_registered_model_alias(model_name, CHAMPION, previous)
         mlflow.set_model_version_tag(model_name, current, ROLLED_BACK, previous)
-        mlflow.set_model_version_tag(model_name, current, REASON, f"rolled back: version {previous} is the champion")
+        _retell(mlflow, model_name, current, "", f"rolled back: version {previous} is the champion")
         mlflow.set_model_version_tag(model_name, current, OUTCOME, NO_ALIAS)
         _clear(mlflow, model_name, previous, ROLLED_BACK)
-        back = f"the champion again: version {current} was rolled back"
-        mlflow.set_model_version_tag(model_name, previous, REASON, back)
+        _retell(mlflow, model_name, previous, CHAMPION, f"the champion again: version {current} was rolled back")
     return previous
 
 
@@ -271,6 +270,22 @@ def _crown(mlflow: MlflowClient, model_name: str, version: str, previous: str) -
     else:
         _clear(mlflow, model_name, version, PREVIOUS)
     mlflow.set_registered_model_alias(model_name, CHAMPION, version)
+
+
+def _verdict(model_name: str, version: str, alias: str, reason: str) -> str:
+    return f"{model_name} version {version}, {alias or 'no alias'}: {reason}"
+
+
+def _retell(mlflow: MlflowClient, model_name: str, version: str, alias: str, reason: str) -> None:
+    """Give a version another reason, and its run's description, where it is still `run_description`'s, that verdict."""
+    from mlflow.exceptions import MlflowException
+
+    mlflow.set_model_version_tag(model_name, version, REASON, reason)
+    run_id = mlflow.get_model_version(model_name, version).run_id
+    with contextlib.suppress(MlflowException):  # the run is gone
+        before, _, rest = mlflow.get_run(run_id or "").data.tags.get(DESCRIPTION, "").partition("\n")
+        if before.startswith(f"**{model_name} version {version}, "):
+            mlflow.set_tag(run_id, DESCRIPTION, f"**{_verdict(model_name, version, alias, reason)}**\n{rest}")
 
 
 def _clear(mlflow: MlflowClient, model_name: str, version: str, tag: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import logging
 import re
 from collections.abc import AsyncIterator
@@ -30,6 +31,8 @@ from axon.serve.jobs import GRACE_S, OUT, Jobs, Order, scarce
 
 MAX_FILM_BYTES = 32 * 2**20
 MAX_FIELD_BYTES = 2**13
+PREVIEW_S = 60.0
+"""Seconds that a film may take to come and to be drawn before it is sent; it is no loss where that is not enough."""
 UPLOAD_S = 300.0
 """Seconds that films may take to come; until then they hold a place in the queue."""
 MAX_SAMPLES = 8
@@ -84,6 +87,7 @@ def make_app(jobs: Jobs) -> Starlette:
             Mount("/static", StaticFiles(directory=static)),
             Route("/api/about", _about),
             Route("/api/jobs", _submit, methods=["POST"]),
+            Route("/api/preview", _preview, methods=["POST"]),
             Route("/api/jobs/{job}", _status, methods=["GET"]),
             Route("/api/jobs/{job}", _drop, methods=["DELETE"]),
             Route("/api/jobs/{job}/{file}", _file),
@@ -91,7 +95,7 @@ def make_app(jobs: Jobs) -> Starlette:
         middleware=[Middleware(_Headers), Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)],
         exception_handlers={AxonError: _explained, OSError: _scarce, ClientDisconnect: _left},
     )
-    app.state.jobs = jobs
+    app.state.jobs, app.state.previews = jobs, asyncio.Semaphore(1)
     return app
 
 
@@ -160,6 +164,23 @@ async def _submit(request: Request) -> Response:
             async for _ in bounded.stream():
                 pass
         raise
+
+
+async def _preview(request: Request) -> Response:
+    """A picture of a film that browsers do not draw, or null where there is none to be had: it then comes, or is
+    explained, once the film is sent.
+    """
+    _refuse_strangers(request)
+    bounded = Request(request.scope, _bounded(request.receive, MAX_FILM_BYTES + 2**16))
+    try:
+        # One at a time, before its film is read: what waits holds a connection and nothing else.
+        async with asyncio.timeout(PREVIEW_S), request.app.state.previews, bounded.form(max_files=1) as form:
+            film = _film("frontal", form["film"]) if "film" in form else io.BytesIO()
+            image = await asyncio.to_thread(request.app.state.jobs.preview, film)
+    except (AxonError, OSError, HTTPException) as error:  # TimeoutError is an OSError
+        _log.debug("no preview: %s", error)
+        return JSONResponse({"image": None})
+    return JSONResponse({"image": image})
 
 
 async def _queued(request: Request, jobs: Jobs) -> Response:

@@ -6,6 +6,7 @@ import errno
 import logging
 import secrets
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from axon.geometry.mend import Mend
 from axon.pictures import film_pictures, gray_uri
 from axon.pretrained import Model
 from axon.readers.child import given_up_by
+from axon.readers.films import preview_xray
 from axon.reconstruct import Reconstruction, read_films, sample, write
 from axon.references.registration import Progress, done
 
@@ -30,6 +32,7 @@ State = Literal["waiting", "running", "done", "failed"]
 HUNDREDTHS = 100
 _END_S = 2.5
 """Seconds that the job which runs has to notice that the server ends."""
+_PREVIEW_CPU_S = 10
 GRACE_S = 5.0
 """For how long a job outlives a page that was left."""
 OUT = "out"
@@ -145,6 +148,24 @@ class Jobs:
             self._jobs[name] = job
             self._changed.notify()
         return job
+
+    def preview(self, film: IO[bytes]) -> str:
+        """A small picture of a film as given, a data URI; nothing of the film is left.
+
+        Raises:
+            AxonError: The film cannot be read.
+            OSError: It cannot be kept for as long as that takes.
+        """
+        with self._changed:
+            self._scratch.again()
+        with tempfile.TemporaryDirectory(dir=self.root) as folder, given_up_by(self._stay):
+            with Path(folder, "film").open("wb") as file:
+                shutil.copyfileobj(film, file)
+            return gray_uri(preview_xray(Path(folder, "film"), _PREVIEW_CPU_S), 0, 1)
+
+    def _stay(self) -> None:
+        if self._closing:
+            raise AxonError("SERVE_GONE", "the server ends", "start it again")
 
     def find(self, name: str) -> Job:
         """The job, which counts as a sign of life. Raises AxonError ``SERVE_GONE``."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from axon.errors import AxonError, printable, reason_of
 from axon.provenance import code_revision
-from axon.tracking.client import client, sqlite_path, tracking_errors, without_credentials
+from axon.tracking.client import client, refuse_missing_store, sqlite_path, tracking_errors, without_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -77,6 +77,14 @@ def find_parent(mlflow: MlflowClient, experiment: str, run_key: str) -> str | No
     """The run id of the parent run with ``run_key``, None when there is none."""
     found = mlflow.get_experiment_by_name(experiment)
     return None if found is None else _find(mlflow, found.experiment_id, {RUN_KEY: run_key})
+
+
+def known_run(tracking_uri: str, experiment: str, run_key: str) -> str:
+    """The run id of the parent run with ``run_key``; empty where there is none. Raises AxonError ``TRACKING_MISSING``,
+    and what MLflow raises.
+    """
+    refuse_missing_store(tracking_uri)
+    return find_parent(client(tracking_uri), experiment, run_key) or ""
 
 
 def run_link(tracking_uri: str, experiment: str, run_key: str) -> str:

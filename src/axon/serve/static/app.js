@@ -129,12 +129,25 @@ function chosen(view) {
   drop.querySelector("output").textContent = file ? `${Math.ceil(file.size / 1024).toLocaleString("en")} KiB` : "";
   const thumb = drop.querySelector(".thumb");
   URL.revokeObjectURL(thumb.src);
-  thumb.hidden = true; // until it has loaded: a browser draws no DICOM
+  thumb.hidden = true; // until it has loaded
   thumb.onload = () => { thumb.hidden = false; };
+  thumb.onerror = () => preview(drop, form[view], file);
   if (file) thumb.src = URL.createObjectURL(file);
   undo(view);
   changed = true;
   if (shown) stale(old(shown.names));
+}
+
+/** Ask the server for a picture of a film that browsers do not draw, as DICOM and TIFF. */
+async function preview(drop, input, film) {
+  const [thumb, body] = [drop.querySelector(".thumb"), new FormData()];
+  thumb.onerror = null;
+  body.set("film", film);
+  const fits = film.size && film.size <= about.max_film_bytes;
+  const { image } = fits ? await api("preview", { method: "POST", body }).catch(() => ({})) : {};
+  if (input.files[0] !== film) return;
+  if (image) thumb.src = image;
+  else drop.querySelector("output").textContent += "; no preview before it is sent";
 }
 
 // Anywhere on the page, so that no drop makes the browser leave it.

@@ -246,6 +246,9 @@ class AxonPipeline(DiffusionPipeline):
                 f"{', '.join(unknown)}"
             )
             raise AxonError("MODEL_VERSION", problem, "use the AXON version that wrote it, or train again")
+        sides = {int(config["detector_px"]) for config in (pipeline.config.xray, pipeline.estimator.config.xray)}
+        message = "the model and its estimator want films of different sizes"
+        require(len(sides) == 1, "MODEL_DAMAGED", message, "copy the model again")
         pipeline.library = Library.load(index.parent)
         for fact in pipeline.library.facts:
             fits = (fact["shape"], fact["extent_mm"]) == ([pipeline.size] * 3, pipeline.config.extent_mm)

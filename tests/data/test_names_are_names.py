@@ -17,6 +17,7 @@ import pytest
 from pyarrow import parquet
 
 from axon.config import Config
+from axon.data import verify
 from axon.data.fetch import fetch
 from axon.data.ingest import ingest, list_studies
 from axon.data.pack import pack
@@ -127,6 +128,15 @@ def test_verify_names_every_bad_row_of_a_packed_table(packed: Path, key: str) ->
     assert [message.partition(" cannot")[0] for message in told] == [
         rf"row {number + 1} of manifest.csv: the {key} '{number}\n[OK] fine\x1b[2J'" for number in (1, 2)
     ]
+
+
+def test_a_file_that_many_rows_name_is_looked_at_once(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [read_csv(packed / "manifest.csv")[0] | {"case_id": f"c{number}"} for number in range(50)]
+    write_csv(packed / "manifest.csv", list(rows[0]), rows)
+    looked: list[Path] = []
+    monkeypatch.setattr(verify, "sha256_file", lambda path: looked.append(path) or sha256_file(path))
+    (problem,) = check_dataset(packed)[1]
+    assert problem.code == "DUPLICATE_CASE" and "cases/good_1.nii is 50 times" in problem.message and len(looked) == 1
 
 
 PREPARED = dict.fromkeys(MANIFEST_COLUMNS, "") | {"patient_id": "p", "set": "train", "sha256": "0", "coverage": 1.0}

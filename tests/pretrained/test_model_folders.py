@@ -70,6 +70,24 @@ def test_a_part_that_would_be_huge_is_never_built(
     assert refused(folder) == "MODEL_DAMAGED"
 
 
+def test_a_network_is_not_built_for_other_tensors_than_are_stored(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its numbers are in their ranges, and it would take gigabytes."""
+    path = folder / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"channels": [1024, 1024], "res_blocks": 2}))
+    (folder / pretrained.SUMS).unlink()
+    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", lambda *_, **__: pytest.fail("it is built"))
+    assert refused(folder) == "MODEL_DAMAGED"
+
+
+def test_a_model_and_its_estimator_want_films_of_one_size(folder: Path) -> None:
+    path = folder / "model_index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"xray": {"detector_px": 32, "pixel_pitch_mm": 12.5}}))
+    (folder / pretrained.SUMS).unlink()
+    assert refused(folder) == "MODEL_DAMAGED"
+
+
 def test_a_file_that_the_list_does_not_name_is_refused_and_one_of_a_subfolder_that_it_names_is_not(
     folder: Path,
 ) -> None:

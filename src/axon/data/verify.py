@@ -60,8 +60,11 @@ def check_dataset(folder: Path) -> tuple[list[dict[str, Any]], list[AxonError]]:
         raise AxonError("DATASET_MISSING", f"no dataset at {folder}", "run `make data`, or `axon dataset pull`")
     patients = {str(row["patient_id"]) for row in rows}
     problems += _check_names(rows)
+    met: set[str] = set()
     for row in rows:
-        problems += _check_file(folder, row, check)
+        # Each is looked at once, however many rows name it.
+        problems += [] if row["file"] in met else _check_file(folder, row, check)
+        met.add(row["file"])
     film_rows, film_problems = (
         _packed_rows(folder / films.TABLE, films.COLUMNS) if (folder / films.TABLE).is_file() else ([], [])
     )
@@ -124,11 +127,11 @@ def _packed_rows(manifest: Path, known: tuple[str, ...]) -> tuple[list[dict[str,
 
 
 def _check_names(rows: list[dict[str, Any]]) -> Iterator[AxonError]:
-    for name, count in Counter(row["case_id"] for row in rows).items():
-        if count > 1:
-            yield AxonError(
-                "DUPLICATE_CASE", f"{name} is {count} times in the manifest", "give every case a name of its own"
-            )
+    for column in ("case_id", "file"):
+        for name, count in Counter(row[column] for row in rows).items():
+            if count > 1:
+                message = f"the {column} {name} is {count} times in the manifest"
+                yield AxonError("DUPLICATE_CASE", message, "give every case a name and a file of its own")
 
 
 def _check_file(

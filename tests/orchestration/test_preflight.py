@@ -232,6 +232,9 @@ def test_a_run_says_what_is_not_the_champions(tmp_path: Path, monkeypatch: pytes
     assert mlflow.get_run(changed.run_id).data.tags["axon.changed"] == changed.changed
     assert "the data (" in changed.changed and "the code (cccccccccccc -> cccccccccccc)" in changed.changed
     assert "the configuration (grid.upscale 2 -> 1, data.shards 3 -> 4)" in changed.changed
+    monkeypatch.setenv("AXON_CODE_REVISION", "c" * 40 + "-dirty")
+    dirty = start(tmp_path, run_key="dirty", **given).changed
+    assert "the code (cccccccccccc -> cccccccccccc-dirty)" in dirty
     folder = start(tmp_path, run_key="folder")
     assert "nothing identifies those of a folder" in folder.changed
     mlflow.create_model_version("axon", str(tmp_path))

@@ -128,4 +128,4 @@ def _configuration(then: Mapping[str, str], now: Mapping[str, Any]) -> str:
 
 
 def _short(revision: str) -> str:
-    return revision[:12] or "unknown"
+    return (revision[:12] or "unknown") + "-dirty" * revision.endswith("-dirty")

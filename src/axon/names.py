@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
+from typing import Any
 
 from axon.errors import AxonError
 
 _PLAIN = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,100}")
 _MAX_BYTES = 255
 _KEPT = 80
+_COLUMNS = ("case_id", "patient_id", "collection", "set", "view", "views", "films")
 
 
 def checked_name(name: str, what: str) -> str:
@@ -28,6 +31,23 @@ def checked_name(name: str, what: str) -> str:
         message = f"the {what} {name[:100]!r} cannot be the name of a file"
         raise AxonError("NAME_UNSAFE", message, "give it a plain name: letters, digits, '.', '_' and '-'")
     return name
+
+
+def name_problems(rows: Sequence[Mapping[str, Any]], table: str) -> dict[int, AxonError]:
+    """Which rows of a dataset's table have an id or a file's name of which a part cannot be one part of a path: an
+    error ``NAME_UNSAFE`` by the index of each. A file outside has a code of its own.
+    """
+    found = {}
+    for index, row in enumerate(rows):
+        named = [(key, str(row[key])) for key in _COLUMNS if row.get(key)]
+        named += [("file", part) for part in (row.get("file") or "").split("/") if part not in ("", "..")]
+        try:
+            for key, name in named:
+                checked_name(name, key)
+        except AxonError as problem:
+            message = f"row {index + 1} of {table}: {problem.message}"
+            found[index] = AxonError(problem.code, message, problem.fix)
+    return found
 
 
 def folder_name(path: str) -> str:

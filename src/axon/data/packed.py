@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import numpy as np
 from axon.errors import AxonError
 from axon.files import read_csv, sha256_file
 from axon.geometry.volume import Volume, lps_to_ras
-from axon.names import checked_name
+from axon.names import checked_name, name_problems
 
 COLUMNS = ("case_id", "patient_id", "collection", "file", "spacing_mm", "shape", "licence", "source", "sha256")
 
@@ -40,37 +38,6 @@ def read_rows(table: Path) -> list[dict[str, str]]:
         for part in (row.get("file") or "").split("/"):
             checked_name(part, "file")
     return rows
-
-
-_NAMES = ("case_id", "patient_id", "collection", "set", "view", "views", "films")
-
-
-def name_problems(rows: Sequence[Mapping[str, Any]], table: str) -> dict[int, AxonError]:
-    """Which rows of a dataset's table have an id or a file's name of which a part cannot be one part of a path: an
-    error ``NAME_UNSAFE`` by the index of each. A file outside has a code of its own.
-    """
-    found = {}
-    for index, row in enumerate(rows):
-        named = [(key, str(row[key])) for key in _NAMES if row.get(key)]
-        named += [("file", part) for part in (row.get("file") or "").split("/") if part not in ("", "..")]
-        try:
-            for key, name in named:
-                checked_name(name, key)
-        except AxonError as problem:
-            message = f"row {index + 1} of {table}: {problem.message}"
-            found[index] = AxonError(problem.code, message, problem.fix)
-    return found
-
-
-def patients_listed(splits: Path) -> list[tuple[str, str]]:
-    """Patient and set of each line of a ``splits.json``: of equal keys JSON would keep the last. Raises what a file
-    sets off that is none: OSError, ValueError, KeyError, TypeError or RecursionError.
-    """
-    read = dict(json.loads(splits.read_text(), object_pairs_hook=list))
-    pairs = [(patient, name) for patient, name in read["patients"]]
-    if not all(isinstance(word, str) for pair in pairs for word in pair):
-        raise TypeError("a patient or a set is no text")
-    return pairs
 
 
 def digest_of(volume: Volume) -> str:

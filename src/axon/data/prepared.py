@@ -16,11 +16,10 @@ import numpy as np
 from axon.config import Config
 from axon.data.cases import Case
 from axon.data.dataset_card import card
-from axon.data.packed import name_problems
 from axon.data.splits import _one_set_each, sets_of
 from axon.errors import AxonError, require
 from axon.files import read_csv, sha256_file, whole_folder, write_json
-from axon.names import checked_name, plain_name
+from axon.names import checked_name, name_problems, plain_name
 
 COLUMNS = {
     "case_id": "string",

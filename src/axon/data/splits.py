@@ -7,6 +7,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import hmac
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from axon.config import Config, DataConfig
-from axon.data.packed import patients_listed
 from axon.errors import AxonError
 from axon.names import checked_name, plain_name
 
@@ -44,6 +44,17 @@ def sets_of(path: Path, rows: list[dict[str, Any]], config: Config) -> dict[str,
     if not (path.parent / "manifest.csv").is_file():
         _agree("data.named_sets", _named_patients(rows, config.data.named_sets), path.name, sets)
     return sets
+
+
+def patients_listed(splits: Path) -> list[tuple[str, str]]:
+    """Patient and set of each line of a ``splits.json``: of equal keys JSON would keep the last. Raises what a file
+    sets off that is none: OSError, ValueError, KeyError, TypeError or RecursionError.
+    """
+    read = dict(json.loads(splits.read_text(), object_pairs_hook=list))
+    pairs = [(patient, name) for patient, name in read["patients"]]
+    if not all(isinstance(word, str) for pair in pairs for word in pair):
+        raise TypeError("a patient or a set is no text")
+    return pairs
 
 
 def split_patients(rows: list[dict[str, Any]], config: Config) -> dict[str, str]:

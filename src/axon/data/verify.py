@@ -12,10 +12,11 @@ import numpy as np
 
 from axon.config import CtConfig
 from axon.data import packed_films as films
-from axon.data.packed import COLUMNS, name_problems, patients_listed
+from axon.data.packed import COLUMNS
+from axon.data.splits import patients_listed
 from axon.errors import AxonError
 from axon.files import files_below, read_csv, sha256_file
-from axon.names import checked_name
+from axon.names import checked_name, name_problems
 from axon.readers.nifti import header_of, read_nifti, stored_nifti
 
 _RESTORE = "bring it back: `axon dataset pull`, or `make data` for the default dataset"

@@ -207,7 +207,7 @@ def _plane(bench: Bench, values: list[Value], where: str) -> bytes:
 
 def _learning(bench: Bench, values: list[Value], where: str) -> bytes:
     counts = {split: sum(name == "train" for name in sets.values()) for split, sets in bench.splits.items()}
-    found: dict[str, dict[str, list[folds_plots.Point]]] = {PRIMARY: defaultdict(list), SECOND: defaultdict(list)}
+    found: dict[str, dict[str, list[folds_plots.CurvePoint]]] = {PRIMARY: defaultdict(list), SECOND: defaultdict(list)}
     for key, method in itertools.product(found, (OURS, *bench.methods)):
         for split, count in counts.items():
             if cell := _of(values, method, split, key):

@@ -11,7 +11,7 @@ from axon.evaluation.results import METHODS
 from axon.metrics.catalogue import PRIMARY, SECOND, metric
 from axon.metrics.statistics import Summary
 
-Point = tuple[float, Summary]
+CurvePoint = tuple[float, Summary]
 """How many patients trained, and the metric over those who were tested."""
 
 
@@ -34,7 +34,7 @@ def plane(found: Mapping[str, Mapping[str, Summary]], where: str) -> bytes:
     return pictures.two_axes(marks, xlabel, f"{up.within}, {up.direction}", None)
 
 
-def curve(found: Mapping[str, Mapping[str, Sequence[Point]]], where: str) -> bytes:
+def curve(found: Mapping[str, Mapping[str, Sequence[CurvePoint]]], where: str) -> bytes:
     """A panel a metric, a line a method over the number of training patients, with intervals over the tested ones.
 
     Args:

@@ -62,7 +62,7 @@ COLUMNS = (
     "CPU s",
 )
 
-Films = Callable[[np.ndarray, float, int], Tensor]
+MakeFilms = Callable[[np.ndarray, float, int], Tensor]
 
 
 def rendered(hu_DHW: np.ndarray, extent_mm: float, seed: int) -> Tensor:
@@ -142,7 +142,7 @@ def nanodrr(hu_DHW: np.ndarray, extent_mm: float, seed: int) -> Tensor:
     return torch.cat(films, dim=1)
 
 
-PIECES: dict[str, Films] = {
+PIECES: dict[str, MakeFilms] = {
     "rendered": rendered,
     "frontal": rendered,
     "noise and scatter": noisy,

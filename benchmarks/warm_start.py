@@ -113,23 +113,23 @@ def text(plan: Plan, seeds: Sequence[int]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-Row = tuple[str, str, str, str, float]
+Score = tuple[str, str, str, str, float]
 """Set, view, patient, metric and value."""
 
 
-def _gain(config: Config, warm: list[Row], scratch: list[Row], where: tuple[str, str], key: str) -> str:
+def _gain(config: Config, warm: list[Score], scratch: list[Score], where: tuple[str, str], key: str) -> str:
     found = difference(config, _of(warm, *where, key), _of(scratch, *where, key))
     return f"{metric(key).title}, warm less scratch: {verdict(found, metric(key).digits + 1)}"
 
 
-def _values(scores: Path) -> list[Row]:
+def _values(scores: Path) -> list[Score]:
     patients = {row["case_id"]: row["patient_id"] for row in read_csv(scores / "studies.csv")}
     ours = [row for row in read_csv(scores / "cases.csv") if row["method"] == "axon"]
     places = [(row["set_name"], row["view"], patients[row["case_id"]]) for row in ours]
     return [(*place, k, float(row[k])) for place, row in zip(places, ours, strict=True) for k in KEYS if row.get(k)]
 
 
-def _of(rows: list[Row], set_name: str, view: str, key: str) -> dict[str, float]:
+def _of(rows: list[Score], set_name: str, view: str, key: str) -> dict[str, float]:
     """Mean of each patient's cases."""
     found: dict[str, list[float]] = {}
     for row in rows:

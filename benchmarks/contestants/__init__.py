@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-Result = tuple[list[float], np.ndarray]
-Contestant = Callable[["Setting"], Result]
+Timed = tuple[list[float], np.ndarray]
+Contestant = Callable[["Setting"], Timed]
 """Runs and returns (seconds of each repeat, what it computed, to compare it by)."""
 
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.contestants import Result, Setting, config_of, repeat
+from benchmarks.contestants import Setting, Timed, config_of, repeat
 
 if TYPE_CHECKING:
     from axon.geometry.volume import Volume
 
 
-def dicom_axon(setting: Setting) -> Result:
+def dicom_axon(setting: Setting) -> Timed:
     from axon.dicom.ct import read_ct_series
     from axon.geometry.volume import resample_to_cube
 
@@ -43,7 +43,7 @@ def _within(volume: Volume, cube: Volume) -> np.ndarray:
     return within
 
 
-def dicom_simpleitk(setting: Setting) -> Result:
+def dicom_simpleitk(setting: Setting) -> Timed:
     import SimpleITK
 
     from axon.geometry.volume import cube_affine
@@ -77,7 +77,7 @@ def dicom_simpleitk(setting: Setting) -> Result:
     return repeat(run, setting.repeats)
 
 
-def dicom_monai(setting: Setting) -> Result:
+def dicom_monai(setting: Setting) -> Timed:
     """LoadImage and what Spacing is made of, so that the grid is the same."""
     import torch
     from monai.transforms import GaussianSmooth, LoadImage, SpatialResample

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contestants import Result, Setting, config_of, device, repeat
+from benchmarks.contestants import Setting, Timed, config_of, device, repeat
 
 
 def _drr_volume(setting: Setting) -> Any:
@@ -20,7 +20,7 @@ def _drr_volume(setting: Setting) -> Any:
     return torch.from_numpy(cube.hu_DHW)[None, None].to(device())
 
 
-def drr_axon(setting: Setting) -> Result:
+def drr_axon(setting: Setting) -> Timed:
     import torch
 
     from axon.geometry.projection import render_drr
@@ -33,7 +33,7 @@ def drr_axon(setting: Setting) -> Result:
     return seconds, film.cpu().numpy()
 
 
-def drr_nanodrr(setting: Setting) -> Result:
+def drr_nanodrr(setting: Setting) -> Timed:
     """The same source, detector and volume, a sample a voxel along each ray; the attenuation is given, ours computes it
     each time.
     """

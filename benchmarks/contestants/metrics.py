@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.contestants import Result, Setting, repeat
+from benchmarks.contestants import Setting, Timed, repeat
 
 
 def _pair(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
@@ -14,7 +14,7 @@ def _pair(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
     return noisy, reference
 
 
-def metrics_axon(setting: Setting) -> Result:
+def metrics_axon(setting: Setting) -> Timed:
     import torch
 
     from axon.metrics import protocols
@@ -28,7 +28,7 @@ def metrics_axon(setting: Setting) -> Result:
     return repeat(run, setting.repeats)
 
 
-def metrics_scikit_image(setting: Setting) -> Result:
+def metrics_scikit_image(setting: Setting) -> Timed:
     from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
     a, b = _pair(setting)
@@ -42,7 +42,7 @@ def metrics_scikit_image(setting: Setting) -> Result:
     return repeat(run, setting.repeats)
 
 
-def metrics_monai(setting: Setting) -> Result:
+def metrics_monai(setting: Setting) -> Timed:
     import torch
     from monai.metrics import PSNRMetric, SSIMMetric
 
@@ -52,7 +52,7 @@ def metrics_monai(setting: Setting) -> Result:
     )
 
 
-def metrics_torchmetrics(setting: Setting) -> Result:
+def metrics_torchmetrics(setting: Setting) -> Timed:
     import torch
     from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 

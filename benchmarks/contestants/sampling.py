@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.contestants import Result, Setting, config_of, device, repeat
+from benchmarks.contestants import Setting, Timed, config_of, device, repeat
 
 
-def _sample(setting: Setting, steps: int, eta: float) -> Result:
-    """Result: PSNR in dB of each test case on the coarse grid; empty without a model."""
+def _sample(setting: Setting, steps: int, eta: float) -> Timed:
+    """Timed: PSNR in dB of each test case on the coarse grid; empty without a model."""
     import torch
 
     from axon.data.prepared import PreparedDataset
@@ -52,9 +52,9 @@ def _sample(setting: Setting, steps: int, eta: float) -> Result:
     return seconds, np.array(psnr)
 
 
-def sampling_axon(setting: Setting) -> Result:
+def sampling_axon(setting: Setting) -> Timed:
     return _sample(setting, config_of(setting).bridge.volume_steps, 0.0)
 
 
-def sampling_bbdm_200(setting: Setting) -> Result:
+def sampling_bbdm_200(setting: Setting) -> Timed:
     return _sample(setting, 200, 1.0)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contestants import Result, Setting, config_of, device
+from benchmarks.contestants import Setting, Timed, config_of, device
 
 STEPPED = ("bridge", "estimator", "superres", "refiner")
 
@@ -81,11 +81,11 @@ def bridge_stage(setting: Setting) -> Any:
     return stage
 
 
-def step_axon(setting: Setting) -> Result:
+def step_axon(setting: Setting) -> Timed:
     return timed_fit(bridge_stage(setting), setting.repeats)
 
 
-def timed_fit(stage: Any, repeats: int) -> Result:
+def timed_fit(stage: Any, repeats: int) -> Timed:
     """AXON's loop on a stage of `bridge_stage`."""
     from axon.training.loop import fit
 
@@ -96,7 +96,7 @@ def timed_fit(stage: Any, repeats: int) -> Result:
     return list(np.diff(stage.times)[2:]), np.array(stage.losses[:1])
 
 
-def step_plain(setting: Setting) -> Result:
+def step_plain(setting: Setting) -> Timed:
     stage = bridge_stage(setting)
     for _ in plain_steps(stage, setting.repeats + 3):
         pass

@@ -41,7 +41,7 @@ from axon.models.superres import SuperResolver, upsample
 from axon.models.unet import BridgeUNet, RefinerControlNet
 from axon.references.fusion import Fusion, Known
 from axon.references.library import Library
-from axon.references.registration import Progress, Registration, register, silent
+from axon.references.registration import OnProgress, Registration, register, silent
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 
 _log = logging.getLogger(__name__)
@@ -300,7 +300,7 @@ class AxonPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         rendered: bool = False,
         use_references: bool = True,
-        progress: Progress = silent,
+        progress: OnProgress = silent,
     ) -> AxonOutput:
         """Reconstruct a volume.
 
@@ -326,8 +326,8 @@ class AxonPipeline(DiffusionPipeline):
             evidence, config = self.estimator(films_1VUV, trust_1V), self.config
         views = "mono" if frontal is None or lateral is None else "bi"
         weights = config.stage_weights.get(views, [1.0, 1.0, 1.0])
-        steps = num_inference_steps or config.volume_steps
-        coarse, refined, fine = self._volumes(evidence, steps, 0.0, [seed], weights)
+        sampling_steps = num_inference_steps or config.volume_steps
+        coarse, refined, fine = self._volumes(evidence, sampling_steps, 0.0, [seed], weights)
         progress("networks", 1.0)
         stages = {
             "networks_DHW": self._hu(fine)[0],
@@ -348,14 +348,14 @@ class AxonPipeline(DiffusionPipeline):
         samples_KDHW, mean_DHW, std_DHW = volume_DHW[None], None, None
         progress("volume", 1.0)
         if num_samples > 1:
-            steps = num_inference_steps or config.sample_steps
-            samples_KDHW = self._samples(evidence, steps, seeds, weights, progress)
+            sampling_steps = num_inference_steps or config.sample_steps
+            samples_KDHW = self._samples(evidence, sampling_steps, seeds, weights, progress)
             mean_DHW = samples_KDHW.mean(axis=0, dtype=np.float64).astype(np.float32)
             std_DHW = self._expected_error(samples_KDHW, views)
         volume = Volume(volume_DHW, self._affine())
         return AxonOutput(volume, mean_DHW, std_DHW, samples_KDHW, **stages, used=used)
 
-    def _register(self, fine_11DHW: Tensor, films_1VUV: Tensor, trust_1V: Tensor, progress: Progress) -> Registration:
+    def _register(self, fine_11DHW: Tensor, films_1VUV: Tensor, trust_1V: Tensor, progress: OnProgress) -> Registration:
         """The references that come to look like the networks' volume and the films."""
         window = self._window()
         library_K1DHW = torch.from_numpy(np.stack([reference.hu_DHW for reference in self.library.references]))[:, None]
@@ -372,7 +372,7 @@ class AxonPipeline(DiffusionPipeline):
         views: str,
         used: ReferencesUsed,
         stages: dict[str, np.ndarray],
-        progress: Progress,
+        progress: OnProgress,
     ) -> AxonOutput:
         """Volume and samples of the networks' volume and the references."""
         physics = PhysicsConfig(**self.estimator.config.physics)
@@ -429,7 +429,12 @@ class AxonPipeline(DiffusionPipeline):
         return F.interpolate(fine_B1DHW, (self.size,) * 3, mode="trilinear", align_corners=False)
 
     def _samples(
-        self, evidence: Evidence, steps: int, seeds: Sequence[int], weights: Sequence[float], progress: Progress
+        self,
+        evidence: Evidence,
+        sampling_steps: int,
+        seeds: Sequence[int],
+        weights: Sequence[float],
+        progress: OnProgress,
     ) -> np.ndarray:
         """Samples in HU on the result's grid, shape (K, D, H, W), a few at a time, so that memory does not grow with K
         as fast as work does; half as many at a time where they do not fit.
@@ -439,7 +444,7 @@ class AxonPipeline(DiffusionPipeline):
         while first < len(seeds):
             batch = seeds[first : first + self.together]
             try:
-                fine = self._volumes(evidence.expand(len(batch)), steps, None, batch, weights)[-1]
+                fine = self._volumes(evidence.expand(len(batch)), sampling_steps, None, batch, weights)[-1]
             except (MemoryError, RuntimeError) as error:
                 if len(batch) == 1 or not is_out_of_memory(error):
                     raise
@@ -453,14 +458,14 @@ class AxonPipeline(DiffusionPipeline):
         return np.concatenate(drawn)
 
     def _volumes(
-        self, evidence: Evidence, steps: int, eta: float | None, seeds: Sequence[int], weights: Sequence[float]
+        self, evidence: Evidence, sampling_steps: int, eta: float | None, seeds: Sequence[int], weights: Sequence[float]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """A normalised volume for each seed after stage 1, after stage 2 and after stage 3, each stage by its
         weight.
         """
         # Both stages draw from one stream a sample, so that a sample's seed settles all of it.
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        stage = (self.scheduler, self.unet, self.estimator, evidence, steps, generators)
+        stage = (self.scheduler, self.unet, self.estimator, evidence, sampling_steps, generators)
         with self._networks():
             coarse = torch.lerp(evidence.endpoint_B1DHW, sample_bridge(*stage, eta=eta), weights[0])
             refined = torch.lerp(coarse, sample_bridge(*stage, self.controlnet, coarse, eta=eta), weights[1])

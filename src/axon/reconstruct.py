@@ -32,7 +32,7 @@ from axon.geometry.volume import Volume, lps_to_ras
 from axon.pretrained import Model
 from axon.readers.film_studies import choose_views, is_study, study_folder
 from axon.readers.films import Xray, overruled_by, read_xray, shrunk, sure_view
-from axon.references.registration import Progress, silent
+from axon.references.registration import OnProgress, silent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -190,7 +190,7 @@ def reconstruct(
     seed: int = 0,
     patient_id: str | None = None,
     use_references: bool = True,
-    progress: Progress = silent,
+    progress: OnProgress = silent,
 ) -> dict[str, Any]:
     """Reconstruct a volume and write ``out``, which appears whole or not at all.
 
@@ -259,7 +259,7 @@ def sample(
     samples: int = 1,
     seed: int = 0,
     use_references: bool = True,
-    progress: Progress = silent,
+    progress: OnProgress = silent,
 ) -> Reconstruction:
     """Bring the films onto the model's detector, reconstruct, and project the volume back. Raises AxonError as the
     pipeline does.

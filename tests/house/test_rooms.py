@@ -47,6 +47,9 @@ def test_no_two_modules_have_one_name() -> None:
 def test_no_two_classes_have_one_name() -> None:
     trees = [ast.parse(path.read_text()) for path in sources("src/axon", "pipelines", "components", "benchmarks")]
     names = [node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    named = [node.targets[0] for tree in trees for node in tree.body if isinstance(node, ast.Assign)]
+    # An alias of a type is written as a class is.
+    names += [name.id for name in named if isinstance(name, ast.Name) and re.match("[A-Z].*[a-z]", name.id)]
     assert {name for name in names if names.count(name) > 1} == set()
 
 

@@ -114,7 +114,7 @@ class Decoder(nn.Module):
         return self.last(features), found[::-1]
 
 
-class View(nn.Module):
+class FilmToVolume(nn.Module):
     """One film to a volume: the paper's network of one view, and half of that of two."""
 
     def __init__(self, size: int, stem: int, blocks: Sequence[int], growth: int, widths: Sequence[int]) -> None:
@@ -183,7 +183,7 @@ class X2ctNetwork(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, size: int, stem: int, blocks: list[int], growth: int, widths: list[int]) -> None:
         super().__init__()
-        self.views = nn.ModuleList(View(size, stem, blocks, growth, widths) for _ in range(2))
+        self.views = nn.ModuleList(FilmToVolume(size, stem, blocks, growth, widths) for _ in range(2))
         self.fused = Decoder(widths, blocks=1)
 
     @property

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from axon.references.registration import Progress
+    from axon.references.registration import OnProgress
 
 
 @contextmanager
-def told(quiet: bool = False) -> Iterator[Progress]:
+def told(quiet: bool = False) -> Iterator[OnProgress]:
     """A function to call with a part and how much of it is done: a bar on a terminal, else a line a finished part."""
     from axon.references.registration import done, silent
 

@@ -128,11 +128,11 @@ RECIPES = {
     ),
 }
 NEWEST = max(RECIPES)
-Source = Callable[[str], tuple[Volume, str, str]]
+ReadReference = Callable[[str], tuple[Volume, str, str]]
 """Gives the CT of a reference by its id, with licence and source."""
 
 
-def build_default(out: Path, downloads: Path, references: Source, number: int = NEWEST) -> None:
+def build_default(out: Path, downloads: Path, references: ReadReference, number: int = NEWEST) -> None:
     """Build the dataset that ``data.dvc`` names; the same bytes on every machine.
 
     Args:

@@ -18,7 +18,7 @@ def sample_bridge(
     unet: BridgeUNet,
     estimator: FilmEstimator,
     evidence: Evidence,
-    steps: int,
+    num_inference_steps: int,
     generators: Sequence[torch.Generator],
     controlnet: RefinerControlNet | None = None,
     coarse_B1DHW: Tensor | None = None,
@@ -33,7 +33,7 @@ def sample_bridge(
         unet: Predicts the scheduler's objective.
         estimator: Knows how films and volumes agree.
         evidence: Of each case; from ``estimator``.
-        steps: Sampling steps.
+        num_inference_steps: Sampling steps.
         generators: One a sample, so that a sample does not depend on the batch it is drawn in.
         controlnet: Steers ``unet``; with ``coarse_B1DHW``.
         coarse_B1DHW: Stage 1's volumes.
@@ -50,7 +50,7 @@ def sample_bridge(
         return estimator.consistent(volume_B1DHW.clamp(-1, 1), evidence.films_BVUV, evidence.trust_BV)
 
     endpoint = sample = evidence.endpoint_B1DHW
-    scheduler.set_timesteps(steps)
+    scheduler.set_timesteps(num_inference_steps)
     for t in scheduler.timesteps.tolist():
         timesteps_B = torch.full((len(sample),), t, device=sample.device)
         residuals = None

@@ -336,12 +336,12 @@ def _rate(number: int, total: int, started: float) -> str:
     return f"{number} of {total}, {3600 * number / max(seconds, 1e-6):.0f} an hour, ends about {end}"
 
 
-Named = tuple[Path, str, str, Computing]
+ModelAndDevice = tuple[Path, str, str, Computing]
 """A model's folder, its name, its version and how it is to compute."""
 
 
 def _reconstructed(
-    todo: list[FilmStudy], model: Named, out: Path, options: Options, workers: int
+    todo: list[FilmStudy], model: ModelAndDevice, out: Path, options: Options, workers: int
 ) -> Iterator[tuple[FilmStudy, dict[str, Any]]]:
     """Each study with what became of it, as they are done."""
     if not todo:
@@ -370,7 +370,7 @@ _loaded: list[pretrained.Model] = []
 """This process's model."""
 
 
-def _load(model: Named, threads: int) -> None:
+def _load(model: ModelAndDevice, threads: int) -> None:
     if threads:
         end_with_parent()
         parent = multiprocessing.parent_process()

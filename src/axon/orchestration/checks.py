@@ -41,7 +41,7 @@ MAX_SKEW_S = 300
 NETWORK_S = 15.0
 """All checks that ask somebody else have this long together."""
 KUBEFLOW, KUBEFLOW_TOKEN, KUBEFLOW_CA = "KF_PIPELINES_ENDPOINT", "AXON_KFP_TOKEN", "AXON_KFP_CA"
-State = Literal["fine", "warning", "error"]
+Severity = Literal["fine", "warning", "error"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Finding:
     """What a check says: its state, what it found, and where that is not fine its error's code and what to do."""
 
     name: str
-    state: State
+    state: Severity
     found: str
     code: str = ""
     fix: str = ""
@@ -140,7 +140,7 @@ def _finding(check: Check, needs: Wanted) -> Finding:
     return Finding(check.name, "fine", _shown(found))
 
 
-def _told(name: str, state: State, problem: AxonError) -> Finding:
+def _told(name: str, state: Severity, problem: AxonError) -> Finding:
     return Finding(name, state, _shown(problem.message), problem.code, _shown(problem.fix))
 
 

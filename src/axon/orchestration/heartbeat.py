@@ -19,7 +19,7 @@ from axon.config import Config
 from axon.errors import AxonError
 from axon.files import write_whole
 from axon.orchestration.alert import ALERT_URL, Alert, send
-from axon.orchestration.working import FILE, State, beats, device, utc
+from axon.orchestration.working import FILE, StateOfRun, beats, device, utc
 from axon.pictures import loss_curves_png
 from axon.tracking.client import (
     HASTY,
@@ -72,7 +72,7 @@ class _Heart:
     def __init__(self, run: StageRun, folder: Path, config: Config, stage: str) -> None:
         self.run, self.folder, self.stage = run, folder, stage
         # Of other machines this one knows nothing.
-        self.state: State = {"stage": stage, **(device() if config.training.nodes == 1 else {})}
+        self.state: StateOfRun = {"stage": stage, **(device() if config.training.nodes == 1 else {})}
         self.quiet = -math.inf
         self.losses: dict[str, dict[int, tuple[int, float, float]]] = {}
         self.drawn, self.drawing = 0, threading.Lock()
@@ -81,7 +81,7 @@ class _Heart:
         part = next((name.partition("/")[0] for name in metrics if "/" in name), self.stage)
         values = {name.rpartition("/")[2]: value for name, value in metrics.items()}
         rate, left = values.get("steps_per_second", 0.0), values.get("seconds_left", 0.0)
-        known: State = {}
+        known: StateOfRun = {}
         if "peak_memory_gib" in values:
             known["memory_gib"] = round(values["peak_memory_gib"], 2)
         if rate:
@@ -100,7 +100,7 @@ class _Heart:
             print(f"{error}; the training goes on, and its curves are in its result", flush=True)
             self.quiet = time.monotonic() + QUIET_S
 
-    def now(self) -> State:
+    def now(self) -> StateOfRun:
         part = self.state.get("part", self.stage)
         saved = sorted(self.folder.glob("*/step-*"), key=lambda path: (path.parent.name == part, path.name))
         self._show()
@@ -238,7 +238,7 @@ def _light_step(name: str, state: dict[str, Any], open_: bool) -> dict[str, Any]
     }
 
 
-def _last_sign(state: State) -> float:
+def _last_sign(state: StateOfRun) -> float:
     """When a step was last heard of, in seconds: the thread that beats lives on where a loop hangs, so in a loop its
     last round counts.
     """

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 BEAT_S = 30.0
 FILE = "heartbeat.json"
-State = dict[str, Any]
+StateOfRun = dict[str, Any]
 Tell = Callable[[int, int], object]
 """Told what is done, and of how much."""
 
 
 @contextlib.contextmanager
-def beats(state: Callable[[], State], file: Path | None, tag: Callable[[str], object]) -> Iterator[None]:
+def beats(state: Callable[[], StateOfRun], file: Path | None, tag: Callable[[str], object]) -> Iterator[None]:
     """Write ``state()`` to ``file``, if there is one, and hand it to ``tag`` as long as the block runs, and once at its
     end. None of the three can stop the block by failing.
     """
@@ -97,14 +97,14 @@ def working(
 class _Work:
     def __init__(self, step: str) -> None:
         self.began = time.time()
-        self.state: State = {"stage": step, "part": step, "state": "RUNNING", "since": utc(self.began), **device()}
+        self.state: StateOfRun = {"stage": step, "part": step, "state": "RUNNING", "since": utc(self.began), **device()}
 
     def tell(self, done: int, of: int) -> None:
         rate = done / max(time.time() - self.began, 1e-3)
         ends = {"steps_per_second": round(rate, 3), "ends": utc(time.time() + (of - done) / rate)} if done else {}
         self.state = {**self.state, "step": done, "of": of, "told": utc(time.time()), **ends}
 
-    def now(self) -> State:
+    def now(self) -> StateOfRun:
         peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         return {**self.state, "memory_gib": round(peak_gib, 2), "seconds": round(time.time() - self.began, 1)}
 

@@ -26,7 +26,7 @@ FIT_SIZE = 32
 """Voxels a side of the grid on which references are compared with the estimate: 11 mm of 360, all that it shows."""
 FILM_SCALE = 40.0
 """Brings a render's units, line integrals of 0 to 10, near those of a film; the correlation does not depend on it."""
-Progress = Callable[[str, float], None]
+OnProgress = Callable[[str, float], None]
 """Told the part that is at work and how much of it is done, 0 to 1."""
 
 
@@ -141,7 +141,7 @@ def register(
     extent_mm: float,
     hu_window: tuple[float, float],
     config: ReferencesConfig,
-    progress: Progress = silent,
+    progress: OnProgress = silent,
 ) -> Registration:
     """Warp every reference to the estimate and the films; the best come first.
 
@@ -168,7 +168,7 @@ def register(
         return search.result(target)
 
 
-def _tell(progress: Progress, number: int, levels: int, share: float) -> None:
+def _tell(progress: OnProgress, number: int, levels: int, share: float) -> None:
     progress("references", (number + share) / levels)
 
 

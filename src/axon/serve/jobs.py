@@ -26,7 +26,7 @@ from axon.pretrained import Model
 from axon.readers.child import given_up_by
 from axon.readers.films import preview_xray
 from axon.reconstruct import Reconstruction, read_films, sample, write
-from axon.references.registration import Progress, done
+from axon.references.registration import OnProgress, done
 
 State = Literal["waiting", "running", "done", "failed"]
 HUNDREDTHS = 100
@@ -283,7 +283,7 @@ class Jobs:
             raise AxonError("SERVE_TOO_LONG", message, fix)
 
     @contextmanager
-    def _counted(self, job: Job) -> Iterator[Progress]:
+    def _counted(self, job: Job) -> Iterator[OnProgress]:
         """Count the calls of the network, one a sampling step, and the hundredths of what references take; stop where
         the job is not to go on.
         """

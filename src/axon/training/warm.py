@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TypeVar
-
-from torch import nn
 
 from axon.errors import AxonError
-from axon.models.folders import load_network
-
-Network = TypeVar("Network", bound=nn.Module)
+from axon.models.folders import Network, load_network
 
 
 def begun(network: Network, folder: Path | None) -> Network:

@@ -16,7 +16,7 @@ TABLE = "patients.csv"
 COLUMNS = ("file", "case", "patient", "collection", "split", "licence", "source")
 RULE = "patients.csv"
 _FIX = "its columns are file or case, patient, and if you like collection, split, licence, source"
-Row = dict[str, str]
+TableRow = dict[str, str]
 
 
 def apply_table(studies: list[Study], folder: Path, table: Path | None, public_ids: bool) -> list[Study]:
@@ -35,7 +35,7 @@ def apply_table(studies: list[Study], folder: Path, table: Path | None, public_i
     if table is None and not path.is_file():
         return studies
     named_by = _named(studies, folder)
-    said: dict[int, Row] = {}
+    said: dict[int, TableRow] = {}
     for line, row in _rows(path):
         found = named_by.get(_column(row), set())
         what = row.get("file") or row.get("case")
@@ -60,7 +60,7 @@ def _with_their_namesakes(studies: list[Study]) -> list[Study]:
     ]
 
 
-def _rows(path: Path) -> list[tuple[int, Row]]:
+def _rows(path: Path) -> list[tuple[int, TableRow]]:
     """The table's rows with their line numbers."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -94,12 +94,12 @@ def _named(studies: list[Study], folder: Path) -> dict[tuple[str, str], set[int]
     return found
 
 
-def _column(row: Row) -> tuple[str, str]:
+def _column(row: TableRow) -> tuple[str, str]:
     """Which column names the CT, and what it says."""
     return ("file", str(PurePosixPath(row["file"]))) if row.get("file") else ("case", row["case"])
 
 
-def _told(study: Study, row: Row, public_ids: bool) -> Study:
+def _told(study: Study, row: TableRow, public_ids: bool) -> Study:
     patient = row["patient"] if public_ids else patient_pseudonym(row["patient"])
     return replace(
         study,

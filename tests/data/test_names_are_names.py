@@ -20,6 +20,7 @@ from axon.config import Config
 from axon.data import verify
 from axon.data.fetch import fetch
 from axon.data.ingest import ingest, list_studies
+from axon.data.listing import read_listing
 from axon.data.pack import pack
 from axon.data.prepared import COLUMNS as MANIFEST_COLUMNS
 from axon.data.prepared import PreparedDataset, assemble, read_manifest, write_manifest
@@ -226,6 +227,8 @@ def test_files_of_odd_names_are_packed_prepared_and_kept_apart(tmp_path: Path, t
     ingest(tmp_path / "packed", 0, 1, tiny_config, tmp_path / "shard")
     assemble([tmp_path / "shard"], tmp_path / "packed", tiny_config, tmp_path / "dataset")
     assert check_dataset(tmp_path / "dataset")[1] == []
+    assert fetch(tmp_path / "raw", 1, folder=str(tmp_path / "src")) == [0]
+    assert len(read_listing(tmp_path / "raw")) == 5
 
 
 def test_a_name_that_poses_as_another_s_stand_in_is_refused(tmp_path: Path) -> None:

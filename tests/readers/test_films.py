@@ -20,6 +20,7 @@ from axon.readers.films import read_xray, sure_view
 from tests.conftest import REAL_DATA_UNSET
 from tests.support.film_kinds import KINDS, dicom, framed, levels, lut, nrrd, picture, tiff, turned_for
 from tests.support.films import chest_like, write_film
+from tests.support.hostile import scans
 from tests.support.small_model import write_films
 
 REAL = os.environ.get("AXON_TEST_DATA", "")
@@ -87,6 +88,14 @@ def test_of_a_phones_jpeg_the_first_picture_is_the_film(rendered: dict[str, np.n
     (tmp_path / "cut.jpg").write_bytes(content[: end // 2] + content[end:])
     with pytest.raises(AxonError, match="XRAY_UNREADABLE"):
         read_xray(tmp_path / "cut.jpg")
+
+
+@pytest.mark.parametrize("before", [b"", b"\xff\x01"], ids=["", "TEM"])
+def test_no_marker_hides_a_scan(before: bytes, tmp_path: Path) -> None:
+    """Some have no length (ISO/IEC 10918-1 B.1.1.3): what follows them is not passed over."""
+    (tmp_path / "film.jpg").write_bytes(scans(101, before)["x.jpg"])
+    with pytest.raises(AxonError, match=r"XRAY_TOO_LARGE.*100 scans"):
+        read_xray(tmp_path / "film.jpg")
 
 
 def test_a_tiff_of_colours_that_nobody_would_read_rightly_is_refused(

@@ -121,11 +121,8 @@ def test_the_packaged_model_says_how_it_was_made(capsys: pytest.CaptureFixture[s
     networks, model = makings(pretrained.path())
     for made in (networks, model):
         assert f"code     {made.code}" in said and f"git worktree add axon-{made.code[:12]} {made.code} &&" in said
-    assert (
-        json.loads(networks.data)["sha256"] in said
-        and "data     split 0136" in said
-        and "make pretrained DATA='/scans/my cts'" in said
-    )
+        assert json.loads(made.data)["sha256"] in said
+    assert "make pretrained DATA='/scans/my cts'" in said
     assert ".venv/bin/python -m benchmarks.repack DATASET --config" in said and DISCLAIMER in said
     with pytest.raises(AxonError, match="MODEL_URI"):
         main(["--debug", "reproduce", "axon-small", "--run"])

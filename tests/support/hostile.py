@@ -262,15 +262,15 @@ def turned_bit(content: bytes) -> bytes:
     return bytes(packed)
 
 
-def scans(count: int) -> Files:
-    """A picture whose only scan comes again and again."""
+def scans(count: int, before: bytes = b"") -> Files:
+    """A picture whose only scan comes again and again, some bytes between."""
 
-    return jpeg(lambda content: repeated(content, count))
+    return jpeg(lambda content: repeated(content, count, before))
 
 
-def repeated(content: bytes, count: int) -> bytes:
+def repeated(content: bytes, count: int, before: bytes = b"") -> bytes:
     at = content.index(b"\xff\xda")
-    return content[:at] + content[at:-2] * count + b"\xff\xd9"
+    return content[:-2] + (before + content[at:-2]) * (count - 1) + b"\xff\xd9"
 
 
 def jpeg2000(components: int = 1, bits: int = 8, side: int = 4096, tile: int = 4096) -> Files:
@@ -516,6 +516,7 @@ HOSTILE: dict[str, Callable[[], Files]] = {
     "film: tiles of no size": lambda: jpeg2000(tile=0),
     "film: another size": lambda: jpeg2000(side=2**16 - 1),
     "film: 4000 scans": lambda: scans(4000),
+    "film: 4000 scans, a marker without a length before each": lambda: scans(4000, b"\xff\x01"),
     "film: half a JPEG": lambda: jpeg(lambda b: b[: len(b) // 2]),
     "film: a JPEG's header": lambda: jpeg(lambda b: b[: b.index(b"\xff\xda")] + b"\xff\xd9"),
     **{

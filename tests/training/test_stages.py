@@ -185,7 +185,7 @@ def test_a_pickle_in_place_of_the_weights_is_refused(model: AxonPipeline, tmp_pa
     weights = tmp_path / "unet/diffusion_pytorch_model.safetensors"
     torch.save(model.unet.state_dict(), weights.with_name("diffusion_pytorch_model.bin"))
     weights.unlink()
-    with pytest.raises(OSError, match="safetensors"):
+    with pytest.raises(AxonError, match="MODEL_DAMAGED"):
         AxonPipeline.from_pretrained(tmp_path)
 
 

@@ -94,5 +94,5 @@ def _copy_folder(folder: Path, out: Path, named_sets: NamedSets | None) -> str:
                 raise
             _log.warning("an image cannot be read (%s); it will be rejected", error.strerror)
             (out / relative).write_bytes(_UNREAD)
-        digest.update(f"{relative.as_posix()} {sha256_file(out / relative)}\n".encode())
+        digest.update(f"{relative.as_posix()} {sha256_file(out / relative)}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()

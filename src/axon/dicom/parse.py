@@ -60,8 +60,9 @@ _MAX_TILES = 4096
 _TILE_PART, _END = b"\xff\x90", b"\xff\xd9"
 _HUFFMAN_8_BITS = ((0xC0, 8), (0xC1, 8), (0xC2, 8))
 _FILLER = bytes(range(17, 255, 7))
-# A marker that is no stuffed zero, no restart and no filler ends the coded data of a scan.
-_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+# A marker that is no stuffed zero, no restart and no filler ends the coded data of a scan. Others without a length are
+# passed over, too, or what follows them would be taken for it.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 
 
 def parse(path: Path, keys: list[str], kind: str, max_bytes: int) -> Dataset:

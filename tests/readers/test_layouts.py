@@ -390,9 +390,41 @@ def test_an_archive_of_dicom_comes_in_by_patient_and_series(tmp_path: Path) -> N
     ]
 
 
-def dicom(folder: Path, patient: str, series: str) -> None:
+def test_series_of_one_study_that_name_no_patient_are_one_patients(tmp_path: Path) -> None:
+    studies = {"thin": "1.2", "thick": "1.2", "other": "1.3", "none": "", "neither": ""}
+    for number, (place, study) in enumerate(studies.items()):
+        dicom(tmp_path / place, "", f"2.{number}", study)
+    found = survey(tmp_path)
+    patients = {study.collection: study.patient_id for study in found.studies}
+    assert patients["thin"] == patients["thick"] == patient_pseudonym("thick")
+    assert {name: patients[name] for name in ("other", "none", "neither")} == {
+        name: patient_pseudonym(name) for name in ("other", "none", "neither")
+    }
+    assert found.notes == ["5 series name no patient: taken for 4 patients by their folders and studies"]
+
+
+def test_an_unnamed_series_is_the_patients_whom_its_study_names(tmp_path: Path) -> None:
+    dicom(tmp_path / "a", "P-1", "1.1", "1.2")
+    for place, study in (("b", "1.2"), ("b", "1.3"), ("c", "1.4")):
+        dicom(tmp_path / place / study, "", f"{study}.1", study)
+    found = survey(tmp_path)
+    one = patient_pseudonym("P-1")
+    assert sorted((study.collection, study.patient_id) for study in found.studies) == [
+        *(("a", one), ("b", one), ("b", one)),
+        ("c", patient_pseudonym("c")),
+    ]
+    assert [note.split(":")[0] for note in found.notes] == ["2 series name no patient", "1 series name no patient"]
+
+
+def test_a_study_of_two_names_tells_nothing_of_its_unnamed_series(tmp_path: Path) -> None:
+    for number, (place, patient) in enumerate((("a", "P-1"), ("b", "P-2"), ("c", ""))):
+        dicom(tmp_path / place, patient, f"2.{number}", "1.2")
+    assert {study.patient_id for study in find_studies(tmp_path)} == set(map(patient_pseudonym, ("P-1", "P-2", "c")))
+
+
+def dicom(folder: Path, patient: str, series: str, study: str = "") -> None:
     for path in write_series(folder, chest()):
-        tagged(path, path, PatientID=patient, SeriesInstanceUID=series)
+        tagged(path, path, PatientID=patient, SeriesInstanceUID=series, StudyInstanceUID=study)
 
 
 def tagged(path: Path, source: Path, **tags: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from axon.dicom.parse import is_dicom
-from axon.dicom.series import MIN_SLICES, SliceHeader, patients_by_folder, read_header, split_series
+from axon.dicom.series import MIN_SLICES, SliceHeader, read_header, split_series
 from axon.dicom.xray import MODALITIES as XRAY_MODALITIES
 from axon.errors import AxonError
 from axon.readers.layouts.luna16 import LAYOUT, UID
@@ -19,6 +19,7 @@ from axon.readers.layouts.named_sets import NamedSets, without_names
 from axon.readers.layouts.patient_table import apply_table
 from axon.readers.layouts.rule import Image, Named, PassedOver, Skip, Study, Tree
 from axon.readers.layouts.table import LAYOUTS
+from axon.readers.layouts.unnamed import patients_of_unnamed
 from axon.readers.layouts.walk import walk
 from axon.readers.pseudonyms import patient_pseudonym, pseudonym, series_pseudonym
 from axon.readers.volumes import ITK, NIFTI, describe, is_volume, read_stored, suffix_of
@@ -178,16 +179,11 @@ def _group_dicom(
     for uid in [uid for uid, headers in series.items() if _are_aside(headers)]:
         passed += [PassedOver(header.path, _ASIDE) for header in series.pop(uid)]
     of_a_patient = [(uid, group) for uid, headers in series.items() for group in _by_patient(headers)]
-    unnamed = [headers[0].path for headers in series.values() if not headers[0].patient_id]
-    by_folder = patients_by_folder(unnamed, folder)
-    if unnamed:
-        count = len(set(by_folder.values()))
-        notes.append(f"{len(unnamed)} series name no patient: taken for {count} patients by their folders")
+    unnamed = patients_of_unnamed(series, folder, notes)
     for uid, headers in of_a_patient:
-        patient = headers[0].patient_id
-        name = patient or by_folder[headers[0].path]
+        name = headers[0].patient_id or unnamed[uid]
         hashed = patient_pseudonym(name)
-        case_id, own = series_pseudonym(hashed, uid), tuple(films.get(patient, ()))
+        case_id, own = series_pseudonym(hashed, uid), tuple(films.get(name, ()))
         scan = series_pseudonym(hashed, headers[0].scan) if headers[0].scan else ""
         parts = split_series(headers)
         kept = {header.path for part in parts for header in part.headers}
@@ -199,7 +195,8 @@ def _group_dicom(
             found.append((uid, Study(case, hashed, collection, paths, own, DICOM, scan=scan, own=name)))
             if part.note:
                 notes.append(f"{case}: {part.note}")
-    alone = set(films) - {header.patient_id for headers in series.values() for header in headers}
+    named = {header.patient_id for headers in series.values() for header in headers}
+    alone = set(films) - named - set(unnamed.values())
     passed += [PassedOver(path, "a film of a patient without a CT") for name in alone for path in films[name]]
     return found
 

@@ -60,7 +60,7 @@ _VIEWS: dict[View, re.Pattern[str]] = {
     "frontal": re.compile(r"\b(?:PA|AP|FRONTAL|POSTER\w+ ?ANTERIOR|ANTER\w+ ?POSTERIOR)\b"),
     "lateral": re.compile(r"\b(?:LL|RL|[LR]?LAT|[LR]?LATERAL|PROFILE?)\b"),
 }
-"""Words of ViewPosition, with any others around them (``PA ERECT``); a side that a patient lies on is no lateral view."""
+"""Words of ViewPosition, among any others (``PA ERECT``); a side that a patient lies on is no lateral view."""
 # DICOM PS3.16 CID 4010: SNOMED CT and, before 2020, SRT codes of the same projections.
 _VIEW_CODES: dict[str, View] = {
     **dict.fromkeys(("399348003", "272479007", "399033003", "R-10206", "R-10214", "R-10202"), "frontal"),

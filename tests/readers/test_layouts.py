@@ -179,6 +179,11 @@ def folders_and_names_after_them(root: Path) -> None:
             nifti(root / patient / f"{name}.nii.gz")
 
 
+def dates_in_folders(root: Path) -> None:
+    for name in ("A17/20190101", "A17/CT_20200202", "set/A18/2019-03-03/thorax", "set/A18/20200404_ct/late"):
+        nifti(root / f"{name}.nii.gz")
+
+
 def by_name(root: Path) -> None:
     for name in ("A17_early", "A17_late", "A18_1", "plain"):
         nifti(root / f"{name}.nii.gz")
@@ -328,6 +333,12 @@ TREES: list[tuple[Callable[[Path], None], str, dict[str, str], dict[str, int]]] 
         {},
     ),
     (
+        dates_in_folders,
+        "any folder, a folder of dates is a patient",
+        {"20190101": "A17", "CT_20200202": "A17", "thorax": "A18", "late": "A18"},
+        {},
+    ),
+    (
         by_name,
         "any folder, a name up to its last _ is a patient",
         {"A17_early": "A17", "A17_late": "A17", "A18_1": "A18", "plain": "plain"},
@@ -354,6 +365,15 @@ def test_each_patient_of_a_data_set_comes_in_once(
         sorted([file for study in found.studies for file in study.files] + [p for p, _ in found.passed_over]) == files
     )
     assert read_ct(found.studies[0].files).hu_DHW.tolist() == chest().hu_DHW.tolist()
+
+
+def test_files_of_one_folder_alone_or_of_a_site_are_no_visits(tmp_path: Path) -> None:
+    for name in ("lone/20190101", "lone/20200202", "both/siteA/20190101", "both/siteA/20200202"):
+        nifti(tmp_path / f"{name}.nii.gz")
+    for name in ("20210303", "20211301"):  # of which one is no date
+        nifti(tmp_path / f"both/B3/{name}.nii.gz")
+    assert {study.patient_id for study in find_studies(tmp_path / "lone")} == {"20190101", "20200202"}
+    assert len({study.patient_id for study in find_studies(tmp_path / "both")}) == 4
 
 
 def test_adding_a_layout_touches_its_file_and_the_table() -> None:

@@ -71,6 +71,14 @@ def nnunet(root: Path) -> None:
     words(root / "dataset.json")
 
 
+def labels_of_whole_names(root: Path) -> None:
+    for number in range(3):
+        nifti(root / f"imagesTr/lung_{number:04d}.nii.gz")
+        labels(root / f"labelsTr/lung_{number:04d}.nii.gz")
+    for number in range(2):
+        nifti(root / f"imagesTs/heart_{number:04d}.nii.gz")
+
+
 def bids(root: Path) -> None:
     for session in ("01", "02"):
         nifti(root / f"sub-A1/ses-{session}/ct/sub-A1_ses-{session}_ct.nii.gz")
@@ -224,6 +232,12 @@ TREES: list[tuple[Callable[[Path], None], str, dict[str, str], dict[str, int]]] 
         "nnU-Net",
         {"LUNG_001": "LUNG_001", "LUNG_002": "LUNG_002"},
         {"a mask, by its folder labelsTr": 2, "another channel of a case": 1, "text or a table": 1},
+    ),
+    (
+        labels_of_whole_names,
+        "any folder, a number is a patient",
+        {name: name for name in ("lung_0000", "lung_0001", "lung_0002", "heart_0000", "heart_0001")},
+        {"a mask, by its folder labelsTr": 3},
     ),
     (
         bids,

@@ -125,7 +125,7 @@ def _name_volumes(folder: Path, volumes: list[Path], passed: list[PassedOver]) -
     by_place: dict[PurePath, list[str]] = defaultdict(list)
     for path in kept:
         by_place[path.parent.relative_to(folder)].append(_stem(path))
-    tree = Tree(folder, {place: tuple(stems) for place, stems in by_place.items()})
+    tree = Tree(folder, {place: tuple(found) for place, found in by_place.items()}, beside)
     studies = []
     for path in kept:
         answer, rule = _ask(Image(path.parent.relative_to(folder), _stem(path), suffix_of(path, NIFTI + ITK), tree))

@@ -530,6 +530,21 @@ def test_two_sets_of_one_origin_are_joined_by_the_series(tmp_path: Path) -> None
     ]
 
 
+def test_a_volume_called_after_a_patient_id_is_that_patients(tmp_path: Path) -> None:
+    dicom(tmp_path / "dicom", "A17", "1.1")
+    for name in ("A17_late", "A18_late"):
+        nifti(tmp_path / f"nifti/{name}.nii.gz")
+    found = survey(tmp_path, named_sets={"bench": ["A17"]})
+    patients = {study.case_id: (study.patient_id, study.named) for study in found.studies}
+    one = patient_pseudonym("A17")
+    assert patients == {
+        series_pseudonym(one, "1.1"): (one, "bench"),
+        "A17_late": (one, "bench"),
+        "A18_late": ("A18", ""),
+    }
+    assert found.notes == ["volumes that are called after a PatientID, taken for that patient's: 1"]
+
+
 def test_a_series_of_luna16_in_two_folders_is_one_case_and_its_other_forms_are_its_patients(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         itk(tmp_path / folder / f"{UIDS[0]}.mhd")

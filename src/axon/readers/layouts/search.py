@@ -16,7 +16,7 @@ from axon.errors import AxonError
 from axon.readers.layouts.luna16 import LAYOUT, UID
 from axon.readers.layouts.masks import mask_folders, why_mask
 from axon.readers.layouts.named_sets import NamedSets, without_names
-from axon.readers.layouts.patient_table import apply_table
+from axon.readers.layouts.patient_table import apply_table, with_their_namesakes
 from axon.readers.layouts.rule import Image, Named, PassedOver, Skip, Study, Tree
 from axon.readers.layouts.table import LAYOUTS
 from axon.readers.layouts.unnamed import patients_of_unnamed
@@ -249,12 +249,17 @@ def _joined(
     series: list[tuple[str, Study]], named: list[Study], passed: list[PassedOver], notes: list[str]
 ) -> list[Study]:
     """Data sets of one origin: a volume named by the SeriesInstanceUID of a series that is there is that case, and of
-    volumes of one such name one is kept, or all are one patient's where their grids differ.
+    volumes of one such name one is kept, or all are one patient's where their grids differ; a volume that is called
+    after a PatientID is that patient's.
     """
     by_uid = {uid: study for uid, study in series if uid}
     kept = [study for _, study in series]
+    of_dicom = {study.patient_id for study in kept}
+    renamed = with_their_namesakes(named, of_dicom)
+    if same := sum(new.patient_id != old.patient_id for new, old in zip(renamed, named, strict=True)):
+        notes.append(f"volumes that are called after a PatientID, taken for that patient's: {same}")
     first: dict[str, Study] = {}
-    for study in sorted(named, key=_trust):
+    for study in sorted(renamed, key=_trust):
         uid = _stem(study.files[0])
         one = first.setdefault(uid, study) if UID.fullmatch(uid) else study
         if uid in by_uid:

@@ -450,6 +450,17 @@ def test_an_unnamed_series_is_the_patients_whom_its_study_names(tmp_path: Path) 
     assert [note.split(":")[0] for note in found.notes] == ["2 series name no patient", "1 series name no patient"]
 
 
+def test_an_unnamed_series_is_the_patients_whom_alone_its_folder_names(tmp_path: Path) -> None:
+    for number, (place, patient) in enumerate(
+        (("a/1", "P-1"), ("a/2", ""), ("b/1", "P-2"), ("b/2", "P-3"), ("b/3", ""))
+    ):
+        dicom(tmp_path / place, patient, f"2.{number}")
+    names = {
+        study.files[0].parent.relative_to(tmp_path).as_posix(): study.patient_id for study in find_studies(tmp_path)
+    }
+    assert names["a/2"] == patient_pseudonym("P-1") and names["b/3"] == patient_pseudonym("b")
+
+
 def test_a_study_of_two_names_tells_nothing_of_its_unnamed_series(tmp_path: Path) -> None:
     for number, (place, patient) in enumerate((("a", "P-1"), ("b", "P-2"), ("c", ""))):
         dicom(tmp_path / place, patient, f"2.{number}", "1.2")

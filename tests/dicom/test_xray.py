@@ -140,6 +140,17 @@ def test_view_by_tag_else_by_image(tmp_path: Path) -> None:
         ("frontal", 1.0, "image", None, {}),
         ("lateral", 1.0, "image", lateral, {}),
     ]
+    words = {
+        "frontal": ("POSTEROANTERIOR", "postero-anterior", "PA ERECT", "AP AXIAL", "AP_SUPINE", "FRONTAL"),
+        "lateral": ("LAT", "LLAT", "L LAT", "LEFT LATERAL", "XTABLE LATERAL"),
+        "other": ("LAO", "LEFT POSTERIOR OBLIQUE", "LEFT LATERAL DECUBITUS", "PA LLD", "SWIMMERS", "MLO"),
+    }
+    for view, positions in words.items():
+        image = lateral if view == "lateral" else None
+        cases += [(view, 1.0, "tag", image, {"ViewPosition": position}) for position in positions]
+    # Words that say nothing known, or two things: the image shows it, or a code.
+    cases += [("frontal", 1.0, "image", None, {"ViewPosition": word}) for word in ("CHEST", "PA/LAT", "UNKNOWN")]
+    cases.append(("lateral", 1.0, "tag", lateral, {"ViewPosition": "X", "ViewCodeSequence": Sequence([code])}))
     for view, confidence, source, image, elements in cases:
         read = read_xray(write_film(tmp_path / "a", image, **elements))
         assert (read.view, read.view_confidence, read.view_source) == (view, confidence, source), elements

@@ -334,6 +334,16 @@ def zipped(folder: Path, path: Path) -> Path:
     return path
 
 
+def test_a_study_s_views_are_known_in_other_words(tmp_path: Path, rendered: dict[str, np.ndarray]) -> None:
+    for number, (view, word) in enumerate((("frontal", "PA ERECT"), ("lateral", "LATERAL LEFT"), ("frontal", "LAO"))):
+        write_film(tmp_path / str(number), rendered[view], ViewPosition=word, StudyInstanceUID="1.2.1")
+    chosen = choose_views(tmp_path, Mend())
+    assert [(film.name, film.view, film.xray.view_source) for film in chosen] == [
+        ("0", "frontal", "tag"),
+        ("1", "lateral", "tag"),
+    ]
+
+
 def test_of_a_study_the_tagged_frontal_film_and_its_lateral_are_chosen(study: Path, tmp_path: Path) -> None:
     for given in (study, study / "DICOMDIR", zipped(study, tmp_path / "upload")):
         assert is_study(given)

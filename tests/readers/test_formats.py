@@ -175,6 +175,7 @@ def test_what_had_to_be_decided_is_noted(tmp_path: Path, name: str, write: Calla
         (np.clip(whd(), -1000, 150), "are the greatest, 150: windowed"),
         (np.clip(whd(), -1024, 200), "are the greatest, 200: windowed"),
         (np.clip(whd(), -1000, 400), "are the greatest, 400: windowed"),
+        (np.clip(whd(), -800, 1500), "are the least, -800: windowed"),
     ],
 )
 def test_values_that_are_scaled_or_windowed_are_refused_with_what_was_seen(

@@ -71,6 +71,14 @@ def nnunet(root: Path) -> None:
     words(root / "dataset.json")
 
 
+def labels_of_whole_names(root: Path) -> None:
+    for number in range(3):
+        nifti(root / f"imagesTr/lung_{number:04d}.nii.gz")
+        labels(root / f"labelsTr/lung_{number:04d}.nii.gz")
+    for number in range(2):
+        nifti(root / f"imagesTs/heart_{number:04d}.nii.gz")
+
+
 def bids(root: Path) -> None:
     for session in ("01", "02"):
         nifti(root / f"sub-A1/ses-{session}/ct/sub-A1_ses-{session}_ct.nii.gz")
@@ -179,6 +187,11 @@ def folders_and_names_after_them(root: Path) -> None:
             nifti(root / patient / f"{name}.nii.gz")
 
 
+def dates_in_folders(root: Path) -> None:
+    for name in ("A17/20190101", "A17/CT_20200202", "set/A18/2019-03-03/thorax", "set/A18/20200404_ct/late"):
+        nifti(root / f"{name}.nii.gz")
+
+
 def by_name(root: Path) -> None:
     for name in ("A17_early", "A17_late", "A18_1", "plain"):
         nifti(root / f"{name}.nii.gz")
@@ -219,6 +232,12 @@ TREES: list[tuple[Callable[[Path], None], str, dict[str, str], dict[str, int]]] 
         "nnU-Net",
         {"LUNG_001": "LUNG_001", "LUNG_002": "LUNG_002"},
         {"a mask, by its folder labelsTr": 2, "another channel of a case": 1, "text or a table": 1},
+    ),
+    (
+        labels_of_whole_names,
+        "any folder, a number is a patient",
+        {name: name for name in ("lung_0000", "lung_0001", "lung_0002", "heart_0000", "heart_0001")},
+        {"a mask, by its folder labelsTr": 3},
     ),
     (
         bids,
@@ -328,6 +347,12 @@ TREES: list[tuple[Callable[[Path], None], str, dict[str, str], dict[str, int]]] 
         {},
     ),
     (
+        dates_in_folders,
+        "any folder, a folder of dates is a patient",
+        {"20190101": "A17", "CT_20200202": "A17", "thorax": "A18", "late": "A18"},
+        {},
+    ),
+    (
         by_name,
         "any folder, a name up to its last _ is a patient",
         {"A17_early": "A17", "A17_late": "A17", "A18_1": "A18", "plain": "plain"},
@@ -354,6 +379,15 @@ def test_each_patient_of_a_data_set_comes_in_once(
         sorted([file for study in found.studies for file in study.files] + [p for p, _ in found.passed_over]) == files
     )
     assert read_ct(found.studies[0].files).hu_DHW.tolist() == chest().hu_DHW.tolist()
+
+
+def test_files_of_one_folder_alone_or_of_a_site_are_no_visits(tmp_path: Path) -> None:
+    for name in ("lone/20190101", "lone/20200202", "both/siteA/20190101", "both/siteA/20200202"):
+        nifti(tmp_path / f"{name}.nii.gz")
+    for name in ("20210303", "20211301"):  # of which one is no date
+        nifti(tmp_path / f"both/B3/{name}.nii.gz")
+    assert {study.patient_id for study in find_studies(tmp_path / "lone")} == {"20190101", "20200202"}
+    assert len({study.patient_id for study in find_studies(tmp_path / "both")}) == 4
 
 
 def test_adding_a_layout_touches_its_file_and_the_table() -> None:
@@ -390,9 +424,52 @@ def test_an_archive_of_dicom_comes_in_by_patient_and_series(tmp_path: Path) -> N
     ]
 
 
-def dicom(folder: Path, patient: str, series: str) -> None:
+def test_series_of_one_study_that_name_no_patient_are_one_patients(tmp_path: Path) -> None:
+    studies = {"thin": "1.2", "thick": "1.2", "other": "1.3", "none": "", "neither": ""}
+    for number, (place, study) in enumerate(studies.items()):
+        dicom(tmp_path / place, "", f"2.{number}", study)
+    found = survey(tmp_path)
+    patients = {study.collection: study.patient_id for study in found.studies}
+    assert patients["thin"] == patients["thick"] == patient_pseudonym("thick")
+    assert {name: patients[name] for name in ("other", "none", "neither")} == {
+        name: patient_pseudonym(name) for name in ("other", "none", "neither")
+    }
+    assert found.notes == ["5 series name no patient: taken for 4 patients by their folders and studies"]
+
+
+def test_an_unnamed_series_is_the_patients_whom_its_study_names(tmp_path: Path) -> None:
+    dicom(tmp_path / "a", "P-1", "1.1", "1.2")
+    for place, study in (("b", "1.2"), ("b", "1.3"), ("c", "1.4")):
+        dicom(tmp_path / place / study, "", f"{study}.1", study)
+    found = survey(tmp_path)
+    one = patient_pseudonym("P-1")
+    assert sorted((study.collection, study.patient_id) for study in found.studies) == [
+        *(("a", one), ("b", one), ("b", one)),
+        ("c", patient_pseudonym("c")),
+    ]
+    assert [note.split(":")[0] for note in found.notes] == ["2 series name no patient", "1 series name no patient"]
+
+
+def test_an_unnamed_series_is_the_patients_whom_alone_its_folder_names(tmp_path: Path) -> None:
+    for number, (place, patient) in enumerate(
+        (("a/1", "P-1"), ("a/2", ""), ("b/1", "P-2"), ("b/2", "P-3"), ("b/3", ""))
+    ):
+        dicom(tmp_path / place, patient, f"2.{number}")
+    names = {
+        study.files[0].parent.relative_to(tmp_path).as_posix(): study.patient_id for study in find_studies(tmp_path)
+    }
+    assert names["a/2"] == patient_pseudonym("P-1") and names["b/3"] == patient_pseudonym("b")
+
+
+def test_a_study_of_two_names_tells_nothing_of_its_unnamed_series(tmp_path: Path) -> None:
+    for number, (place, patient) in enumerate((("a", "P-1"), ("b", "P-2"), ("c", ""))):
+        dicom(tmp_path / place, patient, f"2.{number}", "1.2")
+    assert {study.patient_id for study in find_studies(tmp_path)} == set(map(patient_pseudonym, ("P-1", "P-2", "c")))
+
+
+def dicom(folder: Path, patient: str, series: str, study: str = "") -> None:
     for path in write_series(folder, chest()):
-        tagged(path, path, PatientID=patient, SeriesInstanceUID=series)
+        tagged(path, path, PatientID=patient, SeriesInstanceUID=series, StudyInstanceUID=study)
 
 
 def tagged(path: Path, source: Path, **tags: str) -> None:
@@ -462,6 +539,21 @@ def test_two_sets_of_one_origin_are_joined_by_the_series(tmp_path: Path) -> None
     assert len(found.studies) == 2 and found.notes == [
         f"{series_pseudonym(patient, UIDS[0])} is there twice, as DICOM and as a volume: DICOM is taken"
     ]
+
+
+def test_a_volume_called_after_a_patient_id_is_that_patients(tmp_path: Path) -> None:
+    dicom(tmp_path / "dicom", "A17", "1.1")
+    for name in ("A17_late", "A18_late"):
+        nifti(tmp_path / f"nifti/{name}.nii.gz")
+    found = survey(tmp_path, named_sets={"bench": ["A17"]})
+    patients = {study.case_id: (study.patient_id, study.named) for study in found.studies}
+    one = patient_pseudonym("A17")
+    assert patients == {
+        series_pseudonym(one, "1.1"): (one, "bench"),
+        "A17_late": (one, "bench"),
+        "A18_late": ("A18", ""),
+    }
+    assert found.notes == ["volumes that are called after a PatientID, taken for that patient's: 1"]
 
 
 def test_a_series_of_luna16_in_two_folders_is_one_case_and_its_other_forms_are_its_patients(tmp_path: Path) -> None:

@@ -102,6 +102,7 @@ class SliceHeader:
         order: Values of InstanceNumber, ContentTime and AcquisitionTime.
         scan: StudyInstanceUID and FrameOfReferenceUID, identities; reconstructions of one scan share both.
         placed: False for a picture that has no place in its functional groups either.
+        study_uid: As in the file: an identity.
     """
 
     path: Path
@@ -119,6 +120,7 @@ class SliceHeader:
     order: tuple[float, ...] = ()
     scan: str = ""
     placed: bool = True
+    study_uid: str = ""
 
     @property
     def sharp(self) -> bool:
@@ -209,6 +211,7 @@ def header_of(path: Path, frame: int, ds: Dataset, grouped: bool = False) -> Sli
             traits,
             order,
             " ".join(raw(ds, key) for key in _SCAN).strip(),
+            study_uid=raw(ds, _SCAN[0]),
         )
 
 

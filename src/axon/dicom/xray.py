@@ -55,7 +55,12 @@ anonymiser's, the image has to show it."""
 _KEPT_BY_WINDOW = 0.5
 """A window, or a table, that leaves less than this share of the film's range is a mistake and not applied."""
 
-_VIEWS: dict[str, View] = {"PA": "frontal", "AP": "frontal", "LL": "lateral", "RL": "lateral", "LATERAL": "lateral"}
+_VIEWS: dict[View, re.Pattern[str]] = {
+    "other": re.compile(r"OBLI|DECUB|LORDOT|SWIMMER|\b(?:[LR]LD|[LR]LO|[LR][AP]O|CC|ML|LM|MLO|LMO)\b"),
+    "frontal": re.compile(r"\b(?:PA|AP|FRONTAL|POSTER\w+ ?ANTERIOR|ANTER\w+ ?POSTERIOR)\b"),
+    "lateral": re.compile(r"\b(?:LL|RL|[LR]?LAT|[LR]?LATERAL|PROFILE?)\b"),
+}
+"""Words of ViewPosition, among any others (``PA ERECT``); a side that a patient lies on is no lateral view."""
 # DICOM PS3.16 CID 4010: SNOMED CT and, before 2020, SRT codes of the same projections.
 _VIEW_CODES: dict[str, View] = {
     **dict.fromkeys(("399348003", "272479007", "399033003", "R-10206", "R-10214", "R-10202"), "frontal"),
@@ -302,10 +307,12 @@ def unit_range(values: np.ndarray, valid: np.ndarray | None = None) -> np.ndarra
 
 def _tag_view(ds: Dataset) -> View | None:
     """What ViewPosition or ViewCodeSequence names; else lateral where rows run to the front or back; None where nothing
-    says it.
+    says it that is known.
     """
-    if position := str(ds.get("ViewPosition") or "").upper():
-        return _VIEWS.get(position, "other")
+    position = re.sub(r"[\W_]+", " ", str(ds.get("ViewPosition") or "").upper())
+    named = [view for view, words in _VIEWS.items() if words.search(position)]
+    if "other" in named or len(named) == 1:
+        return named[0]
     codes = [str(item.get("CodeValue") or "") for item in ds.get("ViewCodeSequence") or []]
     if codes:
         return _VIEW_CODES.get(codes[0], "other")

@@ -27,7 +27,9 @@ ITK = (*NRRD, ".mha", ".mhd", *OTHERS)
 _LEAST_SHARE = 0.02
 _SHIFT_HU = 1024
 """Unsigned copies of a CT are HU and this: air is 24, and nothing is negative."""
-_METAL_HU, _MOST_GREATEST = 2000, 0.002
+_METAL_HU, _MOST_CUT = 2000, 0.002
+_THICK_AIR_HU = -900
+"""Air around a patient, and much of the lungs, is below this."""
 _SOFT_HU = (-149, 250)
 _MADE_SHARE = 1 / 3
 """Of soft tissue that is one value: a window of 256 levels leaves a tenth at most, a phantom is made of it."""
@@ -183,15 +185,21 @@ def _is_shifted(hu_DHW: np.ndarray) -> bool:
 
 
 def _refuse_a_window(hu_DHW: np.ndarray) -> None:
-    """Raise AxonError ``NOT_A_CT`` where bone was cut off, which leaves many voxels of one greatest value.
+    """Raise AxonError ``NOT_A_CT`` where bone or air was cut off, which leaves many voxels of one value.
 
     Scanners cut above `_METAL_HU`; a phantom, whose tissues are a value each, is as it is.
     """
     high = int(hu_DHW.max())
     share = np.count_nonzero(hu_DHW == high) / hu_DHW.size
-    cut = high < _METAL_HU and share > _MOST_GREATEST and not _is_made(hu_DHW, high)
+    cut = high < _METAL_HU and share > _MOST_CUT and not _is_made(hu_DHW, high)
     seen = f"{share:.1%} of the values are the greatest, {high}: windowed"
-    require(not cut, "NOT_A_CT", seen, "give HU as the scanner wrote them")
+    fix = "give HU as the scanner wrote them"
+    require(not cut, "NOT_A_CT", seen, fix)
+    low = int(hu_DHW.min())
+    if low > _THICK_AIR_HU:
+        share = np.count_nonzero(hu_DHW == low) / hu_DHW.size
+        seen = f"{share:.1%} of the values are the least, {low}: windowed"
+        require(bool(share <= _MOST_CUT), "NOT_A_CT", seen, fix)
 
 
 def _is_made(hu_DHW: np.ndarray, high: int) -> bool:

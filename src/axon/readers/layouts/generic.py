@@ -8,6 +8,8 @@
   kernels, and the rules below hold. Else nobody can tell, and all are one patient.
 - A folder's name begins those of its files, and they go on as its neighbours' do (``A17/A17_insp_b30``,
   ``A17/A17_exp_b30``), where the last of these rules would split the patient: the folder is.
+- All that a folder holds is called after dates (``A17/20190101``, ``A17/CT_2020-02-02``, files or folders): those are
+  visits, and the folder is the patient, unless it holds all there is or is called after a site or a part of the data.
 - All files of a folder share a name and differ in a last number, each once (``scan_001``, ``scan_002``): each file is
   a patient. Folders that share names are looked at together, and so are folders of one file each.
 - Else the patient is the name up to its last underscore: ``A17_early`` and ``A17_late`` are one patient.
@@ -15,9 +17,10 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from pathlib import PurePath
 from typing import NamedTuple
@@ -42,6 +45,11 @@ _MADE = re.compile(r"(.+)_(?:Eq|Tilt)(?:_\d+)?")
 
 _KIND = re.compile(r"ct(?:[ _-]?res)?|pet|suv|images?|img|scans?|volumes?|data|imaging", re.I)
 """Names that say what a file is, and are no patient's."""
+
+
+_WHAT = rf"(?:{_KIND.pattern}|chest|thorax|lungs?)"
+_DATED = re.compile(rf"(?:{_WHAT}[ _-]+)?(\d{{4}})([_-]?)(\d\d)\2(\d\d)(?:[ _-]+{_WHAT})?", re.I)
+"""What a visit is called after its date."""
 
 
 class _Group(NamedTuple):
@@ -171,6 +179,47 @@ def _prefixing(tree: Tree) -> frozenset[PurePath]:
     return frozenset(found)
 
 
+def _by_visit(image: Image) -> Named | None:
+    folder = _visited(image.tree).get(image.place)
+    return Named(image.stem, folder.name, _own(folder)) if folder else None
+
+
+@functools.lru_cache(maxsize=1)
+def _visited(tree: Tree) -> dict[PurePath, PurePath]:
+    """The patient's folder of each folder whose files, or which itself, is a visit."""
+    within: dict[PurePath, set[str]] = defaultdict(set)
+    for folder, stems in tree.stems.items():
+        for path in (folder, *folder.parents)[:-1]:
+            within[path.parent].add(path.name)
+        within[folder].update(stems)
+    held = Counter(outer for folder in tree.stems for outer in (folder, *folder.parents))
+    patients = {
+        folder
+        for folder, names in within.items()
+        if held[folder] < len(tree.stems) and _may_be_patient(folder.name) and all(map(_is_date, names))
+    }
+    found: dict[PurePath, PurePath] = {}
+    for folder in tree.stems.keys() - _alike(tree).keys():
+        if outer := next((outer for outer in (*reversed(folder.parents), folder) if outer in patients), None):
+            found[folder] = outer
+    return found
+
+
+def _may_be_patient(name: str) -> bool:
+    return not any(words.fullmatch(name) for words in (_PARTS, _SITE, _KIND, _DATED))
+
+
+def _is_date(name: str) -> bool:
+    found = _DATED.fullmatch(name)
+    if not found or not 1980 <= int(found[1]) <= 2035:
+        return False
+    try:
+        datetime.date(int(found[1]), int(found[3]), int(found[4]))
+    except ValueError:
+        return False
+    return True
+
+
 def _by_number(image: Image) -> Named | None:
     return Named(image.stem, image.stem) if image.place in _numbered(image.tree) else None
 
@@ -223,6 +272,7 @@ FALLBACKS = (
     Layout("any folder, a folder in a site's is a patient", _by_site),
     Layout("any folder, a folder is a patient", _by_folder),
     Layout("any folder, a folder that begins its files' names is a patient", _by_prefix),
+    Layout("any folder, a folder of dates is a patient", _by_visit),
     Layout("any folder, a number is a patient", _by_number),
     Layout("any folder, a name up to its last _ is a patient", _by_name),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
+from collections.abc import Set
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -46,15 +47,15 @@ def apply_table(studies: list[Study], folder: Path, table: Path | None, public_i
         said |= dict.fromkeys(found, row)
     named = [_told(study, said[n], public_ids) if n in said else study for n, study in enumerate(studies)]
     _check_splits(named, path.name)
-    return named if public_ids else _with_their_namesakes(named)
+    told_of = {study.patient_id for study in named if study.rule == RULE}
+    return named if public_ids else with_their_namesakes(named, told_of)
 
 
-def _with_their_namesakes(studies: list[Study]) -> list[Study]:
-    """A study that the table does not name is of one of its patients where a rule found that patient's name."""
-    told = {study.patient_id for study in studies if study.rule == RULE}
+def with_their_namesakes(studies: list[Study], hashed: Set[str]) -> list[Study]:
+    """Studies whose patient's name, as a rule found it, is the one of a hashed patient are that patient's."""
     return [
-        replace(study, patient_id=hashed, own=study.patient_id)
-        if (hashed := patient_pseudonym(study.patient_id)) in told
+        replace(study, patient_id=patient, own=study.patient_id)
+        if hashed and (patient := patient_pseudonym(study.patient_id)) in hashed
         else study
         for study in studies
     ]

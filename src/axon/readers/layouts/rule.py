@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -55,10 +55,12 @@ class Tree:
     Attributes:
         root: The folder.
         stems: Names without suffix of each sub-folder's volumes, by its path below ``root``.
+        all_stems: The same with masks.
     """
 
     root: Path
     stems: dict[PurePath, tuple[str, ...]]
+    all_stems: Mapping[PurePath, Set[str]]
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from axon.dicom.parse import is_dicom
-from axon.dicom.series import MIN_SLICES, SliceHeader, patients_by_folder, read_header, split_series
+from axon.dicom.series import MIN_SLICES, SliceHeader, read_header, split_series
 from axon.dicom.xray import MODALITIES as XRAY_MODALITIES
 from axon.errors import AxonError
 from axon.readers.layouts.luna16 import LAYOUT, UID
 from axon.readers.layouts.masks import mask_folders, why_mask
 from axon.readers.layouts.named_sets import NamedSets, without_names
-from axon.readers.layouts.patient_table import apply_table
+from axon.readers.layouts.patient_table import apply_table, with_their_namesakes
 from axon.readers.layouts.rule import Image, Named, PassedOver, Skip, Study, Tree
 from axon.readers.layouts.table import LAYOUTS
+from axon.readers.layouts.unnamed import patients_of_unnamed
 from axon.readers.layouts.walk import walk
 from axon.readers.pseudonyms import patient_pseudonym, pseudonym, series_pseudonym
 from axon.readers.volumes import ITK, NIFTI, describe, is_volume, read_stored, suffix_of
@@ -124,7 +125,7 @@ def _name_volumes(folder: Path, volumes: list[Path], passed: list[PassedOver]) -
     by_place: dict[PurePath, list[str]] = defaultdict(list)
     for path in kept:
         by_place[path.parent.relative_to(folder)].append(_stem(path))
-    tree = Tree(folder, {place: tuple(stems) for place, stems in by_place.items()})
+    tree = Tree(folder, {place: tuple(found) for place, found in by_place.items()}, beside)
     studies = []
     for path in kept:
         answer, rule = _ask(Image(path.parent.relative_to(folder), _stem(path), suffix_of(path, NIFTI + ITK), tree))
@@ -178,16 +179,11 @@ def _group_dicom(
     for uid in [uid for uid, headers in series.items() if _are_aside(headers)]:
         passed += [PassedOver(header.path, _ASIDE) for header in series.pop(uid)]
     of_a_patient = [(uid, group) for uid, headers in series.items() for group in _by_patient(headers)]
-    unnamed = [headers[0].path for headers in series.values() if not headers[0].patient_id]
-    by_folder = patients_by_folder(unnamed, folder)
-    if unnamed:
-        count = len(set(by_folder.values()))
-        notes.append(f"{len(unnamed)} series name no patient: taken for {count} patients by their folders")
+    unnamed = patients_of_unnamed(series, folder, notes)
     for uid, headers in of_a_patient:
-        patient = headers[0].patient_id
-        name = patient or by_folder[headers[0].path]
+        name = headers[0].patient_id or unnamed[uid]
         hashed = patient_pseudonym(name)
-        case_id, own = series_pseudonym(hashed, uid), tuple(films.get(patient, ()))
+        case_id, own = series_pseudonym(hashed, uid), tuple(films.get(name, ()))
         scan = series_pseudonym(hashed, headers[0].scan) if headers[0].scan else ""
         parts = split_series(headers)
         kept = {header.path for part in parts for header in part.headers}
@@ -199,7 +195,8 @@ def _group_dicom(
             found.append((uid, Study(case, hashed, collection, paths, own, DICOM, scan=scan, own=name)))
             if part.note:
                 notes.append(f"{case}: {part.note}")
-    alone = set(films) - {header.patient_id for headers in series.values() for header in headers}
+    named = {header.patient_id for headers in series.values() for header in headers}
+    alone = set(films) - named - set(unnamed.values())
     passed += [PassedOver(path, "a film of a patient without a CT") for name in alone for path in films[name]]
     return found
 
@@ -252,12 +249,17 @@ def _joined(
     series: list[tuple[str, Study]], named: list[Study], passed: list[PassedOver], notes: list[str]
 ) -> list[Study]:
     """Data sets of one origin: a volume named by the SeriesInstanceUID of a series that is there is that case, and of
-    volumes of one such name one is kept, or all are one patient's where their grids differ.
+    volumes of one such name one is kept, or all are one patient's where their grids differ; a volume that is called
+    after a PatientID is that patient's.
     """
     by_uid = {uid: study for uid, study in series if uid}
     kept = [study for _, study in series]
+    of_dicom = {study.patient_id for study in kept}
+    renamed = with_their_namesakes(named, of_dicom)
+    if same := sum(new.patient_id != old.patient_id for new, old in zip(renamed, named, strict=True)):
+        notes.append(f"volumes that are called after a PatientID, taken for that patient's: {same}")
     first: dict[str, Study] = {}
-    for study in sorted(named, key=_trust):
+    for study in sorted(renamed, key=_trust):
         uid = _stem(study.files[0])
         one = first.setdefault(uid, study) if UID.fullmatch(uid) else study
         if uid in by_uid:

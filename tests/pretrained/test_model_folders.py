@@ -91,6 +91,16 @@ def test_a_model_and_its_estimator_want_films_of_one_size(folder: Path) -> None:
     assert refused(folder) == "MODEL_DAMAGED"
 
 
+@pytest.mark.parametrize("key", ["volume_steps", "sample_steps"])
+def test_a_bridge_has_as_many_steps_as_are_sampled(folder: Path, key: str) -> None:
+    path = folder / "model_index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: 1000}))
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_train_timesteps": 999}))
+    pretrained.seal(folder)
+    assert refused(folder) == "MODEL_DAMAGED"
+
+
 def test_a_file_that_the_list_does_not_name_is_refused_and_one_of_a_subfolder_that_it_names_is_not(
     folder: Path,
 ) -> None:

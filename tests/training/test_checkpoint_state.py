@@ -131,6 +131,15 @@ def test_what_the_system_cannot_read_is_neither_removed_nor_begun_anew(
     assert newest.is_dir() and resumed(tmp_path) == 2
 
 
+def test_a_state_without_an_identity_under_a_right_sum_is_passed_over(tmp_path: Path) -> None:
+    state = saved(tmp_path) / "state.json"
+    facts = json.loads(state.read_text())
+    del facts["identity"]
+    state.write_text(json.dumps(facts))
+    sealed(state.parent)
+    assert resumed(tmp_path) == 1
+
+
 def sealed(checkpoint: Path, **changes: Any) -> None:
     """The state changed, and its sum made right."""
     facts = json.loads((checkpoint / "state.json").read_text()) | changes

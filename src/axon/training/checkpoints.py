@@ -112,8 +112,8 @@ def load_newest(
             message = f"{candidate} cannot be read: {error.strerror or error}"
             fix = "mend that and start again, or move it away to resume the checkpoint before it"
             raise AxonError("CHECKPOINT_UNREADABLE", message, fix) from error
-        _refuse_another(candidate, identity, facts["identity"])
         try:
+            _refuse_another(candidate, identity, facts["identity"])
             progress, tensors = _progress(facts), load(payload)
             _check_tensors(tensors, module, ema)
             _check_optimizer(tensors, progress.step, optimizer)

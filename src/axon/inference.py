@@ -249,6 +249,9 @@ class AxonPipeline(DiffusionPipeline):
         sides = {int(config["detector_px"]) for config in (pipeline.config.xray, pipeline.estimator.config.xray)}
         message = "the model and its estimator want films of different sizes"
         require(len(sides) == 1, "MODEL_DAMAGED", message, "copy the model again")
+        steps = max(pipeline.config.volume_steps, pipeline.config.sample_steps)
+        enough = steps <= len(pipeline.scheduler)
+        require(enough, "MODEL_DAMAGED", "the model samples in more steps than its bridge has", "copy the model again")
         pipeline.library = Library.load(index.parent)
         for fact in pipeline.library.facts:
             fits = (fact["shape"], fact["extent_mm"]) == ([pipeline.size] * 3, pipeline.config.extent_mm)

@@ -56,6 +56,9 @@ def test_an_empty_list_of_checksums_is_damage(folder: Path) -> None:
         ("superres/config.json", {"blocks": 10_000}),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 10_001}),
         ("scheduler/scheduler_config.json", {"m_max": float("nan")}),
+        ("scheduler/scheduler_config.json", {"m_min": 1.0, "m_max": 0.0}),
+        ("scheduler/scheduler_config.json", {"m_max": 0.0005}),
+        ("scheduler/scheduler_config.json", {"m_max": 1.0}),
         ("scheduler/scheduler_config.json", None),
     ],
 )
@@ -88,6 +91,16 @@ def test_a_model_and_its_estimator_want_films_of_one_size(folder: Path) -> None:
     assert refused(folder) == "MODEL_DAMAGED"
 
 
+@pytest.mark.parametrize("key", ["volume_steps", "sample_steps"])
+def test_a_bridge_has_as_many_steps_as_are_sampled(folder: Path, key: str) -> None:
+    path = folder / "model_index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: 1000}))
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_train_timesteps": 999}))
+    pretrained.seal(folder)
+    assert refused(folder) == "MODEL_DAMAGED"
+
+
 def test_a_file_that_the_list_does_not_name_is_refused_and_one_of_a_subfolder_that_it_names_is_not(
     folder: Path,
 ) -> None:
@@ -112,19 +125,49 @@ def test_a_folder_without_a_list_loads_and_is_said_to_be_unverified(
     assert not pretrained.load(str(folder)).verified and "unverified" in caplog.text
 
 
-@pytest.mark.parametrize("change", ["missing", "spare", "nan"])
+@pytest.mark.parametrize("change", ["missing", "spare", "spare of whole numbers", "nan"])
 def test_tensors_are_exactly_those_that_the_network_needs_and_finite(folder: Path, change: str) -> None:
     tensors = load_file(folder / WEIGHTS)
     name = sorted(tensors)[0]
     if change == "missing":
         del tensors[name]
-    elif change == "spare":
-        tensors["spare"] = torch.zeros(1)
+    elif change.startswith("spare"):
+        tensors["spare"] = torch.zeros(1, dtype=torch.int8 if "whole" in change else None)
     else:
         tensors[name].view(-1)[0] = torch.nan
     save_file(tensors, folder / WEIGHTS, {"format": "pt"})
     pretrained.seal(folder)
     assert refused(folder) == "MODEL_DAMAGED"
+
+
+@pytest.mark.parametrize("kind", [torch.complex64, torch.float8_e4m3fn, torch.int8, torch.bool])
+def test_tensors_are_real_floating_numbers(folder: Path, kind: torch.dtype) -> None:
+    retyped(folder, kind)
+    assert refused(folder) == "MODEL_DAMAGED"
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_tensor_of_another_precision_is_brought_to_that_of_the_others(folder: Path, kind: torch.dtype) -> None:
+    retyped(folder, kind)
+    pipeline = pretrained.load(str(folder)).pipeline
+    assert {tensor.dtype for tensor in pipeline.unet.state_dict().values()} == {torch.float32}
+    assert np.isfinite(pipeline(np.random.default_rng(0).random((64, 64), np.float32)).volume.hu_DHW).all()
+
+
+def test_a_tensor_that_is_finite_in_double_precision_alone_is_refused(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    name = sorted(tensors)[0]
+    save_file(tensors | {name: tensors[name].double() + 1e300}, folder / WEIGHTS, {"format": "pt"})
+    pretrained.seal(folder)
+    assert refused(folder) == "MODEL_DAMAGED"
+
+
+def retyped(folder: Path, kind: torch.dtype) -> None:
+    """One tensor of the folder as another type."""
+    tensors = load_file(folder / WEIGHTS)
+    name = sorted(tensors)[0]
+    save_file(tensors | {name: tensors[name].to(kind)}, folder / WEIGHTS, {"format": "pt"})
+    pretrained.seal(folder)
 
 
 @pytest.mark.parametrize(

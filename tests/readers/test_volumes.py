@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -11,14 +12,17 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
+from pydicom import dcmread
+from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from axon.data.packed import write_nifti
 from axon.data.phantoms import make_phantom
+from axon.dicom import ct
 from axon.errors import AxonError
 from axon.geometry.volume import Volume, lps_to_ras, resample_to_cube
 from axon.readers.layouts import find_studies
-from axon.readers.volumes import read_ct
-from tests.support.ct_series import write_series
+from axon.readers.volumes import read_ct, read_grid
+from tests.support.ct_series import straight, write_field, write_series
 
 REAL = os.environ.get("AXON_TEST_DATA", "")
 
@@ -148,3 +152,19 @@ def test_a_real_dicom_series_lies_where_its_nifti_does(tmp_path: Path) -> None:
     cubes = [resample_to_cube(volume, two.center_mm, 40, 200.0).hu_DHW for volume in (one, two)]
     assert np.corrcoef(cubes[0].ravel(), cubes[1].ravel())[0, 1] > 0.99
     assert np.abs(cubes[0] - cubes[1]).mean() < 25
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
+def test_compressed_slices_at_one_place_are_compared_in_the_child(
+    tmp_path: Path, syntax: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = write_field(tmp_path, straight(), shape=(64, 64), change=lambda ds, number: ds.compress(syntax))
+    copy = Path(shutil.copy(files[7], tmp_path / "copy.dcm"))
+    monkeypatch.setattr(ct, "read_stored", lambda s: pytest.fail("decoded in this process"))
+    shape, _, notes = read_grid([*files, copy])
+    assert shape == (40, 64, 64) and "1 slices are there twice" in notes[0]
+    ds = dcmread(copy)
+    ds.PixelData = dcmread(files[8]).PixelData
+    ds.save_as(copy)
+    with pytest.raises(AxonError, match="CT_DUPLICATE_SLICE"):
+        read_grid([*files, copy])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
+from axon.errors import AxonError
 from axon.training.checkpoints import Progress, _sum_of, load_newest, save_checkpoint
 
 IDENTITY: dict[str, Any] = {"stage": "bridge", "seed": 1}
@@ -75,6 +78,11 @@ def test_a_state_that_is_none_is_passed_over(tmp_path: Path, text: str) -> None:
         lambda payload: save(load(payload) | {"module.weight": torch.full((2, 2), torch.inf)}),
         lambda payload: save({k: v for k, v in load(payload).items() if k != "optimizer.1.exp_avg"}),
         lambda payload: save({k: v for k, v in load(payload).items() if not k.startswith("optimizer")}),
+        lambda payload: cast(payload, "module.weight", torch.float8_e4m3fn),
+        lambda payload: cast(payload, "module.weight", torch.complex64),
+        lambda payload: cast(payload, "optimizer.0.exp_avg", torch.float8_e4m3fn),
+        lambda payload: cast(payload, "optimizer.0.exp_avg_sq", torch.complex64),
+        lambda payload: cast(payload, "optimizer.0.exp_avg_sq", torch.uint16),
     ],
 )
 def test_other_tensors_under_right_sums_are_passed_over(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
@@ -83,11 +91,52 @@ def test_other_tensors_under_right_sums_are_passed_over(tmp_path: Path, change: 
     (newest / "state.safetensors").write_bytes(payload)
     sealed(newest, sha256=hashlib.sha256(payload).hexdigest())
     assert resumed(tmp_path) == 1
+    assert (tmp_path / f"unusable-{newest.name}" / "state.safetensors").read_bytes() == payload
+    assert resumed(tmp_path) == 1 and saved(tmp_path).is_dir() and resumed(tmp_path) == 2
 
 
-@pytest.mark.parametrize("change", [{"curve": [1]}, {"losses": None}])
+def cast(payload: bytes, name: str, kind: torch.dtype) -> bytes:
+    tensors = load(payload)
+    return save(tensors | {name: tensors[name].to(kind)})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"curve": [1]},
+        {"curve": ["abc"]},
+        {"curve": [[1, "0.5", 0.25]]},
+        {"curve": [["1", 0.5, 0.25]]},
+        {"losses": None},
+        {"losses": ["0.125"]},
+        {"losses": {"a": 1}},
+    ],
+)
 def test_another_state_under_a_right_sum_is_passed_over(tmp_path: Path, change: dict[str, Any]) -> None:
     sealed(saved(tmp_path), **change)
+    assert resumed(tmp_path) == 1
+
+
+def test_what_the_system_cannot_read_is_neither_removed_nor_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest = saved(tmp_path)
+
+    def failing(self: Path) -> bytes:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch, pytest.raises(AxonError, match=r"CHECKPOINT_UNREADABLE.*Too many open"):
+        patch.setattr(Path, "read_bytes", failing)
+        resumed(tmp_path)
+    assert newest.is_dir() and resumed(tmp_path) == 2
+
+
+def test_a_state_without_an_identity_under_a_right_sum_is_passed_over(tmp_path: Path) -> None:
+    state = saved(tmp_path) / "state.json"
+    facts = json.loads(state.read_text())
+    del facts["identity"]
+    state.write_text(json.dumps(facts))
+    sealed(state.parent)
     assert resumed(tmp_path) == 1
 
 

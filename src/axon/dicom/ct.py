@@ -59,6 +59,10 @@ _Frame = tuple[SliceHeader, Dataset, int | None]
 """A slice's header, its elements, and where its file's pixels begin if they can be read as they lie."""
 
 
+class Undecoded(Exception):
+    """Two slices lie at one place, and only a decoder can tell whether they are copies."""
+
+
 def read_ct_series(files: list[Path], config: CtConfig | None = None) -> Volume:
     """`read_ct_series_noted` without the notes."""
     return read_ct_series_noted(files, config)[0]
@@ -88,13 +92,16 @@ def read_ct_series_noted(files: list[Path], config: CtConfig | None = None) -> t
 
 
 def plan_ct_series(
-    files: list[Path], config: CtConfig | None = None
+    files: list[Path], config: CtConfig | None = None, decode: bool = True
 ) -> tuple[tuple[int, ...], tuple[float, ...], tuple[str, ...]]:
     """Shape (D, H, W) and steps in mm (w, h, d) of what `read_ct_series_noted` would read, and the notes, from headers
-    alone. Arguments and errors as of it.
+    alone, but that the pixels of slices at one place are compared. Arguments and errors as of it.
+
+    Raises:
+        Undecoded: A decoder would have to compare them, and ``decode`` is false.
     """
     with _frames_let_go():
-        _, grid, notes, _ = _planned(files, config)
+        _, grid, notes, _ = _planned(files, config, decode)
     return grid.shape, tuple(float(step) for step in np.linalg.norm(grid.affine[:3, :3], axis=0)), notes
 
 
@@ -107,7 +114,9 @@ def _frames_let_go() -> Iterator[None]:
         frames_of_file.cache_clear()
 
 
-def _planned(files: list[Path], config: CtConfig | None) -> tuple[list[Slice], Grid, tuple[str, ...], str]:
+def _planned(
+    files: list[Path], config: CtConfig | None, decode: bool = True
+) -> tuple[list[Slice], Grid, tuple[str, ...], str]:
     """The slices of the stack in order, the grid that they are brought to, the notes, and the scanner's vendor."""
     frames = [frame for path in files for frame in _frames(path)]
     _check_identity([header for header, _, _ in frames])
@@ -117,7 +126,7 @@ def _planned(files: list[Path], config: CtConfig | None) -> tuple[list[Slice], G
     del frames
     check_alike(slices)
     normal = slices[0].normal
-    slices, doubled = _without_copies(sorted(slices, key=lambda s: float(s.position @ normal)))
+    slices, doubled = _without_copies(sorted(slices, key=lambda s: float(s.position @ normal)), decode)
     if doubled:
         notes.append(f"{doubled} slices are there twice with equal pixels: one of each was kept")
     require(len(slices) >= MIN_SLICES, "CT_TOO_FEW_SLICES", f"the series has {len(slices)} slices", "export all of it")
@@ -177,7 +186,7 @@ def _one_stack(frames: list[_Frame]) -> tuple[list[_Frame], list[str]]:
     return [frame for frame in frames if (frame[0].path, frame[0].frame) in wanted], notes
 
 
-def _without_copies(slices: list[Slice]) -> tuple[list[Slice], int]:
+def _without_copies(slices: list[Slice], decode: bool) -> tuple[list[Slice], int]:
     """Sorted slices, one at a height; and how many were copies. ``CT_DUPLICATE_SLICE`` where they differ."""
     kept = slices[:1]
     for s in slices[1:]:
@@ -185,13 +194,15 @@ def _without_copies(slices: list[Slice]) -> tuple[list[Slice], int]:
         if apart @ s.normal > SAME_PLACE_MM:
             kept.append(s)
             continue
-        same = bool(np.abs(apart).max() <= SAME_PLACE_MM) and _same_pixels(s, kept[-1])
+        same = bool(np.abs(apart).max() <= SAME_PLACE_MM) and _same_pixels(s, kept[-1], decode)
         fix = "export each slice once, one phase only"
         require(same, "CT_DUPLICATE_SLICE", "two different slices lie at one position", fix)
     return kept, len(slices) - len(kept)
 
 
-def _same_pixels(one: Slice, other: Slice) -> bool:
+def _same_pixels(one: Slice, other: Slice, decode: bool) -> bool:
+    if not decode and None in (one.pixels_at, other.pixels_at):
+        raise Undecoded
     return np.array_equal(hu_of(one, read_stored(one)), hu_of(other, read_stored(other)))
 
 

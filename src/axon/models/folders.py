@@ -38,6 +38,8 @@ RANGES: dict[str, tuple[float, float]] = {
 _MOST_ELSE, _MOST_ENTRIES, _MOST_LEVELS = 10_000, 100, 10
 """Of any other number of a configuration; of the entries of a list; of those of channels, each of half a grid."""
 
+_FLOATS = ("F16", "BF16", "F32", "F64")
+
 
 def load_bridge(folder: Path, device: torch.device) -> tuple[FilmEstimator, BridgeUNet, BrownianBridgeScheduler]:
     """What `train_bridge` wrote, ready for inference."""
@@ -76,6 +78,9 @@ def check_facts(facts: dict[str, Any], whose: str) -> None:
     window = facts.get("hu_window", [0, 1])
     ascending = len(window) == 2 and window[0] < window[1]
     require(ascending, "MODEL_DAMAGED", f"hu_window of {whose} does not ascend", "copy the model again")
+    # At 1 the bridge has no variance to divide by.
+    ascending = facts.get("m_min", 0) < facts.get("m_max", 0.999) < 1
+    require(ascending, "MODEL_DAMAGED", f"m_min and m_max of {whose} do not ascend below 1", "copy the model again")
 
 
 def _is_modest(name: str, value: object) -> bool:
@@ -108,31 +113,29 @@ def check_shapes(kind: type[nn.Module], folder: Path) -> None:
 
 
 def check_tensors(network: nn.Module, folder: Path) -> None:
-    """See that the files of a loaded network held exactly its tensors, all finite: the loader would make up a missing
-    one and pass over a spare one.
+    """Bring a loaded network to float32, and see that its files held exactly its tensors, all finite: the loader would
+    make up a missing one and pass over a spare one.
 
     Raises:
         AxonError: ``MODEL_DAMAGED``.
     """
+    network.float()
     wrong = sorted(name for name, tensor in network.state_dict().items() if not torch.isfinite(tensor).all())
     _refuse(_misfits(network, folder) + wrong, folder)
 
 
 def _misfits(network: nn.Module, folder: Path) -> list[str]:
-    """Tensors that are missing, spare, or of another shape."""
-    stored: dict[str, tuple[int, ...]] = {}
+    """Tensors that are missing, spare, or of another shape or kind."""
+    stored: dict[str, tuple[tuple[int, ...], bool]] = {}
     for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
-            stored |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    needed = network.state_dict()
-    return sorted(name for name in stored.keys() | needed.keys() if stored.get(name) != _shape(needed.get(name)))
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            stored |= {name: (tuple(s.get_shape()), s.get_dtype() in _FLOATS) for name, s in slices.items()}
+    needed = {name: (tuple(t.shape), t.is_floating_point()) for name, t in network.state_dict().items()}
+    return sorted(name for name in stored.keys() | needed.keys() if stored.get(name) != needed.get(name))
 
 
 def _refuse(wrong: list[str], folder: Path) -> None:
     if wrong:
-        message = f"the tensor {wrong[0]} of {folder.name} is missing, spare, of another shape, or not finite"
+        message = f"the tensor {wrong[0]} of {folder.name} is missing, spare, of another shape or kind, or not finite"
         raise AxonError("MODEL_DAMAGED", message, "copy the model again, or use the AXON version that wrote it")
-
-
-def _shape(tensor: torch.Tensor | None) -> tuple[int, ...] | None:
-    return None if tensor is None else tuple(tensor.shape)

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from axon.config import CtConfig
-from axon.dicom.ct import plan_ct_series, read_ct_series_noted
+from axon.dicom.ct import Undecoded, plan_ct_series, read_ct_series_noted
 from axon.errors import AxonError, require
 from axon.geometry.volume import AIR_HU, Volume, canonical
 from axon.readers.child import apart
@@ -95,14 +95,14 @@ def read_grid(
     files: Sequence[Path], rules: CtConfig | None = None
 ) -> tuple[tuple[int, ...], tuple[float, ...], tuple[str, ...]]:
     """Shape and spacing of a CT, and notes, from headers alone. Arguments and errors as of `read_ct`, for what a header
-    shows.
+    shows. Compressed slices at one place are compared in a child with limits.
 
     Returns:
         tuple: Voxels (D, H, W), spacing in mm (w, h, d), both as they lie in the files; and the notes.
     """
     path, *data = files
     if not suffix_of(path, NIFTI + ITK):
-        shape, spacing, notes = plan_ct_series(list(files), rules)
+        shape, spacing, notes = _plan(list(files), rules)
     else:
         stored = _guard(lambda: _stored(path, rules or CtConfig()), path)
         if not data:
@@ -111,6 +111,14 @@ def read_grid(
         spacing = tuple(float(step) for step in np.linalg.norm(stored.affine[:3, :3], axis=0))
     _check_grid(shape, spacing)
     return shape, spacing, notes
+
+
+def _plan(files: list[Path], rules: CtConfig | None) -> tuple[tuple[int, ...], tuple[float, ...], tuple[str, ...]]:
+    try:
+        return plan_ct_series(files, rules, decode=False)
+    except Undecoded:
+        planned: tuple[tuple[int, ...], tuple[float, ...], tuple[str, ...]] = apart("CT", plan_ct_series, files, rules)
+        return planned
 
 
 def describe(path: Path) -> tuple[tuple[Path, ...], bool]:

@@ -26,6 +26,7 @@ Curve = list[tuple[int, float, float]]
 KEEP = 2
 STALE_S = 3600.0  # Nobody writes a checkpoint for so long.
 SHOWN = 5
+_NONSENSE = (ValueError, KeyError, TypeError, RecursionError, SafetensorError)
 _SUM = "state_sha256"  # of everything else in state.json
 logger = logging.getLogger(__name__)
 
@@ -92,41 +93,44 @@ def load_newest(
 ) -> Progress:
     """Restore the newest whole checkpoint in place and return how far it was; step 0 where there is none.
 
-    A checkpoint with a damaged or missing part, or of before its state was under a checksum, is removed, with a
-    warning, and the one before it is taken.
+    A checkpoint with a damaged or missing part, or of before its state was under a checksum, is removed; one that is
+    whole but makes no sense is set aside as ``unusable-step-NNNNNNNN``. Both with a warning, and the one before is
+    taken.
 
     Raises:
         AxonError: ``CHECKPOINT_OTHER`` where a checkpoint belongs to another configuration, dataset or code, naming
-            what differs.
+            what differs; ``CHECKPOINT_UNREADABLE`` where the system does not let one be read.
     """
     for candidate in sorted(folder.glob("step-*"), reverse=True):
         try:
-            theirs, progress, tensors = _read(candidate)
-            different = _differences(json.loads(json.dumps(identity)), theirs)
-            if not different:
-                _check_tensors(tensors, module, ema)
-                _check_optimizer(tensors, progress.step, optimizer)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+            facts, payload = _read(candidate)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, *_NONSENSE) as error:
             logger.warning("%s cannot be resumed (%s); trying the checkpoint before it", candidate, error)
             shutil.rmtree(candidate, ignore_errors=True)
             continue
-        if different:
-            shown = "; ".join(different[:SHOWN]) + ("; ..." if len(different) > SHOWN else "")
-            raise AxonError(
-                "CHECKPOINT_OTHER",
-                f"{candidate} belongs to another run: {shown}",
-                "restore these, or choose another checkpoint folder",
-            )
+        except OSError as error:
+            message = f"{candidate} cannot be read: {error.strerror or error}"
+            fix = "mend that and start again, or move it away to resume the checkpoint before it"
+            raise AxonError("CHECKPOINT_UNREADABLE", message, fix) from error
+        try:
+            _refuse_another(candidate, identity, facts["identity"])
+            progress, tensors = _progress(facts), load(payload)
+            _check_tensors(tensors, module, ema)
+            _check_optimizer(tensors, progress.step, optimizer)
+        except _NONSENSE as error:
+            logger.warning("%s cannot be resumed (%s) and is set aside; trying the one before it", candidate, error)
+            _set_aside(candidate)
+            continue
         _restore(tensors, module, ema, optimizer)
         return progress
     return Progress()
 
 
-def _read(candidate: Path) -> tuple[Any, Progress, dict[str, Tensor]]:
-    """Identity, progress and tensors of a checkpoint. Raises ValueError, or what a damaged file sets off, where they
-    are not whole.
+def _read(candidate: Path) -> tuple[dict[str, Any], bytes]:
+    """State and tensors of a checkpoint, as their sums say. Raises ValueError, or what a damaged file sets off, where
+    they are not whole.
     """
-    facts = json.loads((candidate / "state.json").read_text())
+    facts = json.loads((candidate / "state.json").read_bytes())
     if not isinstance(facts, dict) or _SUM not in facts:
         raise ValueError("its state is damaged, or of before it was under a checksum")
     if _sum_of({key: value for key, value in facts.items() if key != _SUM}) != facts[_SUM]:
@@ -134,35 +138,67 @@ def _read(candidate: Path) -> tuple[Any, Progress, dict[str, Tensor]]:
     payload = (candidate / "state.safetensors").read_bytes()
     if hashlib.sha256(payload).hexdigest() != facts["sha256"] or candidate.name != f"step-{facts['step']:08d}":
         raise ValueError("its tensors are damaged")
+    return facts, payload
+
+
+def _refuse_another(candidate: Path, ours: dict[str, Any], theirs: Any) -> None:
+    if different := _differences(json.loads(json.dumps(ours)), theirs):
+        shown = "; ".join(different[:SHOWN]) + ("; ..." if len(different) > SHOWN else "")
+        raise AxonError(
+            "CHECKPOINT_OTHER",
+            f"{candidate} belongs to another run: {shown}",
+            "restore these, or choose another checkpoint folder",
+        )
+
+
+def _set_aside(candidate: Path) -> None:
+    """Out of the way of the checkpoint of the same step, and of those that are kept."""
+    aside = candidate.with_name(f"unusable-{candidate.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        candidate.rename(aside)
+
+
+def _progress(facts: dict[str, Any]) -> Progress:
+    """How far a checkpoint is. Raises ValueError or TypeError where that is not numbers."""
     curve = [(step, loss, val) for step, loss, val in facts["curve"]]
-    return facts["identity"], Progress(facts["step"], curve, list(facts["losses"])), load(payload)
+    losses = list(facts["losses"])
+    steps = [facts["step"], *(row[0] for row in curve)]
+    values = [*losses, *(value for row in curve for value in row[1:])]
+    if {type(step) for step in steps} != {int} or not {type(value) for value in values} <= {int, float}:
+        raise ValueError("its progress is not numbers")
+    return Progress(facts["step"], curve, losses)
 
 
 def _check_tensors(tensors: dict[str, Tensor], module: nn.Module, ema: nn.Module) -> None:
     """See that the networks' tensors are those of a checkpoint, before any of them is restored. Raises ValueError."""
-    ours = {f"module.{name}": tensor.shape for name, tensor in module.state_dict().items()}
-    ours |= {f"ema.{name}": tensor.shape for name, tensor in ema.state_dict().items()}
-    if ours != {name: tensor.shape for name, tensor in tensors.items() if not name.startswith("optimizer.")}:
+    ours = {f"module.{name}": _form(tensor) for name, tensor in module.state_dict().items()}
+    ours |= {f"ema.{name}": _form(tensor) for name, tensor in ema.state_dict().items()}
+    if ours != {name: _form(tensor) for name, tensor in tensors.items() if not name.startswith("optimizer.")}:
         raise ValueError("its tensors are not the networks'")
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
-        raise ValueError("its tensors are not finite")
 
 
 def _check_optimizer(tensors: dict[str, Tensor], step: int, optimizer: torch.optim.Optimizer) -> None:
-    """See that each of the optimiser's parameters has its state, as AdamW keeps it once it has made a step. Raises
-    ValueError.
+    """See that each of the optimiser's parameters has its state, as AdamW keeps it once it has made a step, and that
+    all tensors are finite. Raises ValueError.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     needed = {
-        f"optimizer.{index}.{key}": torch.Size() if key == "step" else parameter.shape
+        f"optimizer.{index}.{key}": (torch.Size(), torch.float32) if key == "step" else _form(parameter)
         for index, parameter in enumerate(parameters if step else [])
         for key in ("step", "exp_avg", "exp_avg_sq")
     }
     found = {name: tensor for name, tensor in tensors.items() if name.startswith("optimizer.")}
-    if needed != {name: tensor.shape for name, tensor in found.items()}:
+    if needed != {name: _form(tensor) for name, tensor in found.items()}:
         raise ValueError("its state of the optimiser is not that of the networks' parameters")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise ValueError("its tensors are not finite")
     if any(bool((tensor < 0).any()) for name, tensor in found.items() if not name.endswith(".exp_avg")):
         raise ValueError("its state of the optimiser makes no sense")
+
+
+def _form(tensor: Tensor) -> tuple[torch.Size, torch.dtype]:
+    return tensor.shape, tensor.dtype
 
 
 def _sum_of(facts: dict[str, Any]) -> str:

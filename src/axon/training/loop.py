@@ -94,7 +94,7 @@ def fit(stage: Stage, config: StageConfig, folder: Path, identity: dict[str, Any
 
     Raises:
         AxonError: ``LOSS_NOT_FINITE``; ``OUT_OF_MEMORY``; ``GPU_FAILED``; ``BATCH_SHARE``; ``RESUME_UNSHARED``;
-            ``CHECKPOINT_OTHER`` from the checkpoints.
+            ``CHECKPOINT_OTHER`` and ``CHECKPOINT_UNREADABLE`` from the checkpoints.
         SystemExit: 143 after SIGTERM, with the state saved, so that an orchestrator retries.
     """
     module = _lay_out(stage.module, torch.channels_last_3d) if config.channels_last else stage.module

@@ -210,7 +210,7 @@ def test_each_step_said_how_far_it_was(warm: Run, servers: Services) -> None:
     mlflow = MlflowClient(servers.tracking_uri)
     told = run_state(servers.tracking_uri, mlflow.get_model_version(MODEL, warm.registered["version"]).run_id)["steps"]
     states = {step["name"]: step["state"] for step in told}
-    light = {"fetch", "ingest-1", "ingest-2", "validate", "sample_coarse", "gate", "register"}
+    light = {"preflight", "fetch", "ingest-1", "ingest-2", "validate", "sample_coarse", "gate", "register", "finish"}
     assert states.keys() == light | {"bridge", "refiner", "superres", "baselines", "evaluate"}
     assert set(states.values()) == {"SUCCEEDED"}
     assert {step["name"]: step["progress"] for step in told}["evaluate"]["step"] > 0

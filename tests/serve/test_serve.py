@@ -411,7 +411,6 @@ def test_a_preview_that_is_not_to_be_had_is_no_error(
         assert preview(asked, film) == nothing
     with monkeypatch.context() as patch:
         patch.setattr(jobs, "_closing", True)
-        patch.setattr(child, "_CHECK_MS", 0)
         assert preview(asked, film) == nothing
     assert list(jobs.root.iterdir()) == [] and preview(asked, film) != nothing
 

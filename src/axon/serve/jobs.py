@@ -153,9 +153,10 @@ class Jobs:
         """A small picture of a film as given, a data URI; nothing of the film is left.
 
         Raises:
-            AxonError: The film cannot be read.
+            AxonError: The film cannot be read, or the server ends.
             OSError: It cannot be kept for as long as that takes.
         """
+        self._stay()
         with self._changed:
             self._scratch.again()
         with tempfile.TemporaryDirectory(dir=self.root) as folder, given_up_by(self._stay):

@@ -1,6 +1,7 @@
 """The house: every room says what lives in it, tests mirror it, and a result names the code that it depends on."""
 
 import ast
+import functools
 import importlib
 import re
 import shutil
@@ -21,6 +22,12 @@ PACKAGE = ROOT / "src/axon"
 ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 # They are loaded with the training, and no weight depends on them.
 NO_WEIGHT = ("__init__.py", "data/__init__.py", "data/dataset_card.py", "provenance.py")
+
+
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    """Nobody changes it."""
+    return ast.parse(path.read_text())
 
 
 def sources(*folders: str) -> list[Path]:
@@ -45,7 +52,7 @@ def test_no_two_modules_have_one_name() -> None:
 
 
 def test_no_two_classes_have_one_name() -> None:
-    trees = [ast.parse(path.read_text()) for path in sources("src/axon", "pipelines", "components", "benchmarks")]
+    trees = [parsed(path) for path in sources("src/axon", "pipelines", "components", "benchmarks")]
     names = [node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     named = [node.targets[0] for tree in trees for node in tree.body if isinstance(node, ast.Assign)]
     # An alias of a type is written as a class is.
@@ -104,7 +111,7 @@ def long_loops(loops: Iterable[Any]) -> dict[str, bool]:
 
 def statements(path: Path) -> Iterator[tuple[str, ast.stmt]]:
     """A file's statements and where each is."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.stmt):
             yield f"{path.relative_to(ROOT)}:{node.lineno}", node
 
@@ -116,7 +123,7 @@ def test_no_statement_stacks_comprehensions_or_conditionals() -> None:
 
 def test_no_comprehension_of_a_test_has_more_than_two_loops_or_one_condition() -> None:
     """A table of tests may hold as many as it has lines."""
-    parts = [(path, part) for path in sources("tests") for part in ast.walk(ast.parse(path.read_text()))]
+    parts = [(path, part) for path in sources("tests") for part in ast.walk(parsed(path))]
     loops = [(path, part) for path, part in parts if isinstance(part, LOOPS)]
     assert [f"{path}:{loop.lineno}" for path, loop in loops if any(long_loops([loop]).values())] == []
 
@@ -139,7 +146,7 @@ def test_what_stacks_is_seen(code: str, found: list[str]) -> None:
 def imported(path: Path) -> list[str]:
     """What a file imports, by whole names: of ``from a import b`` both ``a`` and ``a.b``, which may be a module."""
     names: list[str] = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

@@ -131,13 +131,18 @@ def test_a_batch_goes_on_where_it_stopped_and_bad_ones_cost_themselves(
     assert ct.PatientID.startswith("AXON-")
 
 
+def write_study(folder: Path, films: Path, number: int) -> None:
+    """A frontal film as DICOM, of a study of its own."""
+    image = np.asarray(Image.open(films / "frontal.png"))
+    dicom_film(folder / f"{number}.dcm", image, StudyInstanceUID=f"1.2.3.4.7.{number}")
+
+
 @pytest.mark.slow
 def test_a_disk_that_fills_up_has_a_code_and_loses_nothing(films: Path, model: Path, tmp_path: Path) -> None:
     """A limit of the process stands for the disk: the studies of before stay, the one at work leaves no part."""
     (tmp_path / "films").mkdir()
     for number in range(2):
-        image = np.asarray(Image.open(films / "frontal.png"))
-        dicom_film(tmp_path / f"films/{number}.dcm", image, StudyInstanceUID=f"1.2.3.4.8.{number}")
+        write_study(tmp_path / "films", films, number)
         words = ["reconstruct", "--batch", "films", "-o", "out", "--model", str(model)]
         call = [sys.executable, "-m", "axon.cli", *words]
         most = resource.RLIM_INFINITY if number == 0 else 3000
@@ -254,8 +259,7 @@ if __name__ == "__main__":
 def test_a_batch_that_is_killed_takes_its_workers_along(films: Path, model: Path, tmp_path: Path) -> None:
     (tmp_path / "films").mkdir()
     for number in range(40):
-        image = np.asarray(Image.open(films / "frontal.png"))
-        dicom_film(tmp_path / f"films/{number}.dcm", image, StudyInstanceUID=f"1.2.3.4.7.{number}")
+        write_study(tmp_path / "films", films, number)
     program = tmp_path / "program.py"
     program.write_text(WORKERS)
     batch_ = subprocess.Popen(

@@ -35,6 +35,7 @@ from axon.data.ingest import locate_body
 from axon.data.splits import split_patients
 from axon.errors import AxonError, one_line_errors
 from axon.files import write_json, write_whole
+from axon.geometry.level import ANY_SCALE, Level
 from axon.geometry.projection import normalise_film, render_both
 from axon.geometry.volume import cube_affine, resample_to_cube
 from axon.inference import AxonPipeline
@@ -51,6 +52,8 @@ SIZE, FINE = 128, 256
 """Voxels a side of the volumes that are made, and of the CTs, resampled, that films are rendered from."""
 BANDS_MM = ((90.0, 45.0), (45.0, 22.0), (22.0, 11.0), (11.0, 5.6))
 BONE_HU, LUNG_HU = 200.0, -500.0
+WIDTH_MM = 448.0
+"""Side of the detector."""
 COLUMNS = (
     "PSNR",
     "SSIM",
@@ -97,6 +100,14 @@ def posed(hu_DHW: np.ndarray, extent_mm: float, seed: int, degrees: float = 0.0,
         moved = F.grid_sample(volume, grid, align_corners=False) - 1024
         films.append(render_both(moved, extent_mm, detector(FINE))[:, view : view + 1])
     return torch.cat(films, dim=1)
+
+
+def apart(hu_DHW: np.ndarray, extent_mm: float, seed: int, down_mm: float = 0.0, scale: float = 1.0) -> Tensor:
+    """The lateral film lies lower, or is larger, than the geometry says: its frame was another."""
+    films = rendered(hu_DHW, extent_mm, seed)
+    # As a level of the other sign is undone.
+    wrong = Level(-down_mm / scale, 1 / scale, 0.0, 0.0)
+    return torch.stack([films[:, 0], wrong.undone(films[0, 1], WIDTH_MM)[None]], dim=1)
 
 
 def nanodrr(hu_DHW: np.ndarray, extent_mm: float, seed: int) -> Tensor:
@@ -151,14 +162,23 @@ PIECES: dict[str, MakeFilms] = {
     "pose 2 deg": functools.partial(posed, degrees=2.0),
     "pose 5 deg": functools.partial(posed, degrees=5.0),
     "pose 10 mm": functools.partial(posed, shift_mm=10.0),
+    "lateral 10 mm lower": functools.partial(apart, down_mm=10.0),
+    "lateral 20 mm lower": functools.partial(apart, down_mm=20.0),
+    "lateral 40 mm lower": functools.partial(apart, down_mm=40.0),
+    "lateral 0.9 as large": functools.partial(apart, scale=0.9),
     "nanodrr": nanodrr,
     "bspline": rendered,
 }
 """What makes the films of each piece; `frontal` goes without the lateral one, `bspline` is another method."""
+LEVELLED = ", levelled"
+"""Behind a piece's name: the lateral film is first brought to the frontal one's height and scale, as films of a clinic
+are.
+"""
+PIECES |= {name + LEVELLED: make for name, make in PIECES.items() if name.startswith(("rendered", "pose", "lateral"))}
 
 
 def detector(pixels: int) -> XrayConfig:
-    return XrayConfig(detector_px=pixels, pixel_pitch_mm=448 / pixels)
+    return XrayConfig(detector_px=pixels, pixel_pitch_mm=WIDTH_MM / pixels)
 
 
 class ReferenceBench:
@@ -182,6 +202,8 @@ class ReferenceBench:
     def known(self, films_12UV: Tensor, piece: str) -> Known:
         """Estimate and films of a patient, as the product would have them."""
         one, clean = piece == "frontal", piece != "clinical"
+        if piece.endswith(LEVELLED):
+            films_12UV = self.levelled(films_12UV)
         trust = 1.0 if clean else PhysicsConfig(**self.pipeline.estimator.config.physics).clinical_trust
         frontal, lateral = films_12UV[0].numpy()
         output = self.pipeline(frontal, None if one else lateral, rendered=clean, num_samples=0, use_references=False)
@@ -191,6 +213,15 @@ class ReferenceBench:
         return Known(
             estimate, films * (trust_12 > 0)[:, :, None, None], trust_12, self.pipeline.estimator.lift.spread[None]
         )
+
+    def levelled(self, films_12UV: Tensor) -> Tensor:
+        level = self.pipeline.level_of(
+            normalise_film(F.interpolate(films_12UV, (XrayConfig().detector_px,) * 2, mode="area")),
+            torch.ones(1, 2),
+            ANY_SCALE,
+        )
+        lateral_UV = films_12UV[0, 1] if level is None else level.undone(films_12UV[0, 1], WIDTH_MM)
+        return torch.stack([films_12UV[:, 0], lateral_UV[None]], dim=1)
 
     def measure(self, study: Study, piece: str) -> dict[str, dict[str, float]]:
         """Each method's figures on one patient, by method."""

@@ -23,7 +23,8 @@ from axon.compute.memory import is_out_of_memory
 from axon.config import Config, PhysicsConfig, ReferencesConfig, XrayConfig
 from axon.errors import AxonError, require
 from axon.geometry.film import to_detector
-from axon.geometry.projection import normalise_film
+from axon.geometry.level import ANY_SCALE, Level, find_level
+from axon.geometry.projection import attenuation, normalise_film, project
 from axon.geometry.volume import Volume, cube_affine
 from axon.models.estimator import Evidence, FilmEstimator
 from axon.models.folders import (
@@ -82,6 +83,7 @@ class AxonOutput:
             none was drawn.
         nearest_DHW: With references, the one that fits best, in this patient's shape, HU.
         used: What the references did; None where they were not asked for or the model has none.
+        level: How the lateral film lay against the frontal one, and was put right; None where both stay as they lie.
         networks_DHW: The volume after stage 3, before any reference, on the fine grid.
         refined_DHW: The volume after stage 2, on the coarse grid.
         coarse_DHW: The volume after stage 1, on the coarse grid.
@@ -99,6 +101,7 @@ class AxonOutput:
     sample: Volume | None = None
     nearest_DHW: np.ndarray | None = None
     used: ReferencesUsed | None = None
+    level: Level | None = None
 
 
 class AxonPipeline(DiffusionPipeline):
@@ -303,6 +306,7 @@ class AxonPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         rendered: bool = False,
         use_references: bool = True,
+        scales: Sequence[float] = ANY_SCALE,
         progress: OnProgress = silent,
     ) -> AxonOutput:
         """Reconstruct a volume.
@@ -318,6 +322,8 @@ class AxonPipeline(DiffusionPipeline):
             rendered: Whether the films are rendered ones (`axon.geometry.projection.render_both`), whose every grey
                 value is believed, and no clinic's, which are trusted less: `axon.config.PhysicsConfig.clinical_trust`.
             use_references: False leaves the model's references out: faster, and smooth.
+            scales: Those of the lateral film against the frontal one that are tried to bring it to the same height and
+                scale (`axon.geometry.level`); none leaves both as they lie. Rendered films always stay.
             progress: Told the part that is at work and how much of it is done, 0 to 1.
 
         Raises:
@@ -325,6 +331,8 @@ class AxonPipeline(DiffusionPipeline):
                 ``REFERENCE_DAMAGED``.
         """
         films_1VUV, trust_1V = self._films(frontal, lateral, rendered, int(self.config.xray["detector_px"]))
+        level = None if rendered else self.level_of(films_1VUV, trust_1V, scales)
+        films_1VUV = self._levelled(films_1VUV, level)
         with self._networks():
             evidence, config = self.estimator(films_1VUV, trust_1V), self.config
         views = "mono" if frontal is None or lateral is None else "bi"
@@ -332,7 +340,8 @@ class AxonPipeline(DiffusionPipeline):
         sampling_steps = num_inference_steps or config.volume_steps
         coarse, refined, fine = self._volumes(evidence, sampling_steps, 0.0, [seed], weights)
         progress("networks", 1.0)
-        stages = {
+        stages: dict[str, Any] = {
+            "level": level,
             "networks_DHW": self._hu(fine)[0],
             "refined_DHW": self._hu(refined)[0],
             "coarse_DHW": self._hu(coarse)[0],
@@ -341,7 +350,7 @@ class AxonPipeline(DiffusionPipeline):
         seeds = range(seed, seed + num_samples)
         used = None
         if len(self.library) and use_references:
-            closer_1VUV, _ = self._films(frontal, lateral, rendered, self.film_px)
+            closer_1VUV = self._levelled(self._films(frontal, lateral, rendered, self.film_px)[0], level)
             found = self._register(fine, closer_1VUV, trust_1V, progress)
             used = self._used(found, trust_1V)
             if len(found.warps_K1DHW):
@@ -357,6 +366,24 @@ class AxonPipeline(DiffusionPipeline):
             std_DHW = self._expected_error(samples_KDHW, views)
         volume = Volume(volume_DHW, self._affine())
         return AxonOutput(volume, mean_DHW, std_DHW, samples_KDHW, **stages, used=used)
+
+    @torch.no_grad()
+    def level_of(self, films_1VUV: Tensor, trust_1V: Tensor, scales: Sequence[float]) -> Level | None:
+        """How the lateral film lies against the frontal one, by the volume of the frontal one alone."""
+        if not scales or not bool((trust_1V > 0).all()):
+            return None
+        xray, frontal_V = XrayConfig(**self.config.xray), trust_1V.new_tensor([1.0, 0.0])
+        with self._networks():
+            alone = self.estimator(films_1VUV * frontal_V[:, None, None], trust_1V * frontal_V).endpoint_B1DHW.float()
+        hu_11DHW = upsample(denormalise_hu(alone, self._window()), max(1, xray.detector_px // alone.shape[-1]))
+        lines_UV = project(attenuation(hu_11DHW), float(self.config.extent_mm), xray, "lateral")[0, 0]
+        return find_level(lines_UV, films_1VUV[0, 1], float(trust_1V[0, 1]), xray, scales)
+
+    def _levelled(self, films_1VUV: Tensor, level: Level | None) -> Tensor:
+        if level is None:
+            return films_1VUV
+        lateral_UV = level.undone(films_1VUV[0, 1], XrayConfig(**self.config.xray).width_mm)
+        return torch.stack([films_1VUV[:, 0], lateral_UV[None]], dim=1)
 
     def _register(self, fine_11DHW: Tensor, films_1VUV: Tensor, trust_1V: Tensor, progress: OnProgress) -> Registration:
         """The references that come to look like the networks' volume and the films."""
@@ -374,7 +401,7 @@ class AxonPipeline(DiffusionPipeline):
         seeds: Sequence[int],
         views: str,
         used: ReferencesUsed,
-        stages: dict[str, np.ndarray],
+        stages: dict[str, Any],
         progress: OnProgress,
     ) -> AxonOutput:
         """Volume and samples of the networks' volume and the references."""

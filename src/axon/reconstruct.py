@@ -26,6 +26,7 @@ from axon.dicom.write import SeriesIdentity, stored_hu, write_ct_series
 from axon.errors import AxonError, require
 from axon.files import refuse_unwritable, sha256_file, whole_folder, write_json
 from axon.geometry.film import believable_spacing, to_detector
+from axon.geometry.level import ANY_SCALE, SAME_SCALE
 from axon.geometry.mend import Mend
 from axon.geometry.projection import VIEWS, normalise_film, render_both
 from axon.geometry.volume import Volume, lps_to_ras
@@ -57,12 +58,21 @@ class Films:
         xrays: The same, read.
         digests: SHA-256 of each film's file, hexadecimal.
         overruled: Codes of the refusals that the user overruled with ``trust_views``.
+        level: Whether the lateral film may be moved to the frontal one's height and, where a pixel size is not known,
+            brought to its scale (`axon.geometry.level`).
     """
 
     paths: dict[str, Path]
     xrays: dict[str, Xray]
     digests: dict[str, str]
     overruled: tuple[str, ...] = ()
+    level: bool = True
+
+    def scales(self) -> tuple[float, ...]:
+        """Those of the lateral film against the frontal one that are to be tried."""
+        if not self.level:
+            return ()
+        return SAME_SCALE if all(_spacing_mm(xray) for xray in self.xrays.values()) else ANY_SCALE
 
     def turned(self) -> set[str]:
         """The views whose film was turned or mirrored as asked: of what was given, nobody knows left and right."""
@@ -76,7 +86,7 @@ class Reconstruction:
 
     Attributes:
         output: What the pipeline gives.
-        films: The films on the detector, normalised to [0, 1], by view.
+        films: The films on the detector, normalised to [0, 1], by view, the lateral one where ``output.level`` puts it.
         reprojected: The same views of the volume.
         sample_reprojected: And of the sample; empty where there is none.
         given: The films as they were given, before a frame was cut off and before they were mended, in [0, 1], by
@@ -271,16 +281,21 @@ def sample(
         num_samples=samples,
         seed=seed,
         use_references=use_references,
+        scales=films.scales(),
         progress=progress,
     )
-    given = {view: normalise_film(torch.from_numpy(film)[None, None])[0, 0].numpy() for view, film in films_UV.items()}
+    seen = {view: normalise_film(torch.from_numpy(film)[None, None])[0, 0] for view, film in films_UV.items()}
+    width_mm = XrayConfig(**pipeline.config.xray).width_mm
+    if output.level is not None:
+        _log.info("lateral film: %s", output.level)
+        seen["lateral"] = output.level.undone(seen["lateral"], width_mm)
     return Reconstruction(
         output,
-        given,
-        _reprojected(output.volume, pipeline, list(given)),
-        {} if output.sample is None else _reprojected(output.sample, pipeline, list(given)),
+        {view: film_UV.numpy() for view, film_UV in seen.items()},
+        _reprojected(output.volume, pipeline, list(seen)),
+        {} if output.sample is None else _reprojected(output.sample, pipeline, list(seen)),
         {view: shrunk(xray.image_HW) if xray.given_HW is None else xray.given_HW for view, xray in films.xrays.items()},
-        XrayConfig(**pipeline.config.xray).width_mm,
+        width_mm,
     )
 
 
@@ -460,9 +475,12 @@ def on_detector(films: Films, pipeline: AxonPipeline) -> dict[str, np.ndarray]:
     width_mm, side = XrayConfig(**pipeline.config.xray).width_mm, pipeline.film_px
     films_UV = {}
     for view, film in films.xrays.items():
-        spacing_mm = believable_spacing(film.image_HW.shape, film.pixel_spacing_mm)
-        films_UV[view] = to_detector(film.image_HW, side, spacing_mm, width_mm)
+        films_UV[view] = to_detector(film.image_HW, side, _spacing_mm(film), width_mm)
     return films_UV
+
+
+def _spacing_mm(film: Xray) -> tuple[float, float] | None:
+    return believable_spacing(film.image_HW.shape, film.pixel_spacing_mm)
 
 
 SYNTHETIC = "synthetic CT from X-ray"
@@ -585,7 +603,7 @@ def _record(films: Films, model: Model, made: Reconstruction, seed: int) -> dict
     """What made the volume. File names stay out: they may name a patient."""
     inputs = {}
     for view, xray in films.xrays.items():
-        spacing = believable_spacing(xray.image_HW.shape, xray.pixel_spacing_mm)
+        spacing, level = _spacing_mm(xray), made.output.level if view == "lateral" else None
         inputs[view] = {
             "sha256": films.digests[view],
             "kind": xray.source,
@@ -594,7 +612,7 @@ def _record(films: Films, model: Model, made: Reconstruction, seed: int) -> dict
             "view_confidence": round(float(xray.view_confidence), 3),
             "view_source": xray.view_source,
             "pixel_spacing_mm": None if spacing is None else list(spacing),
-            "notes": list(xray.notes),
+            "notes": [*xray.notes, *([] if level is None else [str(level)])],
         }
     return {
         "disclaimer": DISCLAIMER,

@@ -7,9 +7,11 @@ import torch
 
 from axon.config import XrayConfig
 from axon.geometry import deformation
-from axon.geometry.projection import render_both
-from axon.references.registration import FilmTarget, Renderer
+from axon.geometry.projection import Renderer, render_both
+from axon.geometry.similarity import FilmTarget
 from tests.support.patients import CONFIG, EXTENT_MM, HU_WINDOW, SIZE, XRAY, deformed, patient, phantom, registered
+
+WINDOWS = (CONFIG.window_mm, CONFIG.high_pass_mm)
 
 
 def test_a_known_deformation_is_found_again() -> None:
@@ -104,7 +106,7 @@ def test_the_registrations_renderer_is_the_projects_own() -> None:
 
 def test_the_score_knows_no_exposure() -> None:
     films, trust = patient().films_1VUV, patient().trust_1V
-    target = FilmTarget(films, trust, XRAY, SIZE, CONFIG)
+    target = FilmTarget(films, trust, XRAY, SIZE, *WINDOWS)
     lines = films + 0.2 * torch.rand(films.shape, generator=torch.Generator().manual_seed(1))
     assert torch.allclose(target.score(7 * lines - 3), target.score(40 * lines), atol=1e-3)
     assert target.score(films * 40) == pytest.approx(torch.ones(1, 2), abs=1e-2)
@@ -114,12 +116,12 @@ def test_collimated_margins_do_not_count() -> None:
     films = patient().films_1VUV.clone()
     films[..., :6] = 0
     lines = patient().films_1VUV * 40
-    assert FilmTarget(films, patient().trust_1V, XRAY, SIZE, CONFIG).score(lines).min() > 0.98
+    assert FilmTarget(films, patient().trust_1V, XRAY, SIZE, *WINDOWS).score(lines).min() > 0.98
 
 
 def test_finer_films_are_brought_to_the_levels_pixels() -> None:
     fine = XrayConfig(detector_px=64, pixel_pitch_mm=7.0)
-    target = FilmTarget(torch.rand(1, 2, 64, 64), torch.ones(1, 2), fine, 32, CONFIG)
+    target = FilmTarget(torch.rand(1, 2, 64, 64), torch.ones(1, 2), fine, 32, *WINDOWS)
     assert target.film_1VUV.shape == (1, 2, 32, 32)
     assert (target.xray.detector_px, target.xray.pixel_pitch_mm) == (32, 14.0)
 

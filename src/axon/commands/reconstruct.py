@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from axon import DISCLAIMER
@@ -89,6 +90,11 @@ def add(verbs: Verbs) -> None:
         "(XRAY_NOT_CHEST) and no negative (XRAY_INVERTED); of a study, that a film without headers is frontal",
     )
     parser.add_argument(
+        "--no-level",
+        action="store_true",
+        help="leave the lateral film as high, and as large, as it lies, where it would be moved to fit the frontal one",
+    )
+    parser.add_argument(
         "--view",
         choices=("frontal", "lateral"),
         help="reconstruct from this view only; a single film is taken to show it, and of a study it is chosen",
@@ -133,7 +139,7 @@ def _batch(arguments: argparse.Namespace) -> None:
             fix = "leave it out, or reconstruct that study alone"
             raise AxonError("XRAY_OPTION", f"{name.replace('_', '-')} is for one study, not for a batch", fix)
     samples = 0 if arguments.no_sample else arguments.samples
-    options = Options(samples, arguments.seed, not arguments.fast, arguments.trust_views)
+    options = Options(samples, arguments.seed, not arguments.fast, arguments.trust_views, not arguments.no_level)
     model = (arguments.model, arguments.tracking_uri)
     asked = Computing(arguments.device, arguments.precision, arguments.compile)
     made = run_batch(arguments.batch, arguments.out, *model, options, arguments.workers, asked)
@@ -173,6 +179,7 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
     device = choose_device(arguments.device)
     mends, view = asked_mends(vars(arguments)), asked_view(arguments.view)
     films = read_films(arguments.frontal, arguments.lateral, arguments.trust_views, mends, view)
+    films = replace(films, level=not arguments.no_level)
     replaced = refuse_other_films(arguments.out, films, arguments.replace)
     model = pretrained.load(arguments.model, arguments.tracking_uri, device, arguments.precision, arguments.compile)
     samples = 0 if arguments.no_sample else arguments.samples

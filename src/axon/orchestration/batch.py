@@ -51,6 +51,7 @@ class Options:
     seed: int = 0
     use_references: bool = True
     trust_views: bool = False
+    level: bool = True
 
 
 @dataclass(frozen=True)
@@ -388,6 +389,7 @@ def _one(study: FilmStudy, out: Path, options: Options) -> dict[str, Any]:
     """What became of a study. A full disk and a broken GPU are nobody's own problem: they raise."""
     try:
         films = read_films(study.films["frontal"], study.films.get("lateral"), options.trust_views)
+        films = replace(films, level=options.level)
         record = reconstruct(
             films, _loaded[0], out / study.id, options.samples, options.seed, use_references=options.use_references
         )

@@ -21,11 +21,10 @@ from torch.nn import functional as F
 from axon.config import LevelConfig, ReferencesConfig, XrayConfig
 from axon.geometry import deformation
 from axon.geometry.projection import VIEWS, Renderer, attenuation
+from axon.geometry.similarity import FilmTarget
 
 FIT_SIZE = 32
 """Voxels a side of the grid on which references are compared with the estimate: 11 mm of 360, all that it shows."""
-FILM_SCALE = 40.0
-"""Brings a render's units, line integrals of 0 to 10, near those of a film; the correlation does not depend on it."""
 OnProgress = Callable[[str, float], None]
 """Told the part that is at work and how much of it is done, 0 to 1."""
 
@@ -72,66 +71,6 @@ class Registration:
         return self.score_KV[:, trust_1V[0] > 0].mean(dim=1)
 
 
-class FilmTarget:
-    """What re-projections are compared with at one resolution: high-passed films, and where and how far they count.
-
-    Args:
-        films_1VUV: Normalised films, clipped pixels (0 or 1) are not used.
-        trust_1V: How far each is trusted, 0 to 1.
-        xray: Their geometry.
-        pixels: Pixels a side to compare at.
-        config: Its windows.
-    """
-
-    def __init__(
-        self, films_1VUV: Tensor, trust_1V: Tensor, xray: XrayConfig, pixels: int, config: ReferencesConfig
-    ) -> None:
-        factor = films_1VUV.shape[-1] / pixels
-        used_1VUV = ((films_1VUV > 0.005) & (films_1VUV < 0.995)).to(films_1VUV)
-        if factor > 1:
-            films_1VUV, used_1VUV = (F.interpolate(x, (pixels,) * 2, mode="area") for x in (films_1VUV, used_1VUV))
-        pitch = xray.pixel_pitch_mm * xray.detector_px / films_1VUV.shape[-1]
-        self.window, self.high_pass = _odd(config.window_mm / pitch), _odd(config.high_pass_mm / pitch)
-        self.xray = XrayConfig(xray.source_detector_mm, xray.source_object_mm, films_1VUV.shape[-1], pitch)
-        self.trust_1V, self.used_1VUV = trust_1V, (used_1VUV > 0.99).to(films_1VUV)
-        self.count_1VUV = _box(self.used_1VUV, self.window)
-        self.share_1VUV = _box(self.used_1VUV, self.high_pass).clamp(min=1e-3)
-        self.film_1VUV = self._detail(films_1VUV)
-        self.mean_1VUV, self.variance_1VUV = self._moments(self.film_1VUV)
-
-    def score(self, lines_KVUV: Tensor) -> Tensor:
-        """Mean local correlation with each film, shape (K, V), 0 for one that is not trusted. Differentiable."""
-        detail_KVUV = self._detail(lines_KVUV / FILM_SCALE)
-        mean_KVUV, variance_KVUV = self._moments(detail_KVUV)
-        count = self.count_1VUV.clamp(min=1e-3)
-        covariance_KVUV = _box(detail_KVUV * self.film_1VUV, self.window) / count - mean_KVUV * self.mean_1VUV
-        spread_KVUV = (variance_KVUV.clamp(min=1e-8) * self.variance_1VUV.clamp(min=1e-8)).sqrt()
-        weight = self.count_1VUV * self.used_1VUV * (self.trust_1V > 0)[:, :, None, None]
-        return (covariance_KVUV / spread_KVUV * weight).sum(dim=(2, 3)) / weight.sum(dim=(2, 3)).clamp(min=1e-3)
-
-    def weighed(self, score_KV: Tensor) -> Tensor:
-        """Each reference's score over the trusted views, times how far they are trusted, shape (K,)."""
-        return (score_KV * self.trust_1V).sum(dim=1) / (self.trust_1V > 0).sum().clamp(min=1)
-
-    def _detail(self, films: Tensor) -> Tensor:
-        """Less the mean of what is used around, and 0 where nothing is."""
-        return (films - _box(films * self.used_1VUV, self.high_pass) / self.share_1VUV) * self.used_1VUV
-
-    def _moments(self, films: Tensor) -> tuple[Tensor, Tensor]:
-        count = self.count_1VUV.clamp(min=1e-3)
-        mean = _box(films, self.window) / count
-        return mean, _box(films * films, self.window) / count - mean * mean
-
-
-def _box(films: Tensor, side: int) -> Tensor:
-    """Mean over a square window; beyond the edge is 0."""
-    return F.avg_pool2d(films, side, 1, side // 2)
-
-
-def _odd(pixels: float) -> int:
-    return max(3, 2 * round((pixels - 1) / 2) + 1)
-
-
 def register(
     references_K1DHW: Tensor,
     estimate_11NNN: Tensor,
@@ -162,7 +101,7 @@ def register(
     with torch.autocast(references_K1DHW.device.type, enabled=False):
         search = _Search(references_K1DHW.float(), estimate_11NNN.float(), extent_mm, (low, high), config)
         for number, level in enumerate(config.levels):
-            target = FilmTarget(films_1VUV.float(), trust_1V.float(), xray, level.size, config)
+            target = FilmTarget(films_1VUV.float(), trust_1V.float(), xray, level.size, config.window_mm, config.high_pass_mm)
             done = functools.partial(_tell, progress, number, len(config.levels))
             search.descend(level, target, done)
         return search.result(target)

@@ -405,8 +405,9 @@ function filmRow(film, notes) {
   const cut = notes.includes("a frame around the film cut off") ? "; a frame was cut off" : "";
   // Then nobody knows left and right of what was given.
   const turned = notes.some((note) => /^(rotated by|mirrored as)/.test(note));
+  const placed = notes.filter((note) => note.endsWith("to fit the frontal film")).map((note) => `, ${note}`).join("");
   const sides = film.view === "lateral" ? ["A", "P"] : ["R", "L"];
-  const titles = { given: `${film.view} film, as given${cut}`, film: `${film.view} film, as the model sees it`,
+  const titles = { given: `${film.view} film, as given${cut}`, film: `${film.view} film, as the model sees it${placed}`,
     reprojected: "from the volume",
     difference: `difference, mean ${film.mae}; colours from −${film.range} to ${film.range}, white is 0` };
   for (const [key, title] of Object.entries(titles)) {

@@ -52,9 +52,7 @@ def test_a_lower_lateral_film_is_brought_up(packaged: AxonPipeline, films_UV: tu
     assert found.level is not None
     assert found.level.down_mm == pytest.approx(25, abs=6)
     assert left.level is None
-    wrong, mended = (
-        np.abs(made.volume.hu_DHW - straight.volume.hu_DHW).mean() for made in (left, found)
-    )
+    wrong, mended = (np.abs(made.volume.hu_DHW - straight.volume.hu_DHW).mean() for made in (left, found))
     assert mended < 0.5 * wrong
 
 

@@ -5,7 +5,6 @@ Shape legend: K re-projections, V the two views, U/V film rows and columns.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 

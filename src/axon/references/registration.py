@@ -101,7 +101,9 @@ def register(
     with torch.autocast(references_K1DHW.device.type, enabled=False):
         search = _Search(references_K1DHW.float(), estimate_11NNN.float(), extent_mm, (low, high), config)
         for number, level in enumerate(config.levels):
-            target = FilmTarget(films_1VUV.float(), trust_1V.float(), xray, level.size, config.window_mm, config.high_pass_mm)
+            target = FilmTarget(
+                films_1VUV.float(), trust_1V.float(), xray, level.size, config.window_mm, config.high_pass_mm
+            )
             done = functools.partial(_tell, progress, number, len(config.levels))
             search.descend(level, target, done)
         return search.result(target)

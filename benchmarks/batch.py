@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the page; 0."""
     given = parser().parse_args(argv)
     if given.warm:
-        print(json.dumps(warm(given.films, given.warm, given.model, given.samples[0])))
+        print(json.dumps(warm(given.films, given.warm, given.model, given.samples[0], not given.fast)))
         return 0
     from benchmarks.quality import page_head
 
@@ -46,8 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         films = given.films or render(Path(scratch) / "films", given.studies)
         for samples in given.samples:
-            best = race(films, Path(scratch) / f"out-{samples}", given.model, samples, given.loop, given.times)
-            print(f"\n{samples or 'no'} samples a study\n\n{table(best)}", flush=True)
+            options = ["--model", given.model, *(["--fast"] if given.fast else [])]
+            best = race(films, Path(scratch) / f"out-{samples}", options, samples, given.loop, given.times)
+            without = ", without references" if given.fast else ""
+            print(f"\n{samples or 'no'} samples a study{without}\n\n{table(best)}", flush=True)
     return 0
 
 
@@ -59,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--samples", type=int, nargs="+", default=[0, 1], help="(default: 0 and 1)")
     made.add_argument("--times", type=int, default=2, help="calls of each way, the best counts (default: %(default)s)")
     made.add_argument("--model", default="axon-small", help="(default: %(default)s)")
+    made.add_argument("--fast", action="store_true", help="without references")
     made.add_argument("--warm", type=Path, metavar="OUT", help=argparse.SUPPRESS)
     return made
 
@@ -84,10 +87,10 @@ def render(folder: Path, studies: int) -> Path:
     return folder
 
 
-def race(films: Path, out: Path, model: str, samples: int, loop: int, times: int) -> dict[str, Took]:
-    """The best of each way, in turn."""
+def race(films: Path, out: Path, given: list[str], samples: int, loop: int, times: int) -> dict[str, Took]:
+    """The best of each way, in turn, with these options."""
     names = sorted(path for path in films.iterdir() if path.is_file())
-    options = ["--model", model, *(["--samples", str(samples)] if samples else ["--no-sample"])]
+    options = [*given, *(["--samples", str(samples)] if samples else ["--no-sample"])]
     took: dict[str, list[Took]] = {way: [] for way in WAYS}
     for number in range(times):
         here = out / str(number)
@@ -99,7 +102,7 @@ def race(films: Path, out: Path, model: str, samples: int, loop: int, times: int
         took["loop"].append(measured(calls))
         batch = [*axon, "--batch", str(films), "--trust-views", "-o", str(here / "batch"), *options]
         took["batch"].append(measured([batch], len(names)))
-        words = ["--films", str(films), "--warm", str(here / "warm"), "--model", model, "--samples", str(samples)]
+        words = ["--films", str(films), "--warm", str(here / "warm"), *given, "--samples", str(samples)]
         said = subprocess.run(
             [sys.executable, "-m", "benchmarks.batch", *words], stdout=subprocess.PIPE, check=True, text=True
         )
@@ -122,7 +125,7 @@ def measured(calls: Sequence[Sequence[str]], studies: int = 0) -> Took:
     return Took(cpu / count, wall / count)
 
 
-def warm(films: Path, out: Path, model: str, samples: int) -> dict[str, float]:
+def warm(films: Path, out: Path, model: str, samples: int, use_references: bool = True) -> dict[str, float]:
     """Seconds a study of a process that has made one before: read, reconstructed and written as the batch's are."""
     from axon import pretrained
     from axon.compute.devices import choose_device
@@ -132,7 +135,7 @@ def warm(films: Path, out: Path, model: str, samples: int) -> dict[str, float]:
     names = sorted(path for path in films.iterdir() if path.is_file())
 
     def one(film: Path, name: str) -> None:
-        reconstruct(read_films(film, None, True), loaded, out / name, samples)
+        reconstruct(read_films(film, None, True), loaded, out / name, samples, use_references=use_references)
 
     one(names[0], "first")
     both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)

@@ -36,7 +36,7 @@ from axon.metrics.statistics import summarise
 from axon.provenance import code_revision
 from benchmarks.folds_jobs import OURS, Bench, FoldJob, curve_of, folds_of, patients_of
 from benchmarks.folds_page import RESULTS, Value, means, picture, text, values_of
-from benchmarks.quality import data_folder, prepare
+from benchmarks.quality import data_folder, prepare, prepare_more
 
 
 def record(bench: Bench, job: FoldJob, tracking_uri: str, title: str) -> None:
@@ -74,7 +74,7 @@ def bench_of(given: argparse.Namespace) -> Bench:
     datasets = [given.dataset] if given.dataset else [prepare(config, data_folder(given.data), given.out)]
     patients, more = patients_of(datasets), list[str]()
     if given.more:
-        datasets.append(prepare(config, given.more, given.out))
+        datasets.append(prepare_more(config, given.more, given.out))
         more = list(patients_of(datasets[1:]))
         patients |= dict.fromkeys((patient for patient in more if patient not in patients), "train")
     splits = folds_of(patients, given.folds) if given.what == "folds" else curve_of(patients, more)

@@ -25,7 +25,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -122,6 +122,12 @@ def _beside(folder: Path) -> Path:
 def scores_text(values: Mapping[str, float]) -> str:
     """The headline metrics of a volume side by side; ``values`` by name without the protocol."""
     return " / ".join(known(key).text(values[key.rpartition("/")[2]]) for key in HEADLINE)
+
+
+def prepare_more(config: Config, data: Path, out: Path) -> Path:
+    """Prepare patients that only train, however few: none of them is held out. Arguments and errors as of `prepare`."""
+    data_config = replace(config.data, val_share=0.0, internal_share=0.0, named_sets={}, min_train_cases=1)
+    return prepare(replace(config, data=data_config), data, out)
 
 
 def prepare(config: Config, data: Path, out: Path) -> Path:

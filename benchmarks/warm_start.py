@@ -23,7 +23,7 @@ from axon.files import read_csv, write_json, write_whole
 from axon.metrics.catalogue import SECOND, metric
 from benchmarks.folds_jobs import folds_of, internal, patients_of, shared, train_axon
 from benchmarks.folds_page import difference, verdict
-from benchmarks.quality import HEADLINE, data_folder, markdown, page_head, prepare
+from benchmarks.quality import HEADLINE, data_folder, markdown, page_head, prepare, prepare_more
 
 KEYS = [*HEADLINE, "anatomy/dice_bone", SECOND]
 RUNS = {"before": "before, on fewer patients", "scratch": "from scratch", "warm": "from the model of before"}
@@ -78,7 +78,7 @@ def plan_of(given: argparse.Namespace) -> Plan:
     sets = folds_of(patients_of(datasets), 3)["fold1"]
     train = [patient for patient in internal(sets) if sets[patient] == "train"]
     if given.more:
-        datasets.append(prepare(config, given.more, given.out))
+        datasets.append(prepare_more(config, given.more, given.out))
         more = sorted(patient for patient in patients_of(datasets[1:]) if patient not in sets)
         sets, train = {**sets, **dict.fromkeys(more, "train")}, [*train, *more]
     few, many = given.patients

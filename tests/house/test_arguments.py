@@ -16,7 +16,7 @@ import torch
 import axon
 from axon.config import Config, PhysicsConfig, XrayConfig
 from axon.data.cases import Case
-from axon.geometry import consistency, deformation, film, mend, projection, volume
+from axon.geometry import consistency, deformation, film, level, mend, projection, similarity, volume
 from axon.geometry.volume import body_mask, cube_affine
 from axon.metrics import anatomy, protocols, realism, statistics
 from axon.models import estimator, intensity, lift, superres, unet
@@ -137,6 +137,15 @@ def fitted(module: Any, pairs: list[Any]) -> list[torch.Tensor]:
     return list(module.buffers())
 
 
+def found(film_UV: torch.Tensor, lines_UV: torch.Tensor) -> torch.Tensor:
+    how = level.find_level(lines_UV, film_UV, 1.0, XRAY, level.SAME_SCALE)
+    return torch.tensor([0.0] if how is None else [how.down_mm, how.score, how.before])
+
+
+def target(films_1VUV: torch.Tensor) -> similarity.FilmTarget:
+    return similarity.FilmTarget(films_1VUV, torch.ones(1, 2).to(films_1VUV), XRAY, 16, 100.0, 130.0)
+
+
 def renderer(like: torch.Tensor) -> projection.Renderer:
     return projection.Renderer(SIDE, 360.0, XRAY, like)
 
@@ -239,6 +248,17 @@ EXAMPLES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "projection.Renderer.__call__": (lambda v: renderer(v)(v), lambda d: [hu(d)[None, None]]),
     "projection.Renderer.project": (lambda v: renderer(v).project(v), lambda d: [hu(d)[None]]),
     "projection.Renderer.back_project": (lambda f: renderer(f).back_project(f), lambda d: [films(d).transpose(0, 1)]),
+    "level.find_level": (found, lambda d: [films(d)[0, 0].float(), films(d)[0, 1].float()]),
+    "level.Level.undone": (
+        lambda f: level.Level(20.0, 0.9, 0.5, 0.1).undone(f, 448.0),
+        lambda d: [films(d)[0, 0].float()],
+    ),
+    "similarity.FilmTarget.__init__": (lambda f: target(f).film_1VUV, lambda d: [films(d)]),
+    "similarity.FilmTarget.score": (lambda f, lines: target(f).score(lines), lambda d: [films(d), 9 * films(d)]),
+    "similarity.FilmTarget.weighed": (
+        lambda f, score: target(f).weighed(score),
+        lambda d: [films(d), torch.ones(3, 2, dtype=d)],
+    ),
     "volume.canonical": (
         volume.canonical,
         lambda d: [volume.Volume(hu(d).numpy(), AFFINE @ np.diag([-1.0, 1.0, -1.0, 1.0]))],
@@ -311,6 +331,8 @@ FLOAT32 = {
     "estimator.FilmEstimator.forward": LAYERS,
     "estimator.FilmEstimator.fit": LAYERS,
     "deformation.dense": "so are the splines",
+    "level.find_level": "so is the grid that it samples at",
+    "level.Level.undone": "so is the grid that it samples at",
     "samples.augmented": "so is the grid that it samples at",
     "samples.clinical_look": "so is its blur",
     "realism.quantiles": "so are the weights of the interpolation",

@@ -29,7 +29,7 @@ WINDOW_MM, HIGH_PASS_MM = 24.0, 30.0
 MOST_DOWN_MM, STEP_MM = 60.0, 3.0
 LEAST_GAIN = 0.03
 """The correlation must rise by so much; films that fit as they lie gain less by any move, and stay as they are."""
-LEAST_SCALE_GAIN = 0.1
+LEAST_SCALE_GAIN = 0.12
 """By so much more where the film is scaled, too: with two unknowns chance finds more."""
 
 

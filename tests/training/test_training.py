@@ -294,6 +294,32 @@ def test_a_compiled_loss_is_the_eager_one(tmp_path: Path, monkeypatch: pytest.Mo
         torch.testing.assert_close(b.grad, a.grad)
 
 
+@pytest.mark.parametrize(
+    ("steps", "device", "compiled"), [(500, "cuda", True), (499, "cuda", False), (500, "cpu", False)]
+)
+def test_a_gpu_compiles_where_it_pays(steps: int, device: str, compiled: bool) -> None:
+    config = replace(TRAIN, compile=True)
+    assert loop._compiles(config, torch.device(device), steps) == compiled
+    assert not loop._compiles(TRAIN, torch.device(device), steps)
+
+
+def test_what_was_compiled_is_kept_beside_the_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(nn.Module, "compile", lambda *_, **__: None)
+    loop.compile_loss(Wobble().module, tmp_path / "compiled")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "compiled/inductor")
+    assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / "compiled/triton")
+
+
+def test_how_busy_the_gpu_is_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(loop, "gpu_utilisation", lambda device: 0.75)
+    fit(Wobble(), TRAIN, tmp_path, {}, lambda _, metrics: seen.append(metrics["gpu_utilisation"]))
+    assert set(seen) == {0.75}
+
+
 def test_a_cpu_compiles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "compile_loss", lambda *_: pytest.fail("it compiles"))
     monkeypatch.setattr(loop, "COMPILE_STEPS", 0)

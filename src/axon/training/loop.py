@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from axon.compute import distributed
-from axon.compute.devices import training_precision
+from axon.compute.devices import gpu_utilisation, training_precision
 from axon.compute.memory import is_out_of_memory, largest_that_fits, peak_memory_gib
 from axon.config import StageConfig
 from axon.errors import AxonError
@@ -112,7 +112,7 @@ def fit(stage: Stage, config: StageConfig, folder: Path, identity: dict[str, Any
             log(row[0], _losses(row))
     module.train()
     loss_of: nn.Module = _Loss(stage, module)
-    if config.compile and device.type != "cpu" and config.steps - first >= COMPILE_STEPS:
+    if _compiles(config, device, config.steps - first):
         compile_loss(loss_of, folder.parent / "compiled")
     if distributed.world_size() > 1:
         loss_of = data_parallel(loss_of)
@@ -156,6 +156,11 @@ def fit(stage: Stage, config: StageConfig, folder: Path, identity: dict[str, Any
                 logger.warning("%s: terminated at step %d, state saved", stage.name, progress.step)
                 raise SystemExit(143)
     return _lay_out(ema, torch.contiguous_format), progress.curve
+
+
+def _compiles(config: StageConfig, device: torch.device, steps: int) -> bool:
+    """Whether compiling is asked for and pays in so many steps."""
+    return config.compile and device.type != "cpu" and steps >= COMPILE_STEPS
 
 
 def _lay_out(module: nn.Module, memory_format: torch.memory_format) -> nn.Module:
@@ -400,11 +405,13 @@ def _losses(row: tuple[int, float, float]) -> dict[str, float]:
 
 
 def _costs(speed: float, config: StageConfig, device: torch.device) -> dict[str, float]:
-    """Throughput of all processes together, and the peak memory of this one."""
+    """Throughput of all processes together, and the peak memory of this one and how busy its GPU is."""
+    busy = gpu_utilisation(device)
     return {
         "steps_per_second": speed,
         "samples_per_second": speed * config.batch_size,
         "peak_memory_gib": peak_memory_gib(device),
+        **({} if busy is None else {"gpu_utilisation": busy}),
     }
 
 

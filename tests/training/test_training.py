@@ -303,6 +303,15 @@ def test_a_gpu_compiles_where_it_pays(steps: int, device: str, compiled: bool) -
     assert not loop._compiles(TRAIN, torch.device(device), steps)
 
 
+def test_tables_are_made_before_a_loss_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(loop, "_compiles", lambda *_: True)
+    monkeypatch.setattr(loop, "make_tables", lambda *_: done.append("tables"))
+    monkeypatch.setattr(loop, "compile_loss", lambda *_: done.append("compiled"))
+    fit(Wobble(), TRAIN, tmp_path, {}, lambda *_: None)
+    assert done == ["tables", "compiled"]
+
+
 def test_what_was_compiled_is_kept_beside_the_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
         monkeypatch.setenv(name, "")

@@ -10,14 +10,13 @@ Shape legend: B batch, V the two views, D/H/W voxels, U/V film rows and columns.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from axon.config import PhysicsConfig, XrayConfig
-from axon.geometry.projection import WATER_PER_MM, Renderer
+from axon.geometry.projection import WATER_PER_MM, Renderer, kept
 
 
 def make_consistent(
@@ -132,8 +131,7 @@ def _smooth(volume_BDHW: Tensor, blur_NN: Tensor) -> Tensor:
     return volume_BDHW.view(size, size, size, -1).permute(3, 0, 1, 2)
 
 
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)
+@kept
 def _blur(size: int, sigma: float, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Two Gaussian blurs one after the other, with zeros outside, which keeps the operator symmetric, shape (N, N);
     kept, so nobody may write into it.

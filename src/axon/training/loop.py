@@ -113,6 +113,7 @@ def fit(stage: Stage, config: StageConfig, folder: Path, identity: dict[str, Any
     module.train()
     loss_of: nn.Module = _Loss(stage, module)
     if _compiles(config, device, config.steps - first):
+        make_tables(loss_of, stage.draw(first, range(1)), device)
         compile_loss(loss_of, folder.parent / "compiled")
     if distributed.world_size() > 1:
         loss_of = data_parallel(loss_of)
@@ -290,7 +291,14 @@ def _gpu_failures(name: str, progress: Progress) -> Iterator[None]:
         raise AxonError("GPU_FAILED", problem, fix) from error
 
 
-def compile_loss(loss_of: nn.Module, cache: Path | None = None, backend: str = "inductor") -> None:
+def make_tables(loss_of: nn.Module, draw: Any, device: torch.device) -> None:
+    """Call a loss once for the tables that it keeps: what a CUDA graph makes, its next run overwrites."""
+    half = training_precision(device)
+    with torch.no_grad(), torch.autocast(device.type, half, enabled=half is not None):
+        loss_of(draw)
+
+
+def compile_loss(loss_of: nn.Module, cache: Path | None = None, backend: str | Callable[..., Any] = "inductor") -> None:
     """Compile a stage's loss in place. On a GPU its forward and its backward pass become CUDA graphs, which are
     launched at once instead of operation by operation.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import time
 from dataclasses import replace
@@ -252,13 +253,46 @@ def test_a_gradient_that_is_not_finite_ends_the_training(tmp_path: Path) -> None
 def test_losses_that_are_fetched_later_are_the_same_and_name_their_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = train(tmp_path / "whole")
-    monkeypatch.setattr(loop, "_look_every", lambda _: 7)
+    whole, looks = train(tmp_path / "whole"), loop._Looks
+    monkeypatch.setattr(loop, "_look_every", lambda _: 2)
+    monkeypatch.setattr(loop, "_Looks", lambda name, progress, behind: looks(name, progress, behind=True))
     assert_same(train(tmp_path / "later"), whole)
     with pytest.raises(AxonError, match="loss is not finite at step 16"):
         train(tmp_path / "broken", Wobble(poison_at=16))
     assert newest(tmp_path / "broken").name == "step-00000016"
     assert_same(train(tmp_path / "broken"), whole)
+
+
+def measured(*losses: float) -> list[torch.Tensor]:
+    return [torch.tensor([loss, 1.0]) for loss in losses]
+
+
+def test_a_look_reads_what_the_one_before_sent_for() -> None:
+    progress = checkpoints.Progress(step=5)
+    looks = loop._Looks("wobble", progress, behind=True)
+    seen = []
+    for losses, ended, everything in (
+        ((1.0, 2.0), False, False),
+        ((3.0,), True, False),
+        ((4.0,), False, False),
+        ((5.0,), False, False),
+        ((6.0,), False, True),
+    ):
+        looks.waiting += measured(*losses)
+        seen.append((looks.look(ended, everything), list(progress.losses)))
+    # Who was told to end reads everything: the state that is saved must be whole.
+    assert seen == [
+        (False, []),
+        (False, [1, 2]),
+        (True, [1, 2, 3, 4]),
+        (False, [1, 2, 3, 4]),
+        (False, [1, 2, 3, 4, 5, 6]),
+    ]
+    looks.waiting += measured(7.0, math.nan)
+    assert not looks.look(False, False)
+    looks.waiting += measured(8.0)
+    with pytest.raises(AxonError, match="loss is not finite at step 12"):
+        looks.look(False, False)
 
 
 class Fetches(TorchDispatchMode):

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
@@ -37,7 +38,7 @@ Log = Callable[[int, dict[str, float]], None]
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY = 10
-"""Steps after which the losses are fetched from a GPU: each look waits for all that it was given to do."""
+"""Steps after which the losses of those before the last look are fetched from a GPU."""
 COMPILE_STEPS = 500
 """Fewer steps do not win back the minutes of compiling."""
 BUCKETS = 8
@@ -118,7 +119,7 @@ def fit(stage: Stage, config: StageConfig, folder: Path, identity: dict[str, Any
     if distributed.world_size() > 1:
         loss_of = data_parallel(loss_of)
     look_every = _look_every(device)
-    waiting: list[Tensor] = []
+    looks = _Looks(stage.name, progress, behind=device.type == "cuda")
     quiet = not (leader and sys.stderr.isatty())
     with (
         terminated() as ended,
@@ -128,7 +129,7 @@ def fit(stage: Stage, config: StageConfig, folder: Path, identity: dict[str, Any
         waited = _Waited(draws)
         while progress.step < config.steps:
             with _gpu_failures(stage.name, progress):
-                waiting.append(_step(stage, loss_of, waited, optimizer, config, progress.step))
+                looks.waiting.append(_step(stage, loss_of, waited, optimizer, config, progress.step))
                 progress.step += 1
                 update_ema(ema, module, min(config.ema_decay, (1 + progress.step) / (10 + progress.step)))
                 last, stop = progress.step == config.steps, False
@@ -136,7 +137,7 @@ def fit(stage: Stage, config: StageConfig, folder: Path, identity: dict[str, Any
                 # Several processes look together; one alone need not wait for that when it is told to end.
                 told = ended.is_set() and distributed.world_size() == 1
                 if logs or saves or told or progress.step % look_every == 0:
-                    stop = _fetch(stage.name, waiting, progress, ended.is_set())
+                    stop = looks.look(ended.is_set(), everything=logs or saves or told)
             bar.update()
             if logs:
                 with torch.no_grad():
@@ -261,23 +262,56 @@ def _look_every(device: torch.device) -> int:
     return 1 if device.type == "cpu" else LOOK_EVERY
 
 
-def _fetch(name: str, waiting: list[Tensor], progress: Progress, ended: bool) -> bool:
-    """Fetch the losses that are still on the device into ``progress``, their mean over all processes, and empty
-    ``waiting``; returns whether any process was told to end.
+class _Copy:
+    """Values on their way from a device: sent for now, waited for when they are read."""
 
-    Raises:
-        AxonError: ``LOSS_NOT_FINITE``, naming the first step whose loss or gradient is not. No checkpoint has been
-            written since.
+    def __init__(self, values: Tensor) -> None:
+        self.values = values.to("cpu", non_blocking=values.is_cuda)
+        self.sent = torch.cuda.current_stream(values.device).record_event() if values.is_cuda else None
+
+    def read(self) -> Any:
+        if self.sent is not None:
+            self.sent.synchronize()
+        return self.values.tolist()
+
+
+class _Looks:
+    """Losses and the gradients' norms, their mean over all processes, on their way into ``progress``.
+
+    On a GPU a look reads what the one before has sent for, so that no step waits for another; it reads everything on
+    another device, where that is needed, and where a process was told to end.
     """
-    *found, (told, _) = distributed.mean_over_ranks(torch.stack([*waiting, torch.full_like(waiting[0], float(ended))]))
-    waiting.clear()
-    for step, (loss, norm) in enumerate(found, progress.step - len(found)):
-        if not math.isfinite(loss + norm):
-            what = "loss" if not math.isfinite(loss) else "gradient"
-            fix = f"lower training.{name}.learning_rate, or check the data"
-            raise AxonError("LOSS_NOT_FINITE", f"{name}: the {what} is not finite at step {step}", fix)
-        progress.losses.append(loss)
-    return told > 0
+
+    def __init__(self, name: str, progress: Progress, behind: bool) -> None:
+        self.name, self.progress, self.behind, self.step = name, progress, behind, progress.step
+        self.waiting: list[Tensor] = []
+        self.coming: deque[_Copy] = deque()
+
+    def look(self, ended: bool, everything: bool) -> bool:
+        """Whether any process was told to end.
+
+        Raises:
+            AxonError: ``LOSS_NOT_FINITE``, naming the first step whose loss or gradient is not. No checkpoint has been
+                written since.
+        """
+        told = torch.full_like(self.waiting[0], float(ended))
+        self.coming.append(_Copy(distributed.mean_over_ranks(torch.stack([*self.waiting, told]))))
+        self.waiting.clear()
+        stop = False
+        while len(self.coming) > int(self.behind and not (everything or stop)):
+            stop = self._read(self.coming.popleft()) or stop
+        return stop
+
+    def _read(self, copy: _Copy) -> bool:
+        *found, (told, _) = copy.read()
+        for loss, norm in found:
+            if not math.isfinite(loss + norm):
+                what = "loss" if not math.isfinite(loss) else "gradient"
+                fix = f"lower training.{self.name}.learning_rate, or check the data"
+                raise AxonError("LOSS_NOT_FINITE", f"{self.name}: the {what} is not finite at step {self.step}", fix)
+            self.progress.losses.append(loss)
+            self.step += 1
+        return bool(told > 0)
 
 
 @contextmanager

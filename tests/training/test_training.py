@@ -6,6 +6,8 @@ import errno
 import math
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,8 @@ from axon.errors import AxonError
 from axon.training import checkpoints, loop
 from axon.training.loop import _draws, fit, one_cycle
 from axon.training.randomness import keys_for, uniform
-from axon.training.samples import Sampler, clinical_look, kept_views, rotation
+from axon.training.samples import Batch, Sampler, clinical_look, kept_views, rotation
+from axon.training.stages import RefinerDraw
 from tests.support.toy_training import CPU, TRAIN, ConvolvedWobble, Wobble, assert_same, newest, train
 
 
@@ -184,7 +187,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
 
 def test_drawing_ahead_draws_the_same(tmp_path: Path) -> None:
     config = replace(TRAIN, batch_size=4, accumulate=2, steps=5)
-    ahead, later = (list(_draws(Wobble(), config, 2, ahead=ahead)) for ahead in (True, False))
+    ahead, later = (list(_draws(Wobble(), config, 2, ahead)) for ahead in (loop._Ahead(Wobble()), None))
     assert len(ahead) == len(later) == 6
     for a, b in zip(ahead, later, strict=True):
         assert torch.equal(a, b)
@@ -192,7 +195,49 @@ def test_drawing_ahead_draws_the_same(tmp_path: Path) -> None:
 
 def test_an_error_in_drawing_ahead_reaches_the_loop(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="each slot"):
-        list(_draws(Undrawable(), replace(TRAIN, steps=3), 0, ahead=True))
+        list(_draws(Undrawable(), replace(TRAIN, steps=3), 0, loop._Ahead(Undrawable())))
+
+
+class Stream:
+    """Writes down what is done on a GPU's stream."""
+
+    def __init__(self, name: str, done: list[str]) -> None:
+        self.name, self.done = name, done
+
+    def wait_stream(self, other: Stream) -> None:
+        self.done.append(f"{self.name} waits for {other.name}")
+
+    def record_event(self) -> str:
+        return self.name
+
+    def wait_event(self, event: str) -> None:
+        self.done.append(f"{self.name} waits for a draw of {event}")
+
+
+def test_a_gpu_draws_on_a_stream_of_its_own_whose_memory_is_kept_for_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    steps = Stream("steps", done)
+
+    @contextmanager
+    def on(stream: Stream) -> Iterator[None]:
+        done.append(f"draws on {stream.name}")
+        yield
+
+    class Drawn(Wobble):
+        def draw(self, step: int, slots: range) -> Any:
+            x = super().draw(step, slots)
+            return RefinerDraw(Batch(x, x, x, x), x, x)
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream("draws", done))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: steps)
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda _, stream: done.append(f"kept for {stream.name}"))
+    stage = Drawn()
+    (draw,) = _draws(stage, replace(TRAIN, steps=1), 0, loop._Aside(stage, torch.device("cuda", 0)))
+    assert isinstance(draw, RefinerDraw)
+    waits, drawing, *rest = done
+    assert (waits, drawing) == ("draws waits for steps", "draws on draws")
+    assert rest == ["steps waits for a draw of draws", *["kept for steps"] * 6]
 
 
 class Undrawable(Wobble):

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -123,7 +123,7 @@ def fit(stage: Stage, config: StageConfig, folder: Path, identity: dict[str, Any
     quiet = not (leader and sys.stderr.isatty())
     with (
         terminated() as ended,
-        closing(_draws(stage, config, first, ahead=device.type == "cuda")) as draws,
+        closing(_draws(stage, config, first, _Aside(stage, device) if device.type == "cuda" else None)) as draws,
         tqdm(total=config.steps, initial=first, desc=stage.name, disable=quiet) as bar,
     ):
         waited = _Waited(draws)
@@ -194,7 +194,53 @@ class _Waited:
         return draw
 
 
-def _draws(stage: Stage, config: StageConfig, first: int, ahead: bool) -> Generator[Any]:
+class _Ahead:
+    """Draws in a thread while a step goes on."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+
+    def draw(self, step: int, slots: range) -> Any:
+        """In the thread."""
+        return self.stage.draw(step, slots)
+
+    def take(self, drawn: Future[Any]) -> Any:
+        """For the step."""
+        return drawn.result()
+
+
+class _Aside(_Ahead):
+    """The same on a stream of its own: on that of the steps a copy to the GPU would wait for them."""
+
+    def __init__(self, stage: Stage, device: torch.device) -> None:
+        super().__init__(stage)
+        self.device, self.stream = device, torch.cuda.Stream(device)
+        # Tables that are there may still be at work.
+        self.stream.wait_stream(torch.cuda.current_stream(device))
+
+    def draw(self, step: int, slots: range) -> Any:
+        with torch.cuda.stream(self.stream):
+            return self.stage.draw(step, slots), self.stream.record_event()
+
+    def take(self, drawn: Future[Any]) -> Any:
+        draw, made = drawn.result()
+        steps = torch.cuda.current_stream(self.device)
+        steps.wait_event(made)
+        for tensor in _tensors(draw):
+            tensor.record_stream(steps)  # A later draw must not get its memory while a step reads it.
+        return draw
+
+
+def _tensors(draw: Any) -> Iterator[Tensor]:
+    """Every tensor of a draw, which may be one, or hold more in dataclasses and tuples."""
+    if isinstance(draw, Tensor):
+        yield draw
+    elif isinstance(draw, list | tuple) or is_dataclass(draw):
+        for part in draw if isinstance(draw, list | tuple) else vars(draw).values():
+            yield from _tensors(part)
+
+
+def _draws(stage: Stage, config: StageConfig, first: int, ahead: _Ahead | None) -> Generator[Any]:
     """Draw what this process trains on: of each step from ``first`` its slots of the batch, in ``config.accumulate``
     parts.
 
@@ -202,25 +248,25 @@ def _draws(stage: Stage, config: StageConfig, first: int, ahead: bool) -> Genera
         stage: Draws.
         config: Steps, batch size, parts.
         first: Step to begin with.
-        ahead: Draw the next part in a thread while this one is trained on. On a CPU the two would compete for the same
-            cores.
+        ahead: Draws the next part in a thread while this one is trained on. On a CPU the two would compete for the
+            same cores.
     """
     part = _part(stage.name, config)
     start = distributed.rank() * config.accumulate * part
     wanted = [range(slot, slot + part) for slot in range(start, start + config.accumulate * part, part)]
     parts = ((step, slots) for step in range(first, config.steps) for slots in wanted)
-    if not ahead:
+    if ahead is None:
         yield from (stage.draw(step, slots) for step, slots in parts)
         return
     with ThreadPoolExecutor(1) as pool:
         waiting: Future[Any] | None = None
         for step, slots in parts:
-            following = pool.submit(stage.draw, step, slots)
+            following = pool.submit(ahead.draw, step, slots)
             if waiting is not None:
-                yield waiting.result()
+                yield ahead.take(waiting)
             waiting = following
         if waiting is not None:
-            yield waiting.result()
+            yield ahead.take(waiting)
 
 
 def _part(name: str, config: StageConfig) -> int:

@@ -14,7 +14,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -24,6 +24,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from axon import DISCLAIMER, pretrained
@@ -126,17 +127,51 @@ def our_steps(stage: Any, repeats: int, **options: Any) -> tuple[float, float]:
     stage's training.
     """
     marks: list[tuple[float, float]] = []
+    steps = _loop_twice(stage, repeats, lambda found: marks.append((time.perf_counter(), found)), **options)
+    (began, _), (ended, waiting) = marks
+    return (ended - began) / steps, waiting
 
-    def log(step: int, metrics: dict[str, float]) -> None:
-        marks.append((time.perf_counter(), metrics["waiting_share"]))
 
+def _loop_twice(stage: Any, repeats: int, log: Callable[[float], None], **options: Any) -> int:
+    """Run AXON's loop for some steps, to warm up, and as many again, which are returned; after either ``log`` is told
+    which share of the time waited for data.
+    """
     # It looks at its losses when it logs: the GPU has done what it was given.
     never, steps = 10**9, max(WARM, repeats)
     training = replace(stage.training, steps=2 * steps, log_every=steps, checkpoint_every=never, **options)
     with tempfile.TemporaryDirectory() as folder:
-        loop.fit(stage, training, Path(folder), {}, log)
-    (began, _), (ended, waiting) = marks
-    return (ended - began) / steps, waiting
+        loop.fit(stage, training, Path(folder), {}, lambda step, metrics: log(metrics["waiting_share"]))
+    return steps
+
+
+def busy_share(stage: Any, repeats: int) -> float:
+    """Share of the wall time of AXON's loop in which the GPU runs a kernel, by PyTorch's profiler, which takes some of
+    it; of a CPU in which an operation runs.
+    """
+    cuda, marks = torch.cuda.is_available(), list[float]()
+    profiler = profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU])
+
+    def log(_: float) -> None:
+        if not marks:
+            profiler.start()
+        marks.append(time.perf_counter())
+        if len(marks) == 2:
+            profiler.stop()
+
+    _loop_twice(stage, repeats, log)
+    kind = "CUDA" if cuda else "CPU"
+    ran = [event for event in profiler.events() if event.device_type.name == kind and not event.name.startswith("Mem")]
+    covered_us = covered((event.time_range.start, event.time_range.end) for event in ran)
+    return covered_us / 1e6 / (marks[1] - marks[0])
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Length of what intervals cover together."""
+    total, reached = 0.0, -math.inf
+    for began, ended in sorted(spans):
+        total += max(0.0, ended - max(began, reached))
+        reached = max(reached, ended)
+    return total
 
 
 def plain_seconds(stage: Any, repeats: int) -> float:
@@ -224,7 +259,7 @@ def network_alone(stage: Any) -> tuple[Callable[[], None], float]:
 
 def speed(given: argparse.Namespace) -> None:
     """Steps a second of each stage in the plain eager loop and in ours, with the share of the peak and where the time
-    goes; last, ours with the loss compiled to CUDA graphs.
+    goes, of stage 1 also how long kernels run; last, ours with the loss compiled to CUDA graphs.
     """
     base, table = Config.load(given.config), Table(given.out / "speed.json", peak_tflops_data_sheet=given.peak_tflops)
     for size, batch in itertools.product(given.sizes, given.batches):
@@ -243,7 +278,7 @@ def speed(given: argparse.Namespace) -> None:
 
 def speed_row(stage: Any, way: str, given: argparse.Namespace) -> dict[str, Any]:
     """What `speed` says of a stage."""
-    parts, tflop = {}, tflop_of(stage)
+    parts, busy, tflop = {}, {}, tflop_of(stage)
     if way == "plain":
         seconds = plain_seconds(stage, given.repeats)
     elif way == "compiled":
@@ -252,8 +287,11 @@ def speed_row(stage: Any, way: str, given: argparse.Namespace) -> dict[str, Any]
     else:
         seconds, waiting = our_steps(stage, given.repeats)
         parts = parts_of(stage, given.repeats) | {"wait": waiting * seconds}
+        busy = {"busy_share": busy_share(stage, given.repeats)} if stage.name == "bridge" else {}
     share = tflop / seconds / given.peak_tflops
-    return {"steps_per_second": 1 / seconds, "tflop": tflop, "share_of_data_sheet": share, "parts_seconds": parts}
+    return {
+        "steps_per_second": 1 / seconds, "tflop": tflop, "share_of_data_sheet": share, "parts_seconds": parts, **busy,
+    }  # fmt: skip
 
 
 def parts_of(stage: Any, repeats: int) -> dict[str, float]:

@@ -37,15 +37,29 @@ import numpy as np
 from axon.geometry.volume import AIR_HU
 from benchmarks.contestants import Contestant, Setting
 from benchmarks.contestants.dicom import dicom_axon, dicom_monai, dicom_simpleitk
-from benchmarks.contestants.drr import drr_axon, drr_nanodrr
+from benchmarks.contestants.drr import (
+    drr_axon,
+    drr_flashdrr,
+    drr_nanodrr,
+    gradient_axon,
+    gradient_flashdrr,
+    gradient_nanodrr,
+)
 from benchmarks.contestants.metrics import metrics_axon, metrics_monai, metrics_scikit_image, metrics_torchmetrics
 from benchmarks.contestants.sampling import sampling_axon, sampling_bbdm_200
-from benchmarks.contestants.step import step_axon, step_plain
+from benchmarks.contestants.step import step_axon, step_lightning, step_plain
 
 SECTIONS: dict[str, tuple[str, dict[str, Contestant]]] = {
-    "step": ("training step, stage 1", {"AXON": step_axon, "plain eager float32": step_plain}),
+    "step": (
+        "training step, stage 1",
+        {"AXON": step_axon, "plain eager float32": step_plain, "MONAI, as Lightning": step_lightning},
+    ),
     "sampling": ("sampling, stage 1", {"AXON": sampling_axon, "BBDM's 200 steps": sampling_bbdm_200}),
-    "drr": ("frontal DRR", {"AXON": drr_axon, "nanodrr": drr_nanodrr}),
+    "drr": ("frontal DRR", {"AXON": drr_axon, "nanodrr": drr_nanodrr, "flashdrr": drr_flashdrr}),
+    "gradient": (
+        "frontal DRR and its gradient",
+        {"AXON": gradient_axon, "nanodrr": gradient_nanodrr, "flashdrr": gradient_flashdrr},
+    ),
     "metrics": (
         "PSNR and SSIM",
         {
@@ -70,6 +84,8 @@ def agreement(section: str, ours: np.ndarray, theirs: np.ndarray) -> str:
         return f"{(ours - theirs).mean():+.2f} dB PSNR for AXON" if len(ours) else "untrained: no quality"
     if section == "drr":
         return f"mean difference {np.abs(ours - theirs).mean() / ours.mean():.2%} of the mean"
+    if section == "gradient":
+        return f"mean difference {np.abs(ours - theirs).mean() / np.abs(ours).mean():.2%} of the mean size"
     if section == "metrics":
         return f"PSNR within {abs(ours[0] - theirs[0]):.0e} dB, SSIM within {abs(ours[1] - theirs[1]):.0e}"
     within = np.isfinite(ours)
@@ -83,7 +99,8 @@ def run_section(section: str, setting: Setting, work: Path) -> list[dict[str, An
     """Run each contestant of a section in its own process and print the table."""
     title, contestants = SECTIONS[section]
     rows: list[dict[str, Any]] = []
-    print(f"\n{title}\n  {'':22} {'median s':>10} {'times AXON':>11} {'peak MiB':>9}  agreement with AXON", flush=True)
+    head = f"{'median s':>10} {'least':>10} {'greatest':>10} {'times AXON':>11} {'peak MiB':>9}"
+    print(f"\n{title}\n  {'':22} {head}  agreement with AXON", flush=True)
     for name in contestants:
         out = work / f"{section}-{len(rows)}"
         command = [
@@ -106,20 +123,12 @@ def run_section(section: str, setting: Setting, work: Path) -> list[dict[str, An
         facts = json.loads(out.with_suffix(".json").read_text())
         result = np.load(out.with_suffix(".npy"))
         ours = rows[0] if rows else None
-        row = {
-            "section": section,
-            "name": name,
-            "seconds": facts["seconds"],
-            "peak_mib": facts["peak_mib"],
-            "result": result,
-        }
+        row = {"section": section, "name": name, **facts, "result": result}
         row["ratio"] = row["seconds"] / ours["seconds"] if ours else 1.0
         row["agreement"] = agreement(section, ours["result"], result) if ours else ""
         rows.append(row)
-        print(
-            f"  {name:22} {row['seconds']:10.4f} {row['ratio']:11.2f} {row['peak_mib']:9.0f}  {row['agreement']}",
-            flush=True,
-        )
+        spread = f"{row['seconds']:10.4f} {row['least']:10.4f} {row['greatest']:10.4f} {row['ratio']:11.2f}"
+        print(f"  {name:22} {spread} {row['peak_mib']:9.0f}  {row['agreement']}", flush=True)
     return [{key: value for key, value in row.items() if key != "result"} for row in rows]
 
 
@@ -131,7 +140,8 @@ def run_contestant(section: str, name: str, out: Path, setting: Setting) -> None
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         peak = torch.cuda.max_memory_allocated() / 2**20
     np.save(out.with_suffix(".npy"), result)
-    out.with_suffix(".json").write_text(json.dumps({"seconds": statistics.median(seconds), "peak_mib": peak}))
+    facts = {"seconds": statistics.median(seconds), "least": min(seconds), "greatest": max(seconds), "peak_mib": peak}
+    out.with_suffix(".json").write_text(json.dumps(facts))
 
 
 def machine() -> dict[str, str]:

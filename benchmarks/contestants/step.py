@@ -114,3 +114,65 @@ def plain_steps(stage: Any, steps: int) -> Iterator[None]:
         loss.backward()
         optimizer.step()
         yield
+
+
+def step_lightning(setting: Setting) -> Timed:
+    stage = bridge_stage(setting)
+    stage.module.net = monai_network(stage).to(device())
+    for _ in lightning_steps(stage, setting.repeats + 3):
+        pass
+    return list(np.diff(stage.times)[2:]), np.array(stage.losses[:1])
+
+
+def monai_network(stage: Any) -> Any:
+    """MONAI's own U-Net, imported as everybody does, with the weights of the stage's."""
+    from monai.networks.nets import DiffusionModelUNet
+
+    model, inner = stage.config.model, stage.module.net
+    network = DiffusionModelUNet(
+        spatial_dims=3,
+        in_channels=inner.conv_in.conv.in_channels,
+        out_channels=1,
+        num_res_blocks=model.res_blocks,
+        channels=tuple(model.channels),
+        attention_levels=tuple(model.attention),
+        norm_num_groups=model.norm_groups,
+        num_head_channels=model.norm_groups,
+        use_flash_attention=True,
+    )
+    network.load_state_dict(inner.state_dict())
+    return network
+
+
+def lightning_steps(stage: Any, steps: int) -> Iterator[None]:
+    """What a LightningModule over MONAI does under Lightning's Trainer, step by step: samples one by one, put together
+    by a MONAI DataLoader; the optimiser calls a closure of loss, zeroed gradients, backward pass and clipping.
+    """
+    import torch
+    from monai.data import DataLoader, Dataset
+
+    from axon.compute.devices import training_precision
+    from axon.training.samples import Batch
+    from axon.training.stages import Draw
+
+    size, half = stage.batch_size, training_precision(device())
+
+    def sample(place: int) -> dict[str, Any]:
+        step, slot = divmod(place, size)
+        draw = stage.draw(step, range(slot, slot + 1))
+        return {"noise_B": draw.noise_B[0]} | {name: value[0] for name, value in vars(draw.batch).items()}
+
+    optimizer = torch.optim.AdamW(stage.module.parameters(), lr=1e-4)
+    for batch in DataLoader(Dataset(range(steps * size), sample), batch_size=size):
+        noise_B = batch.pop("noise_B")
+
+        def closure(batch: dict[str, Any] = batch, noise_B: Any = noise_B) -> Any:
+            with torch.autocast(device().type, half, enabled=half is not None):
+                loss = stage.loss(stage.module, Draw(Batch(**batch), noise_B))
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(stage.module.parameters(), stage.training.grad_clip)
+            return loss
+
+        optimizer.step(closure)
+        yield

@@ -15,7 +15,7 @@ def test_few_operations_beside_the_networks_whatever_the_batch(tmp_path: Path, t
         counts[size] = step_operations(tmp_path / "config.yaml")
     outside = counts[5]["draw and loss"] - counts[5]["of these the two networks"]
     # 3,462 - 700 before draws were made in bulk, with the networks of configs/h100.yaml and a batch of 8.
-    assert 200 < outside < 650
-    assert counts[5]["a correction by the films"] < 200 and counts[5]["draw"] < 220
+    assert 200 < outside <= 500
+    assert counts[5]["a correction by the films"] < 130 and counts[5]["draw"] < 160
     assert counts[5]["optimiser"] + counts[5]["moving average"] < 10
     assert abs(counts[5]["draw and loss"] - counts[2]["draw and loss"]) < 10, "it grows with the batch"

@@ -58,6 +58,7 @@ def test_every_piece_runs_and_writes_what_it_measured(packed: Path, left: Path) 
     assert len(speeds) == 8 and {row["way"] for row in speeds} == {"ours", "plain"}
     assert all(row["steps_per_second"] > 0 and row["share_of_data_sheet"] > 0 for row in speeds)
     assert {"draw", "forward", "backward", "optimiser", "wait"} == speeds[0]["parts_seconds"].keys()
+    assert 0 < speeds[0]["busy_share"] < 1.1 and "busy_share" not in speeds[1]
     assert [row["what"] for row in tables["flops"]["rows"]][1:] == ["training step", "largest network alone"]
     assert tables["memory"]["rows"][0]["seconds"] > 0
     assert tables["reconstruct"]["rows"][0]["psnr_of_phantom"] > 0
@@ -141,6 +142,29 @@ def resumed_at(given: Namespace, packed: Path) -> int:
     gpu_pretrain._begun(given.out / "pretrain", given, PreparedDataset(given.work / "dataset"))
     (found,) = (given.work / "pretrain").glob("checkpoints/*/estimator/step-*")
     return int(found.name[5:])
+
+
+@pytest.mark.parametrize("piece", ["memory", "flops", "speed", "reconstruct"])
+def test_a_measurement_that_is_killed_leaves_whole_rows_and_goes_on(packed: Path, tmp_path: Path, piece: str) -> None:
+    given = gpu._parser().parse_args([*command(packed, tmp_path, "--only", piece)[2:]])
+    gpu.unpack(packed, given.work)
+    asked, env, table = gpu._command(piece, given, 60), gpu.environment(packed, given.work), given.out / f"{piece}.json"
+    child = subprocess.Popen([sys.executable, "-m", *asked], env=env, cwd=gpu.ROOT)
+    deadline = time.monotonic() + 120
+    while not table.is_file():
+        assert child.poll() in (None, 0) and time.monotonic() < deadline
+        time.sleep(0.005)
+    child.kill()
+    child.wait()
+    rows = json.loads(table.read_text())["rows"]
+    assert gpu.run_piece(asked, 120, env) == "done"
+    assert json.loads(table.read_text())["rows"][: len(rows)] == rows
+
+
+def test_what_intervals_cover_together_is_counted_once() -> None:
+    from benchmarks.gpu_measures import covered
+
+    assert covered([(0, 2), (5, 6), (1, 3), (1.5, 2)]) == 4 and covered([]) == 0
 
 
 def test_rows_that_are_there_are_not_measured_again(tmp_path: Path) -> None:

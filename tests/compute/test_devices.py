@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -145,6 +147,68 @@ def test_processes_talk_as_the_device_that_was_chosen_can(
     monkeypatch.setattr(distributed, "choose_device", lambda: torch.device(computes))
     with distributed.process_group():
         assert joined == [backend]
+
+
+@pytest.mark.parametrize(
+    ("capability", "said"),
+    [(9, "(cuda:0)"), (7, "without bfloat16: it trains in float32"), (6, "without half precision: it computes in")],
+)
+def test_what_an_older_gpu_lacks_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capability: int, said: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    has_gpu(monkeypatch, capability)
+    gpu.choose_device("cuda")
+    assert said in caplog.text and ("without" in caplog.text) == (capability < 8)
+
+
+def test_float32_is_float32_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    has_gpu(monkeypatch)
+    backends: tuple[Any, ...] = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = True
+        gpu.choose_device("cuda")
+        assert not any(backend.allow_tf32 for backend in backends)
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
+
+
+class ManagementLibrary:
+    """NVIDIA's, of a machine with one GPU."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+    def nvmlInit_v2(self) -> int:
+        return 0
+
+    def nvmlDeviceGetHandleByUUID(self, name: bytes, handle: Any) -> int:
+        return int(name != b"GPU-12ab")
+
+    def nvmlDeviceGetUtilizationRates(self, handle: Any, found: Any) -> int:
+        found._obj.gpu, found._obj.memory = 87, 3
+        return self.status
+
+
+@pytest.mark.parametrize(("name", "status", "share"), [("12ab", 0, 0.87), ("12ab", 3, None), ("0", 0, None)])
+def test_how_busy_a_gpu_is_is_asked_of_its_library(
+    monkeypatch: pytest.MonkeyPatch, name: str, status: int, share: float | None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid=name))
+    monkeypatch.setattr(gpu.ctypes, "CDLL", lambda _: ManagementLibrary(status))
+    assert gpu.gpu_utilisation(torch.device("cuda", 0)) == share
+    assert gpu.gpu_utilisation(torch.device("cpu")) is None
+
+
+def test_without_its_library_nobody_knows_how_busy_a_gpu_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_: str) -> None:
+        raise OSError
+
+    monkeypatch.setattr(gpu.ctypes, "CDLL", missing)
+    assert gpu.gpu_utilisation(torch.device("cuda", 0)) is None
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:-1", "CUDA", "cpu:0", "x" * 99])

@@ -1,12 +1,13 @@
 """Data consistency against its closed form, and on a phantom."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 
 from axon.config import PhysicsConfig, XrayConfig
-from axon.geometry.consistency import _exposure, conjugate_gradient, make_consistent
+from axon.geometry.consistency import conjugate_gradient, make_consistent
 from axon.geometry.projection import VIEWS, WATER_PER_MM, attenuation, normalise_film, project, render_both
 
 XRAY = XrayConfig(detector_px=8, pixel_pitch_mm=50.0)
@@ -39,6 +40,30 @@ def blurred(volume_B1DHW: torch.Tensor, sigma: float) -> torch.Tensor:
     return torch.nn.functional.conv3d(volume_B1DHW, cube[None, None], padding=radius)
 
 
+def exposure(
+    lines_1VUV: torch.Tensor, films_1VUV: torch.Tensor, used_1VUV: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gain and offset for each film that bring line integrals nearest to it, each at least zero."""
+    count = used_1VUV.sum(dim=(2, 3), keepdim=True).clamp(min=1)
+    mean_lines, mean_film = ((x * used_1VUV).sum(dim=(2, 3), keepdim=True) / count for x in (lines_1VUV, films_1VUV))
+    covariance = ((lines_1VUV - mean_lines) * (films_1VUV - mean_film) * used_1VUV).sum(dim=(2, 3), keepdim=True)
+    variance = ((lines_1VUV - mean_lines) ** 2 * used_1VUV).sum(dim=(2, 3), keepdim=True)
+    gain = (covariance / variance.clamp(min=1e-9)).clamp(min=0)
+    return gain, mean_film - gain * mean_lines
+
+
+def solved(operator: Callable[[torch.Tensor], torch.Tensor], target: torch.Tensor, iterations: int) -> torch.Tensor:
+    """Conjugate gradients as in a textbook."""
+    solution, residual, direction = torch.zeros_like(target), target, target
+    for _ in range(iterations):
+        image = operator(direction)
+        length = residual.square().sum() / (direction * image).sum().clamp(min=1e-20)
+        solution, following = solution + length * direction, residual - length * image
+        direction = following + following.square().sum() / residual.square().sum().clamp(min=1e-20) * direction
+        residual = following
+    return solution
+
+
 def plain(volume_11DHW: torch.Tensor, films_1VUV: torch.Tensor, trust_1V: torch.Tensor) -> torch.Tensor:
     """The same update of one volume, view by view: rendered by `project`, adjoint by autograd, blurred by
     convolution.
@@ -55,7 +80,7 @@ def plain(volume_11DHW: torch.Tensor, films_1VUV: torch.Tensor, trust_1V: torch.
 
     lines = render(attenuation((volume_11DHW + 1) / 2 * (WINDOW[1] - WINDOW[0]) + WINDOW[0]))
     used = ((films_1VUV > 0.005) & (films_1VUV < 0.995)) * trust_1V[:, :, None, None]
-    gain, offset = _exposure(lines, films_1VUV, used)
+    gain, offset = exposure(lines, films_1VUV, used)
 
     def back(films: torch.Tensor) -> torch.Tensor:
         around = spread * adjoint(gain * used * per_unit * films)
@@ -64,9 +89,8 @@ def plain(volume_11DHW: torch.Tensor, films_1VUV: torch.Tensor, trust_1V: torch.
     def normal(films: torch.Tensor) -> torch.Tensor:
         return gain * used * per_unit * render(back(films)) + settings.noise**2 * films
 
-    missing = ((films_1VUV - (gain * lines + offset)) * used).transpose(0, 1)
-    solved = conjugate_gradient(lambda x: normal(x.transpose(0, 1)).transpose(0, 1), missing, settings.iterations)
-    return (volume_11DHW + back(solved.transpose(0, 1))).clamp(-1, 1)
+    missing = (films_1VUV - (gain * lines + offset)) * used
+    return (volume_11DHW + back(solved(normal, missing, settings.iterations))).clamp(-1, 1)
 
 
 def test_a_batch_is_corrected_as_each_volume_is_view_by_view() -> None:
@@ -91,7 +115,7 @@ def test_it_is_the_kalman_update() -> None:
     with torch.no_grad():
         lines = render_both((volume + 1) / 2 * (WINDOW[1] - WINDOW[0]) + WINDOW[0], EXTENT, XRAY)
         used = ((films > 0.005) & (films < 0.995)).float()
-        gain, offset = _exposure(lines, films, used)
+        gain, offset = exposure(lines, films, used)
         basis = torch.eye(512).view(512, 1, 8, 8, 8)
         rendered = torch.cat([project(basis, EXTENT, XRAY, view) for view in VIEWS], dim=1)
         per_unit = WATER_PER_MM * (WINDOW[1] - WINDOW[0]) / 2000
@@ -181,10 +205,22 @@ def test_conjugate_gradient_solves() -> None:
     matrix = root @ root.T / 18 + torch.eye(18)
     target = torch.randn(2, 2, 3, 3)
 
-    def operator(x_VBUV: torch.Tensor) -> torch.Tensor:
-        return (x_VBUV.transpose(0, 1).flatten(1) @ matrix).view_as(x_VBUV).transpose(0, 1)
+    def operator(x_BVUV: torch.Tensor, moved_BVUV: torch.Tensor) -> torch.Tensor:
+        torch.testing.assert_close(moved_BVUV, 2 * x_BVUV)
+        return (x_BVUV.flatten(1) @ matrix).view_as(x_BVUV)
 
-    torch.testing.assert_close(operator(conjugate_gradient(operator, target, 40)), target, atol=1e-4, rtol=0)
+    moved = conjugate_gradient(torch.ones(2, 2, 3, 3), target, lambda x: 2 * x, operator, 40)
+    torch.testing.assert_close(operator((moved - 1) / 2, moved - 1), target, atol=1e-4, rtol=0)
+
+
+def test_films_without_a_pixel_to_use_change_nothing() -> None:
+    """Beside one of which all is used: nothing is divided by nothing."""
+    volumes = torch.cat([normalised(ball(8, 0.6)), normalised(ball(8, 0.7))])
+    films = normalise_film(render_both(torch.cat([ball(8, 0.5), ball(8, 0.75, 0.15)]), EXTENT, XRAY))
+    films[0] = films[0].round()
+    better = correct(volumes, films, BOTH.expand(2, -1))
+    torch.testing.assert_close(better[0], volumes[0], atol=0, rtol=0)
+    assert better.isfinite().all() and not better[1].equal(volumes[1])
 
 
 def test_attenuation_is_linear_above_air() -> None:

@@ -5,9 +5,11 @@ import torch
 
 from axon.config import XrayConfig
 from axon.geometry.projection import (
+    MOST_KEPT,
     VIEWS,
     WATER_PER_MM,
     Renderer,
+    kept,
     lift_film,
     normalise_film,
     project,
@@ -148,3 +150,19 @@ def test_no_volume_has_no_line_integrals() -> None:
     renderer = Renderer(8, EXTENT, XRAY, torch.empty(0))
     films = renderer.project(torch.empty(0, 8, 8, 8))
     assert films.shape == (2, 0, 96, 96) and renderer.back_project(films).shape == (0, 8, 8, 8)
+
+
+def test_tables_are_made_once_and_the_oldest_of_many_go() -> None:
+    made: list[int] = []
+
+    @kept
+    def table(number: int) -> torch.Tensor:
+        made.append(number)
+        return torch.full((), float(number))
+
+    with torch.inference_mode():
+        assert table(0) is table(0) and not table(0).is_inference()
+    for number in range(1, MOST_KEPT + 1):
+        table(number)
+    assert table(MOST_KEPT).item() == MOST_KEPT and made == [*range(MOST_KEPT + 1)]
+    assert table(0).item() == 0 and made[-1] == 0

@@ -193,8 +193,8 @@ EXAMPLES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         lambda d: [films(d)[:, :1].float()],
     ),
     "consistency.conjugate_gradient": (
-        lambda b: consistency.conjugate_gradient(lambda x: 2 * x, b, 4),
-        lambda d: [films(d)],
+        lambda v, b: consistency.conjugate_gradient(v, b, lambda x: 2 * x, lambda x, moved: x + moved, 4),
+        lambda d: [films(d), films(d)],
     ),
     "deformation.dense": (lambda v: deformation.dense(v, SIDE), lambda d: [lattice(torch.float32, 6)]),
     "deformation.flow": (deformation.flow, lambda d: [lattice(d)]),

@@ -16,6 +16,7 @@ from axon.inference import AxonPipeline
 from axon.metrics.protocols import axon as protocol
 from axon.models import superres
 from axon.models.superres import SuperResolver
+from tests.support.devices import HERE
 from tests.support.small_model import small_pipeline
 
 CPU = torch.device("cpu")
@@ -41,6 +42,17 @@ def test_half_precision_changes_psnr_by_less_than_two_hundredths(
     truth, window = torch.zeros_like(full), (-1024.0, 1476.0)
     assert abs(protocol(half, truth, window)["psnr"] - protocol(full, truth, window)["psnr"]) < 0.02
     assert volume(pipeline.prepare(CPU, "full"), films).equal(full)
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_every_device_that_is_here_makes_the_volume_that_a_cpu_makes(
+    tiny_config: Config, films: list[np.ndarray], name: str
+) -> None:
+    made, expected = (
+        volume(small_pipeline(tiny_config).prepare(device, "full"), films)
+        for device in (devices.choose_device(name), CPU)
+    )
+    assert (made - expected).abs().mean() < 1  # HU
 
 
 def test_a_device_without_half_precision_says_so() -> None:

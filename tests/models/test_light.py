@@ -12,7 +12,8 @@ pytestmark = pytest.mark.slow
 
 HEAVY = {
     "mlflow", "matplotlib", "sklearn", "monai.handlers", "monai.apps", "monai.transforms", "pandas", "nibabel",
-    "pydicom", "torch._dynamo", "scipy.stats", "sympy", "diffusers.models.transformers", "diffusers.loaders",
+    "pydicom", "SimpleITK", "torch._dynamo", "scipy.stats", "sympy", "diffusers.models.transformers",
+    "diffusers.loaders",
 }  # fmt: skip
 LATER = """
 import axon.inference, torch

@@ -1,10 +1,12 @@
 """Nothing of a training step is on another device than the networks, and nothing waits for a value.
 
-The other device is torch's `meta`, whose tensors hold no value that a program could ask for.
+The other device is torch's `meta`, whose tensors hold no value that a program could ask for; and each that is here.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,18 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from axon.compute.devices import choose_device
 from axon.config import Config
 from axon.data.prepared import PreparedDataset
 from axon.models.estimator import FilmEstimator
 from axon.models.superres import SuperResolver
 from axon.models.unet import BridgeUNet, RefinerControlNet
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
+from axon.training.loop import fit
 from axon.training.samples import Sampler
 from axon.training.stages import BridgeStage, EstimatorStage, RefinerDraw, RefinerStage, Source, SuperResStage
+from axon.training.train import samples_of
+from tests.support.devices import HERE
 
 OTHER = torch.device("meta")
 MOVES = ("aten::_to_copy", "aten::copy_")
@@ -88,3 +94,23 @@ def test_it_would_be_seen() -> None:
         torch.bmm(torch.ones(1, 3, 3, device=OTHER), torch.ones(1, 3, 3))
     with pytest.raises(RuntimeError, match="meta"):
         torch.ones(3, device=OTHER).sum().item()
+
+
+def bridge_on(device: torch.device, config: Config, dataset: Path) -> BridgeStage:
+    torch.manual_seed(0)
+    estimator, unet = FilmEstimator.of(config), BridgeUNet.of(config.model)
+    estimator.lift.spread.fill_(0.2)
+    source = samples_of(config, PreparedDataset(dataset), device)
+    return BridgeStage(source, unet.to(device), estimator.to(device), BrownianBridgeScheduler())
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_a_stage_trains_on_every_device_that_is_here(
+    tiny_config: Config, tiny_dataset: Path, tmp_path: Path, name: str
+) -> None:
+    device = choose_device(name)
+    stage, reference = (bridge_on(place, tiny_config, tiny_dataset) for place in (device, torch.device("cpu")))
+    losses = [each.loss(each.module, each.draw(0, range(2))).item() for each in (stage, reference)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+    ema, curve = fit(stage, replace(stage.training, steps=2, log_every=1), tmp_path, {}, lambda *_: None)
+    assert next(ema.parameters()).device.type == name and all(math.isfinite(loss) for _, loss, _ in curve)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,8 @@ from axon.errors import AxonError
 from axon.training import checkpoints, loop
 from axon.training.loop import _draws, fit, one_cycle
 from axon.training.randomness import keys_for, uniform
-from axon.training.samples import Sampler, clinical_look, kept_views, rotation
+from axon.training.samples import Batch, Sampler, clinical_look, kept_views, rotation
+from axon.training.stages import RefinerDraw
 from tests.support.toy_training import CPU, TRAIN, ConvolvedWobble, Wobble, assert_same, newest, train
 
 
@@ -183,7 +187,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
 
 def test_drawing_ahead_draws_the_same(tmp_path: Path) -> None:
     config = replace(TRAIN, batch_size=4, accumulate=2, steps=5)
-    ahead, later = (list(_draws(Wobble(), config, 2, ahead=ahead)) for ahead in (True, False))
+    ahead, later = (list(_draws(Wobble(), config, 2, ahead)) for ahead in (loop._Ahead(Wobble()), None))
     assert len(ahead) == len(later) == 6
     for a, b in zip(ahead, later, strict=True):
         assert torch.equal(a, b)
@@ -191,7 +195,49 @@ def test_drawing_ahead_draws_the_same(tmp_path: Path) -> None:
 
 def test_an_error_in_drawing_ahead_reaches_the_loop(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="each slot"):
-        list(_draws(Undrawable(), replace(TRAIN, steps=3), 0, ahead=True))
+        list(_draws(Undrawable(), replace(TRAIN, steps=3), 0, loop._Ahead(Undrawable())))
+
+
+class Stream:
+    """Writes down what is done on a GPU's stream."""
+
+    def __init__(self, name: str, done: list[str]) -> None:
+        self.name, self.done = name, done
+
+    def wait_stream(self, other: Stream) -> None:
+        self.done.append(f"{self.name} waits for {other.name}")
+
+    def record_event(self) -> str:
+        return self.name
+
+    def wait_event(self, event: str) -> None:
+        self.done.append(f"{self.name} waits for a draw of {event}")
+
+
+def test_a_gpu_draws_on_a_stream_of_its_own_whose_memory_is_kept_for_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    steps = Stream("steps", done)
+
+    @contextmanager
+    def on(stream: Stream) -> Iterator[None]:
+        done.append(f"draws on {stream.name}")
+        yield
+
+    class Drawn(Wobble):
+        def draw(self, step: int, slots: range) -> Any:
+            x = super().draw(step, slots)
+            return RefinerDraw(Batch(x, x, x, x), x, x)
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream("draws", done))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: steps)
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda _, stream: done.append(f"kept for {stream.name}"))
+    stage = Drawn()
+    (draw,) = _draws(stage, replace(TRAIN, steps=1), 0, loop._Aside(stage, torch.device("cuda", 0)))
+    assert isinstance(draw, RefinerDraw)
+    waits, drawing, *rest = done
+    assert (waits, drawing) == ("draws waits for steps", "draws on draws")
+    assert rest == ["steps waits for a draw of draws", *["kept for steps"] * 6]
 
 
 class Undrawable(Wobble):
@@ -252,13 +298,46 @@ def test_a_gradient_that_is_not_finite_ends_the_training(tmp_path: Path) -> None
 def test_losses_that_are_fetched_later_are_the_same_and_name_their_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = train(tmp_path / "whole")
-    monkeypatch.setattr(loop, "_look_every", lambda _: 7)
+    whole, looks = train(tmp_path / "whole"), loop._Looks
+    monkeypatch.setattr(loop, "_look_every", lambda _: 2)
+    monkeypatch.setattr(loop, "_Looks", lambda name, progress, behind: looks(name, progress, behind=True))
     assert_same(train(tmp_path / "later"), whole)
     with pytest.raises(AxonError, match="loss is not finite at step 16"):
         train(tmp_path / "broken", Wobble(poison_at=16))
     assert newest(tmp_path / "broken").name == "step-00000016"
     assert_same(train(tmp_path / "broken"), whole)
+
+
+def measured(*losses: float) -> list[torch.Tensor]:
+    return [torch.tensor([loss, 1.0]) for loss in losses]
+
+
+def test_a_look_reads_what_the_one_before_sent_for() -> None:
+    progress = checkpoints.Progress(step=5)
+    looks = loop._Looks("wobble", progress, behind=True)
+    seen = []
+    for losses, ended, everything in (
+        ((1.0, 2.0), False, False),
+        ((3.0,), True, False),
+        ((4.0,), False, False),
+        ((5.0,), False, False),
+        ((6.0,), False, True),
+    ):
+        looks.waiting += measured(*losses)
+        seen.append((looks.look(ended, everything), list(progress.losses)))
+    # Who was told to end reads everything: the state that is saved must be whole.
+    assert seen == [
+        (False, []),
+        (False, [1, 2]),
+        (True, [1, 2, 3, 4]),
+        (False, [1, 2, 3, 4]),
+        (False, [1, 2, 3, 4, 5, 6]),
+    ]
+    looks.waiting += measured(7.0, math.nan)
+    assert not looks.look(False, False)
+    looks.waiting += measured(8.0)
+    with pytest.raises(AxonError, match="loss is not finite at step 12"):
+        looks.look(False, False)
 
 
 class Fetches(TorchDispatchMode):
@@ -292,6 +371,41 @@ def test_a_compiled_loss_is_the_eager_one(tmp_path: Path, monkeypatch: pytest.Mo
         loss.backward()
     for a, b in zip(eager.module.parameters(), compiled.module.parameters(), strict=True):
         torch.testing.assert_close(b.grad, a.grad)
+
+
+@pytest.mark.parametrize(
+    ("steps", "device", "compiled"), [(500, "cuda", True), (499, "cuda", False), (500, "cpu", False)]
+)
+def test_a_gpu_compiles_where_it_pays(steps: int, device: str, compiled: bool) -> None:
+    config = replace(TRAIN, compile=True)
+    assert loop._compiles(config, torch.device(device), steps) == compiled
+    assert not loop._compiles(TRAIN, torch.device(device), steps)
+
+
+def test_tables_are_made_before_a_loss_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(loop, "_compiles", lambda *_: True)
+    monkeypatch.setattr(loop, "make_tables", lambda *_: done.append("tables"))
+    monkeypatch.setattr(loop, "compile_loss", lambda *_: done.append("compiled"))
+    fit(Wobble(), TRAIN, tmp_path, {}, lambda *_: None)
+    assert done == ["tables", "compiled"]
+
+
+def test_what_was_compiled_is_kept_beside_the_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(nn.Module, "compile", lambda *_, **__: None)
+    loop.compile_loss(Wobble().module, tmp_path / "compiled")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "compiled/inductor")
+    assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / "compiled/triton")
+
+
+def test_how_busy_the_gpu_is_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(loop, "gpu_utilisation", lambda device: 0.75)
+    fit(Wobble(), TRAIN, tmp_path, {}, lambda _, metrics: seen.append(metrics["gpu_utilisation"]))
+    assert set(seen) == {0.75}
 
 
 def test_a_cpu_compiles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

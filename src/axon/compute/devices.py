@@ -94,8 +94,20 @@ def choose_device(asked: str | None = None) -> torch.device:
             return torch.device("cpu")
         raise AxonError("GPU_MISSING", f"{name} cannot be used: {problem}", "see docs/gpu.md, or say --device cpu")
     if device.type == "cuda":
-        _log.info("computing on %s (%s)", torch.cuda.get_device_name(device), device)
+        # TensorFloat-32 has ten bits: too few to solve for a correction by the films, or to call a precision full.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        _log.info("computing on %s (%s)%s", torch.cuda.get_device_name(device), device, _lacking(device))
     return device
+
+
+def _lacking(device: torch.device) -> str:
+    """What an older GPU cannot do, for the line that names it."""
+    import torch
+
+    half = half_precision(device)
+    if half == torch.bfloat16:
+        return ""
+    return ", without bfloat16: it trains in float32" if half else ", without half precision: it computes in float32"
 
 
 def _numbered(name: str) -> torch.device:
@@ -229,6 +241,33 @@ def gpu_memory() -> list[int]:
             return []
         found.append(size.value)
     return found
+
+
+class _Utilisation(ctypes.Structure):
+    _fields_ = (("gpu", ctypes.c_uint), ("memory", ctypes.c_uint))
+
+
+def gpu_utilisation(device: torch.device) -> float | None:
+    """Share of the last moment, a sixth of a second to a second, in which a GPU computed; None for another device, and
+    where NVIDIA's management library does not say.
+    """
+    import torch
+
+    if device.type != "cuda":
+        return None
+    try:
+        library = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return None
+    handle, found = ctypes.c_void_p(), _Utilisation()
+    # By its name: the library counts GPUs that CUDA is not shown, too.
+    name = f"GPU-{torch.cuda.get_device_properties(device).uuid}".encode()
+    failed = (
+        library.nvmlInit_v2()
+        or library.nvmlDeviceGetHandleByUUID(name, ctypes.byref(handle))
+        or library.nvmlDeviceGetUtilizationRates(handle, ctypes.byref(found))
+    )
+    return None if failed else found.gpu / 100
 
 
 def estimated_bytes(config: Config) -> int:

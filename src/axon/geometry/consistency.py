@@ -10,14 +10,13 @@ Shape legend: B batch, V the two views, D/H/W voxels, U/V film rows and columns.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from axon.config import PhysicsConfig, XrayConfig
-from axon.geometry.projection import WATER_PER_MM, Renderer, attenuation
+from axon.geometry.projection import WATER_PER_MM, Renderer, kept
 
 
 def make_consistent(
@@ -52,62 +51,75 @@ def make_consistent(
     factor = max(1, films_BVUV.shape[-1] // volume_B1DHW.shape[-1])
     films_BVUV, xray = F.avg_pool2d(films_BVUV, factor), xray.with_pixels(xray.detector_px // factor)
     low, high = hu_window
-    per_unit = WATER_PER_MM * (high - low) / 2000
-    size, films_VBUV = volume_B1DHW.shape[-1], films_BVUV.transpose(0, 1)
+    per_unit, air = WATER_PER_MM * (high - low) / 2000, 2 * (-1000 - low) / (high - low) - 1
+    size = volume_B1DHW.shape[-1]
     # A network's precision on a GPU, bfloat16, is not enough to solve for a correction.
     with torch.no_grad(), torch.autocast(volume_B1DHW.device.type, enabled=False):
         renderer, spread_BDHW = Renderer(size, extent_mm, xray, volume_B1DHW), spread_B1DHW[:, 0]
         blur_NN = _blur(size, physics.smooth_voxels, volume_B1DHW.device, volume_B1DHW.dtype)
-        lines = renderer.project(attenuation((volume_B1DHW[:, 0] + 1) / 2 * (high - low) + low)) * renderer.length_UV
-        # Equations weighed with w have the noise of the films divided by w.
-        clear = ((films_VBUV > 0.005) & (films_VBUV < 0.995)).to(films_VBUV)
-        used = clear * trust_BV.to(films_VBUV).T[:, :, None, None]
-        gain, offset = _exposure(lines, films_VBUV, used)
-        seen = gain * used * renderer.length_UV * per_unit
+        length_UV = renderer.length_UV * per_unit
+        lines = length_UV * renderer.project(volume_B1DHW[:, 0].clamp(min=air) - air).transpose(0, 1)
+        # Equations weighed with w have the noise of the films divided by w; here it is 1.
+        clear = films_BVUV.clamp(0.005, 0.995) == films_BVUV
+        weight = clear * (trust_BV.to(films_BVUV) / physics.noise)[:, :, None, None]
+        gain, missing = _unexplained(lines, films_BVUV, weight)
+        seen_BVUV = gain * weight * length_UV
+        seen_VBUV = seen_BVUV.transpose(0, 1).contiguous()
 
-        def back(films: Tensor) -> Tensor:
-            return spread_BDHW * _smooth(spread_BDHW * renderer.back_project(seen * films), blur_NN)
+        def back(films_BVUV: Tensor) -> Tensor:
+            # The first factor decides how a product lies in memory: the view first, as the renderer wants it.
+            around = renderer.back_project(seen_VBUV * films_BVUV.transpose(0, 1))
+            return spread_BDHW * _smooth(spread_BDHW * around, blur_NN)
 
-        def normal(films: Tensor) -> Tensor:
-            return torch.add(seen * renderer.project(back(films)), films, alpha=physics.noise**2)
+        def normal(films_BVUV: Tensor, back_BDHW: Tensor) -> Tensor:
+            return torch.addcmul(films_BVUV, seen_BVUV, renderer.project(back_BDHW).transpose(0, 1))
 
-        missing = (films_VBUV - (gain * lines + offset)) * used
-        weights = conjugate_gradient(normal, missing, physics.iterations)
-        return (volume_B1DHW + back(weights)[:, None]).clamp(-1, 1)
+        better_BDHW = conjugate_gradient(volume_B1DHW[:, 0], missing, back, normal, physics.iterations)
+        return better_BDHW[:, None].clamp(-1, 1)
 
 
-def conjugate_gradient(operator: Callable[[Tensor], Tensor], target_VBUV: Tensor, iterations: int) -> Tensor:
-    """Solve ``operator(x) = target`` for each item of a batch, ``operator`` symmetric and positive (Hestenes and
-    Stiefel 1952).
+def conjugate_gradient(
+    start_BDHW: Tensor,
+    target_BVUV: Tensor,
+    back: Callable[[Tensor], Tensor],
+    operator: Callable[[Tensor, Tensor], Tensor],
+    iterations: int,
+) -> Tensor:
+    """Solve ``operator(x, back(x)) = target`` for each item of a batch, symmetric and positive in x (Hestenes and
+    Stiefel 1952), and add ``back`` of the solution, which is linear, to ``start``.
     """
+    count, tiny = len(target_BVUV), target_BVUV.new_full((1, 1, 1), 1e-20)
 
-    def dot(a: Tensor, b: Tensor) -> Tensor:
-        return (a * b).sum(dim=(0, 2, 3), keepdim=True)
+    def dot(a_BVUV: Tensor, b_BVUV: Tensor) -> Tensor:
+        # Never zero: nothing is left to explain of a film without a single pixel to use.
+        return torch.baddbmm(tiny, a_BVUV.reshape(count, 1, -1), b_BVUV.reshape(count, -1, 1))[:, None]
 
-    solution, residual, direction = torch.zeros_like(target_VBUV), target_VBUV, target_VBUV
+    residual = direction = target_BVUV
     power = dot(residual, residual)
     for iteration in range(iterations):
-        image = operator(direction)
-        length = power / dot(direction, image).clamp(min=1e-20)
-        solution = torch.addcmul(solution, length, direction)
+        moved_BDHW = back(direction)
+        image = operator(direction, moved_BDHW)
+        length = power / dot(direction, image)
+        start_BDHW = torch.addcmul(start_BDHW, length, moved_BDHW)
         if iteration == iterations - 1:
             break
         residual = torch.addcmul(residual, length, image, value=-1)
         power, last = dot(residual, residual), power
-        direction = torch.addcmul(residual, power / last.clamp(min=1e-20), direction)
-    return solution
+        direction = torch.addcmul(residual, power / last, direction)
+    return start_BDHW
 
 
-def _exposure(lines_VBUV: Tensor, films_VBUV: Tensor, used_VBUV: Tensor) -> tuple[Tensor, Tensor]:
-    """Gain and offset for each film, shape (V, B, 1, 1), that bring line integrals nearest to it; a negative film is
-    not believed.
+def _unexplained(lines_BVUV: Tensor, films_BVUV: Tensor, weight_BVUV: Tensor) -> tuple[Tensor, Tensor]:
+    """Gain for each film, shape (B, V, 1, 1), that with an offset brings line integrals nearest to it, and what is left
+    of the film then, weighed; a negative film is not believed.
     """
-    count = used_VBUV.sum(dim=(2, 3), keepdim=True).clamp(min=1)
-    mean_lines, mean_film = ((x * used_VBUV).sum(dim=(2, 3), keepdim=True) / count for x in (lines_VBUV, films_VBUV))
-    covariance = ((lines_VBUV - mean_lines) * (films_VBUV - mean_film) * used_VBUV).sum(dim=(2, 3), keepdim=True)
-    variance = ((lines_VBUV - mean_lines) ** 2 * used_VBUV).sum(dim=(2, 3), keepdim=True)
+    both_2BVUV = torch.stack([lines_BVUV, films_BVUV])
+    count = weight_BVUV.sum(dim=(2, 3), keepdim=True).clamp(min=1e-9)
+    centred_2BVUV = both_2BVUV - (both_2BVUV * weight_BVUV).sum(dim=(3, 4), keepdim=True) / count
+    weighed_2BVUV = centred_2BVUV * weight_BVUV
+    variance, covariance = (weighed_2BVUV * centred_2BVUV[0]).sum(dim=(3, 4), keepdim=True)
     gain = (covariance / variance.clamp(min=1e-9)).clamp(min=0)
-    return gain, mean_film - gain * mean_lines
+    return gain, torch.addcmul(weighed_2BVUV[1], gain, weighed_2BVUV[0], value=-1)
 
 
 def _smooth(volume_BDHW: Tensor, blur_NN: Tensor) -> Tensor:
@@ -119,8 +131,7 @@ def _smooth(volume_BDHW: Tensor, blur_NN: Tensor) -> Tensor:
     return volume_BDHW.view(size, size, size, -1).permute(3, 0, 1, 2)
 
 
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)
+@kept
 def _blur(size: int, sigma: float, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Two Gaussian blurs one after the other, with zeros outside, which keeps the operator symmetric, shape (N, N);
     kept, so nobody may write into it.

@@ -9,7 +9,9 @@ the left, column 0 at the patient's front. Both are shown as a radiologist hangs
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +23,29 @@ from axon.config import XrayConfig
 VIEWS = ("frontal", "lateral")
 WATER_PER_MM = 0.0195
 """Linear attenuation of water at about 65 keV, the mean energy of a chest film, in 1/mm (NIST XCOM)."""
+MOST_KEPT = 16
+"""Geometries whose tables are kept."""
+Tables = TypeVar("Tables")
+
+
+def kept(function: Callable[..., Tables]) -> Callable[..., Tables]:
+    """A function of numbers whose tables are kept, so that nobody may write into them.
+
+    In a dictionary: torch's compiler looks through `functools.lru_cache`, and would make them anew at every call.
+    """
+    known: dict[tuple[Any, ...], Tables] = {}
+
+    @wraps(function)
+    def look_up(*key: Any) -> Tables:
+        if key in known:
+            return known[key]
+        with torch.inference_mode(False):
+            made = known[key] = function(*key)
+        if len(known) > MOST_KEPT:
+            known.pop(next(iter(known)), None)
+        return made
+
+    return look_up
 
 
 def attenuation(hu: Tensor) -> Tensor:
@@ -58,8 +83,7 @@ def _layers(volume_BCDHW: Tensor, view: str) -> Tensor:
     return volume_BCDHW.movedim(2, 3) if view == "frontal" else volume_BCDHW.movedim(4, 2)
 
 
-@lru_cache(maxsize=32)
-@torch.inference_mode(False)
+@kept
 def _rays(
     size: int, extent_mm: float, xray: XrayConfig, view: str, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,8 +126,7 @@ def lift_film(film_BCUV: Tensor, size: int, extent_mm: float, xray: XrayConfig, 
     return lifted.view(*film_BCUV.shape[:2], size, size, size)
 
 
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)
+@kept
 def _places(size: int, extent_mm: float, xray: XrayConfig, device: torch.device) -> Tensor:
     """Where the ray of each voxel meets the detector of either view, in half sides of it, shape (2, size, size * size,
     2); kept, so nobody may write into it.
@@ -181,8 +204,7 @@ class Renderer:
         return frontal_LDBK.permute(2, 1, 0, 3) + lateral_LDBK.permute(2, 1, 3, 0)
 
 
-@lru_cache(maxsize=16)
-@torch.inference_mode(False)
+@kept
 def _both_rays(
     size: int, extent_mm: float, xray: XrayConfig, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:

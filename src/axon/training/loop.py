@@ -12,10 +12,11 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -26,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from axon.compute import distributed
-from axon.compute.devices import training_precision
+from axon.compute.devices import gpu_utilisation, training_precision
 from axon.compute.memory import is_out_of_memory, largest_that_fits, peak_memory_gib
 from axon.config import StageConfig
 from axon.errors import AxonError
@@ -37,7 +38,7 @@ Log = Callable[[int, dict[str, float]], None]
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY = 10
-"""Steps after which the losses are fetched from a GPU: each look waits for all that it was given to do."""
+"""Steps after which the losses of those before the last look are fetched from a GPU."""
 COMPILE_STEPS = 500
 """Fewer steps do not win back the minutes of compiling."""
 BUCKETS = 8
@@ -112,22 +113,23 @@ def fit(stage: Stage, config: StageConfig, folder: Path, identity: dict[str, Any
             log(row[0], _losses(row))
     module.train()
     loss_of: nn.Module = _Loss(stage, module)
-    if config.compile and device.type != "cpu" and config.steps - first >= COMPILE_STEPS:
+    if _compiles(config, device, config.steps - first):
+        make_tables(loss_of, stage.draw(first, range(1)), device)
         compile_loss(loss_of, folder.parent / "compiled")
     if distributed.world_size() > 1:
         loss_of = data_parallel(loss_of)
     look_every = _look_every(device)
-    waiting: list[Tensor] = []
+    looks = _Looks(stage.name, progress, behind=device.type == "cuda")
     quiet = not (leader and sys.stderr.isatty())
     with (
         terminated() as ended,
-        closing(_draws(stage, config, first, ahead=device.type == "cuda")) as draws,
+        closing(_draws(stage, config, first, _Aside(stage, device) if device.type == "cuda" else None)) as draws,
         tqdm(total=config.steps, initial=first, desc=stage.name, disable=quiet) as bar,
     ):
         waited = _Waited(draws)
         while progress.step < config.steps:
             with _gpu_failures(stage.name, progress):
-                waiting.append(_step(stage, loss_of, waited, optimizer, config, progress.step))
+                looks.waiting.append(_step(stage, loss_of, waited, optimizer, config, progress.step))
                 progress.step += 1
                 update_ema(ema, module, min(config.ema_decay, (1 + progress.step) / (10 + progress.step)))
                 last, stop = progress.step == config.steps, False
@@ -135,7 +137,7 @@ def fit(stage: Stage, config: StageConfig, folder: Path, identity: dict[str, Any
                 # Several processes look together; one alone need not wait for that when it is told to end.
                 told = ended.is_set() and distributed.world_size() == 1
                 if logs or saves or told or progress.step % look_every == 0:
-                    stop = _fetch(stage.name, waiting, progress, ended.is_set())
+                    stop = looks.look(ended.is_set(), everything=logs or saves or told)
             bar.update()
             if logs:
                 with torch.no_grad():
@@ -156,6 +158,11 @@ def fit(stage: Stage, config: StageConfig, folder: Path, identity: dict[str, Any
                 logger.warning("%s: terminated at step %d, state saved", stage.name, progress.step)
                 raise SystemExit(143)
     return _lay_out(ema, torch.contiguous_format), progress.curve
+
+
+def _compiles(config: StageConfig, device: torch.device, steps: int) -> bool:
+    """Whether compiling is asked for and pays in so many steps."""
+    return config.compile and device.type != "cpu" and steps >= COMPILE_STEPS
 
 
 def _lay_out(module: nn.Module, memory_format: torch.memory_format) -> nn.Module:
@@ -187,7 +194,53 @@ class _Waited:
         return draw
 
 
-def _draws(stage: Stage, config: StageConfig, first: int, ahead: bool) -> Generator[Any]:
+class _Ahead:
+    """Draws in a thread while a step goes on."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+
+    def draw(self, step: int, slots: range) -> Any:
+        """In the thread."""
+        return self.stage.draw(step, slots)
+
+    def take(self, drawn: Future[Any]) -> Any:
+        """For the step."""
+        return drawn.result()
+
+
+class _Aside(_Ahead):
+    """The same on a stream of its own: on that of the steps a copy to the GPU would wait for them."""
+
+    def __init__(self, stage: Stage, device: torch.device) -> None:
+        super().__init__(stage)
+        self.device, self.stream = device, torch.cuda.Stream(device)
+        # Tables that are there may still be at work.
+        self.stream.wait_stream(torch.cuda.current_stream(device))
+
+    def draw(self, step: int, slots: range) -> Any:
+        with torch.cuda.stream(self.stream):
+            return self.stage.draw(step, slots), self.stream.record_event()
+
+    def take(self, drawn: Future[Any]) -> Any:
+        draw, made = drawn.result()
+        steps = torch.cuda.current_stream(self.device)
+        steps.wait_event(made)
+        for tensor in _tensors(draw):
+            tensor.record_stream(steps)  # A later draw must not get its memory while a step reads it.
+        return draw
+
+
+def _tensors(draw: Any) -> Iterator[Tensor]:
+    """Every tensor of a draw, which may be one, or hold more in dataclasses and tuples."""
+    if isinstance(draw, Tensor):
+        yield draw
+    elif isinstance(draw, list | tuple) or is_dataclass(draw):
+        for part in draw if isinstance(draw, list | tuple) else vars(draw).values():
+            yield from _tensors(part)
+
+
+def _draws(stage: Stage, config: StageConfig, first: int, ahead: _Ahead | None) -> Generator[Any]:
     """Draw what this process trains on: of each step from ``first`` its slots of the batch, in ``config.accumulate``
     parts.
 
@@ -195,25 +248,25 @@ def _draws(stage: Stage, config: StageConfig, first: int, ahead: bool) -> Genera
         stage: Draws.
         config: Steps, batch size, parts.
         first: Step to begin with.
-        ahead: Draw the next part in a thread while this one is trained on. On a CPU the two would compete for the same
-            cores.
+        ahead: Draws the next part in a thread while this one is trained on. On a CPU the two would compete for the
+            same cores.
     """
     part = _part(stage.name, config)
     start = distributed.rank() * config.accumulate * part
     wanted = [range(slot, slot + part) for slot in range(start, start + config.accumulate * part, part)]
     parts = ((step, slots) for step in range(first, config.steps) for slots in wanted)
-    if not ahead:
+    if ahead is None:
         yield from (stage.draw(step, slots) for step, slots in parts)
         return
     with ThreadPoolExecutor(1) as pool:
         waiting: Future[Any] | None = None
         for step, slots in parts:
-            following = pool.submit(stage.draw, step, slots)
+            following = pool.submit(ahead.draw, step, slots)
             if waiting is not None:
-                yield waiting.result()
+                yield ahead.take(waiting)
             waiting = following
         if waiting is not None:
-            yield waiting.result()
+            yield ahead.take(waiting)
 
 
 def _part(name: str, config: StageConfig) -> int:
@@ -255,23 +308,56 @@ def _look_every(device: torch.device) -> int:
     return 1 if device.type == "cpu" else LOOK_EVERY
 
 
-def _fetch(name: str, waiting: list[Tensor], progress: Progress, ended: bool) -> bool:
-    """Fetch the losses that are still on the device into ``progress``, their mean over all processes, and empty
-    ``waiting``; returns whether any process was told to end.
+class _Copy:
+    """Values on their way from a device: sent for now, waited for when they are read."""
 
-    Raises:
-        AxonError: ``LOSS_NOT_FINITE``, naming the first step whose loss or gradient is not. No checkpoint has been
-            written since.
+    def __init__(self, values: Tensor) -> None:
+        self.values = values.to("cpu", non_blocking=values.is_cuda)
+        self.sent = torch.cuda.current_stream(values.device).record_event() if values.is_cuda else None
+
+    def read(self) -> Any:
+        if self.sent is not None:
+            self.sent.synchronize()
+        return self.values.tolist()
+
+
+class _Looks:
+    """Losses and the gradients' norms, their mean over all processes, on their way into ``progress``.
+
+    On a GPU a look reads what the one before has sent for, so that no step waits for another; it reads everything on
+    another device, where that is needed, and where a process was told to end.
     """
-    *found, (told, _) = distributed.mean_over_ranks(torch.stack([*waiting, torch.full_like(waiting[0], float(ended))]))
-    waiting.clear()
-    for step, (loss, norm) in enumerate(found, progress.step - len(found)):
-        if not math.isfinite(loss + norm):
-            what = "loss" if not math.isfinite(loss) else "gradient"
-            fix = f"lower training.{name}.learning_rate, or check the data"
-            raise AxonError("LOSS_NOT_FINITE", f"{name}: the {what} is not finite at step {step}", fix)
-        progress.losses.append(loss)
-    return told > 0
+
+    def __init__(self, name: str, progress: Progress, behind: bool) -> None:
+        self.name, self.progress, self.behind, self.step = name, progress, behind, progress.step
+        self.waiting: list[Tensor] = []
+        self.coming: deque[_Copy] = deque()
+
+    def look(self, ended: bool, everything: bool) -> bool:
+        """Whether any process was told to end.
+
+        Raises:
+            AxonError: ``LOSS_NOT_FINITE``, naming the first step whose loss or gradient is not. No checkpoint has been
+                written since.
+        """
+        told = torch.full_like(self.waiting[0], float(ended))
+        self.coming.append(_Copy(distributed.mean_over_ranks(torch.stack([*self.waiting, told]))))
+        self.waiting.clear()
+        stop = False
+        while len(self.coming) > int(self.behind and not (everything or stop)):
+            stop = self._read(self.coming.popleft()) or stop
+        return stop
+
+    def _read(self, copy: _Copy) -> bool:
+        *found, (told, _) = copy.read()
+        for loss, norm in found:
+            if not math.isfinite(loss + norm):
+                what = "loss" if not math.isfinite(loss) else "gradient"
+                fix = f"lower training.{self.name}.learning_rate, or check the data"
+                raise AxonError("LOSS_NOT_FINITE", f"{self.name}: the {what} is not finite at step {self.step}", fix)
+            self.progress.losses.append(loss)
+            self.step += 1
+        return bool(told > 0)
 
 
 @contextmanager
@@ -285,7 +371,14 @@ def _gpu_failures(name: str, progress: Progress) -> Iterator[None]:
         raise AxonError("GPU_FAILED", problem, fix) from error
 
 
-def compile_loss(loss_of: nn.Module, cache: Path | None = None, backend: str = "inductor") -> None:
+def make_tables(loss_of: nn.Module, draw: Any, device: torch.device) -> None:
+    """Call a loss once for the tables that it keeps: what a CUDA graph makes, its next run overwrites."""
+    half = training_precision(device)
+    with torch.no_grad(), torch.autocast(device.type, half, enabled=half is not None):
+        loss_of(draw)
+
+
+def compile_loss(loss_of: nn.Module, cache: Path | None = None, backend: str | Callable[..., Any] = "inductor") -> None:
     """Compile a stage's loss in place. On a GPU its forward and its backward pass become CUDA graphs, which are
     launched at once instead of operation by operation.
 
@@ -400,11 +493,13 @@ def _losses(row: tuple[int, float, float]) -> dict[str, float]:
 
 
 def _costs(speed: float, config: StageConfig, device: torch.device) -> dict[str, float]:
-    """Throughput of all processes together, and the peak memory of this one."""
+    """Throughput of all processes together, and the peak memory of this one and how busy its GPU is."""
+    busy = gpu_utilisation(device)
     return {
         "steps_per_second": speed,
         "samples_per_second": speed * config.batch_size,
         "peak_memory_gib": peak_memory_gib(device),
+        **({} if busy is None else {"gpu_utilisation": busy}),
     }
 
 

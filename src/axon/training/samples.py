@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from axon.config import Config
 from axon.data.cases import Case
-from axon.geometry.projection import normalise_film, render_both
+from axon.geometry.projection import Renderer, attenuation, normalise_film
 from axon.models.intensity import normalise_hu
 from axon.models.superres import downsample
 from axon.training.randomness import keys_for, normal, uniform
@@ -84,7 +84,8 @@ class Sampler:
             )
             anatomy_BN, films_BN = uniform(anatomy_B, ANATOMY + FILMS).split((ANATOMY, FILMS), dim=1)
             hu_B1DHW = augmented(hu_B1DHW, anatomy_BN, config)
-            films_BVUV = normalise_film(render_both(hu_B1DHW, grid.extent_mm, config.xray))
+            render = Renderer(hu_B1DHW.shape[-1], grid.extent_mm, config.xray, hu_B1DHW)
+            films_BVUV = normalise_film(render(attenuation(hu_B1DHW)))
             films_BVUV, trust_BV = self._degraded(films_BVUV, films_BN, noise_B)
         else:
             films = [np.stack([self.cases[index].frontal_HW, self.cases[index].lateral_HW]) for index, _ in keys]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from axon.config import Config
 from axon.data.phantoms import make_phantom
 from axon.geometry.volume import resample_to_cube
 from axon.serve.jobs import GRACE_S
-from tests.browser.conftest import PHONE, fits, keep, pixels, resize
+from tests.browser.conftest import DESK, PHONE, fits, keep, pixels, resize
 from tests.conftest import REAL_DATA_UNSET
 from tests.support.films import dicom_film
 from tests.support.referenced import referenced_model
@@ -417,6 +418,43 @@ def running(page: WebDriver) -> str:
     """The job that the page waits for; empty without one."""
     kept = json.loads(page.execute_script("return sessionStorage.getItem('axon')") or "{}")
     return str((kept.get("running") or {}).get("id", ""))
+
+
+HEAR = """
+window.heard = [];
+const said = document.getElementById("progress-text");
+new MutationObserver(() => window.heard.push(said.textContent)).observe(said, {childList: true});
+"""
+
+
+def test_two_browsers_at_once_wait_for_one_another_and_have_each_its_own(
+    sized: WebDriver, address: str, films: tuple[Path, Path], tmp_path: Path
+) -> None:
+    first = sized.current_window_handle
+    shutil.copy(films[0], tmp_path / "other.png")
+    try:
+        for film in (tmp_path / "other.png", films[0]):
+            sized.switch_to.new_window("window")
+            resize(sized, DESK)
+            visit(sized, address)
+            choose(sized, film, samples=8)
+            sized.execute_script(HEAR)
+        mine = sized.current_window_handle
+        other = next(window for window in sized.window_handles if window not in (first, mine))
+        for window in (other, mine):
+            sized.switch_to.window(window)
+            submit(sized)
+        for window, name in ((mine, "frontal.png"), (other, "other.png")):
+            sized.switch_to.window(window)
+            assert answered(sized) == "done", text(sized, "error")
+            assert text(sized, "title") == f"Volume of {name}"
+            waited = "Waiting: 1 ahead of you" in sized.execute_script("return window.heard")
+            assert waited == (window == mine)
+    finally:
+        for window in set(sized.window_handles) - {first}:
+            sized.switch_to.window(window)
+            sized.close()
+        sized.switch_to.window(first)
 
 
 DROP = """

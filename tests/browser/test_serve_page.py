@@ -380,6 +380,7 @@ def test_a_refused_film_has_its_way_out(
     sized.find_element(By.NAME, "frontal").send_keys(str(tmp_path / "turned.png"))
     submit(sized)
     assert answered(sized) == "failed" and pixels(sized.find_element(By.CSS_SELECTOR, "#error img")).std() > 10
+    assert "choose “Rotate” by 180°, or “it is upright” if it is upright [XRAY_OR" in text(sized, "error")
     keep(sized, "serve-upside-down")
     press(sized, "Turn it by 180°")
     assert answered(sized) == "done", text(sized, "error")
@@ -480,6 +481,9 @@ def test_films_are_dropped_anywhere_and_the_example_is_a_click_away(sized: WebDr
     assert all(pixels(thumb).std() > 10 for thumb in thumbs)
     assert "shapes, not vessels" in text(sized, "promise") and "Voxels of 10 mm" in text(sized, "promise")
     keep(sized, "serve-chosen")
+    line, about = sized.find_element(By.ID, "promise"), {"voxel_mm": 2.8, "patients": 60}
+    sized.execute_script("arguments[0].textContent = promise(arguments[1])", line, about)
+    assert "CTs of 60 patients" in line.text and line.size["height"] < 30, "one line"
     submit(sized)
     assert answered(sized) == "done"
     assert text(sized, "title") == "Volume of example-frontal.png and example-lateral.png"

@@ -251,6 +251,8 @@ def test_a_phone_shows_one_plane_and_scrolls_only_down(
     give(sized, address, films[0])
     assert loaded(sized, "ct.nii.gz").std() > 5
     assert fits(sized)
+    overlay, canvas = (sized.find_element(By.ID, name).rect for name in ("overlay", "canvas"))
+    assert overlay["x"] + overlay["width"] < canvas["x"] + canvas["width"] / 2 - 5, "the letter at the foot is hidden"
     assert sized.find_element(By.TAG_NAME, "body").get_attribute("data-plane") == "Axial"
     small = [
         button.text

@@ -46,7 +46,7 @@ def executed(text: str, model: str | None = None) -> str:
     source = chosen.source
     chosen.source = source.replace(MODEL, f"MODEL = {model!r}")
     here = {"metadata": {"path": str(NOTEBOOK.parent)}}
-    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=here).execute()
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=here, coalesce_streams=True).execute()
     chosen.source = source
     for cell in notebook.cells:
         # When a cell ran is of no interest, and would differ each time.

@@ -76,7 +76,8 @@ class Watcher:
 
     def line(self, raw: str) -> None:
         """Take in one line of output."""
-        line = ANSI.sub("", raw).strip()
+        text = ANSI.sub("", raw).rstrip()
+        line = text.strip()
         if self._skipped(line):
             return
         if started := STARTED.search(line):
@@ -89,7 +90,7 @@ class Watcher:
             self._last = line
             if USER_ERROR.match(line):
                 self._error = line
-            self.show(f"          {line}")
+            self.show(f"          {text}")
 
     def why(self, otherwise: str) -> tuple[str, str]:
         """The step that failed first and the reason; ``otherwise`` where none is known to have failed."""

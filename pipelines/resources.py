@@ -46,8 +46,9 @@ class Needs:
     Attributes:
         cpu: CPU cores.
         memory: Memory.
-        gpus: GPUs; with any, the step also gets shared memory, the GPU nodes and a refusal to run without a GPU. A
-            training step gets as many as its configuration has processes.
+        shared_memory: What of it is ``/dev/shm``; empty for the site's on GPU steps, and for none on others.
+        gpus: GPUs; with any, the step also gets the GPU nodes and a refusal to run without a GPU. A training step gets
+            as many as its configuration has processes.
         retries: Retries with back-off, for what another attempt can mend: a lost node, a network.
         hours: Time limit.
         cached: Whether a result may be served from KFP's cache. Only where the step's parameters identify its result.
@@ -56,6 +57,7 @@ class Needs:
 
     cpu: str = "1"
     memory: str = "2Gi"
+    shared_memory: str = ""
     gpus: int = 0
     retries: int = 0
     hours: int = 1
@@ -126,12 +128,13 @@ def apply(
     if needs.gpus:
         task.set_accelerator_type(SITE.gpu).set_accelerator_limit(gpus or needs.gpus)
         task.set_env_variable("AXON_REQUIRE_GPU", "1")
-        kubernetes.empty_dir_mount(task, "shm", SHARED_MEMORY, medium="Memory", size_limit=SITE.shared_memory)
         kubernetes.add_node_selector_json(task, gpu_nodes)
         kubernetes.add_toleration(task, key=SITE.gpu, operator="Exists", effect="NoSchedule")
     else:
         for label, value in SITE.node_selector.items():
             kubernetes.add_node_selector(task, label, value)
+    if shared := needs.shared_memory or (SITE.shared_memory if needs.gpus else ""):
+        kubernetes.empty_dir_mount(task, "shm", SHARED_MEMORY, medium="Memory", size_limit=shared)
     for toleration in SITE.tolerations:
         kubernetes.add_toleration(task, operator="Equal" if "value" in toleration else "Exists", **toleration)
     if SITE.pull_secrets:

@@ -33,13 +33,13 @@ class Site:
         node_selector: Labels of the nodes for every step.
         tolerations: Of every step, each with ``key`` and perhaps ``value`` and ``effect``. GPU steps tolerate a taint
             that is called as ``gpu`` anyway.
-        shared_memory: Of GPU steps.
+        shared_memory: Of GPU steps, unless ``steps`` says otherwise.
         volume: The PersistentVolumeClaim for what outlives a run.
         mount: Where the steps see it.
         namespace: Where ``compile --resources`` puts what it writes (default: kubeflow), and that of ``submit`` and
             ``schedule`` on a cluster with several users. ``--namespace`` wins over it.
-        steps: By step, or ``train`` for all that train: ``cpu``, ``memory``, ``retries``, ``hours``; and ``gpus``, 0
-            for a step that is to do without.
+        steps: By step, or ``train`` for all that train: ``cpu``, ``memory``, ``shared_memory``, ``retries``,
+            ``hours``; and ``gpus``, 0 for a step that is to do without.
     """
 
     images: dict[str, str] = field(default_factory=dict)
@@ -142,6 +142,7 @@ def _whole(low: int, high: int) -> Callable[[Any], bool]:
 STEP_CHECKS: dict[str, Callable[[Any], bool]] = {
     "cpu": _whole(1, 1024),
     "memory": _matches(r"\d+Gi"),
+    "shared_memory": _matches(QUANTITY.pattern),
     "retries": _whole(0, 100),
     "hours": _whole(1, 10_000),
     "gpus": _whole(0, 1),

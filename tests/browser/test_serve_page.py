@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from axon.config import Config
 from axon.data.phantoms import make_phantom
 from axon.geometry.volume import resample_to_cube
 from axon.serve.jobs import GRACE_S
-from tests.browser.conftest import PHONE, fits, keep, pixels, resize
+from tests.browser.conftest import DESK, PHONE, fits, keep, pixels, resize
 from tests.conftest import REAL_DATA_UNSET
 from tests.support.films import dicom_film
 from tests.support.referenced import referenced_model
@@ -250,6 +251,8 @@ def test_a_phone_shows_one_plane_and_scrolls_only_down(
     give(sized, address, films[0])
     assert loaded(sized, "ct.nii.gz").std() > 5
     assert fits(sized)
+    overlay, canvas = (sized.find_element(By.ID, name).rect for name in ("overlay", "canvas"))
+    assert overlay["x"] + overlay["width"] < canvas["x"] + canvas["width"] / 2 - 5, "the letter at the foot is hidden"
     assert sized.find_element(By.TAG_NAME, "body").get_attribute("data-plane") == "Axial"
     small = [
         button.text
@@ -379,6 +382,7 @@ def test_a_refused_film_has_its_way_out(
     sized.find_element(By.NAME, "frontal").send_keys(str(tmp_path / "turned.png"))
     submit(sized)
     assert answered(sized) == "failed" and pixels(sized.find_element(By.CSS_SELECTOR, "#error img")).std() > 10
+    assert "choose “Rotate” by 180°, or “it is upright” if it is upright [XRAY_OR" in text(sized, "error")
     keep(sized, "serve-upside-down")
     press(sized, "Turn it by 180°")
     assert answered(sized) == "done", text(sized, "error")
@@ -419,6 +423,43 @@ def running(page: WebDriver) -> str:
     return str((kept.get("running") or {}).get("id", ""))
 
 
+HEAR = """
+window.heard = [];
+const said = document.getElementById("progress-text");
+new MutationObserver(() => window.heard.push(said.textContent)).observe(said, {childList: true});
+"""
+
+
+def test_two_browsers_at_once_wait_for_one_another_and_have_each_its_own(
+    sized: WebDriver, address: str, films: tuple[Path, Path], tmp_path: Path
+) -> None:
+    first = sized.current_window_handle
+    shutil.copy(films[0], tmp_path / "other.png")
+    try:
+        for film in (tmp_path / "other.png", films[0]):
+            sized.switch_to.new_window("window")
+            resize(sized, DESK)
+            visit(sized, address)
+            choose(sized, film, samples=8)
+            sized.execute_script(HEAR)
+        mine = sized.current_window_handle
+        other = next(window for window in sized.window_handles if window not in (first, mine))
+        for window in (other, mine):
+            sized.switch_to.window(window)
+            submit(sized)
+        for window, name in ((mine, "frontal.png"), (other, "other.png")):
+            sized.switch_to.window(window)
+            assert answered(sized) == "done", text(sized, "error")
+            assert text(sized, "title") == f"Volume of {name}"
+            waited = "Waiting: 1 ahead of you" in sized.execute_script("return window.heard")
+            assert waited == (window == mine)
+    finally:
+        for window in set(sized.window_handles) - {first}:
+            sized.switch_to.window(window)
+            sized.close()
+        sized.switch_to.window(first)
+
+
 DROP = """
 const held = new DataTransfer();
 for (const name of ["my-lateral.png", "my-frontal.png"]) held.items.add(new File([new Uint8Array(9)], name));
@@ -442,6 +483,9 @@ def test_films_are_dropped_anywhere_and_the_example_is_a_click_away(sized: WebDr
     assert all(pixels(thumb).std() > 10 for thumb in thumbs)
     assert "shapes, not vessels" in text(sized, "promise") and "Voxels of 10 mm" in text(sized, "promise")
     keep(sized, "serve-chosen")
+    line, about = sized.find_element(By.ID, "promise"), {"voxel_mm": 2.8, "patients": 60}
+    sized.execute_script("arguments[0].textContent = promise(arguments[1])", line, about)
+    assert "CTs of 60 patients" in line.text and line.size["height"] < 30, "one line"
     submit(sized)
     assert answered(sized) == "done"
     assert text(sized, "title") == "Volume of example-frontal.png and example-lateral.png"

@@ -23,6 +23,13 @@ def test_help_teaches(arguments: list[str], capsys: pytest.CaptureFixture[str]) 
     assert "usage: axon" in capsys.readouterr().out
 
 
+def test_the_error_to_expect_is_called_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["reconstruct", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("error to expect") == 3 and not re.search(r"\bstd\b(?!\.nii)|standard deviation", said)
+
+
 @pytest.mark.slow
 def test_help_imports_nothing_heavy() -> None:
     script = (

@@ -7,6 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from axon import pretrained
 from docs.tour import MAX_BYTES, NOTEBOOK, executed
 
 pytestmark = pytest.mark.slow
@@ -24,6 +25,7 @@ def test_every_cell_runs_and_shows_what_it_says(ran: str) -> None:
     printed = "".join(output.get("text", "") for cell in code for output in cell.outputs)
     assert "16^3 after super-resolution" in printed and "axon/psnr" in printed and "Not a medical device" in printed
     assert "nan" not in printed
+    assert all(sum(output.output_type == "stream" for output in cell.outputs) < 2 for cell in code), "in pieces"
     pictures = [output for cell in code for output in cell.outputs if "image/png" in output.get("data", {})]
     assert len(pictures) == 5
 
@@ -31,6 +33,10 @@ def test_every_cell_runs_and_shows_what_it_says(ran: str) -> None:
 def test_it_still_names_the_model_of_the_package(ran: str) -> None:
     sources = ["".join(cell["source"]) for cell in json.loads(ran)["cells"]]
     assert sources == ["".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text())["cells"]]
+
+
+def test_what_is_kept_is_of_the_packaged_model() -> None:
+    assert f"axon-small {pretrained.verify(pretrained.path())[:12]}: " in NOTEBOOK.read_text()
 
 
 @pytest.mark.parametrize("which", ["fresh", "committed"])

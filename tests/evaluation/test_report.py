@@ -210,6 +210,13 @@ def test_a_strip_is_marked_on_each_of_its_columns() -> None:
     assert all(count > 50 for count in yellow), yellow
 
 
+def test_the_marks_of_a_coarse_strip_hide_no_picture() -> None:
+    hu_DHW = np.full((8, 8, 8), 400.0)
+    shown = np.asarray(Image.open(io.BytesIO(strip(hu_DHW, hu_DHW, 320.0))).convert("L"))
+    first = shown[: len(shown) // 3, : shown.shape[1] // 3]
+    assert (first > 240).mean() > 0.85, "letters, their outlines and the bar are few of the pixels"
+
+
 def test_two_cases_tell_nothing_apart(page: Page) -> None:
     assert "AXON cannot be told apart, over two patients, from the best control" in page.text
 

@@ -215,3 +215,12 @@ def test_an_error_within_another_task_s_dump_is_heard() -> None:
     ):
         watcher.line(line)
     assert watcher.failed == [("work", "[TINY_BROKEN] number 1 is broken -> mend number 1")]
+
+
+def test_the_columns_of_a_step_s_table_stay_below_one_another() -> None:
+    lines: list[str] = []
+    watcher = Watcher(1, lines.append)
+    for line in ("           PSNR\n", "  AXON    21.0\n"):
+        watcher.line(line)
+    first, second = lines
+    assert first.index("PSNR") - second.index("AXON") == 9

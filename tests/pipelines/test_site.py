@@ -41,8 +41,10 @@ def test_every_key_of_the_example_reaches_the_pipeline(tmp_path: Path, monkeypat
     assert train["resources"]["resourceCpuRequest"] == "16" and train["resources"]["resourceMemoryLimit"] == "128Gi"
     assert ingest["resources"]["resourceMemoryLimit"] == "32Gi" and ingest["resources"]["resourceCpuRequest"] == "4"
     steps = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    trains, ingests = steps["exec-train-bridge"], steps["exec-ingest"]
-    assert trains["emptyDirMounts"][0]["sizeLimit"] == given["shared_memory"]
+    trains, ingests, evaluates = (steps[f"exec-{step}"] for step in ("train-bridge", "ingest", "evaluate"))
+    assert trains["emptyDirMounts"][0]["sizeLimit"] == given["steps"]["train"]["shared_memory"] == "32Gi"
+    assert evaluates["emptyDirMounts"][0]["sizeLimit"] == given["shared_memory"] == "16Gi"
+    assert "emptyDirMounts" not in ingests
     assert [one["key"] for one in trains["tolerations"]] == [given["gpu"], "dedicated"]
     assert ingests["nodeSelector"]["labels"] == given["node_selector"]
     assert [one["secretName"] for one in ingests["imagePullSecret"]] == given["pull_secrets"]

@@ -17,7 +17,7 @@ _MENDS = ("crop", "rotate", "mirror", "invert")
 
 EPILOG = """examples:
   axon reconstruct chest.png -o out                             one frontal film, the model that comes with the package
-  axon reconstruct frontal.dcm lateral.dcm -o out --samples 8   two films; also mean and std of 8 samples
+  axon reconstruct frontal.dcm lateral.dcm -o out --samples 8   two films; also the error to expect, from 8 samples
   axon reconstruct study/ -o out                                a folder, zip or DICOMDIR: its frontal and lateral film
   axon reconstruct sheet.png sheet.png -o out --crop left --lateral-crop right
   axon reconstruct chest.dcm -o out --model runs/pipeline/*/evaluate/evaluation/model
@@ -25,9 +25,9 @@ EPILOG = """examples:
   axon reconstruct chest.dcm -o out --model models:/axon@champion --tracking-uri sqlite:///runs/mlflow.db
 
 OUT holds ct.nii.gz (the volume: the best guess), sample.nii.gz (a plausible patient, not measured), dicom/ and
-dicom-sample/ (the same as CT series), preview.png and reconstruction.json; with several samples also samples/,
-mean.nii.gz and std.nii.gz. The same films, model and seed give the same bytes; the volume does not depend on --seed
-and --samples. See docs/reconstruct.md.
+dicom-sample/ (the same as CT series), preview.png and reconstruction.json; with several samples also samples/, their
+mean (mean.nii.gz) and the error to expect of it (std.nii.gz). The same films, model and seed give the same bytes; the
+volume does not depend on --seed and --samples. See docs/reconstruct.md.
 
 With --batch, OUT holds index.csv (a line a study: its state, error code and films' SHA-256) and such a folder a study,
 named by a pseudonym.

@@ -25,6 +25,8 @@ from axon.pictures import (
 )
 
 HERO_ERROR_HU = 500
+STRIP_PX = 96
+"""Side to which smaller pictures of a strip are enlarged, so that the letters hide none."""
 
 
 def strip(ours_DHW: np.ndarray, reference_DHW: np.ndarray, width_mm: float) -> bytes:
@@ -52,10 +54,12 @@ def strip(ours_DHW: np.ndarray, reference_DHW: np.ndarray, width_mm: float) -> b
 
 
 def _marked(pixels: np.ndarray, letters: str, ten_cm: float) -> np.ndarray:
-    """A small picture with `axon.pictures.mark` drawn on its pixels."""
+    """A small picture with what `axon.pictures.mark` shows drawn on its pixels."""
     from PIL import Image, ImageDraw
 
     image = Image.fromarray(pixels)
+    if image.width < STRIP_PX:
+        image = image.resize((STRIP_PX, STRIP_PX * image.height // image.width), Image.Resampling.BILINEAR)
     draw, (width, height) = ImageDraw.Draw(image), image.size
     style: dict[str, Any] = {
         "fill": "#ffcc4d",

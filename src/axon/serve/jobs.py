@@ -338,7 +338,7 @@ def _told(error: BaseException) -> AxonError | None:
 
 
 def _shown(record: dict[str, Any], made: Reconstruction) -> dict[str, Any]:
-    """The record, the films beside their re-projections, and where the uncertainty's colours end."""
+    """The record, the films beside their re-projections, and where the colours of the error to expect end."""
     films = [
         {
             "given": gray_uri(made.given[view], 0, 1),

@@ -18,9 +18,11 @@ class Explained extends Error {
   constructor({ code, message, fix }) {
     super(message);
     const words = { crop: "“Keep”", rotate: "“Rotate”", mirror: "“Mirror”", invert: "“Invert”" };
-    const onPage = fix.replace("add --trust-views", "tick “Do not check the views”")
-      .replace(/--(lateral-)?(crop|rotate|mirror|invert)/g, (_, lateral, name) =>
-        `${words[name]}${lateral ? " of the lateral film" : ""}`);
+    const of = (lateral) => lateral ? " of the lateral film" : "";
+    const onPage = fix.replace("add --trust-views", "tick “Do not check the views”").replace(/add (?=--)/, "choose ")
+      .replace(/--(lateral-)?rotate 0/, "“it is upright”")
+      .replace(/--(lateral-)?rotate (\d+)/, (_, lateral, turn) => `${words.rotate}${of(lateral)} by ${turn}°`)
+      .replace(/--(lateral-)?(crop|rotate|mirror|invert)/g, (_, lateral, name) => words[name] + of(lateral));
     Object.assign(this, { code, fix: onPage, asked: fix, mends: onPage !== fix &&
       /--(lateral-)?(crop|rotate|mirror|invert)/.test(fix) });
   }
@@ -612,13 +614,17 @@ addEventListener("keydown", (event) => {
   $(id).children[index].click();
 }, true);
 
+/** What to expect, in a line above the button. */
+function promise({ voxel_mm, patients }) {
+  const from = patients ? `, detail from CTs of ${patients} patients, warped to your films` : "";
+  return `Voxels of ${voxel_mm} mm${from}: shapes, not vessels. What films do not show is made up.`;
+}
+
 api("about").then((facts) => {
   about = facts;
   $("disclaimer").textContent = facts.disclaimer;
   $("model").textContent = `Model ${facts.model.name} ${facts.model.version}.`;
   $("software").textContent = facts.software;
-  const from = facts.patients ? `, detail from CTs of ${facts.patients} patients that are warped to your films` : "";
-  $("promise").textContent =
-    `Voxels of ${facts.voxel_mm} mm${from}: shapes, not vessels. What your films do not show is made up.`;
+  $("promise").textContent = promise(facts);
   return restore();
 }).catch(showError);

@@ -10,13 +10,17 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from axon import pretrained
 from axon.cli import main
 from axon.config import Config
+from axon.geometry.level import ANY_SCALE, SAME_SCALE
 from axon.inference import AxonPipeline
 from axon.reconstruct import read_films, sample
-from tests.support.small_model import small_pipeline
+from axon.registry.exports import BundleNetwork
+from tests.support.films import dicom_film
+from tests.support.small_model import small_pipeline, write_films
 
 pytestmark = pytest.mark.slow
 
@@ -135,3 +139,17 @@ def test_the_bundle_holds_no_pickle(bundle: Path) -> None:
     names = [path.name for path in bundle.rglob("*") if path.is_file()]
     assert {"metadata.json", "inference.json", "README.md", "LICENSE", pretrained.SUMS} <= set(names)
     assert not [name for name in names if name.endswith((".pt", ".pkl", ".bin", ".ts"))]
+
+
+def test_a_bundle_scales_films_whose_pixels_nobody_knows_and_no_others(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = BundleNetwork(str(bundle / "models" / "axon"))
+    asked: list[object] = []
+    monkeypatch.setattr(network.pipeline, "level_of", lambda _films, _trust, scales: asked.append(scales))
+    pictures, headers = write_films(tmp_path), (tmp_path / "frontal.dcm", tmp_path / "lateral.dcm")
+    for picture, path in zip(pictures, headers, strict=True):
+        dicom_film(path, np.asarray(Image.open(picture)), PixelSpacing=[2.0, 2.0])
+    for frontal, lateral in (pictures, headers):
+        network(network.read(str(frontal), str(lateral), trust_views=True))
+    assert asked == [ANY_SCALE, SAME_SCALE]

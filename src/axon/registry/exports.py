@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from axon import DISCLAIMER, __version__
 from axon.errors import AxonError
 from axon.files import whole_folder, write_json
+from axon.geometry.level import ANY_SCALE
 from axon.geometry.volume import Volume, cube_affine
 from axon.pretrained import SUMS, folder_of, load, seal
 from axon.reconstruct import nifti_bytes, on_detector, read_films
@@ -68,6 +69,8 @@ class BundleNetwork(nn.Module):
         super().__init__()
         self.pipeline = load(folder).pipeline
         self.seed = seed
+        # Of films that were not read here nobody knows the pixels' sizes.
+        self.scales: tuple[float, ...] = ANY_SCALE
         # Registered, so that they move to a device with the network.
         self.networks = nn.ModuleDict(
             {name: part for name, part in self.pipeline.components.items() if isinstance(part, nn.Module)}
@@ -82,13 +85,13 @@ class BundleNetwork(nn.Module):
 
     def _volume(self, films_VUV: np.ndarray) -> Tensor:
         frontal, lateral = (film_UV if np.ptp(film_UV) > 0 else None for film_UV in films_VUV)
-        return torch.from_numpy(self.pipeline(frontal, lateral, num_samples=0, seed=self.seed).volume.hu_DHW)
+        made = self.pipeline(frontal, lateral, num_samples=0, seed=self.seed, scales=self.scales)
+        return torch.from_numpy(made.volume.hu_DHW)
 
     def read(self, frontal: str, lateral: str, trust_views: bool = False) -> Tensor:
         """Films from files as the network takes them, shape (1, 2, U, V); ``lateral`` may be empty."""
-        films_UV = on_detector(
-            read_films(Path(frontal), Path(lateral) if lateral else None, trust_views), self.pipeline
-        )
+        films = read_films(Path(frontal), Path(lateral) if lateral else None, trust_views)
+        films_UV, self.scales = on_detector(films, self.pipeline), films.scales()
         absent_UV = np.zeros_like(films_UV["frontal"])
         return torch.from_numpy(np.stack([films_UV["frontal"], films_UV.get("lateral", absent_UV)])[None])
 

@@ -21,6 +21,9 @@ import yaml
 from pipelines.local import ROOT
 from tests.cluster.build import programs
 from tests.cluster.server import Cluster, Json, control_plane, until
+from tests.containers.conftest import docker, image
+
+__all__ = ("docker", "image")
 
 OVERLAYS = ("small-cluster", "gpu-cluster")
 NAMESPACE = "kubeflow"

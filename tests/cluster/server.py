@@ -187,8 +187,8 @@ def is_ready(cluster: Cluster) -> bool:
 
 
 @contextlib.contextmanager
-def running(command: list[str], log: Path, **environment: str) -> Iterator[None]:
-    """A server that ends with the context; the kernel ends it where this process is killed."""
+def running(command: list[str], log: Path, **environment: str) -> Iterator[int]:
+    """The number of a server that ends with the context; the kernel ends it where this process is killed."""
     ends_with_us = ctypes.CDLL(None).prctl
     with log.open("w") as said:
         server = subprocess.Popen(
@@ -200,7 +200,7 @@ def running(command: list[str], log: Path, **environment: str) -> Iterator[None]
             process_group=0,
         )
     try:
-        yield
+        yield server.pid
     finally:
         ended = server.poll()
         server.terminate()

@@ -34,8 +34,8 @@ class Services:
 
 
 @contextlib.contextmanager
-def services(folder: Path) -> Iterator[Services]:
-    """S3 and MLflow with its artifacts on it; both end with the context."""
+def services(folder: Path, host: str = "127.0.0.1") -> Iterator[Services]:
+    """S3 and MLflow with its artifacts on it, at an address of this machine; both end with the context."""
     bucket, port = folder / "s3" / BUCKET, free_port()
     bucket.mkdir(parents=True)
     store = [
@@ -51,18 +51,18 @@ def services(folder: Path) -> Iterator[Services]:
         "mlflow",
         "server",
         "--host",
-        "127.0.0.1",
+        host,
         "--port",
         str(port),
         "--workers",
         "1",
         *store,
     ]
-    with s3_server(folder / "s3") as s3:
+    with s3_server(folder / "s3", host=host) as s3:
         aws = {**s3.environment(), "AWS_ENDPOINT_URL": s3.endpoint}
         settings = {**aws, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        with process(server, folder / "mlflow.log", settings, f"http://127.0.0.1:{port}/health"):
-            yield Services(f"http://127.0.0.1:{port}", bucket, aws)
+        with process(server, folder / "mlflow.log", settings, f"http://{host}:{port}/health"):
+            yield Services(f"http://{host}:{port}", bucket, aws)
 
 
 @contextlib.contextmanager

@@ -66,10 +66,11 @@ def write_cts(raw: Path) -> None:
 
 
 class Ended(NamedTuple):
-    """The output folder of a run, and what it and its killed beginning said."""
+    """The output folder of a run, what it and its killed beginning said, and what they left in TMPDIR."""
 
     out: Path
     said: str
+    left: list[Path]
 
     def runs(self) -> list[Run]:
         client = self.tracked()
@@ -88,6 +89,8 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     write_cts(raw)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**bare_environment(), "CONFIG": "tests/tiny.yaml", "OUT": str(out), "PATH": path}
+    environment["TMPDIR"] = str(folder / "tmp")
+    (folder / "tmp").mkdir()
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
     command = f"{sys.executable} -m pipelines run --config tests/tiny.yaml --output {out} --folder {raw}"
     with (folder / "killed.log").open("w") as log:
@@ -99,11 +102,11 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
         process.kill()
         process.wait()
     killed = (folder / "killed.log").read_text()
-    assert begun, killed[-3000:]
+    assert begun and list((folder / "tmp").iterdir()), killed[-3000:]
     again = ["bash", "-c", f"make demo DATA={raw}"]
     done = subprocess.run(again, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return Ended(out, killed + done.stdout + done.stderr)
+    return Ended(out, killed + done.stdout + done.stderr, list((folder / "tmp").iterdir()))
 
 
 def test_a_killed_run_goes_on_and_ends_with_one_champion(ended: Ended) -> None:
@@ -120,6 +123,10 @@ def test_a_killed_run_goes_on_and_ends_with_one_champion(ended: Ended) -> None:
     assert len(ended.tracked().get_metric_history(finished.info.run_id, "loss")) == 3
     metrics = json.loads((ended.out / "metrics.json").read_text())["summary"]
     assert "internal" in metrics and np.isfinite(metrics["internal"]["bi"]["axon"]["axon/psnr"]["mean"])
+
+
+def test_nothing_is_left_in_tmpdir_by_the_killed_run_either(ended: Ended) -> None:
+    assert ended.left == []
 
 
 def test_no_canary_in_mlflow_or_any_result(ended: Ended) -> None:

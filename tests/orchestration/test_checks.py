@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -78,6 +81,34 @@ def test_who_never_answers_costs_the_network_s_time_once(silent: str, monkeypatc
     assert [finding.name for finding in findings] == ["MLflow", "Kubeflow", "alerts", "clock"]
     assert state(findings, "MLflow") == state(findings, "Kubeflow") == ("error", "NO_ANSWER")
     assert state(findings, "alerts") == ("fine", "")
+
+
+DOCTOR = """
+from axon.cli import main
+from axon.orchestration import checks
+checks.NETWORK_S = 1.0
+main(["doctor"])
+"""
+
+
+@pytest.mark.slow
+def test_without_a_network_the_program_ends_and_says_of_each_that_it_does_not_answer(
+    silent: str, tmp_path: Path
+) -> None:
+    """By itself: what waits still holds its end no longer. All that it may ask is silent."""
+    (tmp_path / ".dvc").mkdir()
+    remote = f"[core]\nremote = far\n['remote \"far\"']\nurl = s3://bucket/x\nendpointurl = {silent}\n"
+    (tmp_path / ".dvc/config").write_text(remote)
+    names = (checks.KUBEFLOW, "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL")
+    keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "x", "DOCKER": "none"}
+    environment = {**os.environ, **dict.fromkeys(names, silent), **keys}
+    command, began = [sys.executable, "-c", DOCTOR], time.monotonic()
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    took = time.monotonic() - began
+    assert done.returncode == 1, done.stderr
+    lines = [line for line in done.stdout.splitlines() if "no answer within" in line]
+    assert [line[9:26].strip() for line in lines] == ["MLflow", "DVC remote", "Kubeflow", "clock"], done.stdout
+    assert took < 20, done.stdout
 
 
 @pytest.mark.slow

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from axon import pretrained
 from axon.config import Config
@@ -144,4 +146,33 @@ def test_an_alias_is_pinned_to_its_version_and_every_nth_run_starts_anew(parent:
     with pytest.raises(AxonError, match="PARENT_MISSING"):
         pinned(deleted, uri, "axon")
     with pytest.raises(AxonError, match="PARENT_MISSING"), parent_folder(deleted, uri):
+        pass
+
+
+@pytest.mark.slow
+def test_a_parent_that_goes_while_a_run_starts_is_said_to_be_gone(
+    parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it is fetched, in the middle of it, and of one that is there still what the registry says."""
+    uri = new_store(tmp_path)
+    mlflow = client(uri)
+    mlflow.create_registered_model("axon")
+    for _ in range(3):
+        mlflow.create_model_version("axon", str(tmp_path))
+    mlflow.set_registered_model_alias("axon", "champion", "1")
+    first = asking(Config(), pinned(asking(Config(), "models:/axon@champion"), uri, "axon"))
+    mlflow.delete_model_version("axon", "1")
+    with pytest.raises(AxonError, match=r"PARENT_MISSING.*models:/axon/1"), parent_folder(first, uri):
+        pass
+
+    def goes(self: MlflowClient, *given: object) -> None:
+        mlflow.delete_model_version("axon", "2")
+        raise MlflowException("the file is gone")
+
+    monkeypatch.setattr(MlflowClient, "download_artifacts", goes)
+    second, third = (asking(Config(), f"models:/axon/{version}") for version in (2, 3))
+    with pytest.raises(AxonError, match=r"PARENT_MISSING.*models:/axon/2"), parent_folder(second, uri):
+        pass
+    monkeypatch.setattr(mlflow, "delete_model_version", lambda *given: None)
+    with pytest.raises(AxonError, match="TRACKING_FAILED"), parent_folder(third, uri):
         pass

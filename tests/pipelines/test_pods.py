@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from copy import deepcopy
 from typing import Any
 
 import kubernetes_validate
@@ -10,7 +12,7 @@ import yaml
 
 from pipelines import resources
 from pipelines.local import ROOT
-from tests.support.pods import pod, pods
+from tests.support.pods import pod, pods, told
 
 PIPELINE, PLATFORM = yaml.safe_load_all((ROOT / "pipelines/axon_pipeline.yaml").read_text())
 PODS = pods(PIPELINE, PLATFORM, preflight_gpus="4")
@@ -51,6 +53,17 @@ def test_what_a_run_gives_wins_over_the_defaults() -> None:
     assert main["resources"]["limits"] == {"memory": "64Gi"}
     assert made["train-bridge"]["spec"]["nodeSelector"] == {"kind": "big"}
     assert {one["valueFrom"]["secretKeyRef"]["name"] for one in main["env"] if "valueFrom" in one} == {"others"}
+
+
+def test_a_step_is_told_its_parameters_and_where_its_inputs_and_outputs_are() -> None:
+    made = deepcopy(PODS["train-bridge"])
+    told(made, {"run_id": "1"}, {"dataset": "/in"}, {"bridge": "/out/bridge"}, "/out")
+    (main,) = made["spec"]["containers"]
+    words = json.loads(main["args"][main["args"].index("--executor_input") + 1])
+    assert words["inputs"]["parameterValues"] == {"run_id": "1"}
+    assert words["inputs"]["artifacts"]["dataset"]["artifacts"][0]["uri"] == "/in"
+    assert words["outputs"]["artifacts"]["bridge"]["artifacts"][0]["uri"] == "/out/bridge"
+    assert main["args"][-2:] == ["--function_to_execute", "train_bridge"]
 
 
 def test_what_is_not_translated_is_an_error() -> None:

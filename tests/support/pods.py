@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
 
 Json = dict[str, Any]
+EVERYTHING = "{{$}}"
 PARAMETER = re.compile(r"\{\{\$\.inputs\.parameters\['pipelinechannel--([\w-]+)'\]\}\}")
 
 
@@ -47,6 +49,27 @@ def pod(container: Json, platform: Json, values: Json) -> Json:
     for key, value in platform.items():
         TRANSLATED[key](made, value, values)
     return {"apiVersion": "v1", "kind": "Pod", **made}
+
+
+def told(made: Json, parameters: Json, inputs: dict[str, str], outputs: dict[str, str], folder: str) -> None:
+    """Say to a step's pod what Kubeflow's launcher would.
+
+    Args:
+        made: The pod, changed in place.
+        parameters: By name.
+        inputs: Where each input lies.
+        outputs: Where each output goes.
+        folder: Where the step says what it has made.
+    """
+    of_inputs, of_outputs = (
+        {name: {"artifacts": [{"name": name, "uri": uri}]} for name, uri in named.items()}
+        for named in (inputs, outputs)
+    )
+    words = {
+        "inputs": {"parameterValues": parameters, "artifacts": of_inputs},
+        "outputs": {"artifacts": of_outputs, "outputFile": f"{folder}/executor_output.json"},
+    }
+    main(made)["args"] = [json.dumps(words) if word == EVERYTHING else word for word in main(made)["args"]]
 
 
 def resources(asked: Json, values: Json) -> Json:

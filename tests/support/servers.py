@@ -47,12 +47,13 @@ class S3Server(NamedTuple):
 
 
 @contextlib.contextmanager
-def s3_server(folder: Path, anonymous: bool = False) -> Iterator[S3Server]:
-    """Serve ``folder`` by S3 on a free loopback port; its sub-folders are the buckets. ETags are MD5s.
+def s3_server(folder: Path, anonymous: bool = False, host: str = "127.0.0.1") -> Iterator[S3Server]:
+    """Serve ``folder`` by S3 on a free port; its sub-folders are the buckets. ETags are MD5s.
 
     Args:
         folder: Holds one sub-folder a bucket.
         anonymous: Serve everybody, as a public bucket does; otherwise the key and its secret are asked for.
+        host: Address to listen at.
     """
     key, secret = "test-key", "test-secret"
     with tempfile.TemporaryDirectory() as home:
@@ -67,7 +68,7 @@ def s3_server(folder: Path, anonymous: bool = False) -> Iterator[S3Server]:
             "s3",
             str(folder),
             "--addr",
-            "127.0.0.1:0",
+            f"{host}:0",
             "--dir-cache-time",
             "10ms",
             "--log-file",

@@ -108,11 +108,11 @@ def parent_folder(config: Config, tracking_uri: str) -> Iterator[Path | None]:
         return
     with ExitStack() as stack:
         try:
-            if source.startswith(REGISTRY):
-                _version(source, tracking_uri)  # A deleted one is told from a registry that does not answer.
             folder, _, _ = stack.enter_context(pretrained.folder_of(source, tracking_uri))
             found = pretrained.verify(folder)
         except AxonError as error:
+            if error.code == "TRACKING_FAILED" and source.startswith(REGISTRY):
+                _version(source, tracking_uri)  # A deleted one is told from a registry that does not answer.
             if error.code != "MODEL_MISSING":
                 raise
             raise AxonError("PARENT_MISSING", f"training.init_from is gone: {error.message}", _FIX) from error

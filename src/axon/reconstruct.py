@@ -169,6 +169,7 @@ def from_films(
     tracking_uri: str | None = None,
     trust_views: bool = False,
     use_references: bool = True,
+    level: bool = True,
 ) -> Result:
     """Reconstruct from film files, as ``axon reconstruct`` does: `axon.from_films`.
 
@@ -180,11 +181,12 @@ def from_films(
         tracking_uri: Where the registry is, for ``models:/`` (default: $MLFLOW_TRACKING_URI).
         trust_views: As of `read_films`.
         use_references: As of `reconstruct`.
+        level: As of `Films`.
 
     Raises:
         AxonError: Those of `read_films`, `axon.pretrained.load` and `axon.inference.AxonPipeline`.
     """
-    films = read_films(Path(frontal), None if lateral is None else Path(lateral), trust_views)
+    films = replace(read_films(Path(frontal), None if lateral is None else Path(lateral), trust_views), level=level)
     if not isinstance(model, Model):
         model = pretrained.load(
             None if model is None else str(model), tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
@@ -534,10 +536,12 @@ def _preview_row(
         width_mm = volume.hu_DHW.shape[2 if plane != "sagittal" else 1] * volume.spacing_mm[0]
         pictures.append((f"{name}, {plane}", image, sides(plane), 100 / width_mm))
     for view, film_UV in made.films.items():
-        letters = sides(view)
+        letters, level = sides(view), made.output.level if view == "lateral" else None
+        # Beside its neighbours a title has no room for more than a line.
+        seen = "as the model sees it" if level is None else str(level)
         pictures += [
             (f"{view} film, as given", made.given[view], "" if view in turned else letters, 0),
-            (f"{view} film, as the model sees it", film_UV, letters, 100 / made.film_mm),
+            (f"{view} film, {seen}", film_UV, letters, 100 / made.film_mm),
             (f"{view}, from the {name}", reprojected[view], letters, 100 / made.film_mm),
         ]
     return pictures

@@ -179,6 +179,13 @@ def test_each_bad_file_has_its_code(tmp_path: Path, code: str, elements: dict[st
     assert error.value.code == code and "SOMEBODY" not in str(error.value)
 
 
+def test_a_header_that_names_another_part_can_be_overruled(tmp_path: Path) -> None:
+    path = write_film(tmp_path / "a", BodyPartExamined="HAND")
+    with pytest.raises(AxonError, match=r"XRAY_NOT_CHEST.*another part of the body.*--trust-views"):
+        read_xray(path)
+    assert NO_CHEST_TRUSTED in read_xray(path, trusted=True).notes
+
+
 @pytest.mark.parametrize("body_part", ["PECHO", "BREASTBONE", "UNKNOWN", "OTHER", "RIB"])
 def test_of_a_word_that_is_no_known_other_part_the_image_decides(tmp_path: Path, body_part: str) -> None:
     read = read_xray(write_film(tmp_path / "a", BodyPartExamined=body_part))

@@ -69,6 +69,7 @@ def test_a_film_is_put_back() -> None:
     [
         (Level(20.4, 1.0, 0.5, 0.1), "moved 20 mm up to fit the frontal film"),
         (Level(-7.0, 0.8, 0.5, 0.1), "moved 7 mm down, scaled by 1.25 to fit the frontal film"),
+        (Level(0.3, 0.9, 0.5, 0.1), "scaled by 1.11 to fit the frontal film"),
     ],
 )
 def test_what_was_done_is_said(level: Level, words: str) -> None:

@@ -1,12 +1,14 @@
 """Two films of one patient that do not lie at one height."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from axon import inference, pretrained
+from axon import inference, pretrained, reconstruct
+from axon.cli import main
 from axon.geometry.level import Level, _moved
 from axon.inference import AxonPipeline
 from axon.reconstruct import Films, read_films, sample
@@ -78,3 +80,23 @@ def test_the_record_the_film_and_the_users_word(
     assert np.array_equal(moved.films["frontal"], still.films["frontal"])
     expected = lower(still.films["lateral"], -20 / 448)
     assert np.allclose(moved.films["lateral"], expected, atol=1e-5)
+
+
+def test_record_picture_and_terminal_say_what_was_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(inference, "find_level", lambda *_: Level(20.0, 1.0, 0.5, 0.1))
+    titles: list[str] = []
+    monkeypatch.setattr(reconstruct, "_show", lambda _axes, title, *_: titles.append(title))
+    words = "moved 20 mm up to fit the frontal film"
+    for option, said in (([], True), (["--no-level"], False)):
+        out = tmp_path / f"out{len(option)}"
+        films = [str(EXAMPLE / "frontal.png"), str(EXAMPLE / "lateral.png")]
+        titles.clear()
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            assert main(["reconstruct", *films, "-o", str(out), "--fast", "--no-sample", *option]) == 0
+        inputs = json.loads((out / reconstruct.RECORD).read_text())["inputs"]
+        assert (words in inputs["lateral"]["notes"]) is said and words not in inputs["frontal"]["notes"]
+        assert (f"lateral film, {words}" in titles) is said
+        assert (f"lateral film: {words}" in caplog.text) is said

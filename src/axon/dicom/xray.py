@@ -82,6 +82,7 @@ class RawFilm:
         hung: Whether the header says how the film hangs.
         patient, study: Keys that are equal for films of one patient and of one study; empty where the file does not
             say. Neither the PatientID nor the UID can be read from them.
+        other_part: Whether the header names another part of the body.
     """
 
     image_HW: np.ndarray
@@ -93,6 +94,7 @@ class RawFilm:
     hung: bool = False
     patient: str = ""
     study: str = ""
+    other_part: bool = False
 
 
 def read_dicom_film(path: Path, as_stored: bool = False) -> RawFilm:
@@ -108,19 +110,18 @@ def read_dicom_film(path: Path, as_stored: bool = False) -> RawFilm:
 
     Raises:
         AxonError: ``XRAY_UNREADABLE``, ``XRAY_SYNTAX``, ``XRAY_MODALITY``, ``XRAY_MULTIFRAME``, ``XRAY_COLOUR``,
-            ``XRAY_SIZE``, ``XRAY_TOO_SMALL``, ``XRAY_TOO_LARGE``, ``XRAY_BURNED_IN``, ``XRAY_FLAT``,
-            ``XRAY_ORIENTATION`` or ``XRAY_NOT_CHEST``.
+            ``XRAY_SIZE``, ``XRAY_TOO_SMALL``, ``XRAY_TOO_LARGE``, ``XRAY_BURNED_IN``, ``XRAY_FLAT`` or
+            ``XRAY_ORIENTATION``.
     """
     ds = parse(path, _HEADER, "XRAY", MAX_FILE_BYTES)
     _check_header(ds)
     tag_view = _tag_view(ds)
     body_part = str(ds.get("BodyPartExamined") or "").upper()
     is_chest = any(word in body_part for word in ("CHEST", "THORA", "TORA", "LUNG"))
-    other = not is_chest and bool(_OTHER_PART.search(body_part))
-    require(not other, "XRAY_NOT_CHEST", "the file says that it shows another part of the body", "give a chest film")
     grey_HW, notes = _to_grey(read_pixels(path, "XRAY", MAX_FILE_BYTES), ds)
     image_HW, turned, hung = (grey_HW, (), False) if as_stored else _as_hung(grey_HW, ds, tag_view)
     spacing, measured = _spacing(ds)
+    patient, study = (_key(str(ds.get(element) or "")) for element in _WHOSE)
     return RawFilm(
         image_HW,
         "dicom",
@@ -129,7 +130,9 @@ def read_dicom_film(path: Path, as_stored: bool = False) -> RawFilm:
         tag_view,
         is_chest and str(ds.get("Modality") or "") in _FILM,
         hung,
-        *(_key(str(ds.get(element) or "")) for element in _WHOSE),
+        patient,
+        study,
+        not is_chest and bool(_OTHER_PART.search(body_part)),
     )
 
 

@@ -56,8 +56,12 @@ class Level:
         return _moved(film_UV[None, None], back, 1 / self.scale)[0, 0]
 
     def __str__(self) -> str:
-        moved = f"moved {abs(self.down_mm):.0f} mm {'up' if self.down_mm > 0 else 'down'}"
-        return moved + (f", scaled by {1 / self.scale:.2f}" if self.scale != 1 else "") + " to fit the frontal film"
+        done = []
+        if round(self.down_mm):
+            done.append(f"moved {abs(self.down_mm):.0f} mm {'up' if self.down_mm > 0 else 'down'}")
+        if self.scale != 1:
+            done.append(f"scaled by {1 / self.scale:.2f}")
+        return f"{', '.join(done) or 'moved'} to fit the frontal film"
 
 
 def find_level(

@@ -171,9 +171,12 @@ def _judged(raw: RawFilm, mend: Mend, trusted: bool) -> Xray:
     notes = raw.notes + mended
     seen = judge(image_HW)
     _refuse_what_is_wrong(image_HW, raw, mend, seen, trusted)
-    if not (raw.is_chest or seen.chest):
+    if raw.other_part or not (raw.is_chest or seen.chest):
         fix = "give an upright chest film, mended with --crop, --rotate or --invert; if you are sure, add --trust-views"
-        require(trusted, "XRAY_NOT_CHEST", "the image does not look like a frontal or lateral chest film", fix)
+        message = "the image does not look like a frontal or lateral chest film"
+        if raw.other_part:
+            message = "the file says that it shows another part of the body"
+        require(trusted, "XRAY_NOT_CHEST", message, fix)
         notes = (*notes, NO_CHEST_TRUSTED)
     if not seen.chest:
         notes = (*notes, "does not look like a chest")

@@ -35,8 +35,8 @@ class AxonModel(mlflow.pyfunc.PythonModel):
             context: MLflow's context, unused.
             model_input: Table with the columns ``frontal`` and optionally ``lateral``: the bytes of PNG, JPEG or DICOM
                 files.
-            params: ``seed``, and the options of ``axon reconstruct``: ``trust_views``, ``view``, ``crop``, ``rotate``,
-                ``mirror`` and ``invert``, and these four with ``lateral_`` before them.
+            params: ``seed``, and the options of ``axon reconstruct``: ``trust_views``, ``no_level``, ``view``,
+                ``crop``, ``rotate``, ``mirror`` and ``invert``, and these four with ``lateral_`` before them.
 
         Returns:
             pd.DataFrame: For each row ``ct_nifti_gz``, ``frontal_reprojection_mae`` (0 to 1), ``error`` and
@@ -63,6 +63,8 @@ class AxonModel(mlflow.pyfunc.PythonModel):
 
 
 def _films(row: dict[str, Any], params: dict[str, Any]) -> Films:
+    from dataclasses import replace
+
     from axon.errors import AxonError
     from axon.reconstruct import asked_mends, asked_view, read_films
 
@@ -76,7 +78,8 @@ def _films(row: dict[str, Any], params: dict[str, Any]) -> Films:
         for view, content in given.items():
             paths[view].write_bytes(content)
         trust_views, said = params.get("trust_views", False), asked_view(params.get("view"))
-        return read_films(paths["frontal"], paths.get("lateral"), trust_views, asked_mends(params), said)
+        films = read_films(paths["frontal"], paths.get("lateral"), trust_views, asked_mends(params), said)
+        return replace(films, level=not params.get("no_level", False))
 
 
 mlflow.models.set_model(AxonModel())

@@ -22,7 +22,8 @@ def signature() -> ModelSignature:
         ColSpec(DataType.string, "error"),
         ColSpec(DataType.string, "disclaimer"),
     ]
-    params = [ParamSpec("seed", DataType.long, 0), ParamSpec("trust_views", DataType.boolean, False)]
+    params = [ParamSpec("seed", DataType.long, 0)]
+    params += [ParamSpec(name, DataType.boolean, False) for name in ("trust_views", "no_level")]
     params.append(ParamSpec("view", DataType.string, ""))
     for prefix in ("", "lateral_"):
         params += [ParamSpec(f"{prefix}{name}", DataType.string, "") for name in ("crop", "rotate")]

@@ -213,6 +213,7 @@ def _order(fields: dict[str, str]) -> Order:
         int(samples),
         int(seed),
         fields.get("trust_views") == "true",
+        fields.get("no_level") == "true",
         asked_mends(fields),
         asked_view(fields.get("view")),
     )

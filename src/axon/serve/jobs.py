@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -48,6 +48,7 @@ class Order:
     samples: int = 1
     seed: int = 0
     trust_views: bool = False
+    no_level: bool = False
     mends: dict[str, Mend] = field(default_factory=dict)
     view: View | None = None
 
@@ -264,6 +265,7 @@ class Jobs:
         given = lateral if lateral.is_file() else None
         with given_up_by(lambda: self._go_on(job)):
             films = read_films(frontal, given, order.trust_views, order.mends, order.view)
+        films = replace(films, level=not order.no_level)
         with self._counted(job) as progress:
             made = sample(films, self.model.pipeline, order.samples, order.seed, progress=progress)
         self._go_on(job)

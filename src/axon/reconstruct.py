@@ -92,6 +92,7 @@ class Reconstruction:
         given: The films as they were given, before a frame was cut off and before they were mended, in [0, 1], by
             view; the longer side at most 512.
         film_mm: Side of the detector.
+        given_mm: Width of each film as it was given, where its file says and nothing was cut off or mended.
     """
 
     output: AxonOutput
@@ -100,6 +101,7 @@ class Reconstruction:
     sample_reprojected: dict[str, np.ndarray]
     given: dict[str, np.ndarray] = field(default_factory=dict)
     film_mm: float = 0.0
+    given_mm: dict[str, float] = field(default_factory=dict)
 
     def reprojection_mae(self) -> dict[str, float]:
         """Mean absolute difference of film and re-projection by view, on the scale 0 to 1."""
@@ -298,6 +300,11 @@ def sample(
         {} if output.sample is None else _reprojected(output.sample, pipeline, list(seen)),
         {view: shrunk(xray.image_HW) if xray.given_HW is None else xray.given_HW for view, xray in films.xrays.items()},
         width_mm,
+        {
+            view: spacing[1] * xray.image_HW.shape[1]
+            for view, xray in films.xrays.items()
+            if xray.given_HW is None and (spacing := _spacing_mm(xray)) is not None
+        },
     )
 
 
@@ -540,7 +547,12 @@ def _preview_row(
         # Beside its neighbours a title has no room for more than a line.
         seen = "as the model sees it" if level is None else str(level)
         pictures += [
-            (f"{view} film, as given", made.given[view], "" if view in turned else letters, 0),
+            (
+                f"{view} film, as given",
+                made.given[view],
+                "" if view in turned else letters,
+                100 / made.given_mm[view] if view in made.given_mm else 0,
+            ),
             (f"{view} film, {seen}", film_UV, letters, 100 / made.film_mm),
             (f"{view}, from the {name}", reprojected[view], letters, 100 / made.film_mm),
         ]

@@ -554,10 +554,16 @@ def test_text_stands_out_on_a_phone_in_either_theme(
     sized: WebDriver, address: str, films: tuple[Path, Path], tmp_path: Path, scheme: str
 ) -> None:
     """WCAG AA asks for 4.5; the picture comes before the form."""
-    resize(sized, PHONE)
     theme(sized, scheme)
+    sized.get(address)
+    for size in (DESK, PHONE):
+        resize(sized, size)
+        assert sized.execute_script(CONTRAST) == []
     give(sized, address, *films, samples=4)
     loaded(sized, "ct.nii.gz")
+    for size in (DESK, PHONE):
+        resize(sized, size)
+        assert sized.execute_script(CONTRAST) == []
     press(sized, "Error to expect")
     loaded(sized, "std.nii.gz")
     (tmp_path / "film.png").write_text("no picture")

@@ -454,7 +454,7 @@ def test_the_readmes_python_runs_as_it_stands(
 def test_the_preview_has_sides_level_and_a_scale(
     model: Path, films: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But for films as they were given, whose scale nobody knows."""
+    """But for pictures as they were given, whose scale nobody knows; of a film with a header it is known."""
     marks: list[tuple[str, float]] = []
     said: list[str] = []
     monkeypatch.setattr("axon.pictures.mark", lambda _, letters, ten_cm: marks.append((letters, ten_cm)))
@@ -465,6 +465,11 @@ def test_the_preview_has_sides_level_and_a_scale(
     slices = [(sides, 100 / 320) for sides in ("RL", "RL", "AP")]
     assert marks == [*slices, *((sides, wide) for sides in ("RL", "AP") for wide in (0, film, film))]
     assert "black -1000 HU, white 400 HU. Bars: 10 cm, of films on the detector" in said[0]
+    marks.clear()
+    grey = np.asarray(Image.open(films[0]))
+    given = dicom_film(tmp_path / "film.dcm", grey)
+    assert run(given, "-o", tmp_path / "known", "--model", model) == 0
+    assert marks[3:] == [("RL", pytest.approx(100 / (2.3 * grey.shape[1]))), *[("RL", film)] * 2]
 
 
 def test_options_mend_each_film_and_the_preview_shows_it_before_and_after(

@@ -58,3 +58,12 @@ def test_a_locked_database_is_refused_in_time_and_an_unknown_alias_says_so(tmp_p
     began = time.monotonic()
     assert "locked" in refused(address).message
     assert time.monotonic() - began < 60
+
+
+def test_the_tracker_prints_no_link_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which leads to the view for traces of language models."""
+    monkeypatch.delenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", raising=False)
+    client("sqlite://")
+    from mlflow.environment_variables import MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT
+
+    assert MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.get()

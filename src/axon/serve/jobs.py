@@ -345,6 +345,7 @@ def _shown(record: dict[str, Any], made: Reconstruction) -> dict[str, Any]:
         {
             "given": gray_uri(made.given[view], 0, 1),
             "ten_cm": round(10_000 / made.film_mm, 2),
+            "given_ten_cm": round(10_000 / made.given_mm[view], 2) if view in made.given_mm else 0,
             **film_pictures(view, film_UV, made.reprojected[view]),
         }
         for view, film_UV in made.films.items()

@@ -90,6 +90,8 @@ def client(tracking_uri: str) -> MlflowClient:
             cannot be used; ``EXTRA_MISSING`` where MLflow is not installed.
     """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # Its own links lead to the view for traces of language models; `run_link` has the one that shows a training.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     with missing_extras():
         from mlflow import MlflowClient
 

@@ -417,7 +417,8 @@ function filmRow(film, notes) {
     const picture = element("div", "", { className: "film" });
     picture.append(element("img", "", { src: film[key], alt: `${film.view}: ${title}` }));
     if (key !== "given" || !turned) picture.append(...sides.map((side) => element("b", side)));
-    if (key !== "given") picture.append(element("i", "", { style: `width: ${film.ten_cm}%` }));
+    const bar = key === "given" ? film.given_ten_cm : film.ten_cm;
+    if (bar) picture.append(element("i", "", { style: `width: ${bar}%` }));
     figure.append(picture, element("figcaption", title));
     row.append(figure);
   }

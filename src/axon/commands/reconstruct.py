@@ -209,4 +209,4 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
         print(f"references: {left_out}")
     for path in sorted(arguments.out.iterdir()):
         print(f"  {path}{'/' if path.is_dir() else ''}")
-    print(f"look at it: axon serve, or ct.nii.gz in 3D Slicer, ITK-SNAP or niivue\n{DISCLAIMER}")
+    print(f"look at it: ct.nii.gz in 3D Slicer, ITK-SNAP or niivue; axon serve makes one on a page\n{DISCLAIMER}")

@@ -300,12 +300,14 @@ def sample(
         {} if output.sample is None else _reprojected(output.sample, pipeline, list(seen)),
         {view: shrunk(xray.image_HW) if xray.given_HW is None else xray.given_HW for view, xray in films.xrays.items()},
         width_mm,
-        {
-            view: spacing[1] * xray.image_HW.shape[1]
-            for view, xray in films.xrays.items()
-            if xray.given_HW is None and (spacing := _spacing_mm(xray)) is not None
-        },
+        _given_mm(films),
     )
+
+
+def _given_mm(films: Films) -> dict[str, float]:
+    whole = {view: xray for view, xray in films.xrays.items() if xray.given_HW is None}
+    spacings = {view: _spacing_mm(xray) for view, xray in whole.items()}
+    return {view: step[1] * whole[view].image_HW.shape[1] for view, step in spacings.items() if step is not None}
 
 
 def _reprojected(volume: Volume, pipeline: AxonPipeline, views: list[str]) -> dict[str, np.ndarray]:

@@ -95,7 +95,16 @@ def test_verify_tells_a_script_every_problem(tmp_path: Path, capsys: pytest.Capt
     assert told["problems"] and all(problem["code"] and problem["fix"] for problem in told["problems"])
 
 
-@pytest.mark.parametrize("verb", [["reconstruct", "film.png", "-o", "out"], ["serve", "--port", "0"]])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["reconstruct", "film.png", "-o", "out"],
+        ["serve", "--port", "0"],
+        ["evaluate", "axon-small", "--data", "cts", "--out", "out"],
+        ["model", "import", "left", "--dataset", "prepared", "-o", "model"],
+        ["reproduce", "axon-small"],
+    ],
+)
 def test_a_verb_that_computes_takes_a_device(
     verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

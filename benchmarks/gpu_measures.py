@@ -29,10 +29,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from axon import DISCLAIMER, pretrained
 from axon.compute.devices import Precision, training_precision
-from axon.compute.memory import is_out_of_memory, peak_memory_gib
+from axon.compute.memory import peak_memory_gib
 from axon.config import Config
 from axon.data.phantoms import make_phantom
-from axon.errors import AxonError
+from axon.errors import AxonError, is_out_of_memory
 from axon.files import json_text, write_whole
 from axon.geometry.projection import render_both
 from axon.geometry.volume import resample_to_cube

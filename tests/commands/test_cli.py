@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from axon import cli
 from axon.cli import main
 from axon.commands.progress import told
-from axon.errors import AxonError, one_line_errors, printable_lines
+from axon.errors import AxonError, one_line_errors, printable_lines, reason_of
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["dataset", "build", "--help"], ["model", "rollback", "--help"]])
@@ -66,6 +67,27 @@ def test_a_file_that_the_system_refuses_is_one_line(tmp_path: Path, capsys: pyte
     # What names no file, as an error of the network, keeps its traceback.
     with pytest.raises(ConnectionResetError), one_line_errors():
         raise ConnectionResetError(104, "Connection reset by peer")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (torch.AcceleratorError("CUDA error: launch\nmore"), "[GPU_FAILED] the GPU failed: CUDA error: launch ->"),
+        (torch.OutOfMemoryError("CUDA out of memory.\nmore"), "[OUT_OF_MEMORY] memory ran out: CUDA out of memory. ->"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: no"), "[OUT_OF_MEMORY] memory ran out: [enforce fail] Defa"),
+        (MemoryError(), "[OUT_OF_MEMORY] memory ran out: MemoryError -> end what"),
+    ],
+)
+def test_a_gpu_that_fails_and_memory_that_runs_out_are_one_line(
+    error: Exception, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        raise error
+    said = capsys.readouterr().out
+    assert ended.value.code == 1 and said.startswith(told) and "--device cpu" in said and said.count("\n") == 1
+    assert reason_of(error) == said.strip()
+    with pytest.raises(RuntimeError, match="shapes differ"), one_line_errors():
+        raise RuntimeError("shapes differ")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import copy
 import itertools
 import json
 import math
+import os
 import statistics
 import tempfile
 import time
@@ -29,10 +30,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from axon import DISCLAIMER, pretrained
 from axon.compute.devices import Precision, training_precision
-from axon.compute.memory import is_out_of_memory, peak_memory_gib
+from axon.compute.memory import peak_memory_gib
 from axon.config import Config
 from axon.data.phantoms import make_phantom
-from axon.errors import AxonError
+from axon.errors import AxonError, is_out_of_memory
 from axon.files import json_text, write_whole
 from axon.geometry.projection import render_both
 from axon.geometry.volume import resample_to_cube
@@ -139,8 +140,9 @@ def _loop_twice(stage: Any, repeats: int, log: Callable[[float], None], **option
     # It looks at its losses when it logs: the GPU has done what it was given.
     never, steps = 10**9, max(WARM, repeats)
     training = replace(stage.training, steps=2 * steps, log_every=steps, checkpoint_every=never, **options)
-    with tempfile.TemporaryDirectory() as folder:
-        loop.fit(stage, training, Path(folder), {}, lambda step, metrics: log(metrics["waiting_share"]))
+    # What is compiled lies beside the checkpoints, and the loop names it to what is compiled later.
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ):
+        loop.fit(stage, training, Path(folder, "stage"), {}, lambda step, metrics: log(metrics["waiting_share"]))
     return steps
 
 

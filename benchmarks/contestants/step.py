@@ -1,10 +1,13 @@
-"""Training step: AXON's loop against a plain eager float32 loop on the same network, data and loss."""
+"""Training step: AXON's loop against a plain eager float32 loop on the same network, data and loss, and against MONAI's
+own network in the order of Lightning's Trainer.
+"""
 
 from __future__ import annotations
 
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,16 +107,33 @@ def step_plain(setting: Setting) -> Timed:
 
 
 def plain_steps(stage: Any, steps: int) -> Iterator[None]:
-    """A plain eager float32 loop, step by step."""
+    """A plain eager float32 loop, step by step, with PyTorch's own TensorFloat-32, which AXON turns off."""
     import torch
 
     optimizer = torch.optim.AdamW(stage.module.parameters(), lr=1e-4)
-    for step in range(steps):
-        loss = stage.loss(stage.module, stage.draw(step, range(stage.batch_size)))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    with torch_tf32():
+        for step in range(steps):
+            loss = stage.loss(stage.module, stage.draw(step, range(stage.batch_size)))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            yield
+
+
+@contextmanager
+def torch_tf32() -> Iterator[None]:
+    """TensorFloat-32 as PyTorch comes: in cuDNN's convolutions, not in products of matrices."""
+    import torch
+
+    backends: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend, allowed in zip(backends, (True, False), strict=True):
+            backend.allow_tf32 = allowed
         yield
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
 
 
 def step_lightning(setting: Setting) -> Timed:

@@ -71,11 +71,11 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End the process with status 1 and one readable last line, not a traceback, on an `AxonError` or a file that the
-    system refuses.
+    """End the process with status 1 and one readable last line, not a traceback, on an `AxonError`, a file that the
+    system refuses, memory that ran out or a GPU that failed.
     """
     try:
-        with _refused_files(), missing_extras():
+        with _refused_files(), missing_extras(), _failed_devices():
             yield
     except AxonError as error:
         print(error, flush=True)
@@ -123,6 +123,40 @@ def _refused_files() -> Iterator[None]:
         raise AxonError("FILE_REFUSED", message, "check that path, its type and its permissions") from error
 
 
+@contextlib.contextmanager
+def _failed_devices() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if (known := device_failure(error)) is None:
+            raise
+        raise known from error
+
+
+def device_failure(error: BaseException) -> AxonError | None:
+    """What to tell where memory ran out or a GPU failed; None of any other error."""
+    told = (str(error).splitlines() or [type(error).__name__])[0]
+    if is_out_of_memory(error):
+        less = "end what else takes memory, ask for fewer samples, leave references out (--fast), or say --device cpu"
+        return AxonError("OUT_OF_MEMORY", f"memory ran out: {told}", less)
+    if _named(error, "AcceleratorError"):
+        again = "start it again; if it fails again, restart the driver, or say --device cpu"
+        return AxonError("GPU_FAILED", f"the GPU failed: {told}", again)
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on a GPU or on the CPU, whose allocator raises a bare RuntimeError."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and (_named(error, "OutOfMemoryError") or "DefaultCPUAllocator" in str(error))
+    )
+
+
+def _named(error: BaseException, name: str) -> bool:
+    """Whether it is of torch's class of that name; torch takes seconds to import."""
+    return any(kind.__name__ == name for kind in type(error).__mro__)
+
+
 def disk_full(error: OSError) -> AxonError:
     """What to tell of an error whose number is one of `FULL`."""
     fix = "free some space, or raise the limit, and run it again: what was there before is as it was"
@@ -135,6 +169,7 @@ def reason_of(error: BaseException) -> str:
     """
     if isinstance(error, OSError) and error.errno in FULL:
         error = disk_full(error)
+    error = device_failure(error) or error
     if isinstance(error, AxonError):
         return str(error)
     told = f"{type(error).__name__}: {printable(str(error))}"

@@ -19,9 +19,8 @@ from torch.nn import functional as F
 
 from axon.compute.bases import DiffusionPipeline
 from axon.compute.devices import Precision, network_precision
-from axon.compute.memory import is_out_of_memory
 from axon.config import Config, PhysicsConfig, ReferencesConfig, XrayConfig
-from axon.errors import AxonError, require
+from axon.errors import AxonError, is_out_of_memory, require
 from axon.geometry.film import to_detector
 from axon.geometry.level import ANY_SCALE, Level, find_level
 from axon.geometry.projection import attenuation, normalise_film, project

@@ -1,9 +1,11 @@
 """The contestants of the speed benchmark compute the same."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.contestants import Contestant, Setting, drr, metrics, step
 
@@ -28,6 +30,16 @@ def test_a_training_step_is_of_the_same_network_samples_and_loss(contestant: Con
     setting = Setting(TINY, 24, 1, "")
     (_, (ours,)), (seconds, (theirs,)) = step.step_axon(setting), contestant(setting)
     assert theirs == pytest.approx(ours, rel=1e-4) and len(seconds) == 1
+
+
+def test_the_plain_loop_has_pytorch_s_own_tf32_and_gives_it_back() -> None:
+    stage = step.bridge_stage(Setting(TINY, 24, 1, ""))
+    backends: tuple[Any, ...] = torch.backends.cudnn, torch.backends.cuda.matmul
+    with step.torch_tf32():  # for the tests that follow
+        for backend in backends:
+            backend.allow_tf32 = False
+        within = [[backend.allow_tf32 for backend in backends] for _ in step.plain_steps(stage, 1)]
+        assert within == [[True, False]] and not any(backend.allow_tf32 for backend in backends)
 
 
 # A volume of flashdrr's is a voxel smaller, of 24.

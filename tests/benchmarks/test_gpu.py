@@ -1,9 +1,11 @@
 """The script for a lent GPU, on a CPU at a tiny size: pack, unpack, pieces that are run, stopped and killed."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from argparse import Namespace
@@ -17,7 +19,10 @@ from axon.config import Config
 from axon.data.patients import read_patients
 from axon.errors import AxonError
 from axon.registry.imported import MAX_PARTS, import_model, read_left, unpack_left
+from axon.training import loop
 from benchmarks import gpu
+from benchmarks.contestants import step
+from benchmarks.gpu_measures import our_steps
 
 pytestmark = pytest.mark.slow
 
@@ -62,6 +67,24 @@ def test_every_piece_runs_and_writes_what_it_measured(packed: Path, left: Path) 
     assert [row["what"] for row in tables["flops"]["rows"]][1:] == ["training step", "largest network alone"]
     assert tables["memory"]["rows"][0]["seconds"] > 0
     assert tables["reconstruct"]["rows"][0]["psnr_of_phantom"] > 0
+
+
+def test_what_is_compiled_is_left_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def compile_loss(_: object, cache: Path) -> None:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
+        cache.mkdir(parents=True)
+        made.append(cache)
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(loop, "_compiles", lambda *_: True)
+    monkeypatch.setattr(loop, "compile_loss", compile_loss)
+    stage = step.stage_of("bridge", step.source_of(Config.load(Path(__file__).parents[1] / "tiny.yaml")))
+    before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    our_steps(stage, 1)
+    assert len(made) == 1 and os.environ.get("TORCHINDUCTOR_CACHE_DIR") == before
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_done_is_not_done_again(packed: Path, left: Path, tmp_path: Path) -> None:

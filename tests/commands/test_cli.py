@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from axon import cli
 from axon.cli import main
 from axon.commands.progress import told
-from axon.errors import AxonError, one_line_errors, printable_lines
+from axon.errors import AxonError, one_line_errors, printable_lines, reason_of
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["dataset", "build", "--help"], ["model", "rollback", "--help"]])
@@ -69,6 +70,27 @@ def test_a_file_that_the_system_refuses_is_one_line(tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (torch.AcceleratorError("CUDA error: launch\nmore"), "[GPU_FAILED] the GPU failed: CUDA error: launch ->"),
+        (torch.OutOfMemoryError("CUDA out of memory.\nmore"), "[OUT_OF_MEMORY] memory ran out: CUDA out of memory. ->"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: no"), "[OUT_OF_MEMORY] memory ran out: [enforce fail] Defa"),
+        (MemoryError(), "[OUT_OF_MEMORY] memory ran out: MemoryError -> end what"),
+    ],
+)
+def test_a_gpu_that_fails_and_memory_that_runs_out_are_one_line(
+    error: Exception, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        raise error
+    said = capsys.readouterr().out
+    assert ended.value.code == 1 and said.startswith(told) and "--device cpu" in said and said.count("\n") == 1
+    assert reason_of(error) == said.strip()
+    with pytest.raises(RuntimeError, match="shapes differ"), one_line_errors():
+        raise RuntimeError("shapes differ")
+
+
+@pytest.mark.parametrize(
     "option", [["--max-gb", "nan"], ["--max-gb", "inf"], ["--max-gb", "-1"], ["--max-gb", "x"], ["--limit", "x"]]
 )
 def test_wrong_numbers_are_a_wrong_call(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,7 +117,16 @@ def test_verify_tells_a_script_every_problem(tmp_path: Path, capsys: pytest.Capt
     assert told["problems"] and all(problem["code"] and problem["fix"] for problem in told["problems"])
 
 
-@pytest.mark.parametrize("verb", [["reconstruct", "film.png", "-o", "out"], ["serve", "--port", "0"]])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["reconstruct", "film.png", "-o", "out"],
+        ["serve", "--port", "0"],
+        ["evaluate", "axon-small", "--data", "cts", "--out", "out"],
+        ["model", "import", "left", "--dataset", "prepared", "-o", "model"],
+        ["reproduce", "axon-small"],
+    ],
+)
 def test_a_verb_that_computes_takes_a_device(
     verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -185,10 +185,11 @@ def test_two_workers_give_the_same_bytes(films: Path, model: Path, tmp_path: Pat
     assert (tmp_path / "one/index.csv").read_text() == (tmp_path / "two/index.csv").read_text()
 
 
-def test_a_broken_gpu_stops_the_batch_and_a_bug_costs_a_study(
+def test_a_broken_gpu_stops_the_batch_and_a_bug_or_a_lack_of_memory_costs_a_study(
     films: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    raised: list[Exception] = [KeyError("canary"), torch.AcceleratorError("CUDA error: unspecified launch failure")]
+    broken = torch.AcceleratorError("CUDA error: unspecified launch failure")
+    raised: list[Exception] = [KeyError("canary"), MemoryError(), broken]
 
     def breaks(*given: object, **options: object) -> None:
         raise raised.pop(0)
@@ -196,8 +197,8 @@ def test_a_broken_gpu_stops_the_batch_and_a_bug_costs_a_study(
     monkeypatch.setattr(batch, "reconstruct", breaks)
     with pytest.raises(AxonError, match="GPU_FAILED"):
         run_batch(films, tmp_path / "out", str(model))
-    told = [row["message"] for row in read_csv(tmp_path / "out/index.csv") if row["code"] == "UNEXPECTED"]
-    assert told == ["KeyError"]
+    told = [(row["code"], row["message"]) for row in read_csv(tmp_path / "out/index.csv")]
+    assert {("UNEXPECTED", "KeyError"), ("OUT_OF_MEMORY", "memory ran out: MemoryError")} < set(told)
 
 
 def test_shards_share_the_studies(films: Path, model: Path, tmp_path: Path) -> None:

@@ -103,6 +103,12 @@ def test_an_error_that_nobody_foresaw_is_relayed(tmp_path: Path) -> None:
         launch._watch(ended, tmp_path, lambda *_: None)  # type: ignore[arg-type]
 
 
+def test_memory_that_ran_out_in_a_training_process_is_relayed_as_that(tmp_path: Path) -> None:
+    with pytest.raises(MemoryError), launch._relayed_errors(tmp_path):
+        raise MemoryError
+    assert json.loads((tmp_path / launch.ERROR).read_text())["code"] == "OUT_OF_MEMORY"
+
+
 @pytest.mark.slow
 def test_a_training_that_has_begun_goes_on_without_mlflow(
     tmp_path: Path,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from axon import DISCLAIMER, pretrained
+from axon import DISCLAIMER, pretrained, provenance
 from axon.cli import main
 from axon.config import Config
 from axon.errors import AxonError
@@ -61,6 +63,21 @@ def test_a_recorded_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         read_recipe("axon", uri)
     with pytest.raises(AxonError, match="TRACKING_FAILED"):
         read_recipe("models:/axon@nobody", uri)
+
+
+def test_what_is_made_again_is_told_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"code_revision": COMMIT, "data_revision": "d" * 40, "data_repo": "https://x/y", "split_hash": "5117"}
+    again, told = ["reproduce", "models:/axon/1", "--tracking-uri", registered(tmp_path, **facts)], []
+
+    def run(command: list[str], env: dict[str, str], **_: object) -> SimpleNamespace:
+        told.append(env["AXON_DEVICE"])
+        return SimpleNamespace(returncode=3)
+
+    monkeypatch.setattr(provenance, "code_revision", lambda: COMMIT)
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(SystemExit):
+        main([*again, "--output", str(tmp_path), "--run", "--device", "cpu"])
+    assert told == ["cpu"]
 
 
 @pytest.mark.parametrize(

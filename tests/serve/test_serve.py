@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageOps
 from starlette.testclient import TestClient
 
@@ -310,6 +311,8 @@ def test_the_worker_survives_what_a_job_meets(
             return ended(asked, order(asked, film)["id"])["error"]["code"]
 
     assert meets(SystemExit(1)) == "SERVE_FAILED"
+    assert meets(torch.AcceleratorError("CUDA error")) == "GPU_FAILED"
+    assert meets(MemoryError()) == "OUT_OF_MEMORY"
     assert meets(OSError(errno.ENOSPC, "No space left on device")) == "DISK_FULL"
     assert meets(OSError(errno.EMFILE, "Too many open files")) == "SERVE_BUSY"
     shutil.rmtree(jobs.root)

@@ -166,6 +166,22 @@ def test_a_gpu_that_fails_is_an_error_that_says_to_go_on(tmp_path: Path) -> None
     assert_same(train(tmp_path / "broken"), train(tmp_path / "whole"))
 
 
+def test_a_gpu_that_fails_in_a_validation_or_before_the_first_step_is_one_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> torch.Tensor:
+        raise torch.AcceleratorError("CUDA error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Wobble, "validation_loss", fails)
+        with pytest.raises(AxonError, match="GPU_FAILED"):
+            train(tmp_path / "validation")
+    monkeypatch.setattr(loop, "_compiles", lambda *_: True)
+    monkeypatch.setattr(loop, "make_tables", fails)
+    with pytest.raises(AxonError, match="GPU_FAILED"):
+        train(tmp_path / "tables")
+
+
 def test_a_batch_in_parts_trains_as_the_whole(tmp_path: Path) -> None:
     config = replace(TRAIN, batch_size=8)
     whole, curve = fit(Wobble(), config, tmp_path / "whole", {}, lambda *_: None)

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from axon.commands import Verbs, verb
+from axon.commands import Verbs, add_device, verb
 
 _EXAMPLES = """examples:
   axon reproduce models:/axon@champion --tracking-uri sqlite:///runs/mlflow.db          say how it was made
@@ -32,6 +32,7 @@ def add(verbs: Verbs) -> None:
     reproduce.add_argument(
         "--run", action="store_true", help="run the pipeline, where the running code is the recorded one"
     )
+    add_device(reproduce)
     reproduce.set_defaults(verb=_reproduce)
 
 
@@ -41,11 +42,13 @@ def _reproduce(arguments: argparse.Namespace) -> None:
 
     from axon import DISCLAIMER
     from axon.commands.pipeline import checkout as code_checkout
+    from axon.compute.devices import DEVICE, device_name
     from axon.errors import AxonError, printable, printable_lines
     from axon.provenance import code_revision
     from axon.registry.reproduce import check_reproducible, compared, python_command, read_recipe
     from axon.tracking.client import REGISTRY, refuse_missing_store
 
+    device = device_name(arguments.device)
     if not arguments.model.startswith(REGISTRY):
         _say_of_folder(arguments.model, arguments.folder, arguments.run)
         return
@@ -64,8 +67,8 @@ def _reproduce(arguments: argparse.Namespace) -> None:
     print(printable_lines(f"\n{recipe.commands(config, arguments.output)}"), flush=True)
     if arguments.run:
         check_reproducible(recipe, code_revision())
-        status = subprocess.run(python_command(recipe, config, arguments.output), cwd=code_checkout()).returncode
-        if status:
+        again, on = python_command(recipe, config, arguments.output), {**os.environ, DEVICE: device}
+        if status := subprocess.run(again, cwd=code_checkout(), env=on).returncode:
             raise SystemExit(status)
         print(f"\nmade again: {compared(recipe, arguments.output)}. {DISCLAIMER}")
 

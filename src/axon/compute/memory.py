@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import torch
 
+from axon.errors import is_out_of_memory
+
 
 def peak_memory_gib(device: torch.device) -> float:
     """The most memory taken so far in GiB: allocated on a GPU, else resident in this process."""
@@ -16,13 +18,6 @@ def peak_memory_gib(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on a GPU or on the CPU, whose allocator raises a bare RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    )
 
 
 def largest_that_fits(too_many: int, trial: Callable[[int], None]) -> int:

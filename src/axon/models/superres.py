@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from axon.compute.bases import ConfigMixin, ModelMixin, register_to_config
-from axon.compute.memory import is_out_of_memory
+from axon.errors import is_out_of_memory
 from axon.models.light import sliding_window_inference
 
 _log = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ import torch
 from axon import DISCLAIMER, __version__, pretrained
 from axon.compute.devices import AS_IT_IS, Computing, choose_device, device_name
 from axon.dicom.views import View
-from axon.errors import AxonError, require
+from axon.errors import AxonError, device_failure, require
 from axon.files import json_text, only_writer, read_csv, sha256_file, whole_file, write_csv, write_json
 from axon.orchestration.processes import end_with_parent
 from axon.orchestration.working import working
@@ -403,6 +403,8 @@ def _one(study: FilmStudy, out: Path, options: Options) -> dict[str, Any]:
             raise
         return {"state": FAILED, "code": "XRAY_UNREADABLE", "message": f"the file cannot be read ({error.strerror})"}
     except Exception as error:
+        if known := device_failure(error):
+            return {"state": FAILED, "code": known.code, "message": known.message}
         _log.exception("study %s", study.id)
         return {"state": FAILED, "code": "UNEXPECTED", "message": type(error).__name__}
     return {"state": DONE, "code": "", **_figures(record)}

@@ -35,7 +35,7 @@ from axon.baselines.train_all import train_baselines
 from axon.compute import distributed
 from axon.compute.devices import require_gpu
 from axon.config import Config
-from axon.errors import AxonError, one_line_errors, reason_of
+from axon.errors import AxonError, device_failure, one_line_errors, reason_of
 from axon.files import whole_folder
 from axon.orchestration.processes import end_with_parent
 from axon.training.loop import Log, terminated
@@ -299,7 +299,8 @@ def _relayed_errors(relay: Path) -> Iterator[None]:
         _relay(relay, error)
         raise SystemExit(1) from None
     except Exception as error:
-        _relay(relay, AxonError("TRAINING_PROCESS", f"a training process failed: {reason_of(error)}", READ))
+        unforeseen = AxonError("TRAINING_PROCESS", f"a training process failed: {reason_of(error)}", READ)
+        _relay(relay, device_failure(error) or unforeseen)
         raise
 
 

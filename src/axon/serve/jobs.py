@@ -18,7 +18,7 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from axon.dicom.views import View
-from axon.errors import FULL, AxonError, disk_full
+from axon.errors import FULL, AxonError, device_failure, disk_full
 from axon.files import Scratch
 from axon.geometry.mend import Mend
 from axon.pictures import film_pictures, gray_uri
@@ -335,6 +335,8 @@ def _told(error: BaseException) -> AxonError | None:
     if (known := scarce(error)) is not None:
         return known
     _log.error("a reconstruction failed", exc_info=error)
+    if (known := device_failure(error)) is not None:
+        return known
     message = f"the reconstruction failed ({type(error).__name__})"
     return AxonError("SERVE_FAILED", message, "look at the server's terminal")
 

@@ -28,9 +28,9 @@ from tqdm import tqdm
 
 from axon.compute import distributed
 from axon.compute.devices import gpu_utilisation, training_precision
-from axon.compute.memory import is_out_of_memory, largest_that_fits, peak_memory_gib
+from axon.compute.memory import largest_that_fits, peak_memory_gib
 from axon.config import StageConfig
-from axon.errors import AxonError
+from axon.errors import AxonError, is_out_of_memory
 from axon.training.checkpoints import Curve, Progress, load_newest, save_checkpoint
 
 Log = Callable[[int, dict[str, float]], None]
@@ -113,31 +113,32 @@ def fit(stage: Stage, config: StageConfig, folder: Path, identity: dict[str, Any
             log(row[0], _losses(row))
     module.train()
     loss_of: nn.Module = _Loss(stage, module)
-    if _compiles(config, device, config.steps - first):
-        make_tables(loss_of, stage.draw(first, range(1)), device)
-        compile_loss(loss_of, folder.parent / "compiled")
-    if distributed.world_size() > 1:
-        loss_of = data_parallel(loss_of)
+    with _gpu_failures(stage.name, progress):
+        if _compiles(config, device, config.steps - first):
+            make_tables(loss_of, stage.draw(first, range(1)), device)
+            compile_loss(loss_of, folder.parent / "compiled")
+        if distributed.world_size() > 1:
+            loss_of = data_parallel(loss_of)
     look_every = _look_every(device)
     looks = _Looks(stage.name, progress, behind=device.type == "cuda")
     quiet = not (leader and sys.stderr.isatty())
     with (
+        _gpu_failures(stage.name, progress),
         terminated() as ended,
         closing(_draws(stage, config, first, _Aside(stage, device) if device.type == "cuda" else None)) as draws,
         tqdm(total=config.steps, initial=first, desc=stage.name, disable=quiet) as bar,
     ):
         waited = _Waited(draws)
         while progress.step < config.steps:
-            with _gpu_failures(stage.name, progress):
-                looks.waiting.append(_step(stage, loss_of, waited, optimizer, config, progress.step))
-                progress.step += 1
-                update_ema(ema, module, min(config.ema_decay, (1 + progress.step) / (10 + progress.step)))
-                last, stop = progress.step == config.steps, False
-                logs, saves = (last or progress.step % n == 0 for n in (config.log_every, config.checkpoint_every))
-                # Several processes look together; one alone need not wait for that when it is told to end.
-                told = ended.is_set() and distributed.world_size() == 1
-                if logs or saves or told or progress.step % look_every == 0:
-                    stop = looks.look(ended.is_set(), everything=logs or saves or told)
+            looks.waiting.append(_step(stage, loss_of, waited, optimizer, config, progress.step))
+            progress.step += 1
+            update_ema(ema, module, min(config.ema_decay, (1 + progress.step) / (10 + progress.step)))
+            last, stop = progress.step == config.steps, False
+            logs, saves = (last or progress.step % n == 0 for n in (config.log_every, config.checkpoint_every))
+            # Several processes look together; one alone need not wait for that when it is told to end.
+            told = ended.is_set() and distributed.world_size() == 1
+            if logs or saves or told or progress.step % look_every == 0:
+                stop = looks.look(ended.is_set(), everything=logs or saves or told)
             bar.update()
             if logs:
                 with torch.no_grad():

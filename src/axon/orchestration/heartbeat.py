@@ -29,7 +29,7 @@ from axon.tracking.client import (
     tracking_errors,
     without_credentials,
 )
-from axon.tracking.runs import HEARTBEAT, PARENT_RUN, RUN_KEY, STAGE, TRAINING_PAGE, WORK_KEY, StageRun
+from axon.tracking.runs import HEARTBEAT, LAST_LINES, PARENT_RUN, RUN_KEY, STAGE, TRAINING_PAGE, WORK_KEY, StageRun
 from axon.training.loop import Log
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ def _light_step(name: str, state: dict[str, Any], open_: bool) -> dict[str, Any]
         "state": "CANCELED" if running and not open_ else state["state"],
         "seconds": None if running else state["seconds"],
         "pod": "",
-        "error": state.get("error", ""),
+        "error": state.get("error", "") + (f"{LAST_LINES}{said}" if (said := state.get("last_lines")) else ""),
         "progress": state,
         "silent_s": silent_s,
     }

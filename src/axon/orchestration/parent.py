@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
+from shutil import copytree
 
 from axon import pretrained
 from axon.config import Config
 from axon.errors import AxonError, require
+from axon.files import whole_folder
 from axon.registry.gate import MODEL
 from axon.tracking.client import REGISTRY, client, parse_uri, refuse_missing_store, resolve, tracking_errors
 from axon.tracking.runs import DATA_REVISION, WORK_KEY
@@ -130,3 +132,24 @@ def parent_folder(config: Config, tracking_uri: str) -> Iterator[Path | None]:
             raise AxonError("PARENT_MISSING", f"training.init_from is gone: {error.message}", _FIX) from error
         require(sha256 in ("", found), "PARENT_MISSING", "training.init_from names a folder that was changed", _FIX)
         yield folder
+
+
+@contextmanager
+def kept_parent(config: Config, tracking_uri: str, kept: Path, begun: bool) -> Iterator[Path | None]:
+    """`parent_folder`, with what is fetched kept in ``kept``; a training that has begun goes on from there and asks
+    nobody.
+    """
+    if begun and _is_whole(kept):
+        yield kept
+        return
+    with parent_folder(config, tracking_uri) as folder:
+        if folder is not None and config.training.init_from.startswith(REGISTRY):
+            with suppress(AxonError), whole_folder(kept) as part:  # Another attempt's hand may be on it.
+                copytree(folder, part, dirs_exist_ok=True)
+        yield folder
+
+
+def _is_whole(folder: Path) -> bool:
+    with suppress(AxonError):
+        return bool(pretrained.verify(folder))
+    return False

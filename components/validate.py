@@ -35,9 +35,9 @@ def validate(
     from axon.orchestration.working import working
 
     told = working("validate", Path(dataset.path), tracking_uri, model_name=model_name, revision=revision)
-    with one_line_errors(), told:
+    with one_line_errors(), told as tell:
         facts = assemble(
-            [Path(shard.path) for shard in shards], Path(raw.path), Config.from_yaml(config), Path(dataset.path)
+            [Path(shard.path) for shard in shards], Path(raw.path), Config.from_yaml(config), Path(dataset.path), tell
         )
     dataset.metadata.update({key: value for key, value in facts.items() if isinstance(value, str | int | float)})
     counts = ", ".join(f"{name} {count}" for name, count in facts["counts"].items())

@@ -163,12 +163,20 @@ class Scratch:
 
     def again(self) -> Path:
         """The folder, made anew and locked where it is not there."""
+        left = 100
         while self._handle < 0 or not _is_at(self._handle, self.path):
-            self.close()
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-            _lock(self._handle, self.path.name, wait=True)
+            try:
+                self._make()
+            except (FileExistsError, FileNotFoundError):  # Until it is locked, another's start may clear it away.
+                if not (left := left - 1):
+                    raise
         return self.path
+
+    def _make(self) -> None:
+        self.close()
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        _lock(self._handle, self.path.name, wait=True)
 
     def close(self) -> None:
         """Give up the lock."""
@@ -222,7 +230,10 @@ def _remove_left_over(folder: Path) -> None:
 
 
 def _is_at(handle: int, path: Path) -> bool:
-    return path.exists() and os.path.samestat(os.fstat(handle), path.stat())
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -91,7 +91,9 @@ def test_a_case_keeps_its_patients_real_films(tmp_path: Path, chest: Volume) -> 
     write_film(tmp_path / "raw/d.dcm", PatientID="ANOTHER")
     write_film(tmp_path / "raw/e.dcm", BurnedInAnnotation="YES")
     fetched = tmp_path / "fetched"
-    fetch(fetched, 1, folder=str(tmp_path / "raw"))
+    told: list[tuple[int, int]] = []
+    fetch(fetched, 1, folder=str(tmp_path / "raw"), tell=lambda *far: told.append(far))
+    assert told and told == [(number, len(told)) for number in range(1, len(told) + 1)]
     assert not (fetched / "d.dcm").exists()
     ingest(fetched, 0, 1, Config(), tmp_path / "out")
     report = json.loads((tmp_path / "out/report.json").read_text())

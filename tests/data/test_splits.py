@@ -124,7 +124,9 @@ def raw(tmp_path: Path, splits: str = "") -> Path:
 
 def test_assemble_and_open(tmp_path: Path) -> None:
     shards = [shard(tmp_path / "a", CASES[::2], rejected=1), shard(tmp_path / "b", CASES[1::2])]
-    facts = assemble(shards, raw(tmp_path), Config(), tmp_path / "out")
+    told: list[tuple[int, int]] = []
+    facts = assemble(shards, raw(tmp_path), Config(), tmp_path / "out", lambda *far: told.append(far))
+    assert told == [(number, 12) for number in range(1, 13)]
     dataset = PreparedDataset(tmp_path / "out")
     assert dataset.info == facts and dataset.split_hash == facts["split_hash"]
     assert facts["films"] == {"frontal": 1} and facts["films_rejected"] == {"XRAY_FLAT": 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -40,3 +41,39 @@ def test_a_folder_that_was_cleared_is_made_anew_and_still_held(temporary: Path) 
     assert scratch.again() == scratch.path
     Scratch("test")
     assert (scratch.path / "film").is_file()
+
+
+def test_one_that_another_start_clears_before_it_is_locked_is_made_again(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one comes in between a folder and its handle, and once more between the lock and the look at it."""
+    opened, looked, came = os.open, Path.stat, []
+
+    def open_(path: Path, flags: int) -> int:
+        if came.count("open") < 2:
+            came.append("open")
+            path.rmdir()
+        return opened(path, flags)
+
+    def stat(self: Path, **how: bool) -> os.stat_result:
+        if self.name.startswith("axon-test-") and "open" in came and "stat" not in came:
+            came.append("stat")
+            self.rmdir()
+        return looked(self, **how)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", open_)
+        patched.setattr(Path, "stat", stat)
+        scratch = Scratch("test")
+    assert came.count("open") == 2 and scratch.path.is_dir()
+    (scratch.path / "film").touch()
+    Scratch("test")
+    assert (scratch.path / "film").is_file(), "it is held"
+
+
+def test_what_never_becomes_a_folder_is_refused(temporary: Path) -> None:
+    scratch = Scratch("test")
+    scratch.remove()
+    scratch.path.symlink_to(temporary / "nowhere")
+    with pytest.raises(FileExistsError):
+        scratch.again()

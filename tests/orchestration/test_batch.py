@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -247,36 +248,32 @@ def parent_of(process: Path) -> int:
     return 0
 
 
-WORKERS = """
-import sys
-from pathlib import Path
-from axon.orchestration import batch
-if __name__ == "__main__":
-    batch.run_batch(*map(Path, sys.argv[1:3]), sys.argv[3], workers=2)
-"""
-
-
 @pytest.mark.slow
-def test_a_batch_that_is_killed_takes_its_workers_along(films: Path, model: Path, tmp_path: Path) -> None:
-    (tmp_path / "films").mkdir()
+def test_a_batch_that_is_killed_takes_its_workers_along_and_the_next_verb_what_it_left(
+    films: Path, model: Path, tmp_path: Path
+) -> None:
+    for folder in ("films", "tmp"):
+        (tmp_path / folder).mkdir()
     for number in range(40):
         write_study(tmp_path / "films", films, number)
-    program = tmp_path / "program.py"
-    program.write_text(WORKERS)
-    batch_ = subprocess.Popen(
-        [sys.executable, str(program), str(tmp_path / "films"), str(tmp_path / "out"), str(model)]
-    )
+    axon, environment = [sys.executable, "-m", "axon.cli"], {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+    call = [*axon, "reconstruct", "--batch", "films", "-o", "out", "--model", str(model), "--workers", "2"]
+    batch_ = subprocess.Popen(call, cwd=tmp_path, env=environment)
     index, deadline = tmp_path / "out/index.csv", time.monotonic() + 120
     while not (index.is_file() and "done" in index.read_text()) and time.monotonic() < deadline:
         assert batch_.poll() is None
         time.sleep(0.1)
     children = family(batch_.pid)
     assert len(children) >= 2
+    (left,) = (tmp_path / "tmp").iterdir()
+    (left / "film").touch()
     batch_.kill()
     batch_.wait()
     while alive := [child for child in children if parent_of(Path("/proc", str(child)))]:
         assert time.monotonic() < deadline, f"still there: {alive}"
         time.sleep(0.1)
+    subprocess.run([*axon, "completion", "bash"], env=environment, check=True, capture_output=True)
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_a_table_names_pairs_and_patients(films: Path, tmp_path: Path) -> None:

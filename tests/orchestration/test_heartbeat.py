@@ -18,6 +18,7 @@ from axon.errors import AxonError
 from axon.orchestration import heartbeat, working
 from axon.orchestration.alert import Alert
 from axon.orchestration.heartbeat import PICTURE, beating, hasty, refuse_overdue, run_state, state_lines
+from axon.orchestration.processes import LINES
 from axon.orchestration.working import FILE
 from axon.tracking.client import client, default_tracking_uri
 from axon.tracking.runs import (
@@ -26,6 +27,7 @@ from axon.tracking.runs import (
     UNKNOWN_WORK,
     WORK_KEY,
     StageRun,
+    failed_stages,
     finish_parent,
     losing_no_work,
     stage_run,
@@ -126,6 +128,38 @@ def test_a_step_that_does_not_train_says_how_far_it_is(tmp_path: Path, monkeypat
     with working.working("fetch", tmp_path / "4/raw", uri, run_id) as tell:
         tell(1, 1)
     assert json.loads((tmp_path / "4" / FILE).read_text())["state"] == "SUCCEEDED"
+
+
+@pytest.mark.slow
+def test_a_step_that_fails_keeps_its_last_lines_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In MLflow and in its file, without secrets; however many letters they take there. One that was tried again with
+    success is not named.
+    """
+    uri = new_store(tmp_path)
+    run_id = start_parent(uri, "axon", "key", {}, {WORK_KEY: UNKNOWN_WORK})
+    monkeypatch.setenv("SOME_TOKEN", "canary")
+    with pytest.raises(AxonError), working.working("fetch", tmp_path / "raw", uri, run_id):
+        for number in range(LINES + 5):
+            print("file", number, "canary")
+        raise AxonError("DATA_DAMAGED", "it is not what it was", "copy it again")
+    with pytest.raises(ValueError), working.working("register", tmp_path / "2/registered", uri, run_id):
+        print("\x1b" * 9000)
+        print("\x1b" * 4000)
+        raise ValueError("ß" * 9000)
+    with pytest.raises(ValueError), working.working("gate", tmp_path / "3/decision", uri, run_id):
+        raise ValueError
+    with working.working("gate", tmp_path / "3/decision", uri, run_id):
+        pass
+    beat = json.loads((tmp_path / FILE).read_text())
+    assert beat["error"].startswith("[DATA_DAMAGED] it is not")
+    assert beat["last_lines"].splitlines() == [f"file {number} ***" for number in range(5, LINES + 5)]
+    shown = "\n".join(state_lines(run_state(uri, run_id)))
+    assert "copy it again\nlast lines:\nfile 5 ***" in shown
+    said = failed_stages(uri, "axon", "key")
+    assert said.keys() == {"fetch", "register"} and said["register"].startswith("[UNEXPECTED] ValueError: ß")
+    told = finish_parent(uri, "axon", "key", False, "Task run failed.")
+    assert told.startswith("fetch: [DATA_DAMAGED] it is not what it was -> copy it again; register: [UNEXPECTED]")
+    assert "file 5" not in told
 
 
 def test_an_mlflow_that_fails_stops_no_training(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,8 +102,6 @@ def test_no_held_out_patient_was_trained_on_by_the_line(
 
 
 def test_a_folder_is_pinned_by_its_content(parent: Path, tiny_config: Config, tmp_path: Path) -> None:
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(parent, copy)
     known = pinned(asking(tiny_config, str(copy)), "sqlite:///nowhere.db", "axon")
@@ -175,4 +174,29 @@ def test_a_parent_that_goes_while_a_run_starts_is_said_to_be_gone(
         pass
     monkeypatch.setattr(mlflow, "delete_model_version", lambda *given: None)
     with pytest.raises(AxonError, match="TRACKING_FAILED"), parent_folder(third, uri):
+        pass
+
+
+@pytest.mark.slow
+def test_a_parent_whose_files_are_gone_is_gone_though_its_version_stays(
+    parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A storage that cannot be asked is no such thing."""
+    uri = new_store(tmp_path)
+    mlflow, run_id = client(uri), start_parent(uri, "axon", "key", {}, {})
+    mlflow.log_artifacts(run_id, str(parent), "model/artifacts/model")
+    mlflow.create_registered_model("axon")
+    mlflow.create_model_version("axon", str(tmp_path), run_id)
+    known = asking(Config(), "models:/axon/1")
+    with parent_folder(known, uri) as folder:
+        assert folder is not None and (folder / "model_index.json").is_file()
+    shutil.rmtree(tmp_path / "mlartifacts")
+    with pytest.raises(AxonError, match=r"PARENT_MISSING.*files of models:/axon/1"), parent_folder(known, uri):
+        pass
+
+    def away(*given: object) -> None:
+        raise ConnectionError("nobody answers")
+
+    monkeypatch.setattr(MlflowClient, "list_artifacts", away)
+    with pytest.raises(AxonError, match="TRACKING_FAILED"), parent_folder(known, uri):
         pass

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from axon import pretrained
 from axon.config import Config
+from axon.data.patients import Patient, patient_hash, write_patients
 from axon.errors import AxonError
 from axon.orchestration import launch, steps
 from axon.orchestration.processes import LETTERS, LINES, LastLines
@@ -22,6 +24,7 @@ from axon.orchestration.working import FILE
 from axon.tracking.client import client
 from axon.tracking.runs import start_parent
 from axon.training.train import checkpoint_dir
+from tests.support.small_model import small_pipeline
 from tests.support.stores import new_store
 
 
@@ -137,19 +140,57 @@ def test_a_training_that_has_begun_goes_on_without_mlflow(
 
 
 @pytest.mark.slow
+def test_a_warm_training_that_has_begun_goes_on_without_mlflow_and_its_registry(
+    uri: str, tmp_path: Path, tiny_config: Config, tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the parent that it began from, unless that was changed since; one that has not begun asks for it."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    small_pipeline(tiny_config).save_pretrained(tmp_path / "model")
+    write_patients(tmp_path / "model", [Patient(patient_hash("somebody else"), "")])
+    sha256 = pretrained.verify(tmp_path / "model")
+    pretrained.seal(tmp_path / "model")
+    mlflow, run_id = client(uri), start_parent(uri, "axon", "key", {}, {})
+    mlflow.log_artifacts(run_id, str(tmp_path / "model"), "model/artifacts/model")
+    mlflow.create_registered_model("axon")
+    mlflow.create_model_version("axon", str(tmp_path), run_id)
+    warm = replace(tiny_config, training=replace(tiny_config.training, init_from="models:/axon/1"))
+    saved = checkpoint_dir(tmp_path / "ck", "superres", warm, tiny_dataset) / "superres/step-00000002"
+    parents: list[str] = []
+
+    def trains(*given: object, dataset: Path, parent: Path) -> None:
+        parents.append(pretrained.verify(parent))
+        (tmp_path / "out/curves").mkdir(parents=True, exist_ok=True)
+
+    monkeypatch.setattr(steps, "train", trains)
+    step(warm, uri, run_id, tmp_path, tiny_dataset)
+    away = "http://127.0.0.1:9"
+    with pytest.raises(SystemExit):
+        step(warm, away, run_id, tmp_path, tiny_dataset)
+    saved.mkdir(parents=True)
+    step(warm, away, run_id, tmp_path, tiny_dataset)
+    assert parents == [sha256] * 2
+    (saved.parents[1] / "parent/patients.json").write_text("{}")
+    with pytest.raises(SystemExit):
+        step(warm, away, run_id, tmp_path, tiny_dataset)
+    step(warm, uri, run_id, tmp_path, tiny_dataset)
+    step(warm, away, run_id, tmp_path, tiny_dataset)
+    assert parents == [sha256] * 4, "it is fetched again, and kept"
+
+
+@pytest.mark.slow
 def test_it_is_heard_of_while_its_parent_is_fetched(
     uri: str, tmp_path: Path, tiny_config: Config, tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beat = checkpoint_dir(tmp_path / "ck", "superres", tiny_config, tiny_dataset) / FILE
 
     @contextmanager
-    def fetching(config: Config, tracking_uri: str) -> Iterator[None]:
+    def fetching(*given: object) -> Iterator[None]:
         deadline = time.monotonic() + 20
         while not beat.is_file():
             assert time.monotonic() < deadline
             time.sleep(0.05)
         yield None
 
-    monkeypatch.setattr(steps, "parent_folder", fetching)
+    monkeypatch.setattr(steps, "kept_parent", fetching)
     monkeypatch.setattr(steps, "train", lambda *given, **inputs: (tmp_path / "out/curves").mkdir(parents=True))
     step(tiny_config, uri, start_parent(uri, "axon", "key", {}, {}), tmp_path, tiny_dataset)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from axon.data.ingest import list_studies
@@ -29,6 +30,7 @@ def fetch(
     commit: str = "",
     folder: str = "",
     named_sets: NamedSets | None = None,
+    tell: Callable[[int, int], object] | None = None,
 ) -> list[int]:
     """Write the raw dataset to ``out``, whole and checked, with its ``source.json``.
 
@@ -39,6 +41,7 @@ def fetch(
         commit: A revision; or else
         folder: A folder of CTs, a zip or tar archive of one, or a packed dataset.
         named_sets: As of `find_studies`; a folder's patients are hashed here, and no later step can match a pattern.
+        tell: Told after each file of a folder how many are copied, and of how many.
 
     Returns:
         list[int]: The shards' indices, no more of them than studies.
@@ -55,14 +58,16 @@ def fetch(
             write_json(part / "source.json", {"kind": "dvc", "commit": revision.commit, "dvc_md5": revision.md5})
         else:
             with as_folder(Path(folder)) as there:
-                digest = _copy_folder(there, part, named_sets)
+                digest = _copy_folder(there, part, named_sets, tell)
             write_json(part / "source.json", {"kind": "folder", "sha256": digest})
         packed = bool(commit) or (part / "manifest.csv").is_file()
         studies = len(verify_dataset(part)) if packed else len(read_listing(part))
     return list(range(min(shards, studies)))
 
 
-def _copy_folder(folder: Path, out: Path, named_sets: NamedSets | None) -> str:
+def _copy_folder(
+    folder: Path, out: Path, named_sets: NamedSets | None, tell: Callable[[int, int], object] | None
+) -> str:
     """Copy CTs, their patients' films, splits.json, and a packed dataset's tables; return the SHA-256 of all names and
     contents.
 
@@ -84,7 +89,7 @@ def _copy_folder(folder: Path, out: Path, named_sets: NamedSets | None) -> str:
             digest.update(f"{PATIENTS} {sha256_file(folder / PATIENTS)}\n".encode())
     if (folder / "splits.json").is_file():
         files.add(folder / "splits.json")
-    for path in sorted(files):
+    for number, path in enumerate(sorted(files), 1):
         relative = path.relative_to(folder)
         (out / relative).parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -95,4 +100,6 @@ def _copy_folder(folder: Path, out: Path, named_sets: NamedSets | None) -> str:
             _log.warning("an image cannot be read (%s); it will be rejected", error.strerror)
             (out / relative).write_bytes(_UNREAD)
         digest.update(f"{relative.as_posix()} {sha256_file(out / relative)}\n".encode(errors="surrogateescape"))
+        if tell:
+            tell(number, len(files))
     return digest.hexdigest()

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,13 @@ _NO_FAULT = ("CT_DUPLICATE", "CT_MASK", "NO_CHEST")
 """What a folder may well hold beside its CTs: it does not count towards ``data.max_rejected_share``."""
 
 
-def assemble(shard_folders: list[Path], raw: Path, config: Config, out: Path) -> dict[str, Any]:
+def assemble(
+    shard_folders: list[Path],
+    raw: Path,
+    config: Config,
+    out: Path,
+    tell: Callable[[int, int], object] | None = None,
+) -> dict[str, Any]:
     """Merge the shards of `axon.data.ingest.ingest` into one dataset, split by patient.
 
     The split is that of ``raw/splits.json``, else of `split_patients`. Files: ``manifest.parquet`` (one row a study,
@@ -57,7 +63,7 @@ def assemble(shard_folders: list[Path], raw: Path, config: Config, out: Path) ->
     dataset card.
 
     A CT that is there twice under two names is kept once, and patients who share one are joined, unless ``raw`` is a
-    packed dataset, which stays as it is.
+    packed dataset, which stays as it is. ``tell`` hears how many cases are copied, and of how many.
 
     Returns:
         dict: What ``dataset.json`` holds: source, split_hash, counts, rejected (by code), films (real ones by view),
@@ -92,13 +98,15 @@ def assemble(shard_folders: list[Path], raw: Path, config: Config, out: Path) ->
         raise AxonError("TOO_FEW_CASES", message, "give more CTs, or hold fewer out")
     with whole_folder(out) as part:
         (part / "cases").mkdir()
-        for row in rows:
+        for number, row in enumerate(rows, 1):
             copy = part / "cases" / row["path"].name
             if "was" in row:
                 replace(Case.load(row["path"]), patient_id=row["patient_id"]).save(copy.parent)
             else:
                 shutil.copyfile(row["path"], copy)
             row |= {"sha256": sha256_file(copy), **_geometry(copy)}
+            if tell:
+                tell(number, len(rows))
         facts = {
             "source": json.loads((raw / "source.json").read_text()) if (raw / "source.json").is_file() else {},
             "split_hash": _split_hash(rows),

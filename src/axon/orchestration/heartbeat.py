@@ -29,7 +29,7 @@ from axon.tracking.client import (
     tracking_errors,
     without_credentials,
 )
-from axon.tracking.runs import HEARTBEAT, PARENT_RUN, RUN_KEY, STAGE, TRAINING_PAGE, WORK_KEY, StageRun
+from axon.tracking.runs import HEARTBEAT, LAST_LINES, PARENT_RUN, RUN_KEY, STAGE, TRAINING_PAGE, WORK_KEY, StageRun
 from axon.training.loop import Log
 
 if TYPE_CHECKING:
@@ -227,12 +227,13 @@ def _light_step(name: str, state: dict[str, Any], open_: bool) -> dict[str, Any]
     """A step that does not train, as its last heartbeat tells it; in a run that has ended none is running."""
     running = state["state"] == "RUNNING"
     silent_s = max(0.0, time.time() - _last_sign(state)) if running and open_ else None
+    printed = f"{LAST_LINES}{state['last_lines']}" if "last_lines" in state else ""
     return {
         "name": name,
         "state": "CANCELED" if running and not open_ else state["state"],
         "seconds": None if running else state["seconds"],
         "pod": "",
-        "error": state.get("error", ""),
+        "error": state.get("error", "") + printed,
         "progress": state,
         "silent_s": silent_s,
     }

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
+from shutil import copytree
 
 from axon import pretrained
 from axon.config import Config
 from axon.errors import AxonError, require
+from axon.files import whole_folder
+from axon.registry.gate import MODEL
 from axon.tracking.client import REGISTRY, client, parse_uri, refuse_missing_store, resolve, tracking_errors
 from axon.tracking.runs import DATA_REVISION, WORK_KEY
 
@@ -95,6 +98,17 @@ def data_of(uri: str, tracking_uri: str) -> str:
         return str(resolve(mlflow, uri).tags.get(DATA_REVISION, ""))
 
 
+def _refuse_gone(uri: str, tracking_uri: str) -> None:
+    """A version that is deleted, or whose files are, is told from a registry or a storage that does not answer."""
+    _version(uri, tracking_uri)
+    mlflow = client(tracking_uri)
+    try:
+        held = mlflow.list_artifacts(resolve(mlflow, uri).run_id, MODEL)
+    except Exception:  # Of whatever kind: each storage has its own, and the first error is the one to show.
+        return
+    require(bool(held), "PARENT_MISSING", f"training.init_from is gone: the files of {uri} are deleted", _FIX)
+
+
 @contextmanager
 def parent_folder(config: Config, tracking_uri: str) -> Iterator[Path | None]:
     """The folder of the parent that `pinned` chose, None without one; a download lives as long as the block.
@@ -112,9 +126,30 @@ def parent_folder(config: Config, tracking_uri: str) -> Iterator[Path | None]:
             found = pretrained.verify(folder)
         except AxonError as error:
             if error.code == "TRACKING_FAILED" and source.startswith(REGISTRY):
-                _version(source, tracking_uri)  # A deleted one is told from a registry that does not answer.
+                _refuse_gone(source, tracking_uri)
             if error.code != "MODEL_MISSING":
                 raise
             raise AxonError("PARENT_MISSING", f"training.init_from is gone: {error.message}", _FIX) from error
         require(sha256 in ("", found), "PARENT_MISSING", "training.init_from names a folder that was changed", _FIX)
         yield folder
+
+
+@contextmanager
+def kept_parent(config: Config, tracking_uri: str, kept: Path, begun: bool) -> Iterator[Path | None]:
+    """`parent_folder`, with what is fetched kept in ``kept``; a training that has begun goes on from there and asks
+    nobody.
+    """
+    if begun and _is_whole(kept):
+        yield kept
+        return
+    with parent_folder(config, tracking_uri) as folder:
+        if folder is not None and config.training.init_from.startswith(REGISTRY):
+            with suppress(AxonError), whole_folder(kept) as part:  # Another attempt's hand may be on it.
+                copytree(folder, part, dirs_exist_ok=True)
+        yield folder
+
+
+def _is_whole(folder: Path) -> bool:
+    with suppress(AxonError):
+        return bool(pretrained.verify(folder))
+    return False

@@ -10,7 +10,7 @@ from axon.data.prepared import PreparedDataset
 from axon.errors import one_line_errors, require
 from axon.orchestration.heartbeat import beating, hasty
 from axon.orchestration.launch import train
-from axon.orchestration.parent import parent_folder
+from axon.orchestration.parent import kept_parent
 from axon.orchestration.processes import LastLines
 from axon.orchestration.trainjob import TrainJobs
 from axon.references.candidates import held_out
@@ -46,7 +46,7 @@ def train_step(
         with (
             lines.kept(),
             beating(run, checkpoints, settings, stage) as log,
-            parent_folder(settings, tracking_uri) as parent,
+            kept_parent(settings, tracking_uri, checkpoints / "parent", begun()) as parent,
         ):
             if parent is not None and stage in TRAINED_STAGES:
                 refuse_seen_test_patients(parent, inputs["dataset"], settings)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from axon.compute.devices import device_name, gpu_memory
 from axon.errors import reason_of
 from axon.files import json_text, write_whole
+from axon.orchestration.processes import LastLines
 from axon.tracking.client import client
 from axon.tracking.runs import DATA_REVISION, HEARTBEAT, WORK_KEY
 
@@ -69,7 +70,8 @@ def working(
     model_name: str = "",
     revision: str = "",
 ) -> Iterator[Tell]:
-    """`beats` of a step that does not train: beside ``out``, and as a tag of the pipeline run.
+    """`beats` of a step that does not train: beside ``out``, and as a tag of the pipeline run; of one that fails with
+    its error and what it printed last.
 
     Args:
         step: Its name; a task of a loop has its number behind it.
@@ -83,15 +85,24 @@ def working(
     Yields:
         Tell: To be told how far the step is.
     """
-    work = _Work(step)
+    work, lines = _Work(step), LastLines()
     file = out and out.with_name(FILE)
     with beats(work.now, file, _Tag(step, tracking_uri, run_id, model_name, revision)):
         try:
-            yield work.tell
+            with lines.kept():
+                yield work.tell
         except BaseException as error:
-            work.state |= {"state": "FAILED", "error": reason_of(error)[:2000]}
+            work.state |= {"state": "FAILED", "error": _fit(reason_of(error), slice(-20))}
+            work.state |= {"last_lines": said} if (said := _fit(lines.told(), slice(20, None))) else {}
             raise
         work.state["state"] = "SUCCEEDED"
+
+
+def _fit(text: str, kept: slice) -> str:
+    """As much of it as a tag has room for with all else in it: MLflow would cut the JSON off after 8000 letters."""
+    while len(json.dumps(text)) > 3000:
+        text = text[kept]
+    return text
 
 
 class _Work:

@@ -269,10 +269,8 @@ def finish_parent(tracking_uri: str, experiment: str, run_key: str, succeeded: b
         if succeeded:
             mlflow.set_terminated(run_id, "FINISHED")
             return ""
-        children = _stages(mlflow, run_id)
-        errors = {run.data.tags[STAGE]: run.data.tags.get(ERROR, "") for run in children}
-        said = [f"{stage}: {error.partition(LAST_LINES)[0]}" for stage, error in errors.items() if error]
-        for run in children:
+        said = [f"{stage}: {error.partition(LAST_LINES)[0]}" for stage, error in _errors(mlflow, run_id).items()]
+        for run in _stages(mlflow, run_id):
             if run.info.status == "RUNNING":
                 mlflow.set_terminated(run.info.run_id, "KILLED")
         reason = "; ".join([*said, *([reason] if reason else [])])
@@ -286,8 +284,15 @@ def failed_stages(tracking_uri: str, experiment: str, run_key: str) -> dict[str,
     mlflow = client(tracking_uri)
     with tracking_errors(tracking_uri):
         run_id = find_parent(mlflow, experiment, run_key)
-        tags = [run.data.tags for run in _stages(mlflow, run_id)] if run_id else []
-    return {found[STAGE]: found[ERROR] for found in tags if found.get(ERROR)}
+        return _errors(mlflow, run_id) if run_id else {}
+
+
+def _errors(mlflow: MlflowClient, run_id: str) -> dict[str, str]:
+    """Of the steps that write to the pipeline's run, and of those with a run of their own."""
+    tags = mlflow.get_run(run_id).data.tags
+    beats = {key.removeprefix(f"{HEARTBEAT}."): json.loads(text) for key, text in tags.items() if HEARTBEAT in key}
+    said = {step: beat["error"] for step, beat in beats.items() if beat["state"] == "FAILED"}
+    return said | {of[STAGE]: of[ERROR] for run in _stages(mlflow, run_id) if (of := run.data.tags).get(ERROR)}
 
 
 def _stages(mlflow: MlflowClient, run_id: str) -> list[Run]:

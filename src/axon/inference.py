@@ -322,7 +322,7 @@ class AxonPipeline(DiffusionPipeline):
                 value is believed, and no clinic's, which are trusted less: `axon.config.PhysicsConfig.clinical_trust`.
             use_references: False leaves the model's references out: faster, and smooth.
             scales: Those of the lateral film against the frontal one that are tried to bring it to the same height and
-                scale (`axon.geometry.level`); none leaves both as they lie. Rendered films always stay.
+                scale (`axon.geometry.level`), 1 among them; none leaves both as they lie. Rendered films always stay.
             progress: Told the part that is at work and how much of it is done, 0 to 1.
 
         Raises:
@@ -368,7 +368,14 @@ class AxonPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def level_of(self, films_1VUV: Tensor, trust_1V: Tensor, scales: Sequence[float]) -> Level | None:
-        """How the lateral film lies against the frontal one, by the volume of the frontal one alone."""
+        """How the lateral film lies against the frontal one, by the volume of the frontal one alone; None where it
+        stays, or where one of them is missing.
+
+        Args:
+            films_1VUV: Normalised, on the networks' detector.
+            trust_1V: How far each is trusted, from 0, absent, to 1.
+            scales: As of `__call__`.
+        """
         if not scales or not bool((trust_1V > 0).all()):
             return None
         xray, frontal_V = XrayConfig(**self.config.xray), trust_1V.new_tensor([1.0, 0.0])

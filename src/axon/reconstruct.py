@@ -305,6 +305,7 @@ def sample(
 
 
 def _given_mm(films: Films) -> dict[str, float]:
+    """Width by view of the films that were neither cut nor mended and say their size."""
     whole = {view: xray for view, xray in films.xrays.items() if xray.given_HW is None}
     spacings = {view: _spacing_mm(xray) for view, xray in whole.items()}
     return {view: step[1] * whole[view].image_HW.shape[1] for view, step in spacings.items() if step is not None}
@@ -491,6 +492,7 @@ def on_detector(films: Films, pipeline: AxonPipeline) -> dict[str, np.ndarray]:
 
 
 def _spacing_mm(film: Xray) -> tuple[float, float] | None:
+    """Between rows and between columns, where it is believed."""
     return believable_spacing(film.image_HW.shape, film.pixel_spacing_mm)
 
 

@@ -69,8 +69,8 @@ def test_one_film_and_rendered_films_are_not_looked_at(
     assert packaged(films_UV[0], num_samples=0, use_references=False).level is None
 
 
-def test_the_record_the_film_and_the_users_word(
-    packaged: AxonPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_film_that_is_shown_is_the_moved_one_unless_the_user_says_no(
+    packaged: AxonPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inference, "find_level", lambda *_: Level(20.0, 1.0, 0.5, 0.1))
     films = read_films(EXAMPLE / "frontal.png", EXAMPLE / "lateral.png")

@@ -5,7 +5,7 @@ detector by its own frame; two films of one patient then disagree about where th
 film alone has its own lateral re-projection, whose ribs, apices and diaphragm are at the frontal film's height: the
 lateral film is moved and scaled to where it is most like that. Turns out of the film's plane are not found so.
 
-Shape legend: U/V film rows and columns, K candidates.
+Shape legend: U/V film rows and columns, K heights, S scales.
 """
 
 from __future__ import annotations
@@ -85,12 +85,12 @@ def find_level(
         best = same
     at, score_K = int(score_SK[best].argmax()), score_SK[best]
     before = float(score_SK[same, len(downs_K) // 2])
-    if score_K[at] - before < LEAST_GAIN:
+    # At the edge of what is looked at is no maximum.
+    if score_K[at] - before < LEAST_GAIN or not 0 < at < len(downs_K) - 1:
         return None
-    down_mm = float(downs_K[at])
-    if 0 < at < len(downs_K) - 1:  # The top of the parabola through three.
-        low, top, high = (float(score) for score in score_K[at - 1 : at + 2])
-        down_mm += STEP_MM / 2 * (low - high) / min(low - 2 * top + high, -1e-6)
+    low, top, high = (float(score) for score in score_K[at - 1 : at + 2])
+    # The top of the parabola through three.
+    down_mm = float(downs_K[at]) + STEP_MM / 2 * (low - high) / min(low - 2 * top + high, -1e-6)
     return Level(down_mm, scales[best], float(score_K[at]), before)
 
 

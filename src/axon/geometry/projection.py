@@ -42,7 +42,8 @@ def kept(function: Callable[..., Tables]) -> Callable[..., Tables]:
         with torch.inference_mode(False):
             made = known[key] = function(*key)
         if len(known) > MOST_KEPT:
-            known.pop(next(iter(known)), None)
+            oldest, *_ = tuple(known)  # At once: another thread may add to them.
+            known.pop(oldest, None)
         return made
 
     return look_up

@@ -144,7 +144,8 @@ def kept_parent(config: Config, tracking_uri: str, kept: Path, begun: bool) -> I
         return
     with parent_folder(config, tracking_uri) as folder:
         if folder is not None and config.training.init_from.startswith(REGISTRY):
-            with suppress(AxonError), whole_folder(kept) as part:  # Another attempt's hand may be on it.
+            # Another attempt's hand may be on it, and a training needs no copy to go on.
+            with suppress(AxonError, OSError), whole_folder(kept) as part:
                 copytree(folder, part, dirs_exist_ok=True)
         yield folder
 

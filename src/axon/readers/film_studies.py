@@ -81,6 +81,7 @@ def choose_views(
     chosen = [max(first, key=lambda film: (not _doubted(film.xray), film.xray.study in paired, *_rank(film)))]
     for view in views[1:]:
         of_study = [film for film in found if film.view == view and film.xray.study == chosen[0].xray.study]
+        of_study = [film for film in of_study if not overruled_by([film.xray])]
         chosen += [max(of_study, key=_rank)] if of_study else []
     return chosen
 

@@ -69,7 +69,7 @@ class BundleNetwork(nn.Module):
         super().__init__()
         self.pipeline = load(folder).pipeline
         self.seed = seed
-        # Of films that were not read here nobody knows the pixels' sizes.
+        # Of the films that `read` read last; of any others nobody knows the pixels' sizes.
         self.scales: tuple[float, ...] = ANY_SCALE
         # Registered, so that they move to a device with the network.
         self.networks = nn.ModuleDict(
@@ -85,7 +85,8 @@ class BundleNetwork(nn.Module):
 
     def _volume(self, films_VUV: np.ndarray) -> Tensor:
         frontal, lateral = (film_UV if np.ptp(film_UV) > 0 else None for film_UV in films_VUV)
-        made = self.pipeline(frontal, lateral, num_samples=0, seed=self.seed, scales=self.scales)
+        scales, self.scales = self.scales, ANY_SCALE
+        made = self.pipeline(frontal, lateral, num_samples=0, seed=self.seed, scales=scales)
         return torch.from_numpy(made.volume.hu_DHW)
 
     def read(self, frontal: str, lateral: str, trust_views: bool = False) -> Tensor:

@@ -141,6 +141,7 @@ def fit(stage: Stage, config: StageConfig, folder: Path, identity: dict[str, Any
                 stop = looks.look(ended.is_set(), everything=logs or saves or told)
             bar.update()
             if logs:
+                busy = gpu_utilisation(device)  # Of the last moment, before validation is at work.
                 with torch.no_grad():
                     val_loss = float(stage.validation_loss(ema))
                 row = (progress.step, sum(progress.losses) / len(progress.losses), val_loss)
@@ -150,7 +151,7 @@ def fit(stage: Stage, config: StageConfig, folder: Path, identity: dict[str, Any
                 speed = (progress.step - first) / elapsed
                 if leader:
                     _announce(stage.name, config.steps, row, speed, bar)
-                costs = _costs(speed, config, device) | {"waiting_share": waited.seconds / elapsed}
+                costs = _costs(speed, config, device, busy) | {"waiting_share": waited.seconds / elapsed}
                 log(row[0], _losses(row) | costs | {"seconds_left": (config.steps - progress.step) / speed})
             if leader and (saves or stop):
                 save_checkpoint(folder, identity, progress, module, ema, optimizer)
@@ -493,9 +494,8 @@ def _losses(row: tuple[int, float, float]) -> dict[str, float]:
     return {"loss": loss} | ({"val_loss": val_loss} if math.isfinite(val_loss) else {})
 
 
-def _costs(speed: float, config: StageConfig, device: torch.device) -> dict[str, float]:
+def _costs(speed: float, config: StageConfig, device: torch.device, busy: float | None) -> dict[str, float]:
     """Throughput of all processes together, and the peak memory of this one and how busy its GPU is."""
-    busy = gpu_utilisation(device)
     return {
         "steps_per_second": speed,
         "samples_per_second": speed * config.batch_size,

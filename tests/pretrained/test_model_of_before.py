@@ -2,6 +2,7 @@
 
 ``model_of_0_1.zip`` was written by the code of that version: a registered model (its own ``pyfunc_model.py`` in it, and
 the packaged model that this reads, tiny, with random weights), two films of a phantom, and what that code made of them.
+Version 0.1 took films as they lie, and so they are taken here: a random network finds another height for any.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def test_a_packaged_model_gives_the_same_volume_and_the_same_standard_deviation(
     pipeline = pretrained.load(str(before / "registered/artifacts/model")).pipeline
     images = [np.asarray(Image.open(before / f"{name}.png"), np.float32) for name in ("frontal", "lateral")]
     films = [image.reshape(16, 6, 16, 6).mean(axis=(1, 3)) / 255 for image in images]
-    found = pipeline(*films[: 2 if view == "bi" else 1], seed=3, num_samples=2)
+    found = pipeline(*films[: 2 if view == "bi" else 1], seed=3, num_samples=2, scales=())
     then = np.load(before / "volumes.npz")
     assert found.std_DHW is not None
     assert same(found.volume.hu_DHW, then[f"{view}_volume"])
@@ -46,7 +47,10 @@ def test_a_packaged_model_gives_the_same_volume_and_the_same_standard_deviation(
     assert not same(found.volume.hu_DHW + 1, then[f"{view}_volume"])
 
 
-def test_a_registered_model_runs_its_own_code_and_answers_the_same(before: Path) -> None:
+def test_a_registered_model_runs_its_own_code_and_answers_the_same(
+    before: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("axon.reconstruct.Films.scales", lambda _: ())
     import nibabel
     import pandas
     from mlflow import pyfunc

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from axon.data.patients import Patient, patient_hash, read_patients, write_patie
 from axon.data.prepared import PreparedDataset
 from axon.errors import AxonError
 from axon.models.unet import BridgeUNet
-from axon.orchestration.parent import PARENT, parent_folder, parent_name, pinned
+from axon.orchestration.parent import PARENT, kept_parent, parent_folder, parent_name, pinned
 from axon.orchestration.steps import refuse_seen_test_patients
 from axon.references.candidates import trained_on
 from axon.tracking.client import client
@@ -190,6 +191,15 @@ def test_a_parent_whose_files_are_gone_is_gone_though_its_version_stays(
     known = asking(Config(), "models:/axon/1")
     with parent_folder(known, uri) as folder:
         assert folder is not None and (folder / "model_index.json").is_file()
+
+    def full(*given: object, **named: object) -> None:
+        raise OSError(errno.ENOSPC, "no space is left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("axon.orchestration.parent.copytree", full)
+        with kept_parent(known, uri, tmp_path / "kept", begun=False) as folder:
+            assert folder is not None, "a copy to go on from is not needed to begin"
+    assert not (tmp_path / "kept").exists()
     shutil.rmtree(tmp_path / "mlartifacts")
     with pytest.raises(AxonError, match=r"PARENT_MISSING.*files of models:/axon/1"), parent_folder(known, uri):
         pass

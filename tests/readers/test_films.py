@@ -357,6 +357,15 @@ def test_one_view_of_a_study_may_be_asked_for(study: Path) -> None:
     assert [film.view for film in choose_views(study, Mend(), ("lateral",))] == ["lateral"]
 
 
+def test_a_lateral_film_that_is_used_on_the_user_s_word_alone_joins_no_study(
+    tmp_path: Path, rendered: dict[str, np.ndarray]
+) -> None:
+    write_film(tmp_path / "frontal", rendered["frontal"], ViewPosition="PA", StudyInstanceUID="1.2.1")
+    other = {"ViewPosition": "LL", "StudyInstanceUID": "1.2.1", "BodyPartExamined": "HAND"}
+    write_film(tmp_path / "lateral", rendered["lateral"], **other)
+    assert [film.view for film in choose_views(tmp_path, Mend(), trusted=True)] == ["frontal"]
+
+
 def test_films_of_two_patients_are_no_study(study: Path, tmp_path: Path, rendered: dict[str, np.ndarray]) -> None:
     folder = Path(shutil.copytree(study, tmp_path / "study"))
     write_film(folder / "other", rendered["lateral"], PatientID="ANOTHER", ViewPosition="LL")

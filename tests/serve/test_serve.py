@@ -24,6 +24,7 @@ from axon import pretrained
 from axon.config import Config
 from axon.pictures import LARGEST_PX
 from axon.readers import child
+from axon.reconstruct import Films
 from axon.serve import app as web
 from axon.serve.jobs import Jobs
 from tests.support.small_model import small_pipeline, write_films
@@ -81,6 +82,21 @@ def ended(client: TestClient, job: str) -> dict:
             return status
         time.sleep(0.05)
     raise AssertionError("the job does not end")
+
+
+def test_the_page_and_the_served_model_leave_the_lateral_film_where_it_lies(
+    asked: TestClient, jobs: Jobs, film: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they are asked to."""
+    from axon.registry.pyfunc_model import _films
+
+    levelled: list[bool] = []
+    take = Films.scales
+    monkeypatch.setattr(Films, "scales", lambda films: levelled.append(films.level) or take(films))
+    for fields in ({}, {"no_level": "true"}):
+        assert ended(asked, order(asked, film, **fields)["id"])["state"] == "done"
+    assert levelled == [True, False]
+    assert [_films({"frontal": film}, {"no_level": asked_for}).level for asked_for in (False, True)] == [True, False]
 
 
 def test_a_job_counts_its_steps_and_gives_the_command_lines_bytes(

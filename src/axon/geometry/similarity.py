@@ -1,6 +1,6 @@
 """How like a film a re-projection is, whatever the film's exposure: local correlation of their detail.
 
-Shape legend: K re-projections, V the two views, U/V film rows and columns.
+Shape legend: K re-projections, V views, U/V film rows and columns.
 """
 
 from __future__ import annotations

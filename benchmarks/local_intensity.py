@@ -6,7 +6,10 @@ times, from some of the warps. Networks of the same size are trained on patches 
 
     regression   a residual U-Net, L1
     patches      the same network further on, L1 and a sliced Wasserstein distance of patches, and Fourier amplitudes
+    critic       the first network further on, L1 and a relativistic critic of patches
     bridge       a Brownian bridge from the fused volume to the CT, drawn in a few steps
+    bone         a head that says where bone is; its figure is the Dice of what it thinks more likely than not
+    with-bone    the regression, told the head's probability, too
 
 What they make is corrected by the films, as the fusion is, and measured on validation patients with the packaged
 networks' estimate, beside `volume` and `sample` of the closed form, and a `volume` that films correct once more.
@@ -22,13 +25,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from axon.config import Config, StageConfig
@@ -40,222 +43,52 @@ from axon.geometry.projection import lift_both, normalise_film
 from axon.geometry.volume import cube_affine
 from axon.metrics import realism
 from axon.models.estimator import FilmEstimator
+from axon.models.intensity import normalise_hu
 from axon.models.superres import upsample
 from axon.readers.layouts import Study
 from axon.references.fusion import Fusion, Known
 from axon.references.registration import Registration
-from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 from axon.training.loop import fit
 from axon.training.randomness import generator_for
 from axon.training.samples import Sampler
 from axon.training.stages import EstimatorStage, Source
 from axon.training.train import fit_lift
+from benchmarks.intensity_stage import (
+    Adversary,
+    Corrector,
+    Critic,
+    PatchStage,
+    Seen,
+    base_of,
+    bone_logits,
+    bridge,
+    place,
+    told,
+)
 from benchmarks.quality import markdown, page_head
-from benchmarks.references import COLUMNS, FINE, SIZE, ReferenceBench, bench_of, bench_parser, detector, rendered
+from benchmarks.references import (
+    BONE_HU,
+    COLUMNS,
+    FINE,
+    SIZE,
+    ReferenceBench,
+    bench_of,
+    bench_parser,
+    detector,
+    dice,
+    rendered,
+)
 
-KINDS = ("regression", "patches", "bridge")
+KINDS = ("regression", "patches", "critic", "bridge", "bone", "with-bone")
+GO_ON = {"patches": "regression", "critic": "regression"}
+"""Kinds that begin with another one's weights."""
 COPIES = 4
 """Fused volumes of a training patient, each from another choice of its warps."""
-SIDE, BATCH = 48, 2
-"""Voxels a side of a training patch, and patches a step."""
-BLIND = 0.15
-"""Share of the patches whose references are left out, so that the network works without."""
-GAIN = 0.1
-"""Of the last layer: Adam moves every weight by the learning rate, by itself more than there is to add."""
-STEPS_OF_BRIDGE, BRIDGE_VARIANCE = 4, 0.007
-SHOWN = (*COLUMNS[:-2], "patch [HU]")
+BATCH = 2
+"""Patches a step."""
+STEPS_OF_BRIDGE = 4
+SHOWN = (*COLUMNS[:-2], "patch [HU]", "bone, volume matched")
 CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What stage 2 sees of one patient, normalised, float16: few gigabytes hold them all.
-
-    Attributes:
-        fused_F1DHW: Fused volumes.
-        shown_CDHW: Estimate, best warp, mean and spread of the warps, and both lifted films.
-        truth_1DHW: The CT.
-    """
-
-    fused_F1DHW: Tensor
-    shown_CDHW: Tensor
-    truth_1DHW: Tensor
-
-
-class Corrector(nn.Module):
-    """Adds to a fused volume what it lacks, seen at half the resolution with eight voxels a place.
-
-    What references and films show enters by a branch that starts at zero, and so does what is added: without training,
-    the volume stays as it is. No normalisation, so that a patch and a whole volume are treated alike.
-
-    Args:
-        width: Channels at 5.6 mm; twice and three times as many at 11 and 22 mm.
-    """
-
-    BASE, CONTROL = 6, 5
-
-    def __init__(self, width: int = 32) -> None:
-        super().__init__()
-        a, b, c = width, 2 * width, 3 * width
-        self.base, self.control = _conv(8 * self.BASE, a), _conv(8 * self.CONTROL, a)
-        self.gate, self.tail = _zero(nn.Conv3d(a, a, 1)), _zero(_conv(a, 8))
-        self.down = nn.ModuleList([_Block(a, a), _Block(a, b), _Block(b, c)])
-        self.up = nn.ModuleList([_Block(c + b, b), _Block(b + a, a)])
-
-    def forward(self, base_BCDHW: Tensor, control_BCDHW: Tensor) -> Tensor:
-        """What is to be added, shape (B, 1, D, H, W).
-
-        Args:
-            base_BCDHW: Current volume, fused volume, time of the bridge, and place along the three axes.
-            control_BCDHW: Best warp, mean and spread of the warps, both lifted films; references 0 where left out.
-        """
-        told = F.silu(self.control(_packed(control_BCDHW)))
-        fine = self.down[0](self.base(_packed(base_BCDHW)) + self.gate(told))
-        middle = self.down[1](F.avg_pool3d(fine, 2))
-        coarse = self.down[2](F.avg_pool3d(middle, 2))
-        middle = self.up[0](torch.cat([upsample(coarse, 2), middle], dim=1))
-        return GAIN * _unpacked(self.tail(self.up[1](torch.cat([upsample(middle, 2), fine], dim=1))))
-
-
-def _conv(inside: int, outside: int) -> nn.Conv3d:
-    return nn.Conv3d(inside, outside, 3, padding=1)
-
-
-class _Block(nn.Module):
-    """Two convolutions added to the input, or to its projection; without them at first."""
-
-    def __init__(self, inside: int, outside: int) -> None:
-        super().__init__()
-        self.through = nn.Conv3d(inside, outside, 1) if inside != outside else nn.Identity()
-        self.body = nn.Sequential(nn.SiLU(), _conv(inside, outside), nn.SiLU(), _zero(_conv(outside, outside)))
-
-    def forward(self, x_BCDHW: Tensor) -> Tensor:
-        added: Tensor = self.through(x_BCDHW) + self.body(x_BCDHW)
-        return added
-
-
-def _zero(convolution: nn.Conv3d) -> nn.Conv3d:
-    for parameter in convolution.parameters():
-        nn.init.zeros_(parameter)
-    return convolution
-
-
-def _packed(volume_BCDHW: Tensor) -> Tensor:
-    """Each block of 2^3 voxels becomes eight channels of one."""
-    b, c, d, h, w = volume_BCDHW.shape
-    blocks = volume_BCDHW.view(b, c, d // 2, 2, h // 2, 2, w // 2, 2)
-    return blocks.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, 8 * c, d // 2, h // 2, w // 2)
-
-
-def _unpacked(volume_B8DHW: Tensor) -> Tensor:
-    """The inverse, for one channel."""
-    b, _, d, h, w = volume_B8DHW.shape
-    blocks = volume_B8DHW.view(b, 2, 2, 2, d, h, w).permute(0, 4, 1, 5, 2, 6, 3)
-    return blocks.reshape(b, 1, 2 * d, 2 * h, 2 * w)
-
-
-def base_of(current_B1DHW: Tensor, fused_B1DHW: Tensor, time_B: Tensor, place_B3DHW: Tensor) -> Tensor:
-    """The first argument of `Corrector`."""
-    time = time_B.view(-1, 1, 1, 1, 1).expand_as(fused_B1DHW).to(fused_B1DHW)
-    return torch.cat([current_B1DHW, fused_B1DHW, time, place_B3DHW], dim=1)
-
-
-def place(size: int) -> Tensor:
-    """Where a voxel is in the cube, from -1 to 1 along each axis, shape (3, size, size, size)."""
-    axis = (torch.arange(size) + 0.5) / size * 2 - 1
-    return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"))
-
-
-@dataclass(frozen=True)
-class Patches:
-    """Patches of a step: first and second argument of `Corrector` but for the current volume; the CT; a seed."""
-
-    fused_B1DHW: Tensor
-    place_B3DHW: Tensor
-    control_BCDHW: Tensor
-    truth_B1DHW: Tensor
-    seed: int
-
-
-class PatchStage:
-    """Trains a `Corrector`; see `axon.training.loop.Stage`."""
-
-    def __init__(self, kind: str, module: Corrector, pairs: list[Seen], seed: int) -> None:
-        self.name, self.pairs, self.seed, self.kind = f"local-intensity-{kind}", pairs, seed, kind
-        self.module: nn.Module = module
-        self.place_3DHW, self.scheduler = place(pairs[0].truth_1DHW.shape[-1]), bridge()
-
-    def draw(self, step: int, slots: range) -> Patches:
-        drawn = [self._patch(generator_for(self.seed, self.name, step, slot)) for slot in slots]
-        fused, places, control, truth = (torch.stack(part) for part in zip(*drawn, strict=True))
-        return Patches(fused, places, control, truth, step)
-
-    def _patch(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        chance = torch.rand(7, generator=generator).tolist()
-        pair, size = self.pairs[int(chance[0] * len(self.pairs))], self.place_3DHW.shape[-1]
-        side = min(SIDE, size)
-        corner = [2 * int(share * ((size - side) // 2 + 1)) for share in chance[1:4]]
-        where = (slice(None), *(slice(first, first + side) for first in corner))
-        fused = pair.fused_F1DHW[int(chance[4] * len(pair.fused_F1DHW))]
-        cut = [x[where].float() for x in (fused, self.place_3DHW, pair.shown_CDHW[1:], pair.truth_1DHW)]
-        if chance[5] < BLIND:
-            cut[2][:3] = 0
-            cut[0] = pair.shown_CDHW[:1][where].float()
-        if chance[6] < 0.5:  # A mirrored patient is one, too.
-            cut = [x.flip(-1) for x in cut]
-        return cut[0], cut[1], cut[2], cut[3]
-
-    def loss(self, module: nn.Module, draw: Patches) -> Tensor:
-        fused, truth, count = draw.fused_B1DHW, draw.truth_B1DHW, len(draw.truth_B1DHW)
-        generator = generator_for(self.seed, self.kind, draw.seed)
-        if self.kind == "bridge":
-            timesteps_B = torch.randint(len(self.scheduler), (count,), generator=generator)
-            noise = torch.randn(truth.shape, generator=generator)
-            current = self.scheduler.add_noise(truth, noise, timesteps_B, fused)
-            time_B = self.scheduler.m[timesteps_B]
-            made = fused + module(base_of(current, fused, time_B, draw.place_B3DHW), draw.control_BCDHW)
-            return F.l1_loss(made, truth)
-        made = fused + module(base_of(fused, fused, torch.ones(count), draw.place_B3DHW), draw.control_BCDHW)
-        loss = F.l1_loss(made, truth)
-        if self.kind == "patches":
-            loss = loss + patch_distance(made, truth, generator) + amplitudes(made, truth)
-        return loss
-
-    def validation_loss(self, module: nn.Module) -> Tensor:
-        return torch.tensor(float("nan"))
-
-
-def bridge() -> BrownianBridgeScheduler:
-    return BrownianBridgeScheduler(1000, max_var=BRIDGE_VARIANCE, objective="ysubx", eta=1.0)
-
-
-def patch_distance(
-    made_B1DHW: Tensor, truth_B1DHW: Tensor, generator: torch.Generator, directions: int = 8, side: int = 5
-) -> Tensor:
-    """Sliced Wasserstein distance between the patches of two batches, mean over three scales; after Rabin et al. 2011.
-
-    Projections are drawn anew by the generator. Patches have no mean, so that HU by themselves do not count.
-    """
-    total = made_B1DHW.new_zeros(())
-    for _ in range(3):
-        kernel = torch.randn(directions, 1, side, side, side, generator=generator)
-        kernel = kernel - kernel.mean(dim=(2, 3, 4), keepdim=True)
-        kernel = kernel / kernel.flatten(1).norm(dim=1)[:, None, None, None, None]
-        made_RN, truth_RN = (
-            F.conv3d(x, kernel).transpose(0, 1).flatten(1).sort(dim=1).values for x in (made_B1DHW, truth_B1DHW)
-        )
-        total = total + F.l1_loss(made_RN, truth_RN) / 3
-        made_B1DHW, truth_B1DHW = F.avg_pool3d(made_B1DHW, 2), F.avg_pool3d(truth_B1DHW, 2)
-    return total
-
-
-def amplitudes(made_B1DHW: Tensor, truth_B1DHW: Tensor) -> Tensor:
-    """Mean difference of the Fourier amplitudes of windowed patches, in units of a voxel's value."""
-    side = made_B1DHW.shape[-1]
-    window = torch.hann_window(side, periodic=False)
-    window = window[:, None, None] * window[:, None] * window
-    made, truth = (torch.fft.rfftn(x * window, dim=(2, 3, 4)).abs() for x in (made_B1DHW, truth_B1DHW))
-    return F.l1_loss(made, truth) / side**1.5
 
 
 class Intensity:
@@ -273,6 +106,8 @@ class Intensity:
         self.bench, self.config, self.out, self.steps = bench, config, out, steps
         estimator = replace(config.training.estimator, steps=estimator_steps)
         self.training = replace(config, training=replace(config.training, estimator=estimator))
+        self.networks: dict[str, Corrector] = {}
+        self.bone = float(normalise_hu(torch.tensor(BONE_HU), bench.hu_window))
         self.films = {study.case_id: rendered(bench.cube(study, FINE), bench.extent_mm, 0) for study in bench.library}
 
     def made(self, name: str, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
@@ -341,7 +176,7 @@ class Intensity:
             truth = self.bench.references[number]
             return {
                 "fused": torch.stack(fused).half(),
-                "shown": shown(found, patient, self.bench.extent_mm).half(),
+                "shown": shown(found, patient, self.bench.extent_mm, self.bone).half(),
                 "truth": truth.half(),
             }
 
@@ -349,25 +184,32 @@ class Intensity:
         return Seen(tensors["fused"], tensors["shown"], tensors["truth"])
 
     def network(self, kind: str) -> Corrector:
-        """Trained, or trained now; `patches` goes on from `regression`."""
+        """Trained, or trained now."""
+        if kind not in self.networks:
+            self.networks[kind] = self._network(kind)
+        return self.networks[kind]
+
+    def _network(self, kind: str) -> Corrector:
         torch.manual_seed(self.config.seed)
-        network = Corrector()
-        if kind == "patches":
-            network.load_state_dict(self.network("regression").state_dict())
+        head = self.network("bone") if kind == "with-bone" else None
+        network = Corrector(Corrector.CONTROL + (head is not None))
+        if kind in GO_ON:
+            network.load_state_dict(self.network(GO_ON[kind]).state_dict())
 
         @torch.enable_grad()
         def train() -> Mapping[str, Tensor]:
             pairs = [self.pair(number) for number in range(len(self.bench.library))]
             budget = StageConfig(
-                steps=self.steps, batch_size=BATCH, learning_rate=2e-4 if kind == "patches" else 5e-4,
+                steps=self.steps, batch_size=BATCH, learning_rate=2e-4 if kind in GO_ON else 5e-4,
                 ema_decay=0.99, checkpoint_every=100, log_every=50,
             )  # fmt: skip
-            stage = PatchStage(kind, network, pairs, self.config.seed)
+            module: Corrector | Adversary = Adversary(network, Critic()) if kind == "critic" else network
+            stage = PatchStage(kind, module, pairs, self.config.seed, self.steps, self.bone, head)
             trained, _ = fit(stage, budget, self.out / "checkpoints" / kind, {"kind": kind}, _log)
-            return trained.state_dict()
+            return (trained.corrector if isinstance(trained, Adversary) else trained).state_dict()
 
         network.load_state_dict(self.made(kind, train))
-        return network.eval()
+        return network.eval().requires_grad_(False)
 
     @torch.no_grad()
     def measure(self, study: Study, kinds: Iterable[str]) -> dict[str, dict[str, float]]:
@@ -380,22 +222,31 @@ class Intensity:
         fusion = self.bench.fusion(found, known)
         volumes = {"volume": fusion.volume(), "sample": fusion.sample(0)}
         volumes["films again"] = self.obeyed(volumes["volume"], fusion)  # What no network has to do with.
+        seen, kinds = shown(found, known, self.bench.extent_mm, self.bone), list(kinds)
         for kind in kinds:
-            volumes[kind] = self.obeyed(
-                self.corrected(kind, volumes["volume"], shown(found, known, self.bench.extent_mm)), fusion
-            )
-        return {name: self.figures(volume, truth, known) for name, volume in volumes.items()}
+            if kind != "bone":
+                volumes[kind] = self.obeyed(self.corrected(kind, volumes["volume"], seen), fusion)
+        rows = {name: self.figures(volume, truth, known) for name, volume in volumes.items()}
+        if "bone" in kinds:
+            logits = bone_logits(self.network("bone"), *self.asked(volumes["volume"], seen), self.bone)
+            rows["bone"] = self.bones(logits, 0.0, truth)
+        return rows
+
+    def asked(self, fused_11DHW: Tensor, shown_CDHW: Tensor) -> tuple[Tensor, Tensor]:
+        """What a network that is asked once sees of a patient: both arguments of `Corrector`."""
+        return base_of(fused_11DHW, fused_11DHW, torch.ones(1), place(SIZE)[None]), shown_CDHW[None, 1:]
 
     def corrected(self, kind: str, fused_11DHW: Tensor, shown_CDHW: Tensor) -> Tensor:
         """What a network makes of a fused volume, before the films correct it."""
-        network, places = self.network(kind), place(SIZE)[None]
-        control = shown_CDHW[None, 1:]
+        network, (base, control) = self.network(kind), self.asked(fused_11DHW, shown_CDHW)
+        if kind == "with-bone":
+            control = told(self.network("bone"), base, control, self.bone)
         if kind != "bridge":
-            return fused_11DHW + network(base_of(fused_11DHW, fused_11DHW, torch.ones(1), places), control)
+            return fused_11DHW + network(base, control)
         scheduler, generator, current = bridge(), generator_for("bridge"), fused_11DHW
         scheduler.set_timesteps(STEPS_OF_BRIDGE)
         for t in scheduler.timesteps.tolist():
-            added = network(base_of(current, fused_11DHW, scheduler.m[t].view(1), places), control)
+            added = network(base_of(current, fused_11DHW, scheduler.m[t].view(1), base[:, -3:]), control)
             current = scheduler.step(-added, t, current, fused_11DHW, generator=generator, return_dict=False)[0]
         return current
 
@@ -411,15 +262,26 @@ class Intensity:
         hu, reference = (((v[0, 0] + 1) / 2 * (high - low) + low) for v in (volume_11DHW, truth_11DHW))
         looks = realism.measure(hu.numpy(), reference.numpy(), cube_affine(np.zeros(3), SIZE, self.bench.extent_mm))
         patch = {"patch [HU]": looks["realism/patch_distance"]}
-        return self.bench.figures(volume_11DHW, truth_11DHW, known) | patch
+        bones = self.bones(volume_11DHW, self.bone, truth_11DHW)
+        return self.bench.figures(volume_11DHW, truth_11DHW, known) | bones | patch
+
+    def bones(self, volume_11DHW: Tensor, threshold: float, truth_11DHW: Tensor) -> dict[str, float]:
+        """Dice of what is above a threshold, and of as many voxels as are bone, the greatest."""
+        bone = truth_11DHW > self.bone
+        least = volume_11DHW.flatten().topk(max(1, int(bone.sum()))).values[-1]
+        found = {"bone": volume_11DHW > threshold, "bone, volume matched": volume_11DHW >= least}
+        return {name: dice(mask, bone) for name, mask in found.items()}
 
 
-def shown(found: Registration, patient: Known, extent_mm: float) -> Tensor:
-    """Estimate, best warp, mean and spread of the warps, both films lifted from their finest grid, (6, D, H, W)."""
+def shown(found: Registration, patient: Known, extent_mm: float, bone: float) -> Tensor:
+    """Estimate, best warp, mean and spread of the warps, their share above ``bone``, both films lifted at their finest,
+    shape (7, D, H, W).
+    """
     size, warps = found.warps_K1DHW.shape[-1], found.warps_K1DHW[:, 0]
     estimate = F.interpolate(patient.estimate_11NNN, (size,) * 3, mode="trilinear", align_corners=False)[0]
     lifted = lift_both(patient.films_1VUV, size, extent_mm, detector(patient.films_1VUV.shape[-1]))[0]
-    return torch.cat([estimate, warps[:1], warps.mean(0)[None], warps.std(0, correction=0)[None], lifted])
+    spread, bones = warps.std(0, correction=0), (warps > bone).float().mean(0)
+    return torch.cat([estimate, warps[:1], warps.mean(0)[None], spread[None], bones[None], lifted])
 
 
 def some_of(found: Registration, numbers: list[int]) -> Registration:
@@ -442,8 +304,9 @@ def table(rows: list[dict[str, dict[str, float]]]) -> str:
     """Means over patients, and the paired difference from `volume` with its standard error in PSNR and patches."""
     cells = []
     for method in rows[0]:
-        means = [f"{np.mean([row[method][column] for row in rows]):.3f}" for column in SHOWN]
-        paired = [_paired(rows, method, column) for column in ("PSNR", "patch [HU]")]
+        known = rows[0][method]
+        means = [f"{np.mean([row[method][c] for row in rows]):.3f}" if c in known else "-" for c in SHOWN]
+        paired = [_paired(rows, method, c) if c in known else "-" for c in ("PSNR", "patch [HU]")]
         cells.append([method, *means, *paired])
     return markdown(["method", *SHOWN, "PSNR against volume", "patch against volume"], cells)
 

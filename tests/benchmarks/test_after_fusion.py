@@ -13,7 +13,7 @@ from axon.data.phantoms import make_phantom
 from axon.geometry.volume import lps_to_ras
 from axon.readers.layouts import Study, find_studies
 from axon.training.randomness import generator_for
-from benchmarks import local_intensity, memorised, references, sick
+from benchmarks import intensity_stage, local_intensity, memorised, references, sick
 from tests.support.referenced import SETTINGS
 from tests.support.small_model import small_pipeline
 
@@ -42,8 +42,8 @@ def chosen(studies: list[Study], monkeypatch: pytest.MonkeyPatch) -> tuple[refer
 
 def test_a_network_that_was_not_trained_leaves_the_volume_and_references_enter_by_a_gate_that_is_shut() -> None:
     torch.manual_seed(0)
-    network = local_intensity.Corrector(8)
-    base, control = torch.randn(1, 6, 16, 16, 16), torch.randn(1, 5, 16, 16, 16)
+    network = intensity_stage.Corrector(width=8)
+    base, control = torch.randn(1, 6, 16, 16, 16), torch.randn(1, 6, 16, 16, 16)
     assert not network(base, control).any()
     torch.nn.init.normal_(network.tail.weight)
     without = network(base, torch.zeros_like(control))
@@ -54,19 +54,62 @@ def test_a_network_that_was_not_trained_leaves_the_volume_and_references_enter_b
 
 def test_voxels_that_became_channels_come_back_where_they_were() -> None:
     volume = torch.arange(6.0**3).view(1, 1, 6, 6, 6)
-    assert torch.equal(local_intensity._unpacked(local_intensity._packed(volume)), volume)
-    assert local_intensity._packed(volume)[0, :, 0, 0, 0].tolist() == volume[0, 0, :2, :2, :2].flatten().tolist()
+    assert torch.equal(intensity_stage._unpacked(intensity_stage._packed(volume)), volume)
+    assert intensity_stage._packed(volume)[0, :, 0, 0, 0].tolist() == volume[0, 0, :2, :2, :2].flatten().tolist()
 
 
 def test_the_distance_of_patches_is_none_of_a_copy_and_grows_with_blur() -> None:
     truth = torch.randn(1, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0))
     blurred = torch.nn.functional.avg_pool3d(truth, 3, 1, 1)
     found = [
-        float(local_intensity.patch_distance(x, truth, generator_for(0)))
+        float(intensity_stage.patch_distance(x, truth, generator_for(0)))
         for x in (truth, (truth + blurred) / 2, blurred)
     ]
     assert found[0] == 0 < found[1] < found[2]
-    assert float(local_intensity.amplitudes(truth, truth)) == 0 < float(local_intensity.amplitudes(blurred, truth))
+    assert float(intensity_stage.amplitudes(truth, truth)) == 0 < float(intensity_stage.amplitudes(blurred, truth))
+
+
+def test_a_critic_and_its_corrector_do_not_move_each_other_and_what_is_real_may_be_learnt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    critic = intensity_stage.Critic(8).eval()  # In training its norms are estimated further with each call.
+    made, truth = torch.zeros(2, 1, 32, 32, 32, requires_grad=True), 0.3 * torch.randn(2, 1, 32, 32, 32)
+
+    def slopes(weight: float) -> tuple[torch.Tensor, ...]:
+        monkeypatch.setattr(intensity_stage, "WEIGHT", weight)
+        loss = critic.losses(made, truth, 0.0, True, generator_for(0))
+        return torch.autograd.grad(loss, [made, *critic.parameters()])
+
+    none, some = slopes(0.0), slopes(1.0)
+    assert not none[0].any() and some[0].any()
+    assert all(torch.equal(a, b) for a, b in zip(none[1:], some[1:], strict=True))
+    assert [bool(slope.any()) for slope in none[1:]].count(False) == 1  # The last bias is added to real and made alike.
+    optimizer = torch.optim.Adam(critic.train().parameters(), 1e-2)
+    for step in range(20):
+        optimizer.zero_grad()
+        critic.losses(made.detach(), truth, 0.0, False, generator_for(step)).backward()
+        optimizer.step()
+    assert critic(truth).mean() > critic(made).mean()
+
+
+def test_what_is_altered_is_altered_alike() -> None:
+    volume = torch.rand(1, 1, 32, 32, 32) + 1
+    first, second = intensity_stage.altered(torch.cat([volume, volume]), 0.1, generator_for(0))
+    assert torch.equal(first, second) and first.shape == (1, 28, 28, 28)
+    assert 0.05 < float((first == 0).float().mean()) < 0.25
+
+
+def test_a_bone_head_begins_with_the_fused_volume_and_its_loss_falls_with_overlap() -> None:
+    torch.manual_seed(0)
+    network = intensity_stage.Corrector(width=8)
+    base, control = torch.randn(1, 6, 16, 16, 16), torch.randn(1, 6, 16, 16, 16)
+    logits = intensity_stage.bone_logits(network, base, control, 0.5)
+    assert torch.equal(logits > 0, base[:, 1:2] > 0.5)
+    told = intensity_stage.told(network, base, control, 0.5)
+    assert torch.equal(told[:, :-1], control) and torch.equal(told[:, -1:] > 0.5, base[:, 1:2] > 0.5)
+    found = [float(intensity_stage.bone_loss(sign * logits.detach(), base[:, 1:2] > 0.5)) for sign in (1, 0.2, -1)]
+    assert found == sorted(found)
 
 
 def test_what_a_change_shows_of_a_disease() -> None:
@@ -119,14 +162,17 @@ def test_the_networks_are_trained_once_and_measured_beside_the_closed_form(
     monkeypatch.setattr(local_intensity, "bench_of", lambda arguments: arguments.out.mkdir(exist_ok=True) or chosen)
     arguments = ["--config", str(TINY), "--out", str(tmp_path / "out"), "--steps", "2", "--estimator-steps", "2"]
     assert local_intensity.main(arguments) == 0
-    assert capfd.readouterr().out.count(": begins") == 9
+    assert capfd.readouterr().out.count(": begins") == 12
     written = tmp_path / "out" / "local_intensity.json"
     (row,) = json.loads(written.read_text())
     assert set(row) == {"volume", "sample", "films again", *local_intensity.KINDS}
+    # What says where bone is makes no volume.
+    assert set(row.pop("bone")) == {"bone", "bone, volume matched"}
     assert len({figures["PSNR"] for figures in row.values()}) == len(row)
     assert local_intensity.main(arguments) == 0
     assert "begins" not in capfd.readouterr().out
     (again,) = json.loads(written.read_text())  # Weights that were loaded lie otherwise in memory, and round otherwise.
+    again.pop("bone")
     assert {name: figures["PSNR"] for name, figures in again.items()} == pytest.approx(
         {name: figures["PSNR"] for name, figures in row.items()}, abs=1e-4
     )

@@ -13,7 +13,7 @@ from axon.data.phantoms import make_phantom
 from axon.geometry.volume import lps_to_ras
 from axon.readers.layouts import Study, find_studies
 from axon.training.randomness import generator_for
-from benchmarks import intensity_stage, local_intensity, memorised, references, sick
+from benchmarks import closed_form, intensity_stage, local_intensity, memorised, references, sick
 from tests.support.referenced import SETTINGS
 from tests.support.small_model import small_pipeline
 
@@ -34,7 +34,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> list[Study]:
 @pytest.fixture
 def chosen(studies: list[Study], monkeypatch: pytest.MonkeyPatch) -> tuple[references.ReferenceBench, list[Study]]:
     """Three of them as references, and the fourth to measure on, at a size that shows nothing."""
-    for module in (references, local_intensity, sick, memorised):
+    for module in (references, local_intensity, closed_form, sick, memorised):
         monkeypatch.setattr(module, "SIZE", 32)
         monkeypatch.setattr(module, "FINE", 64)
     return references.ReferenceBench(small_pipeline(Config.load(TINY)), studies[:3], SETTINGS), studies[3:]
@@ -112,6 +112,29 @@ def test_a_bone_head_begins_with_the_fused_volume_and_its_loss_falls_with_overla
     assert found == sorted(found)
 
 
+def test_patches_of_one_law_stay_and_others_are_carried_to_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    real = torch.randn(4000, 27, generator=generator) + 1
+    same, offset = closed_form.transport_kernel(real, real)
+    volume = torch.randn(1, 1, 24, 24, 24, generator=generator)
+    assert float((closed_form.carried(volume, same, offset, 1.0) - volume).abs().max()) < 1e-3
+    kernel, shift = closed_form.transport_kernel(real / 2, real)
+    made = closed_form.carried(torch.full((1, 1, 24, 24, 24), 0.5), kernel, shift, 1.0)
+    assert made[..., 8:16, 8:16, 8:16].numpy() == pytest.approx(1.0, abs=0.05)
+    assert float(kernel[0, 0, 2, 2, 2]) == pytest.approx(2, abs=0.1)
+    assert torch.equal(closed_form.carried(volume, kernel, shift, 0.0), volume)
+
+
+def test_the_weights_that_fit_are_found_and_used() -> None:
+    truth, noise = torch.randn(2, 32, 32, 32, generator=torch.Generator().manual_seed(0))
+    weights = closed_form.wiener_weights([(noise, 0.5 * truth, truth)], 360.0)
+    held = weights[:3]  # On this grid no wave is shorter than 22 mm.
+    assert held[:2].numpy() == pytest.approx(np.array([[0, 2], [0, 2]]), abs=1e-3)
+    made = closed_form.weighed(noise, 0.5 * truth, torch.tensor([[0.0, 2.0]] * 4), 360.0)
+    power = [references.band_power(x, 360.0)[:2] for x in (made, truth)]
+    assert power[0] == pytest.approx(power[1], rel=0.05)
+
+
 def test_what_a_change_shows_of_a_disease() -> None:
     disease, body = np.zeros((8, 8, 8)), np.ones((8, 8, 8), bool)
     disease[2:4, 2:4, 2:4] = 800
@@ -176,3 +199,22 @@ def test_the_networks_are_trained_once_and_measured_beside_the_closed_form(
     assert {name: figures["PSNR"] for name, figures in again.items()} == pytest.approx(
         {name: figures["PSNR"] for name, figures in row.items()}, abs=1e-4
     )
+
+
+@pytest.mark.slow
+def test_other_fusions_are_measured_on_the_same_warps(
+    chosen: tuple[references.ReferenceBench, list[Study]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(closed_form, "bench_of", lambda arguments: arguments.out.mkdir(exist_ok=True) or chosen)
+    monkeypatch.setattr(closed_form, "PATCHES", 500)
+    bands = ((300.0, 200.0), (200.0, 90.0), (90.0, 45.0), (45.0, 25.0))  # What a grid of 11 mm holds.
+    for module in (closed_form, references):
+        monkeypatch.setattr(module, "BANDS_MM", bands)
+    looks = {f"realism/coherence_{a:g}_{b:g}": 0.5 for a, b in bands}  # The catalogue's bands are finer.
+    measure = closed_form.realism.measure
+    monkeypatch.setattr(closed_form.realism, "measure", lambda *given: measure(*given) | looks)
+    arguments = ["--config", str(TINY), "--out", str(tmp_path / "out"), "--estimator-steps", "2"]
+    assert closed_form.main(arguments) == 0
+    (row,) = json.loads((tmp_path / "out" / "closed_form.json").read_text()).values()
+    psnr = [figures["PSNR"] for figures in row.values()]
+    assert np.isfinite(psnr).all() and len(set(psnr)) == len(row) == 11

@@ -11,6 +11,7 @@ import torch
 from axon.config import Config
 from axon.data.phantoms import make_phantom
 from axon.geometry.volume import lps_to_ras
+from axon.metrics import realism
 from axon.readers.layouts import Study, find_studies
 from axon.training.randomness import generator_for
 from benchmarks import closed_form, intensity_stage, local_intensity, memorised, references, sick
@@ -211,8 +212,8 @@ def test_other_fusions_are_measured_on_the_same_warps(
     for module in (closed_form, references):
         monkeypatch.setattr(module, "BANDS_MM", bands)
     looks = {f"realism/coherence_{a:g}_{b:g}": 0.5 for a, b in bands}  # The catalogue's bands are finer.
-    measure = closed_form.realism.measure
-    monkeypatch.setattr(closed_form.realism, "measure", lambda *given: measure(*given) | looks)
+    measure = realism.measure
+    monkeypatch.setattr(realism, "measure", lambda *given: measure(*given) | looks)
     arguments = ["--config", str(TINY), "--out", str(tmp_path / "out"), "--estimator-steps", "2"]
     assert closed_form.main(arguments) == 0
     (row,) = json.loads((tmp_path / "out" / "closed_form.json").read_text()).values()

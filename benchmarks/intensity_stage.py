@@ -1,6 +1,6 @@
 """What may be trained after the fusion: networks, losses, and the one stage that trains each of them on patches.
 
-See `benchmarks.local_intensity`. Shape legend: B batch, C channels, D/H/W voxels of 2.8 mm.
+See `benchmarks.local_intensity`. Shape legend: B batch, P patients, C channels, D/H/W voxels of 2.8 mm.
 """
 
 from __future__ import annotations
@@ -156,29 +156,38 @@ class PatchStage:
         self, kind: str, module: nn.Module, pairs: list[Seen], seed: int, steps: int, bone: float,
         head: Corrector | None = None,
     ) -> None:  # fmt: skip
-        self.name, self.pairs, self.seed, self.kind = f"local-intensity-{kind}", pairs, seed, kind
+        self.name, self.seed, self.kind = f"local-intensity-{kind}", seed, kind
         self.module, self.steps, self.bone, self.head = module, steps, bone, head
-        self.place_3DHW, self.scheduler = place(pairs[0].truth_1DHW.shape[-1]), bridge()
+        self.fused_PFDHW = torch.stack([pair.fused_F1DHW[:, 0] for pair in pairs])
+        self.shown_PCDHW = torch.stack([pair.shown_CDHW for pair in pairs])
+        self.truth_P1DHW = torch.stack([pair.truth_1DHW for pair in pairs])
+        self.place_3DHW, self.scheduler = place(self.truth_P1DHW.shape[-1]), bridge()
 
     def draw(self, step: int, slots: range) -> Patches:
-        drawn = [self._patch(generator_for(self.seed, self.name, step, slot)) for slot in slots]
-        fused, places, control, truth = (torch.stack(part) for part in zip(*drawn, strict=True))
-        return Patches(fused, places, control, truth, step)
+        generators = (generator_for(self.seed, self.name, step, slot) for slot in slots)
+        return self.patches(torch.stack([torch.rand(7, generator=generator) for generator in generators]), step)
 
-    def _patch(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        chance = torch.rand(7, generator=generator).tolist()
-        pair, size = self.pairs[int(chance[0] * len(self.pairs))], self.place_3DHW.shape[-1]
+    def patches(self, chance_B7: Tensor, seed: int) -> Patches:
+        """Cut out at once: patient, corner, which of the fused volumes, whether references are left out, mirrored."""
+        chance_B7, size = chance_B7.double(), self.place_3DHW.shape[-1]
         side = min(SIDE, size)
-        corner = [2 * int(share * ((size - side) // 2 + 1)) for share in chance[1:4]]
-        where = (slice(None), *(slice(first, first + side) for first in corner))
-        fused = pair.fused_F1DHW[int(chance[4] * len(pair.fused_F1DHW))]
-        cut = [x[where].float() for x in (fused, self.place_3DHW, pair.shown_CDHW[1:], pair.truth_1DHW)]
-        if chance[5] < BLIND:
-            cut[2][:4] = 0
-            cut[0] = pair.shown_CDHW[:1][where].float()
-        if chance[6] < 0.5:  # A mirrored patient is one, too.
-            cut = [x.flip(-1) for x in cut]
-        return cut[0], cut[1], cut[2], cut[3]
+        corner_B3 = 2 * (chance_B7[:, 1:4] * ((size - side) // 2 + 1)).long()
+        place_B3N = corner_B3[:, :, None] + torch.arange(side)
+        mirrored_B = chance_B7[:, 6] < 0.5  # A mirrored patient is one, too.
+        place_B3N[mirrored_B, 2] = place_B3N[mirrored_B, 2].flip(-1)
+        d, h, w = place_B3N[:, None].unbind(dim=2)
+        where = (d[..., :, None, None], h[..., None, :, None], w[..., None, None, :])
+        patients, copies = self.fused_PFDHW.shape[:2]
+        patient, copy = _whole(chance_B7[:, 0] * patients), _whole(chance_B7[:, 4] * copies)
+        channel = torch.arange(self.shown_PCDHW.shape[1])[:, None, None, None]
+        shown = self.shown_PCDHW[patient, channel, *where].float()
+        estimate, control = shown[:, :1], shown[:, 1:]
+        blind_B = chance_B7[:, 5] < BLIND
+        control[blind_B, :4] = 0
+        fused = self.fused_PFDHW[patient, copy, *where].float()
+        fused = torch.where(blind_B[:, None, None, None, None], estimate, fused)
+        truth = self.truth_P1DHW[patient, 0, *where].float()
+        return Patches(fused, self.place_3DHW[channel[:3], *where], control, truth, seed)
 
     def loss(self, module: nn.Module, draw: Patches) -> Tensor:
         fused, truth, count = draw.fused_B1DHW, draw.truth_B1DHW, len(draw.truth_B1DHW)
@@ -206,6 +215,11 @@ class PatchStage:
 
     def validation_loss(self, module: nn.Module) -> Tensor:
         return torch.tensor(float("nan"))
+
+
+def _whole(number_B: Tensor) -> Tensor:
+    """Rounded down, shape (B, 1, 1, 1, 1)."""
+    return number_B.long()[:, None, None, None, None]
 
 
 def bridge() -> BrownianBridgeScheduler:

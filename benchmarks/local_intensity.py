@@ -12,18 +12,22 @@ times, from some of the warps. Networks of the same size are trained on patches 
     with-bone    the regression, told the head's probability, too
 
 What they make is corrected by the films, as the fusion is, and measured on validation patients with the packaged
-networks' estimate, beside `volume` and `sample` of the closed form, and a `volume` that films correct once more.
+networks' estimate, beside `volume` and `sample` of the closed form, and what that makes of the same warps without a
+network, films correcting once more, too: `volume` itself, with HU carried all the way, and mixed with a sample.
 
 Examples:
     python -m benchmarks.local_intensity --data FOLDER       everything; the same command again goes on
     python -m benchmarks.local_intensity --also FOLDER_2     measured on every CT of another folder, too
 
-Writes OUT/local_intensity.md. Choose on validation patients alone. Research only: anatomy may be hallucinated.
+Writes OUT/local_intensity.md; OUT/settings.json says what data, settings and code OUT belongs to, and others are
+refused. Choose on validation patients alone. Research only: anatomy may be hallucinated.
 """
 
 from __future__ import annotations
 
+import copy
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +57,8 @@ from axon.training.randomness import generator_for
 from axon.training.samples import Sampler
 from axon.training.stages import EstimatorStage, Source
 from axon.training.train import fit_lift
+from benchmarks import intensity_stage
+from benchmarks.claims import claim_of
 from benchmarks.intensity_stage import (
     Adversary,
     Corrector,
@@ -87,6 +93,9 @@ COPIES = 4
 BATCH = 2
 """Patches a step."""
 STEPS_OF_BRIDGE = 4
+MIXED = (0.15, 0.3)
+"""Shares of a sample in `volume`, beside which a network is measured."""
+SPEED = ("steps_per_second", "peak_memory_gib")
 SHOWN = (*COLUMNS[:-2], "patch [HU]", "bone, volume matched")
 CPU = torch.device("cpu")
 
@@ -170,9 +179,10 @@ class Intensity:
             count = len(found.warps_K1DHW)
             require_some(count, study)
             fused = []
-            for copy in range(COPIES):
-                order = torch.randperm(count, generator=generator_for(number, copy)).tolist()
-                fused.append(self.bench.fusion(some_of(found, order[: max(1, count - copy)]), patient).volume()[0])
+            for left_out in range(COPIES):
+                order = torch.randperm(count, generator=generator_for(number, left_out)).tolist()
+                some = some_of(found, order[: max(1, count - left_out)])
+                fused.append(self.bench.fusion(some, patient).volume()[0])
             truth = self.bench.references[number]
             return {
                 "fused": torch.stack(fused).half(),
@@ -198,18 +208,36 @@ class Intensity:
 
         @torch.enable_grad()
         def train() -> Mapping[str, Tensor]:
-            pairs = [self.pair(number) for number in range(len(self.bench.library))]
             budget = StageConfig(
                 steps=self.steps, batch_size=BATCH, learning_rate=2e-4 if kind in GO_ON else 5e-4,
                 ema_decay=0.99, checkpoint_every=100, log_every=50,
             )  # fmt: skip
             module: Corrector | Adversary = Adversary(network, Critic()) if kind == "critic" else network
-            stage = PatchStage(kind, module, pairs, self.config.seed, self.steps, self.bone, head)
-            trained, _ = fit(stage, budget, self.out / "checkpoints" / kind, {"kind": kind}, _log)
+            pairs = (self.pair(number) for number in range(len(self.bench.library)))
+            stage = PatchStage(kind, module, [*pairs], self.config.seed, self.steps, self.bone, head)
+            trained, _ = fit(stage, budget, self.out / "checkpoints" / kind, {"kind": kind}, self._speed(kind))
             return (trained.corrector if isinstance(trained, Adversary) else trained).state_dict()
 
         network.load_state_dict(self.made(kind, train))
         return network.eval().requires_grad_(False)
+
+    def _speed(self, kind: str) -> Callable[[int, dict[str, float]], None]:
+        """Keeps what a training takes in OUT/kind.json."""
+
+        def log(step: int, metrics: dict[str, float]) -> None:
+            if SPEED[0] in metrics:  # Of steps before it went on the loop tells losses alone.
+                write_json(self.out / f"{kind}.json", {name: metrics[name] for name in SPEED})
+
+        return log
+
+    def speeds(self, kinds: Iterable[str]) -> str:
+        """Markdown: what each training took; "-" where nobody has noted it."""
+        rows = []
+        for kind in kinds:
+            file = self.out / f"{kind}.json"
+            known = json.loads(file.read_text()) if file.is_file() else {}
+            rows.append([kind, *(f"{known[name]:.2f}" if name in known else "-" for name in SPEED)])
+        return markdown(["network", "steps/s", "peak memory of the process [GiB]"], rows)
 
     @torch.no_grad()
     def measure(self, study: Study, kinds: Iterable[str]) -> dict[str, dict[str, float]]:
@@ -221,7 +249,9 @@ class Intensity:
         require_some(len(found.warps_K1DHW), study)
         fusion = self.bench.fusion(found, known)
         volumes = {"volume": fusion.volume(), "sample": fusion.sample(0)}
-        volumes["films again"] = self.obeyed(volumes["volume"], fusion)  # What no network has to do with.
+        # What no network has to do with.
+        for name, volume in without_network(fusion, **volumes).items():
+            volumes[name] = self.obeyed(volume, fusion)
         seen, kinds = shown(found, known, self.bench.extent_mm, self.bone), list(kinds)
         for kind in kinds:
             if kind != "bone":
@@ -284,6 +314,14 @@ def shown(found: Registration, patient: Known, extent_mm: float, bone: float) ->
     return torch.cat([estimate, warps[:1], warps.mean(0)[None], spread[None], bones[None], lifted])
 
 
+def without_network(fusion: Fusion, volume: Tensor, sample: Tensor) -> dict[str, Tensor]:
+    """What the closed form makes of the same warps near `volume`, by what was done, each of shape (1, 1, D, H, W)."""
+    carried = copy.copy(fusion)
+    carried.config = replace(fusion.config, transport=1.0)
+    mixed = {f"{share:g} of a sample": torch.lerp(volume, sample, share) for share in MIXED}
+    return {"films again": volume, "HU carried all the way": carried.volume()} | mixed
+
+
 def some_of(found: Registration, numbers: list[int]) -> Registration:
     """A registration of fewer references."""
     index = torch.tensor(numbers)
@@ -327,6 +365,8 @@ def main(argv: list[str] | None = None) -> int:
         bench, chosen = bench_of(given)
         if len(bench.library) < 3:
             raise AxonError("NO_TEST_CASES", "fewer than three patients to train on", "name a folder of more CTs")
+        budget = {"steps": given.steps, "estimator_steps": given.estimator_steps}
+        claim_of(given, bench, (sys.modules[__name__], intensity_stage), **budget)
         config = Config.load(given.config)
         run = Intensity(bench, config, given.out, given.steps, given.estimator_steps)
         rows = []
@@ -334,7 +374,8 @@ def main(argv: list[str] | None = None) -> int:
             rows.append(run.measure(study, given.only))
             print(study.case_id, json.dumps(rows[-1]), flush=True)
         about = f"{len(rows)} patients, {given.steps} steps a network, {given.estimator_steps} an estimator."
-        text = "\n\n".join([page_head("Local intensity after the fusion"), about, table(rows)]) + "\n"
+        parts = [page_head("Local intensity after the fusion"), about, table(rows), run.speeds(given.only)]
+        text = "\n\n".join(parts) + "\n"
         write_whole(given.out / "local_intensity.md", text.encode())
         write_json(given.out / "local_intensity.json", rows)
     print(text)

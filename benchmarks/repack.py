@@ -3,6 +3,7 @@
     python -m benchmarks.repack DATASET --config configs/bench.yaml --out runs/repack
 
 DATASET is what `axon.data.prepared.assemble` wrote of the patients that the networks were trained on, with licences.
+`python -m benchmarks.memorised --card` afterwards writes its section into the new card.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ def repack(dataset: Path, config: Config, out: Path, command: str) -> None:
         # Stage by stage a model folder is laid out as what trained each stage wrote.
         stages = dict.fromkeys(("bridge", "refiner", "superres"), model)
         evaluate(config, dataset, stages | {"baselines": out / "no-baselines"}, out, "bi", facts)
-    ship(out, model, command)
+    # Its patients are counted anew; the rest is the networks' own.
+    kept = before.get("training", {})
+    training = {key: kept[key] for key in ("training_seconds", "trained_on") if key in kept}
+    ship(out, model, command, training)
     now = json.loads((model / "provenance.json").read_text())
     networks = before.get("networks") or {key: before[key] for key in NETWORKS}
     write_json(model / "provenance.json", now | {"networks": networks})

@@ -17,6 +17,8 @@ Research only: anatomy may be hallucinated.
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import torch
 from scipy import ndimage
@@ -27,6 +29,7 @@ from axon.files import write_whole
 from axon.geometry.volume import body_mask
 from axon.metrics.anatomy import lung_mask
 from axon.readers.layouts import Study
+from benchmarks.claims import claim_of
 from benchmarks.quality import markdown, page_head
 from benchmarks.references import FINE, SIZE, ReferenceBench, bench_of, bench_parser, measured, rendered
 
@@ -140,6 +143,7 @@ def main(argv: list[str] | None = None) -> int:
     given = bench_parser(__doc__ or "", "runs/sick").parse_args(argv)
     with one_line_errors():
         bench, chosen = bench_of(given)
+        claim_of(given, bench, (sys.modules[__name__],))
         rows = list(measured(given.out, chosen, Clinic(bench).measure).values())
         text = f"{page_head('Does a reference heal the sick?')}\n\n{len(rows)} patients.\n\n{table(rows)}\n"
         write_whole(given.out / "sick.md", text.encode())

@@ -1,12 +1,14 @@
 """Benchmarks of what comes after the fusion: a trained correction, diseases, patches of other patients."""
 
 import json
+import re
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from axon.config import Config
 from axon.data.phantoms import make_phantom
@@ -94,6 +96,39 @@ def test_a_critic_and_its_corrector_do_not_move_each_other_and_what_is_real_may_
     assert critic(truth).mean() > critic(made).mean()
 
 
+def _one_patch(
+    stage: intensity_stage.PatchStage, pairs: list[intensity_stage.Seen], chance: list[float]
+) -> list[Tensor]:
+    """One after the other and by slices, as plainly as can be: fused volume, place, control, CT."""
+    pair, size = pairs[int(chance[0] * len(pairs))], stage.place_3DHW.shape[-1]
+    side = min(intensity_stage.SIDE, size)
+    corner = [2 * int(share * ((size - side) // 2 + 1)) for share in chance[1:4]]
+    where = (slice(None), *(slice(first, first + side) for first in corner))
+    fused = pair.fused_F1DHW[int(chance[4] * len(pair.fused_F1DHW))]
+    cut = [x[where].float() for x in (fused, stage.place_3DHW, pair.shown_CDHW[1:], pair.truth_1DHW)]
+    if chance[5] < intensity_stage.BLIND:
+        cut[2][:4] = 0
+        cut[0] = pair.shown_CDHW[:1][where].float()
+    return [x.flip(-1) for x in cut] if chance[6] < 0.5 else cut
+
+
+def test_patches_that_are_cut_out_at_once_are_those_of_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intensity_stage, "SIDE", 8)
+    draw = torch.Generator().manual_seed(0)
+    pairs = [
+        intensity_stage.Seen(*(torch.rand(*shape, 20, 20, 20, generator=draw).half() for shape in ((4, 1), (7,), (1,))))
+        for _ in range(3)
+    ]
+    stage = intensity_stage.PatchStage("regression", torch.nn.Identity(), pairs, 5, 10, 0.0)
+    drawn = stage.draw(2, range(3, 40))
+    chances = [torch.rand(7, generator=generator_for(5, stage.name, 2, slot)) for slot in range(3, 40)]
+    assert {bool(chance[5] < intensity_stage.BLIND) for chance in chances} == {True, False}
+    names = ("fused_B1DHW", "place_B3DHW", "control_BCDHW", "truth_B1DHW")
+    for number, chance in enumerate(chances):
+        for name, wanted in zip(names, _one_patch(stage, pairs, chance.tolist()), strict=True):
+            assert torch.equal(getattr(drawn, name)[number], wanted), (number, name)
+
+
 def test_what_is_altered_is_altered_alike() -> None:
     volume = torch.rand(1, 1, 32, 32, 32) + 1
     first, second = intensity_stage.altered(torch.cat([volume, volume]), 0.1, generator_for(0))
@@ -154,6 +189,9 @@ def test_a_copied_patch_is_told_from_one_that_is_ones_own() -> None:
     assert shares == {"own": 0.75, "other": 0.25}
     assert memorised.nearest_distance(sample, sample.flip(0)) == pytest.approx(0, abs=1e-3)
     assert memorised.nearest_distance(sample, sample + 3) > 1
+    # At its own place nothing is near to what lies elsewhere.
+    assert memorised.distance_at_place(sample, torch.stack([other, sample + 0.5])) == pytest.approx(0.5)
+    assert memorised.distance_at_place(sample, sample.flip(0)[None]) > 1
 
 
 @pytest.mark.slow
@@ -163,6 +201,7 @@ def test_a_benchmark_measures_each_patient_once(
     chosen: tuple[references.ReferenceBench, list[Study]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(module, "bench_of", lambda arguments: arguments.out.mkdir(exist_ok=True) or chosen)
     arguments = ["--out", str(tmp_path / "out")]
@@ -174,6 +213,9 @@ def test_a_benchmark_measures_each_patient_once(
     assert np.isfinite(flat).all() and any(flat)
     assert module.main(arguments) == 0  # type: ignore[attr-defined]
     assert piece.stat().st_mtime_ns == written
+    with pytest.raises(SystemExit):
+        module.main([*arguments, "--config", str(TINY)])  # type: ignore[attr-defined]
+    assert "BENCH_OTHER" in (said := capfd.readouterr().out) and "begun with other: config ->" in said
 
 
 @pytest.mark.slow
@@ -189,10 +231,17 @@ def test_the_networks_are_trained_once_and_measured_beside_the_closed_form(
     assert capfd.readouterr().out.count(": begins") == 12
     written = tmp_path / "out" / "local_intensity.json"
     (row,) = json.loads(written.read_text())
-    assert set(row) == {"volume", "sample", "films again", *local_intensity.KINDS}
+    closed = {"volume", "sample", "films again", "HU carried all the way", "0.15 of a sample", "0.3 of a sample"}
+    assert set(row) == closed | set(local_intensity.KINDS)
+    page = written.with_suffix(".md").read_text()
+    for kind in local_intensity.KINDS:
+        assert re.search(rf"^\| {kind} \| \d+\.\d\d \| \d+\.\d\d \|$", page, re.MULTILINE), kind
     # What says where bone is makes no volume.
     assert set(row.pop("bone")) == {"bone", "bone, volume matched"}
     assert len({figures["PSNR"] for figures in row.values()}) == len(row)
+    with pytest.raises(SystemExit):
+        local_intensity.main([*arguments, "--steps", "3"])
+    assert "BENCH_OTHER" in (said := capfd.readouterr().out) and "begun with other: steps ->" in said
     assert local_intensity.main(arguments) == 0
     assert "begins" not in capfd.readouterr().out
     (again,) = json.loads(written.read_text())  # Weights that were loaded lie otherwise in memory, and round otherwise.

@@ -142,6 +142,7 @@ def evaluate(
             "split_hash": data.split_hash,
             "test_hash": test_hash(cases),
             "data_source": json.dumps(data.info["source"], sort_keys=True),
+            "validation_patients": str(len({case.patient_id for case in val})),
         },
         rows=rows,
         pictures=pictures,

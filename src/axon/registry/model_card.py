@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from axon import DISCLAIMER, __version__
+from axon.data.patients import read_patients
 from axon.metrics.catalogue import PRIMARY_METHOD, VIEW_LABELS, Metric, shown_in
 from axon.references.library import FOLDER, TERMS, attribution_table, read_facts
 
@@ -26,8 +27,9 @@ _DETAILS = f"""## Model details
 - **Developed by.** The AXON developers (the code). Who trained these weights is not recorded here; where they are
   registered in MLflow, their run names its user.
 - **Model type.** A learned estimate from the films, a Brownian-bridge diffusion that starts from it, a ControlNet on
-  that, a super-resolution network; each sampling step is corrected by the films. Where the model carries references,
-  they are warped to the films and fused with the networks' volume.
+  that, a super-resolution network, each as far as it helped on validation patients (its weight, below: 0 is not at
+  all); each sampling step is corrected by the films. Where the model carries references, they are warped to the
+  networks' volume and the films and fused with a share of it; no network comes after that.
 - **Language.** None: pictures in, a volume out.
 - **Licence.** Apache-2.0; that of the data is below.
 - **Sources.** Paper: {PAPER}, https://arxiv.org/abs/{PAPER.split()[1]}. It published no code; what is not in it is the
@@ -54,7 +56,9 @@ invented or left out.
   patient's, and contrast agent in a reference brightens vessels.
 - The error to expect is calibrated on validation patients and rendered films; the report shows how often twice of it
   holds the truth.
+"""
 
+_START = """
 ## How to get started
 
 ```sh
@@ -74,11 +78,11 @@ _SPECIFICATIONS = f"""## Technical specifications
 - **Output.** A cube of HU with its affine in mm, as NIfTI and DICOM CT.
 - **Architecture.** 3D U-Nets of MONAI in the layout of diffusers; their sizes are in each folder's `config.json`.
 - **Software.** axon-ct {__version__}, PyTorch, Python 3.11 or 3.12; runs on CPUs and GPUs.
-- **Hardware of the training.** Not recorded here.
 
 ## Environmental impact
 
-Hardware, hours, region, energy and carbon of the training: not measured.
+Hardware and seconds of the training are above, where they are recorded, else in the MLflow run of a registered model;
+region, energy and carbon were not measured.
 
 ## Contact
 
@@ -99,6 +103,17 @@ LIDC-IDRI, where the data name it: Armato et al. 2015, doi 10.7937/K9/TCIA.2015.
 """
 
 
+TRAINING = {
+    "training_patients": "patients for the lift, the estimator and the three stages",
+    "references": "of them as references",
+    "validation_patients": "patients for the stages' weights, the error to expect and the choice of settings",
+    "stage_weights": "weights of the three stages",
+    "training_seconds": "seconds of the networks' training",
+    "trained_on": "hardware of the training",
+}
+"""Facts that have a table of their own, with their titles there."""
+
+
 def model_card(
     name: str, metrics: dict[str, Any], extra: dict[str, str] | None = None, datasets: Sequence[str] = ()
 ) -> str:
@@ -107,11 +122,12 @@ def model_card(
     Args:
         name: Title.
         metrics: Contents of the evaluation's ``metrics.json``.
-        extra: Further rows for the table of facts, e.g. the command that trained it.
+        extra: Further rows for the tables of facts, e.g. the command that trained it, or those of `TRAINING`.
         datasets: Names of those that are known to have been trained on.
     """
     facts = {key: _plain(value) for key, value in {**metrics["facts"], **(extra or {})}.items()}
-    rows = "\n".join(f"| {key.replace('_', ' ')} | {value} |" for key, value in sorted(facts.items()) if value)
+    trained = _rows({title: facts.pop(key, "") or "not recorded here" for key, title in TRAINING.items()})
+    rows = _rows({key.replace("_", " "): value for key, value in sorted(facts.items())})
     return "\n".join([
         f"{_FRONT_MATTER}datasets: {json.dumps(list(datasets))}\nmetrics: {json.dumps(_measured(metrics))}\n---\n",
         f"# {name}\n",
@@ -120,8 +136,8 @@ def model_card(
         "super-resolution;",
         f"after {PAPER}.",
         f"Made with axon-ct {__version__}; safetensors and JSON, nothing executable.\n",
-        _DETAILS + _USES,
-        f"## Training data and procedure\n\n| | |\n|---|---|\n{rows}\n",
+        _DETAILS + _USES + _START,
+        f"## Training data and procedure\n\n| | |\n|---|---|\n{trained}\n\n| | |\n|---|---|\n{rows}\n",
         "## Evaluation\n",
         _evaluation(metrics),
         _SPECIFICATIONS + _END,
@@ -129,10 +145,27 @@ def model_card(
 
 
 def card_of(evaluation: Path, name: str, extra: dict[str, str] | None = None) -> str:
-    """The card for the model of an evaluation folder."""
-    facts = read_facts(evaluation / "model")
+    """The card for the model of an evaluation folder. Raises AxonError as `axon.data.patients.read_patients` does."""
+    facts, patients = read_facts(evaluation / "model"), read_patients(evaluation / "model")
     known = sorted({fact["collection"] for fact in facts})
-    return with_section(model_card(name, json.loads((evaluation / "metrics.json").read_text()), extra, known), facts)
+    counted = {"references": str(len(facts)), "stage_weights": _weights(evaluation / "model")}
+    if patients:
+        counted["training_patients"] = str(len({patient.id for patient in patients.trained}))
+    metrics = json.loads((evaluation / "metrics.json").read_text())
+    return with_section(model_card(name, metrics, counted | (extra or {}), known), facts)
+
+
+def _weights(model: Path) -> str:
+    """Of the stages, in words; empty for a model that was calibrated on nobody."""
+    weights = json.loads((model / "model_index.json").read_text()).get("stage_weights", {})
+    named = {"bi": "from two films", "mono": "from one"}
+    return "; ".join(
+        f"{', '.join(f'{w:.2f}' for w in weights[view])} {text}" for view, text in named.items() if view in weights
+    )
+
+
+def _rows(values: Mapping[str, str]) -> str:
+    return "\n".join(f"| {key} | {value} |" for key, value in values.items() if value)
 
 
 def _measured(metrics: dict[str, Any]) -> list[str]:
@@ -238,5 +271,8 @@ def with_section(card: str, facts: Sequence[dict[str, Any]]) -> str:
 def _section(facts: Sequence[dict[str, Any]]) -> str:
     unlicensed = [fact["id"] for fact in facts if not fact["licensed"]]
     warning = f"> **Not for publication: no licence clears these patients' CTs: {', '.join(unlicensed)}.**\n\n"
-    text = f"The CTs of {len(facts)} training patients are in `{FOLDER}/`, as references.\n{TERMS}"
+    text = (
+        f"The CTs of {len(facts)} training patients are in `{FOLDER}/`, as references. What a volume shows finer than "
+        f"the films fix is\ntheirs: a rib or a vessel may be another patient's.\n{TERMS}"
+    )
     return f"{_SECTION_BEGIN}\n{warning if unlicensed else ''}{text}\n\n{attribution_table(facts)}\n{_SECTION_END}"

@@ -17,7 +17,8 @@ Examples:
     python -m benchmarks.closed_form --data FOLDER                      validation patients
     python -m benchmarks.closed_form --data FOLDER --also FOLDER_2      and every CT of another folder
 
-Writes OUT/closed_form.md; training pairs and warps are those of `benchmarks.local_intensity`, which shares OUT.
+Writes OUT/closed_form.md; training pairs and warps are those of `benchmarks.local_intensity`, which shares OUT and
+its options.
 Research only: anatomy may be hallucinated.
 """
 
@@ -32,7 +33,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from axon.config import Config
 from axon.errors import one_line_errors
 from axon.files import write_json, write_whole
 from axon.geometry.volume import cube_affine
@@ -41,9 +41,9 @@ from axon.readers.layouts import Study
 from axon.references.fusion import Fusion
 from axon.references.registration import Registration
 from axon.training.randomness import generator_for
-from benchmarks.local_intensity import Intensity
+from benchmarks.local_intensity import Intensity, intensity_of, intensity_parser
 from benchmarks.quality import markdown, page_head
-from benchmarks.references import BANDS_MM, COLUMNS, FINE, SIZE, bench_of, bench_parser, rendered
+from benchmarks.references import BANDS_MM, COLUMNS, FINE, SIZE, rendered
 
 PATCH, PATCHES = 5, 60_000
 """Voxels a side of a patch, and how many tell a volume's law."""
@@ -209,12 +209,10 @@ def table(rows: Mapping[str, dict[str, dict[str, float]]]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = bench_parser(__doc__ or "", "runs/local_intensity")
-    parser.add_argument("--estimator-steps", type=int, default=400, help="of each half (default: %(default)s)")
-    given = parser.parse_args(argv)
+    given = intensity_parser(__doc__ or "").parse_args(argv)
     with one_line_errors():
-        bench, chosen = bench_of(given)
-        closed = ClosedForm(Intensity(bench, Config.load(given.config), given.out, 1, given.estimator_steps))
+        run, chosen = intensity_of(given)
+        closed = ClosedForm(run)
         rows = {}
         for study in chosen:
             rows[study.case_id] = closed.measure(study)

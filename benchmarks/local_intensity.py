@@ -25,6 +25,7 @@ refused. Choose on validation patients alone. Research only: anatomy may be hall
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import sys
@@ -355,20 +356,34 @@ def _paired(rows: list[dict[str, dict[str, float]]], method: str, column: str) -
     return f"{np.mean(differences):+.2f} ({error:.2f})"
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = bench_parser(__doc__ or "", "runs/local_intensity")
-    parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS, help="(default: every one)")
+def intensity_parser(about: str) -> argparse.ArgumentParser:
+    """What every benchmark of the training pairs is asked."""
+    parser = bench_parser(about, "runs/local_intensity")
     parser.add_argument("--steps", type=int, default=1000, help="of each network (default: %(default)s)")
     parser.add_argument("--estimator-steps", type=int, default=400, help="of each half (default: %(default)s)")
+    return parser
+
+
+def intensity_of(given: argparse.Namespace) -> tuple[Intensity, list[Study]]:
+    """The training pairs that lie in OUT, or will, and the patients to measure on.
+
+    Raises:
+        AxonError: ``NO_TEST_CASES``, ``BENCH_OTHER``; those of `bench_of`.
+    """
+    bench, chosen = bench_of(given)
+    if len(bench.library) < 3:
+        raise AxonError("NO_TEST_CASES", "fewer than three patients to train on", "name a folder of more CTs")
+    budget = {"steps": given.steps, "estimator_steps": given.estimator_steps}
+    claim_of(given, bench, (sys.modules[__name__], intensity_stage), **budget)
+    return Intensity(bench, Config.load(given.config), given.out, given.steps, given.estimator_steps), chosen
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = intensity_parser(__doc__ or "")
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS, help="(default: every one)")
     given = parser.parse_args(argv)
     with one_line_errors():
-        bench, chosen = bench_of(given)
-        if len(bench.library) < 3:
-            raise AxonError("NO_TEST_CASES", "fewer than three patients to train on", "name a folder of more CTs")
-        budget = {"steps": given.steps, "estimator_steps": given.estimator_steps}
-        claim_of(given, bench, (sys.modules[__name__], intensity_stage), **budget)
-        config = Config.load(given.config)
-        run = Intensity(bench, config, given.out, given.steps, given.estimator_steps)
+        run, chosen = intensity_of(given)
         rows = []
         for study in chosen:
             rows.append(run.measure(study, given.only))

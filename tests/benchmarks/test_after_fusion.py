@@ -255,7 +255,7 @@ def test_the_networks_are_trained_once_and_measured_beside_the_closed_form(
 def test_other_fusions_are_measured_on_the_same_warps(
     chosen: tuple[references.ReferenceBench, list[Study]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(closed_form, "bench_of", lambda arguments: arguments.out.mkdir(exist_ok=True) or chosen)
+    monkeypatch.setattr(local_intensity, "bench_of", lambda arguments: arguments.out.mkdir(exist_ok=True) or chosen)
     monkeypatch.setattr(closed_form, "PATCHES", 500)
     bands = ((300.0, 200.0), (200.0, 90.0), (90.0, 45.0), (45.0, 25.0))  # What a grid of 11 mm holds.
     for module in (closed_form, references):

@@ -21,6 +21,7 @@ import torch
 
 from axon import DISCLAIMER, __version__, pretrained
 from axon.config import XrayConfig
+from axon.data.patients import Patient
 from axon.dicom.views import View
 from axon.dicom.write import SeriesIdentity, stored_hu, write_ct_series
 from axon.errors import AxonError, require
@@ -274,9 +275,10 @@ def sample(
     seed: int = 0,
     use_references: bool = True,
     progress: OnProgress = silent,
+    patient: Patient | None = None,
 ) -> Reconstruction:
     """Bring the films onto the model's detector, reconstruct, and project the volume back. Raises AxonError as the
-    pipeline does.
+    pipeline does; ``patient`` is as of `AxonPipeline.__call__`.
     """
     films_UV = on_detector(films, pipeline)
     output = pipeline(
@@ -287,6 +289,7 @@ def sample(
         use_references=use_references,
         scales=films.scales(),
         progress=progress,
+        patient=patient,
     )
     seen = {view: normalise_film(torch.from_numpy(film)[None, None])[0, 0] for view, film in films_UV.items()}
     width_mm = XrayConfig(**pipeline.config.xray).width_mm

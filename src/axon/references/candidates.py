@@ -16,7 +16,9 @@ from axon.data.prepared import PreparedDataset
 from axon.geometry.volume import Volume, cube_affine
 from axon.references.library import Candidate, Library, build_library
 
-_WAYS = {"REFERENCE_LICENCE": ": say licence and source in patients.csv, or set references.allow_unlicensed"}
+_WAYS = {
+    "REFERENCE_LICENCE": ": say them in patients.csv or by --licence and --source, or set references.allow_unlicensed"
+}
 
 
 def library_of(data: PreparedDataset, config: Config) -> tuple[Library, str]:

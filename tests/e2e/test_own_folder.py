@@ -133,7 +133,7 @@ def test_a_killed_run_goes_on_and_ends_with_one_champion(ended: Ended) -> None:
 
 def test_its_model_carries_references_and_its_volumes_are_made_of_them(ended: Ended) -> None:
     (evaluation,) = ended.out.glob("pipeline/axon-*/evaluate/evaluation")
-    assert len(read_facts(evaluation / "model")) == 2
+    assert read_facts(evaluation / "model")
     assert "nearest_reference" in {row["method"] for row in read_csv(evaluation / "cases.csv")}
 
 

@@ -23,6 +23,8 @@ CONFIG ?= configs/smoke.yaml
   images clean fuzz fuzz-again pretrained bench-speed bench-quality bench-folds bench-patients reference tour \
   screenshots serve-assets release
 SECONDS_TO_FUZZ ?= 300
+# What a folder's CTs may be used for, so that they may become references: LICENCE="CC BY 4.0" SOURCE=doi:...
+TERMS = $(if $(LICENCE),--licence "$(LICENCE)") $(if $(SOURCE),--source "$(SOURCE)")
 # Tests run in processes side by side, a thread each, one more than cores: some wait for servers, the fast ones do not.
 CORES := $(shell nproc 2>/dev/null || echo 2)
 WORKERS ?= $(shell echo $$(( $(CORES) > 3 ? 4 : $(CORES) + 1 )))
@@ -50,7 +52,8 @@ data: install ## build the versioned dataset, bit for bit what data.dvc names, a
 
 demo: install ## run the whole pipeline on real input: make demo, or make demo DATA=folder-of-CTs
 	$(if $(DATA),,$(BIN)/axon dataset build data)
-	$(BIN)/python -m pipelines run --config $(CONFIG) --output $(OUT) $(if $(DATA),--folder "$(DATA)",--revision HEAD)
+	$(BIN)/python -m pipelines run --config $(CONFIG) --output $(OUT) \
+	  $(if $(DATA),--folder "$(DATA)" $(TERMS),--revision HEAD)
 
 pretrained: OUT = runs/quality
 pretrained: bench-quality ## put the quality benchmark's model into the package: make pretrained DATA=folder-of-CTs
@@ -80,7 +83,7 @@ bench-speed: install ## time the parts beside other libraries, all in one run (b
 bench-quality: OUT = runs/quality
 bench-quality: CONFIG = configs/bench.yaml
 bench-quality: install ## how good the volumes are beside the baselines: make bench-quality DATA=folder-of-CTs
-	$(BIN)/python -m benchmarks.quality --config $(CONFIG) $(if $(DATA),--data "$(DATA)") --out $(OUT)
+	$(BIN)/python -m benchmarks.quality --config $(CONFIG) $(if $(DATA),--data "$(DATA)") --out $(OUT) $(TERMS)
 
 bench-folds: OUT = runs/folds
 bench-patients: OUT = runs/patients

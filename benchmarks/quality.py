@@ -130,7 +130,7 @@ def prepare_more(config: Config, data: Path, out: Path) -> Path:
     return prepare(replace(config, data=data_config), data, out)
 
 
-def prepare(config: Config, data: Path, out: Path) -> Path:
+def prepare(config: Config, data: Path, out: Path, terms: tuple[str, str] = ("", "")) -> Path:
     """Fetch, ingest and assemble a folder of CTs; what is there already is not made again.
 
     Returns:
@@ -152,13 +152,14 @@ def prepare(config: Config, data: Path, out: Path) -> Path:
         code_digest(PREPARING),
         config.seed,
         *(asdict(part) for part in (config.grid, config.xray, config.data)),
+        *((terms,) if any(terms) else ()),
     ]
     root = out / f"data-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
     shards = config.data.shards
     raw, dataset = root / "raw", root / "dataset"
     if not dataset.is_dir():
         if not raw.is_dir():
-            fetch(raw, shards, folder=str(data))
+            fetch(raw, shards, folder=str(data), terms=terms)
         folders = [root / f"shard{shard}" for shard in range(shards)]
         for shard, folder in enumerate(folders):
             if not folder.is_dir():
@@ -364,6 +365,8 @@ def run_parser(module: str, about: str | None, epilog: str = DISCLAIMER) -> argp
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--data", type=Path, help="folder of CTs (default: $AXON_TEST_DATA/ct)")
     source.add_argument("--dataset", type=Path, help="a prepared dataset, used instead")
+    parser.add_argument("--licence", default="", help="of the folder's CTs, where its patients.csv says none")
+    parser.add_argument("--source", default="", help="where they come from, likewise: doi:..., or words")
     parser.add_argument("--out", type=Path, default=Path("runs/quality"), help="(default: %(default)s)")
     return parser
 
@@ -375,7 +378,8 @@ def run_of(given: argparse.Namespace) -> Run:
         AxonError: As `Config.load`, `data_folder` and `prepare`.
     """
     config = Config.load(given.config)
-    return Run(config, given.dataset or prepare(config, data_folder(given.data), given.out), given.out)
+    terms = (given.licence, given.source)
+    return Run(config, given.dataset or prepare(config, data_folder(given.data), given.out, terms), given.out)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -38,12 +38,13 @@ def fetch(
     from axon.config import Config
     from axon.data.fetch import fetch as fetch_data
     from axon.errors import one_line_errors
+    from axon.orchestration.preflight import terms_given
     from axon.orchestration.working import working
 
     told = working("fetch", Path(raw.path), tracking_uri, model_name=model_name, revision=revision)
     with one_line_errors(), told as tell:
         sets = Config.from_yaml(config_yaml).data.named_sets
         commit = "" if dataset_folder else revision
-        found = fetch_data(Path(raw.path), shards, dataset_repo, commit, dataset_folder, sets, tell)
+        found = fetch_data(Path(raw.path), shards, dataset_repo, commit, dataset_folder, sets, tell, terms_given())
     print(f"fetched {revision}: {len(found)} shards")
     return [{"index": index, "count": shards, "revision": revision} for index in found]

@@ -22,6 +22,7 @@ from pipelines.compiling import compile_pipeline, compiled, package_of, site_of
 
 EPILOG = """examples:
   {prog} run --config configs/smoke.yaml --folder my_cts   a folder of CTs (DICOM, NIfTI, NRRD, MetaImage)
+  {prog} run --folder my_cts --licence 'CC BY 4.0' --source doi:10.1234/abc    whose CTs may become references
   {prog} run --config configs/smoke.yaml --revision HEAD   the versioned dataset of this repository
   {prog} run --containers --folder my_cts               every step in its image (containers/README.md)
   {prog} compile                                        write pipelines/axon_pipeline.yaml, without images to pull
@@ -160,6 +161,9 @@ def _add_run(verbs: argparse._SubParsersAction[Parser]) -> None:
     source = running.add_mutually_exclusive_group(required=True)
     source.add_argument("--folder", type=Path, help="folder with CTs")
     source.add_argument("--revision", help="revision of the versioned dataset, e.g. HEAD")
+    unsaid = "where its patients.csv says none; without both none of them becomes a reference"
+    running.add_argument("--licence", default="", help=f"of the folder's CTs, e.g. 'CC BY 4.0', {unsaid}")
+    running.add_argument("--source", default="", help="where they come from, likewise: doi:..., or words")
     running.add_argument("--repo", default="", help="git repository of the dataset (default: the one you are in)")
     running.add_argument(
         "--output", type=Path, default=Path("runs"), help="folder for all results (default: %(default)s)"
@@ -185,12 +189,15 @@ def _add_run(verbs: argparse._SubParsersAction[Parser]) -> None:
 
 def run_pipeline(arguments: argparse.Namespace) -> None:
     """Run on this machine."""
-    from axon.orchestration.preflight import Asked
+    from axon.orchestration.preflight import LICENCE, SOURCE, Asked
     from pipelines.local import run
 
     config = Config.load(arguments.config)
+    if arguments.revision and (arguments.licence or arguments.source):
+        fix = "leave --licence and --source out"
+        raise AxonError("PARAMETER", "a versioned dataset says licence and source of each of its CTs itself", fix)
     # The steps are processes of their own.
-    os.environ[DEVICE] = device_name(arguments.device)
+    os.environ |= {DEVICE: device_name(arguments.device), LICENCE: arguments.licence, SOURCE: arguments.source}
     mounted = arguments.containers and arguments.revision
     asked = Asked(
         config_yaml=arguments.config.read_text(),

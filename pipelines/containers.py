@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from axon.compute.devices import DEVICE
 from axon.errors import AxonError
+from axon.orchestration.preflight import LICENCE, SOURCE
 from pipelines.resources import SECRET_KEYS, USER_ID
 
 if TYPE_CHECKING:
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
     from docker.models.containers import Container
     from kfp import local
 
-# What the steps get of this process's environment: the device, what a cluster's secret gives them, and what S3 needs.
+# What the steps get of this process's environment: what the command line says beside parameters, what a cluster's
+# secret gives them, and what S3 needs.
 PASSED_ON = (
     *SECRET_KEYS.values(),
     DEVICE,
+    LICENCE,
+    SOURCE,
     "AWS_DEFAULT_REGION",
     "AWS_REQUEST_CHECKSUM_CALCULATION",
     "AWS_RESPONSE_CHECKSUM_VALIDATION",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeGuard
 
 from docs.generators import ROOT
 from docs.generators.text import cell
@@ -16,6 +18,9 @@ PACKAGES = ("src/axon", "pipelines", "components")
 CODE = re.compile(r"[A-Z][A-Z0-9_]{2,}")
 KINDS, CHILDS = ("CT", "XRAY"), ("ARCHIVE", "CT", "XRAY")
 """What the DICOM readers, which serve both, put in front of a code; and the child, which unpacks, too."""
+
+
+_ENDS = ast.Raise | ast.Return | ast.Continue | ast.Break
 
 
 @dataclass(frozen=True)
@@ -53,30 +58,20 @@ def every_error() -> Iterator[Raised]:
     order.
     """
     for path in sources():
-        tree = ast.parse(path.read_text())
-        constants = {
-            node.targets[0].id: str(node.value.value)
-            for node in tree.body
-            if isinstance(node, ast.Assign)
-            and isinstance(node.targets[0], ast.Name)
-            and isinstance(node.value, ast.Constant)
-        }
+        source = _Source(ast.parse(path.read_text()))
         kinds = CHILDS if path.name == "child.py" else KINDS
-        for function, call in _calls(tree):
+        for call in (node for node in ast.walk(source.tree) if isinstance(node, ast.Call)):
             name = call.func.id if isinstance(call.func, ast.Name) else ""
             arguments = call.args[1:] if name == "require" else call.args
             if name == "raise_all":
-                code = _text(call.args[1], function)[0] if len(call.args) > 1 else "PREFLIGHT"
+                code = source.texts(call.args[1])[0] if len(call.args) > 1 else "PREFLIGHT"
                 yield Raised(code, "{count} problems: {problems}", "mend them all, then start again", _module(path))
             if name not in ("AxonError", "require") or len(arguments) != 3:
                 continue
-            texts = [[_filled(text, constants) for text in _text(argument, function)] for argument in arguments]
-            for code in texts[0]:
+            for code, message, fix in source.ways(arguments):
                 for whole in [code.replace("{kind}", kind) for kind in kinds] if "{kind}" in code else [code]:
                     if CODE.fullmatch(whole):
-                        yield from (
-                            Raised(whole, message, fix, _module(path)) for message in texts[1] for fix in texts[2]
-                        )
+                        yield Raised(whole, message, fix, _module(path))
 
 
 def sources() -> list[Path]:
@@ -84,59 +79,125 @@ def sources() -> list[Path]:
     return [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
 
-def _calls(tree: ast.Module) -> Iterator[tuple[ast.AST, ast.Call]]:
-    """Every call with the outermost function it stands in, or the module."""
+class _Source:
+    """A module, and what its expressions can be as text."""
 
-    def walk(node: ast.AST, function: ast.AST) -> Iterator[tuple[ast.AST, ast.Call]]:
-        if isinstance(node, ast.Call):
-            yield function, node
-        for child in ast.iter_child_nodes(node):
-            inside = isinstance(child, ast.FunctionDef) and isinstance(function, ast.Module)
-            yield from walk(child, child if inside else function)
+    def __init__(self, tree: ast.Module) -> None:
+        self.tree = tree
+        self.around = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+        self.functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        self.constants = {
+            node.targets[0].id: str(node.value.value)
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+            and isinstance(node.value, ast.Constant)
+        }
 
-    yield from walk(tree, tree)
+    def ways(self, nodes: list[ast.expr]) -> Iterator[tuple[str, ...]]:
+        """What expressions that stand together can be; those that a caller gives are of one call."""
+        given = {node.id: dict(self._passed(node)) for node in nodes if self._is_passed(node)}
+        calls: list[ast.Call | None] = list(dict.fromkeys(call for values in given.values() for call in values))
+        for call in calls or [None]:
+            told = [given[node.id].get(call, node) if call and self._is_passed(node) else node for node in nodes]
+            yield from itertools.product(*(self.texts(node) for node in told))
+
+    def texts(self, node: ast.AST, seen: tuple[ast.AST, ...] = ()) -> list[str]:
+        """All that an expression can be, with what is put in at run time in braces, and the module's constants."""
+        if isinstance(node, ast.Constant):
+            return [str(node.value)]
+        if isinstance(node, ast.JoinedStr):
+            parts = [part.value if isinstance(part, ast.Constant) else self._placed(part) for part in node.values]
+            return ["".join(map(str, parts))]
+        if isinstance(node, ast.IfExp):
+            return self.texts(node.body, seen) + self.texts(node.orelse, seen)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            return [left + right for left in self.texts(node.left, seen) for right in self.texts(node.right, seen)]
+        values: list[ast.AST] = []
+        if isinstance(node, ast.Name) and node not in seen:
+            values = list(self._reaching(node)) or [value for _, value in self._passed(node)]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node not in seen:
+            values = list(self._returned(node.func.id))
+        return [text for value in values for text in self.texts(value, (*seen, node))] or [self._placed(node)]
+
+    def _placed(self, node: ast.AST) -> str:
+        """What an expression puts in: a constant of the module, else its name in braces."""
+        word = _word(node.value if isinstance(node, ast.FormattedValue) else node)
+        return self.constants[word] if word.isupper() and word in self.constants else "{" + (word or "…").lower() + "}"
+
+    def _reaching(self, used: ast.Name) -> Iterator[ast.AST]:
+        """The values that a name may have where it is used: given in the statements before, up to a sure one."""
+        node: ast.AST = used
+        while not isinstance(node, ast.Module):
+            above = self.around[node]
+            block = next((block for block in _blocks(above) if node in block), [])
+            for statement in reversed(block[: block.index(node)] if block and above is not self.tree else []):
+                if given := list(_given(statement, used.id)):
+                    yield from given
+                    return
+                yield from self._perhaps(statement, used.id)
+                if isinstance(statement, ast.If) and all(
+                    _settles(part, used.id) for part in (statement.body, statement.orelse)
+                ):
+                    return
+            node = above
+
+    def _perhaps(self, statement: ast.AST, name: str) -> Iterator[ast.AST]:
+        """The values that a name gets in the branches of a statement from which one comes out again."""
+        for block in () if isinstance(statement, ast.FunctionDef | ast.ClassDef) else _blocks(statement):
+            if not isinstance(block[-1], _ENDS):
+                for inner in block:
+                    yield from _given(inner, name)
+                    yield from self._perhaps(inner, name)
+
+    def _is_passed(self, node: ast.AST) -> TypeGuard[ast.Name]:
+        return isinstance(node, ast.Name) and not list(self._reaching(node)) and bool(list(self._passed(node)))
+
+    def _passed(self, used: ast.Name) -> Iterator[tuple[ast.Call, ast.expr]]:
+        """The module's own calls of the function that a name is a parameter of, and what each gives for it."""
+        node: ast.AST = used
+        while not isinstance(node, ast.FunctionDef | ast.Module):
+            node = self.around[node]
+        names = [each.arg for each in node.args.args if each.arg != "self"] if isinstance(node, ast.FunctionDef) else []
+        for call in ast.walk(self.tree) if used.id in names else ():
+            if isinstance(call, ast.Call) and isinstance(node, ast.FunctionDef) and _called(call) == node.name:
+                given = dict(zip(names, call.args, strict=False)) | {word.arg: word.value for word in call.keywords}
+                if used.id in given:
+                    yield call, given[used.id]
+
+    def _returned(self, name: str) -> Iterator[ast.AST]:
+        """What a function of the module that gives text can return."""
+        function = self.functions.get(name)
+        if function is not None and isinstance(function.returns, ast.Name) and function.returns.id == "str":
+            yield from (node.value for node in ast.walk(function) if isinstance(node, ast.Return) and node.value)
 
 
-def _text(node: ast.AST, function: ast.AST) -> list[str]:
-    """What an expression can be, as text with what is put in at run time in braces."""
-    if isinstance(node, ast.Constant):
-        return [str(node.value)]
-    if isinstance(node, ast.JoinedStr):
-        return [
-            "".join(str(part.value) if isinstance(part, ast.Constant) else _placeholder(part) for part in node.values)
-        ]
-    if isinstance(node, ast.IfExp):
-        return _text(node.body, function) + _text(node.orelse, function)
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return [left + right for left in _text(node.left, function) for right in _text(node.right, function)]
-    if isinstance(node, ast.Name) and (values := list(_assigned(node.id, function))):
-        return [text for value in values for text in _text(value, function)]
-    return [_placeholder(node)]
+def _blocks(node: ast.AST) -> list[list[ast.AST]]:
+    """The lists of statements of a statement, each in its order."""
+    lists: list[Any] = [getattr(node, name, None) for name in ("body", "orelse", "finalbody")]
+    lists += [each.body for name in ("handlers", "cases") for each in getattr(node, name, [])]
+    return [block for block in lists if isinstance(block, list) and block]
 
 
-def _filled(text: str, constants: dict[str, str]) -> str:
-    """``text`` with the module's constants in place of their names."""
-    for name, value in constants.items():
-        text = text.replace("{" + name.lower() + "}", value) if name.isupper() else text
-    return text
+def _settles(block: list[ast.stmt], name: str) -> bool:
+    """Whether what stands before a block cannot be a name's value behind it."""
+    return bool(block) and (isinstance(block[-1], _ENDS) or any(list(_given(each, name)) for each in block))
 
 
-def _assigned(name: str, function: ast.AST) -> Iterator[ast.AST]:
-    """The values that ``name`` is given in the function, alone or in a row of names."""
-    for node in ast.walk(function):
-        if not isinstance(node, ast.Assign):
-            continue
-        for target in node.targets:
-            if isinstance(target, ast.Name) and target.id == name:
-                yield node.value
-            elif isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
-                yield from (
-                    value for one, value in zip(target.elts, node.value.elts, strict=True) if ast.unparse(one) == name
-                )
+def _given(statement: ast.AST, name: str) -> Iterator[ast.AST]:
+    """The value that an assignment gives ``name``, alone or in a row of names."""
+    if not isinstance(statement, ast.Assign):
+        return
+    for target in statement.targets:
+        if isinstance(target, ast.Name) and target.id == name:
+            yield statement.value
+        elif isinstance(target, ast.Tuple) and isinstance(statement.value, ast.Tuple):
+            pairs = zip(target.elts, statement.value.elts, strict=True)
+            yield from (value for one, value in pairs if isinstance(one, ast.Name) and one.id == name)
 
 
-def _placeholder(node: ast.AST) -> str:
-    return "{" + (_word(node.value if isinstance(node, ast.FormattedValue) else node) or "…").lower() + "}"
+def _called(call: ast.Call) -> str:
+    return getattr(call.func, "id", "") or getattr(call.func, "attr", "")
 
 
 def _word(node: ast.AST) -> str:

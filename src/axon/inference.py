@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from axon.compute.bases import DiffusionPipeline
 from axon.compute.devices import Precision, network_precision
 from axon.config import Config, PhysicsConfig, ReferencesConfig, XrayConfig
+from axon.data.patients import Patient, exclude
 from axon.errors import AxonError, is_out_of_memory, require
 from axon.geometry.film import to_detector
 from axon.geometry.level import ANY_SCALE, Level, find_level
@@ -40,7 +41,7 @@ from axon.models.sampling import sample_bridge
 from axon.models.superres import SuperResolver, upsample
 from axon.models.unet import BridgeUNet, RefinerControlNet
 from axon.references.fusion import Fusion, Known
-from axon.references.library import Library
+from axon.references.library import Library, Reference
 from axon.references.registration import OnProgress, Registration, register, silent
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
 
@@ -307,6 +308,7 @@ class AxonPipeline(DiffusionPipeline):
         use_references: bool = True,
         scales: Sequence[float] = ANY_SCALE,
         progress: OnProgress = silent,
+        patient: Patient | None = None,
     ) -> AxonOutput:
         """Reconstruct a volume.
 
@@ -324,6 +326,8 @@ class AxonPipeline(DiffusionPipeline):
             scales: Those of the lateral film against the frontal one that are tried to bring it to the same height and
                 scale (`axon.geometry.level`), 1 among them; none leaves both as they lie. Rendered films always stay.
             progress: Told the part that is at work and how much of it is done, 0 to 1.
+            patient: Whose films they are, where that is to be measured: no reference of this patient is used, be it by
+                id or by fingerprint.
 
         Raises:
             AxonError: ``XRAY_MISSING``, ``XRAY_SHAPE``, ``XRAY_NOT_FINITE``, ``XRAY_FLAT``, ``MODEL_NOT_FINITE`` or
@@ -350,9 +354,8 @@ class AxonPipeline(DiffusionPipeline):
         used = None
         if len(self.library) and use_references:
             closer_1VUV = self._levelled(self._films(frontal, lateral, rendered, self.film_px)[0], level)
-            found = self._register(fine, closer_1VUV, trust_1V, progress)
-            used = self._used(found, trust_1V)
-            if len(found.warps_K1DHW):
+            found, used = self._registered(fine, closer_1VUV, trust_1V, patient, progress)
+            if found is not None and len(found.warps_K1DHW):
                 known = Known(fine, closer_1VUV, trust_1V, self.estimator.lift.spread[:, None])
                 return self._fused(found, known, seeds, views, used, stages, progress)
         volume_DHW = self._finite(self._hu(self._on_result_grid(fine))[0])
@@ -391,10 +394,33 @@ class AxonPipeline(DiffusionPipeline):
         lateral_UV = level.undone(films_1VUV[0, 1], XrayConfig(**self.config.xray).width_mm)
         return torch.stack([films_1VUV[:, 0], lateral_UV[None]], dim=1)
 
-    def _register(self, fine_11DHW: Tensor, films_1VUV: Tensor, trust_1V: Tensor, progress: OnProgress) -> Registration:
-        """The references that come to look like the networks' volume and the films."""
+    def _registered(
+        self, fine_11DHW: Tensor, films_1VUV: Tensor, trust_1V: Tensor, patient: Patient | None, progress: OnProgress
+    ) -> tuple[Registration | None, ReferencesUsed]:
+        """The references that come to look like the networks' volume and the films, but for the patient's own; None
+        where the model has no others.
+        """
+        references, own = self.library.references, ""
+        if patient is not None:
+            references = exclude(references, patient)
+            count = len(self.library) - len(references)
+            own = f"{count} of {len(self.library)} references are of this patient" if count else ""
+        if not references:
+            return None, ReferencesUsed((), (), own)
+        found = self._register(references, fine_11DHW, films_1VUV, trust_1V, progress)
+        used = self._used(references, found, trust_1V)
+        return found, replace(used, reason="; ".join(filter(None, (own, used.reason))))
+
+    def _register(
+        self,
+        references: Sequence[Reference],
+        fine_11DHW: Tensor,
+        films_1VUV: Tensor,
+        trust_1V: Tensor,
+        progress: OnProgress,
+    ) -> Registration:
         window = self._window()
-        library_K1DHW = torch.from_numpy(np.stack([reference.hu_DHW for reference in self.library.references]))[:, None]
+        library_K1DHW = torch.from_numpy(np.stack([reference.hu_DHW for reference in references]))[:, None]
         library_K1DHW = normalise_hu(library_K1DHW.to(self.device), window)
         config, xray = self._references(), XrayConfig(**self.config.xray).with_pixels(films_1VUV.shape[-1])
         extent_mm = float(self.config.extent_mm)
@@ -437,8 +463,8 @@ class AxonPipeline(DiffusionPipeline):
             **stages,
         )
 
-    def _used(self, found: Registration, trust_1V: Tensor) -> ReferencesUsed:
-        names = [reference.id for reference in self.library.references]
+    def _used(self, references: Sequence[Reference], found: Registration, trust_1V: Tensor) -> ReferencesUsed:
+        names = [reference.id for reference in references]
         names += [f"{name} mirrored" for name in names]
         scores = (round(float(score), 4) for score in found.mean_score(trust_1V))
         return ReferencesUsed(tuple(names[index] for index in found.index_K.tolist()), tuple(scores), found.reason)

@@ -21,6 +21,7 @@ import torch
 
 from axon import DISCLAIMER, __version__, pretrained
 from axon.config import XrayConfig
+from axon.data.patients import Patient
 from axon.dicom.views import View
 from axon.dicom.write import SeriesIdentity, stored_hu, write_ct_series
 from axon.errors import AxonError, require
@@ -274,9 +275,10 @@ def sample(
     seed: int = 0,
     use_references: bool = True,
     progress: OnProgress = silent,
+    patient: Patient | None = None,
 ) -> Reconstruction:
     """Bring the films onto the model's detector, reconstruct, and project the volume back. Raises AxonError as the
-    pipeline does.
+    pipeline does; ``patient`` is as of `AxonPipeline.__call__`.
     """
     films_UV = on_detector(films, pipeline)
     output = pipeline(
@@ -287,6 +289,7 @@ def sample(
         use_references=use_references,
         scales=films.scales(),
         progress=progress,
+        patient=patient,
     )
     seen = {view: normalise_film(torch.from_numpy(film)[None, None])[0, 0] for view, film in films_UV.items()}
     width_mm = XrayConfig(**pipeline.config.xray).width_mm
@@ -664,19 +667,18 @@ def _samples(output: AxonOutput) -> int:
 
 
 def _sample_record(made: Reconstruction) -> dict[str, Any]:
-    """Which file is what, and which references went into it; nothing for a model without references."""
+    """Which file is what, and which references went into it, where the model has any and they were asked for."""
     used, output = made.output.used, made.output
-    if used is None:
-        return {}
     files = {"ct.nii.gz": "volume: the best guess", "dicom": "volume"}
+    # Without references samples are drawn all the same, and say how sure the networks are of their smooth volume.
+    drawn = "samples of the networks alone" if output.sample is None else "samples"
     if output.sample is not None:
         files |= {"sample.nii.gz": "a plausible patient, not measured", "dicom-sample": "sample"}
+        files |= {"samples": "every sample"} if len(output.samples_KDHW) > 1 else {}
     if output.mean_DHW is not None:
-        files |= {
-            "samples": "every sample",
-            "mean.nii.gz": "of the samples",
-            "std.nii.gz": "error to expect of the mean",
-        }
+        files |= {"mean.nii.gz": f"mean of the {drawn}", "std.nii.gz": f"error to expect of the mean of the {drawn}"}
+    if used is None:
+        return {"files": files}
     found = {"ids": list(used.ids), "scores": list(used.scores), "left_out": used.reason}
     return {"files": files, "references": found, "sample_reprojection_mae": made.sample_reprojection_mae()}
 

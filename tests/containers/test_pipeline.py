@@ -24,11 +24,13 @@ from axon.data.phantoms import make_phantom
 from axon.files import read_csv, sha256_file
 from axon.geometry.volume import lps_to_ras
 from axon.orchestration.heartbeat import run_state
+from axon.references.library import read_facts
 from pipelines.local import execute
 from pipelines.resources import STEPS, USER_ID
 from tests.conftest import TINY
 from tests.containers.services import Services
 from tests.support.films import dicom_film
+from tests.support.referenced import with_references
 from tests.support.small_model import write_films
 
 MODEL = "axon"
@@ -70,7 +72,7 @@ def cts(steps_folder: Path) -> Path:
 
 
 def run(name: str, steps_folder: Path, cts: Path, servers: Services, **training: object) -> Run:
-    config = yaml.safe_load(TINY.read_text())
+    config = with_references(yaml.safe_load(TINY.read_text()))
     config["training"] |= LONG | training
     root = steps_folder / name
     of_the_steps(root, root / "checkpoints")
@@ -151,6 +153,12 @@ def test_ends_with_a_registered_champion(first: Run, servers: Services) -> None:
     mlflow = MlflowClient(servers.tracking_uri)
     version = mlflow.get_model_version_by_alias(MODEL, "champion")
     assert mlflow.get_run(version.run_id).info.status == "FINISHED"
+
+
+def test_references_were_packed_registered_and_fused_in_the_images(first: Run) -> None:
+    evaluation = first.outputs / "evaluate" / "evaluation"
+    assert len(read_facts(evaluation / "model")) == 2
+    assert "nearest_reference" in {row["method"] for row in read_csv(evaluation / "cases.csv")}
 
 
 def test_artifacts_are_on_s3(first: Run, servers: Services) -> None:

@@ -60,6 +60,36 @@ def test_messages_read_as_a_person_sees_them() -> None:
     assert {code for code, _, _ in found if code.endswith("_SYNTAX")} == {"CT_SYNTAX", "XRAY_SYNTAX"}
 
 
+def test_a_code_lists_its_own_messages_and_no_others() -> None:
+    told = """
+def two(a, b):
+    message, fix = "first", "usual"
+    if a:
+        raise AxonError("ONE", message, fix)
+    if b:
+        message = "second"
+    else:
+        message = why(b)
+    raise AxonError("TWO", message, "mend")
+def why(b) -> str:
+    return f"third {b}" if b else "fourth"
+def passed(message, fix):
+    return AxonError("THREE", message, fix)
+passed("fifth", "do this")
+passed("sixth", fix="do that")
+"""
+    source = errors._Source(ast.parse(told))
+    calls = (node for node in ast.walk(source.tree) if isinstance(node, ast.Call) and len(node.args) == 3)
+    found = {way for call in calls for way in source.ways(call.args)}
+    assert ("ONE", "first", "usual") in found and ("THREE", "fifth", "do this") in found
+    assert {message for code, message, _ in found if code == "TWO"} == {"second", "third {b}", "fourth"}
+    assert len(found) == 1 + 3 + 2
+    known = {(raised.code, raised.message) for raised in errors.every_error()}
+    grid = {message for code, message in known if code == "REFERENCE_GRID"}
+    assert len(grid) == 2 and all(message.startswith("a reference ") for message in grid)
+    assert not [code for code, message in known if message == "{source}"]
+
+
 def test_every_key_of_the_configuration_is_explained() -> None:
     page = configuration.page()
     keys = re.findall(r"^\| `([\w.]+)` \| .+ \| .+ \| (.*) \|$", page, re.MULTILINE)

@@ -18,15 +18,19 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from axon.data.phantoms import make_phantom
+from axon.files import read_csv
 from axon.geometry.volume import lps_to_ras
+from axon.references.library import read_facts
 from tests.support.bare import bare_environment
 from tests.support.canary import CANARY, plant
 from tests.support.ct_series import write_series
 from tests.support.films import write_film
+from tests.support.referenced import TINY, with_references
 
 pytestmark = pytest.mark.slow
 
@@ -87,12 +91,14 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     raw, out = folder / "raw", folder / "runs"
     write_patients(raw)
     write_cts(raw)
+    config = folder / "config.yaml"
+    config.write_text(yaml.safe_dump(with_references(yaml.safe_load(TINY.read_text()))))
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**bare_environment(), "CONFIG": "tests/tiny.yaml", "OUT": str(out), "PATH": path}
+    environment = {**bare_environment(), "CONFIG": str(config), "OUT": str(out), "PATH": path}
     environment["TMPDIR"] = str(folder / "tmp")
     (folder / "tmp").mkdir()
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
-    command = f"{sys.executable} -m pipelines run --config tests/tiny.yaml --output {out} --folder {raw}"
+    command = f"{sys.executable} -m pipelines run --config {config} --output {out} --folder {raw}"
     with (folder / "killed.log").open("w") as log:
         process = subprocess.Popen(command.split(), cwd=ROOT, env=environment, stdout=log, stderr=log)
         deadline = time.monotonic() + 1200
@@ -123,6 +129,12 @@ def test_a_killed_run_goes_on_and_ends_with_one_champion(ended: Ended) -> None:
     assert len(ended.tracked().get_metric_history(finished.info.run_id, "loss")) == 3
     metrics = json.loads((ended.out / "metrics.json").read_text())["summary"]
     assert "internal" in metrics and np.isfinite(metrics["internal"]["bi"]["axon"]["axon/psnr"]["mean"])
+
+
+def test_its_model_carries_references_and_its_volumes_are_made_of_them(ended: Ended) -> None:
+    (evaluation,) = ended.out.glob("pipeline/axon-*/evaluate/evaluation")
+    assert read_facts(evaluation / "model")
+    assert "nearest_reference" in {row["method"] for row in read_csv(evaluation / "cases.csv")}
 
 
 def test_nothing_is_left_in_tmpdir_by_the_killed_run_either(ended: Ended) -> None:

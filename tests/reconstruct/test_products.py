@@ -63,3 +63,22 @@ def test_the_sample_can_be_left_out_and_so_can_the_references(
     # What an earlier call left is replaced, whatever it held.
     reconstruct(films, model, tmp_path / "out", "--fast")
     assert not (tmp_path / "out/sample.nii.gz").exists()
+
+
+def test_without_references_the_record_says_whose_samples_they_are(
+    model: Path, films: tuple[Path, Path], tmp_path: Path
+) -> None:
+    plain = reconstruct(films, model, tmp_path / "plain", "--fast")
+    assert plain["files"] == {"ct.nii.gz": "volume: the best guess", "dicom": "volume"}
+    several = reconstruct(films, model, tmp_path / "several", "--fast", "--samples", "2")
+    assert several["files"]["mean.nii.gz"] == "mean of the samples of the networks alone"
+    assert several["files"]["std.nii.gz"].endswith("of the samples of the networks alone")
+    for record, folder in ((plain, "plain"), (several, "several")):
+        written = {path.name for path in (tmp_path / folder).iterdir()}
+        assert set(record["files"]) == written - {"preview.png", "reconstruction.json"}
+    whole = reconstruct(films, model, tmp_path / "whole", "--samples", "2")
+    assert whole["files"]["mean.nii.gz"] == "mean of the samples"
+    assert set(whole["files"]) == {path.name for path in (tmp_path / "whole").iterdir()} - {
+        "preview.png",
+        "reconstruction.json",
+    }

@@ -185,7 +185,7 @@ def test_a_training_ct_that_validates_or_tests_under_another_name_is_no_referenc
     library, left_out = library_of(cast(PreparedDataset, data), config)
     assert [fact["id"] for fact in library.facts] == [patient_hash("b")] and left_out == "2 REFERENCE_HELD_OUT"
     library, left_out = library_of(cast(PreparedDataset, data), Config.from_yaml("references: {count: 6}"))
-    assert not library.facts and left_out.startswith("3 REFERENCE_LICENCE: say licence and source in patients.csv")
+    assert not library.facts and left_out.startswith("3 REFERENCE_LICENCE: say them in patients.csv")
 
 
 def test_the_first_candidates_are_taken_and_no_more_read(tmp_path: Path, candidates: list[Candidate]) -> None:

@@ -1,15 +1,29 @@
 """References warped to a patient's estimate and films."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from axon.config import XrayConfig
 from axon.geometry import deformation
 from axon.geometry.projection import Renderer, render_both
 from axon.geometry.similarity import FilmTarget
-from tests.support.patients import CONFIG, EXTENT_MM, HU_WINDOW, SIZE, XRAY, deformed, patient, phantom, registered
+from tests.support.patients import (
+    CONFIG,
+    EXTENT_MM,
+    HU_WINDOW,
+    SIZE,
+    XRAY,
+    deformed,
+    patient,
+    phantom,
+    registered,
+    seen,
+)
 
 WINDOWS = (CONFIG.window_mm, CONFIG.high_pass_mm)
 
@@ -40,6 +54,52 @@ def test_the_films_bring_a_reference_nearer_than_the_estimate_alone() -> None:
         for config in (CONFIG, blind)
     ]
     assert errors[0] < errors[1]
+
+
+def with_table(volume: Tensor) -> Tensor:
+    """A slab of 20 mm behind the patient."""
+    out = volume.clone()
+    out[:, :, :, 28:30, 3:29] = out[:, :, :, 28:30, 3:29].clamp(min=0.0)
+    return out
+
+
+def with_arms(volume: Tensor) -> Tensor:
+    """A bar of 30 by 70 mm on either side, as of arms that hang down."""
+    out = volume.clone()
+    for columns in (slice(1, 4), slice(28, 31)):
+        out[:, :, :, 12:18, columns] = out[:, :, :, 12:18, columns].clamp(min=-0.15)
+    return out
+
+
+def distance(volume: Tensor, slices: int = SIZE) -> float:
+    """Mean absolute difference from the patient, in and around his body, over the lower ``slices``."""
+    body = F.max_pool3d((phantom(0) > -0.75).float(), 3, 1, 1) > 0
+    return float((volume - phantom(0)).abs()[:, :, :slices][body[:, :, :slices]].mean())
+
+
+@pytest.mark.parametrize("add", [with_table, with_arms])
+@pytest.mark.parametrize("whose", ["the reference's", "the patient's"])
+def test_a_table_or_arms_that_only_one_of_them_has_do_not_spoil_it(add: Callable[[Tensor], Tensor], whose: str) -> None:
+    reference, known = deformed(0, by=3), patient()
+    if whose == "the reference's":
+        reference = add(reference)
+    else:
+        known = seen(add(phantom(0)))
+    found = registered(reference, known)
+    assert found.reason == "" and found.warps_K1DHW.isfinite().all()
+    assert deformation.smallest_jacobian(found.displacement_K3NNN) > 0
+    assert distance(found.warps_K1DHW) < 0.6 * distance(deformed(0, by=3))
+
+
+def test_a_lung_that_the_references_scan_cuts_does_not_fold_and_what_is_there_comes_nearer() -> None:
+    kept = SIZE - 11
+    reference = deformed(0, by=3).clone()
+    reference[:, :, kept:] = -1
+    found = registered(reference, patient())
+    assert found.reason == "" and found.warps_K1DHW.isfinite().all()
+    assert deformation.smallest_jacobian(found.displacement_K3NNN) > 0
+    # Beside the cut the warp may show what lies beyond it: air.
+    assert distance(found.warps_K1DHW, kept - 2) < 0.7 * distance(reference, kept - 2)
 
 
 def test_references_come_the_best_first_and_say_which_they_were() -> None:

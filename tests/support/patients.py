@@ -47,12 +47,19 @@ def deformed(seed: int, by: int) -> Tensor:
 @functools.cache
 def patient(seed: int = 0, trust: tuple[float, float] = (1.0, 1.0)) -> Known:
     """What films and an estimator that blurs would tell of phantom ``seed``."""
+    return seen(phantom(seed), trust)
+
+
+def seen(volume: Tensor, trust: tuple[float, float] = (1.0, 1.0)) -> Known:
+    """The same of a normalised volume of this size."""
     low, high = HU_WINDOW
-    films = normalise_film(render_both((phantom(seed) + 1) / 2 * (high - low) + low, EXTENT_MM, XRAY))
+    films = normalise_film(render_both((volume + 1) / 2 * (high - low) + low, EXTENT_MM, XRAY))
     trust_1V = torch.tensor([trust])
-    estimate = F.avg_pool3d(phantom(seed), 2)
     return Known(
-        estimate, films * (trust_1V > 0)[:, :, None, None], trust_1V, torch.full((1, 1, SIZE, SIZE, SIZE), 0.2)
+        F.avg_pool3d(volume, 2),
+        films * (trust_1V > 0)[:, :, None, None],
+        trust_1V,
+        torch.full((1, 1, SIZE, SIZE, SIZE), 0.2),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,12 @@ SETTINGS = ReferencesConfig(
     min_score=-1.0,
     most_misfit=2.0,
 )
+
+
+def with_references(config: dict[str, Any]) -> dict[str, Any]:
+    """The tiny configuration, as read from YAML, for a run whose model builds, registers and fuses references."""
+    settings = json.loads(json.dumps(asdict(replace(SETTINGS, allow_unlicensed=True))))
+    return config | {"grid": config["grid"] | {"output_size": SIZE}, "references": settings}
 
 
 def library(folder: Path, extent_mm: float) -> Library:

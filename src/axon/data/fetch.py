@@ -6,6 +6,7 @@ import hashlib
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from axon.data.ingest import list_studies
@@ -31,6 +32,7 @@ def fetch(
     folder: str = "",
     named_sets: NamedSets | None = None,
     tell: Callable[[int, int], object] | None = None,
+    terms: tuple[str, str] = ("", ""),
 ) -> list[int]:
     """Write the raw dataset to ``out``, whole and checked, with its ``source.json``.
 
@@ -42,6 +44,7 @@ def fetch(
         folder: A folder of CTs, a zip or tar archive of one, or a packed dataset.
         named_sets: As of `find_studies`; a folder's patients are hashed here, and no later step can match a pattern.
         tell: Told after each file of a folder how many are copied, and of how many.
+        terms: Licence and source of a folder's CTs where ``patients.csv`` says none; a packed dataset says its own.
 
     Returns:
         list[int]: The shards' indices, no more of them than studies.
@@ -58,7 +61,7 @@ def fetch(
             write_json(part / "source.json", {"kind": "dvc", "commit": revision.commit, "dvc_md5": revision.md5})
         else:
             with as_folder(Path(folder)) as there:
-                digest = _copy_folder(there, part, named_sets, tell)
+                digest = _copy_folder(there, part, named_sets, tell, terms)
             write_json(part / "source.json", {"kind": "folder", "sha256": digest})
         packed = bool(commit) or (part / "manifest.csv").is_file()
         studies = len(verify_dataset(part)) if packed else len(read_listing(part))
@@ -66,7 +69,11 @@ def fetch(
 
 
 def _copy_folder(
-    folder: Path, out: Path, named_sets: NamedSets | None, tell: Callable[[int, int], object] | None
+    folder: Path,
+    out: Path,
+    named_sets: NamedSets | None,
+    tell: Callable[[int, int], object] | None,
+    terms: tuple[str, str],
 ) -> str:
     """Copy CTs, their patients' films, splits.json, and a packed dataset's tables; return the SHA-256 of all names and
     contents.
@@ -84,7 +91,11 @@ def _copy_folder(
             *(path for path in (folder / TABLE, *folder.glob("films/*")) if path.is_file()),
         }
     else:
-        write_listing(studies, folder, out)
+        licence, source = terms
+        told = [replace(one, licence=one.licence or licence, source=one.source or source) for one in studies]
+        write_listing(told, folder, out)
+        if any(terms):
+            digest.update(f"terms {licence}, {source}\n".encode())
         if (folder / PATIENTS).is_file():
             digest.update(f"{PATIENTS} {sha256_file(folder / PATIENTS)}\n".encode())
     if (folder / "splits.json").is_file():

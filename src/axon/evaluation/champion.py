@@ -18,7 +18,7 @@ import torch
 
 from axon.config import Config, XrayConfig
 from axon.data.cases import Case
-from axon.data.patients import Patient, patient_hash, print_of, read_patients, seen_by_model
+from axon.data.patients import read_patients, seen_by_model
 from axon.errors import AxonError, printable
 from axon.evaluation.measures import films_of, measured, reference_of
 from axon.geometry.projection import render_both
@@ -27,7 +27,7 @@ from axon.inference import AxonPipeline
 from axon.metrics.catalogue import PRIMARY, PRIMARY_METHOD, Views, metrics_of
 from axon.metrics.statistics import comparable
 from axon.pretrained import load
-from axon.references.candidates import volume_of
+from axon.references.candidates import patient_of
 
 Tested = Sequence[tuple[str, Case]]
 """Test cases, each with the name of its set."""
@@ -113,8 +113,7 @@ def _trained_on(model: Path, tested: Tested, config: Config) -> dict[str, list[t
     patients = read_patients(model)
     sorted_out: dict[bool | None, list[tuple[str, str]]] = {True: [], False: [], None: []}
     for name, case in tested:
-        one = Patient(patient_hash(case.patient_id), print_of(volume_of(case, config)))
-        sorted_out[seen_by_model(patients, one)].append((name, case.case_id))
+        sorted_out[seen_by_model(patients, patient_of(case, config))].append((name, case.case_id))
     return {"left_out": sorted_out[True], "unknown": sorted_out[None]}
 
 
@@ -148,7 +147,8 @@ def _volume(pipeline: AxonPipeline, case: Case, view: Views, config: Config) -> 
         hu_11DHW = torch.from_numpy(case.truth_DHW.astype(np.float32))[None, None]
         frontal, lateral = render_both(hu_11DHW, config.grid.extent_mm, theirs)[0].numpy()
     given = lateral if view == "bi" else None
-    return pipeline(frontal, given, num_samples=0, seed=config.seed, rendered=True).volume
+    patient = patient_of(case, config) if len(pipeline.library) else None
+    return pipeline(frontal, given, num_samples=0, seed=config.seed, rendered=True, patient=patient).volume
 
 
 def _geometry(xray: XrayConfig) -> tuple[float, float, float]:

@@ -50,7 +50,7 @@ from axon.metrics.realism import Appearance, floor_of
 from axon.models.folders import load_network
 from axon.models.superres import downsample
 from axon.pretrained import seal
-from axon.references.candidates import library_of, trained_on
+from axon.references.candidates import library_of, patient_of, trained_on
 from axon.training.train import ANCESTORS
 
 FLOOR_CTS = 8
@@ -240,9 +240,14 @@ def rows_of(
 def volumes_of(
     pipeline: AxonPipeline, baselines: dict[str, nn.Module], case: Case, view: Views, config: Config
 ) -> MethodVolumes:
-    """Reconstruct a case with every method from its own films: both, or the frontal one alone."""
+    """Reconstruct a case with every method from its own films: both, or the frontal one alone; without the references
+    that are of its patient.
+    """
     frontal, lateral = films_of(case, view)
-    output = pipeline(frontal, lateral, num_samples=config.evaluation.samples, seed=config.seed, rendered=True)
+    patient = patient_of(case, config) if len(pipeline.library) else None
+    output = pipeline(
+        frontal, lateral, num_samples=config.evaluation.samples, seed=config.seed, rendered=True, patient=patient
+    )
     volumes = baseline_volumes_of(pipeline, baselines, case, view, config.seed)
     if "regression" in volumes:
         volumes["regression_consistent"] = pipeline.consistent(volumes["regression"], frontal, lateral)
@@ -291,6 +296,7 @@ def calibrate(pipeline: AxonPipeline, cases: list[Case], config: Config) -> None
                 seed=config.seed,
                 rendered=True,
                 use_references=use_references,
+                patient=patient_of(case, config) if use_references else None,
             ).samples_KDHW
             spreads.append(drawn_KDHW.std(axis=0, ddof=1).ravel())
             errors.append((drawn_KDHW.mean(axis=0) - np.clip(case.truth_DHW, *config.model.hu_window)).ravel())

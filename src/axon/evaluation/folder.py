@@ -35,7 +35,7 @@ from axon.config import (
 )
 from axon.data.cases import Case, Film
 from axon.data.ingest import list_studies, prepare
-from axon.data.patients import Patient, patient_hash, print_of, read_patients, seen_by_model
+from axon.data.patients import patient_hash, read_patients, seen_by_model
 from axon.data.prepared import PreparedDataset
 from axon.data.splits import NO_TEST, sets_of
 from axon.errors import AxonError, printable, require
@@ -64,7 +64,7 @@ from axon.provenance import REGISTERED, code_digest, code_revision
 from axon.readers.films import Xray
 from axon.readers.layouts import Study, as_folder
 from axon.reconstruct import Films, sample
-from axon.references.candidates import volume_of
+from axon.references.candidates import patient_of
 
 FilmKind = Literal["rendered", "real"]
 Status = Literal["measured", "unknown", "trained_on", "failed"]
@@ -334,9 +334,8 @@ class _Run:
 
     def _measure(self, entry: Listed) -> Measured:
         case = entry.load()
-        one = Patient(patient_hash(case.patient_id), print_of(volume_of(case, self.config)))
         statuses: dict[bool | None, Status] = {True: "trained_on", False: "measured", None: "unknown"}
-        status = statuses[seen_by_model(self.patients, one)]
+        status = statuses[seen_by_model(self.patients, patient_of(case, self.config))]
         reference = reference_of(case, self.config)
         if status != "trained_on" and len(self.seen) < FLOOR_CTS:
             self.seen.setdefault(case.patient_id, reference.appearance)
@@ -351,7 +350,7 @@ class _Run:
 
     def _rows(self, entry: Listed, case: Case, reference: Truth, view: Views) -> tuple[list[CaseResult], bytes | None]:
         if self.asked.films == "real":
-            return _real_rows(self.model.pipeline, entry.set_name, case, reference, view, self.asked), None
+            return _real_rows(self.model.pipeline, entry.set_name, case, reference, view, self.asked, self.config), None
         result = self._volumes(case, view)
         shown = result.volumes.get(self.asked.baseline or "axon")
         rows = rows_of(entry.set_name, case, result, reference, view, self.config)
@@ -421,7 +420,13 @@ def _digest(study: Listed | Measured) -> str:
 
 
 def _real_rows(
-    pipeline: AxonPipeline, set_name: str, case: Case, reference: Truth, view: Views, asked: EvaluationAsked
+    pipeline: AxonPipeline,
+    set_name: str,
+    case: Case,
+    reference: Truth,
+    view: Views,
+    asked: EvaluationAsked,
+    config: Config,
 ) -> list[CaseResult]:
     """Of a patient's own films, which were not taken with the CT: how the volume explains them, and whether it could be
     a CT of this patient, whatever the place. Distance from the CT, voxel by voxel, would mean nothing.
@@ -433,7 +438,7 @@ def _real_rows(
         fix = "give a folder that holds the patients' own films, too"
         require("frontal" in xrays, "NO_REAL_FILM", "there is no frontal film of the patient", fix)
         return []
-    made = sample(Films({}, xrays, {}), pipeline, asked.samples, asked.seed)
+    made = sample(Films({}, xrays, {}), pipeline, asked.samples, asked.seed, patient=patient_of(case, config))
     errors = {"axon": made.reprojection_mae(), "axon_sample": made.sample_reprojection_mae()}
     volumes = {"axon": made.output.volume, "axon_sample": made.output.sample}
     rows = []

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -38,6 +39,8 @@ from axon.tracking.client import REGISTRY, client, tracking_errors, without_cred
 from axon.tracking.runs import CONFIG, DATA_REVISION, FOLDER, REPO, UNKNOWN_WORK, WORK_KEY, last_success, start_parent
 
 NEW, NOTHING_NEW = "new", "nothing new"
+LICENCE, SOURCE = "AXON_LICENCE", "AXON_SOURCE"
+"""Environment variables by which a run on this machine tells its steps what its user says of a folder's CTs."""
 _log = logging.getLogger(__name__)
 
 
@@ -75,6 +78,11 @@ class Asked:
     def among(cls, given: Mapping[str, Any]) -> Asked:
         """From a function's ``locals()``: KFP reads signatures, so that its functions name each parameter."""
         return cls(**{field.name: given[field.name] for field in fields(cls)})
+
+
+def terms_given() -> tuple[str, str]:
+    """Licence and source that the user of a run on this machine says of a folder's CTs; empty where he says none."""
+    return os.environ.get(LICENCE, ""), os.environ.get(SOURCE, "")
 
 
 @dataclass(frozen=True)

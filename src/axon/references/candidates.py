@@ -16,7 +16,9 @@ from axon.data.prepared import PreparedDataset
 from axon.geometry.volume import Volume, cube_affine
 from axon.references.library import Candidate, Library, build_library
 
-_WAYS = {"REFERENCE_LICENCE": ": say licence and source in patients.csv, or set references.allow_unlicensed"}
+_WAYS = {
+    "REFERENCE_LICENCE": ": say them in patients.csv or by --licence and --source, or set references.allow_unlicensed"
+}
 
 
 def library_of(data: PreparedDataset, config: Config) -> tuple[Library, str]:
@@ -44,15 +46,16 @@ def library_of(data: PreparedDataset, config: Config) -> tuple[Library, str]:
 
 def trained_on(data: PreparedDataset, config: Config) -> list[Patient]:
     """The patient of every training CT, for ``patients.json``."""
-    return [_patient(case, config) for case in data.load("train")]
+    return [patient_of(case, config) for case in data.load("train")]
 
 
 def held_out(data: PreparedDataset, config: Config) -> list[Patient]:
     """The patients of all sets but that of training: one may be among the training patients under another name."""
-    return [_patient(case, config) for name in data.sets if name != "train" for case in data.load(name)]
+    return [patient_of(case, config) for name in data.sets if name != "train" for case in data.load(name)]
 
 
-def _patient(case: Case, config: Config) -> Patient:
+def patient_of(case: Case, config: Config) -> Patient:
+    """Whose case it is, by the hash of the id and by the CT's fingerprint."""
     return Patient(patient_hash(case.patient_id), print_of(volume_of(case, config)))
 
 

@@ -1,9 +1,10 @@
 """Make volumes of an estimate and references warped to a patient, in closed form: nothing is trained.
 
 Two products. ``volume`` is the best guess: where warps agree they are right more often than one alone, so that it is
-their mean, each weighed at each place by how near it comes to what all say (a local vote, after patch-based label
-fusion: Coupe et al., NeuroImage 2011), and mixed with the estimate. ``sample`` is a plausible patient: other weights
-for every seed, a sharper vote, and the power that a mean lacks in a band of wavelengths given back. Both obey the films
+their mean, each weighed at each place by its distance from the mean of all (a local vote, after patch-based label
+fusion: Coupe et al., NeuroImage 2011), and mixed with the estimate, which keeps a share of each wavelength that the
+configuration says: by default the same of all. ``sample`` is a plausible patient: other weights for every seed, a
+sharper vote, and the power that a mean lacks in a band of wavelengths given back, in part. Both obey the films
 (`axon.geometry.consistency`).
 
 Where warps lay a rib side by side their mean is as dense as none of them. Its HU can therefore be carried to those of
@@ -13,9 +14,6 @@ one-dimensional shadow.
 
 The correction by the films needs to know where the volume may be wrong. The warps say it better than an average over
 patients: where they differ, after the ensemble Kalman filter (Evensen, J. Geophys. Res. 1994).
-
-Adding a reference's detail with gain g changes a band's error from P to P (1 - 2 g rho + g^2), where rho is its
-coherence with the truth: the best guess takes g = rho, realism g = 1, which costs nothing where rho is above one half.
 
 Shape legend: K references, D/H/W and N voxels, V the two views, U/V film rows and columns, M knots over wavelengths.
 """

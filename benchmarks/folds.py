@@ -43,7 +43,7 @@ EXPERIMENT = "axon-benchmarks"
 
 
 @dataclass(frozen=True)
-class Record:
+class JobRuns:
     """The benchmark's MLflow run, and under it a run a finished job: its metrics by set, table of cases, curves and
     pictures.
     """
@@ -152,7 +152,7 @@ def main(arguments: list[str] | None = None) -> None:
                 print(f"{job.name}: {'left' if seconds is None else f'done in {seconds:.0f} s'}")
             print(f"{len(left)} of {len(bench.jobs())} jobs left")
             return
-        record = Record(bench, given.what, given.tracking_uri).all_done if given.tracking_uri else lambda: None
+        record = JobRuns(bench, given.what, given.tracking_uri).all_done if given.tracking_uri else lambda: None
         record()
         for job in left[: given.jobs or None]:
             print(f"{job.name}: begins", flush=True)

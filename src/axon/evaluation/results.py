@@ -272,7 +272,7 @@ def summary_table(evaluation: Evaluation) -> str:
     measured = evaluation.metric_names()
     headline, beside = ([of for of in shown_in(place) if of.key in measured] for place in ("headline", "beside"))
     # Of a patient's own films the truth is not known: what the volume says of the films is all there is to tell.
-    headline = headline or [known("reprojection/mae")]
+    headline = headline or [of for of in shown_in("terminal") if of.axis == "films"]
     heads = [f"{each.short or each.within:>9}" for each in beside]
     heads += [f"{f'{each.protocol} {each.title}':>22}" for each in headline]
     width = max(len(label) for label in METHODS.values())

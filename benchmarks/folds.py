@@ -14,8 +14,8 @@ Examples:
 A job is a training (method, split, seed) or its evaluation, which `axon evaluate` does and which goes on case by case.
 AXON trains a ``--share`` of its configured steps; every other method gets as many seconds as AXON's training took (of
 the processor, with a GPU of the wall), or with ``--steps`` as many steps as are named. OUT/folds.md or OUT/patients.md
-is written anew after each job, with its picture: both axes, or the learning curve. OUT belongs to the data,
-configuration and budget that bench.json names.
+is written anew after each job, with its picture: both axes, or the learning curve. Methods are compared over the
+splits, seeds and patients that both have. OUT belongs to the data, configuration and budget that bench.json names.
 """
 
 from __future__ import annotations
@@ -24,48 +24,82 @@ import argparse
 import hashlib
 import json
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 
 from axon import DISCLAIMER
-from axon.baselines.methods import CLOSED_FORM, PUBLISHED, TRAINED, fitting
+from axon.baselines.methods import PUBLISHED, TRAINED, fitting
 from axon.config import Config
 from axon.errors import one_line_errors
 from axon.files import write_whole
-from axon.metrics.statistics import summarise
 from axon.provenance import code_revision
-from benchmarks.folds_jobs import OURS, Bench, FoldJob, curve_of, folds_of, patients_of
-from benchmarks.folds_page import RESULTS, Value, means, picture, text, values_of
+from benchmarks.folds_jobs import Bench, FoldJob, curve_of, folds_of, patients_of
+from benchmarks.folds_page import Value, job_values, means, picture, text
 from benchmarks.quality import data_folder, prepare, prepare_more
 
-
-def record(bench: Bench, job: FoldJob, tracking_uri: str, title: str) -> None:
-    """A finished job as a run under the benchmark's own: its metrics by set, table of cases, curves and pictures."""
-    from axon.tracking.runs import stage_run, start_parent
-
-    run_key = hashlib.sha256(str(bench.out.resolve()).encode()).hexdigest()[:16]
-    tags = {"axon.code_revision": code_revision(), "axon.benchmark": title}
-    parent = start_parent(tracking_uri, "axon-benchmarks", f"{title}-{run_key}", {"config": bench.config.name}, tags)
-    folder = bench.out / "jobs" / job.name
-    split_hash = json.loads((bench.dataset(job.split) / "dataset.json").read_text())["split_hash"]
-    params = {"method": job.method, "split": job.split, "seed": job.seed, "kind": job.kind, "split_hash": split_hash}
-    with stage_run(tracking_uri, parent, job.name, params) as run:
-        run.log(0, {"seconds": float(bench.done(job)["seconds"])})
-        if job.kind == "evaluate":
-            run.log(0, _metrics_of(bench, job))
-        files = ("scores/cases.csv", "scores/metrics.json", "scores/report.html", "scores/hero.png")
-        for file in (*(folder / name for name in files), *sorted(folder.glob("*/curves/*.csv"))):
-            if file.is_file():
-                run.artifact(file)
+EXPERIMENT = "axon-benchmarks"
+"""Of MLflow."""
 
 
-def _metrics_of(bench: Bench, job: FoldJob) -> dict[str, float]:
-    """Means over patients by set, view, method and metric."""
+@dataclass(frozen=True)
+class JobRuns:
+    """The benchmark's MLflow run, and under it a run a finished job: its metrics by set, table of cases, curves and
+    pictures.
+    """
+
+    bench: Bench
+    title: str
+    tracking_uri: str
+
+    def all_done(self) -> None:
+        """Record every finished job that has no finished run yet. Raises AxonError ``TRACKING_FAILED``."""
+        from axon.tracking.client import client, tracking_errors
+        from axon.tracking.runs import PARENT_RUN, STAGE, finish_parent, start_parent
+
+        key = hashlib.sha256(str(self.bench.out.resolve()).encode()).hexdigest()[:16]
+        key = f"{self.title}-{key}"
+        named = {"config": self.bench.config.name}
+        tags = {"axon.code_revision": code_revision(), "axon.benchmark": self.title}
+        parent = start_parent(self.tracking_uri, EXPERIMENT, key, named, tags)
+        mlflow = client(self.tracking_uri)
+        with tracking_errors(self.tracking_uri):
+            experiment = mlflow.get_run(parent).info.experiment_id
+            query = f"tags.`{PARENT_RUN}` = '{parent}' and attributes.status = 'FINISHED'"
+            recorded = {run.data.tags[STAGE] for run in mlflow.search_runs([experiment], query)}
+        for job in self.bench.jobs():
+            if self.bench.done(job) and job.name not in recorded:
+                self._job(parent, job)
+        finish_parent(self.tracking_uri, EXPERIMENT, key, succeeded=True, reason="")
+
+    def _job(self, parent: str, job: FoldJob) -> None:
+        from axon.tracking.client import tracking_errors
+        from axon.tracking.runs import stage_run
+
+        folder, done = self.bench.out / "jobs" / job.name, self.bench.done(job)
+        data = json.loads((self.bench.dataset(job.split) / "dataset.json").read_text())["split_hash"]
+        params = {"method": job.method, "split": job.split, "seed": job.seed, "kind": job.kind, "split_hash": data}
+        # What made the job, which need not be the code that records it.
+        tags = {"axon.data": data, "axon.split": job.split, "axon.code_revision": done.get("code", "unknown")}
+        with stage_run(self.tracking_uri, parent, job.name, params) as run:
+            with tracking_errors(self.tracking_uri):
+                for tag, text in tags.items():
+                    run.tag(tag, text)
+            run.log(0, {"seconds": float(done["seconds"])})
+            if job.kind == "evaluate":
+                run.log(0, means_of(self.bench, job))
+            files = ("scores/cases.csv", "scores/metrics.json", "scores/report.html", "scores/hero.png")
+            for file in (*(folder / name for name in files), *sorted(folder.glob("*/curves/*.csv"))):
+                if file.is_file():
+                    run.artifact(file)
+
+
+def means_of(bench: Bench, job: FoldJob) -> dict[str, float]:
+    """Means over patients of a finished evaluation, by ``set/view/method/metric``."""
     found: dict[str, list[Value]] = defaultdict(list)
-    for each in values_of(replace(bench, splits={job.split: bench.splits[job.split]}, seeds=(job.seed,))):
-        if each.method == job.method or (job.method == OURS and each.method in (*RESULTS, *CLOSED_FORM)):
-            found[f"{each.set_name}/{each.view}/{each.method}/{each.key}"].append(each)
-    return {key: summarise(means(many).values(), 1, 0.5, 0).mean for key, many in found.items()}
+    for each in job_values(bench, job):
+        found[f"{each.set_name}/{each.view}/{each.method}/{each.key}"].append(each)
+    return {key: mean(means(many).values()) for key, many in found.items()}
 
 
 def bench_of(given: argparse.Namespace) -> Bench:
@@ -118,11 +152,12 @@ def main(arguments: list[str] | None = None) -> None:
                 print(f"{job.name}: {'left' if seconds is None else f'done in {seconds:.0f} s'}")
             print(f"{len(left)} of {len(bench.jobs())} jobs left")
             return
+        record = JobRuns(bench, given.what, given.tracking_uri).all_done if given.tracking_uri else lambda: None
+        record()
         for job in left[: given.jobs or None]:
             print(f"{job.name}: begins", flush=True)
             bench.run(job)
-            if given.tracking_uri:
-                record(bench, job, given.tracking_uri, given.what)
+            record()
             write_page(bench, given.what)
         if not left:
             write_page(bench, given.what)

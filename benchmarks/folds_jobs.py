@@ -16,7 +16,7 @@ from typing import Any
 from axon.baselines.methods import TRAINED
 from axon.config import Config, StageConfig, TrainingConfig
 from axon.errors import require
-from axon.files import json_text, write_json, write_whole
+from axon.files import json_text, only_writer, write_json, write_whole
 from axon.provenance import code_revision
 
 INTERNAL = "LIDC-IDRI"
@@ -104,9 +104,19 @@ class Bench:
         return found
 
     def run(self, job: FoldJob) -> None:
-        """Run a job, or go on with it; its seconds add up over every process that worked on it."""
+        """Run a job, or go on with it; its seconds add up over every process that worked on it. What another process
+        did meanwhile is not done again.
+
+        Raises:
+            AxonError: ``OUT_BUSY`` where another process is at it.
+        """
         folder = self.out / "jobs" / job.name
         folder.mkdir(parents=True, exist_ok=True)
+        with only_writer(folder):
+            if not self.done(job):
+                self._run(job, folder)
+
+    def _run(self, job: FoldJob, folder: Path) -> None:
         spent, began = folder / "seconds.json", clock()
         before = float(json.loads(spent.read_text())) if spent.is_file() else 0.0
         try:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from axon import pictures
-from axon.baselines.methods import BASELINES
+from axon.baselines.methods import CONTROLS, PUBLISHED
 from axon.evaluation.results import METHODS
 from axon.metrics.catalogue import PRIMARY, SECOND, metric
 from axon.metrics.statistics import Summary
@@ -27,7 +27,7 @@ def plane(found: Mapping[str, Mapping[str, Summary]], where: str) -> bytes:
         if {PRIMARY, SECOND} <= of.keys() and of[SECOND].mean > 0:
             x, y = of[SECOND], of[PRIMARY]
             ends = ((x.low, x.high), (y.low, y.high))
-            kind = "baseline" if method in BASELINES else "result"
+            kind = "baseline" if method in (*CONTROLS, *PUBLISHED) else "result"
             marks.append(pictures.Mark(METHODS[method], x.mean, y.mean, kind, ends))  # type: ignore[arg-type]
     along, up = metric(SECOND), metric(PRIMARY)
     xlabel = f"{along.within}, {along.direction} ({where})"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import itertools
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,12 @@ import yaml
 from axon.config import Config
 from axon.data.prepared import PreparedDataset, read_manifest, with_sets
 from axon.errors import AxonError
+from axon.files import only_writer, write_json
 from axon.metrics.statistics import Summary
 from benchmarks import folds_plots
 from benchmarks.folds import main
 from benchmarks.folds_jobs import OURS, Bench, FoldJob, curve_of, folds_of
-from benchmarks.folds_page import Value, means, picture, spread, text, verdict
+from benchmarks.folds_page import Value, means, picture, spread, text, verdict, without_seen
 
 LIDC = {f"LIDC-IDRI-{number:04d}": "train" for number in range(1, 10)}
 PATIENTS = {**LIDC, "Lung_Dx-1": "external", "cip-1": "tiny"}
@@ -54,14 +57,136 @@ def test_means_are_over_patients_and_the_spread_over_seeds() -> None:
     of = Value("axon", "fold1", 0, "internal", "bi", "a", "axon/psnr", 20.0)
     values = [of, *(dataclasses.replace(of, seed=seed, patient="b", value=v) for seed, v in ((0, 30.0), (1, 32.0)))]
     assert means(values) == {"a": 20.0, "b": 31.0}
-    assert spread(values) == pytest.approx(abs(25 - 32) / 2**0.5) and spread(values[:2]) is None
+    assert spread(values) == pytest.approx(abs(30 - 32) / 2**0.5), "of the patient whom both seeds have"
+    assert spread(values[:2]) is None and spread([of, values[2]]) is None
 
 
 @pytest.mark.parametrize(
-    ("low", "n", "told"), [(-0.1, 5, ": level"), (0.1, 5, "5 patients"), (0.1, 2, "too few for an interval")]
+    ("low", "n", "told"), [(-0.1, 5, ": level"), (0.1, 5, "5 patients"), (0.1, 2, "+0.30 (two patients: no interval)")]
 )
 def test_a_difference_is_level_where_its_interval_holds_zero(low: float, n: int, told: str) -> None:
-    assert verdict(Summary(0.3, 0.3, low, 0.6, n), 2).endswith(told + ")" * (n == 2))
+    assert verdict(Summary(0.3, 0.3, low, 0.6, n), 2).endswith(told)
+
+
+FOLDS = {
+    "fold1": (40.0, ("axon", "x2ct_cnn", "x2ct_gan", "diffusion", "perx2ct")),
+    "fold2": (30.0, ("axon", "perx2ct", "regression", "plain_bridge", "gan")),
+    "fold3": (20.0, ("axon", "perx2ct", "regression")),
+}
+"""By fold the PSNR of its patients from AXON, and who was evaluated on them."""
+BELOW = {
+    **{"axon": 0.0, "perx2ct": 1.0, "x2ct_cnn": 2.0, "x2ct_gan": 3.0, "diffusion": 4.0, "plain_bridge": 5.0},
+    **{"regression_consistent": 1.5, "regression": 2.5, "gan": 3.5, "mean_volume": 9.0},
+}
+"""By how many dB a method is below AXON, everywhere."""
+
+
+def evaluated(
+    config: Config, out: Path, patients: dict[str, list[str]], folds: Mapping[str, tuple[float, Sequence[str]]]
+) -> Bench:
+    """Finished evaluations of the patients of each fold."""
+    methods = tuple(name for name in BELOW if name not in ("axon", "regression_consistent", "mean_volume"))
+    splits = {fold: dict.fromkeys(names, "internal") for fold, names in patients.items()}
+    bench = Bench(config, (), splits, methods, (0,), 1.0, 0, out)
+    beside = {"axon": ["mean_volume"], "regression": ["regression_consistent"]}
+    for job in bench.jobs():
+        psnr, there = folds[job.split]
+        if job.method not in there:
+            continue
+        folder = out / "jobs" / job.name
+        (folder / "scores").mkdir(parents=True)
+        write_json(folder / "job.json", {"seconds": 9.0, "code": "abc", "steps": 7})
+        rows = [
+            ("internal", "bi", patient, method, psnr - BELOW[method] + number, (psnr - BELOW[method]) / 100, 5)
+            for number, patient in enumerate(patients[job.split])
+            for method in (job.method, *beside.get(job.method, []))
+        ]
+        head = ("set_name", "view", "case_id", "method", "axon/psnr", "axon/ssim", "realism/patch_distance")
+        table(folder / "scores/cases.csv", head, rows)
+        table(folder / "scores/studies.csv", ("case_id", "patient_id"), [(name, name) for name in patients[job.split]])
+    return bench
+
+
+def table(path: Path, head: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([head, *rows])
+
+
+PATIENTS_OF = {
+    "fold1": ["LIDC-IDRI-0002", "LIDC-IDRI-0009", "LIDC-IDRI-0008"],
+    "fold2": ["LIDC-IDRI-0001", "LIDC-IDRI-0003", "LIDC-IDRI-0004", "LIDC-IDRI-0005"],
+    "fold3": ["LIDC-IDRI-0006", "LIDC-IDRI-0007", "LIDC-IDRI-0314"],
+}
+
+
+def row_of(page: str, method: str, width: int) -> list[str]:
+    """The cells of a method's row in the table of that many columns."""
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith(f"| {method} |")]
+    (found,) = [row for row in rows if len(row) == width]
+    return found
+
+
+def test_methods_are_compared_over_what_they_share_alone(tmp_path: Path, tiny_config: Config) -> None:
+    page = text(evaluated(tiny_config, tmp_path, PATIENTS_OF, FOLDS), "Folds", curve=False)
+    assert row_of(page, "AXON", 7)[1:4] == ["10", "fold1, fold2, fold3", "0"]
+    cnn, perx2ct, bridge = (row_of(page, name, 10) for name in ("X2CT-CNN", "PerX2CT", "Plain Brownian bridge"))
+    assert cnn[1:6] == ["3", "fold1", "0", "41.00 (42.00)", "39.00 (40.00)"], "AXON's mean over that fold alone"
+    assert bridge[1:3] == ["4", "fold2"] and perx2ct[1:3] == ["10", "fold1, fold2, fold3"]
+    assert "+2.00 [+2.00, +2.00], 3 patients (without those seen: " in cnn[6] and "one patient: no interval" in cnn[6]
+    assert perx2ct[6].count("+1.00 [+1.00, +1.00], 10 patients") == 1 and ", 6 patients)" in perx2ct[6]
+    assert "PSNR [dB]: AXON over the best published method of 5, PerX2CT: +3." in page, "X2CT-CNN's mean is above its"
+    assert "PSNR [dB]: AXON over the best control of 4, Regression + data consistency: " in page
+    assert "| PerX2CT | fold1 | 0 | 7 | 9 |" in page, "steps and seconds of the training"
+
+
+def test_without_a_shared_job_no_method_is_the_best(tmp_path: Path, tiny_config: Config) -> None:
+    folds = {"fold1": (40.0, ("axon", "x2ct_cnn")), "fold2": (30.0, ("axon", "plain_bridge")), "fold3": (20.0, ())}
+    bench = evaluated(tiny_config, tmp_path, PATIENTS_OF, folds)
+    page = text(bench, "Folds", curve=False)
+    assert "PSNR [dB]: no published method is the best of 2 over what each two of them share" in page
+    drawn = picture(bench, curve=False) or b""
+    assert b"3 patients, fold1" in drawn and b"Brownian" not in drawn, "marks of other patients do not compare"
+    page = text(dataclasses.replace(bench, methods=()), "Folds", curve=False)
+    assert "PSNR [dB]: no published method was run" in page and "best control, Mean training volume" in page
+
+
+def test_the_slope_is_over_patients_whom_every_point_has(tmp_path: Path, tiny_config: Config) -> None:
+    patients = {"patients2": ["a", "b", "c"], "patients4": ["a", "b", "c", "z"]}
+    bench = evaluated(tiny_config, tmp_path, patients, {"patients2": (20.0, ("axon",)), "patients4": (24.0, ("axon",))})
+    trained = {split: {**bench.splits[split], **dict.fromkeys("defg"[: int(split[-1])], "train")} for split in patients}
+    page = text(dataclasses.replace(bench, splits=trained), "Patients", curve=True)
+    assert "| AXON | 2 | 3 | patients2 | 0 | 21.00 | 0.200 | 5.0 |" in page
+    assert "AXON, PSNR [dB]: +4.000 a doubling of patients. An extrapolation" in page
+
+
+def test_patients_who_were_seen_are_left_out_by_either_name() -> None:
+    from axon.readers.pseudonyms import patient_pseudonym
+
+    of = Value("axon", "fold1", 0, "internal", "bi", "LIDC-IDRI-0001", "axon/psnr", 20.0)
+    seen = [f"LIDC-IDRI-{number:04d}" for number in (2, 3, 9, 10, 314)]
+    others = [dataclasses.replace(of, patient=name) for name in (*seen, *map(patient_pseudonym, seen))]
+    assert without_seen([*others, of]) == [of]
+
+
+def test_nobody_is_left_without_those_who_were_seen(tmp_path: Path, tiny_config: Config) -> None:
+    patients = {"fold1": ["LIDC-IDRI-0002", "LIDC-IDRI-0010"]}
+    page = text(evaluated(tiny_config, tmp_path, patients, FOLDS), "Folds", curve=False)
+    row = row_of(page, "PerX2CT", 10)
+    assert row[4] == "40.50 (nobody)" and row[6].endswith(
+        "two patients: no interval) (without those seen: nobody is left)"
+    )
+
+
+def test_a_job_is_held_by_one_process(tmp_path: Path, tiny_config: Config) -> None:
+    bench = Bench(tiny_config, (), {"fold1": {}}, (), (0,), 1.0, 0, tmp_path)
+    job = bench.jobs()[0]
+    folder = tmp_path / "jobs" / job.name
+    folder.mkdir(parents=True)
+    with only_writer(folder), pytest.raises(AxonError, match=r"OUT_BUSY.*train-axon-fold1-seed0"):
+        bench.run(job)
+    write_json(folder / "job.json", {"seconds": 1.0})
+    bench.run(job)
+    assert [path.name for path in folder.iterdir()] == ["job.json"], "what another process did is not done again"
 
 
 @pytest.fixture
@@ -85,13 +210,13 @@ def test_jobs_go_on_and_the_tables_fill(
     monkeypatch.setattr("benchmarks.folds_jobs.internal", sorted)
     out, store = tmp_path / "out", f"sqlite:///{tmp_path}/mlflow.db"
     call = ["folds", "--config", str(config), "--dataset", str(tiny_dataset), "--out", str(out), "--folds", "3"]
-    call += ["--seeds", "1", "--methods", "x2ct_cnn", "--tracking-uri", store]
+    call += ["--seeds", "1", "--methods", "x2ct_cnn"]
     main([*call, "--list"])
     assert "12 of 12 jobs left" in capsys.readouterr().out and not (out / "jobs").exists()
     main([*call, "--jobs", "2"])
     page = (out / "folds.md").read_text()
     assert "2 of 12 jobs" in page and "X2CT-CNN" not in page, "what was not run is not in the table"
-    main([*call, "--jobs", "2"])
+    main([*call, "--jobs", "2", "--tracking-uri", store])
     page = (out / "folds.md").read_text()
     assert "4 of 12 jobs" in page and "| X2CT-CNN |" in page
     assert b"X2CT-CNN" in (out / "folds.svg").read_bytes()
@@ -105,8 +230,21 @@ def test_jobs_go_on_and_the_tables_fill(
     mlflow = client(store)
     runs = mlflow.search_runs([found.experiment_id for found in mlflow.search_experiments()])
     parents = {run.data.tags.get("mlflow.parentRunId") for run in runs}
-    assert len(runs) == 5 and len(parents) == 2, "a run a job, under one parent"
-    assert any("internal/bi/x2ct_cnn/axon/psnr" in run.data.metrics for run in runs)
+    assert len(runs) == 5 and len(parents) == 2, (
+        "a run a job, under one parent, also of those done before MLflow was named"
+    )
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    (run,) = [run for run in runs if run.info.run_name == "evaluate-x2ct_cnn-fold1-seed0"]
+    facts = json.loads((out / "splits/fold1/dataset.json").read_text())
+    code = json.loads((out / "jobs/evaluate-x2ct_cnn-fold1-seed0/job.json").read_text())["code"]
+    told = [run.data.tags[f"axon.{name}"] for name in ("data", "split", "code_revision")]
+    assert told == [facts["split_hash"], "fold1", code]
+    scores = json.loads((out / "jobs/evaluate-x2ct_cnn-fold1-seed0/scores/metrics.json").read_text())["summary"]
+    means = {name: value for name, value in run.data.metrics.items() if name != "seconds"}
+    assert {name.split("/")[2] for name in means} == {"x2ct_cnn"} and "internal/bi/x2ct_cnn/axon/psnr" in means
+    for name, value in means.items():
+        where, view, method, key = name.split("/", 3)
+        assert value == pytest.approx(scores[where][view][method][key]["mean"]), name
 
 
 def test_a_folder_belongs_to_its_data_and_budget(tiny_dataset: Path, tiny_config: Config, tmp_path: Path) -> None:
@@ -133,6 +271,14 @@ def test_both_axes_and_the_curve_are_drawn_with_what_is_known(tiny_config: Confi
     drawn = folds_plots.curve({"axon/psnr": lines, "realism/patch_distance": lines}, "internal, bi")
     assert drawn.count(b"X2CT-CNN") == 1 and b"training patients" in drawn
     assert picture(Bench(tiny_config, (), {"fold1": {}}, (), (0,), 1.0, 0, tmp_path), curve=True) is None
+
+
+def test_the_jobs_of_the_documentation_give_a_page(tiny_config: Config) -> None:
+    folder = Path(__file__).parents[2] / "docs/folds"
+    known = json.loads((folder / "bench.json").read_text())
+    bench = Bench(tiny_config, (), known["splits"], ("perx2ct",), (0,), known["share"], known["steps"], folder)
+    page = text(bench, "Folds", curve=False)
+    assert "over the best published method, PerX2CT: " in page and picture(bench, curve=False)
 
 
 def test_a_page_without_a_finished_job_has_no_figures(tmp_path: Path, tiny_config: Config) -> None:

@@ -16,6 +16,7 @@ from axon import pretrained
 from axon.cli import main
 from axon.config import Config
 from axon.data.patients import write_patients
+from axon.data.phantoms import make_phantom
 from axon.data.prepared import PreparedDataset
 from axon.errors import AxonError
 from axon.evaluation import folder
@@ -25,6 +26,8 @@ from axon.evaluation.measures import reference_of
 from axon.evaluation.results import CaseResult, Evaluation
 from axon.files import unfinished_folder
 from axon.references.candidates import trained_on
+from tests.support.ct_series import write_series
+from tests.support.films import write_film
 from tests.support.small_model import small_pipeline
 
 pytestmark = pytest.mark.slow
@@ -141,6 +144,40 @@ def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(
     assert len(seen) == 2 + 2, "what was measured is not measured again"
 
 
+def of_another_version(model: Path, copy: Path) -> Path:
+    """The model with a setting of the films that this version does not know, and hashes that agree."""
+    shutil.copytree(model, copy)
+    index = copy / "model_index.json"
+    written = json.loads(index.read_text())
+    written["xray"]["samples_per_ray"] = 96
+    index.write_text(json.dumps(written))
+    pretrained.seal(copy)
+    return copy
+
+
+def test_the_first_studies_alone(tmp_path: Path, model: Path, raw: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", str(model), "--data", str(raw), "--out", str(out), *QUICK, "--limit", "3"])
+    assert ended.value.code == PARTLY
+    assert [row["case_id"] for row in table(out / "studies.csv")] == ["empty", "p0", "p4"]
+
+
+def test_of_real_films_the_terminal_says_how_the_volume_explains_them(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_series(tmp_path / "raw/ct", make_phantom(77, size=64, spacing_mm=5.5))
+    write_film(tmp_path / "raw/film.dcm", ViewPosition="PA")
+    out = tmp_path / "out"
+    call = ["evaluate", str(model), "--data", str(tmp_path / "raw"), "--out", str(out), "--films", "real"]
+    assert main([*call, "--samples", "2"]) == 0
+    shown = capsys.readouterr().out
+    rows = table(out / "cases.csv")
+    assert {(row["view"], row["method"]) for row in rows} == {("mono", "axon")}
+    assert "axon/psnr" not in rows[0] and "PSNR" not in shown
+    assert "reprojection MAE of the films" in shown and f"{float(rows[0]['reprojection/mae']):.4f}" in shown
+
+
 def test_two_at_once_and_foreign_folders_are_refused(tmp_path: Path, model: Path, raw: Path) -> None:
     loaded = pretrained.load(str(model))
     with unfinished_folder(tmp_path / "out"), pytest.raises(AxonError) as error:
@@ -158,6 +195,7 @@ def test_two_at_once_and_foreign_folders_are_refused(tmp_path: Path, model: Path
         (["regression"], "EVALUATE_BASELINE"),
         (["MODEL", "--data", "EMPTY"], "NO_CT"),
         (["MODEL", "--films", "real"], "EVALUATE_FAILED"),
+        (["OTHER"], "MODEL_VERSION"),
         (["nowhere"], "MODEL_MISSING"),
     ],
 )
@@ -165,7 +203,8 @@ def test_what_cannot_be_evaluated_is_said_with_a_code(
     tmp_path: Path, model: Path, raw: Path, arguments: list[str], code: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
-    given = [{"MODEL": str(model), "EMPTY": str(tmp_path / "empty")}.get(each, each) for each in arguments]
+    places = {"MODEL": model, "EMPTY": tmp_path / "empty", "OTHER": of_another_version(model, tmp_path / "other")}
+    given = [str(places.get(each, each)) for each in arguments]
     call = ["evaluate", *given[:1], "--of", str(model), "--data", str(raw), "--out", str(tmp_path / "out"), *given[1:]]
     with pytest.raises(SystemExit) as ended:
         main(call)

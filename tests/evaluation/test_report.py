@@ -16,6 +16,7 @@ from PIL import Image
 from scipy import ndimage
 
 from axon import DISCLAIMER, pictures
+from axon.baselines.methods import PUBLISHED
 from axon.errors import AxonError
 from axon.evaluation.report import save, write_report
 from axon.evaluation.results import (
@@ -179,7 +180,11 @@ def test_the_first_screen_has_verdict_picture_and_headline_and_the_facts_come_la
     text = (tmp_path / "report.html").read_text()
     first = text.partition("<header>")[2].partition("</header>")[0]
     gain = evaluation.improvement("external", "bi", "axon", "axon/psnr")
-    assert gain is not None and f"AXON is above the best control, {METHODS['gan']}: {gain.mean:+.1f} %" in first
+    best = METHODS["regression_consistent"]
+    assert gain is not None and f"AXON is above the best control, {best}: {gain.mean:+.1f} %" in first
+    over = evaluation.improvement("external", "bi", "axon", "axon/psnr", PUBLISHED)
+    best = METHODS[PUBLISHED[-1]]
+    assert over is not None and f"AXON is above the best published method, {best}: {over.mean:+.1f} %" in first
     assert "cannot be told apart" not in first and first.count("<p>On ") == 4
     assert first.count('<figure class="tile">') == 2 + 4 and first.index("<figure") < first.index("<table")
     assert first.count("<i>R</i><i>L</i>") == 5 and first.count("<i>A</i><i>P</i>") == 1, "left and right of each"
@@ -219,6 +224,7 @@ def test_the_marks_of_a_coarse_strip_hide_no_picture() -> None:
 
 def test_two_cases_tell_nothing_apart(page: Page) -> None:
     assert "AXON cannot be told apart, over two patients, from the best control" in page.text
+    assert "AXON cannot be told apart, over two patients, from the best published method" in page.text
 
 
 def test_training_and_validation_loss_share_a_plot(page: Page) -> None:
@@ -280,7 +286,9 @@ def test_metrics_json_agrees_with_the_rows_and_can_be_compared(evaluation: Evalu
     summary = metrics["summary"]["external"]["mono"]["axon"]["axon/ssim"]
     assert (summary["mean"], summary["n"]) == (pytest.approx(np.mean(values)), 2)
     assert summary["low"] <= summary["mean"] <= summary["high"]
-    assert metrics["improvement_per_cent"]["external"]["mono"]["axon"]["axon/psnr"]["baseline"] == "gan"
+    assert (
+        metrics["improvement_per_cent"]["external"]["mono"]["axon"]["axon/psnr"]["baseline"] == "regression_consistent"
+    )
     comparable(metrics["facts"], metrics["facts"])
 
 
@@ -316,8 +324,18 @@ def test_the_terminal_table_is_aligned_and_named(evaluation: Evaluation) -> None
     lines = [line for line in table.splitlines() if line.startswith("  ") and line.endswith("]") and "axon" not in line]
     assert len(lines) == len(METHODS) * 4
     assert len({len(line) for line in lines}) == 1
-    assert f"% over {METHODS['gan']}" in table
+    assert f"% over {METHODS['regression_consistent']}" in table and f"% over {METHODS[PUBLISHED[-1]]}" in table
+    assert "was run" not in table
     assert table.endswith("CTs of different patients: patch distance 33.3 HU")
+
+
+def test_it_is_said_where_no_published_method_was_run(evaluation: Evaluation, tmp_path: Path) -> None:
+    rows = [row for row in evaluation.rows if row.method not in PUBLISHED]
+    controls = dataclasses.replace(evaluation, rows=rows, pictures=[])
+    write_report(tmp_path / "report.html", controls)
+    page = Page((tmp_path / "report.html").read_text())
+    assert page.text.count("no published method was run; AXON cannot be told apart, over two patients, from") == 4
+    assert summary_table(controls).count("  no published method was run") == 4
 
 
 def test_a_report_without_baselines_pictures_or_curves(evaluation: Evaluation, tmp_path: Path) -> None:

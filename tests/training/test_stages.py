@@ -13,6 +13,7 @@ from axon.baselines.train_all import train_baselines
 from axon.config import Config, Endpoint, PhysicsConfig
 from axon.data.prepared import PreparedDataset
 from axon.errors import AxonError
+from axon.files import read_csv
 from axon.inference import AxonPipeline
 from axon.models.folders import load_bridge, load_network
 from axon.models.unet import RegressionUNet
@@ -250,6 +251,29 @@ def test_evaluation_covers_every_method_and_view(
     mine = read_evaluation(trained / "evaluation")
     assert again["version"] == "3" and again["problem"] == "" and again["interpolated"]
     assert {(case["set_name"], case["case_id"]) for case in again["cases"]} == set(mine.values)
+    evaluated_again(tmp_path / "scores", trained, tiny_config, tiny_dataset)
+
+
+def evaluated_again(out: Path, trained: Path, config: Config, dataset: Path) -> None:
+    """`axon evaluate` of the step's own model gives the step's own rows, means and floor, of a baseline too."""
+    from axon import pretrained
+    from axon.evaluation.folder import EvaluationAsked, evaluate_folder
+
+    step = trained / "evaluation"
+    model = pretrained.load(str(step / "model"))
+    asked = EvaluationAsked(samples=config.evaluation.samples, baselines=trained / "baselines")
+    evaluate_folder(model, step / "model", dataset, out, asked)
+    assert (out / "cases.csv").read_text() == (step / "cases.csv").read_text()
+    ours, theirs = (json.loads((folder / "metrics.json").read_text()) for folder in (out, step))
+    alike = ("summary", "floor", "improvement_per_cent", "patients")
+    assert {name: ours[name] for name in alike} == {name: theirs[name] for name in alike}
+
+    lone = replace(asked, baseline="regression")
+    rows = evaluate_folder(model, step / "model", dataset, out.with_name("regression"), lone).evaluation.rows
+    assert {row.method for row in rows} == {"regression", "regression_consistent"}
+    assert {row.metrics["axon/psnr"] for row in rows if row.method == "regression_consistent"} == {
+        float(line["axon/psnr"]) for line in read_csv(step / "cases.csv") if line["method"] == "regression_consistent"
+    }
 
 
 def test_every_network_has_its_curve_and_a_baseline_is_a_regression_network(trained: Path) -> None:

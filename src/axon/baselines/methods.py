@@ -33,11 +33,19 @@ TRAINED: dict[str, Trained] = {
 PUBLISHED = tuple(name for name, method in TRAINED.items() if method.published)
 """Published methods, from the films alone. A run trains those that ``training.methods`` names, beside the controls."""
 
-CONTROLS = (*CLOSED_FORM, *(name for name in TRAINED if name not in PUBLISHED))
+CONSISTENT = {"regression_consistent": "Regression + data consistency"}
+"""The regression's volume, corrected by the films as AXON's is."""
+
+CONTROLS = (*CLOSED_FORM, *(name for name in TRAINED if name not in PUBLISHED), *CONSISTENT)
 """Our own baselines, of which the trained ones see the calibrated lift: what of AXON is worth the trouble."""
 
 BASELINES = {**CLOSED_FORM, **{name: method.label for name, method in TRAINED.items()}}
 """Labels by method, in the order of every table."""
+
+
+def measured_as(name: str) -> tuple[str, ...]:
+    """The volumes that are measured of a method: its own, and of the regression also the corrected one."""
+    return (name, *CONSISTENT) if name == "regression" else (name,)
 
 
 def asked(config: Config) -> list[tuple[str, Trained]]:

@@ -249,8 +249,6 @@ def volumes_of(
         frontal, lateral, num_samples=config.evaluation.samples, seed=config.seed, rendered=True, patient=patient
     )
     volumes = baseline_volumes_of(pipeline, baselines, case, view, config.seed)
-    if "regression" in volumes:
-        volumes["regression_consistent"] = pipeline.consistent(volumes["regression"], frontal, lateral)
     volumes["axon_estimate"] = pipeline.interpolate_hu(output.estimate_DHW)
     volumes["axon_coarse"] = pipeline.interpolate_hu(output.coarse_DHW)
     volumes["axon_refined"] = pipeline.interpolate_hu(output.refined_DHW)
@@ -266,12 +264,16 @@ def volumes_of(
 def baseline_volumes_of(
     pipeline: AxonPipeline, baselines: dict[str, nn.Module], case: Case, view: Views, seed: int
 ) -> dict[str, np.ndarray]:
-    """The baselines' volumes of a case, HU on the grid of the result, by method."""
+    """The baselines' volumes of a case, HU on the grid of the result, by method; with the regression's also the one
+    that the films correct.
+    """
     volumes, films_1VUV, trust_1V = pipeline.baseline_volumes(*films_of(case, view))
     for name, network in baselines.items():
         with torch.no_grad():
             made = TRAINED[name].volumes(network, pipeline.estimator, films_1VUV, trust_1V, seed)
             volumes[name] = pipeline.interpolate(made)
+    if "regression" in volumes:
+        volumes["regression_consistent"] = pipeline.consistent(volumes["regression"], *films_of(case, view))
     return volumes
 
 

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from axon.baselines.methods import BASELINES, CLOSED_FORM
+from axon.baselines.methods import BASELINES, CLOSED_FORM, measured_as
 from axon.config import (
     Config,
     CtConfig,
@@ -180,7 +180,7 @@ def evaluate_folder(model: Model, files: Path, data: Path, out: Path, asked: Eva
     config = config_of(model.pipeline, asked)
     networks = load_baselines(asked.baselines, model.pipeline.device) if asked.baselines else {}
     _refuse_unknown(asked.baseline, networks)
-    with unfinished_folder(out) as part, _entries(data, config) as (entries, source):
+    with unfinished_folder(out) as part, _entries(data, config) as (entries, source, val):
         entries = entries[: asked.limit or None]
         run = _Run(model, files, config, asked, networks, part)
         run.begin(entries)
@@ -191,7 +191,7 @@ def evaluate_folder(model: Model, files: Path, data: Path, out: Path, asked: Eva
             raise AxonError(
                 "EVALUATE_FAILED", f"no study could be measured; {first}", "mend the first, and run it again"
             )
-        outcome = Outcome(run.evaluation(entries, counted, source), studies)
+        outcome = Outcome(run.evaluation(entries, counted, source, val), studies)
         _write(out, outcome, run.strips(counted))
     return outcome
 
@@ -236,11 +236,11 @@ def _refuse_unknown(baseline: str, networks: dict[str, nn.Module]) -> None:
 
 
 @contextmanager
-def _entries(data: Path, config: Config) -> Iterator[tuple[list[Listed], dict[str, Any]]]:
-    """The studies of a folder and what it says of its source, while an archive of them is open."""
+def _entries(data: Path, config: Config) -> Iterator[tuple[list[Listed], dict[str, Any], Callable[[], list[Case]]]]:
+    """The studies of a folder, what it says of its source, and its validation cases, while an archive is open."""
     if (data / "dataset.json").is_file():
         dataset = PreparedDataset(data)
-        yield _prepared(dataset, config), dataset.info["source"]
+        yield _prepared(dataset, config), dataset.info["source"], partial(dataset.load, "val")
         return
     with as_folder(data) as folder:
         studies = list_studies(folder, named_sets=config.data.named_sets)
@@ -253,7 +253,7 @@ def _entries(data: Path, config: Config) -> Iterator[tuple[list[Listed], dict[st
             seen = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in given]
             named = sets.get(study.patient_id) or study.split or ONE_SET
             entries.append(Listed(named, study.case_id, study.patient_id, partial(_case_of, study, config), seen))
-        yield entries, {"kind": "folder"}
+        yield entries, {"kind": "folder"}, list
 
 
 def _case_of(study: Study, config: Config) -> Case:
@@ -361,11 +361,16 @@ class _Run:
         if not baseline:
             return volumes_of(pipeline, self.networks, case, view, self.config)
         wanted = {name: network for name, network in self.networks.items() if name == baseline}
-        return MethodVolumes(
-            {baseline: baseline_volumes_of(pipeline, wanted, case, view, self.config.seed)[baseline]}, None
-        )
+        found = baseline_volumes_of(pipeline, wanted, case, view, self.config.seed)
+        return MethodVolumes({name: found[name] for name in measured_as(baseline)}, None)
 
-    def evaluation(self, entries: list[Listed], counted: list[Measured], source: dict[str, Any]) -> Evaluation:
+    def evaluation(
+        self,
+        entries: list[Listed],
+        counted: list[Measured],
+        source: dict[str, Any],
+        val: Callable[[], list[Case]],
+    ) -> Evaluation:
         """Everything that the report shows, of those who count."""
         asked, rows = self.asked, [row for study in counted for row in study.rows]
         cases = {(entry.set_name, entry.case_id): entry for entry in entries}
@@ -395,19 +400,23 @@ class _Run:
             bootstrap=measure.bootstrap,
             confidence=measure.confidence,
             seed=asked.seed,
-            floor=self._floor(counted, cases),
+            floor=self._floor(counted, cases, val),
             patients={study.case_id: study.patient_id for study in counted},
         )
 
-    def _floor(self, counted: list[Measured], cases: dict[tuple[str, str], Listed]) -> dict[str, float]:
-        """Of the first patients; a run that went on loads again those whom it did not measure itself."""
+    def _floor(
+        self, counted: list[Measured], cases: dict[tuple[str, str], Listed], val: Callable[[], list[Case]]
+    ) -> dict[str, float]:
+        """Of the first patients, then those who validate, as the pipeline's step; a run that went on loads again those
+        whom it did not measure itself.
+        """
         chosen: dict[str, realism.Appearance] = {}
         for study in counted:
             if len(chosen) < FLOOR_CTS and study.patient_id not in chosen:
                 known = self.seen.get(study.patient_id)
                 case = None if known else cases[study.set_name, study.case_id].load()
                 chosen[study.patient_id] = known or reference_of(case, self.config).appearance  # type: ignore[arg-type]
-        return floor_of_cts(chosen, [], self.config)
+        return floor_of_cts(chosen, val() if len(chosen) < FLOOR_CTS else [], self.config)
 
     def strips(self, counted: list[Measured]) -> dict[str, bytes]:
         """Small pictures of the cases, by their file's name in the result."""

@@ -211,14 +211,26 @@ def _headline(evaluation: Evaluation, set_name: str, view: str) -> dict[str, Any
 
 
 def _verdict(evaluation: Evaluation, set_name: str, view: str) -> str | None:
-    """What the primary metric shows of AXON beside the best control, one sentence a test set: of the views that the run
-    was asked for.
+    """What the primary metric shows of AXON beside the best published method and the best control, one sentence a test
+    set: of the views that the run was asked for. Whoever was not run is said, too.
     """
     method = next((method for method in FINAL if method in evaluation.methods(set_name, view)), None)
     asked = evaluation.facts.get("views", view)
-    gain = method and evaluation.improvement(set_name, view, method, PRIMARY)
-    if not gain or (view != asked and (set_name, asked) in evaluation.groups()):
+    if method is None or (view != asked and (set_name, asked) in evaluation.groups()):
         return None
+    found = {kind: _finding(evaluation, set_name, view, method, kind) for kind in RIVALS}
+    if not any(found.values()):
+        return None
+    said = "; ".join(finding or f"no {kind} was run" for kind, finding in found.items())
+    return f"On {set_name}, {VIEW_LABELS[view]}, {said}."
+
+
+def _finding(evaluation: Evaluation, set_name: str, view: str, method: str, kind: str) -> str:
+    """AXON beside the best of one kind of rival; empty where none was run."""
+    gain = evaluation.improvement(set_name, view, method, PRIMARY, RIVALS[kind])
+    rival = evaluation.best_baseline(set_name, view, PRIMARY, RIVALS[kind])
+    if gain is None or rival is None:
+        return ""
     finding = "shows no difference from"
     if gain.few:
         finding = f"cannot be told apart, over {gain.few}, from"
@@ -226,9 +238,8 @@ def _verdict(evaluation: Evaluation, set_name: str, view: str) -> str | None:
         finding = "is above"
     elif gain.high < 0:
         finding = "is below"
-    rival = METHODS[evaluation.best_baseline(set_name, view, PRIMARY) or ""]
     change = f"{_signed(gain.mean)} % of {metric(PRIMARY).label} ({_signed_interval(gain)})"
-    return f"On {set_name}, {VIEW_LABELS[view]}, AXON {finding} the best control, {rival}: {change}."
+    return f"AXON {finding} the best {kind}, {METHODS[rival]}: {change}"
 
 
 def _lead(pictures: Sequence[Picture]) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from axon import DISCLAIMER
-from axon.baselines.methods import BASELINES, CONTROLS, PUBLISHED
+from axon.baselines.methods import BASELINES, CONSISTENT, CONTROLS, PUBLISHED
 from axon.errors import AxonError
 from axon.evaluation.measures import VERSIONS
 from axon.metrics.catalogue import PRIMARY, SECOND, VIEW_LABELS, Metric, Views, shown_in
@@ -29,8 +29,6 @@ RIVALS = {"published method": PUBLISHED, "control": CONTROLS}
 """Whom AXON's final volumes are held against, apart: a gain over one says nothing of the other."""
 
 STAGES = {
-    # Not a baseline: what of AXON's gain is the physics' alone.
-    "regression_consistent": "Regression + data consistency",
     "axon_estimate": "AXON, estimate (before 1)",
     "axon_coarse": "AXON, coarse (stage 1)",
     "axon_refined": "AXON, refined (stage 2)",
@@ -39,7 +37,7 @@ STAGES = {
 REFERENCES = {"nearest_reference": "Nearest reference, warped"}
 """Another patient's CT in this one's shape, of a model that carries references."""
 FINAL = {"axon": "AXON", "axon_sample": "AXON, one sample", "axon_mean": "AXON, mean of samples"}
-METHODS = {**BASELINES, **STAGES, **REFERENCES, **FINAL}
+METHODS = {**BASELINES, **CONSISTENT, **STAGES, **REFERENCES, **FINAL}
 """Methods in the order in which they are listed, with their labels."""
 
 SIDE_BY_SIDE = ("axon", "axon_sample", "nearest_reference")
@@ -267,10 +265,14 @@ def leading(pictures: Sequence[Picture]) -> Picture:
 def summary_table(evaluation: Evaluation) -> str:
     """Both axes for a terminal: a block for each test set and view, then the improvement.
 
-    The headline's metrics with their intervals; between them and the method the means of those beside.
+    The headline's metrics with their intervals, or without any of them the re-projection error; between them and the
+    method the means of those beside.
     """
     lines = [DISCLAIMER]
-    headline, beside = shown_in("headline"), shown_in("beside")
+    measured = evaluation.metric_names()
+    headline, beside = ([of for of in shown_in(place) if of.key in measured] for place in ("headline", "beside"))
+    # Of a patient's own films the truth is not known: what the volume says of the films is all there is to tell.
+    headline = headline or [of for of in shown_in("terminal") if of.axis == "films"]
     heads = [f"{each.short or each.within:>9}" for each in beside]
     heads += [f"{f'{each.protocol} {each.title}':>22}" for each in headline]
     width = max(len(label) for label in METHODS.values())
@@ -286,8 +288,13 @@ def summary_table(evaluation: Evaluation) -> str:
                 f"{_interval_text(each, evaluation.summary(set_name, view, method, each.key)):>22}" for each in headline
             ]
             lines.append("  ".join([f"  {METHODS[method]:{width}}", *means]))
-        for among, method in itertools.product(RIVALS.values(), FINAL):
-            lines += filter(None, [_improvement_line(evaluation, set_name, view, method, among)])
+        gains = {
+            kind: [_improvement_line(evaluation, set_name, view, method, among) for method in FINAL]
+            for kind, among in RIVALS.items()
+        }
+        if any(itertools.chain.from_iterable(gains.values())):
+            for kind, told in gains.items():
+                lines += list(filter(None, told)) or [f"  no {kind} was run"]
     if evaluation.floor:
         second = known(SECOND)
         value = f"{second.text(evaluation.floor[SECOND])} {second.unit}"

@@ -87,7 +87,8 @@ class JobRuns:
                     run.tag(tag, text)
             run.log(0, {"seconds": float(done["seconds"])})
             if job.kind == "evaluate":
-                run.log(0, means_of(self.bench, job))
+                found = means_of(self.bench, job)
+                run.log(0, found | results_of(job, found))
             files = ("scores/cases.csv", "scores/metrics.json", "scores/report.html", "scores/hero.png")
             for file in (*(folder / name for name in files), *sorted(folder.glob("*/curves/*.csv"))):
                 if file.is_file():
@@ -100,6 +101,14 @@ def means_of(bench: Bench, job: FoldJob) -> dict[str, float]:
     for each in job_values(bench, job):
         found[f"{each.set_name}/{each.view}/{each.method}/{each.key}"].append(each)
     return {key: mean(means(many).values()) for key, many in found.items()}
+
+
+def results_of(job: FoldJob, found: dict[str, float]) -> dict[str, float]:
+    """The method's own means, by names that every method shares, ``set/view/result/metric``: MLflow compares runs name
+    by name.
+    """
+    named = [(key.split("/", 3), value) for key, value in found.items()]
+    return {f"{where}/{view}/result/{key}": value for (where, view, of, key), value in named if of == job.method}
 
 
 def bench_of(given: argparse.Namespace) -> Bench:

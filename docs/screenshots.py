@@ -12,11 +12,9 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import fmean
 from tempfile import TemporaryDirectory
 
 from PIL import Image
@@ -28,8 +26,8 @@ from selenium.webdriver.support.ui import WebDriverWait
 from axon.config import Config
 from axon.errors import AxonError, one_line_errors
 from axon.tracking.runs import stage_run, start_parent
+from benchmarks.folds import means_of, results_of
 from benchmarks.folds_jobs import OURS, Bench, FoldJob
-from benchmarks.folds_page import Value, means, values_of
 from tests.browser.conftest import DESK, PHONE, chromium, resize, screenshot
 from tests.browser.test_serve_page import answered, choose, loaded, press, stale, submit, theme, visit
 from tests.support.small_model import write_films
@@ -167,17 +165,8 @@ def recorded(uri: str, job: FoldJob) -> str:
     parent = start_parent(uri, EXPERIMENT, "folds", {"config": config.name}, {"axon.benchmark": "folds"})
     params = {"method": job.method, "split": job.split, "seed": job.seed, "kind": job.kind}
     with stage_run(uri, parent, job.name, params) as run:
-        run.log(0, {"seconds": float(bench.done(job)["seconds"]), **results_of(bench, job)})
+        run.log(0, {"seconds": float(bench.done(job)["seconds"]), **results_of(job, means_of(bench, job))})
         return run.run_id
-
-
-def results_of(bench: Bench, job: FoldJob) -> dict[str, float]:
-    """Means over patients of the job's own volumes, by names that are the same for every method."""
-    found: dict[str, list[Value]] = defaultdict(list)
-    for each in values_of(bench):
-        if each.method == job.method:
-            found[f"{each.set_name}/{each.view}/result/{each.key}"].append(each)
-    return {key: fmean(means(many).values()) for key, many in found.items()}
 
 
 @contextmanager

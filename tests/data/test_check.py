@@ -259,7 +259,7 @@ def test_a_time_point_and_the_axes_of_silent_files_by_option(
     assert json.loads(capsys.readouterr().out)["cases"] == 1
     with pytest.raises(SystemExit):
         main([*check, "--assumed-axes", "LPP"])
-    assert "CONFIG_VALUE" in capsys.readouterr().out
+    assert "CONFIG_VALUE" in capsys.readouterr().err
 
 
 @pytest.mark.slow

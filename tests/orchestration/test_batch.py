@@ -156,7 +156,7 @@ def test_a_disk_that_fills_up_has_a_code_and_loses_nothing(films: Path, model: P
         )
         if number == 0:
             assert states(tmp_path / "out") == ["done"], done.stdout + done.stderr
-    assert done.returncode == 1 and done.stdout.splitlines()[-1].startswith("[DISK_FULL] "), done.stdout + done.stderr
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("[DISK_FULL] "), done.stdout + done.stderr
     assert "Traceback" not in done.stderr and states(tmp_path / "out") == ["", "kept"]
     assert len([path for path in (tmp_path / "out").iterdir() if path.is_dir()]) == 1
     assert run_batch(tmp_path / "films", tmp_path / "out", str(model)).done == 1
@@ -302,7 +302,7 @@ def test_what_a_batch_refuses(films: Path, model: Path, tmp_path: Path, capsys: 
         with pytest.raises(SystemExit) as ended:
             main(["reconstruct", *map(str, words)])
         assert ended.value.code == 1
-        return capsys.readouterr().out.splitlines()[-1]
+        return capsys.readouterr().err.splitlines()[-1]
 
     assert "[XRAY_MISSING]" in said("-o", tmp_path / "x")
     assert "[BATCH_SOURCE]" in said("--batch", tmp_path / "none", "-o", tmp_path / "x")

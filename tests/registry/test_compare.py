@@ -83,7 +83,7 @@ def refused(capsys: pytest.CaptureFixture[str], uri: str, *arguments: str) -> st
     with pytest.raises(SystemExit) as ended:
         main(["compare", *arguments, "--tracking-uri", uri])
     assert ended.value.code == 1
-    return capsys.readouterr().out
+    return capsys.readouterr().err
 
 
 def test_figures_are_those_of_the_cases(store, capsys) -> None:

@@ -158,6 +158,35 @@ def test_every_step_of_a_pipeline_is_told_the_device(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
+    ("words", "said", "status"),
+    [
+        (["--folder", "FOLDER/typo"], "[DATA_FOLDER] no folder at", 1),
+        (["--folder", "FOLDER/one.nii"], "[DATA_FOLDER]", 1),
+        (["--folder", "FOLDER", "--views", "tri"], "invalid choice: 'tri'", 2),
+        (["--folder", "FOLDER", "--promote", "always"], "invalid choice: 'always'", 2),
+    ],
+)
+def test_a_wrong_call_of_the_pipeline_ends_before_the_run(
+    words: list[str],
+    said: str,
+    status: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Outside of a checkout, too, whose configuration is the default one."""
+    from pipelines import local
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(local, "run", lambda *_: pytest.fail("it runs"))
+    (tmp_path / "one.nii").write_bytes(bytes(400))
+    with pytest.raises(SystemExit) as ended:
+        main(["pipeline", "run", *(word.replace("FOLDER", str(tmp_path)) for word in words)])
+    assert ended.value.code == status and said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["one.nii"]
+
+
+@pytest.mark.parametrize(
     ("words", "near"),
     [
         (["reconstrct"], "reconstruct"),

@@ -189,7 +189,28 @@ def test_a_folder_of_nothing_that_could_be_trained_on_ends_with_status_1(
     words(tmp_path / "notes.txt")
     with pytest.raises(SystemExit) as ended:
         main(["dataset", "check", str(tmp_path)])
-    assert ended.value.code == 1 and "0 CTs of 0 patients" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert ended.value.code == 1 and "0 CTs of 0 patients" in said.out and said.err.startswith("[NO_CT]")
+    with pytest.raises(SystemExit):
+        main(["dataset", "check", str(tmp_path), "--json"])
+    assert json.loads(capsys.readouterr().out)["cases"] == 0
+
+
+@pytest.mark.parametrize("name", ["gone", "ct.nii", "words.txt"])
+def test_no_folder_and_one_file_are_said(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if name != "gone":
+        nifti(tmp_path / name, chest()) if name.endswith(".nii") else words(tmp_path / name)
+    with pytest.raises(SystemExit) as ended:
+        main(["dataset", "check", str(tmp_path / name), "--json"])
+    said = capsys.readouterr()
+    assert ended.value.code == 1 and said.out == "" and said.err.startswith("[DATA_FOLDER]") and name in said.err
+
+
+def test_a_picture_is_called_what_it_is(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["dataset", "check", str(folder), "--qa", str(tmp_path / "qa.jpg")])
+    assert ended.value.code == 2 and "qa.jpg' does not end in .png" in capsys.readouterr().err
+    assert not (tmp_path / "qa.jpg").exists()
 
 
 def test_an_archive_is_checked_like_its_folder(

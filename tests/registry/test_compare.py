@@ -167,6 +167,15 @@ def test_what_is_not_there_is_named(store, capsys, name: str) -> None:
     assert "[COMPARE_RUN]" in said and name in said
 
 
+def test_folders_that_hold_no_evaluation_are_named_without_asking_mlflow(capsys, tmp_path: Path) -> None:
+    for uri in ([], ["--tracking-uri", f"sqlite:///{tmp_path}/none.db"]):
+        for name, said in ((str(tmp_path), "holds no evaluation"), (str(tmp_path / "scoers"), "no folder is at")):
+            with pytest.raises(SystemExit):
+                main(["compare", name, "models:/axon/1", *uri])
+            told = capsys.readouterr().err
+            assert told.startswith("[COMPARE_RUN]") and said in told and name in told
+
+
 def test_a_run_without_an_evaluation_is_refused(store, capsys) -> None:
     empty = start_parent(store[0], "axon", "empty", {}, {})
     assert "holds no evaluation/metrics.json" in refused(capsys, store[0], empty, "models:/axon/1")

@@ -472,9 +472,7 @@ class Config:
         try:
             raw = yaml.safe_load(text) or {}
         except (yaml.YAMLError, ValueError) as error:
-            raise AxonError(
-                "CONFIG_YAML", f"the configuration is not YAML: {error}", "mend the line it names"
-            ) from error
+            raise AxonError("CONFIG_YAML", f"the configuration is not YAML: {_wrong_yaml(error)}", "mend it") from error
         if not isinstance(raw, dict):
             raise AxonError(
                 "CONFIG_YAML", "the configuration is not a mapping of keys", "start from configs/smoke.yaml"
@@ -501,6 +499,13 @@ class Config:
     def fingerprint(self) -> str:
         """SHA-256 of the resolved configuration, hexadecimal."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def _wrong_yaml(error: Exception) -> str:
+    """What is wrong, and where, in one line."""
+    if mark := getattr(error, "problem_mark", None):
+        return f"line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', '')}"
+    return " ".join(str(error).split())
 
 
 def _build(cls: type, raw: Any, where: str) -> Any:

@@ -149,7 +149,7 @@ def test_rejections_are_told_by_what_mends_them_with_the_first_cases(tmp_path: P
     text = check_folder(tmp_path / "set").text()
     (line,) = [line for line in text.splitlines() if "[CT_UNREADABLE]" in line]
     assert line.startswith("     5  [CT_UNREADABLE] scan_0.nii ") and line.endswith("(scan_0, scan_1, scan_2, ...)")
-    assert "whose 1 CTs are is guessed by their names" in text and "1 CTs of 1 patients can be trained on" in text
+    assert "the patient of 1 CT is guessed by names" in text and "1 CT of 1 patient can be trained on" in text
 
 
 def test_names_that_a_terminal_would_obey_are_shown_as_they_will_be_called(tmp_path: Path) -> None:

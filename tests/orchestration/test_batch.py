@@ -293,7 +293,10 @@ def test_a_table_names_pairs_and_patients(films: Path, tmp_path: Path) -> None:
     codes = sorted(study.problem.code if study.problem else "" for study in studies)
     assert codes == ["", "XRAY_STUDIES", "XRAY_UNREADABLE"]
     table.write_text("film\nfrontal.png\n")
-    with pytest.raises(AxonError, match="BATCH_TABLE"):
+    with pytest.raises(AxonError, match=r"BATCH_TABLE.*has no column frontal; it has film"):
+        of_table(table)
+    table.write_text("frontal\n")
+    with pytest.raises(AxonError, match=r"BATCH_TABLE.*has no row"):
         of_table(table)
 
 
@@ -314,6 +317,8 @@ def test_what_a_batch_refuses(films: Path, model: Path, tmp_path: Path, capsys: 
     (tmp_path / "link").symlink_to(films)
     assert "[OUT_EXISTS]" in said("--batch", films, "-o", tmp_path / "link/out", "--model", model)
     assert not (films / "out").exists() and not (films / "deep/out").exists()
+    (tmp_path / "empty").mkdir()
+    assert "[BATCH_EMPTY] no film is in" in said("--batch", tmp_path / "empty", "-o", tmp_path / "e", "--model", model)
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/a.png").write_text("no picture")
     assert "[BATCH_EMPTY]" in said("--batch", tmp_path / "bad", "-o", tmp_path / "y", "--model", model)

@@ -274,4 +274,8 @@ def test_without_a_cluster_and_a_store_status_names_both_ways(
     with pytest.raises(SystemExit):
         main(["pipeline", "status"])
     told = capsys.readouterr().err
-    assert "[CLUSTER_HOST]" in told and "--host" in told and "--tracking-uri sqlite:///runs/mlflow.db" in told
+    assert (
+        "[CLUSTER_HOST] no cluster is named ->" in told
+        and "--host" in told
+        and "--tracking-uri sqlite:///runs/mlflow.db" in told
+    )

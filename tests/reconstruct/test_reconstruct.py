@@ -462,14 +462,19 @@ def test_the_preview_has_sides_level_and_a_scale(
     assert run(*films, "-o", tmp_path / "out", "--model", model) == 0
     xray = pretrained.load(str(model)).pipeline.config.xray
     film = 100 / (xray["detector_px"] * xray["pixel_pitch_mm"])
-    slices = [(sides, 100 / 320) for sides in ("RL", "RL", "AP")]
-    assert marks == [*slices, *((sides, wide) for sides in ("RL", "AP") for wide in (0, film, film))]
+    slices = [(sides, 100 / 320) for sides in ("RLAP", "RL", "AP")]
+    given, detector = ([(sides, wide) for sides in ("RL", "AP")] for wide in (0, film))
+    assert marks == [*given, *detector, *slices, *detector], "no film stands there twice"
     assert "black -1000 HU, white 400 HU. Bars: 10 cm, of films on the detector" in said[0]
     marks.clear()
     grey = np.asarray(Image.open(films[0]))
     given = dicom_film(tmp_path / "film.dcm", grey)
     assert run(given, "-o", tmp_path / "known", "--model", model) == 0
-    assert marks[3:] == [("RL", pytest.approx(100 / (2.3 * grey.shape[1]))), *[("RL", film)] * 2]
+    assert marks[0] == ("RL", pytest.approx(100 / (2.3 * grey.shape[1]))) and marks[1:] == [
+        ("RL", film),
+        *slices,
+        ("RL", film),
+    ]
 
 
 def test_options_mend_each_film_and_the_preview_shows_it_before_and_after(

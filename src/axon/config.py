@@ -51,10 +51,6 @@ class GridConfig:
         return self.coarse_size * self.upscale
 
     @property
-    def coarse_spacing_mm(self) -> float:
-        return self.extent_mm / self.coarse_size
-
-    @property
     def fine_spacing_mm(self) -> float:
         return self.extent_mm / self.fine_size
 

@@ -20,6 +20,7 @@ from axon.errors import AxonError, collected, one_line_errors, raise_all
 from axon.files import own_temporary_folder
 from pipelines.compiling import compile_pipeline, compiled, package_of, site_of
 
+SMOKE = Path(__file__).parents[1] / "configs/smoke.yaml"
 EPILOG = """examples:
   {prog} run --config configs/smoke.yaml --folder my_cts   a folder of CTs (DICOM, NIfTI, NRRD, MetaImage)
   {prog} run --folder my_cts --licence 'CC BY 4.0' --source doi:10.1234/abc    whose CTs may become references
@@ -66,9 +67,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
         "compile", help="write pipelines/axon_pipeline.yaml", description="Compile the pipeline for Kubeflow."
     )
     compiling.add_argument("--check", action="store_true", help="write nothing; fail where the file is out of date")
-    compiling.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="write to FILE (default: pipelines/axon_pipeline.yaml)"
-    )
+    about = "write to FILE (default: the checkout's pipelines/axon_pipeline.yaml)"
+    compiling.add_argument("-o", "--output", type=Path, metavar="FILE", help=about)
     compiling.add_argument(
         "--batch",
         type=Path,
@@ -155,9 +155,8 @@ def _add_run(verbs: argparse._SubParsersAction[Parser]) -> None:
         "from the champion (warm start)."
     )
     running = verbs.add_parser("run", help="run the pipeline on this machine", description=about)
-    running.add_argument(
-        "--config", type=Path, default=Path("configs/smoke.yaml"), help="configuration (default: %(default)s)"
-    )
+    about = "configuration (default: the checkout's configs/smoke.yaml)"
+    running.add_argument("--config", type=Path, default=SMOKE, help=about)
     source = running.add_mutually_exclusive_group(required=True)
     source.add_argument("--folder", type=Path, help="folder with CTs")
     source.add_argument("--revision", help="revision of the versioned dataset, e.g. HEAD")
@@ -168,12 +167,10 @@ def _add_run(verbs: argparse._SubParsersAction[Parser]) -> None:
     running.add_argument(
         "--output", type=Path, default=Path("runs"), help="folder for all results (default: %(default)s)"
     )
-    running.add_argument(
-        "--views",
-        default="bi",
-        help="films the gate and the headline figures speak of: bi or mono (default: %(default)s)",
-    )
-    running.add_argument("--promote", default="if_better", help="if_better, manual or never (default: %(default)s)")
+    about = "films the gate and the headline figures speak of (default: %(default)s)"
+    running.add_argument("--views", choices=("bi", "mono"), default="bi", help=about)
+    about = "what becomes of a model that passed the gate (default: %(default)s)"
+    running.add_argument("--promote", choices=("if_better", "manual", "never"), default="if_better", help=about)
     running.add_argument(
         "--force",
         action="store_true",
@@ -190,12 +187,15 @@ def _add_run(verbs: argparse._SubParsersAction[Parser]) -> None:
 def run_pipeline(arguments: argparse.Namespace) -> None:
     """Run on this machine."""
     from axon.orchestration.preflight import LICENCE, SOURCE, Asked
+    from axon.readers.layouts import refuse_no_folder
     from pipelines.local import run
 
     config = Config.load(arguments.config)
     if arguments.revision and (arguments.licence or arguments.source):
         fix = "leave --licence and --source out"
         raise AxonError("PARAMETER", "a versioned dataset says licence and source of each of its CTs itself", fix)
+    if arguments.folder:
+        refuse_no_folder(arguments.folder)
     # The steps are processes of their own.
     os.environ |= {DEVICE: device_name(arguments.device), LICENCE: arguments.licence, SOURCE: arguments.source}
     mounted = arguments.containers and arguments.revision

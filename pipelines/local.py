@@ -210,7 +210,7 @@ def execute(
         )
         if not watcher.terminated:
             raise stopped
-        print(stopped, flush=True)
+        print(stopped, file=sys.stderr, flush=True)
         raise SystemExit(128 + signal.SIGTERM)
     if status != 0 or watcher.failed:
         step, reason = watcher.why(f"exit status {status}, see above")

@@ -169,7 +169,8 @@ class Cluster:
                 f"give --host or set {HOST}, e.g. http://localhost:8080 after: kubectl -n kubeflow port-forward "
                 "svc/ml-pipeline-ui 8080:80"
             )
-            raise AxonError("CLUSTER_HOST", f"the cluster's address is {self.shown or '(none)'!r}, not http(s)", fix)
+            said = f"the cluster's address is {self.shown!r}, not http(s)" if self.host else "no cluster is named"
+            raise AxonError("CLUSTER_HOST", said, fix)
         # It tells of each try; the error tells of all. The level of its parent is the client's to set.
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
         token, authority = os.environ.get(TOKEN, "").strip() or None, os.environ.get(CA_CERT)

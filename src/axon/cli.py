@@ -69,8 +69,8 @@ EPILOG = """examples:
   axon doctor                      what is wrong on this machine, and what to do about it
   source <(axon completion bash)   verbs and options on the Tab key
 
-exit codes: 0 success; 1 an error, explained in its last line as [CODE] what is wrong -> what to do; 2 a wrong call; 141
-nobody reads the output any more; 143 ended by SIGTERM
+exit codes: 0 success; 1 an error, explained in the last line of standard error as [CODE] what is wrong -> what to do;
+2 a wrong call; 141 nobody reads the output any more; 143 ended by SIGTERM
 """
 
 

@@ -51,10 +51,6 @@ class GridConfig:
         return self.coarse_size * self.upscale
 
     @property
-    def coarse_spacing_mm(self) -> float:
-        return self.extent_mm / self.coarse_size
-
-    @property
     def fine_spacing_mm(self) -> float:
         return self.extent_mm / self.fine_size
 
@@ -472,9 +468,7 @@ class Config:
         try:
             raw = yaml.safe_load(text) or {}
         except (yaml.YAMLError, ValueError) as error:
-            raise AxonError(
-                "CONFIG_YAML", f"the configuration is not YAML: {error}", "mend the line it names"
-            ) from error
+            raise AxonError("CONFIG_YAML", f"the configuration is not YAML: {_wrong_yaml(error)}", "mend it") from error
         if not isinstance(raw, dict):
             raise AxonError(
                 "CONFIG_YAML", "the configuration is not a mapping of keys", "start from configs/smoke.yaml"
@@ -501,6 +495,13 @@ class Config:
     def fingerprint(self) -> str:
         """SHA-256 of the resolved configuration, hexadecimal."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def _wrong_yaml(error: Exception) -> str:
+    """What is wrong, and where, in one line."""
+    if mark := getattr(error, "problem_mark", None):
+        return f"line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', '')}"
+    return " ".join(str(error).split())
 
 
 def _build(cls: type, raw: Any, where: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import sys
 import traceback
 from collections.abc import Iterable, Iterator
 
@@ -71,14 +72,17 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End the process with status 1 and one readable last line, not a traceback, on an `AxonError`, a file that the
-    system refuses, memory that ran out or a GPU that failed.
+    """End the process with status 1 and one readable last line of standard error, not a traceback, on an `AxonError`, a
+    file that the system refuses, memory that ran out or a GPU that failed.
     """
     try:
         with _refused_files(), missing_extras(), _failed_devices():
             yield
     except AxonError as error:
-        print(error, flush=True)
+        # Before it, that it stays the last line where both outputs are one.
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        print(error, file=sys.stderr, flush=True)
         raise SystemExit(1) from None
 
 

@@ -71,9 +71,9 @@ def window_text(level: float, width: float) -> str:
 
 def sides(of: str) -> str:
     """What is at the left and the right of a plane or a view, as DICOM's letters: front and back of a sagittal or a
-    lateral picture, the patient's right and left of any other.
+    lateral picture, the patient's right and left of any other; of an axial one also what is above and below.
     """
-    return "AP" if of in ("sagittal", "lateral") else "RL"
+    return {"axial": "RLAP", "sagittal": "AP", "lateral": "AP"}.get(of, "RL")
 
 
 def gray_uri(image: np.ndarray, low: float, high: float) -> str:
@@ -232,16 +232,25 @@ def _draw_losses(axes: Axes, points: Losses) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+_AT_SIDES = (
+    (0.02, 0.5, "left", "center"),
+    (0.98, 0.5, "right", "center"),
+    (0.5, 0.98, "center", "top"),
+    (0.5, 0.02, "center", "bottom"),
+)
+"""Where a picture's letters go, and how they are aligned there."""
+
+
 def mark(axes: Axes, letters: str, ten_cm: float = 0) -> None:
-    """Write what is at a picture's left and right, and draw a bar of 10 cm, which are ``ten_cm`` of its width; neither
-    where there is none.
+    """Write what is at a picture's left and right, perhaps above and below, and draw a bar of 10 cm, which are
+    ``ten_cm`` of its width; neither where there is none.
     """
     from matplotlib.patheffects import withStroke
 
     outline = [withStroke(linewidth=1.8, foreground="black")]
     style: dict[str, Any] = {"transform": axes.transAxes, "color": "#ffcc4d", "path_effects": outline}
-    for x, side, alignment in zip((0.02, 0.98), letters, ("left", "right"), strict=False):
-        axes.text(x, 0.5, side, ha=alignment, va="center", fontsize=9, **style)
+    for (x, y, across, up), side in zip(_AT_SIDES, letters, strict=False):
+        axes.text(x, y, side, ha=across, va=up, fontsize=9, **style)
     if ten_cm:
         axes.plot(
             (0.96 - ten_cm, 0.96), (0.04, 0.04), linewidth=2, solid_capstyle="butt", scalex=False, scaley=False, **style

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -514,10 +515,14 @@ def nifti_bytes(volume: Volume, what: str = SYNTHETIC) -> bytes:
     return gzip.compress(image.to_bytes(), mtime=0)
 
 
+_Tile = tuple[str, np.ndarray, str, float]
+"""Title, image in [0, 1], what is at its sides, and how much of its width are 10 cm; "" and 0 for none."""
+
+
 def write_preview(path: Path, made: Reconstruction, remark: str = "", turned: Collection[str] = frozenset()) -> None:
-    """One PNG: the three middle planes of the volume, and each film, as given and as the model sees it, beside the same
-    view of the volume; the sample's below. Left and right, the window and bars of 10 cm are on it; ``remark`` too.
-    The films of ``turned`` views have no left and right as given.
+    """One PNG: above, each film as given and as the model sees it; below it the volume's three middle planes and the
+    same views of it; the sample's under them. Sides, the window and bars of 10 cm are on it; ``remark`` too. The films
+    of ``turned`` views have no left and right as given.
     """
     from matplotlib.figure import Figure
 
@@ -526,44 +531,51 @@ def write_preview(path: Path, made: Reconstruction, remark: str = "", turned: Co
     products = [("volume", made.output.volume, made.reprojected)]
     if made.output.sample is not None:
         products.append(("sample", made.output.sample, made.sample_reprojected))
-    rows = [_preview_row(made, *product, turned) for product in products]
-    figure = Figure(figsize=(3 * len(rows[0]), 0.25 + 3.15 * len(rows)), facecolor="white")
+    rows = [_film_row(made, turned), *(_product_row(made, *product) for product in products)]
+    width, height = 3.0 * len(rows[0]), 3.3 * len(rows) + 0.6
+    figure = Figure(figsize=(width, height), facecolor="white")
     grid = figure.subplots(len(rows), len(rows[0]), squeeze=False)
-    for axes_row, pictures in zip(grid, rows, strict=True):
-        for axes, picture in zip(axes_row, pictures, strict=True):
-            _show(axes, *picture)
-    figure.subplots_adjust(left=0.005, right=0.995, top=1 - 0.1 / len(rows), bottom=0.09 / len(rows), wspace=0.02)
+    for axes_row, tiles in zip(grid, rows, strict=True):
+        for axes, tile in zip(axes_row, tiles, strict=True):
+            axes.set_axis_off() if tile is None else _show(axes, *tile)
+    figure.subplots_adjust(
+        left=0.005, right=0.995, top=1 - 0.45 / height, bottom=0.5 / height, wspace=0.02, hspace=0.12
+    )
     low, high = window_bounds(*OVERVIEW_WINDOW)
-    shown = f"Slices: black {low:.0f} HU, white {high:.0f} HU. Bars: 10 cm, of films on the detector. {remark}"
-    figure.text(0.005, 0.02 / len(rows), f"SYNTHETIC. {DISCLAIMER}  {shown}", color="#8a1f11")
+    shown = f"Slices: black {low:.0f} HU, white {high:.0f} HU. Bars: 10 cm, of films on the detector."
+    said = f"SYNTHETIC. {DISCLAIMER}  {remark}".rstrip()
+    figure.text(0.005, 0.06 / height, f"{said}\n{shown}", color="#8a1f11", linespacing=1.3)
     figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
 
 
-def _preview_row(
-    made: Reconstruction, name: str, volume: Volume, reprojected: Mapping[str, np.ndarray], turned: Collection[str]
-) -> list[tuple[str, np.ndarray, str, float]]:
-    """Title, image in [0, 1], what is at its left and right, and how much of its width are 10 cm; "" and 0 for none."""
-    from axon.pictures import OVERVIEW_WINDOW, sides, three_planes, window_bounds
+def _film_row(made: Reconstruction, turned: Collection[str]) -> list[_Tile | None]:
+    """The films as given, and in the columns of their re-projections as the model sees them."""
+    from axon.pictures import PLANES, sides
 
-    pictures = []
-    for plane, image in three_planes(volume.hu_DHW, *window_bounds(*OVERVIEW_WINDOW)):
-        width_mm = volume.hu_DHW.shape[2 if plane != "sagittal" else 1] * volume.spacing_mm[0]
-        pictures.append((f"{name}, {plane}", image, sides(plane), 100 / width_mm))
+    given: list[_Tile | None] = []
+    seen: list[_Tile | None] = []
     for view, film_UV in made.films.items():
         letters, level = sides(view), made.output.level if view == "lateral" else None
-        # Beside its neighbours a title has no room for more than a line.
-        seen = "as the model sees it" if level is None else str(level)
-        pictures += [
-            (
-                f"{view} film, as given",
-                made.given[view],
-                "" if view in turned else letters,
-                100 / made.given_mm[view] if view in made.given_mm else 0,
-            ),
-            (f"{view} film, {seen}", film_UV, letters, 100 / made.film_mm),
-            (f"{view}, from the {name}", reprojected[view], letters, 100 / made.film_mm),
-        ]
-    return pictures
+        ten_cm = 100 / made.given_mm[view] if view in made.given_mm else 0
+        given.append((f"{view} film, as given", made.given[view], "" if view in turned else letters, ten_cm))
+        how = "as the model sees it" if level is None else str(level)
+        seen.append((f"{view} film, {how}", film_UV, letters, 100 / made.film_mm))
+    return [*[None] * (len(PLANES) - len(given)), *given, *seen]
+
+
+def _product_row(
+    made: Reconstruction, name: str, volume: Volume, reprojected: Mapping[str, np.ndarray]
+) -> list[_Tile | None]:
+    """The middle planes, and the views of the films."""
+    from axon.pictures import OVERVIEW_WINDOW, sides, three_planes, window_bounds
+
+    tiles: list[_Tile | None] = []
+    for plane, image in three_planes(volume.hu_DHW, *window_bounds(*OVERVIEW_WINDOW)):
+        width_mm = volume.hu_DHW.shape[2 if plane != "sagittal" else 1] * volume.spacing_mm[0]
+        tiles.append((f"{name}, {plane}", image, sides(plane), 100 / width_mm))
+    for view in made.films:
+        tiles.append((f"{view}, from the {name}", reprojected[view], sides(view), 100 / made.film_mm))
+    return tiles
 
 
 def _show(axes: Axes, title: str, image: np.ndarray, letters: str, ten_cm: float) -> None:
@@ -571,7 +583,7 @@ def _show(axes: Axes, title: str, image: np.ndarray, letters: str, ten_cm: float
 
     axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="bilinear")
     axes.set(xticks=[], yticks=[])
-    axes.set_title(title, fontsize=9)
+    axes.set_title(textwrap.fill(title, 40), fontsize=10)
     mark(axes, letters, ten_cm)
 
 

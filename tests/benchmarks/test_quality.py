@@ -78,4 +78,4 @@ def test_data_that_are_missing_are_told(
     monkeypatch.delenv("AXON_TEST_DATA", raising=False)
     with pytest.raises(SystemExit):
         quality.main(["--config", TINY, "--out", str(tmp_path)])
-    assert "[DATA_SOURCE]" in capfd.readouterr().out
+    assert "[DATA_SOURCE]" in capfd.readouterr().err

@@ -25,7 +25,7 @@ def test_air_alone_encloses_nothing() -> None:
 def test_a_folder_without_films_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([str(tmp_path), "--out", str(tmp_path / "out")])
-    assert "[XRAY_MISSING]" in capsys.readouterr().out
+    assert "[XRAY_MISSING]" in capsys.readouterr().err
 
 
 def test_lungs_that_no_adult_has_are_not_plausible() -> None:

@@ -175,5 +175,5 @@ def test_command_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFi
     assert len({s.patient_id for s in Cohort.load(path).series}) == 2
     with pytest.raises(SystemExit):
         main(["cohort", "select", str(tmp_path), "--limit", "2"])
-    assert "[OUT_EXISTS]" in capsys.readouterr().out
+    assert "[OUT_EXISTS]" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [path] and list(tmp_path.parent.glob(".*.part")) == []

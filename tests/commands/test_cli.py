@@ -53,15 +53,22 @@ def test_an_error_is_one_line_and_status_1(tmp_path: Path, capsys: pytest.Captur
     with pytest.raises(SystemExit) as ended:
         main(["config", str(tmp_path / "mine.yaml")])
     assert ended.value.code == 1
-    lines = capsys.readouterr().out.strip().splitlines()
+    lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and "[CONFIG_KEY]" in lines[0] and "seed" in lines[0]
+
+
+def test_an_error_is_not_in_what_a_program_reads(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["compare", "models:/a/1", "models:/a/2", "--json", "--tracking-uri", f"sqlite:///{tmp_path}/none.db"])
+    said = capfd.readouterr()
+    assert said.out == "" and said.err.startswith("[TRACKING_MISSING]")
 
 
 def test_a_file_that_the_system_refuses_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended, one_line_errors():
         (tmp_path / "nowhere" / "a").write_text("x")
     assert ended.value.code == 1
-    assert capsys.readouterr().out.startswith(
+    assert capsys.readouterr().err.startswith(
         f"[FILE_REFUSED] the system refuses {tmp_path}/nowhere/a: No such file or directory -> "
     )
     # What names no file, as an error of the network, keeps its traceback.
@@ -83,7 +90,7 @@ def test_a_gpu_that_fails_and_memory_that_runs_out_are_one_line(
 ) -> None:
     with pytest.raises(SystemExit) as ended, one_line_errors():
         raise error
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert ended.value.code == 1 and said.startswith(told) and "--device cpu" in said and said.count("\n") == 1
     assert reason_of(error) == said.strip()
     with pytest.raises(RuntimeError, match="shapes differ"), one_line_errors():
@@ -103,7 +110,7 @@ def test_wrong_numbers_are_a_wrong_call(option: list[str], capsys: pytest.Captur
 def test_verify_reports_a_missing_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["dataset", "verify", str(tmp_path / "nowhere")])
-    assert "->" in capsys.readouterr().out
+    assert "->" in capsys.readouterr().err
 
 
 def test_verify_tells_a_script_every_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,7 +140,7 @@ def test_a_verb_that_computes_takes_a_device(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
         main([*verb, "--device", "gpu"])
-    assert "[DEVICE_NAME] 'gpu' is no device -> say auto, cpu, cuda" in capsys.readouterr().out
+    assert "[DEVICE_NAME] 'gpu' is no device -> say auto, cpu, cuda" in capsys.readouterr().err
 
 
 def test_every_step_of_a_pipeline_is_told_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,6 +155,35 @@ def test_every_step_of_a_pipeline_is_told_the_device(monkeypatch: pytest.MonkeyP
     with pytest.raises(SystemExit):
         main([*run, "--device", "tpu"])
     assert len(told) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "status"),
+    [
+        (["--folder", "FOLDER/typo"], "[DATA_FOLDER] no folder at", 1),
+        (["--folder", "FOLDER/one.nii"], "[DATA_FOLDER]", 1),
+        (["--folder", "FOLDER", "--views", "tri"], "invalid choice: 'tri'", 2),
+        (["--folder", "FOLDER", "--promote", "always"], "invalid choice: 'always'", 2),
+    ],
+)
+def test_a_wrong_call_of_the_pipeline_ends_before_the_run(
+    words: list[str],
+    said: str,
+    status: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Outside of a checkout, too, whose configuration is the default one."""
+    from pipelines import local
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(local, "run", lambda *_: pytest.fail("it runs"))
+    (tmp_path / "one.nii").write_bytes(bytes(400))
+    with pytest.raises(SystemExit) as ended:
+        main(["pipeline", "run", *(word.replace("FOLDER", str(tmp_path)) for word in words)])
+    assert ended.value.code == status and said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["one.nii"]
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_a_folder_of_one_s_own_is_changed_and_stays_whole(model: Path, capsys: p
 def test_the_packaged_model_is_left_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["model", "drop-reference", "axon-small", "p0123456789ab"])
-    assert capsys.readouterr().out.startswith("[PARAMETER]")
+    assert capsys.readouterr().err.startswith("[PARAMETER]")
 
 
 def test_a_loaded_model_saves_its_references_again(model: Path, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_a_user_error_is_the_last_line_and_status_1(tmp_path: Path, capsys: pyte
             run_key="key",
             resolved_config=artifact(tmp_path / "config"),
         )
-    last = capsys.readouterr().out.rstrip().splitlines()[-1]
+    last = capsys.readouterr().err.rstrip().splitlines()[-1]
     assert caught.value.code == 1 and last.startswith("[PREFLIGHT] 7 problems: (1) [CONFIG_KEY] ")
     for expected in (
         "did you mean 'seed'?",

@@ -30,7 +30,8 @@ def test_shipped_configurations_survive_a_round_trip(path: Path) -> None:
         ("evaluation: {samples: 1}", "CONFIG_VALUE", "evaluation.samples"),
         ("grid: 3", "CONFIG_TYPE", "grid"),
         ("- a\n- b", "CONFIG_YAML", "mapping"),
-        ("a: [", "CONFIG_YAML", "YAML"),
+        ("a: [", "CONFIG_YAML", "YAML: line 1, column 5: expected the node content, but found '<stream end>'"),
+        ("a: \0", "CONFIG_YAML", "special characters are not allowed in"),
     ],
 )
 def test_a_bad_configuration_is_refused_by_name(text: str, code: str, names: str) -> None:

@@ -90,7 +90,7 @@ def test_command_line_runs_the_steps_in_containers(steps_folder: Path) -> None:
         str(out),
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and "step 'preflight' failed: [NO_CT]" in done.stdout
+    assert done.returncode == 1 and "step 'preflight' failed: [NO_CT]" in done.stderr
     assert (out / "mlflow.db").stat().st_uid == USER_ID
 
 

@@ -149,7 +149,7 @@ def test_rejections_are_told_by_what_mends_them_with_the_first_cases(tmp_path: P
     text = check_folder(tmp_path / "set").text()
     (line,) = [line for line in text.splitlines() if "[CT_UNREADABLE]" in line]
     assert line.startswith("     5  [CT_UNREADABLE] scan_0.nii ") and line.endswith("(scan_0, scan_1, scan_2, ...)")
-    assert "whose 1 CTs are is guessed by their names" in text and "1 CTs of 1 patients can be trained on" in text
+    assert "the patient of 1 CT is guessed by names" in text and "1 CT of 1 patient can be trained on" in text
 
 
 def test_names_that_a_terminal_would_obey_are_shown_as_they_will_be_called(tmp_path: Path) -> None:
@@ -189,7 +189,28 @@ def test_a_folder_of_nothing_that_could_be_trained_on_ends_with_status_1(
     words(tmp_path / "notes.txt")
     with pytest.raises(SystemExit) as ended:
         main(["dataset", "check", str(tmp_path)])
-    assert ended.value.code == 1 and "0 CTs of 0 patients" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert ended.value.code == 1 and "0 CTs of 0 patients" in said.out and said.err.startswith("[NO_CT]")
+    with pytest.raises(SystemExit):
+        main(["dataset", "check", str(tmp_path), "--json"])
+    assert json.loads(capsys.readouterr().out)["cases"] == 0
+
+
+@pytest.mark.parametrize("name", ["gone", "ct.nii", "words.txt"])
+def test_no_folder_and_one_file_are_said(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if name != "gone":
+        nifti(tmp_path / name, chest()) if name.endswith(".nii") else words(tmp_path / name)
+    with pytest.raises(SystemExit) as ended:
+        main(["dataset", "check", str(tmp_path / name), "--json"])
+    said = capsys.readouterr()
+    assert ended.value.code == 1 and said.out == "" and said.err.startswith("[DATA_FOLDER]") and name in said.err
+
+
+def test_a_picture_is_called_what_it_is(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["dataset", "check", str(folder), "--qa", str(tmp_path / "qa.jpg")])
+    assert ended.value.code == 2 and "qa.jpg' does not end in .png" in capsys.readouterr().err
+    assert not (tmp_path / "qa.jpg").exists()
 
 
 def test_an_archive_is_checked_like_its_folder(
@@ -259,7 +280,7 @@ def test_a_time_point_and_the_axes_of_silent_files_by_option(
     assert json.loads(capsys.readouterr().out)["cases"] == 1
     with pytest.raises(SystemExit):
         main([*check, "--assumed-axes", "LPP"])
-    assert "CONFIG_VALUE" in capsys.readouterr().out
+    assert "CONFIG_VALUE" in capsys.readouterr().err
 
 
 @pytest.mark.slow

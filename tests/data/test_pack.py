@@ -95,7 +95,7 @@ def test_build_replaces_nothing_but_the_default_dataset(
     before = {path: path.read_bytes() for path in [out, *out.rglob("*")] if path.is_file()}
     with pytest.raises(SystemExit):
         main(["dataset", "build", str(out), "--downloads", str(tmp_path / "downloads")])
-    told = capsys.readouterr().out
+    told = capsys.readouterr().err
     assert told.startswith("[OUT_EXISTS]") and "already built" not in told
     assert {path: path.read_bytes() for path in [out, *out.rglob("*")] if path.is_file()} == before
 
@@ -124,7 +124,7 @@ def test_build_mends_the_default_dataset(tmp_path: Path, monkeypatch: pytest.Mon
     known(monkeypatch, "of other bytes")
     with pytest.raises(SystemExit):
         main(build)
-    told = capsys.readouterr().out
+    told = capsys.readouterr().err
     assert told.startswith("[RECIPE_CHANGED]") and not any(out.iterdir())
     known(monkeypatch, re.findall(r"[0-9a-f]{64}", told)[0])
     assert main(build) == 0

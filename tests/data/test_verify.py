@@ -170,9 +170,10 @@ def test_all_problems_come_at_once_a_line_each(packed: Path, capsys: pytest.Capt
     (packed / "cases" / "phantom-1.nii").write_bytes(b"\0")
     with pytest.raises(SystemExit):
         main(["dataset", "verify", str(packed)])
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 5 and all(line.startswith("[") and " -> " in line for line in lines)
-    assert lines[-1].startswith("[DATASET_DAMAGED] 4 problems")
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert len(lines) == 4 and all(line.startswith("[") and " -> " in line for line in lines)
+    assert said.err.startswith("[DATASET_DAMAGED] 4 problems")
     with pytest.raises(AxonError, match=r"DATASET_DAMAGED.*4 problems.*\(1\) \[.*\(4\) \["):
         verify_dataset(packed)
 

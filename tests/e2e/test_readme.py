@@ -41,7 +41,7 @@ def test_bad_input_ends_before_any_training(tmp_path: Path, arguments: str, reas
     command = [sys.executable, "-m", "pipelines", "run", "--output", str(tmp_path / "out"), *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
-    last = done.stdout.strip().splitlines()[-1]
+    last = done.stderr.strip().splitlines()[-1]
     assert reason in last and "->" in last
     assert "train-" not in done.stdout and not list((tmp_path / "out").glob("checkpoints/*"))
 

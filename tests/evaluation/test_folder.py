@@ -208,7 +208,7 @@ def test_what_cannot_be_evaluated_is_said_with_a_code(
     call = ["evaluate", *given[:1], "--of", str(model), "--data", str(raw), "--out", str(tmp_path / "out"), *given[1:]]
     with pytest.raises(SystemExit) as ended:
         main(call)
-    assert ended.value.code == 1 and f"[{code}]" in capsys.readouterr().out
+    assert ended.value.code == 1 and f"[{code}]" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

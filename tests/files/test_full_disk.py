@@ -51,7 +51,7 @@ def test_a_full_disk_has_a_code_and_leaves_nothing(
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
 
     done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, preexec_fn=limited)
-    assert done.returncode == 1 and done.stdout.splitlines()[-1].startswith("[DISK_FULL] "), done.stdout + done.stderr
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("[DISK_FULL] "), done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == [".dvc", ".dvcignore", "packed", "tiny.yaml"]
 
@@ -62,5 +62,5 @@ def test_without_dvc_nothing_is_packed(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "axon.cli", "dataset", "add", "packed"], cwd=tmp_path, capture_output=True, text=True
     )
-    assert done.returncode == 1 and done.stdout.startswith("[DATA_NOT_VERSIONED] "), done.stdout + done.stderr
+    assert done.returncode == 1 and done.stderr.startswith("[DATA_NOT_VERSIONED] "), done.stdout + done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["packed"]

@@ -53,5 +53,5 @@ def test_what_lacks_an_extra_says_which(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(SystemExit):
         main(["model", "list", "axon", "--tracking-uri", "http://127.0.0.1:9"])
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert said.startswith("[EXTRA_MISSING]") and "axon-ct[train]" in said

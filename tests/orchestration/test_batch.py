@@ -156,7 +156,7 @@ def test_a_disk_that_fills_up_has_a_code_and_loses_nothing(films: Path, model: P
         )
         if number == 0:
             assert states(tmp_path / "out") == ["done"], done.stdout + done.stderr
-    assert done.returncode == 1 and done.stdout.splitlines()[-1].startswith("[DISK_FULL] "), done.stdout + done.stderr
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("[DISK_FULL] "), done.stdout + done.stderr
     assert "Traceback" not in done.stderr and states(tmp_path / "out") == ["", "kept"]
     assert len([path for path in (tmp_path / "out").iterdir() if path.is_dir()]) == 1
     assert run_batch(tmp_path / "films", tmp_path / "out", str(model)).done == 1
@@ -293,7 +293,10 @@ def test_a_table_names_pairs_and_patients(films: Path, tmp_path: Path) -> None:
     codes = sorted(study.problem.code if study.problem else "" for study in studies)
     assert codes == ["", "XRAY_STUDIES", "XRAY_UNREADABLE"]
     table.write_text("film\nfrontal.png\n")
-    with pytest.raises(AxonError, match="BATCH_TABLE"):
+    with pytest.raises(AxonError, match=r"BATCH_TABLE.*has no column frontal; it has film"):
+        of_table(table)
+    table.write_text("frontal\n")
+    with pytest.raises(AxonError, match=r"BATCH_TABLE.*has no row"):
         of_table(table)
 
 
@@ -302,7 +305,7 @@ def test_what_a_batch_refuses(films: Path, model: Path, tmp_path: Path, capsys: 
         with pytest.raises(SystemExit) as ended:
             main(["reconstruct", *map(str, words)])
         assert ended.value.code == 1
-        return capsys.readouterr().out.splitlines()[-1]
+        return capsys.readouterr().err.splitlines()[-1]
 
     assert "[XRAY_MISSING]" in said("-o", tmp_path / "x")
     assert "[BATCH_SOURCE]" in said("--batch", tmp_path / "none", "-o", tmp_path / "x")
@@ -314,6 +317,8 @@ def test_what_a_batch_refuses(films: Path, model: Path, tmp_path: Path, capsys: 
     (tmp_path / "link").symlink_to(films)
     assert "[OUT_EXISTS]" in said("--batch", films, "-o", tmp_path / "link/out", "--model", model)
     assert not (films / "out").exists() and not (films / "deep/out").exists()
+    (tmp_path / "empty").mkdir()
+    assert "[BATCH_EMPTY] no film is in" in said("--batch", tmp_path / "empty", "-o", tmp_path / "e", "--model", model)
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/a.png").write_text("no picture")
     assert "[BATCH_EMPTY]" in said("--batch", tmp_path / "bad", "-o", tmp_path / "y", "--model", model)

@@ -139,7 +139,7 @@ def test_no_secret_and_no_folder_is_told(
         keep(monkeypatch, "MLflow", "Kubeflow")
         with pytest.raises(SystemExit):
             main(["doctor", "--tracking-uri", address])
-        shown = capsys.readouterr().out
+        shown = "".join(capsys.readouterr())
         assert "canary" not in shown and "jane" not in shown
         with pytest.raises(AxonError) as caught, tracking_errors(address):
             client(address).search_experiments()
@@ -163,9 +163,9 @@ def test_a_clock_that_is_off_and_a_token_that_is_refused(
     keep(monkeypatch, "Kubeflow", "clock")
     with pytest.raises(SystemExit) as ended:
         main(["doctor"])
-    shown = capsys.readouterr().out
-    assert ended.value.code == 1 and "[CLUSTER_REFUSED]" in shown and "[CLOCK_SKEW]" in shown
-    assert shown.splitlines()[-1].startswith("[DOCTOR] 2 checks found an error: Kubeflow, clock")
+    shown = capsys.readouterr()
+    assert ended.value.code == 1 and "[CLUSTER_REFUSED]" in shown.out and "[CLOCK_SKEW]" in shown.out
+    assert shown.err.startswith("[DOCTOR] 2 checks found an error: Kubeflow, clock")
 
 
 @pytest.mark.slow

@@ -240,7 +240,7 @@ def test_status_by_mlflow_alone(
     assert main(["pipeline", "status", "--overdue", "7", "--tracking-uri", uri]) == 0
     with pytest.raises(SystemExit):
         main(["pipeline", "status", "--overdue", "7", "--tracking-uri", uri, "--model-name", "other"])
-    assert "[RETRAINING_OVERDUE] no training of other has" in capsys.readouterr().out
+    assert "[RETRAINING_OVERDUE] no training of other has" in capsys.readouterr().err
     monkeypatch.setenv("AXON_ALERT_URL", "http://alerts.invalid/x")
     sent: list[Alert] = []
     monkeypatch.setattr(heartbeat, "send", lambda url, alert: sent.append(alert) or "")
@@ -248,7 +248,7 @@ def test_status_by_mlflow_alone(
     monkeypatch.setattr(heartbeat.time, "time", lambda: week_on)
     with pytest.raises(SystemExit):
         main(["pipeline", "status", "--overdue", "7", "--tracking-uri", uri])
-    assert "[RETRAINING_OVERDUE] no training of axon has succeeded for 7 days" in capsys.readouterr().out
+    assert "[RETRAINING_OVERDUE] no training of axon has succeeded for 7 days" in capsys.readouterr().err
     with pytest.raises(AxonError, match="TRACKING_MISSING"):
         refuse_overdue(default_tracking_uri(tmp_path / "gone"), 7)
     with pytest.raises(AxonError, match="TRACKING_FAILED"):
@@ -273,5 +273,9 @@ def test_without_a_cluster_and_a_store_status_names_both_ways(
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(SystemExit):
         main(["pipeline", "status"])
-    told = capsys.readouterr().out
-    assert "[CLUSTER_HOST]" in told and "--host" in told and "--tracking-uri sqlite:///runs/mlflow.db" in told
+    told = capsys.readouterr().err
+    assert (
+        "[CLUSTER_HOST] no cluster is named ->" in told
+        and "--host" in told
+        and "--tracking-uri sqlite:///runs/mlflow.db" in told
+    )

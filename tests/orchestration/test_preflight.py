@@ -97,7 +97,7 @@ def test_what_a_folder_holds_is_told_by_the_limits_of_the_configuration(
     assert "2 CTs of 2 patients can be trained on" in caplog.text
     caplog.clear()
     start(tmp_path, config_yaml="data: {ct: {time_point: 3}}", run_key="three")
-    assert "1 CTs of 1 patients can be trained on" in caplog.text and "[CT_TIME_POINT] the file has 2" in caplog.text
+    assert "1 CT of 1 patient can be trained on" in caplog.text and "[CT_TIME_POINT] the file has 2" in caplog.text
 
 
 def test_empty_folder_is_refused(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_a_training_that_has_begun_goes_on_without_mlflow(
     away = "http://127.0.0.1:9"
     with pytest.raises(SystemExit):
         step(tiny_config, away, "run", tmp_path, tiny_dataset)
-    assert capsys.readouterr().out.startswith("[TRACKING_FAILED]") and not (tmp_path / "out").exists()
+    assert capsys.readouterr().err.startswith("[TRACKING_FAILED]") and not (tmp_path / "out").exists()
     saved = checkpoint_dir(tmp_path / "ck", "superres", tiny_config, tiny_dataset) / "superres/step-00000002"
     saved.mkdir(parents=True)
 

@@ -107,7 +107,7 @@ def start_waiting(tmp_path: Path) -> tuple[subprocess.Popen[str], list[str]]:
     )
     code += f"execute({TINY!r}, {{'mood': 'wait', 'where': {str(tmp_path)!r}}}, Path({str(tmp_path)!r}, 'root'), 3)"
     runner = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 120
     steps: list[str] = []
@@ -121,7 +121,7 @@ def start_waiting(tmp_path: Path) -> tuple[subprocess.Popen[str], list[str]]:
 def test_sigterm_ends_every_process_and_still_runs_the_exit_handler(tmp_path: Path) -> None:
     runner, steps = start_waiting(tmp_path)
     runner.send_signal(signal.SIGTERM)
-    said, _ = runner.communicate(timeout=60)
+    _, said = runner.communicate(timeout=60)
     assert runner.returncode == 143 and said.splitlines()[-1].startswith("[INTERRUPTED] ")
     assert not any(is_running(pid) for pid in steps)
     assert (tmp_path / "finish").read_text().startswith("FAILED")
@@ -187,7 +187,7 @@ def test_command_line_refuses_in_one_line(tmp_path: Path) -> None:
         str(tmp_path / "none.yaml"),
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and done.stdout.startswith("[CONFIG_MISSING]") and not done.stderr
+    assert done.returncode == 1 and done.stderr.startswith("[CONFIG_MISSING]") and not done.stdout
 
 
 def test_a_step_that_recovers_has_not_failed() -> None:

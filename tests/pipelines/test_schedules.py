@@ -498,7 +498,7 @@ def test_command_line(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: p
     """``axon pipeline``, without images of its own, ends in one line; `submit` is the verb that needs them first."""
     with pytest.raises(SystemExit) as ended:
         cli.main(["pipeline", "submit", "--host", server.url])
-    assert ended.value.code == 1 and capsys.readouterr().out.startswith("[IMAGE_NOT_PINNED]") and server.asked == []
+    assert ended.value.code == 1 and capsys.readouterr().err.startswith("[IMAGE_NOT_PINNED]") and server.asked == []
     with pytest.raises(SystemExit) as ended:
         cli.main(["pipeline", "status", "--help"])
     assert ended.value.code == 0 and "usage: axon pipeline status" in capsys.readouterr().out

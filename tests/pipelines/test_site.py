@@ -83,7 +83,7 @@ def test_a_dry_run_names_every_mistake_of_site_configuration_and_settings(
     settings = ["promot=never", "seed=soon", "views=tri", "force", "gpu_nodes={a: ["]
     with pytest.raises(SystemExit):
         main([*words, *(word for setting in settings for word in ("--set", setting))])
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert said.startswith("[SUBMISSION] 10 problems: ")
     for word in ("'imagez'", "'sede'", "'naem'", "'grid.coarse_sise'", "'grid.upscale'", "'promot'", "'soon'", "'tri'"):
         assert word in said
@@ -102,7 +102,7 @@ def test_a_check_of_schedules_names_every_mistake_of_site_and_entries(
     words = ["--file", str(tmp_path / "schedules.yaml"), "--site", str(tmp_path / "site.yaml")]
     with pytest.raises(SystemExit):
         main(["schedule", "--check", *words])
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert said.startswith("[SCHEDULES] 14 problems: ")
     for code in ("SITE_KEY", "SCHEDULE_NAME", "SCHEDULE_CRON", "SCHEDULE_PIPELINE", "CONFIG_MISSING", "'promot'"):
         assert code in said
@@ -134,7 +134,7 @@ def test_a_check_of_schedules_names_every_mistake_of_site_and_entries(
 def test_a_wrong_call_is_explained(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(words)
-    assert re.search(said, capsys.readouterr().out)
+    assert re.search(said, capsys.readouterr().err)
 
 
 def test_the_site_names_the_namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

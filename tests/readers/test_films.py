@@ -75,6 +75,18 @@ def test_a_picture_is_turned_as_it_says(
     assert found is not None and likeness(found.image_HW, film_HW) > 0.99
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_film_that_is_cut_off_is_to_be_copied_again(
+    kind: str, rendered: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    picture(kind)(tmp_path / "film", rendered["frontal"])
+    content = (tmp_path / "film").read_bytes()
+    (tmp_path / "film").write_bytes(content[: len(content) // 2])
+    with pytest.raises(AxonError, match=r"damaged or cut.*-> copy it again") as caught:
+        read_xray(tmp_path / "film")
+    assert caught.value.code == "XRAY_UNREADABLE" and "Error" not in str(caught.value)
+
+
 def test_of_a_phones_jpeg_the_first_picture_is_the_film(rendered: dict[str, np.ndarray], tmp_path: Path) -> None:
     film, preview = Image.fromarray(levels(rendered["frontal"])), Image.new("L", (80, 64), 128)
     film.save(tmp_path / "film.jpg", "MPO", save_all=True, append_images=[preview], quality=95)

@@ -137,4 +137,4 @@ def test_limits_of_the_check_are_those_of_the_configuration(tmp_path: Path, caps
         main(["dataset", "check", str(tmp_path / "set")])
     assert "[CT_SLICE_GAP]" in capsys.readouterr().out
     main(["dataset", "check", str(tmp_path / "set"), "--config", str(tmp_path / "wide.yaml")])
-    assert "1 CTs of 1 patients can be trained on" in capsys.readouterr().out
+    assert "1 CT of 1 patient can be trained on" in capsys.readouterr().out

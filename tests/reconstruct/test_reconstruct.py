@@ -163,7 +163,7 @@ def test_a_folder_that_cannot_be_is_refused_before_the_work(
     for out in (".", "..", "/", "file/out", "file/deeper/out", "/proc/out"):
         with pytest.raises(SystemExit) as ended:
             run(films[0], "-o", out)
-        assert ended.value.code == 1 and capsys.readouterr().out.startswith("[CANNOT_WRITE]"), out
+        assert ended.value.code == 1 and capsys.readouterr().err.startswith("[CANNOT_WRITE]"), out
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -281,7 +281,7 @@ def test_bad_films_cost_one_line(
 def refused(capsys, code: str, out: Path, *arguments: str | Path) -> str:
     with pytest.raises(SystemExit) as ended:
         run(*arguments, "-o", out)
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().err.splitlines()
     assert ended.value.code == 1 and len(lines) == 1 and re.match(rf"\[({code})\] .+ -> .+", lines[0])
     assert not out.exists() and not [path for path in out.parent.iterdir() if path.name.endswith(".part")]
     return lines[0]
@@ -313,7 +313,7 @@ def test_a_mistyped_store_is_refused_and_not_made(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
         main([word.format(film=films[0]) for word in command] + ["--tracking-uri", "sqlite:///typo.db"])
-    assert capsys.readouterr().out.startswith("[TRACKING_MISSING]")
+    assert capsys.readouterr().err.startswith("[TRACKING_MISSING]")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -350,7 +350,7 @@ def test_what_is_not_a_reconstruction_is_left_alone(
     before = digests(tmp_path)
     with pytest.raises(SystemExit):
         run(film, "-o", out, "--model", model)
-    assert capsys.readouterr().out.startswith("[OUT_EXISTS]")
+    assert capsys.readouterr().err.startswith("[OUT_EXISTS]")
     assert digests(tmp_path) == before
 
 
@@ -363,7 +363,7 @@ def test_a_failure_while_writing_leaves_nothing(
     monkeypatch.setattr("axon.reconstruct.write_preview", no_space)
     with pytest.raises(SystemExit):
         run(films[0], "-o", tmp_path / "out", "--model", model)
-    assert "[DISK_FULL]" in capsys.readouterr().out
+    assert "[DISK_FULL]" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -390,7 +390,7 @@ def test_another_films_result_is_replaced_only_when_asked(
     for others in ((tmp_path / "other.png",), (tmp_path / "other.png", films[1])):  # with the same lateral, too
         with pytest.raises(SystemExit):
             run(*others, *out)
-        said = capsys.readouterr().out
+        said = capsys.readouterr().err
         assert "[OUT_EXISTS]" in said and "another film" in said and "--replace" in said
         assert digests(tmp_path / "out") == before
     assert run(tmp_path / "other.png", *out, "--replace", "--json") == 0
@@ -407,7 +407,7 @@ def test_what_the_user_overrules_is_in_record_dicom_and_picture(
     words = (tmp_path / "noise.png", "-o", tmp_path / "out", "--model", model)
     with pytest.raises(SystemExit):
         run(*words)
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert "[XRAY_NOT_CHEST]" in said and "--trust-views" in said
     assert run(*words, "--trust-views") == 0
     assert json.loads((tmp_path / "out" / RECORD).read_text())["overruled"] == ["XRAY_NOT_CHEST", "XRAY_VIEW_UNSURE"]
@@ -462,14 +462,19 @@ def test_the_preview_has_sides_level_and_a_scale(
     assert run(*films, "-o", tmp_path / "out", "--model", model) == 0
     xray = pretrained.load(str(model)).pipeline.config.xray
     film = 100 / (xray["detector_px"] * xray["pixel_pitch_mm"])
-    slices = [(sides, 100 / 320) for sides in ("RL", "RL", "AP")]
-    assert marks == [*slices, *((sides, wide) for sides in ("RL", "AP") for wide in (0, film, film))]
+    slices = [(sides, 100 / 320) for sides in ("RLAP", "RL", "AP")]
+    given, detector = ([(sides, wide) for sides in ("RL", "AP")] for wide in (0, film))
+    assert marks == [*given, *detector, *slices, *detector], "no film stands there twice"
     assert "black -1000 HU, white 400 HU. Bars: 10 cm, of films on the detector" in said[0]
     marks.clear()
     grey = np.asarray(Image.open(films[0]))
     given = dicom_film(tmp_path / "film.dcm", grey)
     assert run(given, "-o", tmp_path / "known", "--model", model) == 0
-    assert marks[3:] == [("RL", pytest.approx(100 / (2.3 * grey.shape[1]))), *[("RL", film)] * 2]
+    assert marks[0] == ("RL", pytest.approx(100 / (2.3 * grey.shape[1]))) and marks[1:] == [
+        ("RL", film),
+        *slices,
+        ("RL", film),
+    ]
 
 
 def test_options_mend_each_film_and_the_preview_shows_it_before_and_after(
@@ -523,7 +528,7 @@ def test_a_study_gives_what_its_films_give(model: Path, films: tuple[Path, Path]
     refused(capsys, "XRAY_OPTION", tmp_path / "out", tmp_path / "study", "--model", model, "--lateral-invert")
     with pytest.raises(SystemExit):
         run(tmp_path / "study", "-o", tmp_path / "study", "--model", model)
-    assert capsys.readouterr().out.startswith("[OUT_EXISTS]") and len(list((tmp_path / "study").iterdir())) == 2
+    assert capsys.readouterr().err.startswith("[OUT_EXISTS]") and len(list((tmp_path / "study").iterdir())) == 2
 
 
 def test_one_view_may_be_asked_for(model: Path, films: tuple[Path, Path], tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def refused(capsys: pytest.CaptureFixture[str], uri: str, *arguments: str) -> st
     with pytest.raises(SystemExit) as ended:
         main(["compare", *arguments, "--tracking-uri", uri])
     assert ended.value.code == 1
-    return capsys.readouterr().out
+    return capsys.readouterr().err
 
 
 def test_figures_are_those_of_the_cases(store, capsys) -> None:
@@ -165,6 +165,15 @@ def test_what_was_evaluated_otherwise_is_refused(store, capsys, tmp_path: Path) 
 def test_what_is_not_there_is_named(store, capsys, name: str) -> None:
     said = refused(capsys, store[0], "models:/axon/1", name)
     assert "[COMPARE_RUN]" in said and name in said
+
+
+def test_folders_that_hold_no_evaluation_are_named_without_asking_mlflow(capsys, tmp_path: Path) -> None:
+    for uri in ([], ["--tracking-uri", f"sqlite:///{tmp_path}/none.db"]):
+        for name, said in ((str(tmp_path), "holds no evaluation"), (str(tmp_path / "scoers"), "no folder is at")):
+            with pytest.raises(SystemExit):
+                main(["compare", name, "models:/axon/1", *uri])
+            told = capsys.readouterr().err
+            assert told.startswith("[COMPARE_RUN]") and said in told and name in told
 
 
 def test_a_run_without_an_evaluation_is_refused(store, capsys) -> None:

@@ -81,7 +81,7 @@ def test_no_export_over_a_folder_and_none_of_a_damaged_model(
     for source, out, code in ((model, tmp_path, "OUT_EXISTS"), (tmp_path / "none", tmp_path / "out", "MODEL_MISSING")):
         with pytest.raises(SystemExit):
             main(["model", "export", str(source), str(out), "--format", "monai"])
-        assert capsys.readouterr().out.startswith(f"[{code}]")
+        assert capsys.readouterr().err.startswith(f"[{code}]")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -70,7 +70,7 @@ def test_a_person_reads_a_line_a_version(
 def test_an_unknown_model_is_no_empty_list(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["model", "list", "no-such-model", "--tracking-uri", uri])
-    assert "[REGISTRY_NO_MODEL]" in capsys.readouterr().out
+    assert "[REGISTRY_NO_MODEL]" in capsys.readouterr().err
 
 
 SLOW_PAGE = """
@@ -113,7 +113,7 @@ def test_the_page_of_a_models_runs_is_that_of_a_training(
     assert found.tags["mlflow.experimentKind"] == "custom_model_development"
     with pytest.raises(SystemExit):
         main(["model", "ui", "no-such-model", "--tracking-uri", uri])
-    assert "[REGISTRY_NO_MODEL]" in capfd.readouterr().out
+    assert "[REGISTRY_NO_MODEL]" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_page_that_does_not_come_has_no_link(
     monkeypatch.setattr(page, "PATIENCE_S", patience_s)
     with pytest.raises(SystemExit):
         main(["model", "ui", "axon", "--tracking-uri", uri, "--port", str(free_port())])
-    out = capfd.readouterr().out
+    out = capfd.readouterr().err
     assert out.startswith("[TRACKING_UNREACHABLE]") and said in out and "http" not in out
 
 
@@ -145,4 +145,4 @@ def test_a_port_that_is_taken_is_said(uri: str, capfd: pytest.CaptureFixture[str
         other.listen()
         with pytest.raises(SystemExit):
             main(["model", "ui", "axon", "--tracking-uri", uri, "--port", str(other.getsockname()[1])])
-    assert capfd.readouterr().out.startswith("[SERVE_PORT]")
+    assert capfd.readouterr().err.startswith("[SERVE_PORT]")

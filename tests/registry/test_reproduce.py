@@ -101,7 +101,7 @@ def test_a_model_of_a_folder_is_made_again_from_it(tmp_path: Path, capsys: pytes
     again = ["reproduce", "models:/axon@champion", "--tracking-uri", uri, "--output", str(tmp_path / "again")]
     with pytest.raises(SystemExit):
         main(again)
-    asked = capsys.readouterr().out.splitlines()[-1]
+    asked = capsys.readouterr().err.splitlines()[-1]
     assert asked.startswith("[DATA_NOT_VERSIONED]") and "cts@ab12" in asked and "--folder" in asked
     assert main([*again, "--folder", str(tmp_path / "my cts")]) == 0
     said = capsys.readouterr().out
@@ -120,8 +120,8 @@ def test_a_folder_that_nobody_named_is_asked_for(tmp_path: Path, capsys: pytest.
     uri = registered(tmp_path, code_revision=COMMIT, data_revision="folder@key", split_hash="5117")
     with pytest.raises(SystemExit):
         main(["reproduce", "models:/axon@champion", "--tracking-uri", uri, "--output", str(tmp_path / "again")])
-    said = capsys.readouterr().out
-    assert said.splitlines()[-1].startswith("[DATA_NOT_VERSIONED]") and f"code     {COMMIT}" in said
+    said = capsys.readouterr()
+    assert said.err.startswith("[DATA_NOT_VERSIONED]") and f"code     {COMMIT}" in said.out
 
 
 @pytest.mark.parametrize("code", ["axon-ct 0.2.0", f"{COMMIT}-dirty", f"{COMMIT}\nls"])

@@ -86,7 +86,7 @@ def test_an_unknown_version_is_one_line(
                 registry[0],
             ]
         )
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("[TRACKING_FAILED]")
 
 

@@ -276,7 +276,7 @@ def test_a_taken_port_is_explained_before_the_model_is_loaded(capsys: pytest.Cap
         other.listen()
         with pytest.raises(SystemExit):
             main(["serve", "--port", str(other.getsockname()[1]), "--model", "/nowhere"])
-    assert "[SERVE_PORT]" in capsys.readouterr().out
+    assert "[SERVE_PORT]" in capsys.readouterr().err
 
 
 def test_only_a_container_is_asked_to_listen_everywhere(
@@ -291,7 +291,7 @@ def test_only_a_container_is_asked_to_listen_everywhere(
         caplog.clear()
         with pytest.raises(SystemExit):
             main(["serve", "--model", "/nowhere", *words])
-        assert "[MODEL_MISSING]" in capsys.readouterr().out
+        assert "[MODEL_MISSING]" in capsys.readouterr().err
         assert ("no password" in caplog.text) == warned
     with pytest.raises(SystemExit) as ended:
         main(["serve", "--host", "192.168.0.1"])

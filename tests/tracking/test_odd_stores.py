@@ -27,6 +27,13 @@ def test_an_odd_address_is_refused(tracking_uri: str) -> None:
     assert "secret" not in str(refused(tracking_uri))
 
 
+@pytest.mark.parametrize("address", ["foo", "user:secret@mlflow:5000"])
+def test_what_is_no_address_is_said_in_a_line(address: str) -> None:
+    with pytest.raises(AxonError, match=r"^\[TRACKING_URI\] '(foo|mlflow:5000)' is no address") as error:
+        client(address)
+    assert "sqlite:///" in error.value.fix
+
+
 @pytest.mark.parametrize("address", ["http://user:secret@127.0.0.1:9", "http://nobody.invalid/mlflow"])
 def test_a_server_that_is_not_there_is_said_so_in_time(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in HASTY:

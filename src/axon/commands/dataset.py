@@ -81,7 +81,7 @@ def add(verbs: Verbs) -> None:
     checking = verb(dataset, "check", "see whether a folder's CTs will work", about, _CHECK)
     checking.add_argument("folder", type=Path, help="folder with CTs, or a zip or tar archive of one")
     checking.add_argument("--read", action="store_true", help="read every voxel, not headers alone")
-    checking.add_argument("--qa", type=Path, metavar="PNG", help="write a coronal slice of each CT; implies --read")
+    checking.add_argument("--qa", type=_png, metavar="PNG", help="write a coronal slice of each CT; implies --read")
     checking.add_argument("--json", action="store_true", help="print every study and every file that is passed over")
     checking.add_argument("--config", type=Path, help="configuration with the limits of a CT (default: every default)")
     _patients(checking)
@@ -113,6 +113,12 @@ def add(verbs: Verbs) -> None:
         help="print the number of cases and a list of problems; status 1 where there is one",
     )
     verify.set_defaults(verb=_verify)
+
+
+def _png(text: str) -> Path:
+    if not text.lower().endswith(".png"):
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in .png, and the picture is one")
+    return Path(text)
 
 
 def _patients(parser: argparse.ArgumentParser) -> None:
@@ -194,7 +200,8 @@ def _check(arguments: argparse.Namespace) -> None:
         found = check_folder(folder, arguments.read, arguments.qa, arguments.patients, arguments.public_ids, config)
     print(json.dumps(found.facts(), indent=1) if arguments.json else f"{found.text()}\n{DISCLAIMER}")
     if not found.usable:
-        raise SystemExit(1)
+        fix = "mend what is rejected or passed over, or name another folder"
+        raise AxonError("NO_CT", f"nothing in {arguments.folder} can be trained on", fix)
 
 
 def _push(arguments: argparse.Namespace) -> None:

@@ -119,11 +119,12 @@ class Checked:
             *_noted([*self.notes, *(note for one in self.usable for note in one.notes)]),
         ]
         if guessed := sum(one.rule.startswith(_GUESS) for one in self.usable):
-            lines.append(f"whose {guessed} CTs are is guessed by their names: if a guess is wrong, write patients.csv")
+            few = f"the patient of {_counted(guessed, 'CT')} is guessed by names"
+            lines.append(f"{few}: if a guess is wrong, write patients.csv")
         if not self.read:
             lines.append("headers alone were read: whether a CT is there twice, is a mask or no CT at all shows --read")
-        patients = len({one.patient_id for one in self.usable})
-        lines.append(f"{len(self.usable)} CTs of {patients} patients can be trained on")
+        patients = _counted(len({one.patient_id for one in self.usable}), "patient")
+        lines.append(f"{_counted(len(self.usable), 'CT')} of {patients} can be trained on")
         return "\n".join(printable(line) for line in lines)
 
     def facts(self) -> dict[str, Any]:
@@ -294,6 +295,10 @@ def _name(path: Path, folder: Path, private: set[Path], known: set[Path]) -> str
         place.name if not hidden and (place in known or _is_plain(place)) else f"({code})"
         for code, place in zip(hashed, places, strict=True)
     )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _rules(usable: Iterable[Looked]) -> list[str]:

@@ -23,6 +23,7 @@ import pydicom
 from PIL import Image, ImageChops
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
+from pydicom.errors import InvalidDicomError
 from pydicom.filereader import _read_file_meta_info, read_dataset, read_preamble
 from pydicom.multival import MultiValue
 from pydicom.pixels import pixel_array
@@ -312,6 +313,10 @@ def _jpeg_is_cut(content: bytes, parts: _JpegParts, picture: Image.Image | None 
     return False
 
 
+NO_DICOM = "is no DICOM file"
+"""How the message of `guarded` ends for what is none."""
+
+
 @contextlib.contextmanager
 def guarded(kind: str, what: str) -> Iterator[None]:
     """Anything that a damaged or hostile file sets off becomes one code; its text, which may quote the header, is
@@ -336,10 +341,11 @@ def guarded(kind: str, what: str) -> Iterator[None]:
         raise AxonError(
             f"{kind}_SYNTAX", f"{what}'s transfer syntax cannot be decoded", "export it uncompressed"
         ) from None
-    except Exception as error:
-        raise AxonError(
-            f"{kind}_UNREADABLE", f"{what} cannot be read ({type(error).__name__})", "export it again, uncompressed"
-        ) from None
+    except InvalidDicomError:
+        raise AxonError(f"{kind}_UNREADABLE", f"{what} {NO_DICOM}", "name a file of DICOM") from None
+    except Exception:
+        fix = "copy it again; if that does not help, export it again, uncompressed"
+        raise AxonError(f"{kind}_UNREADABLE", f"{what} cannot be read: it is damaged or cut", fix) from None
 
 
 def raw(ds: Dataset, key: str) -> str:

@@ -124,6 +124,7 @@ def run_batch(
         stack.enter_context(only_writer(out))
         _log.info("reading the films")
         studies = of_folder(source, options.trust_views) if source.is_dir() else of_table(source, options.trust_views)
+        require(bool(studies), "BATCH_EMPTY", f"no film is in {source}", "name a folder with films, or a CSV")
         mine = [study for study in studies if int(pseudonym("", study.id, 8), 16) % shard[1] == shard[0]]
         rows = [_row(study) for study in mine]
         todo = _sorted_out(mine, rows, out)
@@ -184,7 +185,9 @@ def of_table(table: Path, trust_views: bool = False) -> list[FilmStudy]:
         rows = read_csv(table)
     except (ValueError, csv.Error) as error:
         raise AxonError("BATCH_TABLE", "the table is no CSV in UTF-8", fix) from error
-    require(bool(rows) and "frontal" in rows[0], "BATCH_TABLE", "the table has no row, or no column frontal", fix)
+    require(bool(rows), "BATCH_TABLE", f"{table.name} has no row", fix)
+    columns = ", ".join(map(str, rows[0]))
+    require("frontal" in rows[0], "BATCH_TABLE", f"{table.name} has no column frontal; it has {columns}", fix)
     return _unique([_of_row(table.parent, number, row, trust_views) for number, row in enumerate(rows, 1)])
 
 
@@ -305,7 +308,8 @@ def _sorted_out(studies: list[FilmStudy], rows: list[dict[str, Any]], out: Path)
         elif study.problem is None:
             todo.append(study)
     kept = sum(row["state"] == KEPT for row in rows)
-    _log.info("%d studies: %d done before, %d to do, the others cannot be used", len(studies), kept, len(todo))
+    unusable = len(studies) - kept - len(todo)
+    _log.info("studies: %d done before, %d to do, %d that cannot be used", kept, len(todo), unusable)
     return todo
 
 

@@ -147,9 +147,8 @@ def _guard(read: Callable[[], T], path: Path) -> T:
     except AxonError:
         raise
     except Exception as error:
-        raise AxonError(
-            "CT_UNREADABLE", f"{path.name} cannot be read ({type(error).__name__})", "export it again"
-        ) from error
+        fix = "copy it again; if that does not help, export it again"
+        raise AxonError("CT_UNREADABLE", f"{path.name} cannot be read: it is damaged or cut", fix) from error
 
 
 def _check_grid(shape: tuple[int, ...], spacing_mm: tuple[float, ...]) -> None:

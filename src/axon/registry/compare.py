@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 TOO_FEW = "too few patients to tell"
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
 SHOWN_CASES = 3
 """Most improved cases with a picture, and as many of the most worsened."""
 
@@ -158,6 +160,8 @@ def compare(a: str, b: str, tracking_uri: str | None, out: Path | None = None) -
     """
     if is_evaluation(a) and is_evaluation(b):
         return _written(compare_sides(*(_folder_side(name) for name in (a, b))), None, out)
+    for name in (a, b):
+        _refuse_no_name(name)
     if not tracking_uri:
         raise AxonError("TRACKING_URI", "no MLflow is named", "give --tracking-uri, or set MLFLOW_TRACKING_URI")
     refuse_missing_store(tracking_uri)
@@ -173,6 +177,18 @@ def compare(a: str, b: str, tracking_uri: str | None, out: Path | None = None) -
 def is_evaluation(name: str) -> bool:
     """Whether a name is of a folder that holds an evaluation."""
     return (Path(name) / "metrics.json").is_file()
+
+
+def _refuse_no_name(name: str) -> None:
+    """Raise AxonError ``COMPARE_RUN`` for a name that no MLflow need be asked about: of a folder without an evaluation,
+    or of nothing.
+    """
+    if is_evaluation(name) or name.startswith(REGISTRY) or _RUN_ID.fullmatch(name):
+        return
+    fix = "name a folder that axon evaluate wrote, models:/NAME@ALIAS, models:/NAME/VERSION or the id of a run"
+    if Path(name).exists():
+        raise AxonError("COMPARE_RUN", f"{name} holds no evaluation: there is no metrics.json in it", fix)
+    raise AxonError("COMPARE_RUN", f"no folder is at {name!r}, and it is neither a model nor the id of a run", fix)
 
 
 def _written(found: Comparison, mlflow: MlflowClient | None, out: Path | None) -> Comparison:

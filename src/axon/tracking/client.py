@@ -86,8 +86,8 @@ def client(tracking_uri: str) -> MlflowClient:
     user's own variables (`HASTY`) say how long to wait.
 
     Raises:
-        AxonError: ``TRACKING_FAILED`` for an address that is none, where no server answers, or whose driver or database
-            cannot be used; ``EXTRA_MISSING`` where MLflow is not installed.
+        AxonError: ``TRACKING_URI`` for an address that is none; ``TRACKING_FAILED`` for one where no server answers, or
+            whose driver or database cannot be used; ``EXTRA_MISSING`` where MLflow is not installed.
     """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # Its own links lead to the view for traces of language models; `run_link` has the one that shows a training.
@@ -95,6 +95,9 @@ def client(tracking_uri: str) -> MlflowClient:
     with missing_extras():
         from mlflow import MlflowClient
 
+    if not ("://" in tracking_uri or tracking_uri.startswith(_OTHER_STORES) or Path(tracking_uri).is_dir()):
+        message = f"{without_credentials(tracking_uri)!r} is no address of an MLflow"
+        raise AxonError("TRACKING_URI", message, "say sqlite:///FOLDER/mlflow.db, or http:// and where its server is")
     # After the import, which sets the levels itself.
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -106,6 +109,10 @@ def client(tracking_uri: str) -> MlflowClient:
     except (ImportError, ValueError) as error:
         fix = "check --tracking-uri; a database needs its driver: python -m pip install psycopg, or as its name says"
         raise _failed(tracking_uri, error, fix) from error
+
+
+_OTHER_STORES = ("file:", "databricks")
+"""How what MLflow takes without two slashes begins."""
 
 
 @functools.cache

@@ -12,3 +12,4 @@ from axon.readers.layouts.search import collection_of as collection_of
 from axon.readers.layouts.search import find_studies as find_studies
 from axon.readers.layouts.search import survey as survey
 from axon.readers.layouts.walk import as_folder as as_folder
+from axon.readers.layouts.walk import refuse_no_folder as refuse_no_folder

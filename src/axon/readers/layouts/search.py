@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
-from axon.dicom.parse import is_dicom
+from axon.dicom.parse import NO_DICOM, is_dicom
 from axon.dicom.series import MIN_SLICES, SliceHeader, read_header, split_series
 from axon.dicom.xray import MODALITIES as XRAY_MODALITIES
 from axon.errors import AxonError
@@ -231,7 +231,7 @@ def _header_of(path: Path) -> SliceHeader | str:
     except AxonError as error:
         # One that is too large was not looked into.
         unseen = error.code == "CT_TOO_LARGE"
-        foreign = "InvalidDicomError" in error.message or (unseen and not _may_be_dicom(path))
+        foreign = error.message.endswith(NO_DICOM) or (unseen and not _may_be_dicom(path))
     if foreign and (text or name.endswith(_PICTURES)):
         return "text or a table" if text else "a picture, no DICOM"
     return "no image that can be read" if foreign and not name.endswith(".dcm") else ""

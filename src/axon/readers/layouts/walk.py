@@ -7,8 +7,9 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from axon.errors import require
 from axon.files import walked
-from axon.readers.archives import extracted
+from axon.readers.archives import extracted, is_archive
 from axon.readers.layouts.rule import PassedOver
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
@@ -23,13 +24,23 @@ def as_folder(path: Path) -> Iterator[Path]:
     top where that holds a table of the whole data set, as people pack a folder by its name.
 
     Raises:
-        AxonError: Those of `axon.readers.archives.extracted`.
+        AxonError: ``DATA_FOLDER``, or those of `axon.readers.archives.extracted`.
     """
+    refuse_no_folder(path)
     if not path.is_file():
         yield path
         return
     with extracted(path) as folder:
         yield _root_of(folder)
+
+
+def refuse_no_folder(path: Path) -> None:
+    """See that a folder is at ``path``, or an archive of one. Raises AxonError ``DATA_FOLDER``."""
+    require(path.exists(), "DATA_FOLDER", f"no folder at {path}", "name a folder with CTs that can be seen from here")
+    if path.is_file():
+        packed = path.name.lower().endswith(ARCHIVES) or is_archive(path)
+        fix = "name the folder that it lies in"
+        require(packed, "DATA_FOLDER", f"{path} is one file, and no archive of a folder", fix)
 
 
 def _root_of(folder: Path) -> Path:

@@ -366,8 +366,6 @@ def _read_study(study: Path, mends: Mapping[str, Mend], trust_views: bool, view:
         chosen = choose_views(folder, mends["frontal"], (view,) if view else ("frontal", "lateral"), trust_views)
         for film in chosen:
             _log.info("%s film: %s, by its %s", film.view, film.name, film.xray.view_source)
-        if view is None and len(chosen) == 1:
-            _log.info("no lateral film of the same study")
         sums: dict[str, str] = {film.view: sha256_file(film.path) for film in chosen}
         xrays: dict[str, Xray] = {film.view: film.xray for film in chosen}
         unsure = ["XRAY_VIEW_UNSURE"] if any(sure_view(xray) is None for xray in xrays.values()) else []

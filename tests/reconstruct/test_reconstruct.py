@@ -154,6 +154,19 @@ def test_wrong_options_are_a_wrong_call(options: list[str], films: tuple[Path, P
     assert "is not" in capsys.readouterr().err
 
 
+def test_an_empty_name_is_refused_and_not_taken_for_this_folder(
+    films: tuple[Path, Path], tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which holds films: an unset variable of the shell makes no volume of one of them."""
+    monkeypatch.chdir(films[0].parent)
+    calls = (["", "-o", "x"], [films[0], "", "-o", "x"], [films[0], "-o", ""], ["--batch", "", "-o", tmp_path / "x"])
+    for words in calls:
+        with pytest.raises(SystemExit) as ended:
+            run(*words)
+        assert ended.value.code == 1 and capsys.readouterr().out.startswith("[PATH_EMPTY]"), words
+    assert not Path("x").exists() and not (tmp_path / "x").exists()
+
+
 def test_a_folder_that_cannot_be_is_refused_before_the_work(
     films: tuple[Path, Path], tmp_path: Path, capsys, monkeypatch
 ) -> None:

@@ -6,10 +6,9 @@ import argparse
 import os
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 from axon import DISCLAIMER
-from axon.commands import Verbs, add_device, add_networks, verb, whole_number
+from axon.commands import Verbs, add_device, add_networks, named_path, verb, whole_number
 from axon.commands.progress import told
 from axon.errors import AxonError
 
@@ -41,14 +40,14 @@ def add(verbs: Verbs) -> None:
     )
     parser = verb(verbs, "reconstruct", "a CT volume from one or two chest X-rays", about, EPILOG)
     parser.add_argument(
-        "frontal", type=Path, nargs="?", help="frontal film (PA or AP), or a study: folder, zip or DICOMDIR"
+        "frontal", type=named_path, nargs="?", help="frontal film (PA or AP), or a study: folder, zip or DICOMDIR"
     )
-    parser.add_argument("lateral", type=Path, nargs="?", help="left lateral film of the same patient")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="new folder for the results")
+    parser.add_argument("lateral", type=named_path, nargs="?", help="left lateral film of the same patient")
+    parser.add_argument("-o", "--out", type=named_path, required=True, help="new folder for the results")
     parser.add_argument("--replace", action="store_true", help="replace the result of another film in that folder")
     parser.add_argument(
         "--batch",
-        type=Path,
+        type=named_path,
         metavar="FOLDER|CSV",
         help="every study of a folder, paired by their headers, or of a table with the columns frontal, lateral, "
         "patient and study; a bad one costs itself",

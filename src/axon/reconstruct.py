@@ -341,7 +341,8 @@ def read_films(
         trust_views: Take the caller's word for the views, and that the films are of a chest and no negatives.
         mends: What to do to the film by view, as `asked_mends` gives it; to all films of a study what is asked for the
             frontal one.
-        view: Reconstruct from this view only: a single film is taken to show it, and of a study it is chosen.
+        view: Reconstruct from this view only: a single film that does not clearly show another one is taken to show
+            it, and of a study it is chosen.
 
     Raises:
         AxonError: ``XRAY_MISSING``, ``XRAY_VIEW``, ``XRAY_VIEW_UNSURE``, ``XRAY_PATIENTS``, ``XRAY_OPTION``, those of
@@ -389,12 +390,12 @@ def _read_given(
     }
     overruled = overruled_by(xrays.values())
     try:
-        if only is None or lateral:
-            _check_views(xrays)
+        _check_views(xrays, said=only is not None and not lateral)
     except AxonError as error:
         if not trust_views:
             raise
         overruled.append(error.code)
+        _log.warning("used on your word: %s", error.message)
     for view, xray in xrays.items():
         # What a lateral film looks like is known from rendered ones only, so that doubt about a real one says little.
         if xray.view == "other":
@@ -411,8 +412,10 @@ def _read_one(path: Path, mend: Mend, first: bool, trusted: bool) -> Xray:
         raise AxonError(error.code, error.message, fix) from None
 
 
-def _check_views(xrays: Mapping[str, Xray]) -> None:
-    """Raise AxonError ``XRAY_VIEW`` or ``XRAY_VIEW_UNSURE`` where a film is not what it is given as."""
+def _check_views(xrays: Mapping[str, Xray], said: bool = False) -> None:
+    """Raise AxonError ``XRAY_VIEW`` or ``XRAY_VIEW_UNSURE`` where a film is not what it is given as; one whose view is
+    ``said`` may be one that shows none.
+    """
     wrong = [view for view, xray in xrays.items() if xray.view not in (view, "other")]
     if wrong:
         sources = ", ".join(
@@ -425,7 +428,7 @@ def _check_views(xrays: Mapping[str, Xray]) -> None:
         )
         swapped = "the two films are swapped: " if len(wrong) == 2 else ""
         raise AxonError("XRAY_VIEW", f"{swapped}{sources}", f"{order}; if you are sure, add --trust-views")
-    if "frontal" in xrays and sure_view(xrays["frontal"], "frontal") is None:
+    if "frontal" in xrays and not said and sure_view(xrays["frontal"], "frontal") is None:
         message = "neither the header nor the image of the film given as frontal says that it is a frontal chest film"
         raise AxonError("XRAY_VIEW_UNSURE", message, "look at the film; if you are sure, add --trust-views")
 

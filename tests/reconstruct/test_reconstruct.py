@@ -17,6 +17,7 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 from pydicom.uid import CTImageStorage
+from scipy import ndimage
 
 from axon import DISCLAIMER, pretrained
 from axon.cli import main
@@ -549,8 +550,26 @@ def test_one_view_may_be_asked_for(model: Path, films: tuple[Path, Path], tmp_pa
         written = nib.load(tmp_path / name / "ct.nii.gz").get_fdata().transpose(2, 1, 0)
         np.testing.assert_array_equal(written, np.rint(expected))
     assert set(read_films(*films, view="frontal").xrays) == {"frontal"}
-    # A single film is taken to show what the user says.
-    assert read_films(films[1], None, view="frontal").xrays["frontal"].view == "lateral"
+
+
+def test_a_single_film_of_another_view_than_is_said_is_refused_as_one_of_two_is(
+    films: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On the user's word it is used, which is recorded; where it shows no view, to name it is enough."""
+    for film, said in ((films[0], "lateral"), (films[1], "frontal")):
+        with pytest.raises(AxonError, match=rf"XRAY_VIEW\].*given as {said}.*--trust-views"):
+            read_films(film, None, view=said)
+        assert read_films(film, None, True, view=said).overruled == ("XRAY_VIEW",)
+        assert f"used on your word: the film given as {said}" in caplog.text
+    caplog.clear()
+    grey = ndimage.gaussian_filter(np.random.default_rng(0).random((256, 256)), 12)
+    film = dicom_film(tmp_path / "film.dcm", (255 * (grey - grey.min()) / np.ptp(grey)).astype(np.uint8))
+    unseen = pydicom.dcmread(film)
+    del unseen.ViewPosition
+    unseen.save_as(film)
+    with pytest.raises(AxonError, match="XRAY_VIEW_UNSURE"):
+        read_films(film, None)
+    assert read_films(film, None, view="frontal").overruled == () and not caplog.records
 
 
 def test_of_two_films_the_lateral_one_alone_is_mended_as_the_lateral_one(films: list[Path], tmp_path: Path) -> None:

@@ -96,7 +96,8 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         "--view",
         choices=("frontal", "lateral"),
-        help="reconstruct from this view only; a single film is taken to show it, and of a study it is chosen",
+        help="reconstruct from this view only; a single film is taken to show it where it shows no other one, and of a "
+        "study it is chosen",
     )
     for prefix, of in (("", ""), ("lateral-", "the same, of the lateral film")):
         _add_mends(parser, prefix, of)

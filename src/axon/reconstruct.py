@@ -421,16 +421,24 @@ def _check_views(xrays: Mapping[str, Xray], said: bool = False) -> None:
         sources = ", ".join(
             f"the film given as {view} is a {xrays[view].view} one ({_certainty(xrays[view])})" for view in wrong
         )
-        order = (
-            "give the two in the other order"
-            if len(wrong) == 2
-            else "give the frontal film first and the lateral one second"
-        )
         swapped = "the two films are swapped: " if len(wrong) == 2 else ""
-        raise AxonError("XRAY_VIEW", f"{swapped}{sources}", f"{order}; if you are sure, add --trust-views")
+        fix = f"{_other_way(xrays, wrong, said)}; if you are sure, add --trust-views"
+        raise AxonError("XRAY_VIEW", f"{swapped}{sources}", fix)
     if "frontal" in xrays and not said and sure_view(xrays["frontal"], "frontal") is None:
         message = "neither the header nor the image of the film given as frontal says that it is a frontal chest film"
         raise AxonError("XRAY_VIEW_UNSURE", message, "look at the film; if you are sure, add --trust-views")
+
+
+def _other_way(xrays: Mapping[str, Xray], wrong: Sequence[str], said: bool) -> str:
+    """How films should have been given that do not show what they are given as."""
+    if len(wrong) == 2:
+        return "give the two in the other order"
+    found = xrays[wrong[0]].view
+    if len(xrays) == 1:
+        return f"say --view {found}" if said or found == "lateral" else f"give a {wrong[0]} film"
+    if xrays[found].view == found:
+        return f"give a {wrong[0]} film, or the {found} one alone{' with --view lateral' if found == 'lateral' else ''}"
+    return "give the frontal film first and the lateral one second"
 
 
 MENDS = ("crop", "rotate", "mirror", "invert")

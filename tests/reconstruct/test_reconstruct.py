@@ -301,6 +301,25 @@ def refused(capsys, code: str, out: Path, *arguments: str | Path) -> str:
     return lines[0]
 
 
+@pytest.mark.parametrize(
+    ("given", "said", "advice"),
+    [
+        ("FF", None, "give a lateral film, or the frontal one alone; if"),
+        ("LL", None, "give a frontal film, or the lateral one alone with --view lateral; if"),
+        ("LF", None, "give the two in the other order; if"),
+        ("L", None, "say --view lateral; if"),
+        ("F", "lateral", "say --view frontal; if"),
+    ],
+)
+def test_the_advice_about_a_view_can_be_followed(
+    given: str, said: str | None, advice: str, films: tuple[Path, Path]
+) -> None:
+    first, second = [films["FL".index(letter)] for letter in given], [None]
+    with pytest.raises(AxonError) as error:
+        read_films(*(first + second)[:2], view=said)
+    assert error.value.code == "XRAY_VIEW" and error.value.fix.startswith(advice)
+
+
 def test_swapped_films_are_told_apart_and_may_be_forced(
     model: Path, films: tuple[Path, Path], tmp_path: Path, capsys
 ) -> None:

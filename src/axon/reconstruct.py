@@ -168,7 +168,7 @@ def from_films(
     *,
     samples: int = 1,
     seed: int = 0,
-    model: Model | str | Path | None = None,
+    model: Model | AxonPipeline | str | Path | None = None,
     tracking_uri: str | None = None,
     trust_views: bool = False,
     use_references: bool = True,
@@ -180,21 +180,45 @@ def from_films(
         frontal: A film's file, or a patient's study (folder, zip, DICOMDIR).
         lateral: The lateral film's file.
         samples, seed: As of `reconstruct`.
-        model: A loaded one, or what `axon.pretrained.load` takes (default: the one of the package).
+        model: What `axon.load` gives, so that several calls load it once, or what it takes (default: the one of the
+            package).
         tracking_uri: Where the registry is, for ``models:/`` (default: $MLFLOW_TRACKING_URI).
         trust_views: As of `read_films`.
         use_references: As of `reconstruct`.
         level: As of `Films`.
 
     Raises:
-        AxonError: Those of `read_films`, `axon.pretrained.load` and `axon.inference.AxonPipeline`.
+        AxonError: ``XRAY_MISSING`` of a film that is no name of a file, ``MODEL_URI`` of a model that is none of
+            these, ``MODEL_UNKNOWN`` of a pipeline that was not loaded by `axon.load`, those of `read_films`,
+            `axon.pretrained.load` and `sample`.
     """
-    films = replace(read_films(Path(frontal), None if lateral is None else Path(lateral), trust_views), level=level)
-    if not isinstance(model, Model):
-        model = pretrained.load(
-            None if model is None else str(model), tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-        )
-    return Result(films, model, sample(films, model.pipeline, samples, seed, use_references), seed)
+    samples, seed = checked(samples, seed)
+    read = read_films(_film_path(frontal), None if lateral is None else _film_path(lateral), trust_views)
+    loaded = _loaded(model, tracking_uri)
+    films = replace(read, level=level)
+    return Result(films, loaded, sample(films, loaded.pipeline, samples, seed, use_references), seed)
+
+
+def _film_path(film: object) -> Path:
+    fix = "name the film's file; for films as arrays call what axon.load gives"
+    if not isinstance(film, (str, os.PathLike)):
+        raise AxonError("XRAY_MISSING", f"a film is given as {type(film).__name__}", fix)
+    require(bool(str(film).strip()), "XRAY_MISSING", "a film's name is empty", fix)
+    return Path(film)
+
+
+def _loaded(model: object, tracking_uri: str | None) -> Model:
+    from axon.inference import AxonPipeline
+
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, AxonPipeline):
+        return Model.of(model)
+    if model is not None and not isinstance(model, (str, os.PathLike)):
+        fix = "give a folder, models:/NAME@ALIAS, or what axon.load gives"
+        raise AxonError("MODEL_URI", f"a model is given as {type(model).__name__}", fix)
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    return pretrained.load(None if model is None else str(model), uri)
 
 
 def reconstruct(
@@ -226,6 +250,7 @@ def reconstruct(
     Raises:
         AxonError: ``OUT_EXISTS``, ``CANNOT_WRITE``, or those of `axon.inference.AxonPipeline`.
     """
+    samples, seed = checked(samples, seed)
     refuse_foreign_folder(out, *films.paths.values())
     _log.info("reconstructing with %s %s", model.name, model.version)
     made = sample(films, model.pipeline, samples, seed, use_references, progress)
@@ -268,6 +293,16 @@ def write(
     return record
 
 
+MOST_SAMPLES, LAST_SEED = 64, 2**31 - 1
+
+
+def checked(samples: int, seed: int) -> tuple[int, int]:
+    """The same, where there can be so many samples of that seed. Raises AxonError ``XRAY_OPTION``."""
+    from axon.inference import whole
+
+    return whole("samples", samples, 0, MOST_SAMPLES), whole("seed", seed, 0, LAST_SEED)
+
+
 def sample(
     films: Films,
     pipeline: AxonPipeline,
@@ -278,8 +313,9 @@ def sample(
     patient: Patient | None = None,
 ) -> Reconstruction:
     """Bring the films onto the model's detector, reconstruct, and project the volume back. Raises AxonError as the
-    pipeline does; ``patient`` is as of `AxonPipeline.__call__`.
+    pipeline does, and ``XRAY_OPTION`` as `checked`; ``patient`` is as of `AxonPipeline.__call__`.
     """
+    samples, seed = checked(samples, seed)
     films_UV = on_detector(films, pipeline)
     output = pipeline(
         films_UV.get("frontal"),

@@ -461,6 +461,57 @@ def test_a_line_of_python_does_what_the_command_does(model: Path, films: tuple[P
     assert not callable(axon.reconstruct), "it stays the module that saved models import"
 
 
+def test_a_loaded_model_is_used_again(
+    model: Path, films: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `axon.load` gives is a model of `axon.from_films`, and the record names it as if it were loaded there."""
+    import axon
+
+    pipeline, by_name = axon.load(model), axon.from_films(films[0], model=model)
+    by_name.save(tmp_path / "a")
+    monkeypatch.setattr(pretrained, "load", lambda *_: pytest.fail("loaded again"))
+    made = axon.from_films(films[0], model=pipeline)
+    made.save(tmp_path / "b")
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    assert axon.from_films(films[0], model=made.model).model is made.model
+    pipeline.origin = None
+    with pytest.raises(AxonError, match="MODEL_UNKNOWN"):
+        axon.from_films(films[0], model=pipeline)
+
+
+@pytest.mark.parametrize(
+    ("films_given", "asked", "code"),
+    [
+        ((np.zeros((512, 512)),), {}, "XRAY_MISSING"),
+        ((None,), {}, "XRAY_MISSING"),
+        (("",), {}, "XRAY_MISSING"),
+        (("frontal.png", ""), {}, "XRAY_MISSING"),
+        (("frontal.png",), {"model": 3}, "MODEL_URI"),
+        (("frontal.png",), {"samples": -1}, "XRAY_OPTION"),
+        (("frontal.png",), {"samples": 65}, "XRAY_OPTION"),
+        (("frontal.png",), {"samples": 1.5}, "XRAY_OPTION"),
+        (("frontal.png",), {"seed": -1}, "XRAY_OPTION"),
+        (("frontal.png",), {"seed": 2**31}, "XRAY_OPTION"),
+    ],
+)
+def test_what_a_line_of_python_cannot_take_has_a_code(
+    films_given: tuple, asked: dict, code: str, films: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import axon
+
+    monkeypatch.chdir(films[0].parent)
+    with pytest.raises(axon.AxonError) as error:
+        axon.from_films(*films_given, **{"model": "nowhere", **asked})
+    assert error.value.code == code
+
+
+def test_completion_shows_what_there_is_to_call() -> None:
+    import axon
+
+    assert dir(axon) == ["AxonError", "DISCLAIMER", "__version__", "from_films", "load"]
+    assert axon.AxonError is AxonError and all(getattr(axon, name) for name in dir(axon))
+
+
 def test_a_line_of_python_finds_the_registry_by_the_environment(
     films: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

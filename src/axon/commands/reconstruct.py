@@ -12,6 +12,9 @@ from axon.commands import Verbs, add_device, add_networks, named_path, verb, who
 from axon.commands.progress import told
 from axon.errors import AxonError
 
+SOME_FAILED = 3
+"""Exit status of a batch some of whose studies failed."""
+_SHOWN = 20
 _MENDS = ("crop", "rotate", "mirror", "invert")
 
 EPILOG = """examples:
@@ -30,6 +33,9 @@ volume does not depend on --seed and --samples. See docs/reconstruct.md.
 
 With --batch, OUT holds index.csv (a line a study: its state, error code and films' SHA-256) and such a folder a study,
 named by a pseudonym.
+
+exit codes: 0 done, of a batch every study; 3 some studies of a batch failed, each is named with its code; 1 none could
+be used, or another error; 2 a wrong call
 """
 
 
@@ -143,11 +149,18 @@ def _batch(arguments: argparse.Namespace) -> None:
     model = (arguments.model, arguments.tracking_uri)
     asked = Computing(arguments.device, arguments.precision, arguments.compile)
     made = run_batch(arguments.batch, arguments.out, *model, options, arguments.workers, asked)
+    failures = [dict(zip(("study", "code", "message"), failure, strict=True)) for failure in made.failures]
     if arguments.json:
-        counts = {"done": made.done, "kept": made.kept, "failed": made.failed}
+        counts = {"done": made.done, "kept": made.kept, "failed": made.failed, "failures": failures}
         print(json.dumps({"disclaimer": DISCLAIMER, **counts, "index": str(made.index)}, indent=1))
-        return
-    print(f"{made.done} studies done, {made.kept} done before, {made.failed} failed: {made.index}\n{DISCLAIMER}")
+    else:
+        print(f"{made.done} studies done, {made.kept} done before, {made.failed} failed: {made.index}\n{DISCLAIMER}")
+        for failure in failures[:_SHOWN]:
+            print("failed: {study}: [{code}] {message}".format(**failure))
+        if len(failures) > _SHOWN:
+            print(f"and {len(failures) - _SHOWN} more, see {made.index}")
+    if failures:
+        sys.exit(SOME_FAILED)
 
 
 def _reconstruct(arguments: argparse.Namespace) -> None:

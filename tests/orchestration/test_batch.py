@@ -328,6 +328,8 @@ def test_what_a_batch_refuses(films: Path, model: Path, tmp_path: Path, capsys: 
     assert "[XRAY_MISSING]" in said("-o", tmp_path / "x")
     assert "[BATCH_SOURCE]" in said("--batch", tmp_path / "none", "-o", tmp_path / "x")
     assert "[XRAY_OPTION] lateral-mirror" in said("--batch", films, "-o", tmp_path / "x", "--lateral-mirror")
+    assert "[XRAY_OPTION] rotate" in said("--batch", films, "-o", tmp_path / "x", "--rotate", "0")
+    assert "[XRAY_OPTION] replace" in said("--batch", films, "-o", tmp_path / "x", "--replace")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("mine")
     assert "[OUT_EXISTS]" in said("--batch", films, "-o", tmp_path / "mine", "--model", model)

@@ -155,6 +155,24 @@ def test_wrong_options_are_a_wrong_call(options: list[str], films: tuple[Path, P
     assert "is not" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--samples", "4", "--no-sample"],
+        ["--workers", "3"],
+        ["--lateral-invert"],
+        ["--lateral-rotate", "0"],
+        ["--lateral-crop", "left", "--view", "lateral"],
+    ],
+)
+def test_an_option_without_effect_is_refused(
+    options: list[str], films: tuple[Path, Path], tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "load", lambda *_: pytest.fail("the work has begun"))
+    line = refused(capsys, "XRAY_OPTION", tmp_path / "out", films[0], *options)
+    assert options[0] in line
+
+
 def test_an_empty_name_is_refused_and_not_taken_for_this_folder(
     films: tuple[Path, Path], tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,12 +10,13 @@ from dataclasses import replace
 from axon import DISCLAIMER
 from axon.commands import Verbs, add_device, add_networks, named_path, verb, whole_number
 from axon.commands.progress import told
-from axon.errors import AxonError
+from axon.errors import AxonError, require
 
 SOME_FAILED = 3
 """Exit status of a batch some of whose studies failed."""
 _SHOWN = 20
 _MENDS = ("crop", "rotate", "mirror", "invert")
+_LATERAL_MENDS = tuple(f"lateral_{mend}" for mend in _MENDS)
 
 EPILOG = """examples:
   axon reconstruct chest.png -o out                             one frontal film, the model that comes with the package
@@ -134,14 +135,34 @@ def _dicom_text(text: str) -> str:
     return text
 
 
+def _is_given(arguments: argparse.Namespace, name: str) -> bool:
+    value = getattr(arguments, name)
+    return value is not None and value is not False  # 0 is a rotation
+
+
+def _refuse_options_without_effect(arguments: argparse.Namespace) -> None:
+    """Raise AxonError ``XRAY_OPTION`` where the user would wait for what never comes."""
+    leave = "leave it out"
+    both = arguments.no_sample and arguments.samples > 1
+    problem = "--no-sample is given, and --samples too"
+    require(not both, "XRAY_OPTION", problem, "leave one of them out; without --samples there is one")
+    if not arguments.batch:
+        require(arguments.workers == 1, "XRAY_OPTION", "--workers is for many films, with --batch", leave)
+    if not arguments.batch and arguments.lateral is None:
+        for name in _LATERAL_MENDS:
+            given, option = _is_given(arguments, name), f"--{name.replace('_', '-')}"
+            fix = f"name the lateral film too, or say --{name.removeprefix('lateral_')} of the only one, or of a study"
+            require(not given, "XRAY_OPTION", f"{option} is given, and no lateral film", fix)
+
+
 def _batch(arguments: argparse.Namespace) -> None:
     import json
 
     from axon.compute.devices import Computing
     from axon.orchestration.batch import Options, run_batch
 
-    for name in ("frontal", "lateral", "view", "patient_id", *_MENDS, *(f"lateral_{mend}" for mend in _MENDS)):
-        if getattr(arguments, name) not in (None, False):
+    for name in ("frontal", "lateral", "view", "patient_id", "replace", *_MENDS, *_LATERAL_MENDS):
+        if _is_given(arguments, name):
             fix = "leave it out, or reconstruct that study alone"
             raise AxonError("XRAY_OPTION", f"{name.replace('_', '-')} is for one study, not for a batch", fix)
     samples = 0 if arguments.no_sample else arguments.samples
@@ -166,6 +187,7 @@ def _batch(arguments: argparse.Namespace) -> None:
 def _reconstruct(arguments: argparse.Namespace) -> None:
     import json
 
+    _refuse_options_without_effect(arguments)
     if arguments.batch:
         _batch(arguments)
         return

@@ -230,19 +230,22 @@ def reconstruct(
     patient_id: str | None = None,
     use_references: bool = True,
     progress: OnProgress = silent,
+    replace: bool = False,
 ) -> dict[str, Any]:
     """Reconstruct a volume and write ``out``, which appears whole or not at all.
 
     Args:
         films: From `read_films`.
         model: From `axon.pretrained.load`.
-        out: New folder, or one with an earlier reconstruction and nothing else.
+        out: New folder, or one with an earlier reconstruction of the same films, or of the frontal one, and nothing
+            else.
         samples: K; above 1, the samples' mean and the error to expect of it are written too. With references also every
             sample; 0 for none.
         seed: Same films, model and seed give the same bytes.
         patient_id: PatientID of the DICOM series; by default a pseudonym derived from the films' SHA-256.
         use_references: False leaves the model's references out: faster, and smooth.
         progress: Told the part that is at work and how much of it is done, 0 to 1.
+        replace: Whether a reconstruction of other films may be there, which goes.
 
     Returns:
         dict: What ``reconstruction.json`` holds.
@@ -252,6 +255,7 @@ def reconstruct(
     """
     samples, seed = checked(samples, seed)
     refuse_foreign_folder(out, *films.paths.values())
+    refuse_other_films(out, films, replace)
     _log.info("reconstructing with %s %s", model.name, model.version)
     made = sample(films, model.pipeline, samples, seed, use_references, progress)
     return write(out, films, model, made, seed, patient_id)
@@ -643,8 +647,8 @@ def refuse_foreign_folder(out: Path, *inputs: Path) -> None:
 
 
 def refuse_other_films(out: Path, films: Films, replace: bool = False) -> str:
-    """See that ``out`` holds no reconstruction of other films than ``films``, unless that may be replaced; one of the
-    frontal film alone, or with a lateral one more, is of the same.
+    """See that ``out`` holds no reconstruction of other films than ``films``, or of more, unless that may be replaced;
+    one of the frontal film alone is of the same.
 
     Returns:
         str: What is replaced; empty where nothing is.
@@ -661,9 +665,9 @@ def refuse_other_films(out: Path, films: Films, replace: bool = False) -> str:
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         before, model = set(), "unknown"  # A record that cannot be read is some other film's.
     now = set(films.digests.values())
-    same = bool(before) and (before <= now or now <= before)
-    fix = "name a new folder with -o, or add --replace"
-    require(same or replace, "OUT_EXISTS", f"{out} holds the result of another film", fix)
+    same, fix = bool(before) and before <= now, "name a new folder with -o, or add --replace"
+    held = "two films, of which this call has one" if now < before else "another film"
+    require(same or replace, "OUT_EXISTS", f"{out} holds the result of {held}", fix)
     return f"the result of {'the same' if same else 'another'} film (model {model})"
 
 

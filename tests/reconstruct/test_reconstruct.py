@@ -26,7 +26,7 @@ from axon.errors import AxonError
 from axon.geometry.film import believable_spacing, to_detector
 from axon.geometry.mend import Mend
 from axon.geometry.volume import Volume, cube_affine, lps_to_ras
-from axon.reconstruct import RECORD, on_detector, read_films, sample, write
+from axon.reconstruct import RECORD, on_detector, read_films, reconstruct, sample, write
 from tests.conftest import REAL_DATA_UNSET
 from tests.support.ct_series import write_series
 from tests.support.films import dicom_film
@@ -438,6 +438,11 @@ def test_another_films_result_is_replaced_only_when_asked(
     assert "replaced the result of the same film (model axon" in capsys.readouterr().err
     Image.open(films[0]).convert("L").point(lambda value: value * 9 // 10).save(tmp_path / "other.png")
     before = digests(tmp_path / "out")
+    loaded = pretrained.load(str(model))
+    for fewer in (read_films(films[0], None), read_films(*films, view="lateral")):
+        with pytest.raises(AxonError, match=r"OUT_EXISTS.*two films, of which this call has one"):
+            reconstruct(fewer, loaded, tmp_path / "out")
+        assert digests(tmp_path / "out") == before
     for others in ((tmp_path / "other.png",), (tmp_path / "other.png", films[1])):  # with the same lateral, too
         with pytest.raises(SystemExit):
             run(*others, *out)

@@ -51,7 +51,9 @@ def add(verbs: Verbs) -> None:
     )
     parser.add_argument("lateral", type=named_path, nargs="?", help="left lateral film of the same patient")
     parser.add_argument("-o", "--out", type=named_path, required=True, help="new folder for the results")
-    parser.add_argument("--replace", action="store_true", help="replace the result of another film in that folder")
+    parser.add_argument(
+        "--replace", action="store_true", help="replace the result of another film, or of more films, in that folder"
+    )
     parser.add_argument(
         "--batch",
         type=named_path,
@@ -228,6 +230,7 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
             arguments.patient_id,
             use_references=not arguments.fast,
             progress=progress,
+            replace=arguments.replace,
         )
     if replaced:
         print(f"replaced {replaced}", file=sys.stderr)

@@ -406,9 +406,9 @@ def _one(study: FilmStudy, out: Path, options: Options) -> dict[str, Any]:
     try:
         films = read_films(study.films["frontal"], study.films.get("lateral"), options.trust_views)
         films = replace(films, level=options.level)
-        record = reconstruct(
-            films, _loaded[0], out / study.id, options.samples, options.seed, use_references=options.use_references
-        )
+        asked: dict[str, Any] = {"samples": options.samples, "seed": options.seed}
+        asked |= {"use_references": options.use_references, "replace": True}  # the study has other films than it had
+        record = reconstruct(films, _loaded[0], out / study.id, **asked)
     except AxonError as error:
         return {"state": FAILED, "code": error.code, "message": error.message}
     except torch.AcceleratorError as error:

@@ -462,8 +462,8 @@ def _check_views(xrays: Mapping[str, Xray], said: bool = False) -> None:
             f"the film given as {view} is a {xrays[view].view} one ({_certainty(xrays[view])})" for view in wrong
         )
         swapped = "the two films are swapped: " if len(wrong) == 2 else ""
-        fix = f"{_other_way(xrays, wrong, said)}; if you are sure, add --trust-views"
-        raise AxonError("XRAY_VIEW", f"{swapped}{sources}", fix)
+        order = _other_way(xrays, wrong, said)
+        raise AxonError("XRAY_VIEW", f"{swapped}{sources}", f"{order}; if you are sure, add --trust-views")
     if "frontal" in xrays and not said and sure_view(xrays["frontal"], "frontal") is None:
         message = "neither the header nor the image of the film given as frontal says that it is a frontal chest film"
         raise AxonError("XRAY_VIEW_UNSURE", message, "look at the film; if you are sure, add --trust-views")

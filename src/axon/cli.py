@@ -80,7 +80,8 @@ def main(argv: list[str] | None = None) -> int:
     handler.setFormatter(_Printable("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # It tells of its caches at the first picture.
-    arguments = parser().parse_args(argv)
+    with one_line_errors():  # An argument's type may refuse it with a code.
+        arguments = parser().parse_args(argv)
     # Called by a program, its temporary files are its own.
     alone = own_temporary_folder() if argv is None else contextlib.nullcontext()
     with contextlib.nullcontext() if arguments.debug else one_line_errors(), alone, _closed_pipe():

@@ -51,6 +51,32 @@ BATCH = 8
 """Samples that are drawn together."""
 REFERENCED = "_references"
 """Behind the views' name: the curve of expected errors of samples that references went into."""
+_LAST_SEED = 2**63 - 1
+
+
+def whole(name: str, value: object, low: int, high: int | None = None) -> int:
+    """An argument that is a whole number from ``low`` to ``high``, or of ``low`` or more.
+
+    Raises:
+        AxonError: ``XRAY_OPTION``.
+    """
+    bounds = f"of {low} or more" if high is None else f"from {low} to {high}"
+    number = int(value) if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else None
+    if number is None or number < low or (high is not None and number > high):
+        raise AxonError("XRAY_OPTION", f"{name} is {str(value)[:40]}", f"give a whole number {bounds}")
+    return number
+
+
+def _checked_scales(scales: Sequence[float]) -> tuple[float, ...]:
+    """Positive numbers with 1 among them, or none. Raises AxonError ``XRAY_OPTION``."""
+    try:
+        numbers = tuple(float(scale) for scale in scales)
+        fits = all(0 < scale < float("inf") for scale in numbers) and (not numbers or 1.0 in numbers)
+    except (TypeError, ValueError):
+        numbers, fits = (), False
+    fix = "give numbers above 0 with 1 among them, or none"
+    require(fits, "XRAY_OPTION", f"the scales are {str(scales)[:40]}", fix)
+    return numbers
 
 
 @dataclass(frozen=True)
@@ -131,10 +157,13 @@ class AxonPipeline(DiffusionPipeline):
         library: The references that the model carries; empty for a model without.
         half: The half precision that the networks compute in; None for float32.
         together: Samples that are drawn together; fewer once memory has run out.
+        origin: Name, version and SHA-256 of the model, and whether its folder's list of SHA-256 fits, where
+            `axon.pretrained.load` loaded it.
     """
 
     half: torch.dtype | None = None
     together: int = BATCH
+    origin: tuple[str, str, str, bool] | None = None
 
     def __init__(
         self,
@@ -319,7 +348,7 @@ class AxonPipeline(DiffusionPipeline):
             num_samples: K. With references, so many plausible patients; sample k has seed ``seed + k``, whatever K is,
                 and 0 saves their time. Without, K samples are drawn with noise beside the volume where K is above 1.
             seed: Same seed, same samples; the volume does not depend on it.
-            num_inference_steps: Sampling steps of each diffusion stage, instead of the model's own.
+            num_inference_steps: Sampling steps of each diffusion stage, 2 or more, instead of the model's own.
             rendered: Whether the films are rendered ones (`axon.geometry.projection.render_both`), whose every grey
                 value is believed, and no clinic's, which are trusted less: `axon.config.PhysicsConfig.clinical_trust`.
             use_references: False leaves the model's references out: faster, and smooth.
@@ -330,9 +359,13 @@ class AxonPipeline(DiffusionPipeline):
                 id or by fingerprint.
 
         Raises:
-            AxonError: ``XRAY_MISSING``, ``XRAY_SHAPE``, ``XRAY_NOT_FINITE``, ``XRAY_FLAT``, ``MODEL_NOT_FINITE`` or
-                ``REFERENCE_DAMAGED``.
+            AxonError: ``XRAY_OPTION`` of a number that cannot be, ``XRAY_MISSING``, ``XRAY_SHAPE``,
+                ``XRAY_NOT_FINITE``, ``XRAY_FLAT``, ``MODEL_NOT_FINITE`` or ``REFERENCE_DAMAGED``.
         """
+        num_samples, seed = whole("num_samples", num_samples, 0), whole("seed", seed, 0, _LAST_SEED)
+        if num_inference_steps is not None:
+            num_inference_steps = whole("num_inference_steps", num_inference_steps, 2, len(self.scheduler))
+        scales = _checked_scales(scales)
         films_1VUV, trust_1V = self._films(frontal, lateral, rendered, int(self.config.xray["detector_px"]))
         level = None if rendered else self.level_of(films_1VUV, trust_1V, scales)
         films_1VUV = self._levelled(films_1VUV, level)

@@ -169,7 +169,7 @@ def from_films(
     *,
     samples: int = 1,
     seed: int = 0,
-    model: Model | str | Path | None = None,
+    model: Model | AxonPipeline | str | Path | None = None,
     tracking_uri: str | None = None,
     trust_views: bool = False,
     use_references: bool = True,
@@ -181,21 +181,45 @@ def from_films(
         frontal: A film's file, or a patient's study (folder, zip, DICOMDIR).
         lateral: The lateral film's file.
         samples, seed: As of `reconstruct`.
-        model: A loaded one, or what `axon.pretrained.load` takes (default: the one of the package).
+        model: What `axon.load` gives, so that several calls load it once, or what it takes (default: the one of the
+            package).
         tracking_uri: Where the registry is, for ``models:/`` (default: $MLFLOW_TRACKING_URI).
         trust_views: As of `read_films`.
         use_references: As of `reconstruct`.
         level: As of `Films`.
 
     Raises:
-        AxonError: Those of `read_films`, `axon.pretrained.load` and `axon.inference.AxonPipeline`.
+        AxonError: ``XRAY_MISSING`` of a film that is no name of a file, ``MODEL_URI`` of a model that is none of
+            these, ``MODEL_UNKNOWN`` of a pipeline that was not loaded by `axon.load`, those of `read_films`,
+            `axon.pretrained.load` and `sample`.
     """
-    films = replace(read_films(Path(frontal), None if lateral is None else Path(lateral), trust_views), level=level)
-    if not isinstance(model, Model):
-        model = pretrained.load(
-            None if model is None else str(model), tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-        )
-    return Result(films, model, sample(films, model.pipeline, samples, seed, use_references), seed)
+    samples, seed = checked(samples, seed)
+    read = read_films(_film_path(frontal), None if lateral is None else _film_path(lateral), trust_views)
+    loaded = _loaded(model, tracking_uri)
+    films = replace(read, level=level)
+    return Result(films, loaded, sample(films, loaded.pipeline, samples, seed, use_references), seed)
+
+
+def _film_path(film: object) -> Path:
+    fix = "name the film's file; for films as arrays call what axon.load gives"
+    if not isinstance(film, (str, os.PathLike)):
+        raise AxonError("XRAY_MISSING", f"a film is given as {type(film).__name__}", fix)
+    require(bool(str(film).strip()), "XRAY_MISSING", "a film's name is empty", fix)
+    return Path(film)
+
+
+def _loaded(model: object, tracking_uri: str | None) -> Model:
+    from axon.inference import AxonPipeline
+
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, AxonPipeline):
+        return Model.of(model)
+    if model is not None and not isinstance(model, (str, os.PathLike)):
+        fix = "give a folder, models:/NAME@ALIAS, or what axon.load gives"
+        raise AxonError("MODEL_URI", f"a model is given as {type(model).__name__}", fix)
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    return pretrained.load(None if model is None else str(model), uri)
 
 
 def reconstruct(
@@ -207,19 +231,22 @@ def reconstruct(
     patient_id: str | None = None,
     use_references: bool = True,
     progress: OnProgress = silent,
+    replace: bool = False,
 ) -> dict[str, Any]:
     """Reconstruct a volume and write ``out``, which appears whole or not at all.
 
     Args:
         films: From `read_films`.
         model: From `axon.pretrained.load`.
-        out: New folder, or one with an earlier reconstruction and nothing else.
+        out: New folder, or one with an earlier reconstruction of the same films, or of the frontal one, and nothing
+            else.
         samples: K; above 1, the samples' mean and the error to expect of it are written too. With references also every
             sample; 0 for none.
         seed: Same films, model and seed give the same bytes.
         patient_id: PatientID of the DICOM series; by default a pseudonym derived from the films' SHA-256.
         use_references: False leaves the model's references out: faster, and smooth.
         progress: Told the part that is at work and how much of it is done, 0 to 1.
+        replace: Whether a reconstruction of other films may be there, which goes.
 
     Returns:
         dict: What ``reconstruction.json`` holds.
@@ -227,7 +254,9 @@ def reconstruct(
     Raises:
         AxonError: ``OUT_EXISTS``, ``CANNOT_WRITE``, or those of `axon.inference.AxonPipeline`.
     """
+    samples, seed = checked(samples, seed)
     refuse_foreign_folder(out, *films.paths.values())
+    refuse_other_films(out, films, replace)
     _log.info("reconstructing with %s %s", model.name, model.version)
     made = sample(films, model.pipeline, samples, seed, use_references, progress)
     return write(out, films, model, made, seed, patient_id)
@@ -269,6 +298,16 @@ def write(
     return record
 
 
+MOST_SAMPLES, LAST_SEED = 64, 2**31 - 1
+
+
+def checked(samples: int, seed: int) -> tuple[int, int]:
+    """The same, where there can be so many samples of that seed. Raises AxonError ``XRAY_OPTION``."""
+    from axon.inference import whole
+
+    return whole("samples", samples, 0, MOST_SAMPLES), whole("seed", seed, 0, LAST_SEED)
+
+
 def sample(
     films: Films,
     pipeline: AxonPipeline,
@@ -279,8 +318,9 @@ def sample(
     patient: Patient | None = None,
 ) -> Reconstruction:
     """Bring the films onto the model's detector, reconstruct, and project the volume back. Raises AxonError as the
-    pipeline does; ``patient`` is as of `AxonPipeline.__call__`.
+    pipeline does, and ``XRAY_OPTION`` as `checked`; ``patient`` is as of `AxonPipeline.__call__`.
     """
+    samples, seed = checked(samples, seed)
     films_UV = on_detector(films, pipeline)
     output = pipeline(
         films_UV.get("frontal"),
@@ -342,7 +382,8 @@ def read_films(
         trust_views: Take the caller's word for the views, and that the films are of a chest and no negatives.
         mends: What to do to the film by view, as `asked_mends` gives it; to all films of a study what is asked for the
             frontal one.
-        view: Reconstruct from this view only: a single film is taken to show it, and of a study it is chosen.
+        view: Reconstruct from this view only: a single film that does not clearly show another one is taken to show
+            it, and of a study it is chosen.
 
     Raises:
         AxonError: ``XRAY_MISSING``, ``XRAY_VIEW``, ``XRAY_VIEW_UNSURE``, ``XRAY_PATIENTS``, ``XRAY_OPTION``, those of
@@ -367,8 +408,6 @@ def _read_study(study: Path, mends: Mapping[str, Mend], trust_views: bool, view:
         chosen = choose_views(folder, mends["frontal"], (view,) if view else ("frontal", "lateral"), trust_views)
         for film in chosen:
             _log.info("%s film: %s, by its %s", film.view, film.name, film.xray.view_source)
-        if view is None and len(chosen) == 1:
-            _log.info("no lateral film of the same study")
         sums: dict[str, str] = {film.view: sha256_file(film.path) for film in chosen}
         xrays: dict[str, Xray] = {film.view: film.xray for film in chosen}
         unsure = ["XRAY_VIEW_UNSURE"] if any(sure_view(xray) is None for xray in xrays.values()) else []
@@ -392,12 +431,12 @@ def _read_given(
     }
     overruled = overruled_by(xrays.values())
     try:
-        if only is None or lateral:
-            _check_views(xrays)
+        _check_views(xrays, said=only is not None and not lateral)
     except AxonError as error:
         if not trust_views:
             raise
         overruled.append(error.code)
+        _log.warning("used on your word: %s", error.message)
     for view, xray in xrays.items():
         # What a lateral film looks like is known from rendered ones only, so that doubt about a real one says little.
         if xray.view == "other":
@@ -414,23 +453,33 @@ def _read_one(path: Path, mend: Mend, first: bool, trusted: bool) -> Xray:
         raise AxonError(error.code, error.message, fix) from None
 
 
-def _check_views(xrays: Mapping[str, Xray]) -> None:
-    """Raise AxonError ``XRAY_VIEW`` or ``XRAY_VIEW_UNSURE`` where a film is not what it is given as."""
+def _check_views(xrays: Mapping[str, Xray], said: bool = False) -> None:
+    """Raise AxonError ``XRAY_VIEW`` or ``XRAY_VIEW_UNSURE`` where a film is not what it is given as; one whose view is
+    ``said`` may be one that shows none.
+    """
     wrong = [view for view, xray in xrays.items() if xray.view not in (view, "other")]
     if wrong:
         sources = ", ".join(
             f"the film given as {view} is a {xrays[view].view} one ({_certainty(xrays[view])})" for view in wrong
         )
-        order = (
-            "give the two in the other order"
-            if len(wrong) == 2
-            else "give the frontal film first and the lateral one second"
-        )
         swapped = "the two films are swapped: " if len(wrong) == 2 else ""
+        order = _other_way(xrays, wrong, said)
         raise AxonError("XRAY_VIEW", f"{swapped}{sources}", f"{order}; if you are sure, add --trust-views")
-    if "frontal" in xrays and sure_view(xrays["frontal"], "frontal") is None:
+    if "frontal" in xrays and not said and sure_view(xrays["frontal"], "frontal") is None:
         message = "neither the header nor the image of the film given as frontal says that it is a frontal chest film"
         raise AxonError("XRAY_VIEW_UNSURE", message, "look at the film; if you are sure, add --trust-views")
+
+
+def _other_way(xrays: Mapping[str, Xray], wrong: Sequence[str], said: bool) -> str:
+    """How films should have been given that do not show what they are given as."""
+    if len(wrong) == 2:
+        return "give the two in the other order"
+    found = xrays[wrong[0]].view
+    if len(xrays) == 1:
+        return f"say --view {found}" if said or found == "lateral" else f"give a {wrong[0]} film"
+    if xrays[found].view == found:
+        return f"give a {wrong[0]} film, or the {found} one alone{' with --view lateral' if found == 'lateral' else ''}"
+    return "give the frontal film first and the lateral one second"
 
 
 MENDS = ("crop", "rotate", "mirror", "invert")
@@ -610,8 +659,8 @@ def refuse_foreign_folder(out: Path, *inputs: Path) -> None:
 
 
 def refuse_other_films(out: Path, films: Films, replace: bool = False) -> str:
-    """See that ``out`` holds no reconstruction of other films than ``films``, unless that may be replaced; one of the
-    frontal film alone, or with a lateral one more, is of the same.
+    """See that ``out`` holds no reconstruction of other films than ``films``, or of more, unless that may be replaced;
+    one of the frontal film alone is of the same.
 
     Returns:
         str: What is replaced; empty where nothing is.
@@ -628,9 +677,9 @@ def refuse_other_films(out: Path, films: Films, replace: bool = False) -> str:
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         before, model = set(), "unknown"  # A record that cannot be read is some other film's.
     now = set(films.digests.values())
-    same = bool(before) and (before <= now or now <= before)
-    fix = "name a new folder with -o, or add --replace"
-    require(same or replace, "OUT_EXISTS", f"{out} holds the result of another film", fix)
+    same, fix = bool(before) and before <= now, "name a new folder with -o, or add --replace"
+    held = "two films, of which this call has one" if now < before else "another film"
+    require(same or replace, "OUT_EXISTS", f"{out} holds the result of {held}", fix)
     return f"the result of {'the same' if same else 'another'} film (model {model})"
 
 

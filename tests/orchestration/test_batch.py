@@ -276,6 +276,27 @@ def test_a_batch_that_is_killed_takes_its_workers_along_and_the_next_verb_what_i
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+def test_a_batch_with_failures_names_them_and_does_not_end_as_if_all_were_well(
+    films: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor when it is called again; the row of a failed study has the numbers of the films that are there."""
+    (tmp_path / "t.csv").write_text(f"frontal,lateral\n{films}/frontal.png,\n{films}/frontal.png,gone.png\n,\n")
+    call = ["reconstruct", "--batch", str(tmp_path / "t.csv"), "-o", str(tmp_path / "out"), "--model", str(model)]
+    for options in ([], ["--json"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*call, *options])
+        assert ended.value.code == 3
+        said = capsys.readouterr().out
+        assert "XRAY_MISSING" in said and "row-2" in said and "row 2 names no lateral film that is there" in said
+        assert "row 3 names no frontal film that is there" in said and "gone.png" not in said
+    assert json.loads(said)["failed"] == len(json.loads(said)["failures"]) == 2
+    rows = {row["study"]: row for row in read_csv(tmp_path / "out/index.csv")}
+    assert [rows[f"row-{number}"]["films"] for number in (2, 3)] == ["1", "0"]
+    assert rows["row-2"]["frontal_sha256"] == sha256_file(films / "frontal.png") and not rows["row-3"]["frontal_sha256"]
+    (tmp_path / "t.csv").write_text(f"frontal\n{films}/frontal.png\n")
+    assert main(call) == 0
+
+
 def test_a_table_names_pairs_and_patients(films: Path, tmp_path: Path) -> None:
     for name in ("frontal.png", "JANE-1.dcm"):
         (tmp_path / name).write_bytes((films / name).read_bytes())
@@ -310,6 +331,8 @@ def test_what_a_batch_refuses(films: Path, model: Path, tmp_path: Path, capsys: 
     assert "[XRAY_MISSING]" in said("-o", tmp_path / "x")
     assert "[BATCH_SOURCE]" in said("--batch", tmp_path / "none", "-o", tmp_path / "x")
     assert "[XRAY_OPTION] lateral-mirror" in said("--batch", films, "-o", tmp_path / "x", "--lateral-mirror")
+    assert "[XRAY_OPTION] rotate" in said("--batch", films, "-o", tmp_path / "x", "--rotate", "0")
+    assert "[XRAY_OPTION] replace" in said("--batch", films, "-o", tmp_path / "x", "--replace")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("mine")
     assert "[OUT_EXISTS]" in said("--batch", films, "-o", tmp_path / "mine", "--model", model)

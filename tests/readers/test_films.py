@@ -399,6 +399,31 @@ def test_pictures_beside_each_other_are_one_study(rendered: dict[str, np.ndarray
     assert [film.name for film in choose_views(tmp_path, Mend())] == ["frontal.png", "lateral.png"]
 
 
+def test_pictures_that_neither_header_nor_name_ties_are_no_pair(
+    rendered: dict[str, np.ndarray], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The films of many patients in one folder; and how many were passed over is said."""
+    for name in ("mhh_1_pa", "mhh_2_pa", "1.2.3.4_pa"):
+        picture("PNG")(tmp_path / f"{name}.png", rendered["frontal"])
+    picture("PNG")(tmp_path / "lateral.png", rendered["lateral"])
+    caplog.set_level("INFO")
+    assert [film.view for film in choose_views(tmp_path, Mend())] == ["frontal"]
+    said = caplog.text
+    assert "name both files" in said and "passed over: 3 of other studies" in said and "--batch" in said
+    picture("PNG")(tmp_path / "MHH-2-LAT.png", rendered["lateral"])
+    caplog.clear()
+    assert [film.name for film in choose_views(tmp_path, Mend())] == ["mhh_2_pa.png", "MHH-2-LAT.png"]
+    assert "name both files" not in caplog.text and "passed over: 3 of other studies" in caplog.text
+
+
+def test_films_that_name_a_patient_and_no_study_are_of_one(rendered: dict[str, np.ndarray], tmp_path: Path) -> None:
+    """But not where a name of numbers differs in the last one."""
+    for patient in ("SOMEBODY", ""):
+        write_film(tmp_path / "1.2.3.4", rendered["frontal"], ViewPosition="PA", PatientID=patient)
+        write_film(tmp_path / "1.2.3.5", rendered["lateral"], ViewPosition="LL", PatientID=patient)
+        assert len(choose_views(tmp_path, Mend())) == (2 if patient else 1)
+
+
 def test_a_table_that_begins_elsewhere_is_applied_where_it_fits(
     rendered: dict[str, np.ndarray], tmp_path: Path
 ) -> None:

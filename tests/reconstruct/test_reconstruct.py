@@ -17,6 +17,7 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 from pydicom.uid import CTImageStorage
+from scipy import ndimage
 
 from axon import DISCLAIMER, pretrained
 from axon.cli import main
@@ -25,7 +26,7 @@ from axon.errors import AxonError
 from axon.geometry.film import believable_spacing, to_detector
 from axon.geometry.mend import Mend
 from axon.geometry.volume import Volume, cube_affine, lps_to_ras
-from axon.reconstruct import RECORD, on_detector, read_films, sample, write
+from axon.reconstruct import RECORD, on_detector, read_films, reconstruct, sample, write
 from tests.conftest import REAL_DATA_UNSET
 from tests.support.ct_series import write_series
 from tests.support.films import dicom_film
@@ -152,6 +153,37 @@ def test_wrong_options_are_a_wrong_call(options: list[str], films: tuple[Path, P
         run(films[0], "-o", tmp_path / "out", *options)
     assert ended.value.code == 2 and not (tmp_path / "out").exists()
     assert "is not" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--samples", "4", "--no-sample"],
+        ["--workers", "3"],
+        ["--lateral-invert"],
+        ["--lateral-rotate", "0"],
+        ["--lateral-crop", "left", "--view", "lateral"],
+    ],
+)
+def test_an_option_without_effect_is_refused(
+    options: list[str], films: tuple[Path, Path], tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "load", lambda *_: pytest.fail("the work has begun"))
+    line = refused(capsys, "XRAY_OPTION", tmp_path / "out", films[0], *options)
+    assert options[0] in line
+
+
+def test_an_empty_name_is_refused_and_not_taken_for_this_folder(
+    films: tuple[Path, Path], tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which holds films: an unset variable of the shell makes no volume of one of them."""
+    monkeypatch.chdir(films[0].parent)
+    calls = (["", "-o", "x"], [films[0], "", "-o", "x"], [films[0], "-o", ""], ["--batch", "", "-o", tmp_path / "x"])
+    for words in calls:
+        with pytest.raises(SystemExit) as ended:
+            run(*words)
+        assert ended.value.code == 1 and capsys.readouterr().out.startswith("[PATH_EMPTY]"), words
+    assert not Path("x").exists() and not (tmp_path / "x").exists()
 
 
 def test_a_folder_that_cannot_be_is_refused_before_the_work(
@@ -287,6 +319,25 @@ def refused(capsys, code: str, out: Path, *arguments: str | Path) -> str:
     return lines[0]
 
 
+@pytest.mark.parametrize(
+    ("given", "said", "advice"),
+    [
+        ("FF", None, "give a lateral film, or the frontal one alone; if"),
+        ("LL", None, "give a frontal film, or the lateral one alone with --view lateral; if"),
+        ("LF", None, "give the two in the other order; if"),
+        ("L", None, "say --view lateral; if"),
+        ("F", "lateral", "say --view frontal; if"),
+    ],
+)
+def test_the_advice_about_a_view_can_be_followed(
+    given: str, said: str | None, advice: str, films: tuple[Path, Path]
+) -> None:
+    first, second = [films["FL".index(letter)] for letter in given], [None]
+    with pytest.raises(AxonError) as error:
+        read_films(*(first + second)[:2], view=said)
+    assert error.value.code == "XRAY_VIEW" and error.value.fix.startswith(advice)
+
+
 def test_swapped_films_are_told_apart_and_may_be_forced(
     model: Path, films: tuple[Path, Path], tmp_path: Path, capsys
 ) -> None:
@@ -387,6 +438,11 @@ def test_another_films_result_is_replaced_only_when_asked(
     assert "replaced the result of the same film (model axon" in capsys.readouterr().err
     Image.open(films[0]).convert("L").point(lambda value: value * 9 // 10).save(tmp_path / "other.png")
     before = digests(tmp_path / "out")
+    loaded = pretrained.load(str(model))
+    for fewer in (read_films(films[0], None), read_films(*films, view="lateral")):
+        with pytest.raises(AxonError, match=r"OUT_EXISTS.*two films, of which this call has one"):
+            reconstruct(fewer, loaded, tmp_path / "out")
+        assert digests(tmp_path / "out") == before
     for others in ((tmp_path / "other.png",), (tmp_path / "other.png", films[1])):  # with the same lateral, too
         with pytest.raises(SystemExit):
             run(*others, *out)
@@ -426,6 +482,57 @@ def test_a_line_of_python_does_what_the_command_does(model: Path, films: tuple[P
     pipeline = axon.load(model)
     assert pipeline.size == made.volume.hu_DHW.shape[0] and type(pipeline) is type(made.model.pipeline)
     assert not callable(axon.reconstruct), "it stays the module that saved models import"
+
+
+def test_a_loaded_model_is_used_again(
+    model: Path, films: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `axon.load` gives is a model of `axon.from_films`, and the record names it as if it were loaded there."""
+    import axon
+
+    pipeline, by_name = axon.load(model), axon.from_films(films[0], model=model)
+    by_name.save(tmp_path / "a")
+    monkeypatch.setattr(pretrained, "load", lambda *_: pytest.fail("loaded again"))
+    made = axon.from_films(films[0], model=pipeline)
+    made.save(tmp_path / "b")
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    assert axon.from_films(films[0], model=made.model).model is made.model
+    pipeline.origin = None
+    with pytest.raises(AxonError, match="MODEL_UNKNOWN"):
+        axon.from_films(films[0], model=pipeline)
+
+
+@pytest.mark.parametrize(
+    ("films_given", "asked", "code"),
+    [
+        ((np.zeros((512, 512)),), {}, "XRAY_MISSING"),
+        ((None,), {}, "XRAY_MISSING"),
+        (("",), {}, "XRAY_MISSING"),
+        (("frontal.png", ""), {}, "XRAY_MISSING"),
+        (("frontal.png",), {"model": 3}, "MODEL_URI"),
+        (("frontal.png",), {"samples": -1}, "XRAY_OPTION"),
+        (("frontal.png",), {"samples": 65}, "XRAY_OPTION"),
+        (("frontal.png",), {"samples": 1.5}, "XRAY_OPTION"),
+        (("frontal.png",), {"seed": -1}, "XRAY_OPTION"),
+        (("frontal.png",), {"seed": 2**31}, "XRAY_OPTION"),
+    ],
+)
+def test_what_a_line_of_python_cannot_take_has_a_code(
+    films_given: tuple, asked: dict, code: str, films: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import axon
+
+    monkeypatch.chdir(films[0].parent)
+    with pytest.raises(axon.AxonError) as error:
+        axon.from_films(*films_given, **{"model": "nowhere", **asked})
+    assert error.value.code == code
+
+
+def test_completion_shows_what_there_is_to_call() -> None:
+    import axon
+
+    assert dir(axon) == ["AxonError", "DISCLAIMER", "__version__", "from_films", "load"]
+    assert axon.AxonError is AxonError and all(getattr(axon, name) for name in dir(axon))
 
 
 def test_a_line_of_python_finds_the_registry_by_the_environment(
@@ -541,8 +648,26 @@ def test_one_view_may_be_asked_for(model: Path, films: tuple[Path, Path], tmp_pa
         written = nib.load(tmp_path / name / "ct.nii.gz").get_fdata().transpose(2, 1, 0)
         np.testing.assert_array_equal(written, np.rint(expected))
     assert set(read_films(*films, view="frontal").xrays) == {"frontal"}
-    # A single film is taken to show what the user says.
-    assert read_films(films[1], None, view="frontal").xrays["frontal"].view == "lateral"
+
+
+def test_a_single_film_of_another_view_than_is_said_is_refused_as_one_of_two_is(
+    films: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On the user's word it is used, which is recorded; where it shows no view, to name it is enough."""
+    for film, said in ((films[0], "lateral"), (films[1], "frontal")):
+        with pytest.raises(AxonError, match=rf"XRAY_VIEW\].*given as {said}.*--trust-views"):
+            read_films(film, None, view=said)
+        assert read_films(film, None, True, view=said).overruled == ("XRAY_VIEW",)
+        assert f"used on your word: the film given as {said}" in caplog.text
+    caplog.clear()
+    grey = ndimage.gaussian_filter(np.random.default_rng(0).random((256, 256)), 12)
+    film = dicom_film(tmp_path / "film.dcm", (255 * (grey - grey.min()) / np.ptp(grey)).astype(np.uint8))
+    unseen = pydicom.dcmread(film)
+    del unseen.ViewPosition
+    unseen.save_as(film)
+    with pytest.raises(AxonError, match="XRAY_VIEW_UNSURE"):
+        read_films(film, None)
+    assert read_films(film, None, view="frontal").overruled == () and not caplog.records
 
 
 def test_of_two_films_the_lateral_one_alone_is_mended_as_the_lateral_one(films: list[Path], tmp_path: Path) -> None:

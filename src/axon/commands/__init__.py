@@ -11,7 +11,10 @@ import difflib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from axon.errors import require
 
 if TYPE_CHECKING:
     from axon.config import Config
@@ -83,6 +86,17 @@ def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def named_path(text: str) -> Path:
+    """The type of a path: an empty one is refused, which `pathlib.Path` takes for the folder that you are in.
+
+    Raises:
+        AxonError: ``PATH_EMPTY``.
+    """
+    fix = "name a file or folder; a variable of the shell that is not set gives an empty name"
+    require(bool(text.strip()), "PATH_EMPTY", "an empty name is given for a file or folder", fix)
+    return Path(text)
 
 
 def parsers(top: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:

@@ -6,14 +6,17 @@ import argparse
 import os
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 from axon import DISCLAIMER
-from axon.commands import Verbs, add_device, add_networks, verb, whole_number
+from axon.commands import Verbs, add_device, add_networks, named_path, verb, whole_number
 from axon.commands.progress import told
-from axon.errors import AxonError
+from axon.errors import AxonError, require
 
+SOME_FAILED = 3
+"""Exit status of a batch some of whose studies failed."""
+_SHOWN = 20
 _MENDS = ("crop", "rotate", "mirror", "invert")
+_LATERAL_MENDS = tuple(f"lateral_{mend}" for mend in _MENDS)
 
 EPILOG = """examples:
   axon reconstruct chest.png -o out                             one frontal film, the model that comes with the package
@@ -31,6 +34,9 @@ volume does not depend on --seed and --samples. See docs/reconstruct.md.
 
 With --batch, OUT holds index.csv (a line a study: its state, error code and films' SHA-256) and such a folder a study,
 named by a pseudonym.
+
+exit codes: 0 done, of a batch every study; 3 some studies of a batch failed, each is named with its code; 1 none could
+be used, or another error; 2 a wrong call
 """
 
 
@@ -41,14 +47,16 @@ def add(verbs: Verbs) -> None:
     )
     parser = verb(verbs, "reconstruct", "a CT volume from one or two chest X-rays", about, EPILOG)
     parser.add_argument(
-        "frontal", type=Path, nargs="?", help="frontal film (PA or AP), or a study: folder, zip or DICOMDIR"
+        "frontal", type=named_path, nargs="?", help="frontal film (PA or AP), or a study: folder, zip or DICOMDIR"
     )
-    parser.add_argument("lateral", type=Path, nargs="?", help="left lateral film of the same patient")
-    parser.add_argument("-o", "--out", type=Path, required=True, help="new folder for the results")
-    parser.add_argument("--replace", action="store_true", help="replace the result of another film in that folder")
+    parser.add_argument("lateral", type=named_path, nargs="?", help="left lateral film of the same patient")
+    parser.add_argument("-o", "--out", type=named_path, required=True, help="new folder for the results")
+    parser.add_argument(
+        "--replace", action="store_true", help="replace the result of another film, or of more films, in that folder"
+    )
     parser.add_argument(
         "--batch",
-        type=Path,
+        type=named_path,
         metavar="FOLDER|CSV",
         help="every study of a folder, paired by their headers, or of a table with the columns frontal, lateral, "
         "patient and study; a bad one costs itself",
@@ -97,7 +105,8 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         "--view",
         choices=("frontal", "lateral"),
-        help="reconstruct from this view only; a single film is taken to show it, and of a study it is chosen",
+        help="reconstruct from this view only; a single film is taken to show it where it shows no other one, and of a "
+        "study it is chosen",
     )
     for prefix, of in (("", ""), ("lateral-", "the same, of the lateral film")):
         _add_mends(parser, prefix, of)
@@ -128,14 +137,34 @@ def _dicom_text(text: str) -> str:
     return text
 
 
+def _is_given(arguments: argparse.Namespace, name: str) -> bool:
+    value = getattr(arguments, name)
+    return value is not None and value is not False  # 0 is a rotation
+
+
+def _refuse_options_without_effect(arguments: argparse.Namespace) -> None:
+    """Raise AxonError ``XRAY_OPTION`` where the user would wait for what never comes."""
+    leave = "leave it out"
+    both = arguments.no_sample and arguments.samples > 1
+    problem = "--no-sample is given, and --samples too"
+    require(not both, "XRAY_OPTION", problem, "leave one of them out; without --samples there is one")
+    if not arguments.batch:
+        require(arguments.workers == 1, "XRAY_OPTION", "--workers is for many films, with --batch", leave)
+    if not arguments.batch and arguments.lateral is None:
+        for name in _LATERAL_MENDS:
+            given, option = _is_given(arguments, name), f"--{name.replace('_', '-')}"
+            fix = f"name the lateral film too, or say --{name.removeprefix('lateral_')} of the only one, or of a study"
+            require(not given, "XRAY_OPTION", f"{option} is given, and no lateral film", fix)
+
+
 def _batch(arguments: argparse.Namespace) -> None:
     import json
 
     from axon.compute.devices import Computing
     from axon.orchestration.batch import Options, run_batch
 
-    for name in ("frontal", "lateral", "view", "patient_id", *_MENDS, *(f"lateral_{mend}" for mend in _MENDS)):
-        if getattr(arguments, name) not in (None, False):
+    for name in ("frontal", "lateral", "view", "patient_id", "replace", *_MENDS, *_LATERAL_MENDS):
+        if _is_given(arguments, name):
             fix = "leave it out, or reconstruct that study alone"
             raise AxonError("XRAY_OPTION", f"{name.replace('_', '-')} is for one study, not for a batch", fix)
     samples = 0 if arguments.no_sample else arguments.samples
@@ -143,16 +172,24 @@ def _batch(arguments: argparse.Namespace) -> None:
     model = (arguments.model, arguments.tracking_uri)
     asked = Computing(arguments.device, arguments.precision, arguments.compile)
     made = run_batch(arguments.batch, arguments.out, *model, options, arguments.workers, asked)
+    failures = [dict(zip(("study", "code", "message"), failure, strict=True)) for failure in made.failures]
     if arguments.json:
-        counts = {"done": made.done, "kept": made.kept, "failed": made.failed}
+        counts = {"done": made.done, "kept": made.kept, "failed": made.failed, "failures": failures}
         print(json.dumps({"disclaimer": DISCLAIMER, **counts, "index": str(made.index)}, indent=1))
-        return
-    print(f"{made.done} studies done, {made.kept} done before, {made.failed} failed: {made.index}\n{DISCLAIMER}")
+    else:
+        print(f"{made.done} studies done, {made.kept} done before, {made.failed} failed: {made.index}\n{DISCLAIMER}")
+        for failure in failures[:_SHOWN]:
+            print("failed: {study}: [{code}] {message}".format(**failure))
+        if len(failures) > _SHOWN:
+            print(f"and {len(failures) - _SHOWN} more, see {made.index}")
+    if failures:
+        sys.exit(SOME_FAILED)
 
 
 def _reconstruct(arguments: argparse.Namespace) -> None:
     import json
 
+    _refuse_options_without_effect(arguments)
     if arguments.batch:
         _batch(arguments)
         return
@@ -193,6 +230,7 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
             arguments.patient_id,
             use_references=not arguments.fast,
             progress=progress,
+            replace=arguments.replace,
         )
     if replaced:
         print(f"replaced {replaced}", file=sys.stderr)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -75,12 +75,15 @@ class FilmStudy:
 
 @dataclass(frozen=True)
 class BatchSummary:
-    """How many studies a batch has reconstructed, found done and not been able to use, and the table with all."""
+    """How many studies a batch has reconstructed, found done and not been able to use, and the table with all; of those
+    that failed also name, code and message.
+    """
 
     done: int
     kept: int
     failed: int
     index: Path
+    failures: tuple[tuple[str, str, str], ...] = ()
 
 
 def run_batch(
@@ -137,7 +140,8 @@ def run_batch(
             tell(number, len(todo))
             _log.info("%s: %s %s; %s", study.id, result["state"], result["code"], _rate(number, len(todo), started))
     done, kept, failed = (sum(row["state"] == state for row in rows) for state in (DONE, KEPT, FAILED))
-    summary = BatchSummary(done, kept, failed, out / INDEX)
+    failures = tuple((row["study"], row["code"], row["message"]) for row in rows if row["state"] == FAILED)
+    summary = BatchSummary(done, kept, failed, out / INDEX, failures)
     # A shard whose own films are all bad is none; the others have what can be used.
     none = all(study.problem for study in studies)
     if none or (failed == len(rows) and not all(study.problem for study in mine)):
@@ -194,9 +198,10 @@ def of_table(table: Path, trust_views: bool = False) -> list[FilmStudy]:
 def _of_row(folder: Path, number: int, row: Mapping[str, str], trust_views: bool) -> FilmStudy:
     films = {view: folder / name for view in VIEWS if (name := (row.get(view) or "").strip())}
     try:
-        missing = [view for view, path in films.items() if not _is_file(path)]
-        fix = "correct the table"
-        require("frontal" in films and not missing, "XRAY_MISSING", f"row {number} names no file that is there", fix)
+        missing = [view for view in VIEWS if view == "frontal" or view in films]
+        missing = [view for view in missing if view not in films or not _is_file(films[view])]
+        fix, which = "correct the table", " and no ".join(missing)
+        require(not missing, "XRAY_MISSING", f"row {number} names no {which} film that is there", fix)
         xrays = {view: read_xray(path, trusted=trust_views) for view, path in films.items()}
         patients = {xray.patient for xray in xrays.values()} - {""}
         require(len(patients) <= 1, "XRAY_PATIENTS", "the films are of two patients", fix)
@@ -205,11 +210,22 @@ def _of_row(folder: Path, number: int, row: Mapping[str, str], trust_views: bool
         require(one, "XRAY_STUDIES", "the films are of two studies of a patient", or_say)
         digests = {view: _digest(path) for view, path in films.items()}
     except AxonError as error:
-        return FilmStudy(f"row-{number}", problem=error)
+        there = _readable(films)
+        return FilmStudy(f"row-{number}", digests=there, found=len(there), problem=error)
     known, patient, study = xrays["frontal"], row.get("patient") or "", row.get("study") or ""
     return FilmStudy(
         _id(known.patient or patient, known.study or study, digests["frontal"]), films, digests, len(films)
     )
+
+
+def _readable(films: Mapping[View, Path]) -> dict[View, str]:
+    """SHA-256 of those films that are there and can be read."""
+    digests = {}
+    for view, path in films.items():
+        with suppress(AxonError):
+            if _is_file(path):
+                digests[view] = _digest(path)
+    return digests
 
 
 def _study(films: list[tuple[FoundFilm, str]]) -> FilmStudy:
@@ -394,9 +410,9 @@ def _one(study: FilmStudy, out: Path, options: Options) -> dict[str, Any]:
     try:
         films = read_films(study.films["frontal"], study.films.get("lateral"), options.trust_views)
         films = replace(films, level=options.level)
-        record = reconstruct(
-            films, _loaded[0], out / study.id, options.samples, options.seed, use_references=options.use_references
-        )
+        asked: dict[str, Any] = {"samples": options.samples, "seed": options.seed}
+        asked |= {"use_references": options.use_references, "replace": True}  # the study has other films than it had
+        record = reconstruct(films, _loaded[0], out / study.id, **asked)
     except AxonError as error:
         return {"state": FAILED, "code": error.code, "message": error.message}
     except torch.AcceleratorError as error:

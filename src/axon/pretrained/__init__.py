@@ -49,6 +49,18 @@ class Model:
     sha256: str
     verified: bool = True
 
+    @classmethod
+    def of(cls, pipeline: AxonPipeline) -> Model:
+        """The model that a pipeline is of; it was loaded by `load` or `pipeline`.
+
+        Raises:
+            AxonError: ``MODEL_UNKNOWN``.
+        """
+        fix = "load it with axon.load, or give the model's folder"
+        if pipeline.origin is None:
+            raise AxonError("MODEL_UNKNOWN", "the pipeline does not say which model it is", fix)
+        return cls(pipeline, *pipeline.origin)
+
 
 def path() -> Path:
     """The model folder that comes with the package.
@@ -91,11 +103,13 @@ def load(
             _log.warning("the model is unverified: its folder has no %s", SUMS)
         pipeline = _load_pipeline(folder)
         pipeline = pipeline.prepare(device or pipeline.device, precision, compile)
-        return Model(pipeline, name, version or sha256[:12], sha256, verified)
+        pipeline.origin = (name, version or sha256[:12], sha256, verified)
+        return Model.of(pipeline)
 
 
 def pipeline(source: str | Path | None = None, tracking_uri: str | None = None) -> AxonPipeline:
-    """The pipeline of a model, which `axon.load` is: call it with films as arrays, see `axon.inference.AxonPipeline`.
+    """The pipeline of a model, which `axon.load` is: call it with films as arrays, see `axon.inference.AxonPipeline`,
+    or give it to `axon.from_films` as its model.
 
     Args:
         source: A folder, ``"axon-small"`` (the default, which comes with the package), ``"models:/NAME@ALIAS"`` or

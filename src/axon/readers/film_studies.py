@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +19,9 @@ from axon.readers.films import Xray, overruled_by, read_xray, sure_view, taken_v
 
 MAX_BYTES, MAX_FILES = 4 * 2**30, 5000
 _DIRECTORY = "DICOMDIR"
+_VIEW_WORDS = frozenset(("frontal", "front", "pa", "ap", "lateral", "lat", "side", "ll", "rl"))
+"""What a film's name says of its view, and not of whose it is."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,9 @@ def choose_views(
     folder: Path, mend: Mend, views: tuple[View, ...] = ("frontal", "lateral"), trusted: bool = False
 ) -> list[FoundFilm]:
     """The best frontal film and, where there is one of the same study, the best lateral one: one whose tag names the
-    view before one that only looks like it, and that before one that is trusted.
+    view before one that only looks like it, and that before one that is trusted. Films without a study in their headers
+    are of one where these name one patient, or where their names differ in the view alone. How many were passed over
+    is said.
 
     Args:
         folder: With films and anything else below it.
@@ -77,13 +84,36 @@ def choose_views(
     codes = ", ".join(f"{count} {code}" for code, count in sorted(refused.items())) or "there is no file"
     message = f"none of the files is surely a {views[0]} chest film ({len(found)} of another view; {codes})"
     require(bool(first), "XRAY_MISSING", message, f"name the {views[0]} film's file")
-    paired = {film.xray.study for film in found if film.view in views[1:]}
-    chosen = [max(first, key=lambda film: (not _doubted(film.xray), film.xray.study in paired, *_rank(film)))]
+    paired = {_tie(film) for film in found if film.view in views[1:]}
+    chosen = [max(first, key=lambda film: (not _doubted(film.xray), _tie(film) in paired, *_rank(film)))]
     for view in views[1:]:
-        of_study = [film for film in found if film.view == view and film.xray.study == chosen[0].xray.study]
+        of_study = [film for film in found if film.view == view and _tie(film) == _tie(chosen[0])]
         of_study = [film for film in of_study if not overruled_by([film.xray])]
         chosen += [max(of_study, key=_rank)] if of_study else []
+    _tell_of_the_rest(found, chosen, views)
     return chosen
+
+
+def _tie(film: FoundFilm) -> tuple[str, ...]:
+    """Equal of films of one study: what their headers say, else their names without the words for the view."""
+    if film.xray.study or film.xray.patient:
+        return ("study", film.xray.study) if film.xray.study else ("patient", film.xray.patient)
+    # What follows the last point of a name such as 1.2.3.4 is no format.
+    name = re.sub(r"\.[a-z]\w{1,4}$", "", film.name.lower())
+    return ("name", *(word for word in re.split(r"[\W_]+", name) if word not in _VIEW_WORDS))
+
+
+def _tell_of_the_rest(found: list[FoundFilm], chosen: list[FoundFilm], views: tuple[View, ...]) -> None:
+    same = [_tie(film) == _tie(chosen[0]) for film in found]
+    others = same.count(False)
+    if len(chosen) < len(views):
+        _log.info("no lateral film of the same study")
+    if others and any(film.view in views[1:] for film in found) and len(chosen) < len(views):
+        _log.info("neither a header nor a name ties a lateral film to it; if one is this patient's, name both files")
+    if more := same.count(True) - len(chosen):
+        _log.info("films passed over: %d more of the same study", more)
+    if others:
+        _log.info("films passed over: %d of other studies; --batch makes a volume of every study of a folder", others)
 
 
 def _rank(film: FoundFilm) -> tuple[bool, bool, float]:

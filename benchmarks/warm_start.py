@@ -21,8 +21,9 @@ from axon.config import Config
 from axon.errors import one_line_errors, require
 from axon.files import read_csv, write_json, write_whole
 from axon.metrics.catalogue import SECOND, metric
+from axon.metrics.statistics import paired_difference
 from benchmarks.folds_jobs import folds_of, internal, patients_of, shared, train_axon
-from benchmarks.folds_page import difference, verdict
+from benchmarks.folds_page import verdict
 from benchmarks.quality import HEADLINE, data_folder, markdown, page_head, prepare, prepare_more
 
 KEYS = [*HEADLINE, "anatomy/dice_bone", SECOND]
@@ -118,7 +119,11 @@ Score = tuple[str, str, str, str, float]
 
 
 def _gain(config: Config, warm: list[Score], scratch: list[Score], where: tuple[str, str], key: str) -> str:
-    found = difference(config, _of(warm, *where, key), _of(scratch, *where, key))
+    measure, ours, theirs = config.evaluation, _of(warm, *where, key), _of(scratch, *where, key)
+    mine, others = (
+        {patient: side[patient] for patient in sorted(ours.keys() & theirs.keys())} for side in (ours, theirs)
+    )
+    found = paired_difference(mine, others, measure.bootstrap, measure.confidence, config.seed)
     return f"{metric(key).title}, warm less scratch: {verdict(found, metric(key).digits + 1)}"
 
 

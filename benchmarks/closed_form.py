@@ -203,8 +203,8 @@ class ClosedForm:
 
 def table(rows: Mapping[str, dict[str, dict[str, float]]]) -> str:
     """Means over patients."""
-    methods = next(iter(rows.values()))
-    cells = [[m, *(f"{np.mean([row[m][c] for row in rows.values()]):.3f}" for c in SHOWN)] for m in methods]
+    means = {m: [np.mean([row[m][c] for row in rows.values()]) for c in SHOWN] for m in next(iter(rows.values()))}
+    cells = [[method, *(f"{value:.3f}" for value in values)] for method, values in means.items()]
     return markdown(["method", *SHOWN], cells)
 
 
@@ -217,13 +217,11 @@ def main(argv: list[str] | None = None) -> int:
         for study in chosen:
             rows[study.case_id] = closed.measure(study)
             print(study.case_id, json.dumps(rows[study.case_id]), flush=True)
-        weights = markdown(
-            ["wavelengths [mm]", "estimate", "mean of the warps"],
-            [
-                [f"{a:g} to {b:g}", *(f"{w:.2f}" for w in pair)]
-                for (a, b), pair in zip(BANDS_MM, closed.weight_B2.tolist(), strict=True)
-            ],
-        )
+        bands = zip(BANDS_MM, closed.weight_B2.tolist(), strict=True)
+        cells = [
+            [f"{a:g} to {b:g}", f"{of_estimate:.2f}", f"{of_mean:.2f}"] for (a, b), (of_estimate, of_mean) in bands
+        ]
+        weights = markdown(["wavelengths [mm]", "estimate", "mean of the warps"], cells)
         parts = [
             page_head("Other fusions in closed form"),
             f"{len(rows)} patients.",

@@ -58,7 +58,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Tried:
     """One film, what was made of it with references, and without."""
 
     name: str
@@ -105,7 +105,7 @@ def enclosed(hu_DHW: np.ndarray) -> np.ndarray:
     return enclosed_DHW
 
 
-def table(films: list[Seen], left_out: list[str], model: str) -> str:
+def table(films: list[Tried], left_out: list[str], model: str) -> str:
     """Markdown: means by product, then every film."""
     looks = [each for film in films for each in film.looks()]
     means = []
@@ -134,7 +134,7 @@ def table(films: list[Seen], left_out: list[str], model: str) -> str:
     return "\n\n".join(lines) + "\n"
 
 
-def draw(films: list[Seen]) -> Image.Image:
+def draw(films: list[Tried]) -> Image.Image:
     """A row a film: film and re-projection; the networks' volume, the volume and the sample in the lung window."""
     titles = ["film", "re-projection", "networks alone", *("volume",) * 3, *("sample",) * 3]
     sheet = Image.new("L", (len(titles) * (TILE + GAP), HEAD + len(films) * (TILE + GAP) + HEAD), 0)
@@ -168,13 +168,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     with one_line_errors():
         model = pretrained.load(arguments.model, arguments.tracking_uri)
-        films, left_out = list[Seen](), []
+        films, left_out = list[Tried](), []
         kinds = {".png", ".jpg", ".jpeg", ".dcm", ""}
         for path in sorted(p for p in arguments.folder.rglob("*") if p.is_file() and p.suffix.lower() in kinds):
             try:
                 read = read_films(path, None)
                 alone = sample(read, model.pipeline, 0, use_references=False)
-                films.append(Seen(path.stem, sample(read, model.pipeline), alone))
+                films.append(Tried(path.stem, sample(read, model.pipeline), alone))
             except AxonError as error:
                 left_out.append(f"{path.name}: {error}")
                 continue

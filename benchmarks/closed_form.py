@@ -203,8 +203,10 @@ class ClosedForm:
 
 def table(rows: Mapping[str, dict[str, dict[str, float]]]) -> str:
     """Means over patients."""
-    means = {m: [np.mean([row[m][c] for row in rows.values()]) for c in SHOWN] for m in next(iter(rows.values()))}
-    cells = [[method, *(f"{value:.3f}" for value in values)] for method, values in means.items()]
+    cells = []
+    for method in next(iter(rows.values())):
+        figures = np.mean([[row[method][column] for column in SHOWN] for row in rows.values()], axis=0)
+        cells.append([method, *(f"{value:.3f}" for value in figures)])
     return markdown(["method", *SHOWN], cells)
 
 

@@ -215,7 +215,7 @@ def test_a_benchmark_measures_each_patient_once(
     assert piece.stat().st_mtime_ns == written
     with pytest.raises(SystemExit):
         module.main([*arguments, "--config", str(TINY)])  # type: ignore[attr-defined]
-    assert "BENCH_OTHER" in (said := capfd.readouterr().out) and "begun with other: config ->" in said
+    assert "BENCH_OTHER" in (said := capfd.readouterr().err) and "begun with other: config ->" in said
 
 
 @pytest.mark.slow
@@ -241,7 +241,7 @@ def test_the_networks_are_trained_once_and_measured_beside_the_closed_form(
     assert len({figures["PSNR"] for figures in row.values()}) == len(row)
     with pytest.raises(SystemExit):
         local_intensity.main([*arguments, "--steps", "3"])
-    assert "BENCH_OTHER" in (said := capfd.readouterr().out) and "begun with other: steps ->" in said
+    assert "BENCH_OTHER" in (said := capfd.readouterr().err) and "begun with other: steps ->" in said
     assert local_intensity.main(arguments) == 0
     assert "begins" not in capfd.readouterr().out
     (again,) = json.loads(written.read_text())  # Weights that were loaded lie otherwise in memory, and round otherwise.

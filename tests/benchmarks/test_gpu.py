@@ -109,7 +109,7 @@ def test_a_pretraining_leaves_few_small_files_that_become_a_model(
     model, patients = pretrained.load(str(tmp_path / "made/model")), read_patients(tmp_path / "made/model")
     assert model.verified and patients is not None and len(patients.trained) == 3
     card = (tmp_path / "made/model/README.md").read_text()
-    assert "| training seconds |" in card and "| trained on | none |" in card
+    assert "| seconds of the networks' training |" in card and "| hardware of the training | none |" in card
     with safe_open(bridge / "unet/diffusion_pytorch_model.safetensors", "pt") as trained:
         for name, tensor in model.pipeline.unet.state_dict().items():
             assert tensor.equal(trained.get_tensor(name))

@@ -280,7 +280,7 @@ def test_credentials(
     def run() -> str:
         with pytest.raises(SystemExit):
             main(["cohort", "fetch", str(cohort), str(tmp_path / "raw"), "--sign", "--endpoint", server.endpoint])
-        return capsys.readouterr().err
+        return capsys.readouterr().err.splitlines()[-1]
 
     with s3_server(buckets) as server:
         with pytest.raises(AxonError) as anonymous:

@@ -65,6 +65,7 @@ def test_gate_register_finish(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     run_id = start_parent(uri, "axon", "key", {}, {})
     evaluation, decision, registered = tmp_path / "evaluation", tmp_path / "out" / "decision", tmp_path / "registered"
     (evaluation / "model").mkdir(parents=True)
+    (evaluation / "model/model_index.json").write_text("{}")
     (evaluation / "metrics.json").write_text(json.dumps({"facts": {"split_hash": "s", "views": "bi"}, "summary": {}}))
     (evaluation / "cases.csv").write_text("set_name,view,case_id,method,axon/psnr\ninternal,bi,a,axon,25.0\n")
     common: dict[str, Any] = {

@@ -182,7 +182,7 @@ def test_an_empty_name_is_refused_and_not_taken_for_this_folder(
     for words in calls:
         with pytest.raises(SystemExit) as ended:
             run(*words)
-        assert ended.value.code == 1 and capsys.readouterr().out.startswith("[PATH_EMPTY]"), words
+        assert ended.value.code == 1 and capsys.readouterr().err.startswith("[PATH_EMPTY]"), words
     assert not Path("x").exists() and not (tmp_path / "x").exists()
 
 

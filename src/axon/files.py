@@ -90,7 +90,7 @@ def _claimed(part: Path, folder: bool, kept: bool = False) -> Iterator[Path]:
         if folder:
             part.mkdir(parents=True, exist_ok=True)
         try:
-            handle = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | (os.O_DIRECTORY if folder else os.O_CREAT))
+            handle = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | (os.O_DIRECTORY if folder else os.O_CREAT), 0o666)
         except FileNotFoundError:
             if not folder:
                 raise

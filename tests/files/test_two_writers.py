@@ -164,3 +164,9 @@ def test_nothing_is_written_through_a_link_that_somebody_left(kind: str, tmp_pat
     with pytest.raises(AxonError, match=r"OUT_EXISTS.*link"), writer(tmp_path / "out"):  # type: ignore[operator]
         raise AssertionError("it was written")
     assert (precious / "thesis.txt").read_text() == "years" and not (tmp_path / "out").exists()
+
+
+def test_what_is_written_is_no_program(tmp_path: Path) -> None:
+    with whole_file(tmp_path / "table.csv") as part:
+        part.write_text("a,b\n")
+    assert (tmp_path / "table.csv").stat().st_mode & 0o111 == 0

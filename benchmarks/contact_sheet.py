@@ -36,8 +36,8 @@ def volumes(pipeline: AxonPipeline, case: Case) -> dict[str, np.ndarray]:
     found = {"networks alone": on_grid(output.networks_DHW, pipeline.size), "volume": output.volume.hu_DHW}
     if output.sample is not None:
         found["sample"] = output.sample.hu_DHW
-    if output.nearest_DHW is not None:
-        found["nearest reference"] = output.nearest_DHW
+    if output.warps_KDHW is not None:
+        found["nearest reference"] = output.warps_KDHW[0]
     return found | {"CT": case.truth_DHW.astype(np.float32)}
 
 

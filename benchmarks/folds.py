@@ -89,7 +89,13 @@ class JobRuns:
             if job.kind == "evaluate":
                 found = means_of(self.bench, job)
                 run.log(0, found | results_of(job, found))
-            files = ("scores/cases.csv", "scores/metrics.json", "scores/report.html", "scores/hero.png")
+            files = (
+                "scores/cases.csv",
+                "scores/metrics.json",
+                "scores/report.html",
+                "scores/hero.png",
+                "scores/sheet.webp",
+            )
             for file in (*(folder / name for name in files), *sorted(folder.glob("*/curves/*.csv"))):
                 if file.is_file():
                     run.artifact(file)

@@ -31,55 +31,15 @@ from torch import Tensor
 from axon import pretrained
 from axon.errors import one_line_errors
 from axon.files import write_whole
-from axon.geometry.volume import body_mask
+from axon.metrics.memory import BANK_STEP, STEP, centres, distance_at_place, nearest_in, nearest_share, patches
 from axon.readers.layouts import Study
 from benchmarks.claims import claim_of
 from benchmarks.pretrain import remember
 from benchmarks.quality import markdown, page_head
 from benchmarks.references import FINE, SIZE, ReferenceBench, bench_of, bench_parser, measured, rendered
 
-PATCH, STEP, BANK_STEP = 9, 8, 4
-"""Voxels a side of a patch, and between those of a sample and those of training CTs."""
 SHARES = ("reference", "CT", "networks")
 TO_REFERENCE, TO_TRAINING = ("sample", "CT"), ("sample", "volume", "CT")
-CHUNK = 256
-
-
-def centres(hu_DHW: Tensor, step: int) -> Tensor:
-    """Every ``step``-th voxel in the body whose patch lies in the cube, shape (N, 3)."""
-    inside = torch.zeros(hu_DHW.shape, dtype=torch.bool)
-    reach = PATCH // 2
-    inner = (slice(reach, -reach, step),) * 3
-    inside[inner] = torch.from_numpy(body_mask(hu_DHW.numpy()))[inner]
-    return inside.nonzero()
-
-
-def patches(hu_DHW: Tensor, centres_N3: Tensor) -> Tensor:
-    """Shape (N, PATCH^3)."""
-    d, h, w = (centres_N3 - PATCH // 2).T
-    windows = hu_DHW.unfold(0, PATCH, 1).unfold(1, PATCH, 1).unfold(2, PATCH, 1)
-    return windows[d, h, w].flatten(1)
-
-
-def nearest_share(sample_NV: Tensor, others: dict[str, Tensor]) -> dict[str, float]:
-    """Share of patches to which each of the others, (K, N, V), comes nearest at the same place."""
-    distance_MN = torch.stack([(x - sample_NV).square().mean(dim=2).amin(dim=0) for x in others.values()])
-    first_N = distance_MN.argmin(dim=0)
-    return {name: float((first_N == n).float().mean()) for n, name in enumerate(others)}
-
-
-def distance_at_place(query_NV: Tensor, others_KNV: Tensor) -> float:
-    """Median over places of the distance to the nearest of the others at the same place."""
-    return float((others_KNV - query_NV).square().mean(dim=2).amin(dim=0).sqrt().median())
-
-
-def nearest_distance(query_NV: Tensor, bank_MV: Tensor) -> float:
-    """Median over the queries of the distance to the nearest patch of a bank."""
-    norm_M, nearest = bank_MV.square().sum(dim=1), []
-    for part in query_NV.split(CHUNK):
-        square = part.square().sum(dim=1, keepdim=True) - 2 * part @ bank_MV.T + norm_M
-        nearest.append(square.amin(dim=1).clamp(min=0))
-    return float((torch.cat(nearest) / query_NV.shape[1]).sqrt().median())
 
 
 class Memory:
@@ -89,9 +49,9 @@ class Memory:
         self.bench = bench
 
     @functools.cached_property
-    def bank_MV(self) -> Tensor:
+    def bank(self) -> list[Tensor]:
         """Patches of the training CTs."""
-        return torch.cat([self.patches_of(reference) for reference in self.bench.references[:, 0]])
+        return [self.patches_of(reference) for reference in self.bench.references[:, 0]]
 
     def patches_of(self, normalised_DHW: Tensor) -> Tensor:
         hu_DHW = self.hu(normalised_DHW)
@@ -119,7 +79,9 @@ class Memory:
         )
         there = {f"{name} to reference": distance_at_place(seen[name], warps) for name in TO_REFERENCE}
         return (
-            shares | there | {f"{name} to training": nearest_distance(seen[name], self.bank_MV) for name in TO_TRAINING}
+            shares
+            | there
+            | {f"{name} to training": float(nearest_in(seen[name], self.bank).median()) for name in TO_TRAINING}
         )
 
 

@@ -107,7 +107,7 @@ class AxonOutput:
         samples_KDHW: Every sample on the grid of the result, HU; where none was drawn, the volume.
         sample: With references, the first sample: a plausible patient, where the volume is the best guess. None where
             none was drawn.
-        nearest_DHW: With references, the one that fits best, in this patient's shape, HU.
+        warps_KDHW: With references, each in this patient's shape, HU; the one that fits best is the first.
         used: What the references did; None where they were not asked for or the model has none.
         level: How the lateral film lay against the frontal one, and was put right; None where both stay as they lie.
         networks_DHW: The volume after stage 3, before any reference, on the fine grid.
@@ -125,7 +125,7 @@ class AxonOutput:
     coarse_DHW: np.ndarray
     estimate_DHW: np.ndarray
     sample: Volume | None = None
-    nearest_DHW: np.ndarray | None = None
+    warps_KDHW: np.ndarray | None = None
     used: ReferencesUsed | None = None
     level: Level | None = None
 
@@ -491,7 +491,7 @@ class AxonPipeline(DiffusionPipeline):
             std_DHW=std_DHW,
             samples_KDHW=samples_KDHW,
             sample=Volume(samples_KDHW[0], volume.affine) if drawn else None,
-            nearest_DHW=self._hu(found.warps_K1DHW[:1])[0],
+            warps_KDHW=self._hu(found.warps_K1DHW),
             used=used,
             **stages,
         )

@@ -180,20 +180,6 @@ def test_what_a_change_shows_of_a_disease() -> None:
     assert sick.shown(np.roll(disease, 4, axis=0), disease, body)[0] == 0
 
 
-def test_a_copied_patch_is_told_from_one_that_is_ones_own() -> None:
-    generator = torch.Generator().manual_seed(0)
-    sample, other = torch.randn(2, 40, 27, generator=generator)
-    own = sample + 0.1 * torch.randn(40, 27, generator=generator)
-    own[:10] += 5
-    shares = memorised.nearest_share(sample, {"own": own[None], "other": other[None]})
-    assert shares == {"own": 0.75, "other": 0.25}
-    assert memorised.nearest_distance(sample, sample.flip(0)) == pytest.approx(0, abs=1e-3)
-    assert memorised.nearest_distance(sample, sample + 3) > 1
-    # At its own place nothing is near to what lies elsewhere.
-    assert memorised.distance_at_place(sample, torch.stack([other, sample + 0.5])) == pytest.approx(0.5)
-    assert memorised.distance_at_place(sample, sample.flip(0)[None]) > 1
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("module", [sick, memorised])
 def test_a_benchmark_measures_each_patient_once(

@@ -79,7 +79,9 @@ def test_a_prepared_dataset_gives_what_the_pipelines_step_gives(
         tiny_config.xray,
         tiny_config.model.hu_window,
     )
-    assert {"report.html", "metrics.json", "studies.csv", "hero.png"} <= {p.name for p in (tmp_path / "out").iterdir()}
+    assert {"report.html", "metrics.json", "studies.csv", "hero.png", "sheet.webp"} <= {
+        p.name for p in (tmp_path / "out").iterdir()
+    }
     written = parquet.read_table(tmp_path / "out/cases.parquet").to_pylist()
     assert [row["axon/psnr"] for row in written] == [
         float(row["axon/psnr"]) for row in table(tmp_path / "out/cases.csv")

@@ -18,6 +18,7 @@ from axon.evaluation.champion import _volume
 from axon.evaluation.folder import EvaluationAsked, config_of, evaluate_folder
 from axon.geometry.volume import lps_to_ras
 from axon.inference import AxonOutput, AxonPipeline, ReferencesUsed
+from axon.metrics.memory import OTHERS
 from axon.readers.pseudonyms import patient_pseudonym
 from axon.references.library import Candidate, Library, build_library
 from tests.support.referenced import SETTINGS, SIZE
@@ -90,6 +91,16 @@ def test_evaluate_never_shows_a_case_its_own_ct(
     # In the order of their names: of the one the CT tells, of the other the id, too.
     assert [list(each.ids) for each in used[:2]] == [[IDS["p0"]], [IDS["p1"]]]
     assert all(each.reason == "1 of 2 references are of this patient" for each in used)
+    rows = [row for study in outcome.studies for row in study.rows]
+    told = {row.method for row in rows if any(key.startswith("memory/") for key in row.metrics)}
+    assert told == {"axon", "axon_sample"}
+    shares = [sum(row.metrics[f"memory/{of}"] for of in OTHERS) for row in rows if row.method in told]
+    assert shares == pytest.approx([100] * len(shares))
+    # The own CT is in the library, too, and would be found at a distance of 0.
+    assert all(row.metrics["memory/ct_to_training"] > 10 for row in rows if row.method in told)
+    # A patient whom the model was trained on is in no table.
+    page = (tmp_path / "out/report.html").read_text()
+    assert ("Whose anatomy it is" in page and "To a training patch [HU]" in page) == (not known)
 
 
 def test_another_scan_of_the_patient_is_told_by_the_id(tmp_path: Path, model: Path, used: list[ReferencesUsed]) -> None:

@@ -28,7 +28,7 @@ from axon.evaluation.results import (
     showcase,
     summary_table,
 )
-from axon.evaluation.strips import strip, write_hero
+from axon.evaluation.strips import sheet, strip, write_hero
 from axon.metrics.protocols import PROTOCOLS, measure
 from axon.metrics.statistics import comparable
 
@@ -220,6 +220,21 @@ def test_the_marks_of_a_coarse_strip_hide_no_picture() -> None:
     shown = np.asarray(Image.open(io.BytesIO(strip(hu_DHW, hu_DHW, 320.0))).convert("L"))
     first = shown[: len(shown) // 3, : shown.shape[1] // 3]
     assert (first > 240).mean() > 0.85, "letters, their outlines and the bar are few of the pixels"
+
+
+def test_a_sheet_has_every_strip_and_its_name_below() -> None:
+    strips = {
+        f"case {n}, internal": strip(np.full((32, 32, 32), 100.0 * n), np.zeros((32,) * 3), 320.0) for n in range(5)
+    }
+    shown = np.asarray(Image.open(io.BytesIO(sheet(strips))).convert("L")).astype(int)
+    one = np.asarray(Image.open(io.BytesIO(strips["case 2, internal"])).convert("L")).astype(int)
+    left = 2 * (one.shape[1] + 6)
+    # The third of the first row, but for what WebP loses.
+    assert np.abs(shown[: one.shape[0], left : left + one.shape[1]] - one).mean() < 4
+    rows, columns = 2, 4
+    assert shown.shape == (rows * (one.shape[0] + 24) - 6, columns * (one.shape[1] + 6) - 6)
+    label = shown[one.shape[0] : one.shape[0] + 18, left : left + one.shape[1]]
+    assert (label < 100).sum() > 20
 
 
 def test_two_cases_tell_nothing_apart(page: Page) -> None:

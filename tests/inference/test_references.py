@@ -35,7 +35,7 @@ def output(model: AxonPipeline, films: tuple[np.ndarray, np.ndarray]) -> AxonOut
 def test_volume_and_samples_are_on_the_grid_of_the_result(output: AxonOutput) -> None:
     assert output.volume.hu_DHW.shape == (SIZE,) * 3 and output.samples_KDHW.shape == (2, SIZE, SIZE, SIZE)
     assert output.sample is not None and np.array_equal(output.sample.hu_DHW, output.samples_KDHW[0])
-    assert output.mean_DHW is not None and output.std_DHW is not None and output.nearest_DHW is not None
+    assert output.mean_DHW is not None and output.std_DHW is not None and output.warps_KDHW is not None
     assert output.networks_DHW.shape == (16,) * 3
     assert output.used is not None and len(output.used.ids) == 2 and output.used.reason == ""
     assert not np.array_equal(output.samples_KDHW[0], output.samples_KDHW[1])
@@ -82,7 +82,7 @@ def test_references_that_do_not_come_to_look_like_the_films_are_left_out_and_sai
     strict = referenced_pipeline(tmp_path, min_score=2.0)
     output = strict(*films, num_samples=1, rendered=True)
     assert output.used is not None and output.used.ids == () and "2 of 2 references" in output.used.reason
-    assert output.nearest_DHW is None and output.volume.hu_DHW.shape == (SIZE,) * 3
+    assert output.warps_KDHW is None and output.volume.hu_DHW.shape == (SIZE,) * 3
     assert np.isfinite(output.volume.hu_DHW).all()
 
 

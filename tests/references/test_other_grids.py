@@ -39,8 +39,8 @@ def test_references_are_warped_on_the_grid_of_a_model_whose_networks_are_as_fine
     model = AxonPipeline.from_pretrained(tmp_path / "model")
     films = [np.asarray(Image.open(path), np.float32) for path in write_films(tmp_path)]
     output = model(*films, num_samples=2, rendered=True)
-    assert output.used is not None and len(output.used.ids) == 2 and output.nearest_DHW is not None
-    assert output.networks_DHW.shape == output.volume.hu_DHW.shape == output.nearest_DHW.shape == (SIZE,) * 3
+    assert output.used is not None and len(output.used.ids) == 2 and output.warps_KDHW is not None
+    assert output.networks_DHW.shape == output.volume.hu_DHW.shape == output.warps_KDHW[0].shape == (SIZE,) * 3
     assert np.isfinite(output.samples_KDHW).all() and output.std_DHW is not None
     assert not np.array_equal(output.volume.hu_DHW, output.networks_DHW)
     alone = model(films[0], num_samples=1, rendered=True)

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from axon.baselines.methods import TRAINED
 from axon.compute.devices import choose_device
 from axon.config import Config
 from axon.data.cases import Case
-from axon.data.patients import read_patients, write_patients
+from axon.data.patients import Patient, exclude, read_patients, write_patients
 from axon.data.prepared import PreparedDataset
 from axon.data.splits import NO_TEST
 from axon.errors import AxonError, printable, printable_lines
@@ -41,10 +41,11 @@ from axon.evaluation.results import (
     strip_name,
     summary_table,
 )
-from axon.evaluation.strips import strip, write_hero
+from axon.evaluation.strips import sheet, strip, write_hero
 from axon.files import whole_folder, write_json
 from axon.geometry.projection import VIEWS
 from axon.inference import REFERENCED, AxonOutput, AxonPipeline
+from axon.metrics import memory
 from axon.metrics.catalogue import MEASURED_AGAIN, PRIMARY, VIEW_SETS, Views, shown_in
 from axon.metrics.realism import Appearance, floor_of
 from axon.models.folders import load_network
@@ -62,12 +63,13 @@ again."""
 
 @dataclass(frozen=True)
 class MethodVolumes:
-    """Every method's volume of one case from one or two films: HU on the fine grid by method, and the error that AXON
-    expects.
+    """Every method's volume of one case from one or two films: HU on the fine grid by method, the error that AXON
+    expects, and, by method, how much of it is another patient.
     """
 
     volumes: dict[str, np.ndarray]
     std_DHW: np.ndarray | None
+    memory: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def evaluate(
@@ -83,8 +85,9 @@ def evaluate(
     """Evaluate on every test set, mono and bi-planar.
 
     Writes ``out/model`` (an `AxonPipeline` folder), ``metrics.json``, ``cases.csv``, ``summary.txt``, ``report.html``,
-    ``hero.png`` and in ``cases/`` a small picture of every case; where the champion's evaluation does not compare with
-    this one also ``champion.json``, for which see `axon.evaluation.champion`. ``out`` appears whole or not at all.
+    ``hero.png``, in ``cases/`` a small picture of every case and in ``sheet.webp`` the first of them side by side;
+    where the champion's evaluation does not compare with this one also ``champion.json``, for which see
+    `axon.evaluation.champion`. ``out`` appears whole or not at all.
 
     Args:
         config: The resolved configuration.
@@ -207,6 +210,9 @@ def write_all(folder: Path, evaluation: Evaluation, strips: dict[str, bytes]) ->
     (folder / STRIPS).mkdir()
     for file, content in strips.items():
         (folder / file).write_bytes(content)
+    if strips:
+        named = {strip_name(row.set_name, row.case_id): f"{row.case_id}, {row.set_name}" for row in evaluation.rows}
+        (folder / "sheet.webp").write_bytes(sheet({named[file]: strips[file] for file in named if file in strips}))
     if evaluation.pictures:
         write_hero(folder / "hero.png", leading(evaluation.pictures))
     (folder / "summary.txt").write_text(summary_table(evaluation) + "\n")
@@ -253,12 +259,28 @@ def volumes_of(
     volumes["axon_coarse"] = pipeline.interpolate_hu(output.coarse_DHW)
     volumes["axon_refined"] = pipeline.interpolate_hu(output.refined_DHW)
     volumes["axon_networks"] = output.networks_DHW
-    if output.nearest_DHW is not None:
-        volumes["nearest_reference"] = output.nearest_DHW
+    if output.warps_KDHW is not None:
+        volumes["nearest_reference"] = output.warps_KDHW[0]
     volumes["axon"] = output.volume.hu_DHW
     volumes["axon_sample"] = output.samples_KDHW[0]
     volumes["axon_mean"] = output.volume.hu_DHW if output.mean_DHW is None else output.mean_DHW
-    return MethodVolumes(volumes, output.std_DHW)
+    return MethodVolumes(volumes, output.std_DHW, _memory(pipeline, output, volumes, case, patient))
+
+
+def _memory(
+    pipeline: AxonPipeline, output: AxonOutput, volumes: dict[str, np.ndarray], case: Case, patient: Patient | None
+) -> dict[str, dict[str, float]]:
+    """How much of the final volumes is another patient, by method; nothing of a model without references."""
+    if output.warps_KDHW is None or patient is None or case.truth_DHW.shape != output.warps_KDHW.shape[1:]:
+        return {}
+    known = exclude(pipeline.library.references, patient)[: memory.TRAINING_CTS]
+    return memory.measure(
+        {name: torch.from_numpy(volumes[name]) for name in ("axon", "axon_sample")},
+        torch.from_numpy(case.truth_DHW.astype(np.float32)),
+        torch.from_numpy(output.warps_KDHW),
+        torch.from_numpy(on_grid(output.networks_DHW, len(case.truth_DHW))),
+        (torch.from_numpy(reference.hu_DHW) for reference in known),
+    )
 
 
 def baseline_volumes_of(
@@ -332,8 +354,10 @@ def stage_weights(pipeline: AxonPipeline, cases: list[Case], view: Views, config
 def _metrics(
     hu_DHW: np.ndarray, reference: Truth, method: str, result: MethodVolumes, view: Views, config: Config
 ) -> dict[str, float]:
-    """Every measure; for the mean of samples also how often 2 standard deviations hold the truth."""
-    metrics = measured(hu_DHW, reference, view, config)
+    """Every measure; for the mean of samples also how often 2 standard deviations hold the truth, for volume and sample
+    how much of it is another patient.
+    """
+    metrics = measured(hu_DHW, reference, view, config) | result.memory.get(method, {})
     if method == "axon_mean" and result.std_DHW is not None:
         truth_DHW = np.clip(reference.hu_DHW, *config.model.hu_window)
         mean_DHW, std_DHW = (on_grid(volume, len(truth_DHW)) for volume in (hu_DHW, result.std_DHW))

@@ -63,6 +63,15 @@ AXES: tuple[tuple[str, str, frozenset[Axis]], ...] = (
         "other; of spectra it is the mean of absolute values.",
         frozenset({"realism"}),
     ),
+    (
+        "Whose anatomy it is",
+        "What a model with references shows is mostly theirs: where patches of 9 voxels a side inside the body are "
+        "nearest to a reference, warped to this patient, to the patient's own CT, or to what the networks make without "
+        "references. Then their median distance from the nearest reference at that place, and from the nearest patch "
+        "of any training CT; and that of the patient's own CT, which no training saw: a volume that lies nearer than "
+        "it copies.",
+        frozenset({"memory"}),
+    ),
 )
 """The report's tables: title, what to know, and the catalogue's axes in it."""
 RANKS = ("only", "best", "median", "worst")
@@ -321,6 +330,7 @@ def _metric_table(evaluation: Evaluation, set_name: str, view: str, keys: list[s
             "cells": [column["cells"][method] for column in columns],
         }
         for method in methods
+        if any(column["cells"][method] for column in columns)
     ]
     floor = [metric(key).text(evaluation.floor[key]) if key in evaluation.floor else "–" for key in keys]
     known = any(key in evaluation.floor for key in keys)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from axon import DISCLAIMER
+from axon.errors import printable
 from axon.evaluation.results import Picture
 from axon.files import whole_file
 from axon.pictures import (
@@ -27,6 +30,9 @@ from axon.pictures import (
 HERO_ERROR_HU = 500
 STRIP_PX = 96
 """Side to which smaller pictures of a strip are enlarged, so that the letters hide none."""
+
+SHEET_COLUMNS, SHEET_CASES, SHEET_LABEL_PX = 4, 40, 18
+"""Of a sheet: strips a row, strips at most, and the height of what is written below each."""
 
 
 def strip(ours_DHW: np.ndarray, reference_DHW: np.ndarray, width_mm: float) -> bytes:
@@ -50,6 +56,30 @@ def strip(ours_DHW: np.ndarray, reference_DHW: np.ndarray, width_mm: float) -> b
         rows.append(np.concatenate([_marked(shown, sides(plane), 100 / width_mm) for shown in (*gray, error)], axis=1))
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(rows)).save(buffer, format="WEBP", quality=80, method=4)
+    return buffer.getvalue()
+
+
+def sheet(strips: Mapping[str, bytes]) -> bytes:
+    """The strips of an evaluation on one WebP, `SHEET_COLUMNS` a row, the first `SHEET_CASES` of them.
+
+    Args:
+        strips: As `strip` makes them, by what is written below each.
+    """
+    from PIL import Image, ImageDraw
+
+    shown = {name: Image.open(io.BytesIO(strip)) for name, strip in itertools.islice(strips.items(), SHEET_CASES)}
+    width = max(image.width for image in shown.values())
+    height = max(image.height for image in shown.values()) + SHEET_LABEL_PX
+    columns, gap = min(SHEET_COLUMNS, len(shown)), 6
+    rows = -(-len(shown) // columns)
+    page = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
+    draw = ImageDraw.Draw(page)
+    for number, (name, image) in enumerate(shown.items()):
+        left, top = number % columns * (width + gap), number // columns * (height + gap)
+        page.paste(image, (left, top))
+        draw.text((left + 2, top + image.height + 2), printable(name)[: width // 7], fill="black", font_size=12)
+    buffer = io.BytesIO()
+    page.save(buffer, format="WEBP", quality=80, method=4)
     return buffer.getvalue()
 
 

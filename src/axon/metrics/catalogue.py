@@ -13,7 +13,7 @@ from typing import Literal, get_args
 from axon.errors import AxonError
 
 Better = Literal["more", "less", "zero", "neither"]
-Axis = Literal["distortion", "realism", "anatomy", "films", "calibration"]
+Axis = Literal["distortion", "realism", "anatomy", "films", "calibration", "memory"]
 Place = Literal["headline", "beside", "overview", "report", "terminal", "card", "run", "benchmark"]
 
 Views = Literal["bi", "mono"]
@@ -52,7 +52,7 @@ class Metric:
         better: Whether more is better, or less, or nearer to zero, or neither.
         axis: Distortion compares place by place with the patient's own CT, realism asks whether the volume could be a
             CT, anatomy whether structures lie where they should; films is the agreement with the input, calibration
-            that of the stated error.
+            that of the stated error, memory says how much of it is another patient.
         shown: Where it has a column or row of its own; ``cases.csv`` has all. A ``headline`` stands first, with
             intervals and the improvement over the best baseline, the mean of one ``beside`` next to it; an ``overview``
             is a page of MLflow or Kubeflow that compares runs.
@@ -127,6 +127,8 @@ _BESIDE = frozenset[Place]({*_EVERYWHERE, "beside"})
 _FILMS = frozenset[Place]({*_HARDLY, "overview"})
 _RUN = frozenset[Place]({"report", "run", "benchmark"})
 _BENCHMARK = frozenset[Place]({"benchmark"})
+_REPORT = frozenset[Place]({"report"})
+_MEMORY = frozenset[Place]({"report", "card"})
 
 
 def by_key(metrics: Iterable[Metric]) -> dict[str, Metric]:
@@ -171,6 +173,13 @@ METRICS = by_key(
         Metric("realism/histogram_distance", "Histogram distance", "HU", 1, "less", "realism", _RUN),
         Metric("reprojection/mae", "MAE of the films", "", 4, "less", "films", _FILMS),
         Metric("calibration/within_2_std", "Truth within 2 std", "", 3, "neither", "calibration", _RUN),
+        Metric("memory/reference", "Nearest to a reference", "%", 0, "neither", "memory", _MEMORY),
+        Metric("memory/own", "Nearest to the own CT", "%", 0, "neither", "memory", _MEMORY),
+        Metric("memory/networks", "Nearest to the networks' volume", "%", 0, "neither", "memory", _REPORT),
+        Metric("memory/to_reference", "To a reference there", "HU", 0, "neither", "memory", _REPORT),
+        Metric("memory/ct_to_reference", "The CT's own to one there", "HU", 0, "neither", "memory", _REPORT),
+        Metric("memory/to_training", "To a training patch", "HU", 0, "neither", "memory", _REPORT),
+        Metric("memory/ct_to_training", "The CT's own to one", "HU", 0, "neither", "memory", _REPORT),
     )
 )
 """Every metric by key, in the order in which tables show them."""

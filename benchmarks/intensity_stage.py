@@ -24,6 +24,8 @@ BLIND = 0.15
 GAIN = 0.1
 """Of the last layer: Adam moves every weight by the learning rate, by itself more than there is to add."""
 BRIDGE_VARIANCE = 0.007
+COARSE = 4
+"""A network of whole volumes sees voxels of so many of the others' a side: 11 mm."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,10 @@ class PatchStage:
         self.fused_PFDHW = torch.stack([pair.fused_F1DHW[:, 0] for pair in pairs])
         self.shown_PCDHW = torch.stack([pair.shown_CDHW for pair in pairs])
         self.truth_P1DHW = torch.stack([pair.truth_1DHW for pair in pairs])
+        if kind == "whole":
+            self.fused_PFDHW, self.shown_PCDHW, self.truth_P1DHW = (
+                F.avg_pool3d(each.float(), COARSE) for each in (self.fused_PFDHW, self.shown_PCDHW, self.truth_P1DHW)
+            )
         self.place_3DHW, self.scheduler = place(self.truth_P1DHW.shape[-1]), bridge()
 
     def draw(self, step: int, slots: range) -> Patches:

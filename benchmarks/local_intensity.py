@@ -10,6 +10,7 @@ times, from some of the warps. Networks of the same size are trained on patches 
     bridge       a Brownian bridge from the fused volume to the CT, drawn in a few steps
     bone         a head that says where bone is; its figure is the Dice of what it thinks more likely than not
     with-bone    the regression, told the head's probability, too
+    whole        the regression on whole volumes of 11 mm, where most of the error is: an estimate that sees references
 
 What they make is corrected by the films, as the fusion is, and measured on validation patients with the packaged
 networks' estimate, beside `volume` and `sample` of the closed form, and what that makes of the same warps without a
@@ -61,6 +62,7 @@ from axon.training.train import fit_lift
 from benchmarks import intensity_stage
 from benchmarks.claims import claim_of
 from benchmarks.intensity_stage import (
+    COARSE,
     Adversary,
     Corrector,
     Critic,
@@ -86,7 +88,7 @@ from benchmarks.references import (
     rendered,
 )
 
-KINDS = ("regression", "patches", "critic", "bridge", "bone", "with-bone")
+KINDS = ("regression", "patches", "critic", "bridge", "bone", "with-bone", "whole")
 GO_ON = {"patches": "regression", "critic": "regression"}
 """Kinds that begin with another one's weights."""
 COPIES = 4
@@ -270,6 +272,9 @@ class Intensity:
     def corrected(self, kind: str, fused_11DHW: Tensor, shown_CDHW: Tensor) -> Tensor:
         """What a network makes of a fused volume, before the films correct it."""
         network, (base, control) = self.network(kind), self.asked(fused_11DHW, shown_CDHW)
+        if kind == "whole":
+            base, control = (F.avg_pool3d(each, COARSE) for each in (base, control))
+            return fused_11DHW + upsample(network(base, control), COARSE)
         if kind == "with-bone":
             control = told(self.network("bone"), base, control, self.bone)
         if kind != "bridge":

@@ -321,7 +321,12 @@ def _goals(evaluation: Evaluation) -> str:
 def _verdict(evaluation: Evaluation, pairs: Mapping[str, tuple[dict[str, float], dict[str, float]]]) -> list[str]:
     """Difference in each headline metric with its paired interval, and YES or NO."""
     differences = [
-        paired_difference(*pairs[metric], evaluation.bootstrap, evaluation.confidence, evaluation.seed)
+        paired_difference(
+            *(evaluation.by_patient(values) for values in pairs[metric]),
+            evaluation.bootstrap,
+            evaluation.confidence,
+            evaluation.seed,
+        )
         for metric in HEADLINE
     ]
     reached = all(difference.mean > 0 for difference in differences)

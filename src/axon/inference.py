@@ -107,7 +107,7 @@ class AxonOutput:
         samples_KDHW: Every sample on the grid of the result, HU; where none was drawn, the volume.
         sample: With references, the first sample: a plausible patient, where the volume is the best guess. None where
             none was drawn.
-        warps_KDHW: With references, each in this patient's shape, HU; the one that fits best is the first.
+        warps_KDHW: The references of ``used.ids``, in their order, each in this patient's shape, HU.
         used: What the references did; None where they were not asked for or the model has none.
         level: How the lateral film lay against the frontal one, and was put right; None where both stay as they lie.
         networks_DHW: The volume after stage 3, before any reference, on the fine grid.

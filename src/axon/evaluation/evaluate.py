@@ -135,7 +135,7 @@ def evaluate(
     pictures = []
     for name, case in cases:
         if (name, case.case_id) in shown:
-            result = kept.get((name, case.case_id)) or volumes_of(pipeline, trained, case, "bi", config)
+            result = kept.get((name, case.case_id)) or volumes_of(pipeline, trained, case, "bi", config, False)
             pictures.append(picture_of(name, case, result, config))
     files = [file for folder in models.values() for file in sorted((folder / "curves").glob("*.csv"))]
     curves = {file.stem: _curve(file) for file in files}
@@ -211,7 +211,7 @@ def write_all(folder: Path, evaluation: Evaluation, strips: dict[str, bytes]) ->
     for file, content in strips.items():
         (folder / file).write_bytes(content)
     if strips:
-        named = {strip_name(row.set_name, row.case_id): f"{row.case_id}, {row.set_name}" for row in evaluation.rows}
+        named = {strip_name(row.set_name, row.case_id): f"{row.set_name}: {row.case_id}" for row in evaluation.rows}
         (folder / "sheet.webp").write_bytes(sheet({named[file]: strips[file] for file in named if file in strips}))
     if evaluation.pictures:
         write_hero(folder / "hero.png", leading(evaluation.pictures))
@@ -244,10 +244,15 @@ def rows_of(
 
 
 def volumes_of(
-    pipeline: AxonPipeline, baselines: dict[str, nn.Module], case: Case, view: Views, config: Config
+    pipeline: AxonPipeline,
+    baselines: dict[str, nn.Module],
+    case: Case,
+    view: Views,
+    config: Config,
+    measure_memory: bool = True,
 ) -> MethodVolumes:
     """Reconstruct a case with every method from its own films: both, or the frontal one alone; without the references
-    that are of its patient.
+    that are of its patient. Who only looks at the volumes need not have it measured whose they are.
     """
     frontal, lateral = films_of(case, view)
     patient = patient_of(case, config) if len(pipeline.library) else None
@@ -260,15 +265,21 @@ def volumes_of(
     volumes["axon_refined"] = pipeline.interpolate_hu(output.refined_DHW)
     volumes["axon_networks"] = output.networks_DHW
     if output.warps_KDHW is not None:
-        volumes["nearest_reference"] = output.warps_KDHW[0]
+        volumes["nearest_reference"] = output.warps_KDHW[0].copy()  # A view would keep them all.
     volumes["axon"] = output.volume.hu_DHW
-    volumes["axon_sample"] = output.samples_KDHW[0]
+    volumes["axon_sample"] = output.samples_KDHW[0].copy()
     volumes["axon_mean"] = output.volume.hu_DHW if output.mean_DHW is None else output.mean_DHW
-    return MethodVolumes(volumes, output.std_DHW, _memory(pipeline, output, volumes, case, patient))
+    remembered = _memory(pipeline, output, volumes, case, patient, config.model.hu_window) if measure_memory else {}
+    return MethodVolumes(volumes, output.std_DHW, remembered)
 
 
 def _memory(
-    pipeline: AxonPipeline, output: AxonOutput, volumes: dict[str, np.ndarray], case: Case, patient: Patient | None
+    pipeline: AxonPipeline,
+    output: AxonOutput,
+    volumes: dict[str, np.ndarray],
+    case: Case,
+    patient: Patient | None,
+    hu_window: tuple[float, float],
 ) -> dict[str, dict[str, float]]:
     """How much of the final volumes is another patient, by method; nothing of a model without references."""
     if output.warps_KDHW is None or patient is None or case.truth_DHW.shape != output.warps_KDHW.shape[1:]:
@@ -276,10 +287,10 @@ def _memory(
     known = exclude(pipeline.library.references, patient)[: memory.TRAINING_CTS]
     return memory.measure(
         {name: torch.from_numpy(volumes[name]) for name in ("axon", "axon_sample")},
-        torch.from_numpy(case.truth_DHW.astype(np.float32)),
+        torch.from_numpy(case.truth_DHW.clip(*hu_window).astype(np.float32)),
         torch.from_numpy(output.warps_KDHW),
         torch.from_numpy(on_grid(output.networks_DHW, len(case.truth_DHW))),
-        (torch.from_numpy(reference.hu_DHW) for reference in known),
+        (torch.from_numpy(reference.hu_DHW.clip(*hu_window)) for reference in known),
     )
 
 

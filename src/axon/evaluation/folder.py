@@ -247,10 +247,12 @@ def _entries(data: Path, config: Config) -> Iterator[tuple[list[Listed], dict[st
         facts = ("case_id", "patient_id", "collection", "named")
         known = [{fact: getattr(study, fact) for fact in facts} for study in studies]
         sets = sets_of(folder / "splits.json", known, config) if (folder / "splits.json").is_file() else {}
+        # What comes out of an archive is written anew by each run: it is as old as the archive.
+        packed = [] if data.is_dir() else [data.stat().st_size, data.stat().st_mtime_ns]
         entries = []
         for study in studies:
             given = [file for file in (*study.files, *study.films) if file.is_file()]
-            seen = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in given]
+            seen = [[file.name, file.stat().st_size, *(packed or [file.stat().st_mtime_ns])] for file in given]
             named = sets.get(study.patient_id) or study.split or ONE_SET
             entries.append(Listed(named, study.case_id, study.patient_id, partial(_case_of, study, config), seen))
         yield entries, {"kind": "folder"}, list
@@ -356,10 +358,10 @@ class _Run:
         rows = rows_of(entry.set_name, case, result, reference, view, self.config)
         return rows, None if shown is None else strip(shown, reference.hu_DHW, self.config.grid.extent_mm)
 
-    def _volumes(self, case: Case, view: Views) -> MethodVolumes:
+    def _volumes(self, case: Case, view: Views, measure_memory: bool = True) -> MethodVolumes:
         pipeline, baseline = self.model.pipeline, self.asked.baseline
         if not baseline:
-            return volumes_of(pipeline, self.networks, case, view, self.config)
+            return volumes_of(pipeline, self.networks, case, view, self.config, measure_memory)
         wanted = {name: network for name, network in self.networks.items() if name == baseline}
         found = baseline_volumes_of(pipeline, wanted, case, view, self.config.seed)
         return MethodVolumes({name: found[name] for name in measured_as(baseline)}, None)
@@ -378,7 +380,7 @@ class _Run:
         pictures = []
         for name, case_id in shown:
             case = cases[name, case_id].load()
-            pictures.append(picture_of(name, case, self._volumes(case, "bi"), self.config))
+            pictures.append(picture_of(name, case, self._volumes(case, "bi", False), self.config))
         contents = [[s.set_name, s.case_id, s.patient_id, s.content] for s in counted]
         kind = "" if asked.films == "rendered" else asked.films
         facts = settings_of(self.config, asked.views[0]) | {

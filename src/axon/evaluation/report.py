@@ -68,8 +68,9 @@ AXES: tuple[tuple[str, str, frozenset[Axis]], ...] = (
         "What a model with references shows is mostly theirs: where patches of 9 voxels a side inside the body are "
         "nearest to a reference, warped to this patient, to the patient's own CT, or to what the networks make without "
         "references. Then their median distance from the nearest reference at that place, and from the nearest patch "
-        "of any training CT; and that of the patient's own CT, which no training saw: a volume that lies nearer than "
-        "it copies.",
+        "of the model's first eight references as they are; and that of the patient's own CT, which no training saw, "
+        "and of the networks' volume, which is blurred and so lies nearer to everything. Over the patients for whom "
+        "references were found.",
         frozenset({"memory"}),
     ),
 )

@@ -180,6 +180,7 @@ METRICS = by_key(
         Metric("memory/ct_to_reference", "The CT's own to one there", "HU", 0, "neither", "memory", _REPORT),
         Metric("memory/to_training", "To a training patch", "HU", 0, "neither", "memory", _REPORT),
         Metric("memory/ct_to_training", "The CT's own to one", "HU", 0, "neither", "memory", _REPORT),
+        Metric("memory/networks_to_training", "The networks' to one", "HU", 0, "neither", "memory", _REPORT),
     )
 )
 """Every metric by key, in the order in which tables show them."""

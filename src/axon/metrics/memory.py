@@ -9,7 +9,7 @@ nobody was trained on measures stands beside: it says how near strangers come.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ PATCH = 9
 """Voxels a side of a patch."""
 STEP, SEARCH_STEP, BANK_STEP = 8, 16, 4
 """Voxels between patches that are compared at their place, that are searched for, and that are searched."""
+QUERIES = 256
+"""Patches that are searched for at a time."""
 TRAINING_CTS = 8
 """Of the CTs that a model carries, so many are searched: the first of its library."""
 OTHERS = ("reference", "own", "networks")
@@ -46,32 +48,27 @@ def measure(
     places, searched = (centres(truth_DHW, step) for step in (STEP, SEARCH_STEP))
     if not len(warps_KDHW) or not len(searched):
         return {}
-    bank = [patches(hu_DHW, centres(hu_DHW, BANK_STEP)) for hu_DHW in training]
     own_NV = patches(truth_DHW, places)
     warped_KNV = torch.stack([patches(warp, places) for warp in warps_KDHW])
     others = {"reference": warped_KNV, "own": own_NV[None], "networks": patches(networks_DHW, places)[None]}
-    ct_to_reference = distance_at_place(own_NV, warped_KNV)
-    ct_to_training, *to_training = _to_training([truth_DHW, *volumes.values()], searched, bank)
-    found = {}
-    for (name, hu_DHW), searched_for in zip(volumes.items(), to_training, strict=True):
-        seen_NV = patches(hu_DHW, places)
-        shares = nearest_share(seen_NV, others)
-        values = {f"memory/{other}": 100 * shares[other] for other in OTHERS}
-        values |= {"memory/to_reference": distance_at_place(seen_NV, warped_KNV)}
-        values |= {"memory/ct_to_reference": ct_to_reference}
-        if bank:
-            values |= {"memory/to_training": searched_for, "memory/ct_to_training": ct_to_training}
-        found[name] = in_order(values)
-    return found
-
-
-def _to_training(volumes: Sequence[Tensor], searched_N3: Tensor, bank: list[Tensor]) -> list[float]:
-    """Of each volume the median distance to the nearest patch of a bank; 0 where it is empty."""
-    if not bank:
-        return [0.0] * len(volumes)
-    # At once, as the bank's norms are the larger part of the work.
-    nearest_N = nearest_in(torch.cat([patches(hu_DHW, searched_N3) for hu_DHW in volumes]), bank)
-    return [float(part.median()) for part in nearest_N.split(len(searched_N3))]
+    seen = {name: patches(hu_DHW, places) for name, hu_DHW in volumes.items()}
+    values = {
+        name: {f"memory/{other}": 100 * share for other, share in nearest_share(seen_NV, others).items()}
+        | {"memory/to_reference": distance_at_place(seen_NV, warped_KNV)}
+        | {"memory/ct_to_reference": distance_at_place(own_NV, warped_KNV)}
+        for name, seen_NV in seen.items()
+    }
+    # At once, as reading the training CTs is the larger part of the work.
+    asked = {"ct": truth_DHW, "networks": networks_DHW, **volumes}
+    query_NV = torch.cat([patches(hu_DHW, searched) for hu_DHW in asked.values()])
+    nearest_N = nearest_in(query_NV, (patches(hu_DHW, centres(hu_DHW, BANK_STEP)) for hu_DHW in training))
+    if nearest_N is not None:
+        medians = [float(part.median()) for part in nearest_N.split(len(searched))]
+        to_training = dict(zip(asked, medians, strict=True))
+        for name, found in values.items():
+            found["memory/to_training"] = to_training[name]
+            found |= {f"memory/{other}_to_training": to_training[other] for other in ("ct", "networks")}
+    return {name: in_order(found) for name, found in values.items()}
 
 
 def centres(hu_DHW: Tensor, step: int) -> Tensor:
@@ -107,8 +104,25 @@ def _nearest(query_NV: Tensor, others_KNV: Tensor) -> Tensor:
     return torch.stack([(other - query_NV).square().mean(dim=1) for other in others_KNV]).amin(dim=0)
 
 
-def nearest_in(query_NV: Tensor, bank: Iterable[Tensor]) -> Tensor:
-    """Root mean square distance of each query to the nearest patch of any part of a bank, each (M, V); shape (N,)."""
-    parts = [(bank_MV.square().sum(dim=1) - 2 * query_NV @ bank_MV.T).amin(dim=1) for bank_MV in bank]
-    nearest_N = query_NV.square().sum(dim=1) + torch.stack(parts).amin(dim=0)
-    return (nearest_N.clamp(min=0) / query_NV.shape[1]).sqrt()
+def nearest_in(query_NV: Tensor, bank: Iterable[Tensor]) -> Tensor | None:
+    """Root mean square distance of each query to the nearest patch of any part of a bank, each (M, V); shape (N,). None
+    where the bank is empty. One part is in memory at a time.
+    """
+    nearest_N: Tensor | None = None
+    for bank_MV in bank:
+        # Around the bank's mean, or float32 loses the difference of two large squares.
+        mean_V = bank_MV.mean(dim=0)
+        bank_MV, centred_NV = bank_MV - mean_V, query_NV - mean_V
+        norm_M = bank_MV.square().sum(dim=1)
+        chosen_N = torch.cat([(norm_M - 2 * part @ bank_MV.T).argmin(dim=1) for part in centred_NV.split(QUERIES)])
+        distance_N = (bank_MV[chosen_N] - centred_NV).square().mean(dim=1).sqrt()
+        nearest_N = distance_N if nearest_N is None else torch.minimum(nearest_N, distance_N)
+    return nearest_N
+
+
+def nearest_median(query_NV: Tensor, bank: Iterable[Tensor]) -> float:
+    """Median of `nearest_in`. Raises ValueError for an empty bank."""
+    nearest_N = nearest_in(query_NV, bank)
+    if nearest_N is None:
+        raise ValueError("the bank is empty")
+    return float(nearest_N.median())

@@ -217,7 +217,8 @@ def compare_sides(a: Side, b: Side) -> Comparison:
             _row(metric, group, a.values[group][metric], b.values[group][metric], patients, settings)
             for group in sorted(a.values.keys() & b.values.keys())
             for metric in a.values[group]
-            if metric in b.values[group]
+            # What depends on the model may be missing of a case on one side: how much of it is another patient.
+            if a.values[group][metric].keys() == b.values[group].get(metric, {}).keys()
         ]
     except AxonError as error:
         raise AxonError("COMPARE_DIFFERENT", f"{a.name} and {b.name}: {error.message}", error.fix) from error

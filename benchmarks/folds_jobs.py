@@ -7,8 +7,10 @@ import itertools
 import json
 import math
 import shutil
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ INTERNAL = "LIDC-IDRI"
 NEVER = "tiny"
 """The configuration's named set that no fold trains on or tests."""
 OURS, BENCH = "axon", "bench.json"
+NOTED_EVERY_S = 10.0
 TRIAL = 10
 """Steps from which the seconds of one are taken."""
 AXON_STAGES = ("estimator", "bridge", "refiner", "superres")
@@ -117,14 +120,9 @@ class Bench:
                 self._run(job, folder)
 
     def _run(self, job: FoldJob, folder: Path) -> None:
-        spent, began = folder / "seconds.json", clock()
-        before = float(json.loads(spent.read_text())) if spent.is_file() else 0.0
-        try:
+        with seconds_of(folder) as seconds:
             facts = self._train(job, folder) if job.kind == "train" else self._evaluate(job, folder)
-        finally:
-            seconds = before + clock() - began
-            write_json(spent, seconds)
-        write_json(folder / "job.json", {"seconds": seconds, "code": code_revision(), **facts})
+        write_json(folder / "job.json", {"seconds": seconds(), "code": code_revision(), **facts})
 
     def dataset(self, split: str) -> Path:
         """The prepared dataset of a split."""
@@ -195,6 +193,31 @@ class Bench:
         else:
             training = shared(training, self.share)
         return replace(self.config, seed=job.seed, training=training)
+
+
+@contextmanager
+def seconds_of(folder: Path) -> Iterator[Callable[[], float]]:
+    """Adds what a block takes to ``folder``/seconds.json, every few seconds, so that a killed process leaves its own;
+    gives the sum over every process that worked there.
+    """
+    spent, began, ended = folder / "seconds.json", clock(), threading.Event()
+    before = float(json.loads(spent.read_text())) if spent.is_file() else 0.0
+
+    def seconds() -> float:
+        return before + clock() - began
+
+    def note() -> None:
+        while not ended.wait(NOTED_EVERY_S):
+            write_json(spent, seconds())
+
+    noting = threading.Thread(target=note, daemon=True)
+    noting.start()
+    try:
+        yield seconds
+    finally:
+        ended.set()
+        noting.join()
+        write_json(spent, seconds())
 
 
 def clock() -> float:

@@ -210,7 +210,11 @@ class PatchStage:
             return bone_loss(bone_logits(module, base, control, self.bone), truth > self.bone)
         if self.head is not None:
             control = told(self.head, base, control, self.bone)
-        made = fused + (module.corrector if isinstance(module, Adversary) else module)(base, control)
+        added = (module.corrector if isinstance(module, Adversary) else module)(base, control)
+        if self.kind == "whole":
+            # What is left of it once it has been added to finer voxels.
+            added = F.avg_pool3d(upsample(added, COARSE), COARSE)
+        made = fused + added
         loss = F.l1_loss(made, truth)
         if self.kind == "patches":
             loss = loss + patch_distance(made, truth, generator) + amplitudes(made, truth)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from axon.errors import one_line_errors, require
 from axon.files import read_csv, write_json, write_whole
 from axon.metrics.catalogue import SECOND, metric
 from axon.metrics.statistics import paired_difference
-from benchmarks.folds_jobs import folds_of, internal, patients_of, shared, train_axon
+from benchmarks.folds_jobs import folds_of, internal, patients_of, seconds_of, shared, train_axon
 from benchmarks.folds_page import verdict
 from benchmarks.quality import HEADLINE, data_folder, markdown, page_head, prepare, prepare_more
 
@@ -50,7 +49,7 @@ class Plan:
         from axon.compute.devices import choose_device
         from axon.evaluation.folder import EvaluationAsked, evaluate_folder
 
-        folder, began = self.folder(name, seed), time.monotonic()
+        folder = self.folder(name, seed)
         if (folder / "run.json").is_file():
             return
         config, dataset = replace(self.config, seed=seed), self.datasets[name != "before"]
@@ -58,8 +57,8 @@ class Plan:
         if name == "scratch":
             config = replace(config, training=shared(config.training, config.training.warm_share))
         if not (folder / "model").is_dir():
-            train_axon(config, dataset, folder, parent)
-            write_json(folder / "seconds.json", time.monotonic() - began)
+            with seconds_of(folder):
+                train_axon(config, dataset, folder, parent)
         model = pretrained.load(str(folder / "model"), device=choose_device(None))
         asked = EvaluationAsked(samples=config.evaluation.samples, seed=seed)
         evaluate_folder(model, folder / "model", dataset, folder / "scores", asked)

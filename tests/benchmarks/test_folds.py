@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import itertools
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,9 +18,9 @@ from axon.data.prepared import PreparedDataset, read_manifest, with_sets
 from axon.errors import AxonError
 from axon.files import only_writer, write_json
 from axon.metrics.statistics import Summary
-from benchmarks import folds_plots
+from benchmarks import folds_jobs, folds_plots
 from benchmarks.folds import main
-from benchmarks.folds_jobs import OURS, Bench, FoldJob, curve_of, folds_of
+from benchmarks.folds_jobs import OURS, Bench, FoldJob, curve_of, folds_of, seconds_of
 from benchmarks.folds_page import Value, means, picture, spread, text, verdict, without_seen
 
 LIDC = {f"LIDC-IDRI-{number:04d}": "train" for number in range(1, 10)}
@@ -285,3 +286,16 @@ def test_a_page_without_a_finished_job_has_no_figures(tmp_path: Path, tiny_confi
     bench = Bench(tiny_config, (), {"fold1": {}}, (), (0,), 1.0, 0, tmp_path)
     assert bench.jobs() == [FoldJob("train", OURS, "fold1", 0), FoldJob("evaluate", OURS, "fold1", 0)]
     assert "0 of 2 jobs are done" in text(bench, "Folds", curve=False) and "##" not in text(bench, "F", curve=True)
+
+
+def test_a_killed_job_leaves_its_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folds_jobs, "NOTED_EVERY_S", 0.05)
+    monkeypatch.setattr(folds_jobs, "clock", time.monotonic)
+    write_json(tmp_path / "seconds.json", 100.0)
+    with seconds_of(tmp_path) as seconds:
+        time.sleep(0.3)
+        # As a process that is killed now would leave it.
+        assert 100.1 < json.loads((tmp_path / "seconds.json").read_text()) <= seconds()
+    with pytest.raises(KeyboardInterrupt), seconds_of(tmp_path):
+        raise KeyboardInterrupt
+    assert 100.3 < json.loads((tmp_path / "seconds.json").read_text()) < 105

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -144,6 +146,22 @@ def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(
     assert not out.exists()
     assert evaluate_folder(loaded, model, raw, out, asked).evaluation.metrics() == whole
     assert len(seen) == 2 + 2, "what was measured is not measured again"
+
+
+def test_a_study_of_an_archive_is_the_same_each_time_it_is_unpacked(
+    tmp_path: Path, raw: Path, tiny_config: Config
+) -> None:
+    archive = Path(shutil.make_archive(str(tmp_path / "cts"), "zip", raw))
+
+    def facts() -> dict[str, object]:
+        with folder._entries(archive, tiny_config) as (entries, _, _):
+            return {entry.case_id: entry.facts for entry in entries}
+
+    before = facts()
+    time.sleep(0.02)
+    assert before and facts() == before
+    os.utime(archive, ns=(1, 1))
+    assert all(facts()[case] != before[case] for case in before)
 
 
 def of_another_version(model: Path, copy: Path) -> Path:

@@ -232,7 +232,7 @@ def test_a_sheet_has_every_strip_and_its_name_below() -> None:
     # The third of the first row, but for what WebP loses.
     assert np.abs(shown[: one.shape[0], left : left + one.shape[1]] - one).mean() < 4
     rows, columns = 2, 4
-    assert shown.shape == (rows * (one.shape[0] + 24) - 6, columns * (one.shape[1] + 6) - 6)
+    assert shown.shape == (rows * (one.shape[0] + 24) + 18, columns * (one.shape[1] + 6) - 6)
     label = shown[one.shape[0] : one.shape[0] + 18, left : left + one.shape[1]]
     assert (label < 100).sum() > 20
 

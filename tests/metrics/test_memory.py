@@ -44,11 +44,27 @@ def test_a_copy_lies_nearer_to_training_than_a_stranger() -> None:
     moved = chest(4).roll(4, dims=0)
     copied = of(moved)
     # The copy is found where it was taken from, at another place.
-    assert copied["memory/to_training"] == pytest.approx(0, abs=1) and copied["memory/to_reference"] > 50
+    assert copied["memory/to_training"] == 0 and copied["memory/to_reference"] > 50
     assert copied["memory/ct_to_training"] > 50 and copied["memory/ct_to_reference"] > 50
     assert of(chest(1) + 5.0)["memory/to_reference"] == pytest.approx(5, rel=1e-3)
     own = of(chest(0))
     assert own["memory/to_training"] == own["memory/ct_to_training"]
+    # What has less detail lies nearer to everything.
+    smooth = of(chest(1), networks_DHW=torch.where(chest(3) > -900, 0.2 * chest(3), chest(3)))
+    assert smooth["memory/networks_to_training"] < own["memory/ct_to_training"] - 5
+
+
+def test_the_nearest_of_a_bank_is_found_in_whatever_part_it_lies() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query_NV, bank_MV = (1000 + torch.randn(count, 27, generator=generator) for count in (300, 90))
+    expected_N = torch.cdist(query_NV.double(), bank_MV.double()).amin(dim=1) / 27**0.5
+    for parts in ([bank_MV], bank_MV.split(40)):
+        found_N = memory.nearest_in(query_NV, parts)
+        assert found_N is not None and found_N.double().numpy() == pytest.approx(expected_N.numpy(), rel=1e-4)
+    assert memory.nearest_in(query_NV, []) is None
+    assert memory.nearest_median(bank_MV, [bank_MV]) == 0
+    with pytest.raises(ValueError, match="empty"):
+        memory.nearest_median(query_NV, [])
 
 
 def test_what_nothing_is_known_of_is_left_out() -> None:

@@ -128,6 +128,17 @@ def test_few_cases_are_too_few_however_alike_they_are(count: int, found: str) ->
     assert ("p 0.031" in comparison.verdict) == (count == 6)
 
 
+def test_what_one_side_lacks_of_a_case_costs_its_own_row_alone() -> None:
+    sides = []
+    for there in ("012345", "01234"):
+        psnr = {str(n): 20.0 + n for n in range(6)}
+        measured = {("internal", "bi"): {"axon/psnr": psnr, "memory/own": dict.fromkeys(there, 3.0)}}
+        primary = {("internal", case): value for case, value in psnr.items()}
+        sides.append(Side("x", "run", "", FACTS, SETTINGS, measured, primary, {}))
+    assert [row.metric for row in compare_sides(*sides).rows] == ["axon/psnr"]
+    assert [row.metric for row in compare_sides(sides[0], sides[0]).rows] == ["axon/psnr", "memory/own"]
+
+
 def test_two_scans_of_one_patient_are_one_chance() -> None:
     sides = []
     for gains in ([0.0] * 7, [1.0, 3.0, 1.0, 1.0, 1.0, 1.0, 1.0]):

@@ -72,12 +72,14 @@ def sheet(strips: Mapping[str, bytes]) -> bytes:
     height = max(image.height for image in shown.values()) + SHEET_LABEL_PX
     columns, gap = min(SHEET_COLUMNS, len(shown)), 6
     rows = -(-len(shown) // columns)
-    page = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
+    page = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) + SHEET_LABEL_PX), "white")
     draw = ImageDraw.Draw(page)
     for number, (name, image) in enumerate(shown.items()):
         left, top = number % columns * (width + gap), number // columns * (height + gap)
         page.paste(image, (left, top))
         draw.text((left + 2, top + image.height + 2), printable(name)[: width // 7], fill="black", font_size=12)
+    counted = f"{len(shown)} of {len(strips)} cases: reconstruction, CT, error. {DISCLAIMER}"
+    draw.text((2, page.height - SHEET_LABEL_PX), counted, fill="black", font_size=12)
     buffer = io.BytesIO()
     page.save(buffer, format="WEBP", quality=80, method=4)
     return buffer.getvalue()

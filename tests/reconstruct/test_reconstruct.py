@@ -140,6 +140,8 @@ def test_patient_of_a_dicom_film_stays_out_unless_given(model: Path, films: tupl
     "options",
     [
         ["--patient-id", "A\\B"],
+        ["--patient-id", "  "],
+        ["--patient-id", "x" * 65],
         ["--samples", "0"],
         ["--samples", "65"],
         ["--seed", "x"],

@@ -132,7 +132,7 @@ def _add_mends(parser: argparse.ArgumentParser, prefix: str, of: str) -> None:
 
 
 def _dicom_text(text: str) -> str:
-    if not 0 < len(text) <= 64 or not text.isprintable() or set(text) & set("\\^="):
+    if not text.strip() or len(text) > 64 or not text.isprintable() or set(text) & set("\\^="):
         raise argparse.ArgumentTypeError(f"{text!r} is not 1 to 64 printable characters without \\, ^ and =")
     return text
 

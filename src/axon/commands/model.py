@@ -177,7 +177,8 @@ def _drop_reference(arguments: argparse.Namespace) -> None:
 
 def _import(arguments: argparse.Namespace) -> None:
     from axon.compute.devices import DEVICE, device_name
-    from axon.errors import require
+    from axon.errors import raise_all, require
+    from axon.orchestration.preflight import parameter_problems
     from axon.registry.imported import import_model, refuse_unregistrable, register_imported
     from axon.tracking.client import REGISTRY
 
@@ -188,7 +189,8 @@ def _import(arguments: argparse.Namespace) -> None:
     require(not out.exists(), "OUT_EXISTS", f"{out} exists", "name a new folder")
     if name:
         # The evaluation that comes first takes from minutes to hours.
-        refuse_unregistrable(uri, name, policy)
+        raise_all(parameter_problems("bi", policy, name))
+        refuse_unregistrable(uri)
     config = import_model(arguments.folder, arguments.dataset, out, name or "axon")
     print(f"{out / 'model'} is the model; {out / 'report.html'} its report")
     if name:

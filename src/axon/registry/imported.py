@@ -20,7 +20,7 @@ from typing import IO, Any
 from axon import DISCLAIMER
 from axon.config import Config
 from axon.data.prepared import PreparedDataset
-from axon.errors import AxonError, raise_all, reason_of, require
+from axon.errors import AxonError, reason_of, require
 from axon.evaluation.evaluate import evaluate
 from axon.files import json_text, sha256_file, whole_folder, write_whole
 from axon.pretrained import seal
@@ -155,19 +155,15 @@ def import_model(folder: Path, dataset: Path, out: Path, name: str = "axon") -> 
     return config
 
 
-def refuse_unregistrable(tracking_uri: str | None, name: str, policy: str) -> None:
-    """See that a registry answers and takes a model of that name, before one is made.
-
-    Raises:
-        AxonError: ``TRACKING_URI``, ``TRACKING_FAILED`` or ``PARAMETER``.
+def refuse_unregistrable(tracking_uri: str | None) -> None:
+    """See that a registry answers, before a model for it is made. Raises AxonError ``TRACKING_URI`` or
+    ``TRACKING_FAILED``.
     """
-    from axon.orchestration.preflight import parameter_problems
     from axon.tracking.client import client, tracking_errors
 
     if not tracking_uri:
         fix = "give --tracking-uri, or set MLFLOW_TRACKING_URI"
         raise AxonError("TRACKING_URI", "a model is to be registered, and no MLflow is named", fix)
-    raise_all(parameter_problems("bi", policy, name), "PARAMETER")
     with tracking_errors(tracking_uri):
         client(tracking_uri).search_registered_models(max_results=1)
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from axon.commands import Parser, add_device, whole_number
+from axon.commands import Parser, add_device, named_path, whole_number
 from axon.compute.devices import DEVICE, device_name
 from axon.config import Config
 from axon.errors import AxonError, collected, one_line_errors, raise_all
@@ -68,16 +68,16 @@ def parser(prog: str) -> argparse.ArgumentParser:
     )
     compiling.add_argument("--check", action="store_true", help="write nothing; fail where the file is out of date")
     about = "write to FILE (default: the checkout's pipelines/axon_pipeline.yaml)"
-    compiling.add_argument("-o", "--output", type=Path, metavar="FILE", help=about)
+    compiling.add_argument("-o", "--output", type=named_path, metavar="FILE", help=about)
     compiling.add_argument(
         "--batch",
-        type=Path,
+        type=named_path,
         metavar="FILE",
         help="write the pipeline that reconstructs many films to FILE instead; images need digests",
     )
     compiling.add_argument(
         "--resources",
-        type=Path,
+        type=named_path,
         metavar="FILE",
         help="write Pipeline and PipelineVersion resources to FILE instead, for kubectl or GitOps; images need digests",
     )
@@ -87,7 +87,9 @@ def parser(prog: str) -> argparse.ArgumentParser:
 
     about = "Upload the pipeline, unless this version of it is there, and start one run. Everything is checked before."
     submitting = verbs.add_parser("submit", help="start a run on a cluster", description=about)
-    submitting.add_argument("--config", type=Path, help="configuration (default: the pipeline's, configs/h100.yaml)")
+    submitting.add_argument(
+        "--config", type=named_path, help="configuration (default: the pipeline's, configs/h100.yaml)"
+    )
     setting = (
         "a parameter of the pipeline, e.g. --set promote=manual --set 'gpu_nodes={nvidia.com/gpu.product: "
         "NVIDIA-H100-80GB-HBM3}'"
@@ -130,7 +132,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
         "schedule", help="make the recurring runs as schedules.yaml says", description=about, formatter_class=shape
     )
     scheduling.add_argument(
-        "--file", type=Path, default=Path("schedules.yaml"), help="the schedules (default: %(default)s)"
+        "--file", type=named_path, default=Path("schedules.yaml"), help="the schedules (default: %(default)s)"
     )
     scheduling.add_argument("--dry-run", action="store_true", help="show the plan and change nothing")
     about = "check the file alone, and say when each would run; needs neither a cluster nor images"
@@ -138,7 +140,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
     scheduling.set_defaults(verb=keep_schedules)
     for sited in (compiling, submitting, looking, scheduling):
         about = "what the cluster has of its own: images, GPUs, nodes, storage; docs/site.yaml is an example"
-        sited.add_argument("--site", type=Path, metavar="FILE", help=about)
+        sited.add_argument("--site", type=named_path, metavar="FILE", help=about)
     for clustered in (submitting, looking, scheduling):
         clustered.add_argument(
             "--host", default="", help="address of Kubeflow Pipelines (default: KF_PIPELINES_ENDPOINT)"
@@ -156,16 +158,16 @@ def _add_run(verbs: argparse._SubParsersAction[Parser]) -> None:
     )
     running = verbs.add_parser("run", help="run the pipeline on this machine", description=about)
     about = "configuration (default: the checkout's configs/smoke.yaml)"
-    running.add_argument("--config", type=Path, default=SMOKE, help=about)
+    running.add_argument("--config", type=named_path, default=SMOKE, help=about)
     source = running.add_mutually_exclusive_group(required=True)
-    source.add_argument("--folder", type=Path, help="folder with CTs")
+    source.add_argument("--folder", type=named_path, help="folder with CTs")
     source.add_argument("--revision", help="revision of the versioned dataset, e.g. HEAD")
     unsaid = "where its patients.csv says none; without both none of them becomes a reference"
     running.add_argument("--licence", default="", help=f"of the folder's CTs, e.g. 'CC BY 4.0', {unsaid}")
     running.add_argument("--source", default="", help="where they come from, likewise: doi:..., or words")
     running.add_argument("--repo", default="", help="git repository of the dataset (default: the one you are in)")
     running.add_argument(
-        "--output", type=Path, default=Path("runs"), help="folder for all results (default: %(default)s)"
+        "--output", type=named_path, default=Path("runs"), help="folder for all results (default: %(default)s)"
     )
     about = "films the gate and the headline figures speak of (default: %(default)s)"
     running.add_argument("--views", choices=("bi", "mono"), default="bi", help=about)
@@ -194,6 +196,8 @@ def run_pipeline(arguments: argparse.Namespace) -> None:
     if arguments.revision and (arguments.licence or arguments.source):
         fix = "leave --licence and --source out"
         raise AxonError("PARAMETER", "a versioned dataset says licence and source of each of its CTs itself", fix)
+    if arguments.folder and arguments.repo:
+        raise AxonError("PARAMETER", "--repo is of --revision, and a folder is named", "leave it out")
     if arguments.folder:
         refuse_no_folder(arguments.folder)
     # The steps are processes of their own.
@@ -280,6 +284,8 @@ def show_status(arguments: argparse.Namespace) -> None:
 
     tracking_uri = arguments.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     if arguments.overdue:
+        if arguments.json:
+            raise AxonError("PARAMETER", "--overdue answers with a line and its status", "leave --json out")
         if not tracking_uri:
             fix = "give --tracking-uri, or set MLFLOW_TRACKING_URI"
             raise AxonError("TRACKING_URI", "--overdue asks MLflow, and none is named", fix)

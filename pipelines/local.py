@@ -244,7 +244,8 @@ def _passing_on_signals(child: subprocess.Popen[str], watcher: Watcher) -> Itera
 
 @contextlib.contextmanager
 def output_folder(folder: Path) -> Iterator[Path]:
-    """Make and lock ``folder`` for one run at a time; of earlier runs' step outputs only the latest is kept.
+    """Make and lock ``folder`` for one run at a time; of earlier runs' step outputs only the latest is kept, and
+    the latest that hold a model, which a run that failed or found nothing new does not.
 
     Raises:
         AxonError: ``OUTPUT_BUSY`` while another run uses it, ``OUTPUT_FOLDER`` where it cannot be written.
@@ -264,7 +265,9 @@ def output_folder(folder: Path) -> Iterator[Path]:
             raise AxonError(
                 "OUTPUT_BUSY", f"another run uses {folder}", "wait for it, or name another folder with --output"
             ) from error
-        for old in sorted((folder / "pipeline").glob("axon-*"))[:-1]:
+        runs = sorted((folder / "pipeline").glob("axon-*"))
+        models = [run for run in runs if (run / "evaluate/evaluation/model").is_dir()]
+        for old in set(runs) - {*runs[-1:], *models[-1:]}:
             shutil.rmtree(old)
         yield folder
 

@@ -174,6 +174,8 @@ def from_films(
     trust_views: bool = False,
     use_references: bool = True,
     level: bool = True,
+    view: str | None = None,
+    **mends: Any,
 ) -> Result:
     """Reconstruct from film files, as ``axon reconstruct`` does: `axon.from_films`.
 
@@ -187,14 +189,23 @@ def from_films(
         trust_views: As of `read_films`.
         use_references: As of `reconstruct`.
         level: As of `Films`.
+        view: ``"frontal"`` or ``"lateral"``: reconstruct from this view only, as of `read_films`.
+        mends: ``crop``, ``rotate``, ``mirror``, ``invert``, and the same with ``lateral_`` before them: what is to be
+            done to the films, as of `asked_mends`.
 
     Raises:
-        AxonError: ``XRAY_MISSING`` of a film that is no name of a file, ``MODEL_URI`` of a model that is none of
-            these, ``MODEL_UNKNOWN`` of a pipeline that was not loaded by `axon.load`, those of `read_films`,
-            `axon.pretrained.load` and `sample`.
+        AxonError: ``XRAY_MISSING`` of a film that is no name of a file, ``XRAY_OPTION`` of an option that there is not,
+            ``MODEL_URI`` of a model that is none of these, ``MODEL_UNKNOWN`` of a pipeline that was not loaded by
+            `axon.load`, those of `read_films`, `axon.pretrained.load` and `sample`.
     """
     samples, seed = checked(samples, seed)
-    read = read_films(_film_path(frontal), None if lateral is None else _film_path(lateral), trust_views)
+    for name in mends:
+        known = name.removeprefix("lateral_") in MENDS
+        require(
+            known, "XRAY_OPTION", f"there is no {name!r}", f"say {', '.join(MENDS)}, or lateral_ before one of them"
+        )
+    paths = _film_path(frontal), None if lateral is None else _film_path(lateral)
+    read = read_films(*paths, trust_views, asked_mends(mends), asked_view(view))
     loaded = _loaded(model, tracking_uri)
     films = replace(read, level=level)
     return Result(films, loaded, sample(films, loaded.pipeline, samples, seed, use_references), seed)
@@ -265,7 +276,9 @@ def reconstruct(
 def write(
     out: Path, films: Films, model: Model, made: Reconstruction, seed: int, patient_id: str | None = None
 ) -> dict[str, Any]:
-    """Write what was made of films, as `reconstruct` does; returns what ``reconstruction.json`` holds."""
+    """Write what was made of films, as `reconstruct` does; returns what ``reconstruction.json`` holds. Raises AxonError
+    ``OUT_EXISTS`` or ``CANNOT_WRITE``.
+    """
     record = _record(films, model, made, seed)
     # Other pixels have other UIDs and equal ones the same, whatever they came from; the seed moves only the samples.
     pixels = sha256(stored_hu(made.output.volume.hu_DHW).tobytes()).hexdigest()
@@ -295,6 +308,8 @@ def write(
                     (part / "samples" / f"{number:03d}.nii.gz").write_bytes(nifti_bytes(Volume(hu_DHW, affine)))
         write_preview(part / "preview.png", made, on_your_word(films.overruled), films.turned())
         write_json(part / RECORD, record)
+        # What somebody put beside an earlier result while this one was computed.
+        refuse_foreign_folder(out, *films.paths.values())
     return record
 
 
@@ -426,6 +441,9 @@ def _read_given(
             raise AxonError("XRAY_MISSING", f"no file at {path}", f"name the {view} film's file")
     # A single film has the options without a view in their names, whatever it shows.
     own = {view: view if lateral else "frontal" for view in paths}
+    for view in mends.keys() - own.values():
+        message = f"a {view} film is to be mended, and none is used"
+        require(mends[view] == Mend(), "XRAY_OPTION", message, "leave that out; a single film's options name no view")
     xrays = {
         view: _read_one(path, mends[own[view]], own[view] == "frontal", trust_views) for view, path in paths.items()
     }
@@ -502,8 +520,15 @@ def asked_mends(options: Mapping[str, Any]) -> dict[str, Mend]:
 
 def _asked_mend(options: Mapping[str, Any], prefix: str) -> Mend:
     crop, turn, mirror, invert = (options.get(prefix + name) for name in MENDS)
-    truths = (str(asked).lower() == "true" for asked in (mirror, invert))
-    return Mend(_crop_box(str(crop or "")), _quarter_turn("" if turn is None else str(turn)), *truths)
+    return Mend(
+        _crop_box(str(crop or "")), _quarter_turn("" if turn is None else str(turn)), _truth(mirror), _truth(invert)
+    )
+
+
+def _truth(asked: Any) -> bool:
+    text = str(asked or "").lower()
+    require(text in ("", "true", "false"), "XRAY_OPTION", f"{text[:20]!r} is no truth", "say true or false")
+    return text == "true"
 
 
 def asked_view(text: str | None) -> View | None:

@@ -230,6 +230,21 @@ def some(buckets: Path, n: int) -> S3Object:
     return S3Object("idc-open-data", f"{CT_UUID}/{path.name}", path.stat().st_size, etag, f"x/{path.name}")
 
 
+@pytest.mark.parametrize("damage", [b"no JSON", b"\xff\xfe", b"[]", b'{"path": "b"}', b"[" * 100_000, b""])
+def test_a_damaged_line_of_the_journal_costs_its_own_file_alone(tmp_path: Path, damage: bytes) -> None:
+    with Journal.open(tmp_path) as journal:
+        for name in "abc":
+            journal.add(Entry(name, 1, "etag", "sha256", "size"))
+    written = tmp_path / "objects.jsonl"
+    first, _, last = written.read_bytes().splitlines()
+    written.write_bytes(b"\n".join((first, damage, last, b"")))
+    with Journal.open(tmp_path) as journal:
+        assert set(journal.entries) == {"a", "c"}
+        journal.add(Entry("b", 1, "etag", "sha256", "size"))
+    with Journal.open(tmp_path) as journal:
+        assert set(journal.entries) == {"a", "b", "c"}
+
+
 def test_nobody_listens(tmp_path: Path, buckets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objects, "_FIRST_WAIT_S", 0.01)
     with Journal.open(tmp_path / "out") as journal, pytest.raises(AxonError) as ended:

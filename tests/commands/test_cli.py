@@ -1,3 +1,4 @@
+import argparse
 import io
 import json
 import logging
@@ -12,6 +13,8 @@ import torch
 
 from axon import cli
 from axon.cli import main
+from axon.commands import named_path, parsers, registry_uri
+from axon.commands.pipeline import unfold
 from axon.commands.progress import told
 from axon.errors import AxonError, one_line_errors, printable_lines, reason_of
 
@@ -141,6 +144,78 @@ def test_a_verb_that_computes_takes_a_device(
     with pytest.raises(SystemExit):
         main([*verb, "--device", "gpu"])
     assert "[DEVICE_NAME] 'gpu' is no device -> say auto, cpu, cuda" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["dataset", "check", ""],
+        ["dataset", "add", " "],
+        ["cohort", "fetch", "lidc.json", ""],
+        ["evaluate", "axon-small", "--data", "", "--out", "out"],
+        ["pipeline", "run", "--folder", ""],
+    ],
+)
+def test_an_empty_name_is_refused_and_not_taken_for_this_folder(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 1 and capsys.readouterr().err.startswith("[PATH_EMPTY]")
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_verb_takes_an_empty_path() -> None:
+    types = {action.type for each in parsers(unfold(cli.parser())) for action in each._actions}
+    assert named_path in types and Path not in types
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["reconstruct", "film.png", "-o", "out"],
+        ["reconstruct", "--batch", "films", "-o", "out"],
+        ["serve", "--port", "0"],
+        ["evaluate", "axon-small", "--data", "cts", "--out", "out"],
+        ["compare", "scores", "scores"],
+        ["reproduce", "axon-small"],
+        ["model", "import", "left", "--dataset", "prepared", "-o", "model"],
+        ["model", "export", "axon-small", "out", "--format", "monai"],
+        ["model", "drop-reference", "axon-small", "p", "--out", "out"],
+    ],
+)
+def test_a_registry_that_nothing_is_of_is_refused_unless_the_environment_names_it(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("scores").mkdir()
+    Path("scores/metrics.json").write_text("{}")
+    with pytest.raises(SystemExit):
+        main([*words, "--tracking-uri", "sqlite:///none.db"])
+    assert capsys.readouterr().err.startswith("[PARAMETER] --tracking-uri is given, and nothing")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///none.db")
+    asked = argparse.Namespace(tracking_uri=None)
+    assert registry_uri(asked, None) == registry_uri(asked, "models:/axon/1") == "sqlite:///none.db"
+    assert registry_uri(argparse.Namespace(tracking_uri="http://x"), "models:/axon/1") == "http://x"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate", "axon-small", "--of", "axon-small", "--data", "cts", "--out", "out"],
+        ["model", "import", "left", "--dataset", "prepared", "-o", "model", "--promote", "never"],
+        ["pipeline", "run", "--folder", ".", "--repo", "."],
+        ["pipeline", "status", "--overdue", "7", "--json", "--tracking-uri", "sqlite:///none.db"],
+    ],
+)
+def test_an_option_without_effect_is_refused(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 1 and capsys.readouterr().err.startswith("[PARAMETER]")
 
 
 def test_every_step_of_a_pipeline_is_told_the_device(monkeypatch: pytest.MonkeyPatch) -> None:

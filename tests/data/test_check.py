@@ -67,7 +67,7 @@ def test_headers_alone_say_what_comes_in_and_that_nothing_was_read(folder: Path)
     assert "     1        1  DICOM, by PatientID and SeriesInstanceUID: p" in table
     assert "     1  a mask, by its folder masks" in table and "     1  text or a table" in table
     assert "DICOM of another modality" in table and "headers alone were read" in table
-    assert "\nspacing 12 mm\n" in table
+    assert "\nspacing 12 mm\n" in table and "none may be called after a patient" in table
     assert "6 CTs of 4 patients can be trained on" in table and "Research only" in table
     assert "CANARY" not in done.stdout + done.stderr and PATIENT not in done.stdout
     assert contents(folder) == before

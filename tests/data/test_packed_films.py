@@ -93,6 +93,10 @@ def test_a_packed_dataset_is_packed_again_whole(packed: Path, tmp_path: Path) ->
     assert all((packed / name).read_bytes() == (again / name).read_bytes() for name in names if name not in told_anew)
     pack(packed, tmp_path / "theirs", "CC0", "doi:10.1/y", Config())
     assert {(row["licence"], row["source"]) for row in read_csv(tmp_path / "theirs" / TABLE)} == {("CC0", "doi:10.1/y")}
+    pack(packed, tmp_path / "licensed", "CC0", "", Config())
+    assert {(row["licence"], row["source"]) for row in read_csv(tmp_path / "licensed/manifest.csv")} == {
+        ("CC0", TERMS[1])
+    }
     next(again.glob("films/*")).unlink()
     with pytest.raises(AxonError, match="DATASET_DAMAGED"):
         pack(again, tmp_path / "more", "", "", Config())

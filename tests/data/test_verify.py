@@ -179,8 +179,10 @@ def test_all_problems_come_at_once_a_line_each(packed: Path, capsys: pytest.Capt
 
 
 def test_nothing_to_verify(tmp_path: Path) -> None:
-    with pytest.raises(AxonError, match="DATASET_MISSING"):
+    with pytest.raises(AxonError, match=r"DATASET_MISSING.*neither manifest.csv nor.*axon dataset check"):
         verify_dataset(tmp_path)
+    with pytest.raises(AxonError, match=r"DATASET_MISSING.*make data"):
+        verify_dataset(tmp_path / "data")
 
 
 def test_a_prepared_dataset_is_verified_too(tiny_dataset: Path, tmp_path: Path) -> None:

@@ -72,6 +72,14 @@ def test_every_slice_says_what_it_is(tmp_path: Path) -> None:
         assert len(ds.SOPInstanceUID) <= 64 and ds.file_meta.MediaStorageSOPInstanceUID == ds.SOPInstanceUID
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("length", "named"), [(54, "SYNTHETIC^" + "x" * 54), (55, "SYNTHETIC"), (64, "SYNTHETIC")])
+def test_a_long_id_makes_no_name_that_dicom_forbids(length: int, named: str, tmp_path: Path) -> None:
+    write_ct_series(volume(), tmp_path, SeriesIdentity("key", "x" * length, "axon 1", "frontal"))
+    ds = pydicom.dcmread(tmp_path / "0001.dcm")
+    assert ds.PatientID == "x" * length and ds.PatientName == named
+
+
 def test_equal_input_gives_equal_bytes_and_another_key_other_uids(tmp_path: Path) -> None:
     def digests(name: str, key: str) -> list[str]:
         identity = SeriesIdentity(key, "AXON-0123", "axon 1", "frontal")

@@ -6,11 +6,16 @@ import json
 import os
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
 from collections.abc import Iterator
+from contextlib import nullcontext
+from email.message import Message
+from http.client import BadStatusLine
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -89,6 +94,33 @@ from axon.orchestration import checks
 checks.NETWORK_S = 1.0
 main(["doctor"])
 """
+
+
+def test_an_mlflow_behind_a_log_in_or_a_certificate_of_its_own_is_left_to_its_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Which has variables for both; what answers with 503, or speaks no HTTP, is none."""
+    private = urllib.error.URLError(ssl.SSLCertVerificationError("certificate verify failed"))
+    asking = ssl.SSLError("TLSV13_ALERT_CERTIFICATE_REQUIRED")
+    login, down = (urllib.error.HTTPError("https://mlflow", code, "", Message(), None) for code in (401, 503))
+    answers = ((private, True), (asking, True), (login, True), (down, False), (BadStatusLine("SSH-2.0"), False))
+    for error, usable in answers:
+
+        def answer(*_: object, error: Exception = error, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr("urllib.request.urlopen", answer)
+        with nullcontext() if usable else pytest.raises(AxonError, match="TRACKING_UNREACHABLE"):
+            checks.check_tracking("https://mlflow")
+
+
+@pytest.mark.parametrize("address", ["http://mlflow:port", "http://jane:canary@mlflow"])
+def test_an_address_that_is_none_breaks_no_check(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(checks.KUBEFLOW, address)
+    keep(monkeypatch, "MLflow", "Kubeflow", "clock")
+    findings = examine(Wanted(tracking_uri="http://mlflow:port"))
+    assert {finding.code for finding in findings} == {"TRACKING_UNREACHABLE", "CLUSTER_UNREACHABLE", ""}
+    assert "canary" not in str(findings)
 
 
 @pytest.mark.slow

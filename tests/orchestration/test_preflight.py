@@ -107,7 +107,14 @@ def test_empty_folder_is_refused(tmp_path: Path) -> None:
         start(tmp_path, dataset_folder=str(tmp_path / "empty"))
 
 
-@pytest.mark.parametrize(("uri", "code"), [("ftp://x", "TRACKING_URI"), ("http://127.0.0.1:9", "TRACKING_UNREACHABLE")])
+@pytest.mark.parametrize(
+    ("uri", "code"),
+    [
+        ("ftp://x", "TRACKING_URI"),
+        ("http://127.0.0.1:9", "TRACKING_UNREACHABLE"),
+        ("http://mlflow:port", "TRACKING_UNREACHABLE"),
+    ],
+)
 def test_tracking_is_checked_quickly(uri: str, code: str) -> None:
     with pytest.raises(AxonError, match=code):
         check_tracking(uri)

@@ -175,6 +175,16 @@ def test_output_folder_is_for_one_run_at_a_time_and_keeps_the_latest_steps(tmp_p
         pass
 
 
+def test_a_run_that_made_no_model_costs_not_the_last_one(tmp_path: Path) -> None:
+    """One that found nothing new, or failed."""
+    for name in ("axon-2026-01-01", "axon-2026-01-02"):
+        (tmp_path / "pipeline" / name / "evaluate/evaluation/model").mkdir(parents=True)
+    for name in ("axon-2026-01-03", "axon-2026-01-04"):
+        (tmp_path / "pipeline" / name / "preflight").mkdir(parents=True)
+    with output_folder(tmp_path) as folder:
+        assert {path.name for path in (folder / "pipeline").iterdir()} == {"axon-2026-01-02", "axon-2026-01-04"}
+
+
 def test_command_line_refuses_in_one_line(tmp_path: Path) -> None:
     command = [
         sys.executable,

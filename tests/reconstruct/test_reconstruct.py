@@ -140,6 +140,8 @@ def test_patient_of_a_dicom_film_stays_out_unless_given(model: Path, films: tupl
     "options",
     [
         ["--patient-id", "A\\B"],
+        ["--patient-id", "  "],
+        ["--patient-id", "x" * 65],
         ["--samples", "0"],
         ["--samples", "65"],
         ["--seed", "x"],
@@ -405,6 +407,20 @@ def test_what_is_not_a_reconstruction_is_left_alone(
     assert digests(tmp_path) == before
 
 
+def test_what_is_put_beside_a_result_while_another_is_made_stays(
+    model: Path, films: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert run(films[0], "-o", out, "--model", model) == 0
+
+    def saved(*_: object) -> None:
+        (out / "lungs.seg.nrrd").write_text("mine")
+
+    with pytest.raises(AxonError, match=r"OUT_EXISTS.*lungs\.seg\.nrrd"):
+        reconstruct(read_films(films[0], None), pretrained.load(str(model)), out, samples=2, progress=saved)
+    assert (out / "lungs.seg.nrrd").read_text() == "mine" and (out / RECORD).is_file()
+
+
 def test_a_failure_while_writing_leaves_nothing(
     model: Path, films: tuple[Path, Path], tmp_path: Path, capsys, monkeypatch
 ) -> None:
@@ -484,6 +500,21 @@ def test_a_line_of_python_does_what_the_command_does(model: Path, films: tuple[P
     assert not callable(axon.reconstruct), "it stays the module that saved models import"
 
 
+def test_a_line_of_python_mends_films_as_the_command_does(
+    model: Path, films: tuple[Path, Path], tmp_path: Path
+) -> None:
+    import axon
+
+    paths = [tmp_path / "negative.png", tmp_path / "turned.png"]
+    Image.fromarray(255 - np.asarray(Image.open(films[0]))).save(paths[0])
+    Image.fromarray(np.rot90(np.asarray(Image.open(films[1])))).save(paths[1])
+    axon.from_films(*paths, invert=True, lateral_rotate=90, model=model).save(tmp_path / "made")
+    words = (*paths, "--invert", "--lateral-rotate", "90", "--model", model)
+    assert run(*words, "-o", tmp_path / "out") == 0
+    assert digests(tmp_path / "made") == digests(tmp_path / "out")
+    assert set(axon.from_films(paths[1], view="lateral", rotate=90, model=model).films.xrays) == {"lateral"}
+
+
 def test_a_loaded_model_is_used_again(
     model: Path, films: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -515,6 +546,10 @@ def test_a_loaded_model_is_used_again(
         (("frontal.png",), {"samples": 1.5}, "XRAY_OPTION"),
         (("frontal.png",), {"seed": -1}, "XRAY_OPTION"),
         (("frontal.png",), {"seed": 2**31}, "XRAY_OPTION"),
+        (("frontal.png",), {"view": "oblique"}, "XRAY_OPTION"),
+        (("frontal.png",), {"rotat": 90}, "XRAY_OPTION"),
+        (("frontal.png",), {"mirror": 1}, "XRAY_OPTION"),
+        (("frontal.png",), {"lateral_invert": True}, "XRAY_OPTION"),
     ],
 )
 def test_what_a_line_of_python_cannot_take_has_a_code(
@@ -673,9 +708,14 @@ def test_a_single_film_of_another_view_than_is_said_is_refused_as_one_of_two_is(
 def test_of_two_films_the_lateral_one_alone_is_mended_as_the_lateral_one(films: list[Path], tmp_path: Path) -> None:
     Image.fromarray(np.rot90(np.asarray(Image.open(films[1])))).save(tmp_path / "turned.png")
     plain = read_films(*films, view="lateral").xrays["lateral"].image_HW
-    mends = {"frontal": Mend(invert=True), "lateral": Mend(rotate=90)}
-    read = read_films(films[0], tmp_path / "turned.png", view="lateral", mends=mends)
+    given = films[0], tmp_path / "turned.png"
+    read = read_films(*given, view="lateral", mends={"lateral": Mend(rotate=90)})
     assert np.array_equal(read.xrays["lateral"].image_HW, plain)
+    for view, other in (("lateral", "frontal"), ("frontal", "lateral")):
+        with pytest.raises(AxonError, match=rf"XRAY_OPTION\] a {other} film .* none is used"):
+            read_films(*given, view=view, mends={other: Mend(invert=True)})
+    with pytest.raises(AxonError, match="XRAY_OPTION"):
+        read_films(films[0], None, mends={"lateral": Mend(rotate=0)})
 
 
 def test_a_film_that_was_turned_has_no_left_and_right_as_given(

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import errno
 import io
+import logging
 import shutil
 import signal
 import threading
@@ -24,9 +25,10 @@ from axon import pretrained
 from axon.config import Config
 from axon.pictures import LARGEST_PX
 from axon.readers import child
-from axon.reconstruct import Films
+from axon.reconstruct import Films, read_films
 from axon.serve import app as web
 from axon.serve.jobs import Jobs
+from axon.serve.server import serve
 from tests.support.small_model import small_pipeline, write_films
 
 pytestmark = pytest.mark.slow
@@ -296,6 +298,24 @@ def test_only_a_container_is_asked_to_listen_everywhere(
     with pytest.raises(SystemExit) as ended:
         main(["serve", "--host", "192.168.0.1"])
     assert ended.value.code == 2
+
+
+def test_the_servers_log_names_no_file_of_a_study(
+    model: pretrained.Model, film: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study/DOE_JANE.png").write_bytes(film)
+    read: list[Films] = []
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_: read.append(read_films(tmp_path / "study", None)))
+    monkeypatch.setattr(pretrained, "load", lambda *_: model)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    for name in ("uvicorn.error", "asyncio", "axon.serve.app"):
+        monkeypatch.setattr(logging.getLogger(name), "filters", [])
+    caplog.set_level("INFO")
+    caplog.set_level("INFO", "axon.reconstruct")  # which it has again after this test
+    serve(None, None, "127.0.0.1", 0, 1, 60)
+    assert set(read[0].xrays) == {"frontal"} and "DOE" not in caplog.text
 
 
 def test_the_pages_options_are_those_of_the_command(asked: TestClient, film: bytes) -> None:

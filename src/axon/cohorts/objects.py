@@ -109,8 +109,12 @@ class Journal:
         # A killed process may leave half a line.
         whole = lines[: lines.rfind(b"\n") + 1]
         file.truncate(len(whole))
-        entries = [Entry(**json.loads(line)) for line in whole.splitlines()]
-        self.entries = {entry.path: entry for entry in entries}
+        self.entries: dict[str, Entry] = {}
+        for line in whole.splitlines():
+            # The file of a line that was damaged is fetched anew.
+            with contextlib.suppress(ValueError, TypeError, RecursionError):
+                entry = Entry(**json.loads(line))
+                self.entries[entry.path] = entry
 
     @classmethod
     @contextlib.contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -97,6 +98,21 @@ def named_path(text: str) -> Path:
     fix = "name a file or folder; a variable of the shell that is not set gives an empty name"
     require(bool(text.strip()), "PATH_EMPTY", "an empty name is given for a file or folder", fix)
     return Path(text)
+
+
+def registry_uri(arguments: argparse.Namespace, *models: str | None) -> str | None:
+    """Where MLflow is: as ``--tracking-uri`` says, else as the environment does.
+
+    Raises:
+        AxonError: ``PARAMETER`` where the option is given and none of ``models`` is of the registry.
+    """
+    from axon.tracking.client import REGISTRY
+
+    asked: str | None = arguments.tracking_uri
+    needed = any(model and model.startswith(REGISTRY) for model in models)
+    problem = f"--tracking-uri is given, and nothing that is named is in a registry, as {REGISTRY}NAME@ALIAS is"
+    require(asked is None or needed, "PARAMETER", problem, "leave it out")
+    return os.environ.get("MLFLOW_TRACKING_URI") if asked is None else asked
 
 
 def parsers(top: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:

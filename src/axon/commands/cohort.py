@@ -7,7 +7,7 @@ import contextlib
 import math
 from pathlib import Path
 
-from axon.commands import Verbs, group, verb, whole_number
+from axon.commands import Verbs, group, named_path, verb, whole_number
 
 COLLECTIONS = ("lidc_idri", "covid_19_ny_sbu", "covid_19_ar")
 _SELECT = """\
@@ -35,7 +35,11 @@ def add(verbs: Verbs) -> None:
     cohort = group(verbs, "cohort", "choose and download real CTs with X-rays")
     select = verb(cohort, "select", "choose patients and series, offline", _SELECT, _SELECT_EXAMPLES)
     select.add_argument(
-        "file", type=Path, nargs="?", default=Path("cohort.json"), help="cohort file to write (default: %(default)s)"
+        "file",
+        type=named_path,
+        nargs="?",
+        default=Path("cohort.json"),
+        help="cohort file to write (default: %(default)s)",
     )
     select.add_argument(
         "--collection",
@@ -56,8 +60,8 @@ def add(verbs: Verbs) -> None:
     select.add_argument("--dry-run", action="store_true", help="print the summary and write nothing")
     select.set_defaults(verb=_select)
     fetch = verb(cohort, "fetch", "download a cohort", _FETCH, _FETCH_EXAMPLES)
-    fetch.add_argument("file", type=Path, help="cohort file, as of `axon cohort select`")
-    fetch.add_argument("out", type=Path, help="folder; may hold a part already")
+    fetch.add_argument("file", type=named_path, help="cohort file, as of `axon cohort select`")
+    fetch.add_argument("out", type=named_path, help="folder; may hold a part already")
     fetch.add_argument("--endpoint", metavar="URL", help="S3 server (default: AWS_ENDPOINT_URL_S3, or Amazon's)")
     fetch.add_argument("--sign", action="store_true", help="use AWS credentials; public buckets need none")
     fetch.add_argument(

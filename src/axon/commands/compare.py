@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
-from pathlib import Path
 
-from axon.commands import Verbs, verb
+from axon.commands import Verbs, named_path, registry_uri, verb
 
 EPILOG = """examples:
   axon compare models:/axon@champion models:/axon/3 --tracking-uri sqlite:///runs/mlflow.db
@@ -28,19 +26,23 @@ def add(verbs: Verbs) -> None:
     parser.add_argument("a", metavar="A", help="the one to compare with, e.g. the champion")
     parser.add_argument("b", metavar="B", help="the one to judge")
     parser.add_argument(
-        "--out", type=Path, metavar="PAGE", help="also write one HTML page with pictures of the cases that changed most"
+        "--out",
+        type=named_path,
+        metavar="PAGE",
+        help="also write one HTML page with pictures of the cases that changed most",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    parser.add_argument(
-        "--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow (default: $MLFLOW_TRACKING_URI)"
-    )
+    parser.add_argument("--tracking-uri", help="MLflow (default: $MLFLOW_TRACKING_URI)")
     parser.set_defaults(verb=_compare)
 
 
 def _compare(arguments: argparse.Namespace) -> None:
     import json
 
-    from axon.registry.compare import compare, table
+    from axon.registry.compare import compare, is_evaluation, table
+    from axon.tracking.client import REGISTRY
 
-    found = compare(arguments.a, arguments.b, arguments.tracking_uri, arguments.out)
+    # The id of a run is of a registry, too.
+    asked = [REGISTRY for name in (arguments.a, arguments.b) if not is_evaluation(name)]
+    found = compare(arguments.a, arguments.b, registry_uri(arguments, *asked), arguments.out)
     print(json.dumps(found.as_dict(), indent=1) if arguments.json else table(found))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from axon.commands import Verbs, named_path, parsers, verb
 
@@ -30,6 +29,6 @@ def _completion(arguments: argparse.Namespace) -> None:
     top = unfold(arguments.parser())
     for each in parsers(top):
         for action in each._actions:
-            if action.type in (Path, named_path):
+            if action.type is named_path:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]  # how shtab is told
     print(shtab.complete(top, arguments.shell))

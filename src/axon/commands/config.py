@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from axon.commands import Verbs, verb
+from axon.commands import Verbs, named_path, verb
 
 
 def add(verbs: Verbs) -> None:
     config = verb(verbs, "config", "check a configuration", "Check a configuration and print it with every default.")
-    config.add_argument("file", type=Path)
+    config.add_argument("file", type=named_path)
     config.set_defaults(verb=_config)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from axon import DISCLAIMER
-from axon.commands import Verbs, add_reading, group, read_as, verb, whole_number
+from axon.commands import Verbs, add_reading, group, named_path, read_as, verb, whole_number
 from axon.errors import AxonError
 
 if TYPE_CHECKING:
@@ -47,9 +47,14 @@ def add(verbs: Verbs) -> None:
         "phantoms."
     )
     build = verb(dataset, "build", "build the default dataset", about)
-    build.add_argument("folder", type=Path, nargs="?", default=Path("data"), help="where to (default: %(default)s)")
     build.add_argument(
-        "--downloads", type=Path, default=Path(".downloads"), help="where downloads are kept (default: %(default)s)"
+        "folder", type=named_path, nargs="?", default=Path("data"), help="where to (default: %(default)s)"
+    )
+    build.add_argument(
+        "--downloads",
+        type=named_path,
+        default=Path(".downloads"),
+        help="where downloads are kept (default: %(default)s)",
     )
     build.add_argument(
         "--recipe",
@@ -63,27 +68,33 @@ def add(verbs: Verbs) -> None:
         "data.dvc names."
     )
     adding = verb(dataset, "add", "make a version of a folder of CTs", about, _ADD)
-    adding.add_argument("folder", type=Path, help="folder with CTs, or an archive of one; nothing in it is changed")
+    adding.add_argument(
+        "folder", type=named_path, help="folder with CTs, or an archive of one; nothing in it is changed"
+    )
     adding.add_argument(
         "--licence", default="", help="licence of these images (default: as the folder's cohort.json says)"
     )
     adding.add_argument("--source", default="", help="where they come from: doi:..., or words (default: likewise)")
-    adding.add_argument("--config", type=Path, help="configuration that says how to split (default: every default)")
+    adding.add_argument(
+        "--config", type=named_path, help="configuration that says how to split (default: every default)"
+    )
     _patients(adding)
     add_reading(adding)
     adding.set_defaults(verb=_add)
 
     about = (
         "Will these data work? A table by rule of what is found in a folder, what is passed over and why, and what "
-        "would be rejected. Nothing in the folder is changed; no identity is printed. Status 1 where nothing could be "
-        "trained on."
+        "would be rejected. Nothing in the folder is changed. No identity of a DICOM header is printed; names of other "
+        "volumes' files are, after which their cases are called. Status 1 where nothing could be trained on."
     )
     checking = verb(dataset, "check", "see whether a folder's CTs will work", about, _CHECK)
-    checking.add_argument("folder", type=Path, help="folder with CTs, or a zip or tar archive of one")
+    checking.add_argument("folder", type=named_path, help="folder with CTs, or a zip or tar archive of one")
     checking.add_argument("--read", action="store_true", help="read every voxel, not headers alone")
     checking.add_argument("--qa", type=_png, metavar="PNG", help="write a coronal slice of each CT; implies --read")
     checking.add_argument("--json", action="store_true", help="print every study and every file that is passed over")
-    checking.add_argument("--config", type=Path, help="configuration with the limits of a CT (default: every default)")
+    checking.add_argument(
+        "--config", type=named_path, help="configuration with the limits of a CT (default: every default)"
+    )
     _patients(checking)
     add_reading(checking)
     checking.set_defaults(verb=_check)
@@ -106,7 +117,9 @@ def add(verbs: Verbs) -> None:
 
     about = "Check a packed or prepared dataset against its manifest and splits: every problem at once, a line each."
     verify = verb(dataset, "verify", "check a dataset", about)
-    verify.add_argument("folder", type=Path, nargs="?", default=Path("data"), help="dataset (default: %(default)s)")
+    verify.add_argument(
+        "folder", type=named_path, nargs="?", default=Path("data"), help="dataset (default: %(default)s)"
+    )
     verify.add_argument(
         "--json",
         action="store_true",
@@ -124,7 +137,10 @@ def _png(text: str) -> Path:
 def _patients(parser: argparse.ArgumentParser) -> None:
     """The options that say who is who."""
     parser.add_argument(
-        "--patients", type=Path, metavar="CSV", help="table that decides over every rule (default: FOLDER/patients.csv)"
+        "--patients",
+        type=named_path,
+        metavar="CSV",
+        help="table that decides over every rule (default: FOLDER/patients.csv)",
     )
     parser.add_argument("--public-ids", action="store_true", help="keep that table's names of patients, not hashes")
 

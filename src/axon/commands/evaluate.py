@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from pathlib import Path
 
 from axon import DISCLAIMER
-from axon.commands import Verbs, add_device, add_reading, read_as, verb, whole_number
+from axon.commands import Verbs, add_device, add_reading, named_path, read_as, registry_uri, verb, whole_number
+from axon.errors import require
 
 EPILOG = """examples:
   axon evaluate axon-small --data my_cts --out scores           the model of the package on your patients
@@ -32,8 +31,8 @@ def add(verbs: Verbs) -> None:
     about = f"Measure a model on your own patients' CTs: likeness, structure, realism. {DISCLAIMER}"
     parser = verb(verbs, "evaluate", "measure a model on a folder of CTs", about, EPILOG)
     parser.add_argument("model", metavar="MODEL", help="axon-small, a folder, models:/..., or the name of a baseline")
-    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="CTs, or a dataset")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--data", type=named_path, required=True, metavar="FOLDER", help="CTs, or a dataset")
+    parser.add_argument("--out", type=named_path, required=True, help="folder for the results")
     parser.add_argument(
         "--views", choices=("both", "bi", "mono"), default="both", help="films that are seen (default: %(default)s)"
     )
@@ -50,13 +49,12 @@ def add(verbs: Verbs) -> None:
     parser.add_argument("--seed", type=whole_number(0, 2**31 - 1), default=0, help="of the samples (default: 0)")
     parser.add_argument("--of", metavar="MODEL", help="the model whose baseline is measured (default: axon-small)")
     parser.add_argument(
-        "--baselines", type=Path, metavar="FOLDER", help="trained baselines to measure, of the pipeline's step"
+        "--baselines", type=named_path, metavar="FOLDER", help="trained baselines to measure, of the pipeline's step"
     )
     add_reading(parser)
     add_device(parser)
     parser.add_argument(
         "--tracking-uri",
-        default=os.environ.get("MLFLOW_TRACKING_URI"),
         help="MLflow, for models:/... (default: $MLFLOW_TRACKING_URI)",
     )
     parser.add_argument("--json", action="store_true", help="print metrics.json instead of tables")
@@ -76,6 +74,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from axon.metrics.catalogue import VIEW_SETS
 
     baseline = method_of(arguments.model)
+    problem = f"--of names the model of a baseline, and {arguments.model} is none"
+    require(bool(baseline) or not arguments.of, "PARAMETER", problem, "leave it out")
     asked = EvaluationAsked(
         views=VIEW_SETS if arguments.views == "both" else (arguments.views,),
         films=arguments.films,
@@ -87,7 +87,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         ct=read_as(arguments, Config()).data.ct,
     )
     source = arguments.of if baseline else arguments.model
-    with pretrained.folder_of(source, arguments.tracking_uri) as (files, name, version):
+    with pretrained.folder_of(source, registry_uri(arguments, source)) as (files, name, version):
         # Every digit of it counts here.
         model = pretrained.load(str(files), device=choose_device(arguments.device), precision="full")
         model = replace(model, name=name, version=version or model.version)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
 
-from axon.commands import Verbs, add_device, group, verb, whole_number
+from axon.commands import Verbs, add_device, group, named_path, registry_uri, verb, whole_number
 
 LIST = """examples:
   axon model list axon --tracking-uri sqlite:///runs/mlflow.db
@@ -75,23 +74,24 @@ def add(verbs: Verbs) -> None:
     export.add_argument(
         "model", help="folder, models:/NAME@ALIAS, models:/NAME/VERSION, or axon-small, the one in the package"
     )
-    export.add_argument("out", type=Path, help="new folder")
+    export.add_argument("out", type=named_path, help="new folder")
     export.add_argument("--format", choices=("diffusers", "monai"), required=True)
-    export.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow, for models:/...")
+    export.add_argument("--tracking-uri", help="MLflow, for models:/...")
     export.set_defaults(verb=_export)
     about = (
         "Make a model of what benchmarks/gpu.py pretrain left: with references, the patients that it was trained on, "
         "calibration and scores on the test sets. With --name also register it."
     )
     importing = verb(model, "import", "make a model of networks that were trained elsewhere", about, IMPORT)
-    importing.add_argument("folder", type=Path, help="folder with pretrain.json")
-    importing.add_argument("--dataset", type=Path, required=True, help="the prepared dataset that it was trained on")
-    importing.add_argument("-o", "--out", type=Path, required=True, help="new folder")
-    importing.add_argument("--name", default="", help="registered model that it becomes a version of")
+    importing.add_argument("folder", type=named_path, help="folder with pretrain.json")
     importing.add_argument(
-        "--promote", choices=("if_better", "manual", "never"), default="if_better", help="(default: %(default)s)"
+        "--dataset", type=named_path, required=True, help="the prepared dataset that it was trained on"
     )
-    importing.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow, for --name")
+    importing.add_argument("-o", "--out", type=named_path, required=True, help="new folder")
+    importing.add_argument("--name", default="", help="registered model that it becomes a version of")
+    about = "of --name (default: if_better)"
+    importing.add_argument("--promote", choices=("if_better", "manual", "never"), help=about)
+    importing.add_argument("--tracking-uri", help="MLflow, for --name")
     add_device(importing)
     importing.set_defaults(verb=_import)
     about = (
@@ -101,8 +101,10 @@ def add(verbs: Verbs) -> None:
     drop = verb(model, "drop-reference", "take a patient out of a model's references", about, DROP)
     drop.add_argument("model", help="folder, models:/NAME@ALIAS, models:/NAME/VERSION, or axon-small")
     drop.add_argument("reference", metavar="ID", help="as references/ATTRIBUTION.md of the model names it")
-    drop.add_argument("--out", type=Path, help="new folder; needed unless MODEL is a folder, which is else changed")
-    drop.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help="MLflow, for models:/...")
+    drop.add_argument(
+        "--out", type=named_path, help="new folder; needed unless MODEL is a folder, which is else changed"
+    )
+    drop.add_argument("--tracking-uri", help="MLflow, for models:/...")
     drop.set_defaults(verb=_drop_reference)
 
 
@@ -168,28 +170,35 @@ def _drop_reference(arguments: argparse.Namespace) -> None:
     require(own or arguments.out is not None, "PARAMETER", message, "give --out a new folder")
     free = arguments.out is None or not arguments.out.exists()
     require(free, "OUT_EXISTS", f"{arguments.out} exists", "name a new folder")
-    with folder_of(arguments.model, arguments.tracking_uri) as (folder, _, _):
+    with folder_of(arguments.model, registry_uri(arguments, arguments.model)) as (folder, _, _):
         left = drop_reference(folder, arguments.reference, arguments.out or folder)
     print(f"{arguments.out or arguments.model} has {len(left)} references left: {', '.join(left) or 'none'}")
 
 
 def _import(arguments: argparse.Namespace) -> None:
     from axon.compute.devices import DEVICE, device_name
-    from axon.errors import require
-    from axon.registry.imported import import_model, register_imported
+    from axon.errors import raise_all, require
+    from axon.orchestration.preflight import parameter_problems
+    from axon.registry.imported import import_model, refuse_unregistrable, register_imported
+    from axon.tracking.client import REGISTRY
 
-    out, name, uri = arguments.out, arguments.name, arguments.tracking_uri
-    require(bool(uri) or not name, "TRACKING_URI", "--name needs a registry", "give --tracking-uri")
-    require(not out.exists(), "OUT_EXISTS", f"{out} exists", "name a new folder")
+    out, name, policy = arguments.out, arguments.name, arguments.promote or "if_better"
     os.environ[DEVICE] = device_name(arguments.device)
+    uri = registry_uri(arguments, f"{REGISTRY}{name}" if name else None)
+    require(bool(name) or not arguments.promote, "PARAMETER", "--promote is of --name", "leave it out, or give --name")
+    require(not out.exists(), "OUT_EXISTS", f"{out} exists", "name a new folder")
+    if name:
+        # The evaluation that comes first takes from minutes to hours.
+        raise_all(parameter_problems("bi", policy, name))
+        refuse_unregistrable(uri)
     config = import_model(arguments.folder, arguments.dataset, out, name or "axon")
     print(f"{out / 'model'} is the model; {out / 'report.html'} its report")
     if name:
-        print(register_imported(out, config, uri, name, arguments.promote))
+        print(register_imported(out, config, str(uri), name, policy))
 
 
 def _export(arguments: argparse.Namespace) -> None:
     from axon.registry.exports import export
 
-    export(arguments.model, arguments.out, arguments.format, arguments.tracking_uri)
+    export(arguments.model, arguments.out, arguments.format, registry_uri(arguments, arguments.model))
     print(f"{arguments.out} holds the model as {arguments.format}")

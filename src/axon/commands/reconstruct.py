@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from dataclasses import replace
 
 from axon import DISCLAIMER
-from axon.commands import Verbs, add_device, add_networks, named_path, verb, whole_number
+from axon.commands import Verbs, add_device, add_networks, named_path, registry_uri, verb, whole_number
 from axon.commands.progress import told
 from axon.errors import AxonError, require
 
@@ -88,7 +87,6 @@ def add(verbs: Verbs) -> None:
     )
     parser.add_argument(
         "--tracking-uri",
-        default=os.environ.get("MLFLOW_TRACKING_URI"),
         help="MLflow, for --model models:/... (default: $MLFLOW_TRACKING_URI)",
     )
     parser.add_argument(
@@ -132,7 +130,7 @@ def _add_mends(parser: argparse.ArgumentParser, prefix: str, of: str) -> None:
 
 
 def _dicom_text(text: str) -> str:
-    if not 0 < len(text) <= 64 or not text.isprintable() or set(text) & set("\\^="):
+    if not text.strip() or len(text) > 64 or not text.isprintable() or set(text) & set("\\^="):
         raise argparse.ArgumentTypeError(f"{text!r} is not 1 to 64 printable characters without \\, ^ and =")
     return text
 
@@ -169,7 +167,7 @@ def _batch(arguments: argparse.Namespace) -> None:
             raise AxonError("XRAY_OPTION", f"{name.replace('_', '-')} is for one study, not for a batch", fix)
     samples = 0 if arguments.no_sample else arguments.samples
     options = Options(samples, arguments.seed, not arguments.fast, arguments.trust_views, not arguments.no_level)
-    model = (arguments.model, arguments.tracking_uri)
+    model = (arguments.model, registry_uri(arguments, arguments.model))
     asked = Computing(arguments.device, arguments.precision, arguments.compile)
     made = run_batch(arguments.batch, arguments.out, *model, options, arguments.workers, asked)
     failures = [dict(zip(("study", "code", "message"), failure, strict=True)) for failure in made.failures]
@@ -212,13 +210,14 @@ def _reconstruct(arguments: argparse.Namespace) -> None:
     )
 
     # What is quickly checked comes before what takes long.
+    tracking_uri = registry_uri(arguments, arguments.model)
     refuse_foreign_folder(arguments.out, *filter(None, (arguments.frontal, arguments.lateral)))
     device = choose_device(arguments.device)
     mends, view = asked_mends(vars(arguments)), asked_view(arguments.view)
     films = read_films(arguments.frontal, arguments.lateral, arguments.trust_views, mends, view)
     films = replace(films, level=not arguments.no_level)
     replaced = refuse_other_films(arguments.out, films, arguments.replace)
-    model = pretrained.load(arguments.model, arguments.tracking_uri, device, arguments.precision, arguments.compile)
+    model = pretrained.load(arguments.model, tracking_uri, device, arguments.precision, arguments.compile)
     samples = 0 if arguments.no_sample else arguments.samples
     with told(quiet=arguments.json) as progress:
         record = reconstruct(

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from axon.commands import Verbs, add_device, verb
+from axon.commands import Verbs, add_device, named_path, registry_uri, verb
 
 _EXAMPLES = """examples:
   axon reproduce models:/axon@champion --tracking-uri sqlite:///runs/mlflow.db          say how it was made
@@ -23,12 +23,15 @@ def add(verbs: Verbs) -> None:
     reproduce = verb(verbs, "reproduce", "say how a model was made, or make it again", about, _EXAMPLES)
     reproduce.add_argument("model", help="models:/NAME@ALIAS, models:/NAME/VERSION, or axon-small")
     where = "MLflow server, or sqlite:///path/to/mlflow.db (default: $MLFLOW_TRACKING_URI)"
-    reproduce.add_argument("--tracking-uri", default=os.environ.get("MLFLOW_TRACKING_URI"), help=where)
+    reproduce.add_argument("--tracking-uri", help=where)
     reproduce.add_argument(
-        "--output", type=Path, default=Path("runs/reproduced"), help="folder of the new run (default: %(default)s)"
+        "--output",
+        type=named_path,
+        default=Path("runs/reproduced"),
+        help="folder of the new run (default: %(default)s)",
     )
     again = "the CTs, for a model that was trained from a folder, of which its name is recorded, not its place"
-    reproduce.add_argument("--folder", type=Path, help=again)
+    reproduce.add_argument("--folder", type=named_path, help=again)
     reproduce.add_argument(
         "--run", action="store_true", help="run the pipeline, where the running code is the recorded one"
     )
@@ -48,14 +51,14 @@ def _reproduce(arguments: argparse.Namespace) -> None:
     from axon.registry.reproduce import check_reproducible, compared, python_command, read_recipe
     from axon.tracking.client import REGISTRY, refuse_missing_store
 
-    device = device_name(arguments.device)
+    device, uri = device_name(arguments.device), registry_uri(arguments, arguments.model)
     if not arguments.model.startswith(REGISTRY):
         _say_of_folder(arguments.model, arguments.folder, arguments.run)
         return
-    if not arguments.tracking_uri:
+    if not uri:
         raise AxonError("TRACKING_URI", "no MLflow is named", "give --tracking-uri, or set MLFLOW_TRACKING_URI")
-    refuse_missing_store(arguments.tracking_uri)
-    recipe = read_recipe(arguments.model, arguments.tracking_uri)
+    refuse_missing_store(uri)
+    recipe = read_recipe(arguments.model, uri)
     if arguments.folder:
         recipe = replace(recipe, data_folder=str(arguments.folder.resolve()))
     config = recipe.write_config(arguments.output)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 
 from axon import DISCLAIMER
-from axon.commands import Verbs, add_device, add_networks, verb, whole_number
+from axon.commands import Verbs, add_device, add_networks, registry_uri, verb, whole_number
 
 EPILOG = """examples:
   axon serve                                 the model that comes with the package, at http://127.0.0.1:8765
@@ -59,7 +58,6 @@ def add(verbs: Verbs) -> None:
     )
     parser.add_argument(
         "--tracking-uri",
-        default=os.environ.get("MLFLOW_TRACKING_URI"),
         help="MLflow, for --model models:/... (default: $MLFLOW_TRACKING_URI)",
     )
     add_device(parser)
@@ -73,7 +71,7 @@ def _serve(arguments: argparse.Namespace) -> None:
 
     serve(
         arguments.model,
-        arguments.tracking_uri,
+        registry_uri(arguments, arguments.model),
         arguments.host,
         arguments.port,
         arguments.waiting,

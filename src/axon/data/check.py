@@ -172,6 +172,8 @@ def check_folder(
     if sheet is not None:
         write_sheet(sheet, [(one.case_id, one.tile) for one in usable if one.tile is not None])
     notes = [*found.notes, *chosen, *joined]
+    if any(_is_volume(study.files[0]) for study in kept):
+        notes.append("cases of volumes that are no DICOM are called as their files: none may be called after a patient")
     if (folder / "manifest.csv").is_file():
         notes.append("it has a manifest.csv, and other verbs take it for a packed dataset: call your table else")
     return Checked(read, usable, [one for one in looked if one.code], _shown(found, folder), notes)

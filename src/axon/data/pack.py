@@ -175,14 +175,17 @@ def _pack_films(studies: list[Study], terms: Terms, out: Path) -> tuple[list[dic
 
 
 def _terms(folder: Path, studies: list[Study], licence: str, source: str) -> Terms:
-    """Licence and source of each file: as ``patients.csv`` says, else as the caller does, else as the folder knows."""
+    """Licence and source of each file, each of the two as ``patients.csv`` says, else as the caller does, else as the
+    folder knows.
+    """
     told = {
         file: (study.licence or licence, study.source or source)
         for study in studies
         for file in (study.files[0], *study.films)
     }
     untold = {file for file, terms in told.items() if not all(terms)}
-    return told | _known_terms(folder, untold) if untold else told
+    known = _known_terms(folder, untold) if untold else {}
+    return told | {file: (told[file][0] or known[file][0], told[file][1] or known[file][1]) for file in untold}
 
 
 def _known_terms(folder: Path, files: set[Path]) -> Terms:

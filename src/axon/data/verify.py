@@ -57,6 +57,12 @@ def check_dataset(folder: Path) -> tuple[list[dict[str, Any]], list[AxonError]]:
     elif (folder / "manifest.parquet").is_file():
         rows, problems = _prepared_rows(folder)
         check = _check_case
+    elif folder.is_dir():
+        message = f"{folder} holds neither manifest.csv nor manifest.parquet"
+        fix = (
+            "look at a folder of CTs with `axon dataset check FOLDER`; `axon dataset add FOLDER` makes a dataset of it"
+        )
+        raise AxonError("DATASET_MISSING", message, fix)
     else:
         raise AxonError("DATASET_MISSING", f"no dataset at {folder}", "run `make data`, or `axon dataset pull`")
     patients = {str(row["patient_id"]) for row in rows}

@@ -35,7 +35,7 @@ class SeriesIdentity:
 
     Attributes:
         key: Everything that the volume depends on; the same key gives the same UIDs.
-        patient_id: PatientID, and the given name after the family name SYNTHETIC.
+        patient_id: PatientID, at most 64 characters; and where it fits the given name after the family name SYNTHETIC.
         model: Name and version of the model that made it, at most 64 characters.
         views: Films it was made from, e.g. ``"frontal and lateral"``.
         plausible: Of a sample, a plausible patient, the digest of its pixels; empty for the best guess.
@@ -113,7 +113,9 @@ def _describe(ds: Dataset, identity: SeriesIdentity) -> None:
     ds.SpecificCharacterSet = "ISO_IR 192"
     ds.SOPClassUID, ds.Modality = CTImageStorage, "CT"
     ds.ImageType, ds.SyntheticData = ["DERIVED", "SECONDARY", "AXIAL"], "YES"
-    ds.PatientID, ds.PatientName = identity.patient_id, f"SYNTHETIC^{identity.patient_id}"
+    named = f"SYNTHETIC^{identity.patient_id}"
+    # A name has as many characters as an id, and shares them with the family name.
+    ds.PatientID, ds.PatientName = identity.patient_id, named if len(named) <= 64 else "SYNTHETIC"
     ds.PatientBirthDate = ds.PatientSex = ds.StudyDate = ds.StudyTime = ds.AccessionNumber = (
         ds.ReferringPhysicianName
     ) = ""

@@ -21,6 +21,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from http.client import HTTPException
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -32,7 +33,7 @@ from axon.orchestration.alert import ALERT_URL, check_url
 from axon.orchestration.probes import check_dvc_remote, check_mlflow_artifacts
 from axon.orchestration.processes import without_secrets
 from axon.orchestration.trainjob import TrainJobs
-from axon.tracking.client import client, sqlite_path, tracking_errors, without_credentials
+from axon.tracking.client import ask, client, sqlite_path, tracking_errors, without_credentials
 
 MIN_FREE_BYTES = 2 * 1024**3
 MIN_MEMORY_BYTES = 4 * 1024**3
@@ -250,13 +251,14 @@ def _mlflow(needs: Wanted) -> str:
     if database is not None:
         return f"a SQLite file that version {here} can use"
     address = f"{without_credentials(uri).rstrip('/')}/version"
-    with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=3) as answer:  # noqa: S310
+    with contextlib.suppress(OSError, HTTPException), urllib.request.urlopen(address, timeout=3) as answer:  # noqa: S310
         there = answer.read(40).decode(errors="replace").strip()
     return f"answers; its version is {there}, this one's {here}"
 
 
 def check_tracking(tracking_uri: str, timeout_s: float = 5.0) -> None:
-    """See that the MLflow server answers, or that the SQLite file can be written.
+    """See that the MLflow server answers, as far as that can be told without MLflow's own log-in and certificates, or
+    that the SQLite file can be written.
 
     Raises:
         AxonError: ``TRACKING_URI`` or ``TRACKING_UNREACHABLE``.
@@ -273,9 +275,8 @@ def check_tracking(tracking_uri: str, timeout_s: float = 5.0) -> None:
             "TRACKING_URI", f"the tracking URI {shown!r} is neither http(s) nor sqlite:///", "name the MLflow server"
         )
     try:
-        with urllib.request.urlopen(f"{shown.rstrip('/')}/health", timeout=timeout_s):  # noqa: S310
-            pass
-    except (OSError, ValueError) as error:
+        ask(f"{shown.rstrip('/')}/health", timeout_s)
+    except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise AxonError(
             "TRACKING_UNREACHABLE",
@@ -312,7 +313,7 @@ def _kubeflow(_needs: Wanted) -> str:
     except OSError as error:
         fix = f"check {KUBEFLOW}, {KUBEFLOW_CA} and that the port-forward runs"
         raise AxonError("CLUSTER_UNREACHABLE", f"no answer: {getattr(error, 'reason', error)}", fix) from error
-    except ValueError as error:  # Its text repeats the header.
+    except (HTTPException, ValueError) as error:  # Its text repeats the header.
         malformed = f"{KUBEFLOW} is no address, or {KUBEFLOW_TOKEN} no token"
         raise AxonError("CLUSTER_UNREACHABLE", malformed, "correct them") from error
     if kind != "application/json":
@@ -363,7 +364,7 @@ def _date_of(url: str) -> float | None:
             answer = opened.headers.get("Date")
     except urllib.error.HTTPError as refused:
         answer = refused.headers.get("Date")
-    except (OSError, ValueError):
+    except (OSError, HTTPException, ValueError):
         return None
     return parsedate_to_datetime(answer).timestamp() if answer else None
 

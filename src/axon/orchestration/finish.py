@@ -30,7 +30,7 @@ def finish(tracking_uri: str, model_name: str, run_key: str, state: str, message
         One line for people.
 
     Raises:
-        AxonError: ``TRACKING_FAILED``, after the alert.
+        AxonError: ``TRACKING_FAILED``, where no alert was delivered: the step's next attempt would send it again.
     """
     succeeded, problem = state in SUCCESSES, None
     reason, link = message, ""
@@ -47,6 +47,8 @@ def finish(tracking_uri: str, model_name: str, run_key: str, state: str, message
         text = f"AXON run {run_key} of model {model_name} ended {state}{where}. {link}".rstrip()
         trouble = send(url, Alert(text, run_key, model_name, state, failed, link))
         print(f"the alert was not delivered: {trouble}" if trouble else "the alert was delivered")
+        if problem and not trouble:
+            return f"the run {run_key} ended: {state}, which MLflow could not be told: {problem}"
     if problem:
         raise problem
     return (

@@ -89,7 +89,7 @@ def extracted(path: Path, max_bytes: int = MAX_BYTES, max_files: int = MAX_FILES
     Args:
         path: A zip or tar archive, told apart by content.
         max_bytes: The most that its files may take together, with what is passed over.
-        max_files: The most that may be in it, folders and links included.
+        max_files: The most that may be in it, links included; folders are not counted, which time alone bounds.
 
     Raises:
         AxonError: ``ARCHIVE_UNREADABLE``, ``ARCHIVE_TOO_LARGE``, ``ARCHIVE_DECODER_DIED`` or ``ARCHIVE_UNSAFE``, which

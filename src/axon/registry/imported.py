@@ -7,6 +7,7 @@ unfinished one also holds what the next machine goes on from.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -19,7 +20,7 @@ from typing import IO, Any
 from axon import DISCLAIMER
 from axon.config import Config
 from axon.data.prepared import PreparedDataset
-from axon.errors import AxonError, require
+from axon.errors import AxonError, reason_of, require
 from axon.evaluation.evaluate import evaluate
 from axon.files import json_text, sha256_file, whole_folder, write_whole
 from axon.pretrained import seal
@@ -154,6 +155,19 @@ def import_model(folder: Path, dataset: Path, out: Path, name: str = "axon") -> 
     return config
 
 
+def refuse_unregistrable(tracking_uri: str | None) -> None:
+    """See that a registry answers, before a model for it is made. Raises AxonError ``TRACKING_URI`` or
+    ``TRACKING_FAILED``.
+    """
+    from axon.tracking.client import client, tracking_errors
+
+    if not tracking_uri:
+        fix = "give --tracking-uri, or set MLFLOW_TRACKING_URI"
+        raise AxonError("TRACKING_URI", "a model is to be registered, and no MLflow is named", fix)
+    with tracking_errors(tracking_uri):
+        client(tracking_uri).search_registered_models(max_results=1)
+
+
 def register_imported(evaluation: Path, config: Config, tracking_uri: str, name: str, policy: str) -> str:
     """Put an imported model into the registry; the gate decides on its alias, as for a pipeline's run.
 
@@ -172,11 +186,17 @@ def register_imported(evaluation: Path, config: Config, tracking_uri: str, name:
     key = sha256_file(evaluation / "model/SHA256SUMS")
     params = {"name": config.name, "seed": config.seed, "views": "bi", "promote": policy}
     run_id = start_parent(tracking_uri, name, key, params, {"axon.disclaimer": DISCLAIMER, "axon.origin": "imported"})
-    decided = decide(evaluation, tracking_uri, name, cast(Policy, policy), config)
-    with tempfile.TemporaryDirectory() as scratch:
-        decision = Path(scratch) / "decision.json"
-        decided.save(decision)
-        tags = {"config_fingerprint": config.fingerprint()}
-        made = register(tracking_uri, run_id, name, evaluation, decision, tags)
+    try:
+        decided = decide(evaluation, tracking_uri, name, cast(Policy, policy), config)
+        with tempfile.TemporaryDirectory() as scratch:
+            decision = Path(scratch) / "decision.json"
+            decided.save(decision)
+            tags = {"config_fingerprint": config.fingerprint()}
+            made = register(tracking_uri, run_id, name, evaluation, decision, tags)
+    except BaseException as error:
+        # Where it is MLflow that fails, what it failed at first is what is told.
+        with contextlib.suppress(AxonError):
+            finish_parent(tracking_uri, name, key, succeeded=False, reason=reason_of(error))
+        raise
     finish_parent(tracking_uri, name, key, succeeded=True, reason="")
     return f"{name} version {made.version} ({made.alias or 'no alias'}): {made.reason}"

@@ -108,4 +108,6 @@ def serve(
         )
         for name in ("uvicorn.error", "asyncio", "axon.serve.app"):
             logging.getLogger(name).addFilter(Sparing())
+        # It names the files of a study, which may be called after a patient, and this log outlives films and results.
+        logging.getLogger("axon.reconstruct").setLevel(logging.WARNING)
         Server(config).run([listener])

@@ -121,16 +121,29 @@ def _see_that_it_answers(tracking_uri: str) -> None:
     asked = without_credentials(tracking_uri)
     for tries_left in range(int(HASTY["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]), -1, -1):
         try:
-            urllib.request.urlopen(asked, timeout=float(HASTY["MLFLOW_HTTP_REQUEST_TIMEOUT"])).close()  # noqa: S310
+            ask(asked, float(HASTY["MLFLOW_HTTP_REQUEST_TIMEOUT"]))
             return
         except (HTTPError, HTTPException, ValueError):
             return  # it answers, or it is no address, as MLflow will say
         except OSError as error:
-            if isinstance(getattr(error, "reason", None), ssl.SSLError):
-                return  # its certificate is MLflow's to judge
             if not tries_left:
                 raise _failed(tracking_uri, error, "check the address and that the server runs") from None
             time.sleep(1)
+
+
+def ask(address: str, timeout_s: float) -> None:
+    """See that somebody answers, be it with a refusal. Raises OSError, HTTPException or ValueError where nobody does,
+    and HTTPError of a server, or of what is before it, that cannot.
+    """
+    try:
+        urllib.request.urlopen(address, timeout=timeout_s).close()  # noqa: S310
+    except HTTPError as error:
+        if error.code >= 500:
+            raise
+    except OSError as error:
+        # Its certificate, and that which it asks for, are MLflow's to judge, which has variables for them.
+        if not isinstance(error, ssl.SSLError) and not isinstance(getattr(error, "reason", None), ssl.SSLError):
+            raise
 
 
 REGISTRY = "models:/"

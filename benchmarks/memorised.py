@@ -31,8 +31,8 @@ from torch import Tensor
 from axon import pretrained
 from axon.errors import one_line_errors
 from axon.files import write_whole
-from axon.metrics import memory
-from axon.metrics.memory import BANK_STEP, STEP, centres, distance_at_place, nearest_median, nearest_share, patches
+from axon.metrics import remembered
+from axon.metrics.remembered import BANK_STEP, STEP, centres, distance_at_place, nearest_median, nearest_share, patches
 from axon.readers.layouts import Study
 from benchmarks.claims import claim_of
 from benchmarks.pretrain import remember
@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     with one_line_errors():
         bench, chosen = bench_of(given)
-        claim_of(given, bench, (sys.modules[__name__], memory))
+        claim_of(given, bench, (sys.modules[__name__], remembered))
         rows = measured(given.out, chosen, Memory(bench).measure)
         text = f"{page_head('How much of a sample is another patient')}\n\n{table(rows)}\n"
         write_whole(given.out / "memorised.md", text.encode())

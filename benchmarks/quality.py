@@ -320,14 +320,9 @@ def _goals(evaluation: Evaluation) -> str:
 
 def _verdict(evaluation: Evaluation, pairs: Mapping[str, tuple[dict[str, float], dict[str, float]]]) -> list[str]:
     """Difference in each headline metric with its paired interval, and YES or NO."""
+    of = evaluation
     differences = [
-        paired_difference(
-            *(evaluation.by_patient(values) for values in pairs[metric]),
-            evaluation.bootstrap,
-            evaluation.confidence,
-            evaluation.seed,
-        )
-        for metric in HEADLINE
+        paired_difference(*pairs[metric], of.bootstrap, of.confidence, of.seed, of.patients) for metric in HEADLINE
     ]
     reached = all(difference.mean > 0 for difference in differences)
     texts = [_interval(each, known(key).digits) for key, each in zip(HEADLINE, differences, strict=True)]

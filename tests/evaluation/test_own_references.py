@@ -18,7 +18,7 @@ from axon.evaluation.champion import _volume
 from axon.evaluation.folder import EvaluationAsked, config_of, evaluate_folder
 from axon.geometry.volume import lps_to_ras
 from axon.inference import AxonOutput, AxonPipeline, ReferencesUsed
-from axon.metrics.memory import OTHERS
+from axon.metrics.remembered import OTHERS
 from axon.readers.pseudonyms import patient_pseudonym
 from axon.references.library import Candidate, Library, build_library
 from tests.support.referenced import SETTINGS, SIZE

@@ -18,7 +18,7 @@ from axon.config import Config, PhysicsConfig, XrayConfig
 from axon.data.cases import Case
 from axon.geometry import consistency, deformation, film, level, mend, projection, similarity, volume
 from axon.geometry.volume import body_mask, cube_affine
-from axon.metrics import anatomy, protocols, realism, statistics
+from axon.metrics import anatomy, protocols, realism, remembered, statistics
 from axon.models import estimator, intensity, lift, superres, unet
 from axon.models.light import on_demand
 from axon.schedulers.brownian_bridge import BrownianBridgeScheduler
@@ -266,6 +266,22 @@ EXAMPLES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "volume.thinning": (lambda v: volume.thinning(v, 30.0), lambda d: [ct(d)]),
     "realism.compare": (realism.compare, lambda d: [realism.describe(hu(d, seed), AFFINE) for seed in (0, 1)]),
     "realism.floor_of": (realism.floor_of, lambda d: [[realism.describe(hu(d, seed), AFFINE) for seed in (0, 1)]]),
+    "remembered.measure": (
+        lambda v, t, w, n: remembered.measure({"it": v}, t, w[None], n, [w]),
+        lambda d: [hu(d, seed) for seed in range(4)],
+    ),
+    "remembered.centres": (lambda v: remembered.centres(v, 4), lambda d: [hu(d)]),
+    "remembered.patches": (remembered.patches, lambda d: [hu(d), torch.tensor([[8, 8, 8]])]),
+    "remembered.nearest_share": (
+        lambda a, b: remembered.nearest_share(a, {"a": a[None] + 1, "b": b[None]}),
+        lambda d: [hu(d)[5], hu(d, 1)[5]],
+    ),
+    "remembered.distance_at_place": (
+        lambda a, b: remembered.distance_at_place(a, b[None]),
+        lambda d: [hu(d)[5], hu(d, 1)[5]],
+    ),
+    "remembered.nearest_in": (lambda a, b: remembered.nearest_in(a, [b]), lambda d: [hu(d)[5], hu(d, 1)[5]]),
+    "remembered.nearest_median": (lambda a, b: remembered.nearest_median(a, [b]), lambda d: [hu(d)[5], hu(d, 1)[5]]),
     "samples.Sampler.__init__": (lambda c: (sampled(c, augment=True), sampled(c, augment=False)), cases),
     "estimator.FilmEstimator.fit": (
         lambda pairs: fitted(estimator.FilmEstimator.of(TINY), pairs),

@@ -45,7 +45,7 @@ from axon.evaluation.strips import sheet, strip, write_hero
 from axon.files import whole_folder, write_json
 from axon.geometry.projection import VIEWS
 from axon.inference import REFERENCED, AxonOutput, AxonPipeline
-from axon.metrics import memory
+from axon.metrics import remembered
 from axon.metrics.catalogue import MEASURED_AGAIN, PRIMARY, VIEW_SETS, Views, shown_in
 from axon.metrics.realism import Appearance, floor_of
 from axon.models.folders import load_network
@@ -284,8 +284,8 @@ def _memory(
     """How much of the final volumes is another patient, by method; nothing of a model without references."""
     if output.warps_KDHW is None or patient is None or case.truth_DHW.shape != output.warps_KDHW.shape[1:]:
         return {}
-    known = exclude(pipeline.library.references, patient)[: memory.TRAINING_CTS]
-    return memory.measure(
+    known = exclude(pipeline.library.references, patient)[: remembered.TRAINING_CTS]
+    return remembered.measure(
         {name: torch.from_numpy(volumes[name]) for name in ("axon", "axon_sample")},
         torch.from_numpy(case.truth_DHW.clip(*hu_window).astype(np.float32)),
         torch.from_numpy(output.warps_KDHW),

@@ -313,7 +313,6 @@ def _metric_table(evaluation: Evaluation, set_name: str, view: str, keys: list[s
     """Rows are methods, columns metrics; the best mean of a column is marked. Of a signed metric the mean and its
     interval are shown and, below, the mean of absolute values, by which methods are told apart.
     """
-    methods = evaluation.methods(set_name, view)
     columns: list[dict[str, Any]] = [
         {
             "protocol": metric(key).protocol,
@@ -324,15 +323,11 @@ def _metric_table(evaluation: Evaluation, set_name: str, view: str, keys: list[s
         for key in keys
     ]
     cases = len({row.case_id for row in evaluation.rows if (row.set_name, row.view) == (set_name, view)})
-    rows = [
-        {
-            "label": METHODS[method],
-            "ours": method.startswith("axon"),
-            "cells": [column["cells"][method] for column in columns],
-        }
-        for method in methods
-        if any(column["cells"][method] for column in columns)
-    ]
+    rows = []
+    for method in evaluation.methods(set_name, view):
+        cells = [column["cells"][method] for column in columns]
+        if any(cells):
+            rows.append({"label": METHODS[method], "ours": method.startswith("axon"), "cells": cells})
     floor = [metric(key).text(evaluation.floor[key]) if key in evaluation.floor else "–" for key in keys]
     known = any(key in evaluation.floor for key in keys)
     return {

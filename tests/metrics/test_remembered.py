@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from axon.metrics import memory
+from axon.metrics import remembered
 
 SIZE = 32
 
@@ -25,7 +25,7 @@ def of(volume_DHW: Tensor, **changed: object) -> dict[str, float]:
         "networks_DHW": chest(3),
         "training": [chest(4), chest(5)],
     }
-    return memory.measure({"it": volume_DHW}, **{**given, **changed})["it"]  # type: ignore[arg-type]
+    return remembered.measure({"it": volume_DHW}, **{**given, **changed})["it"]  # type: ignore[arg-type]
 
 
 def test_a_volume_is_told_by_whose_patches_it_has() -> None:
@@ -59,17 +59,17 @@ def test_the_nearest_of_a_bank_is_found_in_whatever_part_it_lies() -> None:
     query_NV, bank_MV = (1000 + torch.randn(count, 27, generator=generator) for count in (300, 90))
     expected_N = torch.cdist(query_NV.double(), bank_MV.double()).amin(dim=1) / 27**0.5
     for parts in ([bank_MV], bank_MV.split(40)):
-        found_N = memory.nearest_in(query_NV, parts)
+        found_N = remembered.nearest_in(query_NV, parts)
         assert found_N is not None and found_N.double().numpy() == pytest.approx(expected_N.numpy(), rel=1e-4)
-    assert memory.nearest_in(query_NV, []) is None
-    assert memory.nearest_median(bank_MV, [bank_MV]) == 0
+    assert remembered.nearest_in(query_NV, []) is None
+    assert remembered.nearest_median(bank_MV, [bank_MV]) == 0
     with pytest.raises(ValueError, match="empty"):
-        memory.nearest_median(query_NV, [])
+        remembered.nearest_median(query_NV, [])
 
 
 def test_what_nothing_is_known_of_is_left_out() -> None:
     assert "memory/to_training" not in of(chest(1), training=[])
     volumes = {"it": chest(1)}
     air = torch.full((SIZE,) * 3, -1000.0)
-    assert memory.measure(volumes, air, chest(1)[None], chest(3), []) == {}
-    assert memory.measure(volumes, chest(0), chest(1)[:0].reshape(0, SIZE, SIZE, SIZE), chest(3), []) == {}
+    assert remembered.measure(volumes, air, chest(1)[None], chest(3), []) == {}
+    assert remembered.measure(volumes, chest(0), chest(1)[:0].reshape(0, SIZE, SIZE, SIZE), chest(3), []) == {}

@@ -251,7 +251,8 @@ def _mlflow(needs: Wanted) -> str:
     if database is not None:
         return f"a SQLite file that version {here} can use"
     address = f"{without_credentials(uri).rstrip('/')}/version"
-    with contextlib.suppress(OSError, HTTPException), urllib.request.urlopen(address, timeout=3) as answer:  # noqa: S310
+    broken = contextlib.suppress(OSError, HTTPException)
+    with broken, urllib.request.urlopen(address, timeout=3) as answer:  # noqa: S310
         there = answer.read(40).decode(errors="replace").strip()
     return f"answers; its version is {there}, this one's {here}"
 

@@ -214,7 +214,7 @@ def test_the_networks_are_trained_once_and_measured_beside_the_closed_form(
     monkeypatch.setattr(local_intensity, "bench_of", lambda arguments: arguments.out.mkdir(exist_ok=True) or chosen)
     arguments = ["--config", str(TINY), "--out", str(tmp_path / "out"), "--steps", "2", "--estimator-steps", "2"]
     assert local_intensity.main(arguments) == 0
-    assert capfd.readouterr().out.count(": begins") == 12
+    assert capfd.readouterr().out.count(": begins") == 13
     written = tmp_path / "out" / "local_intensity.json"
     (row,) = json.loads(written.read_text())
     closed = {"volume", "sample", "films again", "HU carried all the way", "0.15 of a sample", "0.3 of a sample"}

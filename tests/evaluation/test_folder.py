@@ -15,6 +15,7 @@ import pytest
 from pyarrow import parquet
 
 from axon import pretrained
+from axon.baselines.methods import BASELINES
 from axon.cli import main
 from axon.config import Config
 from axon.data.patients import write_patients
@@ -225,7 +226,8 @@ def test_what_cannot_be_evaluated_is_said_with_a_code(
     (tmp_path / "empty").mkdir()
     places = {"MODEL": model, "EMPTY": tmp_path / "empty", "OTHER": of_another_version(model, tmp_path / "other")}
     given = [str(places.get(each, each)) for each in arguments]
-    call = ["evaluate", *given[:1], "--of", str(model), "--data", str(raw), "--out", str(tmp_path / "out"), *given[1:]]
+    of = ["--of", str(model)] if arguments[0] in BASELINES else []
+    call = ["evaluate", given[0], *of, "--data", str(raw), "--out", str(tmp_path / "out"), *given[1:]]
     with pytest.raises(SystemExit) as ended:
         main(call)
     assert ended.value.code == 1 and f"[{code}]" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
 from axon.config import Config, GridConfig, XrayConfig
@@ -16,7 +17,7 @@ from axon.evaluation.evaluate import FLOOR_CTS, floor_of_cts, test_hash
 from axon.evaluation.measures import measured, on_grid, reference_of
 from axon.evaluation.results import CaseResult, Evaluation, refuse_bad_values
 from axon.geometry.volume import cube_affine, resample_to_cube
-from axon.metrics import catalogue
+from axon.metrics import catalogue, remembered
 from axon.metrics.catalogue import METRICS
 from axon.metrics.realism import measure as realism
 
@@ -60,7 +61,9 @@ def test_what_a_grid_cannot_hold_is_left_out() -> None:
 def test_a_line_of_the_catalogue_that_nothing_measures_would_be_seen() -> None:
     rng = np.random.default_rng(0)
     fine = realism(*rng.normal(0, 200, (2, 40, 40, 40)), np.diag([0.7, 0.7, 0.7, 1.0]))
-    made = {"calibration/within_2_std", *measured_of(48), *fine}
+    chest = torch.from_numpy(rng.normal(0, 200, (4, 32, 32, 32)))
+    whose = remembered.measure({"it": chest[0]}, chest[1], chest[2:3], chest[3], [chest[2]])["it"]
+    made = {"calibration/within_2_std", *measured_of(48), *fine, *whose}
     assert set(METRICS) - made == set()
 
 

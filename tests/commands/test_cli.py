@@ -146,26 +146,6 @@ def test_a_verb_that_computes_takes_a_device(
     assert "[DEVICE_NAME] 'gpu' is no device -> say auto, cpu, cuda" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["dataset", "check", ""],
-        ["dataset", "add", " "],
-        ["cohort", "fetch", "lidc.json", ""],
-        ["evaluate", "axon-small", "--data", "", "--out", "out"],
-        ["pipeline", "run", "--folder", ""],
-    ],
-)
-def test_an_empty_name_is_refused_and_not_taken_for_this_folder(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        main(words)
-    assert ended.value.code == 1 and capsys.readouterr().err.startswith("[PATH_EMPTY]")
-    assert not list(tmp_path.iterdir())
-
-
 def test_no_verb_takes_an_empty_path() -> None:
     types = {action.type for each in parsers(unfold(cli.parser())) for action in each._actions}
     assert named_path in types and Path not in types
@@ -201,21 +181,27 @@ def test_a_registry_that_nothing_is_of_is_refused_unless_the_environment_names_i
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "code"),
     [
-        ["evaluate", "axon-small", "--of", "axon-small", "--data", "cts", "--out", "out"],
-        ["model", "import", "left", "--dataset", "prepared", "-o", "model", "--promote", "never"],
-        ["pipeline", "run", "--folder", ".", "--repo", "."],
-        ["pipeline", "status", "--overdue", "7", "--json", "--tracking-uri", "sqlite:///none.db"],
+        (["dataset", "check", ""], "PATH_EMPTY"),
+        (["dataset", "add", " "], "PATH_EMPTY"),
+        (["cohort", "fetch", "lidc.json", ""], "PATH_EMPTY"),
+        (["evaluate", "axon-small", "--data", "", "--out", "out"], "PATH_EMPTY"),
+        (["pipeline", "run", "--folder", ""], "PATH_EMPTY"),
+        (["evaluate", "axon-small", "--of", "axon-small", "--data", "cts", "--out", "out"], "PARAMETER"),
+        (["model", "import", "left", "--dataset", "prepared", "-o", "model", "--promote", "never"], "PARAMETER"),
+        (["pipeline", "run", "--folder", ".", "--repo", "."], "PARAMETER"),
+        (["pipeline", "status", "--overdue", "7", "--json", "--tracking-uri", "sqlite:///none.db"], "PARAMETER"),
     ],
 )
-def test_an_option_without_effect_is_refused(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_an_empty_name_and_an_option_without_effect_are_refused_before_anything_is_done(
+    words: list[str], code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
         main(words)
-    assert ended.value.code == 1 and capsys.readouterr().err.startswith("[PARAMETER]")
+    assert ended.value.code == 1 and capsys.readouterr().err.startswith(f"[{code}]")
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_step_of_a_pipeline_is_told_the_device(monkeypatch: pytest.MonkeyPatch) -> None:

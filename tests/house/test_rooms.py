@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src/axon"
 ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 # They are loaded with the training, and no weight depends on them.
-NO_WEIGHT = ("__init__.py", "data/__init__.py", "data/dataset_card.py", "provenance.py")
+NO_WEIGHT = ("__init__.py", "config_rules.py", "data/__init__.py", "data/dataset_card.py", "provenance.py")
 
 
 @functools.cache

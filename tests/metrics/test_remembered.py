@@ -61,7 +61,7 @@ def test_the_nearest_of_a_bank_is_found_in_whatever_part_it_lies() -> None:
     for parts in ([bank_MV], bank_MV.split(40)):
         found_N = remembered.nearest_in(query_NV, parts)
         assert found_N is not None and found_N.double().numpy() == pytest.approx(expected_N.numpy(), rel=1e-4)
-    assert remembered.nearest_in(query_NV, []) is None
+    assert remembered.nearest_in(query_NV, []) is remembered.nearest_in(query_NV, [bank_MV[:0]]) is None
     assert remembered.nearest_median(bank_MV, [bank_MV]) == 0
     with pytest.raises(ValueError, match="empty"):
         remembered.nearest_median(query_NV, [])

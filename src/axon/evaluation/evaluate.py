@@ -269,8 +269,8 @@ def volumes_of(
     volumes["axon"] = output.volume.hu_DHW
     volumes["axon_sample"] = output.samples_KDHW[0].copy()
     volumes["axon_mean"] = output.volume.hu_DHW if output.mean_DHW is None else output.mean_DHW
-    remembered = _memory(pipeline, output, volumes, case, patient, config.model.hu_window) if measure_memory else {}
-    return MethodVolumes(volumes, output.std_DHW, remembered)
+    whose = _memory(pipeline, output, volumes, case, patient, config.model.hu_window) if measure_memory else {}
+    return MethodVolumes(volumes, output.std_DHW, whose)
 
 
 def _memory(

@@ -109,7 +109,7 @@ def nearest_in(query_NV: Tensor, bank: Iterable[Tensor]) -> Tensor | None:
     where the bank is empty. One part is in memory at a time.
     """
     nearest_N: Tensor | None = None
-    for bank_MV in bank:
+    for bank_MV in filter(len, bank):  # A CT without room for a patch has none.
         # Around the bank's mean, or float32 loses the difference of two large squares.
         mean_V = bank_MV.mean(dim=0)
         bank_MV, centred_NV = bank_MV - mean_V, query_NV - mean_V

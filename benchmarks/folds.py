@@ -12,10 +12,11 @@ Examples:
         python -m benchmarks.folds patients --data FOLDER --out runs/patients --methods x2ct_cnn
 
 A job is a training (method, split, seed) or its evaluation, which `axon evaluate` does and which goes on case by case.
-AXON trains a ``--share`` of its configured steps; every other method gets as many seconds as AXON's training took (of
-the processor, with a GPU of the wall), or with ``--steps`` as many steps as are named. OUT/folds.md or OUT/patients.md
-is written anew after each job, with its picture: both axes, or the learning curve. Methods are compared over the
-splits, seeds and patients that both have. OUT belongs to the data, configuration and budget that bench.json names.
+AXON trains a ``--share`` of its configured steps; the first training of every other method gets as many seconds as
+AXON's took (of the processor, with a GPU of the wall), its others as many steps as the first, whatever else the machine
+does by then; with ``--steps`` all get as many as are named. OUT/folds.md or OUT/patients.md is written anew after each
+job, with its picture: both axes, or the learning curve. Methods are compared over the splits, seeds and patients that
+both have. OUT belongs to the data, configuration and budget that bench.json names.
 """
 
 from __future__ import annotations

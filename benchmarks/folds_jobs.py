@@ -61,7 +61,7 @@ class Bench:
         methods: Trained methods beside AXON.
         seeds: Of each training.
         share: Of AXON's configured steps.
-        steps: Of every other method; 0 for as many seconds as AXON took.
+        steps: Of every other method; 0 for as many as fit into AXON's seconds in its first training.
         out: Where jobs lie.
     """
 
@@ -141,11 +141,18 @@ class Bench:
             return self._train_axon(job, folder, dataset)
         plan = folder / "plan.json"
         if not plan.is_file():
-            write_json(plan, {"steps": self.steps or self._steps(job, folder, dataset)})
+            write_json(plan, {"steps": self.steps or self._same(job) or self._steps(job, folder, dataset)})
         steps = int(json.loads(plan.read_text())["steps"])
         config = self._config(job, job.method, steps)
         train_baselines(config, dataset, folder / "checkpoints", folder / "baselines", _silent, [job.method])
         return {"steps": steps}
+
+    def _same(self, job: FoldJob) -> int:
+        """The steps of the method's first finished training; 0 before it. On a machine that is busier that day the same
+        seconds would be fewer steps, where AXON always has its own.
+        """
+        trained = (other for other in self.jobs() if (other.kind, other.method) == ("train", job.method))
+        return next((int(found["steps"]) for found in map(self.done, trained) if found), 0)
 
     def _steps(self, job: FoldJob, folder: Path, dataset: Path) -> int:
         """As many steps as fit into the seconds that AXON's training took."""
@@ -221,7 +228,7 @@ def seconds_of(folder: Path) -> Iterator[Callable[[], float]]:
 
 
 def clock() -> float:
-    """Seconds of the processor, which work beside this process does not lengthen; those of the wall with a GPU."""
+    """Seconds of the processor, to which waiting adds nothing; those of the wall with a GPU."""
     import torch
 
     return time.monotonic() if torch.cuda.is_available() else time.process_time()

@@ -190,6 +190,25 @@ def test_a_job_is_held_by_one_process(tmp_path: Path, tiny_config: Config) -> No
     assert [path.name for path in folder.iterdir()] == ["job.json"], "what another process did is not done again"
 
 
+def test_a_method_has_the_same_steps_in_every_training(
+    tmp_path: Path, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busier machine the same seconds would be fewer."""
+    bench = Bench(tiny_config, (), {"fold1": {}, "fold2": {}}, ("gan", "x2ct_cnn"), (0, 1), 1.0, 0, tmp_path)
+    asked: list[int] = []
+    monkeypatch.setattr(Bench, "dataset", lambda *_: tmp_path)
+    monkeypatch.setattr(Bench, "_steps", lambda _, job, *__: 5 if job.method == "gan" else 700)
+    monkeypatch.setattr(
+        "axon.baselines.train_all.train_baselines",
+        lambda config, *_: asked.append(config.training.gan.steps),
+    )
+    for method, split, seed in (("x2ct_cnn", "fold1", 0), ("gan", "fold1", 0), ("gan", "fold1", 1)):
+        bench.run(FoldJob("train", method, split, seed))
+    monkeypatch.setattr(Bench, "_steps", lambda *_: 3)
+    bench.run(FoldJob("train", "gan", "fold2", 0))
+    assert asked[1:] == [5, 5, 5]
+
+
 @pytest.fixture
 def config(tmp_path: Path, tiny_config: Config) -> Path:
     raw = json.loads(json.dumps(tiny_config.to_dict()))

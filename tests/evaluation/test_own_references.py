@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+import numpy as np
 import pytest
 
 from axon import pretrained
 from axon.config import Config
+from axon.data.cases import Case
 from axon.data.patients import patient_hash, write_patients
 from axon.data.phantoms import make_phantom
 from axon.evaluation.champion import _volume
+from axon.evaluation.evaluate import _memory
 from axon.evaluation.folder import EvaluationAsked, config_of, evaluate_folder
 from axon.geometry.volume import lps_to_ras
 from axon.inference import AxonOutput, AxonPipeline, ReferencesUsed
@@ -101,6 +104,20 @@ def test_evaluate_never_shows_a_case_its_own_ct(
     # A patient whom the model was trained on is in no table.
     page = (tmp_path / "out/report.html").read_text()
     assert ("Whose anatomy it is" in page and "To a training patch [HU]" in page) == (not known)
+
+
+def test_no_patch_of_a_case_is_searched_for_in_its_own_ct(model: Path) -> None:
+    pipeline = pretrained.load(str(model)).pipeline
+    own, other = pipeline.library.references
+    film_UV = own.hu_DHW.mean(axis=1)[::-1]
+    case = Case("c", "p", "phantom", own.hu_DHW.round().astype(np.int16), own.affine, film_UV, film_UV, 1.0)
+    output = pipeline(film_UV, rendered=True, patient=own.patient)
+    volumes = {"axon": output.volume.hu_DHW, "axon_sample": output.samples_KDHW[0]}
+    of_own, of_other = (
+        _memory(pipeline, output, volumes, case, reference.patient, (-1024, 1476))["axon"]["memory/ct_to_training"]
+        for reference in (own, other)
+    )
+    assert of_other < 1 < 10 < of_own
 
 
 def test_another_scan_of_the_patient_is_told_by_the_id(tmp_path: Path, model: Path, used: list[ReferencesUsed]) -> None:

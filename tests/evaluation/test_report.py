@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import io
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -140,6 +141,16 @@ def test_the_report_holds_every_method_set_case_fact_and_protocol(page: Page, ev
     expected += ["protocol axon", *(f"protocol {name}" for name in PROTOCOLS), "Best case", "Worst case"]
     assert [text for text in expected if text not in page.text] == []
     assert page.open == []
+
+
+def test_a_table_leaves_out_a_method_that_has_nothing_in_it(evaluation: Evaluation, tmp_path: Path) -> None:
+    known = {"axon": {"memory/reference": 61.0}}
+    rows = [dataclasses.replace(row, metrics=row.metrics | known.get(row.method, {})) for row in evaluation.rows]
+    write_report(tmp_path / "report.html", dataclasses.replace(evaluation, rows=rows, pictures=[]))
+    text = (tmp_path / "report.html").read_text()
+    tables = [table.partition("</table>")[0] for table in text.split("<table>") if "Nearest to a reference" in table]
+    methods = [re.findall('class="method">([^<]+)<', table) for table in tables]
+    assert methods == [[METHODS["axon"]]] * len(evaluation.groups())
 
 
 def of_three(evaluation: Evaluation) -> Evaluation:

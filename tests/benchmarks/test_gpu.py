@@ -114,6 +114,17 @@ def test_a_pretraining_leaves_few_small_files_that_become_a_model(
         for name, tensor in model.pipeline.unet.state_dict().items():
             assert tensor.equal(trained.get_tensor(name))
 
+    # Again: nothing is made anew, and nothing else is taken for it.
+    report = tmp_path / "made/report.html"
+    report.unlink()
+    import_model(left / "pretrain", tiny_dataset, tmp_path / "made")
+    assert not report.exists()
+    other = shutil.copytree(left / "pretrain", tmp_path / "other")
+    (other / "pretrain.json").write_text(json.dumps(record | {"seed": 1}))
+    for folder, out in ((other, tmp_path / "made"), (left / "pretrain", tmp_path / "left")):
+        with pytest.raises(AxonError, match=r"OUT_EXISTS.*was not made of"):
+            import_model(folder, tiny_dataset, out)
+
 
 @pytest.mark.parametrize(
     ("change", "code"),

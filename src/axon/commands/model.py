@@ -34,7 +34,8 @@ IMPORT = """examples:
   axon model import runs/gpu/pretrain --dataset DATASET -o OUT --name axon --tracking-uri sqlite:///runs/mlflow.db
   python benchmarks/pretrain.py runs/imported --command '...'   make it the packaged model
 
-OUT is an evaluation as the pipeline's; OUT/model is the model, for --model.
+OUT is an evaluation as the pipeline's; OUT/model is the model, for --model. Where OUT was made of this folder before,
+for instance before MLflow failed, it stays, and the same line only registers it.
 """
 
 
@@ -87,7 +88,7 @@ def add(verbs: Verbs) -> None:
     importing.add_argument(
         "--dataset", type=named_path, required=True, help="the prepared dataset that it was trained on"
     )
-    importing.add_argument("-o", "--out", type=named_path, required=True, help="new folder")
+    importing.add_argument("-o", "--out", type=named_path, required=True, help="new folder, or what it became before")
     importing.add_argument("--name", default="", help="registered model that it becomes a version of")
     about = "of --name (default: if_better)"
     importing.add_argument("--promote", choices=("if_better", "manual", "never"), help=about)
@@ -186,7 +187,6 @@ def _import(arguments: argparse.Namespace) -> None:
     os.environ[DEVICE] = device_name(arguments.device)
     uri = registry_uri(arguments, f"{REGISTRY}{name}" if name else None)
     require(bool(name) or not arguments.promote, "PARAMETER", "--promote is of --name", "leave it out, or give --name")
-    require(not out.exists(), "OUT_EXISTS", f"{out} exists", "name a new folder")
     if name:
         # The evaluation that comes first takes from minutes to hours.
         raise_all(parameter_problems("bi", policy, name))

@@ -28,6 +28,8 @@ from axon.registry.model_card import CARD, card_of
 from axon.training.train import TRAINED_STAGES
 
 RECORD = "pretrain.json"
+MADE_OF = "imported_from"
+"""Fact of an evaluation: SHA-256 of the record."""
 PART_BYTES, MAX_PARTS = 15 * 2**20, 6
 """With the record, no more files than a machine gives back, nor larger ones."""
 _KEYS = {"code_revision": str, "config": str, "finished": bool, "machine": dict, "parts": list, "seconds": dict,
@@ -111,20 +113,21 @@ def _extract(archive: IO[bytes], out: Path) -> None:
 
 def import_model(folder: Path, dataset: Path, out: Path, name: str = "axon") -> Config:
     """Make a model of the networks in a folder: with its library, the patients that it was trained on, its calibration
-    and card, evaluated on the test sets. ``out`` is an evaluation folder, as the pipeline's, whole or not at all.
+    and card, evaluated on the test sets. ``out`` is an evaluation folder, as the pipeline's, whole or not at all; where
+    it was made of this folder before, it stays as it is.
 
     Args:
         folder: What a pretraining left.
         dataset: The prepared dataset that it was trained on; references and patients come from it.
-        out: New folder; the model is ``out/model``.
+        out: New folder, or what this made of ``folder`` before; the model is ``out/model``.
         name: Title of the card.
 
     Returns:
         Config: What it was trained with.
 
     Raises:
-        AxonError: ``PRETRAINED_UNFINISHED``, ``PRETRAINED_OTHER`` where the dataset is another, those of `read_left`,
-            `unpack_left` and `axon.evaluation.evaluate.evaluate`.
+        AxonError: ``PRETRAINED_UNFINISHED``, ``PRETRAINED_OTHER`` where the dataset is another, ``OUT_EXISTS`` where
+            ``out`` is something else, those of `read_left`, `unpack_left` and `axon.evaluation.evaluate.evaluate`.
     """
     record, data = read_left(folder), PreparedDataset(dataset)
     again = "go on with it: benchmarks/gpu.py run --only pretrain with the same --out"
@@ -132,11 +135,16 @@ def import_model(folder: Path, dataset: Path, out: Path, name: str = "axon") -> 
     same = record["split_hash"] == data.split_hash
     message = f"{folder} was trained on another dataset than {dataset}: who was trained on would be unknown"
     require(same, "PRETRAINED_OTHER", message, "give the one that was in its pack")
-    config = Config.from_yaml(record["config"])
+    config, digest = Config.from_yaml(record["config"]), sha256_file(folder / RECORD)
+    if out.exists():
+        made = _made_of(out) == digest
+        require(made, "OUT_EXISTS", f"{out} exists and was not made of {folder}", "name a new folder")
+        return config
     seconds = sum(record["seconds"].values())
     facts = {
         "code_revision": record["code_revision"],
         "config_fingerprint": config.fingerprint(),
+        MADE_OF: digest,
         "trained_on": str(record["machine"].get("gpu", "")),
         "training_seconds": f"{seconds:.0f}",
     }
@@ -153,6 +161,14 @@ def import_model(folder: Path, dataset: Path, out: Path, name: str = "axon") -> 
         with whole_folder(out) as whole:
             shutil.copytree(part / "evaluation", whole, dirs_exist_ok=True)
     return config
+
+
+def _made_of(out: Path) -> str:
+    """SHA-256 of the record that an evaluation folder was made of; empty where it is none or names none."""
+    try:
+        return str(json.loads((out / "metrics.json").read_text())["facts"].get(MADE_OF, ""))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return ""
 
 
 def refuse_unregistrable(tracking_uri: str | None) -> None:

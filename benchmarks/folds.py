@@ -8,8 +8,8 @@ Examples:
         python -m benchmarks.folds folds --data FOLDER --out runs/folds --jobs 1
         python -m benchmarks.folds folds --data FOLDER --out runs/folds
 
-    The learning curve: patients from 2 to all, with the best published method:
-        python -m benchmarks.folds patients --data FOLDER --out runs/patients --methods x2ct_cnn
+    The learning curve: patients from 2 to all, with the published method that was best over the folds:
+        python -m benchmarks.folds patients --data FOLDER --out runs/patients
 
 A job is a training (method, split, seed) or its evaluation, which `axon evaluate` does and which goes on case by case.
 AXON trains a ``--share`` of its configured steps; the first training of every other method gets as many seconds as
@@ -41,6 +41,8 @@ from benchmarks.quality import data_folder, prepare, prepare_more
 
 EXPERIMENT = "axon-benchmarks"
 """Of MLflow."""
+BEST = ("perx2ct",)
+"""The published method that docs/results.md found best."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +131,9 @@ def bench_of(given: argparse.Namespace) -> Bench:
         patients |= dict.fromkeys((patient for patient in more if patient not in patients), "train")
     splits = folds_of(patients, given.folds) if given.what == "folds" else curve_of(patients, more)
     seeds = tuple(range(given.seeds))
-    fitting(given.methods, config)
-    return Bench(config, tuple(datasets), splits, tuple(given.methods), seeds, given.share, given.steps, given.out)
+    methods = tuple((TRAINED if given.what == "folds" else BEST) if given.methods is None else given.methods)
+    fitting(methods, config)
+    return Bench(config, tuple(datasets), splits, methods, seeds, given.share, given.steps, given.out)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -147,7 +150,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--folds", type=int, default=3, help="(default: %(default)s)")
     made.add_argument("--seeds", type=int, default=2, help="(default: %(default)s)")
     trained = [*PUBLISHED, *(name for name in TRAINED if name not in PUBLISHED)]
-    made.add_argument("--methods", nargs="*", choices=trained, default=trained, help="beside AXON (default: all)")
+    about = "beside AXON (default: all; of patients the best published one)"
+    made.add_argument("--methods", nargs="*", choices=trained, help=about)
     made.add_argument("--share", type=float, default=0.25, help="of AXON's configured steps (default: %(default)s)")
     made.add_argument("--steps", type=int, default=0, help="equal steps for every other method, not equal time")
     made.add_argument("--jobs", type=int, default=0, help="run so many, then stop (default: all)")

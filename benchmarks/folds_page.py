@@ -13,7 +13,7 @@ from statistics import stdev
 
 from axon.baselines.methods import CLOSED_FORM, measured_as
 from axon.config import Config
-from axon.evaluation.results import METHODS, RIVALS
+from axon.evaluation.results import METHODS, REFERENCES, RIVALS
 from axon.metrics.catalogue import PRIMARY, SECOND, metric, shown_in
 from axon.metrics.statistics import Summary, paired_difference, summarise
 from benchmarks import folds_plots
@@ -23,13 +23,15 @@ from benchmarks.quality import HEADLINE, markdown, page_head
 SEEN = ("LIDC-IDRI-0002", "LIDC-IDRI-0003", "LIDC-IDRI-0009", "LIDC-IDRI-0010", "LIDC-IDRI-0314")
 """Patients on whom settings were chosen, or who were looked at meanwhile: all is also given without them."""
 RESULTS = ("axon", "axon_sample", "axon_mean")
+NETWORKS = "axon_networks"
+"""AXON without references, which no other method has."""
 _ABOUT = (
-    f"Settings were chosen on, or with a look at, {', '.join(SEEN)}: what is in brackets is without them. Means are "
-    "over patients, of each the mean over folds and seeds; ± is the standard deviation over seeds of that mean. In the "
-    "first table of a set, rows compare only where they name the same splits and seeds. The second holds AXON against "
-    "each method over what both have of split, seed and patient, and nothing else. The best method of a kind is the "
-    "one that no other is above over what those two share. A difference whose interval holds zero is called level; "
-    "fewer than three patients have no interval."
+    f"Settings were chosen on, or with a look at, {', '.join(SEEN)}: what is in brackets is without them, of patients "
+    "who trained meanwhile. Means are over patients, of each the mean over folds and seeds; ± is the standard "
+    "deviation over seeds of that mean. In the first table of a set, rows compare only where they name the same splits "
+    "and seeds. The second holds AXON against each method over what both have of split, seed and patient, and nothing "
+    "else. The best method of a kind is the one that no other is above over what those two share. A difference whose "
+    "interval holds zero is called level; fewer than three patients have no interval."
 )
 _PROTOCOLS = (
     "Columns of x2ct and perx2ct are those papers' own measures, and no way to compare with their tables: other "
@@ -58,7 +60,7 @@ ByMethod = dict[tuple[str, str], list[Value]]
 
 
 def values_of(bench: Bench) -> Iterator[Value]:
-    """Of every finished evaluation. The models' stages are in their own reports."""
+    """Of every finished evaluation. The models' earlier stages are in their own reports."""
     return itertools.chain.from_iterable(
         job_values(bench, job) for job in bench.jobs() if job.kind == "evaluate" and bench.done(job)
     )
@@ -69,7 +71,7 @@ def job_values(bench: Bench, job: FoldJob) -> Iterator[Value]:
     keys = [of.key for of in shown_in("benchmark")]
     scores = bench.out / "jobs" / job.name / "scores"
     patients = {row["case_id"]: row["patient_id"] for row in _table(scores / "studies.csv")}
-    wanted = (*RESULTS, *CLOSED_FORM) if job.method == OURS else measured_as(job.method)
+    wanted = (*RESULTS, NETWORKS, *REFERENCES, *CLOSED_FORM) if job.method == OURS else measured_as(job.method)
     for row in _table(scores / "cases.csv"):
         if row["method"] in wanted:
             where = (row["method"], job.split, job.seed, row["set_name"], row["view"], patients[row["case_id"]])
@@ -259,9 +261,10 @@ def _gains(config: Config, by: ByMethod, key: str) -> Iterator[str]:
             yield f"{metric(key).title}: no {kind} was run"
         elif not best:
             yield f"{metric(key).title}: no {kind} is the best of {len(known)} over what each two of them share"
-        elif told := _both_gains(config, *both_have(by.get((OURS, key), []), by[best, key]), key):
-            of = f" of {len(known)}" if len(known) > 1 else ""
-            yield f"{metric(key).title}: AXON over the best {kind}{of}, {METHODS[best]}: {told}"
+        of = f" of {len(known)}" if len(known) > 1 else ""
+        for ours in (OURS, NETWORKS) if best else ():
+            if told := _both_gains(config, *both_have(by.get((ours, key), []), by[best, key]), key):
+                yield f"{metric(key).title}: {METHODS[ours]} over the best {kind}{of}, {METHODS[best]}: {told}"
 
 
 def _curve(bench: Bench, values: list[Value]) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from axon import pictures
 from axon.baselines.methods import CONTROLS, PUBLISHED
-from axon.evaluation.results import METHODS
+from axon.evaluation.results import FINAL, METHODS
 from axon.metrics.catalogue import PRIMARY, SECOND, metric
 from axon.metrics.statistics import Summary
 
@@ -16,7 +17,7 @@ CurvePoint = tuple[float, Summary]
 
 
 def plane(found: Mapping[str, Mapping[str, Summary]], where: str) -> bytes:
-    """Distortion against realism, a mark a method with the intervals of both.
+    """Distortion against realism, a mark a method with the intervals of both where there are three patients.
 
     Args:
         found: Summary by method and metric; methods without both are left out.
@@ -26,12 +27,17 @@ def plane(found: Mapping[str, Mapping[str, Summary]], where: str) -> bytes:
     for method, of in found.items():
         if {PRIMARY, SECOND} <= of.keys() and of[SECOND].mean > 0:
             x, y = of[SECOND], of[PRIMARY]
-            ends = ((x.low, x.high), (y.low, y.high))
-            kind = "baseline" if method in (*CONTROLS, *PUBLISHED) else "result"
-            marks.append(pictures.Mark(METHODS[method], x.mean, y.mean, kind, ends))  # type: ignore[arg-type]
+            ends = None if x.few else ((x.low, x.high), (y.low, y.high))
+            marks.append(pictures.Mark(METHODS[method], x.mean, y.mean, _kind(method), ends))
     along, up = metric(SECOND), metric(PRIMARY)
     xlabel = f"{along.within}, {along.direction} ({where})"
     return pictures.two_axes(marks, xlabel, f"{up.within}, {up.direction}", None)
+
+
+def _kind(method: str) -> Literal["result", "stage", "baseline"]:
+    if method in FINAL:
+        return "result"
+    return "baseline" if method in (*CONTROLS, *PUBLISHED) else "stage"
 
 
 def curve(found: Mapping[str, Mapping[str, Sequence[CurvePoint]]], where: str) -> bytes:
@@ -52,8 +58,8 @@ def curve(found: Mapping[str, Mapping[str, Sequence[CurvePoint]]], where: str) -
             axes.set_xscale("log", base=2)
             for method, points in lines.items():
                 counts, values = zip(*points, strict=True)
-                below = [value.mean - value.low for value in values]
-                above = [value.high - value.mean for value in values]
+                below = [0.0 if value.few else value.mean - value.low for value in values]
+                above = [0.0 if value.few else value.high - value.mean for value in values]
                 means = [value.mean for value in values]
                 axes.errorbar(counts, means, [below, above], label=METHODS[method], marker="o", ms=4, lw=1.2, capsize=2)
             ticks = sorted({count for points in lines.values() for count, _ in points})

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from axon.baselines.methods import TRAINED
 from axon.config import Config
 from axon.data.prepared import PreparedDataset, read_manifest, with_sets
 from axon.errors import AxonError
 from axon.files import only_writer, write_json
 from axon.metrics.statistics import Summary
 from benchmarks import folds_jobs, folds_plots
-from benchmarks.folds import main
+from benchmarks.folds import bench_of, main, parser
 from benchmarks.folds_jobs import OURS, Bench, FoldJob, curve_of, folds_of, seconds_of
 from benchmarks.folds_page import Value, means, picture, spread, text, verdict, without_seen
 
@@ -77,7 +78,7 @@ FOLDS = {
 """By fold the PSNR of its patients from AXON, and who was evaluated on them."""
 BELOW = {
     **{"axon": 0.0, "perx2ct": 1.0, "x2ct_cnn": 2.0, "x2ct_gan": 3.0, "diffusion": 4.0, "plain_bridge": 5.0},
-    **{"regression_consistent": 1.5, "regression": 2.5, "gan": 3.5, "mean_volume": 9.0},
+    **{"regression_consistent": 1.5, "regression": 2.5, "gan": 3.5, "mean_volume": 9.0, "axon_networks": 0.5},
 }
 """By how many dB a method is below AXON, everywhere."""
 
@@ -86,10 +87,10 @@ def evaluated(
     config: Config, out: Path, patients: dict[str, list[str]], folds: Mapping[str, tuple[float, Sequence[str]]]
 ) -> Bench:
     """Finished evaluations of the patients of each fold."""
-    methods = tuple(name for name in BELOW if name not in ("axon", "regression_consistent", "mean_volume"))
+    methods = tuple(name for name in BELOW if name in TRAINED)
     splits = {fold: dict.fromkeys(names, "internal") for fold, names in patients.items()}
     bench = Bench(config, (), splits, methods, (0,), 1.0, 0, out)
-    beside = {"axon": ["mean_volume"], "regression": ["regression_consistent"]}
+    beside = {"axon": ["mean_volume", "axon_networks"], "regression": ["regression_consistent"]}
     for job in bench.jobs():
         psnr, there = folds[job.split]
         if job.method not in there:
@@ -136,6 +137,7 @@ def test_methods_are_compared_over_what_they_share_alone(tmp_path: Path, tiny_co
     assert "+2.00 [+2.00, +2.00], 3 patients (without those seen: " in cnn[6] and "one patient: no interval" in cnn[6]
     assert perx2ct[6].count("+1.00 [+1.00, +1.00], 10 patients") == 1 and ", 6 patients)" in perx2ct[6]
     assert "PSNR [dB]: AXON over the best published method of 5, PerX2CT: +3." in page, "X2CT-CNN's mean is above its"
+    assert "PSNR [dB]: AXON, networks alone (stage 3) over the best published method of 5, PerX2CT: +1." in page
     assert "PSNR [dB]: AXON over the best control of 4, Regression + data consistency: " in page
     assert "| PerX2CT | fold1 | 0 | 7 | 9 |" in page, "steps and seconds of the training"
 
@@ -219,6 +221,15 @@ def config(tmp_path: Path, tiny_config: Config) -> Path:
     return path
 
 
+@pytest.mark.parametrize(("what", "methods"), [("folds", tuple(TRAINED)), ("patients", ("perx2ct",))])
+def test_the_curve_has_the_best_published_method_beside_axon(
+    what: str, methods: tuple[str, ...], tiny_dataset: Path, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.folds_jobs.internal", sorted)
+    call = [what, "--config", str(config), "--dataset", str(tiny_dataset), "--folds", "3"]
+    assert bench_of(parser().parse_args(call)).methods == methods
+
+
 @pytest.mark.slow
 def test_jobs_go_on_and_the_tables_fill(
     tiny_dataset: Path,
@@ -287,6 +298,9 @@ def test_both_axes_and_the_curve_are_drawn_with_what_is_known(tiny_config: Confi
     known = {"axon/psnr": two(22, 24), "realism/patch_distance": two(9, 12)}
     drawn = folds_plots.plane({"axon": known, "x2ct_cnn": known, "gan": {"axon/psnr": two(1, 2)}}, "internal, bi")
     assert b"X2CT-CNN" in drawn and b"internal, bi" in drawn and b"adversarial" not in drawn
+    few = {key: dataclasses.replace(value, n=2) for key, value in known.items()}
+    assert b"stroke-opacity: 0.5" in drawn
+    assert b"stroke-opacity: 0.5" not in folds_plots.plane({"axon": few}, "internal, bi"), "no interval of two"
     lines = {"axon": [(2.0, two(20, 21)), (4.0, two(21, 22))], "x2ct_cnn": [(2.0, two(19, 20))]}
     drawn = folds_plots.curve({"axon/psnr": lines, "realism/patch_distance": lines}, "internal, bi")
     assert drawn.count(b"X2CT-CNN") == 1 and b"training patients" in drawn

@@ -199,6 +199,18 @@ def test_of_real_films_the_terminal_says_how_the_volume_explains_them(
     assert "reprojection MAE of the films" in shown and f"{float(rows[0]['reprojection/mae']):.4f}" in shown
 
 
+def test_a_patient_without_the_film_that_is_asked_for_was_not_measured(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_series(tmp_path / "raw/ct", make_phantom(77, size=64, spacing_mm=5.5))
+    write_film(tmp_path / "raw/film.dcm", ViewPosition="PA")
+    call = ["evaluate", str(model), "--data", str(tmp_path / "raw"), "--out", str(tmp_path / "out"), "--films", "real"]
+    with pytest.raises(SystemExit):
+        main([*call, "--views", "bi"])
+    shown = capsys.readouterr().err
+    assert "NO_REAL_FILM, 0 s left" in shown and "there is no lateral film" in shown
+
+
 def test_two_at_once_and_foreign_folders_are_refused(tmp_path: Path, model: Path, raw: Path) -> None:
     loaded = pretrained.load(str(model))
     with unfinished_folder(tmp_path / "out"), pytest.raises(AxonError) as error:

@@ -42,7 +42,9 @@ def fits(size: int) -> str:
 
 
 def scaled(size: int) -> dict[str, object]:
-    """The paper's network made smaller: a grid of ``size`` voxels a side, a quarter of the layers and channels."""
+    """The paper's network made smaller: a grid of ``size`` voxels a side, a quarter of the encoders' channels, half of
+    the decoder's, and a third to a quarter of the layers.
+    """
     halvings = int(math.log2(size // BASE))
     blocks, widths = [2, 3, 6, 4, 2][:halvings], [8, 8, 16, 32, 64, 64][: halvings + 1]
     return {"size": size, "stem": 16, "blocks": blocks, "growth": 8, "widths": widths}

@@ -347,6 +347,9 @@ class _Run:
             rows += found
             if picture is not None and view == self.asked.views[0]:
                 write_whole(self.part / f"{_digest(entry)}.webp", picture)
+        # A patient without a lateral film has rows of one film alone, where these are asked for.
+        fix = "give a folder that holds both films of the patient, or ask for one film with --views mono"
+        require(bool(rows), "NO_REAL_FILM", "there is no lateral film of the patient", fix)
         content = hashlib.sha256(case.truth_DHW.tobytes()).hexdigest()
         return Measured(entry.set_name, case.case_id, case.patient_id, status, content=content, rows=rows)
 

@@ -319,7 +319,8 @@ def _improvement_line(evaluation: Evaluation, set_name: str, view: str, method: 
         summary = evaluation.improvement(set_name, view, method, metric.key, among)
         baseline = evaluation.best_baseline(set_name, view, metric.key, among)
         if summary and baseline:
-            parts.append(f"{metric.label} {summary.mean:+.1f} % over {METHODS[baseline]}")
+            interval = "" if summary.few else f" [{summary.low:+.1f}, {summary.high:+.1f}]"
+            parts.append(f"{metric.label} {summary.mean:+.1f} %{interval} over {METHODS[baseline]}")
     return f"  {METHODS[method]}: {'; '.join(parts)}" if parts else ""
 
 

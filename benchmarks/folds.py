@@ -131,7 +131,8 @@ def bench_of(given: argparse.Namespace) -> Bench:
         patients |= dict.fromkeys((patient for patient in more if patient not in patients), "train")
     splits = folds_of(patients, given.folds) if given.what == "folds" else curve_of(patients, more)
     seeds = tuple(range(given.seeds))
-    methods = tuple((TRAINED if given.what == "folds" else BEST) if given.methods is None else given.methods)
+    beside = TRAINED if given.what == "folds" else BEST
+    methods = tuple(beside if given.methods is None else given.methods)
     fitting(methods, config)
     return Bench(config, tuple(datasets), splits, methods, seeds, given.share, given.steps, given.out)
 

@@ -1,5 +1,6 @@
 """The script for a lent GPU, on a CPU at a tiny size: pack, unpack, pieces that are run, stopped and killed."""
 
+import csv
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from axon import pretrained
 from axon.config import Config
 from axon.data.patients import read_patients
 from axon.errors import AxonError
+from axon.evaluation.folder import EvaluationAsked, evaluate_folder
 from axon.registry.imported import MAX_PARTS, import_model, read_left, unpack_left
 from axon.training import loop
 from benchmarks import gpu
@@ -94,6 +96,15 @@ def test_what_is_done_is_not_done_again(packed: Path, left: Path, tmp_path: Path
     assert {path.name: path.stat().st_mtime_ns for path in left.glob("*.json") if path.name in before} == before
 
 
+def _measured(evaluation: Path) -> tuple[dict[tuple[str, ...], dict[str, str]], dict[str, float]]:
+    """Every value of AXON's rows, by test set, view, case and method; and what CTs of different patients measure."""
+    with (evaluation / "cases.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["method"].startswith(("axon", "nearest"))]
+    keys = ("set_name", "view", "case_id", "method")
+    values = {tuple(row[key] for key in keys): {key: row[key] for key in row.keys() - keys} for row in rows}
+    return values, json.loads((evaluation / "metrics.json").read_text())["floor"]
+
+
 def test_a_pretraining_leaves_few_small_files_that_become_a_model(
     left: Path, tiny_dataset: Path, tmp_path: Path
 ) -> None:
@@ -113,6 +124,12 @@ def test_a_pretraining_leaves_few_small_files_that_become_a_model(
     with safe_open(bridge / "unet/diffusion_pytorch_model.safetensors", "pt") as trained:
         for name, tensor in model.pipeline.unet.state_dict().items():
             assert tensor.equal(trained.get_tensor(name))
+
+    # `axon evaluate` measures what the pipeline's step measured, which has made this model.
+    asked = EvaluationAsked(samples=Config.from_yaml(record["config"]).evaluation.samples)
+    evaluate_folder(model, tmp_path / "made/model", tiny_dataset, tmp_path / "evaluated", asked)
+    step, verb = (_measured(tmp_path / name) for name in ("made", "evaluated"))
+    assert len(verb[0]) > 20 and step == verb
 
     # Again: nothing is made anew, and nothing else is taken for it.
     report = tmp_path / "made/report.html"
